@@ -1,0 +1,176 @@
+"""What the lab's use cases answer: small models that become the tools' structured output."""
+
+from typing import Any
+
+from pydantic import Field
+
+from .models import Experiment, ExperimentState, Failure, Memory, Model, Verdict
+
+
+class ExperimentLine(Model):
+    """An experiment in one line, as lists and waits show it."""
+
+    id: str
+    commit: str
+    state: ExperimentState
+    val_bpb: float | None = None
+    reported_bpb: float | None = None
+    seed: int
+    device: str
+    author: str
+    hypothesis: str
+    progress: float | None = Field(default=None, description="share of the training budget used, 0 to 1, while it runs")
+    failure: str | None = Field(default=None, description="class and message, when it did not finish")
+
+    @classmethod
+    def of(cls, experiment: Experiment, progress: float | None = None) -> "ExperimentLine":
+        failure = experiment.failure
+        return cls(
+            id=experiment.id,
+            commit=experiment.commit,
+            state=experiment.state,
+            val_bpb=experiment.val_bpb,
+            reported_bpb=experiment.reported_bpb,
+            seed=experiment.seed,
+            device=experiment.device,
+            author=experiment.author,
+            hypothesis=experiment.hypothesis[:160],
+            progress=progress,
+            failure=f"{failure.kind}: {failure.message[:160]}" if failure else None,
+        )
+
+
+class Summary(Model):
+    """The verified metric of a commit over its replicates."""
+
+    commit: str
+    n: int
+    mean: float | None = None
+    sd: float | None = None
+
+
+class Budget(Model):
+    """Device seconds of the whole lab."""
+
+    total_s: float
+    spent_s: float
+    reserved_s: float
+    left_s: float
+
+
+class StatusAnswer(Model):
+    lab: str
+    champion: Summary
+    noise_sd: float | None = Field(description="pooled standard deviation of val_bpb between replicates of one commit")
+    counts: dict[str, int] = Field(description="experiments by state")
+    running: list[ExperimentLine]
+    queued: list[ExperimentLine]
+    recent: list[ExperimentLine] = Field(description="latest ended, newest first")
+    leaderboard: list[Summary] = Field(description="best commits by mean verified val_bpb")
+    budget: Budget
+    promotions: int
+    unflushed: int = Field(description="records acknowledged and durable here, not yet in the shared log")
+    runner: bool = Field(description="whether the runner process is alive; it starts on demand")
+    warnings: list[str]
+    next: list[str] = Field(description="what to do next")
+
+
+class FileAnswer(Model):
+    path: str
+    commit: str
+    text: str
+    lines: int = Field(description="lines in the whole file")
+    first_line: int
+    truncated: bool
+    editable: bool
+    files: list[str] = Field(description="all paths at this commit, at most 200")
+
+
+class ProposalAnswer(Model):
+    commit: str
+    base: str
+    duplicate: bool = Field(description="true: this code was proposed before; commit, author and results are the twin's")
+    diff_stat: str
+    hypothesis: str
+    author: str
+    results: list[ExperimentLine]
+    note: str
+
+
+class LaunchAnswer(Model):
+    experiments: list[str]
+    seeds: list[int]
+    commit: str
+    repeated: bool = Field(description="true: this idempotency_key was seen before; nothing new was queued")
+    reserved_s: float
+    budget_left_s: float
+    note: str
+
+
+class WaitAnswer(Model):
+    done: bool
+    experiments: list[ExperimentLine]
+    changed: list[str] = Field(description="`id: old -> new` for every change seen during this call")
+    note: str
+
+
+class ExperimentAnswer(Model):
+    experiment: ExperimentLine
+    against_champion: str = Field(description="where the metric stands, in a sentence")
+    base: str
+    tags: list[str]
+    attempt: int
+    cost_s: float
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    curve: list[tuple[float, float]]
+    details: dict[str, Any]
+    failure: Failure | None
+    log_tail: str
+
+
+class CancelAnswer(Model):
+    id: str
+    state: ExperimentState
+    note: str
+
+
+class QueryAnswer(Model):
+    rows: list[dict[str, Any]]
+    matched: int | None = Field(default=None, description="rows that matched in all; null where it was not counted")
+    next_cursor: str | None = None
+    note: str = ""
+
+
+class MemoryAnswer(Model):
+    id: str
+    note: str
+
+
+class MemoryHit(Memory):
+    score: float
+    superseded_by: list[str] = []
+    contradicted_by: list[str] = []
+
+
+class SearchAnswer(Model):
+    memories: list[MemoryHit]
+    ranking: str
+    note: str = ""
+
+
+class PromoteAnswer(Model):
+    promoted: bool
+    champion: str
+    previous: str | None = None
+    verdict: Verdict
+    retrain: str | None = Field(default=None, description="where the champion moved meanwhile: the change rebased onto it; train this commit, then promote it")
+    note: str
+
+
+class ProgressPicture(Model):
+    """A PNG and the same facts as text."""
+
+    png: bytes
+    text: str

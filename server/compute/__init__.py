@@ -1,0 +1,1 @@
+"""Where trainings run: one small interface in `base.py`, one file a backend."""

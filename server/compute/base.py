@@ -1,0 +1,64 @@
+"""What a compute backend does: run one job a call, be asked how it is, and survive the death of whoever asked.
+
+The runner is the only caller. A job is one attempt of one experiment, named by its id and attempt number, so that every
+method can be repeated after a crash: `adopt` decides whether an earlier `submit` took effect, and forbids it for good if not.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from trainer.protocol import Spec
+
+
+class ComputeError(Exception):
+    """The backend could not do it now; the text says why and what to do. The job was not started."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attempt of one experiment."""
+
+    id: str
+    attempt: int
+    directory: Path  # local folder where log, loss curve and result are found, now or in the end
+    spec: Spec
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)  # the commit's editable files
+
+
+@dataclass(frozen=True)
+class Observation:
+    """How a job is. `lost`: it ended, or never began, without a result. `used_s` and `share` are of the training budget."""
+
+    phase: Literal["starting", "running", "scoring", "ended", "lost"]
+    used_s: float = 0.0
+    share: float = 0.0
+    result: dict[str, Any] | None = None
+
+
+class Compute(Protocol):
+    """A place where jobs run."""
+
+    poll_s: float  # how long the runner waits between two rounds of `observe`
+
+    async def prepare(self) -> str:
+        """Make ready what all jobs share (data, tokenizer), once; the `data` of every Spec. Raises ComputeError."""
+        ...
+
+    async def submit(self, job: Job) -> None:
+        """Start the job. Raises ComputeError if it was not started."""
+        ...
+
+    async def observe(self, job: Job) -> Observation: ...
+
+    async def adopt(self, job: Job) -> bool:
+        """After a crash: True if the job runs or has a result. False: it does not run and, from now on, never will."""
+        ...
+
+    async def cancel(self, job: Job) -> None:
+        """Ask a job to end; `observe` tells when it has. Repeating it is harmless."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of helpers. Jobs run on."""
+        ...

@@ -1,0 +1,155 @@
+"""What crosses the wire and what is stored: the lab's nouns as pydantic models.
+
+Times are seconds since the epoch, UTC. Metrics are validation bits per byte (`val_bpb`), lower is better.
+"""
+
+import os
+import time
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Table = Literal["experiments", "memories", "promotions"]
+ExperimentState = Literal[
+    "queued", "starting", "running", "scoring", "finished", "crashed", "timed_out", "stopped_early", "cancelled"
+]
+MemoryKind = Literal["finding", "failure", "idea", "insight"]
+
+ACTIVE_STATES: tuple[ExperimentState, ...] = ("starting", "running", "scoring")
+TERMINAL_STATES: tuple[ExperimentState, ...] = ("finished", "crashed", "timed_out", "stopped_early", "cancelled")
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def new_id(prefix: str) -> str:
+    """A short id that sorts by time: prefix, 9 characters of milliseconds, 6 random ones (30 bits). Made by us, so a retried write is harmless."""
+    value = (time.time_ns() // 1_000_000 << 30) | int.from_bytes(os.urandom(4), "big") >> 2
+    return f"{prefix}-" + "".join(_ALPHABET[value >> shift & 31] for shift in range(70, -1, -5))
+
+
+class Model(BaseModel):
+    """Base of all models: unknown fields are an error, so a typo or a newer writer is noticed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Failure(Model):
+    """Why an experiment did not finish, in a class that an agent can act on."""
+
+    kind: str = Field(description="oom, nan, diverged, shape_error, import_error, syntax_error, timeout, killed, invalid_model, sandbox_violation, lost or error")
+    message: str
+    lines: list[str] = Field(default=[], description="the few log lines that explain it")
+    advice: str = ""
+
+
+class Proposal(Model):
+    """A commit made by `propose_patch`: a change to editable files, with a hypothesis."""
+
+    commit: str
+    base: str
+    fingerprint: str = Field(description="hash of the resulting editable files, equal for code that differs in comments and layout only")
+    author: str
+    hypothesis: str
+    tags: list[str] = []
+    files_changed: int
+    insertions: int
+    deletions: int
+    created_at: float
+
+
+class Experiment(Model):
+    """One training of one commit with one seed on one kind of device."""
+
+    id: str
+    commit: str
+    base: str = Field(description="the commit that the proposal changed; the commit itself for a champion's replicate")
+    author: str
+    hypothesis: str
+    tags: list[str] = []
+    seed: int
+    state: ExperimentState = "queued"
+    attempt: int = 0
+    device: str = Field(description="kind of device, such as cpu or h100")
+    created_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    cancel_requested: bool = False
+    reserved_s: float = Field(description="device seconds held back from the budget until it ends")
+    cost_s: float = Field(default=0.0, description="device seconds used")
+    val_bpb: float | None = Field(default=None, description="verified: measured by the scorer")
+    reported_bpb: float | None = Field(default=None, description="what the training code printed; never trusted")
+    conditions: str = Field(default="", description="hash of all that must be equal for two metrics to be compared")
+    failure: Failure | None = None
+    details: dict[str, Any] = Field(default={}, description="the launcher's result: hashes, versions, steps, tokens, timings")
+    curve: list[tuple[float, float]] = Field(default=[], description="digest of the loss curve: (share of budget, training loss)")
+    log_tail: str = ""
+    version: int = Field(default=0, description="grows with every change; the newest version of a row wins")
+
+    @property
+    def terminal(self) -> bool:
+        return self.state in TERMINAL_STATES
+
+
+class Memory(Model):
+    """An append-only note by an agent."""
+
+    id: str
+    kind: MemoryKind
+    text: str
+    author: str
+    tags: list[str] = []
+    experiments: list[str] = []
+    commits: list[str] = []
+    supersedes: list[str] = []
+    contradicts: list[str] = []
+    created_at: float
+    version: int = 1
+
+
+class Promotion(Model):
+    """The champion moved forward, with the evidence that the gate saw."""
+
+    id: str
+    commit: str
+    previous: str
+    author: str
+    approved_by: str = Field(description="`policy` where lab.toml asks for no approval, else who said yes")
+    verdict: dict[str, Any]
+    created_at: float
+    version: int = 1
+
+
+Record = Experiment | Memory | Promotion
+
+
+class Score(Model):
+    """One replicate of a commit that left the queue for good: the evidence that the gate reads."""
+
+    experiment: str
+    commit: str
+    conditions: str
+    device: str
+    state: ExperimentState
+    val_bpb: float | None
+    started: bool
+    finished_at: float
+
+
+class Verdict(Model):
+    """What the gate says of a candidate against the champion, with its numbers."""
+
+    promote: bool
+    reason: str
+    code: Literal["better", "not_better", "too_few_replicates", "too_many_failures", "is_champion", "stale_base", "awaiting_approval"]
+    candidate_n: int = 0
+    candidate_mean: float | None = None
+    candidate_sd: float | None = None
+    champion_n: int = 0
+    champion_mean: float | None = None
+    champion_sd: float | None = None
+    difference: float | None = Field(default=None, description="candidate minus champion; negative is better")
+    p_value: float | None = None
+    level: float = 0.05
+
+
+ShortText = Annotated[str, Field(max_length=64)]

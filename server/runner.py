@@ -1,0 +1,311 @@
+"""The loop that drives experiments: one process a lab, started on demand, gone when idle.
+
+It alone submits to the compute backend, moves experiments that left the queue, and writes to the lake. All it knows is in the
+ledger and in the run directories, so it can be killed at any instant: the next one adopts what runs, records what ended meanwhile,
+and queues what was lost again, once.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trainer import protocol
+
+from . import settings as lab_settings
+from .compute.base import Compute, ComputeError, Job, Observation
+from .errors import LabError
+from .lake.base import Lake, LakeUnavailable
+from .ledger import Ledger
+from .models import ACTIVE_STATES, Experiment, ExperimentState, Failure, Table
+from .repo import Repo
+
+LOCK = "runner.lock"
+LOG = "runner.log"
+ATTEMPTS = 2  # a lost run is started again once
+START_LIMIT_S = 120.0  # from submission to the first sign of life
+FLUSH_EVERY_S = 5.0
+FLUSH_ROWS = 500
+LINGER_S = 20.0  # idle time before it exits; an agent's next call often comes within it
+LAKE_RETRY_S = (1.0, 60.0)  # first and longest wait after the lake was away
+GIVE_UP_S = 600.0  # idle time after which an unreachable lake no longer keeps it alive: the ledger keeps the rows
+
+_log = logging.getLogger("autoresearch.runner")
+
+
+def run_directory(state: Path, experiment: Experiment) -> Path:
+    """Where an experiment's current attempt keeps its files."""
+    return state / "runs" / experiment.id / str(experiment.attempt)
+
+
+class Runner:
+    """Drives one lab. Hold the lab's runner lock while it lives."""
+
+    def __init__(self, settings: lab_settings.Settings, state: Path, ledger: Ledger, repo: Repo, lake: Lake, compute: Compute) -> None:
+        self._settings = settings
+        self._state = state
+        self._ledger = ledger
+        self._repo = repo
+        self._lake = lake
+        self._compute = compute
+        self._data: str | None = None
+        self._flush_at = 0.0
+        self._lake_wait_s = LAKE_RETRY_S[0]
+        self._active = time.monotonic()
+        self.stopping = asyncio.Event()
+
+    async def run(self, linger_s: float = LINGER_S) -> None:
+        """Work until there has been nothing to do for `linger_s`, or `stopping` is set."""
+        try:
+            await self._adopt_all()
+            while not self.stopping.is_set():
+                try:
+                    idle_s = await self._round()
+                except LabError as error:  # a full disk, a busy ledger: what is written stays true, so try again
+                    _log.error("%s", error)
+                    idle_s = 0.0
+                    await asyncio.sleep(LAKE_RETRY_S[0])
+                if idle_s > linger_s and (not self._ledger.unflushed() or idle_s > GIVE_UP_S):
+                    break
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.stopping.wait(), self._compute.poll_s)
+            await self._flush()
+        finally:
+            await self._compute.close()
+
+    async def _round(self) -> float:
+        """One look at everything. Returns for how long there has been nothing to do."""
+        await asyncio.gather(*(self._advance(e) for e in self._ledger.open_experiments(*ACTIVE_STATES)))
+        free = self._settings.slots - len(self._ledger.open_experiments(*ACTIVE_STATES))
+        if free > 0:
+            for experiment in self._ledger.open_experiments("queued")[:free]:
+                await self._start(experiment)
+        if time.monotonic() >= self._flush_at:
+            await self._flush()
+        if self._ledger.open_experiments():
+            self._active = time.monotonic()
+        return time.monotonic() - self._active
+
+    # Experiments
+
+    async def _start(self, experiment: Experiment) -> None:
+        intent = self._ledger.move(experiment.id, ["queued"], state="starting", attempt=experiment.attempt + 1, started_at=time.time())
+        if intent is None:
+            return  # cancelled in the meantime
+        try:
+            if self._data is None:
+                self._data = await self._compute.prepare()
+            files = await asyncio.to_thread(self._repo.editable_files, intent.commit)
+            await self._compute.submit(self._job(intent, files))
+        except (ComputeError, LabError) as error:
+            _log.error("%s not started: %s", intent.id, error)
+            self._end(intent, "crashed", failure=Failure(kind="error", message=str(error), advice="This is not the proposal's fault."))
+
+    async def _advance(self, experiment: Experiment) -> None:
+        job = self._job(experiment)
+        if experiment.cancel_requested:
+            await self._compute.cancel(job)
+        seen = await self._compute.observe(job)
+        if seen.phase == "ended":
+            self._record(experiment, seen.result or {})
+        elif seen.phase == "lost" or (seen.phase == "starting" and self._overdue(experiment) and not await self._compute.adopt(job)):
+            self._lost(experiment)
+        elif seen.phase != experiment.state:
+            self._ledger.move(experiment.id, ACTIVE_STATES, state=seen.phase)
+
+    @staticmethod
+    def _overdue(experiment: Experiment) -> bool:
+        return time.time() - (experiment.started_at or 0.0) > START_LIMIT_S
+
+    async def _adopt_all(self) -> None:
+        for experiment in self._ledger.open_experiments(*ACTIVE_STATES):
+            if await self._compute.adopt(self._job(experiment)):
+                _log.info("%s adopted", experiment.id)
+            else:
+                self._lost(experiment)
+
+    def _lost(self, experiment: Experiment) -> None:
+        """The run vanished without a result: killed from outside, or the machine went down."""
+        if experiment.cancel_requested:
+            self._end(experiment, "cancelled")
+        elif experiment.attempt < ATTEMPTS:
+            _log.warning("%s lost, queued again", experiment.id)
+            cost = experiment.cost_s + _elapsed(experiment)
+            self._ledger.move(experiment.id, ACTIVE_STATES, state="queued", started_at=None, cost_s=cost)
+        else:
+            message = f"The run ended without a result {ATTEMPTS} times; something outside of it killed it."
+            failure = Failure(kind="lost", message=message, advice="Look at the machine's memory and the runner's log, then launch again.")
+            self._end(experiment, "crashed", failure=failure)
+
+    def _record(self, experiment: Experiment, result: dict[str, Any]) -> None:
+        state = result.get("state")
+        if state not in ("finished", "crashed", "timed_out", "cancelled"):
+            self._end(experiment, "crashed", failure=Failure(kind="error", message="The launcher's result could not be understood."))
+            return
+        directory = run_directory(self._state, experiment)
+        spec = protocol.read_json(directory / protocol.SPEC) or {}
+        metric = result.get("val_bpb")
+        if state == "finished" and not (isinstance(metric, float) and math.isfinite(metric)):
+            state, metric = "crashed", None
+            result.setdefault("failure", {"kind": "invalid_model", "message": "The scorer measured no finite val_bpb."})
+        self._end(
+            experiment,
+            state,
+            val_bpb=metric if state == "finished" else None,
+            reported_bpb=result.get("reported_bpb"),
+            conditions=protocol.conditions(result, spec),
+            device=result.get("device", experiment.device),
+            failure=Failure.model_validate(result["failure"]) if result.get("failure") else None,
+            curve=[(float(x), float(y)) for x, y in result.get("curve", []) if math.isfinite(x) and math.isfinite(y)],
+            details={k: v for k, v in result.items() if k not in ("state", "val_bpb", "reported_bpb", "failure", "curve")},
+            log_tail=tail(directory / protocol.LOG),
+        )
+
+    def _end(self, experiment: Experiment, state: ExperimentState, **changes: Any) -> None:
+        cost = experiment.cost_s + _elapsed(experiment)
+        self._ledger.move(experiment.id, ACTIVE_STATES, state=state, finished_at=time.time(), cost_s=cost, **changes)
+
+    def _job(self, experiment: Experiment, files: dict[str, bytes] | None = None) -> Job:
+        training = self._settings.training
+        spec = protocol.Spec(
+            experiment=experiment.id,
+            seed=experiment.seed,
+            profile=training.profile,
+            budget_s=training.budget_s,
+            threads=training.threads,
+            data=self._data or "",
+            device=experiment.device,
+        )
+        return Job(experiment.id, experiment.attempt, run_directory(self._state, experiment), spec, files or {})
+
+    # The lake
+
+    async def _flush(self) -> None:
+        """Write the outbox to the lake in batches; let go of what can be read back."""
+        self._flush_at = time.monotonic() + FLUSH_EVERY_S
+        if not self._ledger.unflushed():
+            return
+        try:
+            for table in ("promotions", "memories", "experiments"):
+                await asyncio.to_thread(self._flush_table, table)
+            self._lake_wait_s = LAKE_RETRY_S[0]
+        except LakeUnavailable as error:
+            _log.warning("the lake is away, next try in %.0f s: %s", self._lake_wait_s, error)
+            self._flush_at = time.monotonic() + self._lake_wait_s
+            self._lake_wait_s = min(2 * self._lake_wait_s, LAKE_RETRY_S[1])
+
+    def _flush_table(self, table: Table) -> None:
+        while rows := self._ledger.outbox(table, FLUSH_ROWS):
+            ids = [row.id for row in rows]
+            versions = {row.id: row.version for row in rows}
+            stored = self._lake.present(table, ids)
+            missing = [row for row in rows if stored.get(row.id, -1) < row.version]
+            if missing:
+                self._lake.append(table, missing)
+                stored = self._lake.present(table, ids)
+            settled = {id: version for id, version in stored.items() if version >= versions[id]}
+            self._ledger.settle(table, settled)
+            if len(settled) < len(rows):
+                return  # not readable yet: the next flush looks again
+
+
+def _elapsed(experiment: Experiment) -> float:
+    return max(0.0, time.time() - experiment.started_at) if experiment.started_at else 0.0
+
+
+def tail(path: Path, limit: int = 4000) -> str:
+    """The end of a log, from a line's beginning."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - limit))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+    return text if size <= limit else text.split("\n", 1)[-1]
+
+
+@contextlib.contextmanager
+def runner_lock(state: Path) -> Iterator[bool]:
+    """Try to become the lab's runner. Yields whether this process now is it."""
+    with (state / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
+def runner_alive(state: Path) -> bool:
+    """Whether some process is the lab's runner."""
+    try:
+        with runner_lock(state) as free:
+            return not free
+    except OSError:
+        return False
+
+
+def ensure_runner(root: Path, state: Path) -> None:
+    """Start the lab's runner if there is none. Call it after the work was recorded: a runner looks for work once more after it let go of its lock."""
+    if runner_alive(state):
+        return
+    # A small interpreter forks and leaves, so that the runner is nobody's child: no zombie here, no signal to it from there.
+    detach = "import os, sys\nif os.fork() == 0:\n    os.setsid()\n    os.execv(sys.argv[1], sys.argv[1:])"
+    with (state / LOG).open("ab") as log:
+        subprocess.run(
+            [sys.executable, "-I", "-S", "-c", detach, sys.executable, "-m", "server.cli", "runner", str(root)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            check=True,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        )
+
+
+def main(root: Path) -> int:
+    """Be the lab's runner until there is nothing to do. Exits at once, quietly, if there is one already."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    state = root / lab_settings.STATE
+    while True:
+        with runner_lock(state) as mine:
+            if not mine:
+                return 0
+            settings = lab_settings.load(root)
+            ledger = Ledger(state / "ledger.sqlite")
+            stopped = asyncio.run(_drive(root, settings, state, ledger))
+        # Work may have come between the last look and the release of the lock, by a server that saw the lock held.
+        more = bool(ledger.open_experiments())
+        ledger.close()
+        if stopped or not more:
+            return 0
+
+
+async def _drive(root: Path, settings: lab_settings.Settings, state: Path, ledger: Ledger) -> bool:
+    """Returns whether a signal asked it to stop."""
+    from .compute.local import LocalCompute
+    from .lake.embedded import EmbeddedLake
+
+    lake = EmbeddedLake(state / "lake")
+    repo = Repo(root, settings.training.editable)
+    compute = LocalCompute(settings.training.profile, settings.training.threads, state / LOG)
+    runner = Runner(settings, state, ledger, repo, lake, compute)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, runner.stopping.set)
+    try:
+        await runner.run()
+    finally:
+        lake.close()
+    return runner.stopping.is_set()
+
+
+__all__ = ["Observation", "Runner", "ensure_runner", "main", "run_directory", "runner_alive"]

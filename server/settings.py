@@ -1,0 +1,154 @@
+"""The lab's settings: `lab.toml` in the lab's root, validated with messages that name the key.
+
+Secrets (DEEPLAKE_API_KEY, Modal's token) come from the environment only, are read where they are used, and are never kept here.
+"""
+
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from .errors import LabError
+from .models import Model
+
+FILE = "lab.toml"
+STATE = ".autoresearch"
+SCHEMA = 1
+
+class LabSection(Model):
+    name: str = Field(min_length=1, max_length=80)
+    schema_version: int = Field(default=SCHEMA, alias="schema", ge=1)
+
+
+class Training(Model):
+    profile: str = Field(default="cpu", pattern=r"^[a-z0-9_-]{1,32}$")
+    budget_s: float = Field(default=60.0, gt=0, le=86_400)
+    threads: int = Field(default=1, ge=1, le=256)
+    editable: list[str] = Field(default=["train.py"], min_length=1, max_length=50)
+
+    @field_validator("editable")
+    @classmethod
+    def _stays_inside(cls, editable: list[str]) -> list[str]:
+        for path in editable:
+            parts = path.removesuffix("/**").split("/")
+            if not path.isprintable() or not set(parts).isdisjoint({"", ".", "..", ".git", STATE}) or set(path.removesuffix("/**")) & set("\\*?[:"):
+                raise ValueError(f"hold paths inside the repository, such as train.py or model/**; {path!r} is not one")
+        if "train.py" not in editable:
+            raise ValueError('contain "train.py", the file that is run')
+        return editable
+
+
+class ComputeSection(Model):
+    backend: Literal["local"] = "local"
+    slots: int = Field(default=0, ge=0, le=1024)
+
+
+class BudgetSection(Model):
+    device_hours: float = Field(default=8.0, gt=0, le=1_000_000)
+
+
+class PromotionSection(Model):
+    level: float = Field(default=0.05, gt=0, lt=0.5)
+    min_replicates: int = Field(default=3, ge=2, le=100)
+    approval: Literal["none", "human"] = "none"
+
+
+class Settings(Model):
+    """A whole, valid `lab.toml`. Every section but `[lab]` may be left out."""
+
+    lab: LabSection
+    training: Training = Training()
+    compute: ComputeSection = ComputeSection()
+    budget: BudgetSection = BudgetSection()
+    promotion: PromotionSection = PromotionSection()
+
+    @property
+    def slots(self) -> int:
+        """Trainings at once: as set, else physical cores over threads a training, at least one."""
+        return self.compute.slots or max(1, physical_cores() // self.training.threads)
+
+
+def load(root: Path) -> Settings:
+    """Read and check `root/lab.toml`.
+
+    Raises:
+        LabError: `not_a_lab`, `newer_lab` or `bad_settings`.
+    """
+    path = root / FILE
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise LabError(f"{root} is not a lab: it has no {FILE}. Make one with `autoresearch-mcp init DIR`.", "not_a_lab") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise LabError(f"{FILE} is not valid TOML: {error}. Correct it; nothing was changed.", "bad_settings") from None
+    except OSError as error:
+        raise LabError(f"{path} cannot be read: {error.strerror}.", "bad_settings") from None
+    schema = raw["lab"].get("schema", SCHEMA) if isinstance(raw.get("lab"), dict) else SCHEMA
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise LabError(
+            f"This lab was made by a newer autoresearch-mcp (schema {schema}, this one knows {SCHEMA}). "
+            "Upgrade with `pip install -U autoresearch-mcp`; nothing was changed.",
+            "newer_lab",
+        )
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        raise LabError("\n".join(_sentence(e["loc"], e["msg"], e["input"], e["type"]) for e in error.errors()), "bad_settings") from None
+
+
+def _sentence(where: tuple[int | str, ...], message: str, got: object, kind: str) -> str:
+    section, *rest = [str(part) for part in where]
+    key = " ".join([f"[{section}]", *rest[:1]])
+    if kind == "extra_forbidden":
+        return f"{FILE}: {key} is not a known setting. Remove it, or see the README for the list."
+    if kind == "missing":
+        return f"{FILE}: {key} is missing."
+    text = message.removeprefix("Input ").removeprefix("Value error, ").removeprefix("should ")
+    return f"{FILE}: {key} must {text}, got {json.dumps(got, default=str)[:120]}."
+
+
+def template(name: str, profile: str = "cpu", budget_s: float | None = None) -> str:
+    """A commented `lab.toml` for a new lab."""
+    return f"""\
+# The settings of this lab. Read when a server or runner starts; every section but [lab] may be left out.
+
+[lab]
+name = {json.dumps(name)}
+schema = {SCHEMA}                      # version of this file and of {STATE}/
+
+[training]
+profile = "{profile}"                 # what is trained on what, measured how: cpu (a laptop)
+budget_s = {budget_s or 60.0:<12g}           # of one experiment: CPU seconds of training on cpu
+threads = 1                     # a training
+editable = ["train.py"]         # paths that proposals may touch; "dir/**" for a folder
+
+[compute]
+backend = "local"               # where trainings run
+slots = 0                       # trainings at once; 0 = physical cores / threads
+
+[budget]
+device_hours = 8.0              # of the whole lab; a launch that could pass it is refused
+
+[promotion]
+level = 0.05                    # a promotion's chance of being noise (Welch's test, one-sided)
+min_replicates = 3              # of candidate and champion each
+approval = "none"               # "human": a person has to say yes to every promotion
+"""
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may use; logical ones where the platform does not tell them apart."""
+    try:
+        usable = os.sched_getaffinity(0)
+    except AttributeError:
+        return os.cpu_count() or 1
+    siblings = set()
+    for cpu in usable:
+        try:
+            siblings.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text(encoding="ascii"))
+        except OSError:
+            siblings.add(str(cpu))
+    return len(siblings)

@@ -1,0 +1,98 @@
+"""The files through which server and trainer meet: one directory a run. Standard library only.
+
+The server writes `spec.json` and the editable files into `code/`, then starts the launcher on the directory.
+The launcher holds a POSIX lock on `launcher.lock` (with its process id inside) for as long as it lives, keeps
+`progress.json` current, and writes `result.json` once, atomically, as its last act. No result after the lock is free
+means that the run was lost, whatever the exit code was. Whoever takes the lock first and writes `abandoned` into the
+directory forbids the run for good: a launcher that finds it exits at once.
+"""
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+SPEC = "spec.json"
+CODE = "code"  # directory with the files of the commit: train.py and whatever else is editable
+PROGRESS = "progress.json"
+RESULT = "result.json"
+LOG = "run.log"  # stdout and stderr of train.py, capped
+CURVE = "curve.jsonl"  # one line a report: {"t": used budget in s, "share": 0..1, "step": int, "loss": nats a token, ...}
+LOCK = "launcher.lock"
+ABANDONED = "abandoned"
+CANCEL = "cancel"  # the server creates this file, then sends SIGTERM: end the run, write a `cancelled` result
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What to run. Written by the server; the code that runs under it never writes it."""
+
+    experiment: str
+    seed: int
+    profile: str  # a name in trainer.prepare.PROFILES: cpu, tiny, h100
+    budget_s: float  # of the profile's clock: CPU seconds on cpu, wall seconds on h100
+    threads: int
+    data: str  # directory that `trainer.prepare` made, as text
+    device: str = "cpu"
+    entry: str = "train.py"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is. `phase` is starting, running or scoring; `used_s` of the budget's clock."""
+
+    phase: str
+    used_s: float = 0.0
+    step: int = 0
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended. `val_bpb` is the scorer's measurement or None; `reported_bpb` is what train.py printed."""
+
+    state: str  # finished, crashed, timed_out, cancelled
+    val_bpb: float | None = None
+    reported_bpb: float | None = None
+    failure: dict[str, Any] | None = None  # kind, message, lines, advice: see server.models.Failure
+    seed: int = 0
+    device: str = "cpu"  # kind
+    device_name: str = ""
+    budget_s: float = 0.0
+    used_s: float = 0.0  # of the budget's clock
+    wall_s: float = 0.0  # from start() to submit()
+    cpu_share: float | None = None  # CPU seconds used / (wall seconds * threads)
+    steps: int = 0
+    tokens: int = 0
+    peak_memory_mb: float = 0.0
+    sandbox: str = "unsandboxed"  # or landlock-N with the kernel's ABI version
+    hashes: dict[str, str] = field(default_factory=dict)  # fixed, data, tokenizer, code
+    versions: dict[str, str] = field(default_factory=dict)  # python, torch, numpy, platform
+    timings: dict[str, float] = field(default_factory=dict)  # spawn_s, startup_s, train_s, score_s
+    curve: list[list[float]] = field(default_factory=list)  # at most 60 points of (share of budget, loss)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part, and a power cut keeps one of them."""
+    data = json.dumps(asdict(value) if hasattr(value, "__dataclass_fields__") else value, allow_nan=False)  # type: ignore[call-overload]
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in `path`, or None if there is no such file or it holds no JSON object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
