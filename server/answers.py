@@ -165,7 +165,9 @@ class PromoteAnswer(Model):
     champion: str
     previous: str | None = None
     verdict: Verdict
-    retrain: str | None = Field(default=None, description="where the champion moved meanwhile: the change rebased onto it; train this commit, then promote it")
+    retrain: str | None = Field(
+        default=None, description="where the champion moved meanwhile: the change rebased onto it; train this commit, then promote it"
+    )
     note: str
 
 

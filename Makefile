@@ -1,0 +1,52 @@
+# Every target sets up what it needs in .venv and uses the pinned versions of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast bench lint format wheel clean
+
+help:
+	@echo "make demo       a research campaign on this machine, through the real MCP server (minutes)"
+	@echo "make test       every test"
+	@echo "make test-fast  the tests that take under a minute in all"
+	@echo "make lint       ruff and mypy --strict"
+	@echo "make bench      speed, as ratios measured in one run"
+	@echo "make clean      remove what the targets made"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)))' || \
+		{ echo "Python 3.11, 3.12 or 3.13 is needed; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "Setting up $(VENV) (first time only)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[local,dev]'
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/autoresearch-mcp demo
+
+test: $(READY)
+	@$(BIN)/python -m pytest
+
+test-fast: $(READY)
+	@$(BIN)/python -m pytest -m 'not slow'
+
+bench: $(READY)
+	@$(BIN)/python -m tests.bench
+
+lint: $(READY)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: $(READY)
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+wheel: $(READY)
+	@$(BIN)/python -m build --wheel --outdir dist .
+
+clean:
+	@rm -rf $(VENV) build dist demo-lab* .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,254 @@
+"""The ledger: durable before it answers, guarded transitions, one outbox, a budget that can't be passed."""
+
+import resource
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from server.errors import LabError
+from server.ledger import Ledger
+from server.models import ACTIVE_STATES, Experiment, Memory, Promotion, Proposal, new_id
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    yield ledger
+    ledger.close()
+
+
+def experiment(**changes: object) -> Experiment:
+    values: dict[str, object] = {
+        "id": new_id("e"),
+        "commit": "c" * 40,
+        "base": "b" * 40,
+        "author": "ada",
+        "hypothesis": "h",
+        "seed": 1,
+        "device": "cpu",
+        "created_at": 1.0,
+        "reserved_s": 100.0,
+    }
+    return Experiment.model_validate(values | changes)
+
+
+def proposal(fingerprint: str, commit: str = "c" * 40) -> Proposal:
+    return Proposal(
+        commit=commit,
+        base="b" * 40,
+        fingerprint=fingerprint,
+        author="ada",
+        hypothesis="h",
+        files_changed=1,
+        insertions=1,
+        deletions=1,
+        created_at=1.0,
+    )
+
+
+def promotion(commit: str) -> Promotion:
+    return Promotion(id=new_id("p"), commit=commit, previous="b" * 40, author="ada", approved_by="policy", verdict={}, created_at=1.0)
+
+
+def test_ids_sort_by_time_and_are_unique() -> None:
+    ids = [new_id("e") for _ in range(2000)]
+    assert len(set(ids)) == len(ids)
+    assert [i[:11] for i in ids] == sorted(i[:11] for i in ids)
+    assert all(len(i) == 17 for i in ids)
+
+
+def test_the_same_code_is_the_same_proposal(ledger: Ledger) -> None:
+    first = ledger.add_proposal(proposal("f1", "1" * 40))
+    second = ledger.add_proposal(proposal("f1", "2" * 40))
+    assert first.commit == second.commit == "1" * 40
+    assert ledger.proposal("2" * 40) is None
+
+
+def test_a_launch_that_the_budget_cannot_pay_queues_nothing(ledger: Ledger) -> None:
+    ledger.enqueue([experiment(), experiment()], 250.0, None, "r")
+    with pytest.raises(LabError, match=r"up to 100 device seconds .* has 50 left") as error:
+        ledger.enqueue([experiment()], 250.0, "key", "r")
+    assert error.value.code == "over_budget"
+    assert len(ledger.open_experiments()) == 2
+    assert ledger.answer("key", "r") is None
+
+
+def test_ending_returns_the_reservation_and_charges_the_cost(ledger: Ledger) -> None:
+    e = experiment()
+    ledger.enqueue([e], 1000.0, None, "r")
+    assert ledger.spending() == (0.0, 100.0)
+    ledger.move(e.id, ["queued"], state="finished", finished_at=2.0, cost_s=30.0, val_bpb=1.5, conditions="k", started_at=1.0)
+    assert ledger.spending() == (30.0, 0.0)
+
+
+def test_a_repeated_key_queues_once_and_names_the_first_experiments(ledger: Ledger) -> None:
+    e = experiment()
+    assert ledger.enqueue([e], 1000.0, "key", "request") is not None
+    assert ledger.enqueue([experiment()], 1000.0, "key", "request") is None
+    assert ledger.answer("key", "request") == [e.id]
+    with pytest.raises(LabError) as error:
+        ledger.enqueue([experiment()], 1000.0, "key", "another request")
+    assert error.value.code == "key_reused"
+    assert len(ledger.open_experiments()) == 1
+
+
+def test_two_threads_with_one_key_queue_one_launch(ledger: Ledger) -> None:
+    barrier = threading.Barrier(8)
+
+    def launch() -> None:
+        barrier.wait()
+        ledger.enqueue([experiment()], 10_000.0, "key", "r")
+
+    threads = [threading.Thread(target=launch) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ledger.open_experiments()) == 1
+
+
+def test_an_experiment_moves_only_from_the_named_states_and_ends_once(ledger: Ledger) -> None:
+    e = experiment()
+    ledger.enqueue([e], 1000.0, None, "r")
+    assert ledger.move(e.id, ACTIVE_STATES, state="running") is None
+    assert ledger.move(e.id, ["queued"], state="starting", started_at=1.0) is not None
+    assert ledger.move(e.id, ACTIVE_STATES, state="finished", val_bpb=1.0, finished_at=2.0) is not None
+    assert ledger.move(e.id, ACTIVE_STATES, state="crashed", finished_at=3.0) is None
+    assert ledger.counts() == {"finished": 1}
+    assert [s.val_bpb for s in ledger.scores(e.commit)] == [1.0]
+
+
+def test_cancelling_ends_what_is_queued_and_marks_what_runs(ledger: Ledger) -> None:
+    queued, running = experiment(), experiment()
+    ledger.enqueue([queued, running], 1000.0, None, "r")
+    ledger.move(running.id, ["queued"], state="running", started_at=1.0)
+    ended, marked = ledger.request_cancel(queued.id), ledger.request_cancel(running.id)
+    assert ended is not None and ended.state == "cancelled"
+    assert marked is not None and marked.state == "running" and marked.cancel_requested
+    assert ledger.request_cancel(queued.id) is None
+    assert [s.started for s in ledger.scores(queued.commit)] == [False]
+
+
+def test_a_record_leaves_the_outbox_only_in_the_version_that_was_read_back(ledger: Ledger) -> None:
+    e = experiment()
+    ledger.enqueue([e], 1000.0, None, "r")
+    ledger.move(e.id, ["queued"], state="crashed", finished_at=1.0)
+    (waiting,) = ledger.outbox("experiments")
+    ledger.settle("experiments", {e.id: waiting.version - 1})
+    assert ledger.unflushed() == 1
+    ledger.settle("experiments", {e.id: waiting.version})
+    assert ledger.unflushed() == 0
+    assert ledger.experiment(e.id) is None
+    assert ledger.ended([e.id])[e.id]["state"] == "crashed"
+
+
+def test_a_promotion_counts_only_when_confirmed(ledger: Ledger) -> None:
+    kept, dropped = promotion("1" * 40), promotion("2" * 40)
+    ledger.intend_promotion(kept)
+    assert ledger.promotion_count() == 0 and ledger.promotions(done=False) == [kept]
+    ledger.confirm_promotion(kept)
+    ledger.confirm_promotion(kept)
+    ledger.intend_promotion(dropped)
+    ledger.drop_promotion(dropped)
+    ledger.drop_promotion(kept)
+    assert ledger.promotions() == [kept] == ledger.outbox("promotions")
+    assert ledger.promotions(done=False) == []
+
+
+def test_summaries_are_the_mean_and_squared_deviations_of_finished_replicates(ledger: Ledger) -> None:
+    for commit, values in {"1" * 40: [1.0, 2.0, 3.0], "2" * 40: [0.5]}.items():
+        for value in values:
+            e = experiment(commit=commit)
+            ledger.enqueue([e], 1e6, None, "r")
+            ledger.move(e.id, ["queued"], state="finished", val_bpb=value, conditions="k", finished_at=1.0)
+    elsewhere = experiment(commit="1" * 40)
+    ledger.enqueue([elsewhere], 1e6, None, "r")
+    ledger.move(elsewhere.id, ["queued"], state="finished", val_bpb=9.0, conditions="other", finished_at=1.0)
+    assert ledger.summaries("k") == [("2" * 40, 1, 0.5, 0.0), ("1" * 40, 3, 2.0, 2.0)]
+
+
+def test_an_alias_shares_its_proposals_scores(ledger: Ledger) -> None:
+    e = experiment(commit="1" * 40)
+    ledger.enqueue([e], 1e6, None, "r")
+    ledger.move(e.id, ["queued"], state="finished", val_bpb=1.0, conditions="k", finished_at=1.0)
+    ledger.add_alias("9" * 40, "1" * 40)
+    assert [s.val_bpb for s in ledger.scores("9" * 40)] == [1.0]
+
+
+def test_changes_are_noticed_across_connections(ledger: Ledger, tmp_path: Path) -> None:
+    other = Ledger(tmp_path / "ledger.sqlite")
+    before = ledger.changes()
+    assert ledger.changes() == before
+    other.remember(Memory(id=new_id("m"), kind="idea", text="t", author="a", created_at=1.0))
+    assert ledger.changes() != before
+    other.close()
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from server.ledger import Ledger
+from server.models import Memory, new_id
+ledger = Ledger(Path(sys.argv[1]))
+while True:
+    memory = Memory(id=new_id("m"), kind="idea", text="t", author="a", created_at=1.0)
+    ledger.remember(memory)
+    print(memory.id, flush=True)
+"""
+
+
+def test_what_a_killed_writer_acknowledged_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    acknowledged: list[str] = []
+    for _ in range(3):
+        with subprocess.Popen([sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            acknowledged += [writer.stdout.readline().strip() for _ in range(20)]
+            writer.kill()
+            acknowledged += [line.strip() for line in writer.stdout if line.endswith("\n")]
+    ledger = Ledger(path)
+    there = {m.id for m in ledger.outbox("memories")}
+    ledger.close()
+    assert set(acknowledged) <= there
+    assert len(acknowledged) >= 60
+
+
+def test_a_ledger_of_a_newer_version_is_refused_unchanged(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(LabError, match="newer autoresearch-mcp") as error:
+        Ledger(path)
+    assert error.value.code == "newer_lab"
+    assert path.read_bytes()[100:] == before[100:]  # the header notes the journal mode
+
+
+def test_a_file_that_is_no_ledger_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    path.write_bytes(b"not a database, but long enough to look at" * 100)
+    with pytest.raises(LabError) as error:
+        Ledger(path)
+    assert error.value.code == "ledger_unusable"
+    assert path.read_bytes().startswith(b"not a database")
+
+
+def test_a_full_disk_records_nothing_and_says_so(ledger: Ledger, tmp_path: Path) -> None:
+    kept = Memory(id=new_id("m"), kind="idea", text="small", author="a", created_at=1.0)
+    ledger.remember(kept)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))  # writing past it fails, as on a full disk
+    try:
+        with pytest.raises(LabError, match="disk") as error:
+            ledger.remember(Memory(id=new_id("m"), kind="idea", text="x" * 2_000_000, author="a", created_at=1.0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert error.value.code == "disk_full"
+    assert ledger.outbox("memories") == [kept]
+    ledger.remember(Memory(id=new_id("m"), kind="idea", text="after", author="a", created_at=1.0))
