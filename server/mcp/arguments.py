@@ -1,0 +1,28 @@
+"""The arguments that tools share, with their limits. The lab checks what only it can know; these stop what can never be right."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_TEXT = 400_000  # characters of a diff or a file; the lab's own limits are finer
+
+COMMIT = r"^(champion|[0-9a-f]{7,64})$"
+EXPERIMENT = r"^[a-z]{1,4}-[0-9a-z]{6,32}$"
+
+Author = Annotated[str, Field(pattern=r"^[\w .@:/+-]{1,64}$", description="your name; default: the client's")]
+Commit = Annotated[str, Field(pattern=COMMIT, description="commit hash, or champion")]
+ExperimentId = Annotated[str, Field(pattern=EXPERIMENT)]
+MemoryId = Annotated[str, Field(pattern=EXPERIMENT)]
+Path = Annotated[str, Field(min_length=1, max_length=300)]
+Tag = Annotated[str, Field(pattern=r"^[\w.:/+-]{1,64}$")]
+Tags = Annotated[list[Tag], Field(max_length=16)]
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+
+
+class Edit(BaseModel):
+    # No docstring: it would travel in every tools/list.
+    model_config = ConfigDict(extra="forbid")
+
+    path: Path
+    search: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+    replace: Text

@@ -1,0 +1,64 @@
+"""What a client can attach without calling a tool: the status, an experiment, its log, a commit's diff."""
+
+import re
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
+from mcp_types import Completion, CompletionArgument, CompletionContext, PromptReference, ResourceTemplateReference
+
+from ..errors import LabError
+from .arguments import COMMIT, EXPERIMENT
+from .desk import Desk
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def add_resources(server: MCPServer[object], desk: Desk) -> None:
+    lab = desk.lab
+
+    async def read(use_case: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await desk.call(use_case, *args, **kwargs)
+        except LabError as error:
+            kind = ResourceNotFoundError if error.code.startswith("unknown_") else ResourceError
+            raise kind(str(error)) from error
+
+    @server.resource("lab://status", title="Lab status", description="The lab at a glance.", mime_type="application/json")
+    async def status() -> str:
+        return (await read(lab.status)).model_dump_json(exclude_none=True)
+
+    @server.resource("experiment://{id}", title="Experiment", description="State, metric, curve and failure.", mime_type="application/json")
+    async def experiment(id: str) -> str:
+        return (await read(lab.get_experiment, _checked(id, EXPERIMENT, "an experiment id"))).model_dump_json(exclude_none=True)
+
+    @server.resource("experiment://{id}/log", title="Training log", description="Its last lines, fenced as data.")
+    async def log(id: str) -> str:
+        return await read(lab.read_log, _checked(id, EXPERIMENT, "an experiment id"), lines=400)
+
+    @server.resource("commit://{sha}/diff", title="Commit", description="The change against its base, fenced as data.")
+    async def diff(sha: str) -> str:
+        return await read(lab.diff, _checked(sha, COMMIT, "a commit hash"))
+
+    @server.completion()  # type: ignore[no-untyped-call, untyped-decorator]
+    async def complete(
+        reference: PromptReference | ResourceTemplateReference, argument: CompletionArgument, context: CompletionContext | None
+    ) -> Completion | None:
+        if not isinstance(reference, ResourceTemplateReference):
+            return None
+        state = await read(lab.status)
+        lines = [*state.running, *state.queued, *state.recent]
+        known = (
+            [line.id for line in lines] if argument.name == "id" else [state.champion.commit, *(row.commit for row in state.leaderboard)]
+        )
+        values = [value for value in dict.fromkeys(known) if value.startswith(argument.value)]
+        return Completion(values=values[:100], total=len(values), has_more=len(values) > 100)
+
+
+def _checked(value: str, pattern: str, noun: str) -> str:
+    """A parameter from a URI, refused unless it has the form of what it should name."""
+    if not re.fullmatch(pattern, value):
+        raise ResourceNotFoundError(f"{value[:80]!r} is not {noun}.")
+    return value

@@ -1,0 +1,42 @@
+"""JSON schemas as small as they can be: every agent pays for `tools/list` in its context."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+Schema = dict[str, Any]
+
+
+def slim(schema: Schema) -> Schema:
+    """A closed input schema without titles, references, nulls and defaults that are null.
+
+    The root is an object with properties and no union, which some clients can't read.
+    """
+    slimmed: Schema = _slim(schema, schema.get("$defs", {}))
+    return {"type": "object", "properties": {}} | slimmed | {"additionalProperties": False}
+
+
+def outline(model: type[BaseModel]) -> Schema:
+    """The output schema of a model: names and types, one level deep. No field is required, because one without a value is left out."""
+    properties: Schema = {}
+    for name, node in model.model_json_schema()["properties"].items():
+        (kind,) = (branch.get("type", "object") for branch in node.get("anyOf", [node]) if branch.get("type") != "null")
+        properties[name] = {"type": kind}
+    return {"type": "object", "properties": properties}
+
+
+def _slim(node: Any, definitions: Schema) -> Any:
+    if isinstance(node, list):
+        return [_slim(item, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        node = definitions[node["$ref"].rsplit("/", 1)[1]] | {key: value for key, value in node.items() if key != "$ref"}
+    if "anyOf" in node:  # a type or null: null means that the argument was left out
+        (branch,) = (branch for branch in node["anyOf"] if branch.get("type") != "null")
+        return _slim(branch | {key: value for key, value in node.items() if key != "anyOf"}, definitions)
+    return {
+        key: {name: _slim(child, definitions) for name, child in value.items()} if key == "properties" else _slim(value, definitions)
+        for key, value in node.items()
+        if key not in ("title", "$defs") and (key, value) != ("default", None)
+    }

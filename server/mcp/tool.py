@@ -1,0 +1,131 @@
+"""A tool as agents need it: strict arguments, small schemas, compact answers, and errors that are sentences.
+
+Built on the SDK's `Tool` and `FuncMetadata`, of which it replaces how arguments are read, how results are written,
+and what a failure says. It gives up the SDK's leniency: `"3"` is not 3, and an unknown argument is an error.
+"""
+
+import inspect
+import json
+import logging
+import re
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
+from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails, to_json
+
+from ..errors import LabError
+from .desk import Ctx
+from .schema import Schema, outline, slim
+
+logger = logging.getLogger(__name__)
+
+MAX_ERROR = 8_000  # characters; Claude Code cuts the text of an error near 11,000
+
+
+class LabTool(Tool):
+    """A tool whose failures reach the model as the sentence that the lab wrote."""
+
+    async def run(self, arguments: dict[str, Any], context: Ctx, convert_result: bool = False) -> Any:
+        try:
+            return await super().run(arguments, context, convert_result)
+        except ToolError as error:
+            cause = error.__cause__
+            if isinstance(cause, LabError | ToolError):
+                raise ToolError(str(cause)[:MAX_ERROR]) from cause
+            incident = uuid.uuid4().hex[:8]
+            logger.error("internal error %s in %s", incident, self.name, exc_info=cause)
+            raise ToolError(
+                f"Internal error in {self.name} (logged as {incident} on the server's stderr). "
+                "What was acknowledged before is kept; call get_status, then try again."
+            ) from cause
+
+
+class Signature(FuncMetadata):
+    """How a call's arguments are read and its result is written."""
+
+    tool: str
+    parameters: Schema
+
+    def validate_arguments(self, arguments_to_validate: dict[str, Any]) -> dict[str, Any]:
+        """The arguments by name, checked strictly.
+
+        Raises:
+            LabError: `bad_arguments`, a sentence for each argument that is wrong.
+        """
+        given = {name: self._unpacked(name, value) for name, value in arguments_to_validate.items() if not self._absent(name, value)}
+        try:
+            return self.arg_model.model_validate(given, strict=True, extra="forbid").model_dump_one_level()
+        except ValidationError as error:
+            sentences = [self._sentence(detail) for detail in error.errors(include_url=False)[:8]]
+            raise LabError("\n".join(sentences), "bad_arguments") from error
+
+    def convert_result(self, result: Any) -> CallToolResult | InputRequiredResult:
+        """Fields without a value are left out, and the text is compact: every agent pays for each character."""
+        if not isinstance(result, BaseModel) or isinstance(result, CallToolResult | InputRequiredResult):
+            return super().convert_result(result)
+        answer = result.model_dump(mode="json", exclude_none=True)
+        return CallToolResult(content=[TextContent(type="text", text=to_json(answer).decode())], structured_content=answer)
+
+    def _absent(self, name: str, value: Any) -> bool:
+        """Many clients send null for an argument that the model left out."""
+        return value is None and name in self.parameters["properties"] and name not in self.parameters.get("required", ())
+
+    def _unpacked(self, name: str, value: Any) -> Any:
+        """A list or an object that came as a JSON string, as Claude Desktop sends them."""
+        if not isinstance(value, str) or self.parameters["properties"].get(name, {}).get("type") not in ("array", "object"):
+            return value
+        try:
+            parsed = json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+        return parsed if isinstance(parsed, list | dict) else value
+
+    def _sentence(self, detail: ErrorDetails) -> str:
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(".")
+        known: Schema = self.parameters["properties"]
+        if detail["type"] == "extra_forbidden":
+            owner = known.get(str(detail["loc"][0])) if len(detail["loc"]) > 1 else None
+            names = ", ".join(owner["items"]["properties"] if owner else known)
+            return f"{self.tool} has no argument `{where}`. It takes {names or 'none'}."
+        if detail["type"] == "missing":
+            return f"{self.tool} needs the argument `{where}`{_explained(known.get(where))}."
+        what = re.sub(r"^(Input|String|List|Dictionary|Value) should ", "must ", detail["msg"])
+        if detail["type"] == "string_pattern_mismatch":
+            what = "has the wrong form" + _explained(known.get(str(detail["loc"][0])))
+        got = to_json(detail["input"], fallback=lambda _: "?").decode()
+        return f"`{where}` {what}; got {got if len(got) <= 80 else got[:80] + '...'}."
+
+
+def lab_tool(
+    function: Callable[..., Any],
+    title: str,
+    *,
+    reads: bool = False,
+    destroys: bool = False,
+    repeatable: bool = False,
+    answer: type[BaseModel] | None = None,
+) -> Tool:
+    """The tool that `function` implements: its docstring is the description, `answer` the model of its structured result."""
+    description = " ".join((inspect.getdoc(function) or "").split())
+    tool = LabTool.from_function(function, title=title, description=description, structured_output=False)
+    annotations = ToolAnnotations(read_only_hint=reads, open_world_hint=False)
+    if not reads:  # the other two hints mean something for writers only
+        annotations = annotations.model_copy(update={"destructive_hint": destroys, "idempotent_hint": repeatable})
+    signature = Signature(
+        arg_model=tool.fn_metadata.arg_model,
+        output_schema=outline(answer) if answer else None,
+        tool=tool.name,
+        parameters=slim(tool.parameters),
+    )
+    return tool.model_copy(update={"annotations": annotations, "parameters": signature.parameters, "fn_metadata": signature})
+
+
+def _explained(schema: Schema | None) -> str:
+    description = (schema or {}).get("description") or (schema or {}).get("items", {}).get("description")
+    return f": {description}" if description else ""

@@ -1,0 +1,86 @@
+"""`wait_for_experiments`: the one tool that waits. It polls a cheap change counter, so a hundred waiting agents cost little."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Literal
+
+import anyio
+from pydantic import Field
+
+from .. import answers as a
+from ..models import TERMINAL_STATES
+from .arguments import ExperimentId
+from .desk import Ctx, Desk
+
+POLL_S = 0.1  # between looks at the ledger's change counter
+REFRESH_S = 1.0  # between readings of progress, which changes without the ledger, and between progress notifications
+
+
+def waiting(desk: Desk) -> Callable[..., Awaitable[a.WaitAnswer]]:
+    """The tool, bound to a lab."""
+
+    async def wait_for_experiments(
+        ids: Annotated[list[ExperimentId], Field(min_length=1, max_length=50)],
+        context: Ctx,
+        timeout_s: Annotated[int, Field(ge=1, le=45)] = 30,
+        until: Annotated[Literal["all", "any"], Field(description="return when all, or at least one, have ended")] = "all",
+    ) -> a.WaitAnswer:
+        """Wait until experiments end, at most timeout_s, with progress notifications. Returns done, each state with its verified
+        val_bpb or failure, and what changed meanwhile. Not done is no error: call again with the ids that haven't ended."""
+        watch = Watch(desk, list(dict.fromkeys(ids)), until)
+        started = anyio.current_time()
+        while not await watch.settled(started + timeout_s):
+            await context.report_progress(anyio.current_time() - started, timeout_s, watch.summary())
+        return a.WaitAnswer(done=watch.done, experiments=watch.lines, changed=watch.changed, note=watch.note())
+
+    return wait_for_experiments
+
+
+class Watch:
+    """What one call saw of its experiments so far."""
+
+    def __init__(self, desk: Desk, ids: list[str], until: Literal["all", "any"]) -> None:
+        self.desk = desk
+        self.ids = ids
+        self.until = until
+        self.lines: list[a.ExperimentLine] = []
+        self.changed: list[str] = []
+        self._counter: int | None = None
+
+    @property
+    def open(self) -> list[a.ExperimentLine]:
+        return [line for line in self.lines if line.state not in TERMINAL_STATES]
+
+    @property
+    def done(self) -> bool:
+        return not self.open if self.until == "all" else len(self.open) < len(self.lines)
+
+    async def settled(self, deadline: float) -> bool:
+        """Read the states, then wait for news up to `REFRESH_S`; true when there is nothing left to wait for."""
+        refresh = anyio.current_time() + REFRESH_S
+        await self._look()
+        while not self.done and anyio.current_time() < min(refresh, deadline):
+            await anyio.sleep(POLL_S)
+            if await self.desk.call(self.desk.lab.changes) != self._counter:
+                await self._look()
+        return self.done or anyio.current_time() >= deadline
+
+    async def _look(self) -> None:
+        # The counter is read before the states: a change in between is seen again, never missed.
+        self._counter = await self.desk.call(self.desk.lab.changes)
+        before = {line.id: line.state for line in self.lines}
+        self.lines = await self.desk.call(self.desk.lab.states, self.ids)
+        news = [line for line in self.lines if before.get(line.id, line.state) != line.state]
+        self.changed += [f"{line.id}: {before[line.id]} -> {line.state}" for line in news]
+
+    def summary(self) -> str:
+        """Such as `2 of 4 ended; e-1a2b running 63%`."""
+        ended = f"{len(self.lines) - len(self.open)} of {len(self.lines)} ended"
+        active = [line for line in self.open if line.state != "queued"][:3]
+        shares = [f"{line.id} {line.state}" + (f" {line.progress:.0%}" if line.progress is not None else "") for line in active]
+        return "; ".join([ended, *shares])
+
+    def note(self) -> str:
+        if not self.open:
+            return "All have ended. Write down what you learned with write_memory."
+        rest = ", ".join(line.id for line in self.open)
+        return f"{self.summary()}. Still open: {rest}. Call again with these ids, or use the time to think of the next idea."
