@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer import prepare
+from trainer import prepare, protocol
 
 from . import answers as a
-from . import logs
+from . import rundir
 from . import settings as lab_settings
+from .daemon import ensure_runner, runner_alive
 from .errors import LabError
 from .fence import clean, fence
 from .lake.base import Condition, LakeUnavailable, Query
@@ -31,7 +32,6 @@ from .ledger import Ledger
 from .models import ACTIVE_STATES, Experiment, Memory, MemoryKind, Proposal, Record, new_id
 from .promotion import Promoter
 from .repo import Repo
-from .runner import ensure_runner, run_directory, runner_alive
 
 DEVICES = {"local": ("cpu",)}
 MAX_REPLICATES = 16
@@ -116,7 +116,7 @@ class Lab:
             lines=len(lines),
             first_line=first_line,
             truncated=first_line > 1 or len(part) < len(lines),
-            editable=self._repo.is_editable(path),
+            editable=path in self._repo.editable,
             files=paths[:200],
         )
 
@@ -148,7 +148,7 @@ class Lab:
         sha = self._commit(base)
         if self._ledger.proposal(sha) is None and not self._was_champion(sha):
             raise LabError(f"{sha[:12]} is neither a proposal nor a champion. Leave base out to build on the champion.", "bad_base")
-        draft = self._repo.build(sha, diff=diff, edits=edits, files=files, hypothesis=hypothesis, author=author)
+        draft = self._repo.build(sha, hypothesis, author, diff=diff, edits=edits, files=files)
         if draft.fingerprint == self._repo.fingerprint(sha):
             raise LabError(
                 f"The change leaves the code of {sha[:12]} as it is (comments and layout don't count), so there is nothing to test.",
@@ -253,12 +253,10 @@ class Lab:
     def get_experiment(self, id: str) -> a.ExperimentAnswer:
         """All that is known of one experiment; for a running one, as far as it got."""
         e = self._experiment(id)
-        directory = run_directory(self._state, e)
+        directory = rundir.locate(self._state, e)
         running = e.state in ACTIVE_STATES
         tail = (
-            logs.read_log(directory / logs.protocol.LOG, "tail", 15, None, None)[0]
-            if running and (directory / logs.protocol.LOG).exists()
-            else ""
+            rundir.read_log(directory / protocol.LOG, "tail", 15, None, None)[0] if running and (directory / protocol.LOG).exists() else ""
         )
         text = tail or "\n".join(e.log_tail.splitlines()[-15:])
         return a.ExperimentAnswer(
@@ -271,24 +269,24 @@ class Lab:
             created_at=e.created_at,
             started_at=e.started_at,
             finished_at=e.finished_at,
-            curve=logs.read_curve(directory / logs.protocol.CURVE) if running else e.curve,
+            curve=rundir.read_curve(directory / protocol.CURVE) if running else e.curve,
             details=e.details,
             failure=e.failure.model_copy(update={"lines": [clean(line) for line in e.failure.lines]}) if e.failure else None,
             log_tail=fence(text, f"end of the log of {e.id}, printed by the training code of {e.author}", 4000) if text else "",
         )
 
     def read_log(
-        self, id: str, mode: logs.Mode = "tail", lines: int = 60, pattern: str | None = None, first_line: int | None = None
+        self, id: str, mode: rundir.Mode = "tail", lines: int = 60, pattern: str | None = None, first_line: int | None = None
     ) -> str:
         """Part of an experiment's log, with line numbers, fenced as data."""
         if mode == "grep" and not (pattern or "").strip("|"):
             raise LabError("mode='grep' needs a pattern: plain text, alternatives separated by |.", "no_pattern")
         e = self._experiment(id)
-        path = run_directory(self._state, e) / logs.protocol.LOG
+        path = rundir.locate(self._state, e) / protocol.LOG
         if e.state == "queued":
             return f"{e.id} is queued and has no log yet. wait_for_experiments tells when it starts."
         if path.exists():
-            text, what = logs.read_log(path, mode, lines, pattern, first_line)
+            text, what = rundir.read_log(path, mode, lines, pattern, first_line)
         else:
             text, what = e.log_tail, "the end of the log; the whole log is not on this machine"
         return fence(text or "(no lines)", f"log of {e.id}, {what}, printed by the training code of {e.author}")
@@ -478,7 +476,7 @@ class Lab:
         return found
 
     def _line(self, e: Experiment) -> a.ExperimentLine:
-        share = logs.read_share(run_directory(self._state, e), self.settings.training.budget_s) if e.state in ACTIVE_STATES else None
+        share = rundir.read_share(rundir.locate(self._state, e), self.settings.training.budget_s) if e.state in ACTIVE_STATES else None
         return a.ExperimentLine.of(e, share)
 
     def _proposal_answer(self, proposal: Proposal, stat: str, duplicate: bool, note: str) -> a.ProposalAnswer:

@@ -213,12 +213,15 @@ class Ledger:
             return after
         after.reserved_s = 0.0
         db.execute("DELETE FROM experiments WHERE id = ?", (id,))
-        failure = f"{after.failure.kind}: {after.failure.message[:160]}" if after.failure else None
-        db.execute(
-            "INSERT INTO ended VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (after.id, after.commit, after.conditions, after.device, after.state, after.val_bpb, after.started_at is not None)
-            + (after.finished_at or time.time(), after.seed, after.author, after.hypothesis[:160], failure, after.reported_bpb),
-        )
+        thin = {
+            **after.model_dump(include={"id", "commit", "conditions", "device", "state", "val_bpb", "seed", "author", "reported_bpb"}),
+            "started": after.started_at is not None,
+            "finished_at": after.finished_at or time.time(),
+            "hypothesis": after.hypothesis[:160],
+            "failure": f"{after.failure.kind}: {after.failure.message[:160]}" if after.failure else None,
+        }
+        names = ", ".join(f'"{name}"' for name in thin)
+        db.execute(f"INSERT INTO ended ({names}) VALUES ({', '.join(f':{name}' for name in thin)})", thin)  # noqa: S608
         db.execute("UPDATE totals SET value = value + ? WHERE name = 'spent_s'", (after.cost_s,))
         self._post(db, "experiments", after)
         return after

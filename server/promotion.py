@@ -72,7 +72,7 @@ class Promoter:
         if not own.promote:
             reason = f"The champion moved since this proposal was made, and against its own base: {own.reason}"
             return self._refusal(champion, own.model_copy(update={"reason": reason}))
-        combined = self._repo.rebase(proposal.commit, champion, proposal.author)
+        combined = self._repo.rebase(proposal.commit, champion, f"{proposal.hypothesis}\n\nStacked onto {champion[:12]}.", proposal.author)
         if isinstance(combined, Draft):
             twin = self._ledger.twin(combined.fingerprint) or self._adopt(combined, proposal)
             tested = sum(score.val_bpb is not None for score in self._ledger.scores(twin.commit))
@@ -85,7 +85,7 @@ class Promoter:
                 return self._refusal(
                     champion, own.model_copy(update={"promote": False, "code": "stale_base", "reason": reason}), retrain=twin.commit
                 )
-        commit = self._repo.transplant(proposal.commit, champion, proposal.author)
+        commit = self._repo.transplant(proposal.commit, champion, proposal.hypothesis, proposal.author)
         self._ledger.add_alias(commit, proposal.commit)
         return commit
 

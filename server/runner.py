@@ -1,4 +1,4 @@
-"""The loop that drives experiments: one process a lab, started on demand, gone when idle.
+"""The loop that drives experiments, one a lab (`daemon.py` is the process around it).
 
 It alone submits to the compute backend, moves experiments that left the queue, and writes to the lake. All it knows is in the
 ledger and in the run directories, so it can be killed at any instant: the next one adopts what runs, records what ended meanwhile,
@@ -7,30 +7,23 @@ and queues what was lost again, once.
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import math
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from trainer import protocol
 
 from . import settings as lab_settings
-from .compute.base import Compute, ComputeError, Job, Observation
+from .compute.base import Compute, ComputeError, Job
 from .errors import LabError
 from .lake.base import Lake, LakeUnavailable
 from .ledger import Ledger
 from .models import ACTIVE_STATES, Experiment, ExperimentState, Failure, Table
 from .repo import Repo
+from .rundir import locate, read_tail
 
-LOCK = "runner.lock"
-LOG = "runner.log"
 ATTEMPTS = 2  # a lost run is started again once
 START_LIMIT_S = 120.0  # from submission to the first sign of life
 FLUSH_EVERY_S = 5.0
@@ -40,11 +33,7 @@ LAKE_RETRY_S = (1.0, 60.0)  # first and longest wait after the lake was away
 GIVE_UP_S = 600.0  # idle time after which an unreachable lake no longer keeps it alive: the ledger keeps the rows
 
 _log = logging.getLogger("autoresearch.runner")
-
-
-def run_directory(state: Path, experiment: Experiment) -> Path:
-    """Where an experiment's current attempt keeps its files."""
-    return state / "runs" / experiment.id / str(experiment.attempt)
+_ENDINGS: dict[str, ExperimentState] = {"finished": "finished", "crashed": "crashed", "timed_out": "timed_out", "cancelled": "cancelled"}
 
 
 class Runner:
@@ -147,11 +136,11 @@ class Runner:
             self._end(experiment, "crashed", failure=failure)
 
     def _record(self, experiment: Experiment, result: dict[str, Any]) -> None:
-        state = result.get("state")
-        if state not in ("finished", "crashed", "timed_out", "cancelled"):
+        state = _ENDINGS.get(str(result.get("state")))
+        if state is None:
             self._end(experiment, "crashed", failure=Failure(kind="error", message="The launcher's result could not be understood."))
             return
-        directory = run_directory(self._state, experiment)
+        directory = locate(self._state, experiment)
         spec = protocol.read_json(directory / protocol.SPEC) or {}
         metric = result.get("val_bpb")
         if state == "finished" and not (isinstance(metric, float) and math.isfinite(metric)):
@@ -167,7 +156,7 @@ class Runner:
             failure=Failure.model_validate(result["failure"]) if result.get("failure") else None,
             curve=[(float(x), float(y)) for x, y in result.get("curve", []) if math.isfinite(x) and math.isfinite(y)],
             details={k: v for k, v in result.items() if k not in ("state", "val_bpb", "reported_bpb", "failure", "curve")},
-            log_tail=tail(directory / protocol.LOG),
+            log_tail=read_tail(directory / protocol.LOG),
         )
 
     def _end(self, experiment: Experiment, state: ExperimentState, **changes: Any) -> None:
@@ -185,7 +174,7 @@ class Runner:
             data=self._data or "",
             device=experiment.device,
         )
-        return Job(experiment.id, experiment.attempt, run_directory(self._state, experiment), spec, files or {})
+        return Job(experiment.id, experiment.attempt, locate(self._state, experiment), spec, files or {})
 
     # The lake
 
@@ -220,92 +209,3 @@ class Runner:
 
 def _elapsed(experiment: Experiment) -> float:
     return max(0.0, time.time() - experiment.started_at) if experiment.started_at else 0.0
-
-
-def tail(path: Path, limit: int = 4000) -> str:
-    """The end of a log, from a line's beginning."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - limit))
-            text = file.read().decode("utf-8", errors="replace")
-    except OSError:
-        return ""
-    return text if size <= limit else text.split("\n", 1)[-1]
-
-
-@contextlib.contextmanager
-def runner_lock(state: Path) -> Iterator[bool]:
-    """Try to become the lab's runner. Yields whether this process now is it."""
-    with (state / LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
-
-
-def runner_alive(state: Path) -> bool:
-    """Whether some process is the lab's runner."""
-    try:
-        with runner_lock(state) as free:
-            return not free
-    except OSError:
-        return False
-
-
-def ensure_runner(root: Path, state: Path) -> None:
-    """Start the lab's runner if there is none. Call it after the work was recorded: a runner looks for work once more after it let go of its lock."""
-    if runner_alive(state):
-        return
-    # A small interpreter forks and leaves, so that the runner is nobody's child: no zombie here, no signal to it from there.
-    detach = "import os, sys\nif os.fork() == 0:\n    os.setsid()\n    os.execv(sys.argv[1], sys.argv[1:])"
-    with (state / LOG).open("ab") as log:
-        subprocess.run(
-            [sys.executable, "-I", "-S", "-c", detach, sys.executable, "-m", "server.cli", "runner", str(root)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            check=True,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-        )
-
-
-def main(root: Path) -> int:
-    """Be the lab's runner until there is nothing to do. Exits at once, quietly, if there is one already."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    state = root / lab_settings.STATE
-    while True:
-        with runner_lock(state) as mine:
-            if not mine:
-                return 0
-            settings = lab_settings.load(root)
-            ledger = Ledger(state / "ledger.sqlite")
-            stopped = asyncio.run(_drive(root, settings, state, ledger))
-        # Work may have come between the last look and the release of the lock, by a server that saw the lock held.
-        more = bool(ledger.open_experiments())
-        ledger.close()
-        if stopped or not more:
-            return 0
-
-
-async def _drive(root: Path, settings: lab_settings.Settings, state: Path, ledger: Ledger) -> bool:
-    """Returns whether a signal asked it to stop."""
-    from .compute.local import LocalCompute
-    from .lake.embedded import EmbeddedLake
-
-    lake = EmbeddedLake(state / "lake")
-    repo = Repo(root, settings.training.editable)
-    compute = LocalCompute(settings.training.profile, settings.training.threads, state / LOG)
-    runner = Runner(settings, state, ledger, repo, lake, compute)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, runner.stopping.set)
-    try:
-        await runner.run()
-    finally:
-        lake.close()
-    return runner.stopping.is_set()
-
-
-__all__ = ["Observation", "Runner", "ensure_runner", "main", "run_directory", "runner_alive"]

@@ -1,14 +1,34 @@
-"""Reading an experiment's log and loss curve while it runs and afterwards."""
+"""An experiment's run directory: where it is, and reading its log, loss curve and progress while it runs and afterwards."""
 
 import json
 import math
+import os
 from collections import deque
 from pathlib import Path
 from typing import Literal
 
 from trainer import protocol
 
+from .models import Experiment
+
 Mode = Literal["tail", "head", "grep", "window"]
+
+
+def locate(state: Path, experiment: Experiment) -> Path:
+    """The directory of an experiment's current attempt, under the lab's state directory."""
+    return state / "runs" / experiment.id / str(experiment.attempt)
+
+
+def read_tail(path: Path, limit: int = 4000) -> str:
+    """The end of a log, from a line's beginning."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - limit))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+    return text if size <= limit else text.split("\n", 1)[-1]
 
 
 def read_log(path: Path, mode: Mode, lines: int, pattern: str | None, first_line: int | None) -> tuple[str, str]:

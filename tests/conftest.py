@@ -1,0 +1,46 @@
+"""What all tests share: isolation from the user's git configuration, and labs."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+# Before anything runs git or starts a process: no test depends on, or touches, the user's own configuration.
+os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+for name in ("AUTORESEARCH_AGENT", "AUTORESEARCH_LAB"):
+    os.environ.pop(name, None)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def make_lab(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Makes a lab on the tiny profile: `make_lab(name="lab", toml={"old text": "new text"}, files={"train.py": "..."})`."""
+    from server.daemon import stop_runner
+    from server.scaffold import create_lab
+
+    made: list[Path] = []
+
+    def make(name: str = "lab", toml: dict[str, str] | None = None) -> Path:
+        root = tmp_path / name
+        create_lab(root, profile="tiny", budget_s=1.0)
+        text = (root / "lab.toml").read_text(encoding="utf-8")
+        for old, new in (toml or {}).items():
+            assert old in text, f"lab.toml has no {old!r}"
+            text = text.replace(old, new)
+        (root / "lab.toml").write_text(text, encoding="utf-8")
+        made.append(root)
+        return root
+
+    yield make
+    for root in made:
+        stop_runner(root / ".autoresearch")
+
+
+@pytest.fixture
+def lab_root(make_lab: Callable[..., Path]) -> Path:
+    return make_lab()
