@@ -7,6 +7,7 @@ means that the run was lost, whatever the exit code was. Whoever takes the lock 
 directory forbids the run for good: a launcher that finds it exits at once.
 """
 
+import hashlib
 import json
 import os
 import tempfile
@@ -83,7 +84,7 @@ def write_json(path: Path, value: object) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -96,3 +97,16 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def conditions(result: dict[str, Any], spec: dict[str, Any]) -> str:
+    """A short hash of all that must be equal for two metrics to be compared.
+
+    In it: what the metric measures (profile, data, tokenizer, fixed files), what the training could do in its budget
+    (kind of device, budget, threads, torch), and whether it was confined. Not in it: the device's name and the kernel,
+    because a lab whose machines differ a little would compare nothing; they are in the result for whoever wonders.
+    """
+    hashes, versions = result["hashes"], result["versions"]
+    parts = [spec["profile"], spec["device"], spec["budget_s"], spec["threads"], result["sandbox"] != "unsandboxed", versions.get("torch")]
+    parts += [hashes.get(name) for name in ("fixed", "data", "tokenizer")]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

@@ -1,0 +1,99 @@
+"""What a train.py needs of the launcher: `connect()`, then `start()`, `progress()`, `log()` and `submit()` on the run.
+
+The contract: build and warm up what you like after `connect()`, but there is no data before `start()`, and the budget
+runs from there to `submit()`. `submit()` ends the process: nothing after it runs, and nothing printed decides anything.
+This module runs inside the sandbox, so nothing here is trusted by anybody: the launcher keeps its own clock.
+"""
+
+import array
+import json
+import mmap
+import os
+import resource
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+CHANNEL = "AUTORESEARCH_CHANNEL"  # file descriptor of the socket to the launcher
+CONFIG = "AUTORESEARCH_CONFIG"  # JSON, see Run.config
+WEIGHTS = "model.safetensors"  # in the scratch directory
+
+
+class Run:
+    """One training under a budget.
+
+    Attributes:
+        config: `vocab_size`, `seq_len` (tokens a row, as scored), `seed`, `threads`, `device` (a torch device type),
+            `clock` (`cpu` or `wall`) and `budget_s` (seconds of that clock).
+    """
+
+    def __init__(self, channel: socket.socket, config: dict[str, Any]) -> None:
+        self.config = config
+        self._channel = channel
+        self._started_at = 0.0
+        self._send(op="connect")
+
+    def start(self) -> "np.ndarray[tuple[int], np.dtype[np.uint16]]":
+        """Start the budget's clock and return the training tokens: one read-only stream, each document opened by BOS."""
+        import numpy as np
+
+        self._send(op="start")
+        _, ancillary, _, _ = self._channel.recvmsg(1, socket.CMSG_SPACE(array.array("i", [0]).itemsize))
+        (data,) = array.array("i", ancillary[0][2])
+        self._started_at = self._clock()
+        tokens = np.frombuffer(mmap.mmap(data, 0, access=mmap.ACCESS_READ), dtype=np.uint16)
+        os.close(data)
+        return tokens
+
+    def progress(self) -> float:
+        """The share of the budget that is used: 1.0 is the end, and a little later the launcher kills the run."""
+        return float((self._clock() - self._started_at) / self.config["budget_s"])
+
+    def log(self, **values: float) -> None:
+        """Report `step`, `loss` (nats a token), `tokens` (seen so far) and any other number: the run's loss curve."""
+        self._send(op="log", share=self.progress(), **{name: float(value) for name, value in values.items()})
+
+    def submit(self, weights: "Mapping[str, torch.Tensor]", config: Mapping[str, Any]) -> NoReturn:
+        """Hand in the model that `build_model(config)` and `load_state_dict(weights)` rebuild. Ends the process.
+
+        Args:
+            weights: the state dict, tensors only.
+            config: what `build_model` needs, as JSON values.
+        """
+        from safetensors.torch import save_file
+
+        # A copy each: safetensors refuses tensors that share memory, such as tied embeddings.
+        save_file({name: value.detach().to("cpu", copy=True).contiguous() for name, value in weights.items()}, WEIGHTS)
+        self._send(op="submit", config=dict(config))
+        while self._channel.recv(1):
+            pass
+        raise SystemExit(0)
+
+    def _send(self, **message: Any) -> None:
+        self._channel.sendall(json.dumps(message).encode() + b"\n")
+
+    def _clock(self) -> float:
+        if self.config["clock"] == "wall":
+            return time.monotonic()
+        helpers = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.process_time() + helpers.ru_utime + helpers.ru_stime
+
+
+def connect() -> Run:
+    """The run that this process was started for.
+
+    Raises:
+        RuntimeError: nobody launched it. Training goes through the lab, which owns data, clock and metric.
+    """
+    if CHANNEL not in os.environ:
+        raise RuntimeError(
+            "train.py has no data and no clock of its own: train it with `python -m trainer.launch RUNDIR`, or through the lab."
+        )
+    Path(WEIGHTS).unlink(missing_ok=True)
+    return Run(socket.socket(fileno=int(os.environ[CHANNEL])), json.loads(os.environ[CONFIG]))

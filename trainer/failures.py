@@ -1,0 +1,113 @@
+"""Why a run failed, in a class that an agent can act on: from how it ended and from the log it left (fixed).
+
+The log is whatever the agent's code printed, so a class from it is a hint to the agent and never a measurement.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ADVICE = {
+    "oom": "Use less memory: a smaller batch, fewer layers, or a narrower model.",
+    "nan": "The loss became NaN or infinite. Lower the learning rate, or undo the change that made it unstable.",
+    "diverged": "The loss grew instead of falling. Lower the learning rate, or add warmup.",
+    "shape_error": "Tensor shapes don't fit together: check that the widths divide (dim by head size, batch by row length).",
+    "import_error": "Only torch, numpy, safetensors and the standard library can be counted on; nothing can be installed or downloaded.",
+    "syntax_error": "The file is not valid Python: fix it and propose again.",
+    "timeout": "Stop the loop by run.progress(), leave time for submit(), and do nothing slow before start().",
+    "killed": "The process was killed from outside, or crashed below Python. Launch it again; if it repeats, look for native code or memory.",
+    "invalid_model": "The submitted model must map (rows, seq_len) token ids to (rows, seq_len, vocab_size) logits, each position from "
+    "its own row's past alone, without state between calls.",
+    "sandbox_violation": "The code reached for something outside its sandbox: it may read its own code and write its own directory, no more.",
+    "error": "Read the lines and the log.",
+}
+_SHAPES = re.compile(
+    r"shape|size of tensor|must match the size|mat1 and mat2|size mismatch|dimension|broadcast|same number of elements|divisible",
+    re.IGNORECASE,
+)
+_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|DefaultCPUAllocator", re.IGNORECASE)
+_FRAME = re.compile(r'^\s*File "(?P<path>[^"]+)", line (?P<line>\d+)(?:, in (?P<where>.*))?$')
+_CAUSE = re.compile(r"^(?P<type>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?$")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Mirrors `server.models.Failure`, which the server makes of it."""
+
+    kind: str
+    message: str
+    lines: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, "message": self.message[:500], "lines": self.lines[:12], "advice": ADVICE[self.kind]}
+
+
+def of_crash(log: str, code: Path, losses: Sequence[float], exit_code: int) -> Failure:
+    """The class of a process that ended without submitting.
+
+    Args:
+        log: the end of what it printed.
+        code: the directory of the agent's files; frames elsewhere are left out, and paths become relative to it.
+        losses: reported training losses, first and last.
+        exit_code: as in subprocess, negative for a signal.
+    """
+    cause, message, lines = read_traceback(log, code)
+    if exit_code < 0:
+        kind = "killed"
+        message = f"train.py was ended by signal {-exit_code}."
+    elif losses and not math.isfinite(losses[-1]):
+        kind = "nan"
+        message = "the training loss became NaN or infinite."
+    elif not cause and losses and losses[-1] > max(2 * losses[0], losses[0] + 3):
+        kind = "diverged"
+        message = f"the training loss grew from {losses[0]:.2f} to {losses[-1]:.2f}, and train.py gave up."
+    elif not cause:
+        kind = "error"
+        message = f"train.py ended with exit code {exit_code} and without submitting a model."
+        lines = log.strip().splitlines()[-5:]
+    else:
+        kind = _kind_of(cause, message)
+        message = f"{cause}: {message}" if message else cause
+    return Failure(kind, message, lines)
+
+
+def read_traceback(log: str, code: Path) -> tuple[str, str, list[str]]:
+    """Type, message and the frames within `code` of the last traceback in a log; empty where there is none."""
+    _, found, block = log.rpartition("Traceback (most recent call last):\n")
+    if not found:
+        return "", "", []
+    lines, frames, text = block.splitlines(), [], []
+    position = 0
+    while position < len(lines) and (not lines[position] or lines[position].startswith(" ")):
+        frame = _FRAME.match(lines[position])
+        if frame and Path(frame["path"]).is_relative_to(code):
+            where = f", in {frame['where']}" if frame["where"] else ""
+            frames.append(f"{Path(frame['path']).relative_to(code)}:{frame['line']}{where}")
+            if position + 1 < len(lines) and not _FRAME.match(lines[position + 1]):
+                frames.append(f"    {lines[position + 1].strip()}")
+        position += 1
+    text = lines[position : position + 20]
+    cause = _CAUSE.match(text[0]) if text else None
+    if not cause:
+        return "error", " ".join(text)[:500], frames[-8:]
+    message = " ".join([cause["message"] or "", *text[1:]]).strip().replace(f"{code}/", "")
+    return cause["type"].rpartition(".")[2], message, [*frames[-8:], f"{cause['type']}: {message[:300]}"]
+
+
+def _kind_of(cause: str, message: str) -> str:
+    if cause in ("SyntaxError", "IndentationError", "TabError"):
+        return "syntax_error"
+    if cause in ("ImportError", "ModuleNotFoundError"):
+        return "import_error"
+    if cause == "PermissionError":
+        return "sandbox_violation"
+    if cause in ("MemoryError", "OutOfMemoryError") or _MEMORY.search(message):
+        return "oom"
+    if cause == "FloatingPointError":
+        return "nan"
+    if cause in ("RuntimeError", "ValueError", "IndexError", "AssertionError") and _SHAPES.search(message):
+        return "shape_error"
+    return "error"

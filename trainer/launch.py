@@ -1,0 +1,138 @@
+"""Starts supervisors of runs, cold or from a warm parent (fixed).
+
+`python -m trainer.launch RUNDIR` supervises one run and exits. `python -m trainer.launch --warm` imports torch once,
+then forks a supervisor for each directory that it reads from stdin, one a line, and answers one line of JSON as soon
+as it did: {"run", "pid"} or {"run", "error"}. When its stdin ends it exits, and its supervisors live on. Both ways
+meet in `supervise`, so there is one way to run.
+
+Every run ends with a result, unless its supervisor is killed by SIGKILL: then the kernel kills the trainer too, and
+the missing result says that the run was lost.
+"""
+
+import argparse
+import fcntl
+import gc
+import json
+import os
+import signal
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from . import prepare, processes, protocol
+from .failures import Failure
+from .protocol import Result, Spec
+from .supervisor import Supervisor
+
+# What a launcher needs of its environment. The rest may hold secrets, and forked children can read all of it.
+_ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
+_CLEAN = "AUTORESEARCH_CLEAN"
+
+
+def supervise(run: Path) -> None:
+    """Take a run directory through to its result. Does nothing if another process has it, or it is abandoned or done."""
+    lock = os.open(run / protocol.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return
+    if (run / protocol.ABANDONED).exists() or (run / protocol.RESULT).exists():
+        return
+    signals: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: signals.append(received))
+    os.ftruncate(lock, 0)
+    os.write(lock, f"{os.getpid()}\n".encode())
+    family = processes.Family()
+    try:
+        result = Supervisor(run.resolve(), _read_spec(run), family, signals).run()
+    except prepare.PreparationError as error:
+        result = Result("crashed", failure=Failure("error", str(error)).as_dict())
+    except Exception as error:
+        result = Result("crashed", failure=Failure("error", f"the launcher failed: {error!r}").as_dict())
+    finally:
+        family.kill()
+    protocol.write_json(run / protocol.RESULT, result)
+
+
+def _read_spec(run: Path) -> Spec:
+    spec = protocol.read_json(run / protocol.SPEC)
+    if spec is None:
+        raise prepare.PreparationError(f"{protocol.SPEC} is missing or no JSON object.")
+    return Spec(**spec)
+
+
+def _serve_warm() -> None:
+    """Fork a supervisor for each line of stdin. This process holds no data and runs nothing of torch: it is only forked."""
+    _preload()
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin:
+        run = Path(line.rstrip("\n"))
+        answer: dict[str, str | int] = {"run": str(run)}
+        if not run.is_dir():
+            answer["error"] = "there is no such directory."
+        else:
+            try:
+                answer["pid"] = os.fork()
+            except OSError as error:
+                answer["error"] = f"no process could be forked: {error.strerror}."
+            if answer.get("pid") == 0:
+                _supervise_detached(run)
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def _supervise_detached(run: Path) -> None:
+    """In a new supervisor: own session, none of the parent's pipes. Never returns."""
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(null, standard)
+        supervise(run)
+    finally:
+        os._exit(0)
+
+
+def _preload() -> None:
+    """Import what every run needs. Where torch is missing, the run will say so."""
+    try:
+        for name in ("numpy", "torch", "safetensors.torch"):
+            import_module(name)
+    except ImportError:
+        return
+
+
+def _clean_environment() -> None:
+    """Replace this process by one whose memory never held the rest of the environment."""
+    if _CLEAN in os.environ:
+        return
+    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    kept |= {_CLEAN: "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUTF8": "1"}  # OpenMP reads its policy once, when torch loads
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], kept)  # noqa: S606
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.launch",
+        description="Supervise the run in a directory that holds spec.json and code/; or, warm, those that stdin names.",
+        epilog="example: python -m trainer.launch .autoresearch/runs/x-1",
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("run", nargs="?", type=Path, help="the run directory")
+    which.add_argument("--warm", action="store_true", help="read run directories from stdin, one a line")
+    arguments = parser.parse_args()
+    if not arguments.warm and not arguments.run.is_dir():
+        parser.exit(2, f"{arguments.run}: there is no such directory.\n")
+    _clean_environment()
+    if arguments.warm:
+        _serve_warm()
+    else:
+        _preload()
+        supervise(arguments.run)
+
+
+if __name__ == "__main__":
+    main()

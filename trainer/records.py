@@ -1,0 +1,100 @@
+"""What a run leaves behind as it goes: the capped log of what it printed, and the loss curve of what it reported (fixed)."""
+
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+LOG_BYTES, TAIL_BYTES, CURVE_BYTES = 5 << 20, 64 << 10, 5 << 20
+POINTS = 60
+_REPORTED = re.compile(r"^val_bpb:\s*(\d+\.?\d*)", re.MULTILINE)
+
+
+class Log:
+    """The output of the run: its beginning in the file at once, and where it outgrows the cap, its end too."""
+
+    def __init__(self, path: Path) -> None:
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.reader, False)
+        self._file = path.open("wb", buffering=0)
+        self._written = self._lost = 0
+        self._tail = bytearray()
+
+    def pump(self) -> bool:
+        """Move what was printed from the pipe to the file; False when there is nothing more for now."""
+        try:
+            data = os.read(self.reader, TAIL_BYTES)
+        except BlockingIOError:
+            return False
+        self._tail = (self._tail + data)[-TAIL_BYTES:]
+        kept = data[: max(0, LOG_BYTES - TAIL_BYTES - self._written)]
+        self._written += self._file.write(kept) or 0
+        self._lost += len(data) - len(kept)
+        return bool(data)
+
+    @property
+    def tail(self) -> str:
+        return self._tail.decode("utf-8", "replace")
+
+    def forget_tail(self) -> None:
+        """So that `tail` shows what is printed from now on."""
+        self._tail.clear()
+
+    def reported_bpb(self) -> float | None:
+        """The metric that train.py claims, as the original prints it; for the record only."""
+        found = _REPORTED.findall(self.tail)
+        return float(found[-1]) if found else None
+
+    def close(self) -> None:
+        while self.pump():
+            pass
+        if self._lost:
+            end = self._tail[-min(self._lost, TAIL_BYTES) :]
+            self._file.write(f"\n[{self._lost - len(end)} bytes left out: the log is capped]\n".encode() + end)
+        self._file.close()
+        os.close(self.reader)
+
+
+class Curve:
+    """The reports of the run: `curve.jsonl`, and a digest of means over equal shares of the budget."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8", buffering=1)
+        self._sums: dict[int, tuple[float, float, int]] = {}
+        self._written = 0
+        self.losses: list[float] = []  # the first and the last
+        self.steps = self.tokens = 0
+
+    def add(self, message: dict[str, Any], budget_s: float) -> None:
+        """Record a report, which comes from the agent's code: whatever isn't a number is dropped, and `share` is its own word."""
+        values = {name[:32]: value for name, value in list(message.items())[:20] if isinstance(value, float)}
+        share = min(max(values.pop("share", 0.0), 0.0), 1.0)
+        self.steps, self.tokens = _count(values.get("step"), self.steps), _count(values.get("tokens"), self.tokens)
+        loss = values.get("loss")
+        if loss is not None:
+            self.losses = [*self.losses[:1], loss]
+            if math.isfinite(loss):
+                bucket = min(int(share * POINTS), POINTS - 1)
+                shares, losses, count = self._sums.get(bucket, (0.0, 0.0, 0))
+                self._sums[bucket] = shares + share, losses + loss, count + 1
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        line = json.dumps({"t": round(share * budget_s, 3), "share": round(share, 5), **finite})
+        if self._written + len(line) < CURVE_BYTES:
+            self._written += self._file.write(line + "\n")
+
+    @property
+    def loss(self) -> float | None:
+        """The last loss, where it is a number."""
+        return self.losses[-1] if self.losses and math.isfinite(self.losses[-1]) else None
+
+    def digest(self) -> list[list[float]]:
+        return [[round(shares / count, 4), round(losses / count, 4)] for _, (shares, losses, count) in sorted(self._sums.items())]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _count(value: float | None, otherwise: int) -> int:
+    return int(value) if value is not None and 0 <= value < 1e18 else otherwise

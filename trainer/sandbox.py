@@ -1,0 +1,189 @@
+"""Confinement of code that agents wrote, without root: a forked child with nothing but what it was given (fixed).
+
+Linux with Landlock (5.13 or newer): no file outside the lists, no TCP (ABI 4), no signals and no abstract sockets to
+the outside (ABI 6). No other system has the like: there `level()` says `unsandboxed`, and the lab decides whether that
+counts. Not covered yet: UDP, pathname sockets, System V shared memory, how much disk and how many processes are used.
+"""
+
+import ctypes
+import os
+import resource
+import signal
+import struct
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import processes
+
+# Landlock's system calls and access rights, from linux/landlock.h; the numbers are the same on every architecture.
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
+_TRUNCATE = 1 << 14
+_PR_SET_NO_NEW_PRIVS = 38
+_CAPABILITY_VERSION = 0x20080522
+
+_SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime")
+_MACHINE = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system/cpu", "/sys/devices/system/node")
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+
+
+@dataclass(frozen=True)
+class Jail:
+    """What a confined child has: files, descriptors, environment. `write` comes with reading."""
+
+    read: tuple[Path, ...]
+    write: tuple[Path, ...]
+    hidden: tuple[Path, ...]  # never readable, even where a directory above is
+    keep: tuple[int, ...]  # descriptors that stay open; `output` becomes stdout and stderr
+    output: int
+    directory: Path  # where it starts, and its home
+    environment: Mapping[str, str]
+    file_mb: int
+
+
+def abi() -> int:
+    """The version of Landlock that the kernel enforces; 0 for none."""
+    if sys.platform != "linux":
+        return 0
+    return max(0, int(_libc().syscall(_CREATE_RULESET, None, 0, 1)))
+
+
+def level() -> str:
+    """What `spawn` gives on this machine: `landlock-N`, or `unsandboxed`. A child that can't get it doesn't run."""
+    return f"landlock-{abi()}" if abi() else "unsandboxed"
+
+
+def copies_of(package: str) -> tuple[Path, ...]:
+    """Everywhere that a Python of this machine may hold an installed copy of `package`, whose files are then hidden."""
+    roots = {Path(entry) for entry in sys.path if entry}
+    for prefix in (sys.prefix, sys.base_prefix, "/usr", "/usr/local"):
+        roots.update(Path(prefix).glob("lib*/python3*/*-packages"))
+    return tuple({found.resolve() for root in roots for found in root.glob(f"{package}*")})
+
+
+def spawn(target: Callable[[], object], jail: Jail) -> int:
+    """Fork a child that enters the jail, runs `target` and exits; its process id. Dies with this process."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        _become_confined(jail, parent)
+        target()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        if isinstance(end.code, str):
+            sys.stderr.write(f"{end.code}\n")
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+
+def _become_confined(jail: Jail, parent: int) -> None:
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    os.setsid()
+    _keep_descriptors(jail)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (jail.file_mb << 20, jail.file_mb << 20))
+    os.environ.clear()
+    os.environ.update(jail.environment)
+    os.chdir(jail.directory)
+    tempfile.tempdir = None
+    if abi():
+        _drop_capabilities()
+        _restrict(jail)
+    processes.die_with(parent)
+
+
+def _keep_descriptors(jail: Jail) -> None:
+    os.dup2(jail.output, 1)
+    os.dup2(jail.output, 2)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    low = 2
+    for descriptor in sorted(jail.keep):
+        os.closerange(low + 1, descriptor)
+        low = descriptor
+    os.closerange(low + 1, os.sysconf("SC_OPEN_MAX"))
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - lives as long as the process
+    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _check(outcome: int, what: str) -> int:
+    if outcome < 0:
+        raise OSError(ctypes.get_errno(), f"the sandbox could not be entered: {what}")
+    return outcome
+
+
+def _drop_capabilities() -> None:
+    """Root inside a container is not root here: no mounting, no raw devices, no rebooting."""
+    header = struct.pack("<Ii", _CAPABILITY_VERSION, 0)
+    _check(_libc().capset(ctypes.c_char_p(header), ctypes.c_char_p(bytes(24))), "capset")
+
+
+def _restrict(jail: Jail) -> None:
+    version, libc = abi(), _libc()
+    rights = (1 << 13) - 1 | (1 << 13 if version >= 2 else 0) | (_TRUNCATE if version >= 3 else 0) | (1 << 15 if version >= 5 else 0)
+    tcp, scopes = (3 if version >= 4 else 0), (3 if version >= 6 else 0)
+    size = 24 if version >= 6 else 16 if version >= 4 else 8
+    ruleset = _check(libc.syscall(_CREATE_RULESET, ctypes.c_char_p(struct.pack("<QQQ", rights, tcp, scopes)), size, 0), "ruleset")
+
+    def allow(path: Path, access: int) -> None:
+        access &= rights
+        if not path.is_dir():
+            access &= _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | 1 << 15
+        handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        rule = struct.pack("<Qi", access, handle)
+        _check(libc.syscall(_ADD_RULE, ruleset, 1, ctypes.c_char_p(rule), 0), f"rule for {path}")
+        os.close(handle)
+
+    for path, access in _readable(jail):
+        allow(path, access)
+    for path in jail.write:
+        allow(path, rights)
+    allow(Path("/dev/null"), _READ_FILE | _WRITE_FILE)
+    _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    _check(libc.syscall(_RESTRICT_SELF, ruleset, 0), "restrict")
+    os.close(ruleset)
+
+
+def _readable(jail: Jail) -> Iterator[tuple[Path, int]]:
+    """Paths and the access to each: the interpreter, its packages, the system's libraries, and what the jail adds."""
+    roots = {Path(path) for path in (*_SYSTEM, *_MACHINE, *_DEVICES)}
+    for prefix in (sys.prefix, sys.base_prefix):
+        roots.update(Path(prefix, name) for name in ("bin", "lib", "lib64", "include", "pyvenv.cfg"))
+    roots.update(Path(entry) for entry in sys.path if entry.endswith("-packages"))
+    roots.add(Path(__file__).parent)
+    for root in {path.resolve() for path in (*roots, *jail.read) if path.exists()}:
+        yield from _without(root, jail.hidden)
+
+
+def _without(path: Path, hidden: Iterable[Path]) -> Iterator[tuple[Path, int]]:
+    """`path`; or, where something hidden lies beneath it, its children without that, and the listing of its names."""
+    if path in hidden:
+        return
+    if not any(secret.is_relative_to(path) for secret in hidden):
+        yield path, _EXECUTE | _READ_FILE | _READ_DIR
+        return
+    yield path, _READ_DIR
+    for child in path.iterdir():
+        if not child.is_symlink():
+            yield from _without(child, hidden)

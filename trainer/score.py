@@ -1,0 +1,275 @@
+"""Measures val_bpb of a submitted model without trusting it (fixed).
+
+The agent's `build_model` runs in two sandboxed model servers that see rows of token ids and answer logits through
+shared memory; the targets, the softmax and the sum are here. So the number is that of a normalised distribution, and
+three things are checked of the model behind it:
+
+- It predicts from the past: each of `DECOYS` extra rows shares a row's beginning and continues with another row's
+  end, and up to the split the log-probabilities must be the same.
+- It keeps no state and mixes no rows: `TWINS` extra rows repeat a row elsewhere in the stream.
+- It can't tell an extra row from a real one, nor answer it from memory: every extra row goes to the server that
+  didn't get its original (half of the twins to the same one), and both servers get the same number of each kind.
+
+A model that looks ahead on a fraction f of all positions passes with probability (1 - f)^64. The rows that are asked
+are drawn anew each time, so a second try is no better than the first.
+
+This process holds validation text, so it forks the servers before it reads any, and nothing is ever forked from it after.
+"""
+
+import ctypes
+import json
+import math
+import mmap
+import os
+import secrets
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import prepare, sandbox
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+DECOYS = 64
+TWINS = 8
+TOLERANCE = 2e-3  # nats; what another place in the batch may change. Below 0.001 bpb even if every position used it up.
+_READY, _GO, _DONE = b"R", b"G", b"D"
+_PR_SET_DUMPABLE = 4
+
+
+class ScoreError(Exception):
+    """The model can't be given a number: `kind` is a failure class, the text says why."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What to score: the agent's code, and the weights and config that it handed in."""
+
+    code: Path
+    entry: str
+    weights: Path
+    config: Mapping[str, Any]
+    threads: int
+    device: str  # a torch device type
+
+
+def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sandbox.Jail, split: str = "val") -> float:
+    """Bits per byte of the submitted model on the first `profile.eval_bytes` of a split.
+
+    Args:
+        jail: the confinement of the model servers, without the descriptors that they need.
+
+    Raises:
+        ScoreError: the model can't be rebuilt, breaks a rule, or gives numbers that aren't finite.
+    """
+    servers = [_ModelServer(submission, profile, jail) for _ in range(2)]
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # no reading of this memory, even where Landlock is missing
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(submission.threads)
+    tokens, widths = _read(data, split, profile)
+    rows = (len(tokens) - 1) // profile.seq_len
+    contexts = tokens[:-1].reshape(rows, profile.seq_len)
+    targets = tokens[1:].reshape(rows, profile.seq_len)
+    answers = np.zeros((rows, profile.seq_len))
+    checks: list[tuple[_Question, np.ndarray[Any, Any]]] = []
+    for server, questions in zip(servers, _questions(contexts, profile.eval_rows)):
+        for start in range(0, len(questions), profile.eval_rows):
+            batch = questions[start : start + profile.eval_rows]
+            logits = server.answer(np.stack([question.tokens for question in batch]))
+            logp = _log_probabilities(logits, targets[[question.row for question in batch]])
+            for question, answer in zip(batch, logp):
+                if question.checked == 0:
+                    answers[question.row] = answer
+                else:
+                    checks.append((question, answer))
+        server.close()
+    for question, answer in checks:
+        _compare(question, answer, answers[question.row])
+    bytes_per_target = widths[targets]
+    nats = -(answers * (bytes_per_target > 0)).sum()
+    return float(nats / math.log(2) / bytes_per_target.sum())
+
+
+def _read(data: Path, split: str, profile: prepare.Profile) -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]":
+    """The evaluated tokens, cut to whole rows and one more, and the bytes that each token of the vocabulary stands for."""
+    import numpy as np
+
+    meta = json.loads((data / prepare.META).read_text(encoding="utf-8"))
+    for name in (f"{split}.bin", prepare.TOKEN_BYTES):
+        if prepare.file_hash(data / name) != meta["files"][name]:
+            raise ScoreError("error", f"{name} in the data directory is damaged: remove the directory and prepare it again.")
+    tokens = np.fromfile(data / f"{split}.bin", dtype=np.uint16).astype(np.int64)
+    widths = np.load(data / prepare.TOKEN_BYTES)
+    length = int(np.searchsorted(np.cumsum(widths[tokens]), profile.eval_bytes))
+    return tokens[: length // profile.seq_len * profile.seq_len + 1], widths
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A row to ask. `checked` is 0 for a row that counts, else the number of first positions that must agree with it."""
+
+    row: int
+    tokens: "np.ndarray[Any, Any]"
+    checked: int = 0
+
+
+def _questions(contexts: "np.ndarray[Any, Any]", multiple: int) -> list[list[_Question]]:
+    """What to ask each of the two servers: half of the rows, decoys and twins of the others, in random order."""
+    import numpy as np
+
+    random = np.random.default_rng(secrets.randbits(128))
+    rows, length = contexts.shape
+    owner = random.permutation(rows) % 2
+    streams = [[_Question(row, contexts[row]) for row in range(rows) if owner[row] == side] for side in (0, 1)]
+    for side, stream in enumerate(streams):
+        mine, others = (np.flatnonzero(owner == which) for which in (side, 1 - side))
+        for row in random.choice(others, min(DECOYS // 2, len(others)), replace=False):
+            split = int(random.integers(0, length - 1))  # the last position that must agree
+            ends = contexts[contexts[:, split + 1] != contexts[row, split + 1]]
+            spliced = np.concatenate([contexts[row, : split + 1], ends[random.integers(len(ends)), split + 1 :]])
+            stream.append(_Question(int(row), spliced, split + 1))
+        twins = [*random.choice(mine, TWINS // 4), *random.choice(others, TWINS // 4)]
+        twins += list(random.choice(others, -(len(stream) + len(twins)) % multiple))
+        stream.extend(_Question(int(row), contexts[row], length) for row in twins)
+        random.shuffle(stream)
+    return streams
+
+
+def _log_probabilities(logits: "torch.Tensor", targets: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """Log-probability in nats of each target, normalised here. `logits` must be ours alone: a shared one could change between two looks."""
+    import numpy as np
+    import torch
+
+    picked = logits.gather(-1, torch.from_numpy(targets).unsqueeze(-1)).squeeze(-1)
+    logp = (picked - torch.logsumexp(logits, -1)).double().numpy()
+    if not np.isfinite(logp).all():
+        raise ScoreError("nan", "the submitted model's logits are NaN or infinite on the evaluation text.")
+    return np.asarray(logp)
+
+
+def _compare(question: _Question, answer: "np.ndarray[Any, Any]", original: "np.ndarray[Any, Any]") -> None:
+    gap = float(abs(answer[: question.checked] - original[: question.checked]).max())
+    if gap <= TOLERANCE:
+        return
+    if question.checked == len(answer):
+        raise ScoreError(
+            "invalid_model", f"the same row got other log-probabilities the second time ({gap:.3g} nats apart): state, or rows mixed."
+        )
+    raise ScoreError(
+        "invalid_model",
+        f"log-probabilities depend on tokens that come later ({gap:.3g} nats apart at or before position {question.checked - 1}).",
+    )
+
+
+class _ModelServer:
+    """A sandboxed process with the agent's model. Made before this process holds any text.
+
+    Its memory is a file that this process maps only after all servers were forked: a mapping would be inherited by
+    the next server, and the two could talk.
+    """
+
+    def __init__(self, submission: Submission, profile: prepare.Profile, jail: sandbox.Jail) -> None:
+        self._profile = profile
+        self._deadline = time.monotonic() + profile.score_s
+        self._views: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._memory = _anonymous_file(4 * profile.eval_rows * profile.seq_len * (1 + profile.vocab_size))
+        self._socket, theirs = socket.socketpair()
+        serve = _serving(submission, profile, theirs, self._memory)
+        self._pid = sandbox.spawn(serve, replace(jail, keep=(theirs.fileno(), self._memory)))
+        theirs.close()
+
+    def answer(self, rows: "np.ndarray[Any, Any]") -> "torch.Tensor":
+        """Logits (rows, positions, vocabulary) in float32, a copy of ours."""
+        import torch
+
+        if self._views is None:
+            self._expect(_READY, "build_model or load_state_dict failed with what was submitted.")
+            self._views = _map(self._memory, self._profile)
+        tokens, logits = self._views
+        tokens.copy_(torch.from_numpy(rows))
+        self._socket.sendall(_GO)
+        self._expect(_DONE, f"the model failed on a batch of token ids of shape {rows.shape}.")
+        return logits.clone()
+
+    def _expect(self, signal: bytes, otherwise: str) -> None:
+        self._socket.settimeout(max(0.01, self._deadline - time.monotonic()))
+        try:
+            received = self._socket.recv(1)
+        except TimeoutError:
+            raise ScoreError("invalid_model", f"scoring the model took longer than {self._profile.score_s:.0f} s.") from None
+        except OSError:
+            received = b""
+        if received != signal:
+            raise ScoreError("invalid_model", otherwise)
+
+    def close(self) -> None:
+        os.killpg(self._pid, 9)
+        self._socket.close()
+        os.close(self._memory)
+
+
+def _anonymous_file(size: int) -> int:
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("logits")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, size)
+    return descriptor
+
+
+def _map(memory: int, profile: prepare.Profile) -> "tuple[torch.Tensor, torch.Tensor]":
+    """The shared file as token ids (rows, positions) and logits (rows, positions, vocabulary)."""
+    import torch
+
+    rows, length, vocabulary = profile.eval_rows, profile.seq_len, profile.vocab_size
+    mapped = mmap.mmap(memory, 0)
+    tokens = torch.frombuffer(mapped, dtype=torch.int32, count=rows * length).view(rows, length)
+    logits = torch.frombuffer(mapped, dtype=torch.float32, count=rows * length * vocabulary, offset=4 * rows * length)
+    return tokens, logits.view(rows, length, vocabulary)
+
+
+def _serving(submission: Submission, profile: prepare.Profile, channel: socket.socket, memory: int) -> Callable[[], None]:
+    """What a model server runs, inside its sandbox: untrusted from the import of the agent's file on."""
+
+    def serve() -> None:
+        import importlib.util
+
+        import torch
+        from safetensors.torch import load_file
+
+        torch.set_num_threads(submission.threads)
+        sys.path.insert(0, str(submission.code))
+        spec = importlib.util.spec_from_file_location("train", submission.code / submission.entry)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["train"] = module
+        spec.loader.exec_module(module)
+        model = module.build_model(dict(submission.config))
+        model.load_state_dict(load_file(submission.weights))
+        model.to(submission.device).eval()
+        tokens, logits = _map(memory, profile)
+        channel.sendall(_READY)
+        with torch.inference_mode():
+            while channel.recv(1) == _GO:
+                answer = model(tokens.long().to(submission.device))
+                if answer.shape != logits.shape:
+                    raise ValueError(f"the model answered logits of shape {tuple(answer.shape)}, expected {tuple(logits.shape)}")
+                logits.copy_(answer)
+                channel.sendall(_DONE)
+
+    return serve

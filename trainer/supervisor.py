@@ -1,0 +1,354 @@
+"""One run, from spawn to result: trains in a sandboxed child, owns the clock, has the model scored (fixed).
+
+The agent's code is forked from this process, so it never holds validation text: scoring happens in a child that is
+thrown away. All of its waiting is one loop without threads, which makes forking safe.
+"""
+
+import array
+import hashlib
+import json
+import os
+import platform
+import runpy
+import selectors
+import shutil
+import socket
+import stat
+import sys
+import time
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import client, prepare, processes, protocol, sandbox, score
+from .failures import Failure, of_crash, read_traceback
+from .protocol import Progress, Result, Spec
+from .records import Curve, Log
+
+SCRATCH = "scratch"  # the only directory that the agent's code can write
+CODE_BYTES, FILE_MB, LINE_BYTES = 1 << 20, 1024, 64 << 10
+TICK_S = 0.1  # how soon a cancellation or an end is noticed
+LOOK_S = 0.5  # between two looks at CPU time and memory, unless the budget may end before
+SHOW_S = 1.0  # between two writes of progress.json
+
+
+class Ended(Exception):
+    """The run is over without a metric."""
+
+    def __init__(self, state: str, failure: Failure | None = None) -> None:
+        super().__init__(state)
+        self.state = state
+        self.failure = failure
+
+
+class Supervisor:
+    """Args:
+    family: this process's descendants, made before any.
+    signals: filled by the signal handlers; anything in it means that the run is to end.
+    """
+
+    def __init__(self, run: Path, spec: Spec, family: processes.Family, signals: list[int]) -> None:
+        self._run, self._spec, self._family, self._signals = run, spec, family, signals
+        self._profile = prepare.PROFILES[spec.profile]
+        self._data, self._code, self._scratch = Path(spec.data).resolve(), run / protocol.CODE, run / SCRATCH
+        self._weights = run / client.WEIGHTS
+        self._device = "cpu" if spec.device == "cpu" else "cuda"
+        self._hashes = {"fixed": prepare.fixed_hash(), "code": code_hash(self._code), **prepare.data_hashes(self._data)}
+        self._log, self._curve = Log(run / protocol.LOG), Curve(run / protocol.CURVE)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._log.reader, selectors.EVENT_READ, self._log.pump)
+        self._phase, self._timings = "starting", dict[str, float]()
+        self._trainer = 0
+        self._spawned_at = time.monotonic()
+        self._started_at: float | None = None
+        self._cpu_at_start = self._cpu_s = self._used_s = self._wall_s = 0.0
+        self._look_at = self._show_at = 0.0
+        self._inbox = b""
+        self._config: dict[str, Any] | None = None  # of the model, once it is submitted
+        self._reported: float | None = None
+
+    def run(self) -> Result:
+        state, failure, val_bpb = "finished", None, None
+        try:
+            self._train()
+            val_bpb = self._score()
+        except Ended as end:
+            state, failure = end.state, end.failure
+        finally:
+            self._family.kill()
+            self._log.close()
+            self._curve.close()
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._weights.unlink(missing_ok=True)
+        trainer = self._family.exits.get(self._trainer)
+        return Result(
+            state=state,
+            val_bpb=val_bpb,
+            reported_bpb=self._reported,
+            failure=failure.as_dict() if failure else None,
+            seed=self._spec.seed,
+            device=self._spec.device,
+            device_name=_device_name(),
+            budget_s=self._spec.budget_s,
+            used_s=round(self._used_s, 3),
+            wall_s=round(self._wall_s, 3),
+            cpu_share=round(self._cpu_s / (self._wall_s * self._spec.threads), 3) if self._wall_s else None,
+            steps=self._curve.steps,
+            tokens=self._curve.tokens,
+            peak_memory_mb=round(trainer.peak_mb, 1) if trainer else 0.0,
+            sandbox=sandbox.level(),
+            hashes=self._hashes,
+            versions=_versions(),
+            timings={name: round(seconds, 3) for name, seconds in self._timings.items()},
+            curve=self._curve.digest(),
+        )
+
+    def _train(self) -> None:
+        self._scratch.mkdir(exist_ok=True)
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._receive(ours))
+        config = {name: getattr(self._profile, name) for name in ("vocab_size", "seq_len", "clock")}
+        config |= {"seed": self._spec.seed, "threads": self._spec.threads, "device": self._device, "budget_s": self._spec.budget_s}
+        jail = self._jail({client.CHANNEL: str(theirs.fileno()), client.CONFIG: json.dumps(config)})
+        self._spawned_at = time.monotonic()
+        self._trainer = sandbox.spawn(self._run_entry, replace(jail, keep=(theirs.fileno(),)))
+        theirs.close()
+        while self._config is None:
+            self._wait(TICK_S)
+            self._enforce_limits()
+            if self._trainer in self._family.exits and self._config is None:
+                self._drain(ours)
+                if self._config is None:
+                    self._reported = self._log.reported_bpb()
+                    code = self._family.exits[self._trainer].code
+                    raise Ended("crashed", of_crash(self._log.tail, self._code, self._curve.losses, code))
+        self._family.kill()
+        self._drain(ours)
+        self._reported = self._log.reported_bpb()
+        self._take_weights()
+
+    def _run_entry(self) -> None:
+        """In the trainer: the agent's file, as `python train.py` would run it."""
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(self._spec.threads)
+        entry = self._code / self._spec.entry
+        sys.path.insert(0, str(self._code))
+        sys.argv = [str(entry)]
+        runpy.run_path(str(entry), run_name="__main__")
+
+    def _jail(self, environment: dict[str, str]) -> sandbox.Jail:
+        home, threads = str(self._scratch), str(self._spec.threads)
+        usual = {"HOME": home, "TMPDIR": home, "USER": "trainer", "LANG": "C.UTF-8", "PATH": "/usr/local/bin:/usr/bin:/bin"}
+        return sandbox.Jail(
+            read=(self._code,),
+            write=(self._scratch,),
+            hidden=(*sandbox.copies_of(self._profile.dataset), self._data.parent, self._data, self._run),
+            keep=(),
+            output=self._log.writer,
+            directory=self._scratch,
+            environment={**usual, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", **environment},
+            file_mb=FILE_MB,
+        )
+
+    def _wait(self, seconds: float) -> None:
+        """Handle what arrives, until something does or the time is over."""
+        for key, _ in self._selector.select(seconds):
+            key.data()
+        self._family.reap()
+        if self._signals or (self._run / protocol.CANCEL).exists():
+            raise Ended("cancelled")
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look()
+        if now >= self._show_at:
+            self._show()
+
+    def _look(self) -> None:
+        """Read the clock and the memory of everything that runs."""
+        cpu_s, resident_mb = self._family.usage()
+        now = time.monotonic()
+        self._look_at = now + LOOK_S
+        if self._phase == "running" and self._started_at is not None:
+            self._cpu_s, self._wall_s = cpu_s - self._cpu_at_start, now - self._started_at
+            self._used_s = self._cpu_s if self._profile.clock == "cpu" else self._wall_s
+            left = self._spec.budget_s + self._profile.grace_s(self._spec.budget_s) - self._used_s
+            self._look_at = now + min(LOOK_S, max(0.02, left / (os.cpu_count() or 1)))
+        if resident_mb > self._profile.memory_mb:
+            message = f"the run used {resident_mb:.0f} MB of memory, {self._profile.memory_mb} MB are allowed."
+            raise Ended("crashed", Failure("oom", message))
+
+    def _show(self) -> None:
+        self._show_at = time.monotonic() + SHOW_S
+        protocol.write_json(
+            self._run / protocol.PROGRESS, Progress(self._phase, round(self._used_s, 2), self._curve.steps, self._curve.loss)
+        )
+
+    def _enforce_limits(self) -> None:
+        budget = self._spec.budget_s
+        if self._started_at is None:
+            if time.monotonic() - self._spawned_at > self._profile.startup_s:
+                raise Ended("timed_out", Failure("timeout", f"train.py did not call start() within {self._profile.startup_s:.0f} s."))
+            return
+        if self._used_s > budget + self._profile.grace_s(budget):
+            raise Ended(
+                "timed_out", Failure("timeout", f"train.py used {self._used_s:.1f} s of a budget of {budget:g} s without submitting.")
+            )
+        if self._wall_s > budget * self._profile.wall_cap:
+            message = f"{self._wall_s:.0f} s passed, and only {self._used_s:.1f} of {budget:g} CPU seconds were used: train.py waits, or the machine is busy."
+            raise Ended("timed_out", Failure("timeout", message))
+
+    def _receive(self, channel: socket.socket) -> bool:
+        """Handle the messages that arrived; False when there are none for now."""
+        try:
+            data = channel.recv(LINE_BYTES)
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            data = b""
+        if not data:
+            self._selector.unregister(channel)
+            return False
+        *lines, self._inbox = (self._inbox + data).split(b"\n")
+        if len(self._inbox) > LINE_BYTES:
+            raise Ended("crashed", Failure("error", f"train.py sent the launcher a message of more than {LINE_BYTES} bytes."))
+        for line in lines:
+            try:
+                message = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(message, dict):
+                self._handle(channel, message)
+        return True
+
+    def _handle(self, channel: socket.socket, message: dict[str, Any]) -> None:
+        operation, since_spawn = message.get("op"), time.monotonic() - self._spawned_at
+        if operation == "connect":
+            self._timings.setdefault("spawn_s", since_spawn)
+        elif operation == "start" and self._started_at is None:
+            self._timings["startup_s"] = since_spawn
+            self._start_clock(channel)
+        elif operation == "log" and self._started_at is not None:
+            self._timings.setdefault("first_step_s", since_spawn)
+            self._curve.add(message, self._spec.budget_s)
+        elif operation == "submit" and self._started_at is not None and self._config is None:
+            self._look()
+            self._enforce_limits()
+            self._timings["train_s"] = self._wall_s
+            config = message.get("config")
+            self._config = config if isinstance(config, dict) else {}
+
+    def _start_clock(self, channel: socket.socket) -> None:
+        """Hand the training tokens over as a descriptor; the budget runs from here."""
+        data = os.open(self._data / "train.bin", os.O_RDONLY | os.O_CLOEXEC)
+        self._cpu_at_start, _ = self._family.usage()
+        self._started_at, self._phase = time.monotonic(), "running"
+        self._look_at = self._show_at = 0.0
+        channel.sendmsg([b"S"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [data]))])
+        os.close(data)
+
+    def _drain(self, channel: socket.socket) -> None:
+        """Handle what an ended trainer had still sent and printed."""
+        while channel in self._selector.get_map() and self._receive(channel):
+            pass
+        while self._log.pump():
+            pass
+
+    def _take_weights(self) -> None:
+        """Move the submitted file out of the agent's reach: nobody lives who could change it."""
+        submitted = self._scratch / client.WEIGHTS
+        try:
+            info = submitted.lstat()
+        except FileNotFoundError:
+            raise Ended("crashed", Failure("invalid_model", "train.py submitted no weights.")) from None
+        if not stat.S_ISREG(info.st_mode) or info.st_size > self._profile.checkpoint_mb << 20:
+            message = f"the submitted weights must be a plain file of at most {self._profile.checkpoint_mb} MB, got {info.st_size / 2**20:.1f} MB."
+            raise Ended("crashed", Failure("invalid_model", message))
+        submitted.rename(self._weights)
+        self._hashes["weights"] = prepare.file_hash(self._weights)[:16]
+
+    def _score(self) -> float:
+        self._phase = "scoring"
+        self._show()
+        self._log.forget_tail()
+        shutil.rmtree(self._scratch)
+        self._scratch.mkdir()
+        began = time.monotonic()
+        reader, writer = os.pipe()
+        parent = os.getpid()
+        if os.fork() == 0:
+            self._score_and_exit(writer, parent)
+        os.close(writer)
+        answer = bytearray()
+        self._selector.register(reader, selectors.EVENT_READ, lambda: answer.extend(os.read(reader, 4096) or b"\n"))
+        while not answer.endswith(b"\n"):
+            self._wait(TICK_S)
+            if time.monotonic() - began > self._profile.score_s + 1:
+                raise Ended("crashed", Failure("invalid_model", f"scoring the model took longer than {self._profile.score_s:.0f} s."))
+        self._timings["score_s"] = time.monotonic() - began
+        return self._read_score(answer.decode())
+
+    def _score_and_exit(self, answer: int, parent: int) -> NoReturn:
+        """In the scorer, a child that is thrown away: the only process that reads validation text."""
+        try:
+            processes.die_with(parent)
+            submission = score.Submission(
+                self._code, self._spec.entry, self._weights, self._config or {}, threads=self._spec.threads, device=self._device
+            )
+            jail = replace(self._jail({}), read=(self._code, self._weights))
+            outcome: dict[str, Any] = {"val_bpb": score.score(submission, self._data, self._profile, jail)}
+        except score.ScoreError as error:
+            outcome = {"kind": error.kind, "message": str(error)}
+        except BaseException as error:
+            outcome = {"kind": "error", "message": f"the scorer failed: {error!r}"}
+        finally:
+            os.write(answer, json.dumps(outcome).encode() + b"\n")
+            os._exit(0)
+
+    def _read_score(self, answer: str) -> float:
+        if not answer.strip():
+            raise Ended("crashed", Failure("invalid_model", "the scorer died while the model was answering."))
+        outcome = json.loads(answer)
+        if "val_bpb" in outcome:
+            return float(outcome["val_bpb"])
+        while self._log.pump():
+            pass
+        cause, message, lines = read_traceback(self._log.tail, self._code)
+        reason = f" {cause}: {message}" if cause else ""
+        raise Ended("crashed", Failure(outcome["kind"], outcome["message"] + reason, lines))
+
+
+def code_hash(code: Path) -> str:
+    """Hash of the agent's files, names and contents.
+
+    Raises:
+        ValueError: they are too large; a model could be hidden in them.
+    """
+    digest, size = hashlib.sha256(), 0
+    for path in sorted(path for path in code.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        size += len(content)
+        if size > CODE_BYTES:
+            raise ValueError(f"the files in {protocol.CODE}/ hold more than {CODE_BYTES >> 10} KB.")
+        digest.update(f"{path.relative_to(code)}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()[:16]
+
+
+def _device_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in ("torch", "numpy", "safetensors"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = ""
+    return versions
