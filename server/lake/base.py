@@ -2,30 +2,54 @@
 
 - One process a host writes (the runner); any number read at the same time.
 - `append` is idempotent: a row is known by its id, and its newest `version` is the one that readers see.
-- A row that `append` acknowledged may take seconds to be readable (managed tables); `present` tells.
+- A row that `append` acknowledged may take seconds to be readable (managed tables); `present` tells. What `present`
+  names survives a power cut.
 - Reads raise `LakeUnavailable` when the store is away; nothing is lost, because the ledger keeps what was not read back.
 
-`Query` is small on purpose: every store and the ledger's overlay must answer it in the same way.
+`Query` is small on purpose: every store and the ledger's overlay must answer it in the same way. Its conditions and its
+order are defined here, once, over the cells of `schema.cells`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from ..models import Record, Table
 
+T = TypeVar("T")
 Operator = Literal["=", ">=", "<=", "in", "contains", "has"]  # contains: substring, any case; has: the list column holds the value
 
 
 class LakeUnavailable(Exception):
-    """The store could not be reached or opened; the text says why and holds no secret."""
+    """The store could not be reached or opened; the text says why and what to do, and holds no secret."""
 
 
 @dataclass(frozen=True)
 class Condition:
+    """A test of one column. A null cell passes only `= None` and an `in` that lists None."""
+
     column: str
     op: Operator
     value: Any
+
+    def predicate(self) -> Callable[[Any], bool]:
+        """The test as a function of a cell, as `schema.cells` gives it."""
+        value = self.value
+        match self.op:
+            case "=":
+                return lambda cell: bool(cell == value)
+            case ">=":
+                return lambda cell: cell is not None and cell >= value
+            case "<=":
+                return lambda cell: cell is not None and cell <= value
+            case "in":
+                allowed = frozenset(value)
+                return lambda cell: cell in allowed
+            case "contains":
+                needle = value.casefold()
+                return lambda cell: cell is not None and needle in cell.casefold()
+            case "has":
+                return lambda cell: value in cell
 
 
 @dataclass(frozen=True)
@@ -41,6 +65,23 @@ class Query:
     limit: int = 20
     after: tuple[Any, str] | None = None
 
+    def page(self, rows: Iterable[T], key: Callable[[T], tuple[Any, str]]) -> list[T]:
+        """The first `limit` of `rows` in this order and past `after`; `key` gives a row's order value and id."""
+        known: list[T] = []
+        null: list[T] = []
+        for row in rows:
+            if self.after is None or self._follows(key(row), self.after):
+                (null if key(row)[0] is None else known).append(row)
+        known.sort(key=key, reverse=self.descending)
+        null.sort(key=lambda row: key(row)[1], reverse=self.descending)
+        return (known + null)[: self.limit]
+
+    def _follows(self, row: tuple[Any, str], last: tuple[Any, str]) -> bool:
+        if (row[0] is None) != (last[0] is None):
+            return row[0] is None
+        ours, theirs = (row[1:], last[1:]) if row[0] is None else (row, last)
+        return ours < theirs if self.descending else ours > theirs
+
 
 class Lake(Protocol):
     def append(self, table: Table, records: Sequence[Record]) -> None: ...
@@ -48,14 +89,20 @@ class Lake(Protocol):
         """The newest stored version of each id that is readable now."""
         ...
 
-    def get(self, table: Table, ids: Sequence[str]) -> list[Record]: ...
+    def get(self, table: Table, ids: Sequence[str]) -> list[Record]:
+        """The records that exist, in the order of `ids`."""
+        ...
+
     def select(self, table: Table, query: Query) -> list[Record]: ...
     def count(self, table: Table, where: tuple[Condition, ...] = (), group_by: str | None = None) -> dict[str, int]:
-        """Rows by the group column's value as text; without `group_by`, one entry under the empty string."""
+        """Rows by the group column's value as text, null as the empty string; without `group_by`, one entry under the empty string."""
         ...
 
     def search(self, text: str, where: tuple[Condition, ...] = (), limit: int = 10) -> list[tuple[Record, float]]:
-        """Memories ranked by full-text relevance, best first, the newest first on ties."""
+        """Memories ranked by full-text relevance, best first, the newest first on ties.
+
+        A text without a word to search for matches every memory with score 0: the newest come first.
+        """
         ...
 
     def close(self) -> None: ...

@@ -1,0 +1,96 @@
+"""The lake as a folder of Deeplake datasets: the default, for one lab on one machine.
+
+Filters, orders and counts are answered from the typed columns in memory (`catalog`), full text by Deeplake's BM25 index,
+records from Deeplake by position. Deeplake is imported on the first read of a table that has rows.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar, get_args
+
+from ..models import Record, Table
+from .base import Condition, LakeUnavailable, Query
+from .dataset import Dataset
+from .ranking import terms
+from .schema import parse
+
+T = TypeVar("T")
+_MOST_WORDS = 64
+
+
+class EmbeddedLake:
+    """A `Lake` in the folder `path`, which is made on the first write. Safe to use from several threads.
+
+    It reads a table under that table's lock; writers in other processes wait for each other and never for readers.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._tables = {table: Dataset(path, table) for table in get_args(Table)}
+
+    def append(self, table: Table, records: Sequence[Record]) -> None:
+        dataset = self._tables[table]
+        with dataset.lock:
+            dataset.append(records)
+
+    def present(self, table: Table, ids: Sequence[str]) -> dict[str, int]:
+        def answer(dataset: Dataset) -> dict[str, int]:
+            return {id: version for id in ids if (version := dataset.catalog.version(id)) is not None}
+
+        return self._read(table, answer)
+
+    def get(self, table: Table, ids: Sequence[str]) -> list[Record]:
+        def answer(dataset: Dataset) -> list[Record]:
+            return _records(table, dataset, [dataset.catalog.newest[id] for id in ids if id in dataset.catalog.newest])
+
+        return self._read(table, answer)
+
+    def select(self, table: Table, query: Query) -> list[Record]:
+        return self._read(table, lambda dataset: _records(table, dataset, dataset.catalog.select(query)))
+
+    def count(self, table: Table, where: tuple[Condition, ...] = (), group_by: str | None = None) -> dict[str, int]:
+        return self._read(table, lambda dataset: dataset.catalog.count(where, group_by))
+
+    def search(self, text: str, where: tuple[Condition, ...] = (), limit: int = 10) -> list[tuple[Record, float]]:
+        words = terms(text)[:_MOST_WORDS]
+        if not words:
+            return [(record, 0.0) for record in self.select("memories", Query(where, limit=limit))]
+
+        def answer(dataset: Dataset) -> list[tuple[Record, float]]:
+            best = _best(dataset, words, where, limit)
+            return list(zip(_records("memories", dataset, [position for position, _ in best]), (score for _, score in best)))
+
+        return self._read("memories", answer)
+
+    def close(self) -> None:
+        for dataset in self._tables.values():
+            with dataset.lock:
+                dataset.forget()
+
+    def _read(self, table: Table, answer: Callable[[Dataset], T]) -> T:
+        dataset = self._tables[table]
+        with dataset.lock:
+            try:
+                dataset.refresh()
+                return answer(dataset)
+            except LakeUnavailable:  # a generation may have been removed while this process slept in it
+                dataset.forget()
+                dataset.refresh()
+                return answer(dataset)
+
+
+def _records(table: Table, dataset: Dataset, positions: Sequence[int]) -> list[Record]:
+    return [parse(table, text) for text in dataset.texts(positions)]
+
+
+def _best(dataset: Dataset, words: Sequence[str], where: Sequence[Condition], limit: int) -> list[tuple[int, float]]:
+    """The best hits that meet the conditions; asks for more until the last one asked for ranks below all that are wanted."""
+    catalog = dataset.catalog
+    created = catalog.column("created_at")
+    asked = max(64, 4 * limit)
+    while True:
+        hits = dataset.matches(words, asked)
+        scores = {catalog.newest[id]: score for id, version, score in hits if catalog.version(id) == version}
+        ranked = sorted(catalog.passing(list(scores), where), key=lambda position: (-scores[position], -created[position]))[:limit]
+        if len(hits) < asked or (len(ranked) == limit and hits[-1][2] < scores[ranked[-1]]):
+            return [(position, scores[position]) for position in ranked]
+        asked *= 4

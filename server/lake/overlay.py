@@ -1,0 +1,151 @@
+"""What is acknowledged, as one answer: the ledger's records that are not in the lake yet, laid over the lake's.
+
+An agent reads its own writes at once, and a record is seen exactly once while it moves from the ledger to the lake. That
+rests on an order: the ledger lets go of a record only after it was read back from the lake, and here the ledger is read
+first. A record that is in both counts in its newest version. When the lake is away the answer holds the ledger's part and
+says so in `warning`.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from ..models import Memory, Record, Table
+from .base import Condition, Lake, LakeUnavailable, Query
+from .ranking import rank, terms
+from .schema import cell, check_group, check_order, predicates
+
+T = TypeVar("T")
+_TRIES = 10
+
+
+@dataclass(frozen=True)
+class Read(Generic[T]):
+    """An answer, and what is to be said about it: empty, or that the lake's part is missing and why."""
+
+    value: T
+    warning: str = ""
+
+
+class View:
+    """Reads over `lake` (None: there is none) and `pending`, which gives a table's unflushed and unfinished records in one snapshot.
+
+    Thread-safe; `LabError` `bad_query` for conditions and orders that the table doesn't have.
+    """
+
+    def __init__(self, lake: Lake | None, pending: Callable[[Table], list[Record]]) -> None:
+        self._lake = lake
+        self._pending = pending
+
+    def get(self, table: Table, ids: Sequence[str]) -> Read[list[Record]]:
+        """The records that exist, in the order of `ids`."""
+        ours, stored, warning = self._laid_over(table, lambda lake, _: lake.get(table, ids))
+        found = _newest([*(stored or []), *ours.values()])
+        return Read([found[id] for id in ids if id in found], warning)
+
+    def select(self, table: Table, query: Query) -> Read[list[Record]]:
+        check_order(table, query)
+        passes = _test(table, query.where)
+
+        def page(lake: Lake, ours: dict[str, Record]) -> list[Record]:
+            limit = query.limit
+            while True:
+                rows = lake.select(table, replace(query, limit=limit))
+                kept = [row for row in rows if row.id not in ours or row.version >= ours[row.id].version]
+                if len(rows) < limit or len(kept) >= query.limit:
+                    return kept
+                limit += len(rows) - len(kept)
+
+        ours, rows, warning = self._laid_over(table, page)
+        stored = rows or []
+        there = {record.id for record in stored}
+        fresh = [record for record in ours.values() if record.id not in there and passes(record)]
+        return Read(query.page([*stored, *fresh], lambda record: (cell(table, record, query.order_by), record.id)), warning)
+
+    def count(self, table: Table, where: tuple[Condition, ...] = (), group_by: str | None = None) -> Read[dict[str, int]]:
+        """Rows by the group column's value as text, null as the empty string; without `group_by`, one entry under the empty string."""
+        if group_by is not None:
+            check_group(table, group_by)
+        passes = _test(table, where)
+
+        def groups(records: Iterable[Record]) -> Counter[str]:
+            values = (cell(table, record, group_by) if group_by else None for record in records if passes(record))
+            return Counter("" if value is None else str(value) for value in values)
+
+        def counted(lake: Lake, ours: dict[str, Record]) -> Counter[str]:
+            for _ in range(_TRIES):
+                counts = Counter(lake.count(table, where, group_by))
+                counts.subtract(groups(lake.get(table, list(ours))))  # in versions that ours replace
+                counts.update(groups(ours.values()))
+                if len(left := _absent(lake, table, ours)) == len(ours):
+                    break
+                ours = left  # some arrived between these reads: count again
+            return counts
+
+        ours, counts, warning = self._laid_over(table, counted)
+        if counts is None:
+            counts = groups(ours.values())
+        return Read({key: counts[key] for key in counts if counts[key]} if group_by else {"": counts[""]}, warning)
+
+    def search(self, text: str, where: tuple[Condition, ...] = (), limit: int = 10) -> Read[list[tuple[Record, float]]]:
+        """Memories by full text, best first. Where unflushed ones match too, they and the lake's best are ranked together by BM25
+        among themselves: scores compare within one answer only."""
+        words = terms(text)
+        if not words:
+            page = self.select("memories", Query(where, limit=limit))
+            return Read([(record, 0.0) for record in page.value], page.warning)
+        passes = _test("memories", where)
+        ours, found, warning = self._laid_over("memories", lambda lake, ours: lake.search(text, where, limit + len(ours)))
+        hits = found or []
+        stored = {record.id for record, _ in hits}
+        fresh = [
+            record for record in ours.values() if record.id not in stored and passes(record) and not set(words).isdisjoint(_terms(record))
+        ]
+        if fresh:
+            records = [*(record for record, _ in hits), *fresh]
+            scored = zip(records, rank(words, [_terms(record) for record in records]))
+            hits = sorted(scored, key=lambda hit: (-hit[1], -hit[0].created_at))
+        return Read(hits[:limit], warning)
+
+    def close(self) -> None:
+        if self._lake is not None:
+            self._lake.close()
+
+    def _laid_over(self, table: Table, lakes_part: Callable[[Lake, dict[str, Record]], T]) -> tuple[dict[str, Record], T | None, str]:
+        """The ledger's records that the lake doesn't have, the lake's part of the answer if there is one, and the warning."""
+        mine = _newest(self._pending(table))
+        if self._lake is None:
+            return mine, None, ""
+        try:
+            ours = _absent(self._lake, table, mine)
+            return ours, lakes_part(self._lake, ours), ""
+        except LakeUnavailable as error:
+            warning = (
+                f"The shared log can't be read now; this answer knows only the {len(mine)} {table} that it has not received yet. {error}"
+            )
+            return mine, None, warning
+
+
+def _newest(records: Iterable[Record]) -> dict[str, Record]:
+    found: dict[str, Record] = {}
+    for record in records:
+        if record.id not in found or found[record.id].version < record.version:
+            found[record.id] = record
+    return found
+
+
+def _absent(lake: Lake, table: Table, records: dict[str, Record]) -> dict[str, Record]:
+    """Those that the lake has not got in this version or a newer one."""
+    versions = lake.present(table, list(records)) if records else {}
+    return {id: record for id, record in records.items() if versions.get(id, -1) < record.version}
+
+
+def _test(table: Table, where: Sequence[Condition]) -> Callable[[Record], bool]:
+    tests = predicates(table, where)
+    return lambda record: all(test(cell(table, record, column)) for column, test in tests)
+
+
+def _terms(record: Record) -> list[str]:
+    assert isinstance(record, Memory)
+    return terms(record.text)

@@ -1,0 +1,216 @@
+"""The lake's tables: typed columns to filter and order by, and the whole record as JSON text, which has the last word.
+
+The schema is written for two engines and for agents' SQL. It gives up native nulls and lists: Deeplake 4.7.4 reads
+nullable columns a row at a time (2 s for 10,000 rows) and fails on some of them, so a real column stores -1 where there
+is no value (metrics, costs and times are never negative), and a list is stored as a JSON array in a text column.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..errors import LabError
+from ..models import Experiment, Memory, Promotion, Record, Table
+from .base import Condition, Operator, Query
+from .ranking import terms
+
+SCHEMA_VERSION = 1
+NO_VALUE = -1.0
+RECORD = "record"
+
+_OPERATORS: dict[str, tuple[Operator, ...]] = {
+    "text": ("=", "in", "contains", ">=", "<="),
+    "integer": ("=", "in", ">=", "<="),
+    "real": ("=", "in", ">=", "<="),
+    "list": ("has",),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One typed column. `source` is the record's attribute of the same name unless it is given."""
+
+    name: str
+    type: Literal["text", "integer", "real", "list"]
+    meaning: str
+    nullable: bool = False
+    source: Callable[[Any], Any] | None = None
+    hidden: bool = False  # serves the store; nobody filters by it
+
+    def cell(self, record: Record) -> Any:
+        """The value that conditions and orders see: str, int, float or None, or a tuple of str.
+
+        NUL becomes U+FFFD (PostgreSQL refuses it); a number that is negative or not finite becomes None in a nullable column.
+        """
+        value = self.source(record) if self.source else getattr(record, self.name)
+        match self.type:
+            case "text":
+                return value.replace("\0", "�")
+            case "list":
+                return tuple(item.replace("\0", "�") for item in value)
+            case "real":
+                return float(value) if value is not None and math.isfinite(value) and (value >= 0 or not self.nullable) else None
+            case _:
+                return value
+
+    def store(self, cell: Any) -> str | int | float:
+        """What the store's column holds for a cell."""
+        if self.type == "list":
+            return json.dumps(cell, ensure_ascii=False, separators=(",", ":"))
+        return NO_VALUE if cell is None else cell
+
+    def load(self, stored: Sequence[Any]) -> list[Any]:
+        """Cells from a slice of the store's column."""
+        if self.type == "list":
+            known = {text: tuple(json.loads(text)) for text in set(stored)}
+            return [known[text] for text in stored]
+        values = stored.tolist() if hasattr(stored, "tolist") else list(stored)
+        return [None if value == NO_VALUE else value for value in values] if self.nullable else values
+
+
+def _table(*columns: Column) -> dict[str, Column]:
+    return {column.name: column for column in columns}
+
+
+TABLES: dict[Table, dict[str, Column]] = {
+    "experiments": _table(
+        Column("id", "text", "made by the lab; sorts by time"),
+        Column("version", "integer", "the newest version of an id is the row"),
+        Column("commit", "text", "what was trained"),
+        Column("base", "text", "the commit that the proposal changed"),
+        Column("author", "text", "who launched it"),
+        Column("state", "text", "finished, crashed, timed_out, stopped_early or cancelled"),
+        Column("device", "text", "kind of device, such as cpu or h100"),
+        Column("conditions", "text", "hash of all that must be equal for two metrics to be compared"),
+        Column("seed", "integer", "of the random numbers"),
+        Column("val_bpb", "real", "validation bits per byte, measured by the scorer", nullable=True),
+        Column("reported_bpb", "real", "what the training code printed; never trusted", nullable=True),
+        Column("cost_s", "real", "device seconds used"),
+        Column("created_at", "real", "seconds since the epoch, UTC"),
+        Column("finished_at", "real", "seconds since the epoch, UTC", nullable=True),
+        Column(
+            "failure",
+            "text",
+            "class of the failure, empty without one",
+            source=lambda record: record.failure.kind if record.failure else "",
+        ),
+        Column("tags", "list", "given at the launch"),
+        Column("hypothesis", "text", "why it was tried, in the agent's words"),
+    ),
+    "memories": _table(
+        Column("id", "text", "made by the lab; sorts by time"),
+        Column("version", "integer", "the newest version of an id is the row"),
+        Column("kind", "text", "finding, failure, idea or insight"),
+        Column("author", "text", "who wrote it"),
+        Column("text", "text", "the note"),
+        Column(
+            "terms", "text", "the note's search terms, indexed for BM25", source=lambda record: " ".join(terms(record.text)), hidden=True
+        ),
+        Column("tags", "list", "given by the author"),
+        Column("experiments", "list", "ids it speaks of"),
+        Column("commits", "list", "commits it speaks of"),
+        Column("supersedes", "list", "memories it replaces"),
+        Column("contradicts", "list", "memories it disagrees with"),
+        Column("created_at", "real", "seconds since the epoch, UTC"),
+    ),
+    "promotions": _table(
+        Column("id", "text", "made by the lab; sorts by time"),
+        Column("version", "integer", "the newest version of an id is the row"),
+        Column("commit", "text", "the new champion"),
+        Column("previous", "text", "the champion before"),
+        Column("author", "text", "who asked for it"),
+        Column("approved_by", "text", "`policy`, or who said yes"),
+        Column("created_at", "real", "seconds since the epoch, UTC"),
+    ),
+}
+
+_MODELS: dict[Table, type[Experiment] | type[Memory] | type[Promotion]] = {
+    "experiments": Experiment,
+    "memories": Memory,
+    "promotions": Promotion,
+}
+
+
+def cells(table: Table, record: Record) -> dict[str, Any]:
+    """The record's typed columns as conditions, orders and cursors see them."""
+    return {name: column.cell(record) for name, column in TABLES[table].items()}
+
+
+def cell(table: Table, record: Record, column: str) -> Any:
+    """One of `cells`: with the record's id it is the `after` of the next page."""
+    return TABLES[table][column].cell(record)
+
+
+def row(table: Table, record: Record) -> dict[str, str | int | float]:
+    """The record as the store keeps it: its columns, and itself as JSON text."""
+    stored = {name: column.store(column.cell(record)) for name, column in TABLES[table].items()}
+    return stored | {RECORD: record.model_dump_json()}
+
+
+def parse(table: Table, text: str) -> Record:
+    """The record back from its JSON text."""
+    return _MODELS[table].model_validate_json(text)
+
+
+def predicates(table: Table, where: Sequence[Condition]) -> list[tuple[str, Callable[[Any], bool]]]:
+    """The conditions as tests of cells, by column.
+
+    Raises:
+        LabError: `bad_query`, for an unknown column, an operator that its type doesn't have, or a value of another type.
+    """
+    return [(condition.column, _checked(table, condition).predicate()) for condition in where]
+
+
+def check_order(table: Table, query: Query) -> None:
+    """Refuses an order that no store can give.
+
+    Raises:
+        LabError: `bad_query`.
+    """
+    if _column(table, query.order_by).type == "list":
+        raise LabError(f"{table} can't be ordered by {query.order_by}, which is a list. Order by another column.", "bad_query")
+    if query.limit < 1:
+        raise LabError(f"A page holds at least one row, not {query.limit}.", "bad_query")
+    if query.after is not None and query.after[0] is not None:
+        _checked(table, Condition(query.order_by, "=", query.after[0]))
+
+
+def check_group(table: Table, group_by: str) -> None:
+    """Refuses to count by a column whose values don't make groups.
+
+    Raises:
+        LabError: `bad_query`.
+    """
+    if _column(table, group_by).type not in ("text", "integer"):
+        raise LabError(f"{table} can't be counted by {group_by}. Count by a column of text or whole numbers.", "bad_query")
+
+
+def _column(table: Table, name: str) -> Column:
+    column = TABLES[table].get(name)
+    if column is None or column.hidden:
+        names = ", ".join(name for name, column in TABLES[table].items() if not column.hidden)
+        raise LabError(f"{table} has no column {name!r:.80}. Its columns are {names}.", "bad_query")
+    return column
+
+
+def _checked(table: Table, condition: Condition) -> Condition:
+    column = _column(table, condition.column)
+    if condition.op not in _OPERATORS[column.type]:
+        allowed = ", ".join(_OPERATORS[column.type])
+        raise LabError(f"{condition.column} is a {column.type} column and knows {allowed}, not {condition.op!r:.20}.", "bad_query")
+    values = condition.value if condition.op == "in" else (condition.value,)
+    if isinstance(values, str) or not all(_fits(column, value, condition.op) for value in values):
+        raise LabError(
+            f"{condition.column} {condition.op} {condition.value!r:.80}: the value is not of the column's type, {column.type}.", "bad_query"
+        )
+    return condition
+
+
+def _fits(column: Column, value: Any, op: Operator) -> bool:
+    if value is None:
+        return column.nullable and op in ("=", "in")
+    if column.type in ("text", "list"):
+        return isinstance(value, str)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
