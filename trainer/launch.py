@@ -16,6 +16,7 @@ import json
 import os
 import signal
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -32,9 +33,7 @@ _CLEAN = "AUTORESEARCH_CLEAN"
 def supervise(run: Path) -> None:
     """Take a run directory through to its result. Does nothing if another process has it, or it is abandoned or done."""
     lock = os.open(run / protocol.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if not _locked(lock):
         return
     if (run / protocol.ABANDONED).exists() or (run / protocol.RESULT).exists():
         return
@@ -53,6 +52,20 @@ def supervise(run: Path) -> None:
     finally:
         family.kill()
     protocol.write_json(run / protocol.RESULT, result)
+
+
+def _locked(lock: int, patience_s: float = 1.0) -> bool:
+    """Take the lock, patiently: whoever only looks whether a launcher lives holds it for a moment."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        else:
+            return True
 
 
 def _read_spec(run: Path) -> Spec:
@@ -99,7 +112,7 @@ def _supervise_detached(run: Path) -> None:
 def _preload() -> None:
     """Import what every run needs. Where torch is missing, the run will say so."""
     try:
-        for name in ("numpy", "torch", "safetensors.torch"):
+        for name in ("numpy", "torch", "torch._dynamo", "safetensors.torch"):  # _dynamo: the first optimizer would import it, in 1.6 s
             import_module(name)
     except ImportError:
         return

@@ -115,7 +115,7 @@ def test_metrics_of_other_conditions_do_not_count(bench: Bench) -> None:
 
 def test_winners_of_parallel_branches_are_stacked_and_trained_again(bench: Bench) -> None:
     champion, first = settled(bench)
-    second = bench.propose("WINDOW", "WINDOW_", base=champion)
+    second = bench.propose("HEAD_DIM = ", "HEAD_DIM = 3 + ", base=champion)
     bench.measure(second, [1.45, 1.46, 1.44])
     assert bench.lab.promote_commit(first, "ada").promoted
 
@@ -124,7 +124,7 @@ def test_winners_of_parallel_branches_are_stacked_and_trained_again(bench: Bench
     stacked = answer.retrain
     assert stacked is not None
     code = bench.git("show", f"{stacked}:train.py")
-    assert "DEPTH = 1 + " in code and "WINDOW_" in code
+    assert "DEPTH = 1 + " in code and "HEAD_DIM = 3 + " in code
     assert bench.git("rev-parse", f"{stacked}^") == first
     assert bench.lab.promote_commit(second, "bob").retrain == stacked
 
@@ -135,7 +135,7 @@ def test_winners_of_parallel_branches_are_stacked_and_trained_again(bench: Bench
 
 def test_a_stale_loser_is_not_worth_a_retrain(bench: Bench) -> None:
     champion, first = settled(bench)
-    loser = bench.propose("WINDOW", "WINDOW_", base=champion)
+    loser = bench.propose("HEAD_DIM = ", "HEAD_DIM = 3 + ", base=champion)
     bench.measure(loser, [1.60, 1.61, 1.60])
     assert bench.lab.promote_commit(first, "ada").promoted
     answer = bench.lab.promote_commit(loser, "ada")
@@ -144,7 +144,7 @@ def test_a_stale_loser_is_not_worth_a_retrain(bench: Bench) -> None:
 
 def test_when_the_combination_was_tested_the_change_may_win_by_itself(bench: Bench) -> None:
     champion, first = settled(bench)
-    second = bench.propose("WINDOW", "WINDOW_", base=champion)
+    second = bench.propose("HEAD_DIM = ", "HEAD_DIM = 3 + ", base=champion)
     bench.measure(second, [1.20, 1.21, 1.19])
     assert bench.lab.promote_commit(first, "ada").promoted
     stacked = bench.lab.promote_commit(second, "ada").retrain

@@ -1,0 +1,22 @@
+"""Runs every benchmark and prints a table: what, ours, the yardstick of the same run, the ratio."""
+
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from . import calls, loop, start
+
+
+def main() -> None:
+    table = Table("what", "ours", "yardstick", "ratio", "aim", title="Benchmarks (medians; interleaved with their yardsticks)")
+    with tempfile.TemporaryDirectory() as scratch:
+        for bench in (start, calls, loop):
+            for row in bench.measure(Path(scratch)):
+                table.add_row(*row)
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""What the loop adds to an experiment: queue, start, record and flush, with a launcher that trains nothing, one slot."""
+
+import sys
+import time
+from pathlib import Path
+
+import anyio
+
+from server import settings as lab_settings
+from server.compute.local import LocalCompute
+from server.lake.embedded import EmbeddedLake
+from server.ledger import Ledger
+from server.models import Experiment, new_id
+from server.repo import Repo
+from server.runner import Runner
+from server.scaffold import create_lab
+
+EXPERIMENTS = 40
+
+
+def measure(scratch: Path) -> list[tuple[str, str, str, str, str]]:
+    root = scratch / "loop"
+    create_lab(root, profile="tiny")
+    text = (root / "lab.toml").read_text(encoding="utf-8").replace("slots = 0", "slots = 1")
+    (root / "lab.toml").write_text(text, encoding="utf-8")
+    settings = lab_settings.load(root)
+    state = root / lab_settings.STATE
+    state.mkdir(exist_ok=True)
+    ledger, repo, lake = Ledger(state / "ledger.sqlite"), Repo(root, settings.training.editable), EmbeddedLake(state / "lake")
+    compute = LocalCompute("tiny", 1, state / "runner.log", command=(sys.executable, str(Path(__file__).with_name("noop_launcher.py"))))
+    champion = repo.champion()
+    ledger.enqueue(
+        [
+            Experiment(
+                id=new_id("e"), commit=champion, base=champion, author="bench", hypothesis="none", seed=n, device="cpu",
+                created_at=float(n), reserved_s=1.0,
+            )
+            for n in range(EXPERIMENTS)
+        ],
+        1e9,
+        None,
+        "r",
+    )  # fmt: skip
+    runner = Runner(settings, state, ledger, repo, lake, compute)
+
+    async def drive() -> float:
+        async with anyio.create_task_group() as tasks:
+            began = time.perf_counter()
+            tasks.start_soon(runner.run)
+            while ledger.open_experiments():
+                await anyio.sleep(0.01)
+            took = time.perf_counter() - began
+            runner.stopping.set()
+        return took
+
+    took = anyio.run(drive)
+    lake.close()
+    ledger.close()
+    each = took / EXPERIMENTS
+    return [("loop overhead an experiment", f"{each * 1e3:.0f} ms", "a no-op trainer", "", "200 ms")]
