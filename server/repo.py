@@ -11,7 +11,6 @@ import os
 import re
 import tempfile
 import time
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import NamedTuple
 
 from . import patch, source
 from .errors import LabError
+from .fence import clean
 
 EMAIL = "agent@autoresearch.invalid"
 PROPOSALS = "refs/autoresearch/proposals"
@@ -92,6 +92,7 @@ class Repo:
         self.editable = patch.Editable(editable)
         self.branch = f"refs/heads/{branch}"
         self._dir = self.root / ".git"
+        self._fingerprints: dict[str, str] = {}  # of the few commits that proposals start from
 
     @classmethod
     def create(cls, root: Path) -> "Repo":
@@ -126,6 +127,8 @@ class Repo:
         """Adds files to `main`, the champion and the work tree at once: how a lab is made. Not for proposals."""
         head = self._line("for-each-ref", "--format=%(objectname)", "refs/heads/main")
         entries = self._entries(head) if head else {}
+        for path in files:
+            self._check_place(entries, path)
         tree = self._plant(entries, {path: Entry("100644", "blob", self._store(data)) for path, data in files.items()})
         commit = self._commit(tree, [head] if head else [], message, "autoresearch-mcp")
         self._move("refs/heads/main", commit)
@@ -193,7 +196,9 @@ class Repo:
 
     def fingerprint(self, commit: str) -> str:
         """A hash of the editable files at a commit, equal for code that differs in comments and layout only."""
-        return source.fingerprint(self._editable_files(self._entries(commit)))
+        if commit not in self._fingerprints:
+            self._fingerprints[commit] = source.fingerprint(self._editable_files(self._entries(commit)))
+        return self._fingerprints[commit]
 
     def editable_files(self, commit: str) -> dict[str, bytes]:
         """The editable files at a commit, by path: what a training runs."""
@@ -532,18 +537,8 @@ def _conflict_lines(text: str, cap: int = 4_000) -> str:
     return "\n".join(out)[:cap]
 
 
-def _plain(text: str) -> str:
-    """Text without what a terminal or git could take for something else: control characters, direction overrides, lone surrogates."""
-    text = text.replace("\r\n", "\n").replace("\t", " ")
-    return "".join(
-        c
-        for c in text
-        if c == "\n" or not (unicodedata.category(c) in ("Cc", "Cs") or "\u202a" <= c <= "\u202e" or "\u2066" <= c <= "\u2069")
-    )
-
-
 def _name(author: str) -> str:
-    return " ".join(re.sub(r"[<>]", "", _plain(author)).split())[:64].strip(" .,:;\"'\\") or "agent"
+    return " ".join(re.sub(r"[<>]", "", clean(author)).split())[:64].strip(" .,:;\"'\\") or "agent"
 
 
 def _identity(author: str) -> dict[str, str]:
@@ -554,7 +549,7 @@ def _identity(author: str) -> dict[str, str]:
 
 def _message(text: str, author: str) -> bytes:
     """A hypothesis as a commit message: subject, body, our trailers. Lines of the body that git could take for a trailer are indented."""
-    subject, _, body = _plain(text).strip().partition("\n")
+    subject, _, body = clean(text).replace("\t", " ").strip().partition("\n")
     if len(subject) > 100:
         cut = subject.rfind(" ", 40, 97)
         cut = cut if cut > 0 else 97

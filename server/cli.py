@@ -1,0 +1,211 @@
+"""The command line, `autoresearch-mcp`. Imports next to nothing before it knows the command: a client waits for `serve`.
+
+Exit status: 0 for done, 1 for a promotion that the gate refused, 2 for a request that cannot be carried out, 130 after Ctrl-C.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import __version__
+from .errors import LabError
+
+_HOME = "AUTORESEARCH_LAB"
+_OWN = {"server", "trainer", "contracts"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status."""
+    arguments, rest = _parser().parse_known_args(argv)
+    if rest and arguments.run is not _demo:
+        arguments.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments.rest = rest
+    try:
+        status: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except LabError as error:
+        print(f"autoresearch-mcp: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package in _OWN:
+            raise
+        print(f"autoresearch-mcp: the package {package} is missing. Install it: pip install {package}", file=sys.stderr)  # noqa: T201
+        return 2
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough; Python would complain once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="autoresearch-mcp",
+        description="A research lab for agents: propose, train, measure and promote changes to a training script, over MCP.",
+        epilog="example:\n  autoresearch-mcp init my-lab && cd my-lab && claude",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str, *examples: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            help=text,
+        )
+        made.set_defaults(run=run, parser=made)
+        return made
+
+    init = command("init", _init, "make a lab", "autoresearch-mcp init my-lab", "autoresearch-mcp init my-lab --from-repo ~/src/model")
+    init.add_argument("dir", metavar="DIR", type=Path, help="a new or empty directory")
+    init.add_argument(
+        "--from-repo", metavar="REPO", type=Path, help="start from the last commit of this git repository, which has a train.py"
+    )
+    init.add_argument("--profile", default="cpu", help="what is trained on what (default: cpu)")
+    init.add_argument("--budget", metavar="SECONDS", type=float, help="budget of one experiment (default: the profile's)")
+
+    serve = command("serve", _serve, "serve a lab over stdio, for an MCP client", "autoresearch-mcp serve my-lab")
+    install = command(
+        "install",
+        _install,
+        "add the lab to an MCP client's configuration",
+        "autoresearch-mcp install claude-desktop my-lab --dry-run",
+        "autoresearch-mcp install vscode",
+    )
+    install.add_argument("client", choices=("claude-code", "claude-desktop", "cursor", "vscode"))
+    status = command(
+        "status", _status, "show a lab once", "autoresearch-mcp status my-lab", "autoresearch-mcp status --json | jq .champion"
+    )
+    watch = command("watch", _watch, "show a lab live; Ctrl-C ends it", "autoresearch-mcp watch my-lab")
+    approve = command(
+        "approve",
+        _approve,
+        "say yes, as a person, to a promotion (the gate still has to agree)",
+        "autoresearch-mcp approve 3f2a91c my-lab",
+    )
+    approve.add_argument("commit", metavar="COMMIT", help="a proposal's commit, or 7 or more of its first characters")
+    runner = command("runner", _runner, "drive a lab's experiments; the server starts it on demand", "autoresearch-mcp runner my-lab")
+    for parser_ in (serve, install, status, watch, approve, runner):
+        parser_.add_argument("dir", metavar="DIR", type=Path, nargs="?", help=f"the lab (default: ${_HOME}, else the nearest lab upwards)")
+    install.add_argument("--dry-run", action="store_true", help="print what would be added, and write nothing")
+    install.add_argument("--config", metavar="FILE", type=Path, help="the configuration file, where it is not at its usual place")
+    install.add_argument("--name", default="autoresearch", help="the server's name there (default: autoresearch)")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    watch.add_argument("--once", action="store_true", help="one frame, then end")
+    approve.add_argument("--by", metavar="NAME", help="who says yes (default: you)")
+    command("demo", _demo, "run a small campaign on this machine, through MCP", "autoresearch-mcp demo")
+    return parser
+
+
+def find_lab(given: Path | None) -> Path:
+    """The lab that a command is about: as given, else `$AUTORESEARCH_LAB`, else the nearest directory upwards with a `lab.toml`.
+
+    Raises:
+        LabError: `not_a_lab`.
+    """
+    if given is None and os.environ.get(_HOME):
+        given = Path(os.environ[_HOME])
+    if given is not None:
+        return given.expanduser().absolute()
+    here = Path.cwd()
+    for directory in (here, *here.parents):
+        if (directory / "lab.toml").is_file():
+            return directory
+    raise LabError(
+        f"No lab here: neither {here} nor a directory above it has a lab.toml. Name one, or make it: `autoresearch-mcp init DIR`.",
+        "not_a_lab",
+    )
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from .scaffold import create_lab
+
+    lines = create_lab(arguments.dir, arguments.from_repo, arguments.profile, arguments.budget)
+    _say(f"Made the lab {arguments.dir}", *(f"  {line}" for line in lines), "", "Next:")
+    _say(f"  cd {arguments.dir} && claude              # then: read orchestrator.md and start the campaign")
+    _say(f"  autoresearch-mcp install claude-desktop {arguments.dir}", f"  autoresearch-mcp watch {arguments.dir}")
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from .mcp.stdio import serve_stdio
+
+    serve_stdio(find_lab(arguments.dir))
+    return 0
+
+
+def _install(arguments: argparse.Namespace) -> int:
+    from .install import install
+
+    _say(install(arguments.client, find_lab(arguments.dir), arguments.config, arguments.name, arguments.dry_run))
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from .lab import Lab
+
+    with contextlib.closing(Lab(find_lab(arguments.dir))) as lab:
+        status = lab.status()
+    if arguments.json:
+        _say(status.model_dump_json(indent=2))
+        return 0
+    from rich.console import Console
+
+    from .watch import frame
+
+    Console(highlight=False).print(frame(status))
+    return 0
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    if arguments.once or not sys.stdout.isatty():
+        arguments.json = False
+        return _status(arguments)
+    from rich.console import Console
+
+    from .lab import Lab
+    from .watch import watch
+
+    with contextlib.closing(Lab(find_lab(arguments.dir))) as lab:
+        watch(lab, Console(highlight=False))
+    return 0
+
+
+def _approve(arguments: argparse.Namespace) -> int:
+    import getpass
+
+    from .lab import Lab
+
+    with contextlib.closing(Lab(find_lab(arguments.dir))) as lab:
+        answer = lab.promote_commit(arguments.commit, author="owner", approved_by=arguments.by or getpass.getuser())
+    _say(answer.note)
+    return 0 if answer.promoted else 1
+
+
+def _runner(arguments: argparse.Namespace) -> int:
+    from .daemon import main as run
+
+    return run(find_lab(arguments.dir))
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from .demo import main as run
+
+    return run(arguments.rest)
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(line)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())
