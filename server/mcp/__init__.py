@@ -1,4 +1,6 @@
-"""The lab's MCP surface: tools, prompts and resources in `app.build_server`, the stdio transport in `stdio.serve_stdio`.
+"""The lab's MCP surface: tools, prompts and resources for any transport, and the stdio transport. Loads the MCP SDK."""
 
-Importing a submodule loads the MCP SDK, so nothing is imported here: `autoresearch-mcp --help` stays fast.
-"""
+from .app import build_server
+from .stdio import serve_stdio
+
+__all__ = ["build_server", "serve_stdio"]

@@ -1,10 +1,13 @@
 """JSON schemas as small as they can be: every agent pays for `tools/list` in its context."""
 
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
 Schema = dict[str, Any]
+
+_KINDS = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", tuple: "array"}
 
 
 def slim(schema: Schema) -> Schema:
@@ -18,11 +21,16 @@ def slim(schema: Schema) -> Schema:
 
 def outline(model: type[BaseModel]) -> Schema:
     """The output schema of a model: names and types, one level deep. No field is required, because one without a value is left out."""
-    properties: Schema = {}
-    for name, node in model.model_json_schema()["properties"].items():
-        (kind,) = (branch.get("type", "object") for branch in node.get("anyOf", [node]) if branch.get("type") != "null")
-        properties[name] = {"type": kind}
-    return {"type": "object", "properties": properties}
+    return {"type": "object", "properties": {name: {"type": _kind(field.annotation)} for name, field in model.model_fields.items()}}
+
+
+def _kind(annotation: Any) -> str:
+    """The JSON type of an annotation such as `int`, `str | None`, `list[float]`, a model or a Literal of strings."""
+    if get_origin(annotation) in (Union, UnionType):
+        (annotation,) = (branch for branch in get_args(annotation) if branch is not type(None))
+    if get_origin(annotation) is Literal:
+        return "string"
+    return _KINDS.get(get_origin(annotation) or annotation, "object")
 
 
 def _slim(node: Any, definitions: Schema) -> Any:

@@ -106,7 +106,7 @@ async def _converse(server: MCPServer[object], lines: "Lines", sink: "Sink") -> 
         forward, forwarded = anyio.create_memory_object_stream[Incoming](0)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(serve, forwarded, outgoing)
-            async with forward:
+            async with forward, contextlib.aclosing(incoming):
                 probing = True
                 async for item in incoming:
                     request = item.message if isinstance(item, SessionMessage) and isinstance(item.message, JSONRPCRequest) else None

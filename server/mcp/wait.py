@@ -55,13 +55,13 @@ class Watch:
         return not self.open if self.until == "all" else len(self.open) < len(self.lines)
 
     async def settled(self, deadline: float) -> bool:
-        """Read the states, then wait for news up to `REFRESH_S`; true when there is nothing left to wait for."""
-        refresh = anyio.current_time() + REFRESH_S
+        """Read the states and wait for news, at most `REFRESH_S`; true when there is nothing left to wait for."""
         await self._look()
-        while not self.done and anyio.current_time() < min(refresh, deadline):
+        refresh = min(anyio.current_time() + REFRESH_S, deadline)
+        while not self.done and anyio.current_time() < refresh:
             await anyio.sleep(POLL_S)
             if await self.desk.call(self.desk.lab.changes) != self._counter:
-                await self._look()
+                break
         return self.done or anyio.current_time() >= deadline
 
     async def _look(self) -> None:

@@ -1,0 +1,84 @@
+"""A small real lab whose runner is the test: it holds the runner's lock, so nothing is trained unless a test says so."""
+
+import contextlib
+import shutil
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from mcp import Client, StdioServerParameters
+from mcp.types import Implementation
+
+from server import settings
+from server.daemon import runner_lock
+from server.lab import Lab
+from server.ledger import Ledger
+from server.mcp import build_server
+from server.models import ExperimentState
+from server.repo import Repo
+
+TRAIN = "WIDTH = 64\nDEPTH = 2\nRATE = 0.04\n\n\ndef train():\n    return WIDTH * DEPTH * RATE\n"
+SERVE = "import sys; from pathlib import Path; from server.mcp import serve_stdio; serve_stdio(Path(sys.argv[1]))"
+
+
+class Stand:
+    """A lab and the hand that plays its runner."""
+
+    def __init__(self, root: Path, approval: str = "none") -> None:
+        self.root = root
+        root.mkdir()
+        Repo.create(root).commit_files({"train.py": TRAIN.encode(), "notes.md": b"# Notes\n"}, "A lab")
+        text = settings.template("stand").replace('approval = "none"', f'approval = "{approval}"')
+        (root / settings.FILE).write_text(text, encoding="utf-8")
+        state = root / settings.STATE
+        state.mkdir(exist_ok=True)
+        self.state = state
+        Lab(root).close()
+        self.ledger = Ledger(state / "ledger.sqlite")
+
+    def move(self, id: str, state: ExperimentState, **changes: object) -> None:
+        """What a runner does to an experiment."""
+        assert self.ledger.move(id, ["queued", "starting", "running", "scoring"], state=state, **changes) is not None
+
+    def finish(self, id: str, val_bpb: float, conditions: str) -> None:
+        self.move(id, "finished", val_bpb=val_bpb, conditions=conditions, finished_at=1.0, started_at=0.5)
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def make_stand(root: Path, approval: str = "none") -> Iterator[Stand]:
+    stand = Stand(root, approval)
+    with runner_lock(stand.state) as mine:
+        assert mine
+        yield stand
+    stand.ledger.close()
+    shutil.rmtree(root)
+
+
+@pytest.fixture(scope="module", params=["memory-auto", "memory-legacy", "stdio-auto", "stdio-legacy"])
+def connection(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def stand(connection: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    yield from make_stand(tmp_path_factory.mktemp("labs") / "lab")
+
+
+@pytest.fixture(scope="module")
+async def client(connection: str, stand: Stand) -> AsyncIterator[Client]:
+    """The SDK's client, in both protocol eras, in memory and over a real pipe."""
+    transport, mode = connection.split("-")
+    who = Implementation(name="Tester (v2)", version="1")
+    if transport == "stdio":
+        parameters = StdioServerParameters(command=sys.executable, args=["-W", "error", "-c", SERVE, str(stand.root)], cwd=Path.cwd())
+        async with Client(parameters, mode=mode, client_info=who) as connected:
+            yield connected
+    else:
+        with contextlib.closing(Lab(stand.root)) as lab:
+            async with Client(build_server(lab), mode=mode, client_info=who) as connected:
+                yield connected

@@ -1,0 +1,169 @@
+"""The stdio server as a process, spoken to in raw lines: probing clients, stray prints, and every way to end."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import SERVE, Stand, make_stand
+
+ENVELOPE = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientInfo": {"name": "raw", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}
+
+
+class Pipe:
+    """A server process and its two pipes."""
+
+    def __init__(self, root: Path, code: str = SERVE) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", code, str(root)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+
+    def send(self, message: dict[str, Any] | str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write((message if isinstance(message, str) else json.dumps({"jsonrpc": "2.0"} | message)) + "\n")
+        self.process.stdin.flush()
+
+    def ask(self, id: int, method: str, **params: Any) -> dict[str, Any]:
+        self.send({"id": id, "method": method, "params": params})
+        return self.next(id)
+
+    def next(self, id: int) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        reply: dict[str, Any] = json.loads(self.process.stdout.readline())
+        assert reply["id"] == id, reply
+        return reply
+
+    def end(self) -> tuple[int, str, str]:
+        """Close its input and let it go: exit status, the rest of stdout, stderr."""
+        rest, errors = self.process.communicate(timeout=10)
+        return self.process.returncode, rest, errors
+
+
+@pytest.fixture(scope="module")
+def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    yield from make_stand(tmp_path_factory.mktemp("labs") / "lab")
+
+
+@contextlib.contextmanager
+def served(root: Path, code: str = SERVE) -> Iterator[Pipe]:
+    pipe = Pipe(root, code)
+    try:
+        yield pipe
+    finally:
+        pipe.process.kill()
+        pipe.process.communicate()
+
+
+def call_status(pipe: Pipe, id: int, **params: Any) -> str:
+    reply = pipe.ask(id, "tools/call", name="get_status", arguments={}, **params)
+    return str(reply["result"]["structuredContent"]["lab"])
+
+
+def test_a_client_that_probes_and_then_initializes_is_served(stand: Stand) -> None:
+    with served(stand.root) as pipe:
+        assert "2026-07-28" in pipe.ask(0, "server/discover", _meta=ENVELOPE)["result"]["supportedVersions"]
+        assert "supportedVersions" in pipe.ask(1, "server/discover", _meta=ENVELOPE)["result"]
+        assert pipe.ask(2, "initialize", **HELLO)["result"]["protocolVersion"] == "2025-11-25"
+        pipe.send({"method": "notifications/initialized"})
+        assert call_status(pipe, 3) == "stand"
+        assert pipe.end()[:2] == (0, "")
+
+
+def test_a_probe_may_be_pipelined_with_the_handshake(stand: Stand) -> None:
+    with served(stand.root) as pipe:
+        pipe.send({"id": 0, "method": "server/discover", "params": {"_meta": ENVELOPE}})
+        pipe.send({"id": 1, "method": "initialize", "params": HELLO})
+        assert "supportedVersions" in pipe.next(0)["result"] and "protocolVersion" in pipe.next(1)["result"]
+
+
+def test_a_client_that_only_initializes_is_served(stand: Stand) -> None:
+    with served(stand.root) as pipe:
+        assert pipe.ask(1, "initialize", **HELLO)["result"]["serverInfo"]["name"] == "autoresearch"
+        pipe.send({"method": "notifications/initialized"})
+        pipe.send("this is not JSON")
+        assert call_status(pipe, 2) == "stand"
+
+
+def test_a_client_that_probes_and_stays_modern_is_served(stand: Stand) -> None:
+    with served(stand.root) as pipe:
+        pipe.ask(0, "server/discover", _meta=ENVELOPE)
+        assert call_status(pipe, 1, _meta=ENVELOPE) == "stand"
+        assert pipe.ask(2, "initialize", **HELLO)["error"]["code"] == -32022
+        assert pipe.ask(3, "server/discover", _meta=ENVELOPE)["result"]["instructions"]
+
+
+def test_a_probe_without_an_envelope_is_refused_and_decides_nothing(stand: Stand) -> None:
+    with served(stand.root) as pipe:
+        assert "error" in pipe.ask(0, "server/discover")
+        assert "result" in pipe.ask(1, "initialize", **HELLO)
+
+
+def test_stray_prints_never_reach_the_wire(stand: Stand) -> None:
+    noisy = "\n".join(
+        [
+            "import os, subprocess, sys",
+            "from pathlib import Path",
+            "from server.mcp import stdio",
+            "build = stdio.build_server",
+            "def noisy(*given):",
+            "    print('python'); os.write(1, b'descriptor\\n'); subprocess.run(['echo', 'child'])",
+            "    assert sys.stdin.read() == ''",
+            "    return build(*given)",
+            "stdio.build_server = noisy",
+            "stdio.serve_stdio(Path(sys.argv[1]))",
+        ]
+    )
+    with served(stand.root, noisy) as pipe:
+        assert "result" in pipe.ask(1, "initialize", **HELLO)
+        code, rest, errors = pipe.end()
+    assert (code, rest) == (0, "")
+    assert all(word in errors for word in ("python", "descriptor", "child"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_quickly_and_quietly_in_the_middle_of_a_wait(stand: Stand, number: signal.Signals) -> None:
+    with served(stand.root) as pipe:
+        pipe.ask(1, "initialize", **HELLO)
+        pipe.send({"method": "notifications/initialized"})
+        launched = pipe.ask(2, "tools/call", name="launch_training", arguments={"commit": "champion"})["result"]
+        ids = launched["structuredContent"]["experiments"]
+        pipe.send({"id": 3, "method": "tools/call", "params": {"name": "wait_for_experiments", "arguments": {"ids": ids, "timeout_s": 45}}})
+        assert call_status(pipe, 4) == "stand"
+        os.kill(pipe.process.pid, number)
+        assert pipe.process.wait(timeout=5) == 0
+        assert pipe.end()[2] == ""
+
+
+def test_the_end_of_input_ends_a_wait(stand: Stand) -> None:
+    with served(stand.root) as pipe:
+        pipe.ask(1, "initialize", **HELLO)
+        pipe.send({"method": "notifications/initialized"})
+        launched = pipe.ask(2, "tools/call", name="launch_training", arguments={"commit": "champion"})["result"]
+        arguments = {"ids": launched["structuredContent"]["experiments"], "timeout_s": 45}
+        pipe.send({"id": 3, "method": "tools/call", "params": {"name": "wait_for_experiments", "arguments": arguments}})
+        code, _, errors = pipe.end()
+    assert (code, errors) == (0, "")
+
+
+def test_a_directory_without_a_lab_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with served(tmp_path) as pipe:
+        code, rest, errors = pipe.end()
+    assert (code, rest) == (2, "")
+    assert errors.startswith("autoresearch-mcp: ") and "init" in errors and "Traceback" not in errors

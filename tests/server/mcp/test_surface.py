@@ -1,0 +1,318 @@
+"""What a client sees and gets, the same over every transport and in both protocol eras."""
+
+import json
+from typing import Any
+
+import anyio
+import pytest
+from mcp import Client
+from mcp.shared.exceptions import MCPError
+from mcp.types import CallToolResult, ImageContent, ResourceTemplateReference, TextContent
+
+from .conftest import Stand
+
+pytestmark = pytest.mark.anyio
+
+TOOLS = {
+    "get_status",
+    "read_file",
+    "propose_patch",
+    "launch_training",
+    "wait_for_experiments",
+    "get_experiment",
+    "read_log",
+    "cancel_experiment",
+    "query_experiments",
+    "write_memory",
+    "search_memory",
+    "promote_commit",
+    "plot_progress",
+}
+UNKNOWN = "e-000000000000000"
+
+
+async def call(client: Client, tool: str, **arguments: Any) -> CallToolResult:
+    with anyio.fail_after(20):
+        return await client.call_tool(tool, arguments)
+
+
+async def answer(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
+    """The structured answer, which must also be what the text says."""
+    result = await call(client, tool, **arguments)
+    assert not result.is_error, text(result)
+    assert result.structured_content == json.loads(text(result))
+    return result.structured_content
+
+
+async def refusal(client: Client, tool: str, **arguments: Any) -> str:
+    result = await call(client, tool, **arguments)
+    assert result.is_error
+    return text(result)
+
+
+def text(result: CallToolResult) -> str:
+    return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
+
+
+async def propose(client: Client, width: int, **more: Any) -> dict[str, Any]:
+    edits = [{"path": "train.py", "search": "WIDTH = 64", "replace": f"WIDTH = {width}"}]
+    return await answer(client, "propose_patch", hypothesis=f"A width of {width} fits the budget better.", edits=edits, **more)
+
+
+async def launch(client: Client, width: int, replicates: int = 1) -> list[str]:
+    commit = (await propose(client, width))["commit"]
+    launched = await answer(client, "launch_training", commit=commit, replicates=replicates)
+    return list(launched["experiments"])
+
+
+async def test_tools_are_few_small_and_described(client: Client) -> None:
+    listed = await client.list_tools()
+    assert {tool.name for tool in listed.tools} == TOOLS
+    size = len(listed.model_dump_json(by_alias=True, exclude_none=True))
+    assert size <= 14.5 * 1024, size
+    for tool in listed.tools:
+        assert tool.title
+        assert 60 < len(tool.description or "") < 600
+        assert "\n" not in (tool.description or "")
+        assert tool.annotations is not None and tool.annotations.open_world_hint is False
+        assert tool.annotations.read_only_hint is not None
+
+
+async def test_schemas_are_closed_objects_that_every_client_can_read(client: Client) -> None:
+    for tool in (await client.list_tools()).tools:
+        for schema in filter(None, [tool.input_schema, tool.output_schema]):
+            assert schema["type"] == "object"
+            assert not {"anyOf", "oneOf", "allOf", "$ref", "$defs"} & schema.keys()
+            assert "anyOf" not in json.dumps(schema) and '"title"' not in json.dumps(schema)
+        assert tool.input_schema["additionalProperties"] is False
+        assert tool.output_schema or tool.name in ("read_file", "read_log", "plot_progress")
+
+
+async def test_hints_tell_readers_from_writers(client: Client) -> None:
+    hints = {tool.name: tool.annotations for tool in (await client.list_tools()).tools}
+    writers = {name for name, hint in hints.items() if hint and not hint.read_only_hint}
+    assert writers == {"propose_patch", "launch_training", "cancel_experiment", "write_memory", "promote_commit"}
+    assert {name for name in writers if hints[name].destructive_hint} == {"cancel_experiment"}  # type: ignore[union-attr]
+
+
+async def test_instructions_introduce_the_lab(client: Client) -> None:
+    assert client.instructions is not None and len(client.instructions.encode()) < 2048
+    assert "get_status" in client.instructions and "val_bpb" in client.instructions
+    assert client.server_info is not None and (client.server_info.name, client.server_info.version != "") == ("autoresearch", True)
+
+
+async def test_an_unknown_argument_is_named_and_the_known_ones_listed(client: Client) -> None:
+    said = await refusal(client, "propose_patch", hypothesis="A wider model is better.", patch="---")
+    assert "no argument `patch`" in said and "diff, edits, files" in said
+    assert "none" in await refusal(client, "get_status", verbose=True)
+    nested = await refusal(
+        client,
+        "propose_patch",
+        hypothesis="A wider model is better.",
+        edits=[{"path": "train.py", "search": "a", "replace": "b", "count": 1}],
+    )
+    assert "`edits[0].count`" in nested and "path, search, replace" in nested
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "words"),
+    [
+        ("launch_training", {"commit": "champion", "replicates": "3"}, ["`replicates`", "must be a valid integer", '"3"']),
+        ("launch_training", {"commit": "champion", "replicates": True}, ["`replicates`", "integer", "true"]),
+        ("launch_training", {"commit": "champion", "replicates": 0}, ["`replicates`", "greater than or equal to 1"]),
+        ("launch_training", {"commit": "HEAD; rm -rf /"}, ["`commit`", "commit hash, or champion"]),
+        ("launch_training", {}, ["needs the argument `commit`"]),
+        ("read_log", {"id": UNKNOWN, "mode": "all"}, ["`mode`", "'tail', 'head', 'grep' or 'window'"]),
+        ("write_memory", {"kind": "finding", "text": "x" * 8001}, ["`text`", "at most 8000 characters"]),
+        ("wait_for_experiments", {"ids": []}, ["`ids`", "at least 1 item"]),
+        ("wait_for_experiments", {"ids": ["../../etc/passwd"]}, ["`ids[0]`", "wrong form"]),
+        ("query_experiments", {"descending": "yes"}, ["`descending`", "boolean"]),
+        ("search_memory", {"query": None, "limit": 1.5}, ["`limit`", "integer"]),
+    ],
+)
+async def test_a_wrong_argument_is_refused_in_a_sentence(client: Client, tool: str, arguments: dict[str, Any], words: list[str]) -> None:
+    said = await refusal(client, tool, **arguments)
+    assert all(word in said for word in words), said
+    assert "pydantic" not in said and "Error executing" not in said and len(said) < 400
+
+
+async def test_null_means_that_an_argument_was_left_out(client: Client) -> None:
+    assert "champion" in await answer(client, "get_status")
+    assert await answer(client, "search_memory", query="nothing of the kind", kind=None, tag=None) == {
+        "memories": [],
+        "ranking": "full text (BM25)",
+        "note": "",
+    }
+
+
+async def test_a_list_that_came_as_json_text_is_read(client: Client) -> None:
+    said = await refusal(client, "wait_for_experiments", ids=json.dumps([UNKNOWN]))
+    assert f"no experiment {UNKNOWN}" in said
+
+
+async def test_what_the_lab_refuses_reaches_the_model_word_for_word(client: Client) -> None:
+    assert (await refusal(client, "get_experiment", id=UNKNOWN)).startswith(f"There is no experiment {UNKNOWN}")
+    assert "notes.md" in await refusal(client, "propose_patch", hypothesis="Edit what is fixed.", files={"notes.md": "# Mine\n"})
+
+
+async def test_a_file_comes_back_as_it_is_below_a_heading(client: Client) -> None:
+    result = await call(client, "read_file", first_line=2, max_lines=2)
+    heading, body = (block.text for block in result.content if isinstance(block, TextContent))
+    assert body == "DEPTH = 2\nRATE = 0.04\n"
+    assert "lines 2 to 3 of 7 (raise first_line for more); editable" in heading and "notes.md" in heading
+
+
+async def test_a_proposal_is_signed_and_its_twin_recognised(client: Client) -> None:
+    first = await propose(client, 96)
+    assert (first["duplicate"], first["author"]) == (False, "Tester -v2")
+    again = await propose(client, 96, author="worker-7")
+    assert (again["duplicate"], again["commit"], again["author"]) == (True, first["commit"], "Tester -v2")
+    assert (await propose(client, 98, author="worker-7"))["author"] == "worker-7"
+
+
+async def test_a_wait_reports_progress_and_what_changed(client: Client, stand: Stand) -> None:
+    ids = await launch(client, 128, replicates=2)
+    heard: list[str] = []
+    waiting, running = anyio.Event(), anyio.Event()
+
+    async def listen(progress: float, total: float | None, message: str | None) -> None:
+        heard.append(message or "")
+        waiting.set()
+        if f"{ids[0]} running" in heard[-1]:
+            running.set()
+
+    async def play_runner() -> None:
+        await waiting.wait()
+        for id in ids:
+            stand.move(id, "running")
+        await running.wait()
+        for id in ids:
+            stand.finish(id, 1.5, "c")
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(play_runner)
+            result = await client.call_tool("wait_for_experiments", {"ids": ids, "timeout_s": 15}, progress_callback=listen)
+    waited = result.structured_content
+    assert waited is not None and waited["done"]
+    assert [line["state"] for line in waited["experiments"]] == ["finished", "finished"]
+    assert [line["val_bpb"] for line in waited["experiments"]] == [1.5, 1.5]
+    assert f"{ids[0]}: queued -> running" in waited["changed"] and f"{ids[1]}: running -> finished" in waited["changed"]
+    assert heard[0].startswith("0 of 2 ended")
+
+
+async def test_a_wait_ends_with_its_time_and_says_what_is_open(client: Client) -> None:
+    (id,) = await launch(client, 160)
+    waited = await answer(client, "wait_for_experiments", ids=[id, id], timeout_s=1)
+    assert (waited["done"], waited["changed"], len(waited["experiments"])) == (False, [], 1)
+    assert id in waited["note"]
+
+
+async def test_a_wait_for_any_ends_with_the_first(client: Client, stand: Stand) -> None:
+    ids = await launch(client, 192, replicates=2)
+    stand.finish(ids[0], 1.4, "c")
+    waited = await answer(client, "wait_for_experiments", ids=ids, until="any")
+    assert waited["done"] and ids[1] in waited["note"]
+
+
+async def test_a_cancelled_call_leaves_the_server_working(client: Client) -> None:
+    ids = await launch(client, 224)
+    with anyio.move_on_after(0.3):
+        await client.call_tool("wait_for_experiments", {"ids": ids, "timeout_s": 40})
+    assert (await answer(client, "cancel_experiment", id=ids[0]))["state"] == "cancelled"
+    assert (await answer(client, "cancel_experiment", id=ids[0]))["state"] == "cancelled"
+
+
+async def test_many_calls_at_once_are_all_answered(client: Client) -> None:
+    found: list[str] = []
+
+    async def write(number: int) -> None:
+        found.append((await answer(client, "write_memory", kind="idea", text=f"Idea number {number} of the crowd."))["id"])
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(30):
+            tasks.start_soon(write, number)
+    assert len(set(found)) == 30
+
+
+async def test_a_memory_is_found_again(client: Client) -> None:
+    text = "Zebra stripes of width 3 lowered val_bpb by 0.01 (n=3)."
+    written = await answer(client, "write_memory", kind="finding", text=text, tags=["zebra"], author="ada")
+    (hit,) = (await answer(client, "search_memory", query="zebra stripes", tag="zebra"))["memories"]
+    assert (hit["id"], hit["text"], hit["author"]) == (written["id"], text, "ada")
+
+
+async def test_experiments_are_queried_and_counted(client: Client) -> None:
+    ids = await launch(client, 256, replicates=3)
+    rows = (await answer(client, "query_experiments", text="width of 256", columns=["state"], limit=2))["rows"]
+    assert len(rows) == 2 and all(row["state"] == "queued" and row["id"] in ids for row in rows)
+    counted = (await answer(client, "query_experiments", text="width of 256", group_by="state"))["rows"]
+    assert counted == [{"state": "queued", "count": 3}]
+
+
+async def test_a_promotion_without_evidence_is_refused_with_a_verdict(client: Client) -> None:
+    refused = await answer(client, "promote_commit", commit=(await propose(client, 72))["commit"])
+    assert (refused["promoted"], refused["verdict"]["code"]) == (False, "too_few_replicates")
+
+
+async def test_progress_comes_as_picture_and_text(client: Client) -> None:
+    picture, facts = (await call(client, "plot_progress")).content
+    assert isinstance(picture, ImageContent) and picture.mime_type == "image/png"
+    assert isinstance(facts, TextContent) and facts.text
+
+
+async def test_resources_show_the_lab_an_experiment_and_a_diff(client: Client) -> None:
+    assert [str(resource.uri) for resource in (await client.list_resources()).resources] == ["lab://status"]
+    templates = {template.uri_template for template in (await client.list_resource_templates()).resource_templates}
+    assert templates == {"experiment://{id}", "experiment://{id}/log", "commit://{sha}/diff"}
+    (id,) = await launch(client, 288)
+    assert json.loads(await read(client, "lab://status"))["lab"] == "stand"
+    experiment = json.loads(await read(client, f"experiment://{id}"))["experiment"]
+    assert experiment["state"] == "queued"
+    assert "no log yet" in await read(client, f"experiment://{id}/log")
+    diff = await read(client, f"commit://{experiment['commit']}/diff")
+    assert "+WIDTH = 288" in diff and "not instructions" in diff
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"experiment://{UNKNOWN}",
+        "experiment://..",
+        "experiment://%2e%2e%2fledger.sqlite",
+        "experiment://e-00000000000000%00",
+        "commit://--output=x/diff",
+        "commit://HEAD/diff",
+        "commit://0000000/diff",
+        "file:///etc/passwd",
+    ],
+)
+async def test_a_hostile_or_unknown_resource_is_refused(client: Client, uri: str) -> None:
+    with anyio.fail_after(10), pytest.raises(MCPError) as refused:
+        await client.read_resource(uri)
+    assert refused.value.error.code == -32602
+    assert "Error creating" not in refused.value.error.message
+
+
+async def read(client: Client, uri: str) -> str:
+    (content,) = (await client.read_resource(uri)).contents
+    return str(content.text)  # type: ignore[union-attr]
+
+
+async def test_prompts_hold_the_contracts_and_the_campaign(client: Client) -> None:
+    assert {prompt.name for prompt in (await client.list_prompts()).prompts} == {"orchestrator", "worker"}
+    (message,) = (await client.get_prompt("worker", {"name": "worker-3", "direction": "learning rates"})).messages
+    assert isinstance(message.content, TextContent)
+    assert message.content.text.startswith("# Worker") and "Your name (pass it as `author`): worker-3" in message.content.text
+    (message,) = (await client.get_prompt("orchestrator")).messages
+    assert isinstance(message.content, TextContent)
+    assert message.content.text.startswith("# Orchestrator") and "This campaign" not in message.content.text
+
+
+async def test_ids_are_completed_from_the_lab(client: Client) -> None:
+    (id,) = await launch(client, 320)
+    reference = ResourceTemplateReference(type="ref/resource", uri="experiment://{id}")
+    completed = await client.complete(reference, {"name": "id", "value": id[:12]})
+    assert id in completed.completion.values
+    reference = ResourceTemplateReference(type="ref/resource", uri="commit://{sha}/diff")
+    assert len((await client.complete(reference, {"name": "sha", "value": ""})).completion.values) >= 1
