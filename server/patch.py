@@ -14,12 +14,14 @@ from difflib import get_close_matches
 from .errors import LabError
 
 MAX_PATCH = 1024 * 1024
+MAX_LINES = 50_000  # of a diff
 MAX_PARTS = 1_000  # hunks, edits or files
 
 Read = Callable[[str], str | None]  # the text of an editable path at the base; None where there is no such file
 
 _HEADER = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@")
-_METADATA = ("diff --git ", "index ", "new file mode 100644", "-- ", "```", "\\ ", "similarity ", "dissimilarity ")
+_METADATA = ("diff --git ", "index ", "new file mode 100644", "```", "\\ ", "similarity ", "dissimilarity ")
+_SIGNATURE = "-- "  # ends what git format-patch writes
 _REFUSED = (
     (("rename ", "copy "), "renames or copies a file"),
     (("deleted file mode ", "+++ /dev/null"), "deletes a file"),
@@ -200,6 +202,8 @@ def _target(part: FileDiff, editable: Editable) -> str:
 
 def _parse(diff: str, editable: Editable) -> list[FileDiff]:
     lines = [line.removesuffix("\r") for line in diff.rstrip("\r\n").split("\n")]
+    if len(lines) > MAX_LINES:
+        raise LabError(f"The diff has {len(lines):,} lines; the cap is {MAX_LINES:,}. Send a smaller change, or files.", "too_large")
     parts: list[FileDiff] = []
     at = hunks = 0
     while at < len(lines):
@@ -214,6 +218,8 @@ def _parse(diff: str, editable: Editable) -> list[FileDiff]:
             hunk, at = _parse_hunk(lines, at)
             parts[-1].hunks.append(hunk)
             hunks += 1
+        elif parts and parts[-1].hunks and line == _SIGNATURE:
+            break
         else:
             _refuse(line)
             if parts and parts[-1].hunks and line.strip() and not line.startswith(_METADATA):
@@ -257,6 +263,7 @@ def _parse_hunk(lines: list[str], at: int) -> tuple[Hunk, int]:
             hunk.open_end = bool(hunk.lines) and hunk.lines[-1][0] != "-"
         else:
             hunk.lines.append((line[:1] or " ", line[1:]))
+            hunk.open_end = hunk.open_end and line.startswith("-")
     return hunk, end
 
 
@@ -278,7 +285,7 @@ def _is_boundary(lines: list[str], at: int) -> bool:
     rest = lines[at : at + 3]
     if not rest or rest[0].startswith(("@@", "diff --git ")):
         return True
-    if rest[0].startswith("-- ") and at >= len(lines) - 3:  # the signature of git format-patch
+    if rest[0] == _SIGNATURE and at >= len(lines) - 3:
         return True
     if rest[0].startswith("--- ") and len(rest) > 1 and rest[1].startswith("+++ "):
         return True
