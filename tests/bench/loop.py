@@ -47,7 +47,7 @@ def measure(scratch: Path) -> list[tuple[str, str, str, str, str]]:
         async with anyio.create_task_group() as tasks:
             began = time.perf_counter()
             tasks.start_soon(runner.run)
-            while ledger.open_experiments():
+            while ledger.open_experiments():  # noqa: ASYNC110
                 await anyio.sleep(0.01)
             took = time.perf_counter() - began
             runner.stopping.set()
