@@ -263,13 +263,16 @@ def _serving(submission: Submission, profile: prepare.Profile, channel: socket.s
         model.load_state_dict(load_file(submission.weights))
         model.to(submission.device).eval()
         tokens, logits = _map(memory, profile)
-        channel.sendall(_READY)
-        with torch.inference_mode():
-            while channel.recv(1) == _GO:
-                answer = model(tokens.long().to(submission.device))
-                if answer.shape != logits.shape:
-                    raise ValueError(f"the model answered logits of shape {tuple(answer.shape)}, expected {tuple(logits.shape)}")
-                logits.copy_(answer)
-                channel.sendall(_DONE)
+        try:
+            channel.sendall(_READY)
+            with torch.inference_mode():
+                while channel.recv(1) == _GO:
+                    answer = model(tokens.long().to(submission.device))
+                    if answer.shape != logits.shape:
+                        raise ValueError(f"the model answered logits of shape {tuple(answer.shape)}, expected {tuple(logits.shape)}")
+                    logits.copy_(answer)
+                    channel.sendall(_DONE)
+        except ConnectionError:
+            return  # the scorer is gone; the log shall end with the reason for that, not with this
 
     return serve

@@ -1,0 +1,147 @@
+"""Real runs through the real launcher: tiny data made once, and one warm parent for the session."""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer import prepare, protocol
+
+PACKAGE = Path(prepare.__file__).parent
+STOCK = (PACKAGE / "train.py").read_text(encoding="utf-8")
+
+# A bigram model by counting: it trains in milliseconds, and numpy can say what its val_bpb must be.
+BIGRAM = """
+import numpy as np
+import torch
+from trainer import client
+
+class Bigram(torch.nn.Module):
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.table = torch.nn.Embedding(vocab_size, vocab_size)
+
+    def forward(self, idx):
+        return self.table(idx)
+
+def build_model(config):
+    return Bigram(config["vocab_size"])
+
+def train(run):
+    tokens = run.start()
+    size = run.config["vocab_size"]
+    pairs = tokens[:-1].astype(np.int64) * size + tokens[1:]
+    counts = np.bincount(pairs, minlength=size * size).reshape(size, size) + 0.1
+    model = Bigram(size)
+    model.table.weight.data = torch.from_numpy(np.log(counts)).float()
+    run.log(step=1, loss=3.0, tokens=len(tokens))
+    return model
+
+if __name__ == "__main__":
+    run = client.connect()
+    model = train(run)
+    # before submit
+    run.submit(model.state_dict(), {"vocab_size": run.config["vocab_size"]})
+"""
+
+
+@dataclass
+class Launched:
+    """A run that was given to the warm parent."""
+
+    run: Path
+    pid: int
+
+    def wait(self, timeout_s: float = 60) -> dict[str, Any]:
+        """The result, once the supervisor is gone."""
+        wait_for_exit(self.pid, timeout_s)
+        result = protocol.read_json(self.run / protocol.RESULT)
+        assert result is not None, "the supervisor left no result"
+        return result
+
+    @property
+    def log(self) -> str:
+        return (self.run / protocol.LOG).read_text(encoding="utf-8")
+
+    def until(self, phase: str, timeout_s: float = 30) -> None:
+        until(lambda: (protocol.read_json(self.run / protocol.PROGRESS) or {}).get("phase") == phase, timeout_s)
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        select.select([], [], [], 0.01)
+
+
+def wait_for_exit(pid: int, timeout_s: float = 60) -> None:
+    def gone() -> bool:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    until(gone, timeout_s)
+
+
+class Warm:
+    """A warm parent, and a way to make run directories for it."""
+
+    def __init__(self, data: Path, root: Path, environment: dict[str, str] | None = None) -> None:
+        self._data, self._root, self._made = data, root, 0
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "trainer.launch", "--warm"],
+            cwd=PACKAGE.parent,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, **(environment or {})},
+        )
+
+    def directory(self, code: str, budget_s: float = 5.0, seed: int = 0, **files: str) -> Path:
+        self._made += 1
+        run = self._root / f"run-{self._made}"
+        (run / protocol.CODE).mkdir(parents=True)
+        (run / protocol.CODE / "train.py").write_text(code, encoding="utf-8")
+        spec = protocol.Spec(run.name, seed, "tiny", budget_s, 1, str(self._data))
+        protocol.write_json(run / protocol.SPEC, spec)
+        return run
+
+    def ask(self, run: Path) -> dict[str, Any]:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(f"{run}\n")
+        self.process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return answer
+
+    def launch(self, code: str, budget_s: float = 5.0, seed: int = 0) -> Launched:
+        run = self.directory(code, budget_s, seed)
+        return Launched(run, self.ask(run)["pid"])
+
+    def close(self) -> None:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait(timeout=10)
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare.prepare("tiny", tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def warm(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    parent = Warm(data, tmp_path_factory.mktemp("runs"), {"SECRET_TOKEN": "hunter2"})
+    yield parent
+    parent.close()

@@ -1,0 +1,245 @@
+"""Runs end as they should, whatever train.py does and whoever is killed. Real runs through the real launcher."""
+
+import fcntl
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer import prepare, protocol
+
+from .conftest import BIGRAM, PACKAGE, STOCK, Launched, Warm, until, wait_for_exit
+
+SPIN = BIGRAM.replace("# before submit", "while True: pass")
+SLEEP = BIGRAM.replace("# before submit", "import time; time.sleep(3600)")
+
+
+def edited(*edits: tuple[str, str]) -> str:
+    code = STOCK
+    for search, replacement in edits:
+        assert code.count(search) == 1, search
+        code = code.replace(search, replacement)
+    return code
+
+
+def test_the_stock_file_trains_and_is_measured(warm: Warm) -> None:
+    result = warm.launch(STOCK, budget_s=1.0).wait()
+    assert result["state"] == "finished", result["failure"]
+    assert 1.5 < result["val_bpb"] < 4.0
+    assert result["steps"] > 3 and result["tokens"] == result["steps"] * 1024
+    assert 0.5 < result["used_s"] < 1.0 + prepare.PROFILES["tiny"].grace_s(1.0)
+    assert 2 <= len(result["curve"]) <= 60
+    assert result["curve"][-1][1] < result["curve"][0][1] < math.log(512) + 0.5
+    assert set(result["hashes"]) == {"fixed", "code", "data", "tokenizer", "weights"}
+    assert result["hashes"]["fixed"] == prepare.fixed_hash()
+    assert result["versions"]["torch"] and result["peak_memory_mb"] > 50
+    assert set(result["timings"]) == {"spawn_s", "startup_s", "first_step_s", "train_s", "score_s"}
+
+
+def test_the_same_seed_and_steps_give_the_same_weights(warm: Warm) -> None:
+    code = edited(
+        ("while progress + longest < 1.0:", "while step < 3:"),
+        ("run.progress()\n    while", "0.5\n    while"),
+        ("progress = progress, run.progress()", "progress = progress, 0.5"),
+    )
+    weights = [warm.launch(code, seed=seed).wait()["hashes"]["weights"] for seed in (1, 1, 2)]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_a_cold_launch_gives_what_a_warm_one_gives(warm: Warm) -> None:
+    run = warm.directory(BIGRAM)
+    subprocess.run([sys.executable, "-m", "trainer.launch", str(run)], cwd=PACKAGE.parent, check=True)
+    cold = protocol.read_json(run / protocol.RESULT)
+    assert cold is not None
+    assert cold["val_bpb"] == pytest.approx(warm.launch(BIGRAM).wait()["val_bpb"], abs=1e-6)
+
+
+FAILURES = {
+    "shape_error": (edited(("HEAD_DIM = 32", "HEAD_DIM = 48")), "invalid for input of size"),
+    "nan": (edited(("MATRIX_LR = 0.04", "MATRIX_LR = 1e30")), "NaN"),
+    "syntax_error": ("import torch\ndef broken(:\n    pass\n", "invalid syntax"),
+    "import_error": ("import a_module_that_is_not_here\n", "a_module_that_is_not_here"),
+    "oom": ("import torch\ntorch.empty(10**14)\n", "memory"),
+    "killed": ("import os\nos.kill(os.getpid(), 11)\n", "signal 11"),
+    "error": ("raise KeyError('what')\n", "KeyError: 'what'"),
+}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_a_crash_is_classed_and_explained(warm: Warm, kind: str) -> None:
+    code, explanation = FAILURES[kind]
+    result = warm.launch(code, budget_s=2.0).wait()
+    failure = result["failure"]
+    assert (result["state"], result["val_bpb"], failure["kind"]) == ("crashed", None, kind)
+    assert explanation in failure["message"] and failure["advice"]
+    if kind != "killed":
+        assert failure["lines"][0].startswith("train.py:")
+
+
+def test_an_end_without_submitting_is_a_crash(warm: Warm) -> None:
+    failure = warm.launch(BIGRAM.replace("# before submit", "raise SystemExit(0)")).wait()["failure"]
+    assert failure["kind"] == "error" and "without submitting" in failure["message"]
+
+
+def test_a_loss_that_grows_is_classed_diverged(warm: Warm) -> None:
+    code = BIGRAM.replace("# before submit", "run.log(step=2, loss=50.0); raise SystemExit('giving up')")
+    assert warm.launch(code).wait()["failure"]["kind"] == "diverged"
+
+
+def test_memory_beyond_the_profile_is_oom(warm: Warm) -> None:
+    hog = "hog = b'x' * (2000 << 20)\n    while True: pass"
+    failure = warm.launch(BIGRAM.replace("# before submit", hog), budget_s=20).wait()["failure"]
+    assert failure["kind"] == "oom" and "2048 MB" in failure["message"]
+
+
+@pytest.mark.parametrize("code", [SPIN, SLEEP], ids=["busy", "asleep"])
+def test_a_training_that_ignores_its_budget_is_killed(warm: Warm, code: str) -> None:
+    result = warm.launch(code, budget_s=0.3).wait()
+    assert (result["state"], result["failure"]["kind"], result["val_bpb"]) == ("timed_out", "timeout", None)
+    assert result["used_s"] < 1.0
+
+
+def test_helpers_count_against_the_budget_and_do_not_outlive_the_run(warm: Warm, data: Path) -> None:
+    daemon = """
+    import os
+    for _ in range(2):
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                print("helper", flush=True)
+                while True: pass
+            os._exit(0)
+    os.wait(), os.wait()
+    import time; time.sleep(3600)"""
+    launched = warm.launch(BIGRAM.replace("# before submit", daemon), budget_s=1.0)
+    result = launched.wait()
+    assert result["state"] == "timed_out" and result["wall_s"] < 5
+    assert result["used_s"] > 1.0
+    assert launched.log.count("helper") == 2
+    assert not processes_in(launched.run)
+
+
+def test_a_long_log_is_capped_and_keeps_both_ends(warm: Warm) -> None:
+    code = 'print("the beginning")\nfor _ in range(12000):\n    print("x" * 1000)\nraise KeyError("the end")\n'
+    launched = warm.launch(code)
+    assert launched.wait()["failure"]["message"] == "KeyError: 'the end'"
+    assert launched.log.startswith("the beginning") and "the end" in launched.log and "left out" in launched.log
+    assert (launched.run / protocol.LOG).stat().st_size < 6 << 20
+
+
+def test_reports_become_a_curve_and_progress(warm: Warm) -> None:
+    code = BIGRAM.replace(
+        "# before submit", "[run.log(step=i, loss=3 - i / 100) for i in range(100)]; run.log(loss=float('inf'), words='many'.__len__())"
+    )
+    launched = warm.launch(code)
+    assert launched.wait()["steps"] == 99
+    lines = [json.loads(line) for line in (launched.run / protocol.CURVE).read_text(encoding="utf-8").splitlines()]
+    assert len(lines) == 102 and {"t", "share", "step", "loss"} <= set(lines[5]) and "loss" not in lines[-1]
+
+
+@pytest.mark.parametrize("with_file", [True, False])
+def test_sigterm_ends_the_run_with_a_cancelled_result(warm: Warm, with_file: bool) -> None:
+    launched = warm.launch(SLEEP, budget_s=30)
+    launched.until("running")
+    if with_file:
+        (launched.run / protocol.CANCEL).touch()
+    os.kill(launched.pid, signal.SIGTERM)
+    result = launched.wait(timeout_s=5)
+    assert (result["state"], result["val_bpb"]) == ("cancelled", None)
+    assert not processes_in(launched.run)
+
+
+def test_a_run_that_was_cancelled_before_it_began_trains_nothing(warm: Warm) -> None:
+    run = warm.directory(SPIN)
+    (run / protocol.CANCEL).touch()
+    result = Launched(run, warm.ask(run)["pid"]).wait(timeout_s=10)
+    assert (result["state"], result["steps"]) == ("cancelled", 0)
+
+
+def test_a_killed_supervisor_takes_its_training_along_and_leaves_no_result(warm: Warm) -> None:
+    launched = warm.launch(SPIN, budget_s=60)
+    launched.until("running")
+    until(lambda: len(processes_in(launched.run)) > 0)
+    os.kill(launched.pid, signal.SIGKILL)
+    wait_for_exit(launched.pid)
+    until(lambda: not processes_in(launched.run), timeout_s=5)
+    assert not (launched.run / protocol.RESULT).exists()
+    with (launched.run / protocol.LOCK).open("r+", encoding="utf-8") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_an_abandoned_run_never_starts(warm: Warm) -> None:
+    run = warm.directory(BIGRAM)
+    (run / protocol.ABANDONED).touch()
+    wait_for_exit(warm.ask(run)["pid"])
+    assert not (run / protocol.RESULT).exists() and not (run / protocol.LOG).exists()
+
+
+def test_a_run_has_one_supervisor_and_one_result(warm: Warm) -> None:
+    launched = warm.launch(SLEEP, budget_s=30)
+    launched.until("running")
+    wait_for_exit(warm.ask(launched.run)["pid"])
+    assert int((launched.run / protocol.LOCK).read_text(encoding="utf-8")) == launched.pid
+    os.kill(launched.pid, signal.SIGTERM)
+    first = launched.wait()
+    wait_for_exit(warm.ask(launched.run)["pid"])
+    assert protocol.read_json(launched.run / protocol.RESULT) == first
+
+
+def test_runs_survive_the_end_of_the_warm_parent(data: Path, tmp_path: Path) -> None:
+    parent = Warm(data, tmp_path)
+    launched = parent.launch(
+        BIGRAM.replace("# before submit", "import os\n    while not os.path.exists('/proc/self/cwd/../code/go'): pass"), budget_s=30
+    )
+    launched.until("running")
+    parent.close()
+    assert parent.process.returncode == 0
+    (launched.run / protocol.CODE / "go").touch()
+    assert launched.wait()["state"] == "finished"
+
+
+def test_the_warm_parent_answers_a_line_for_a_directory_that_is_not_there(warm: Warm, tmp_path: Path) -> None:
+    assert "no such directory" in warm.ask(tmp_path / "nowhere")["error"]
+
+
+@pytest.mark.parametrize(
+    ("change", "explanation"),
+    [({"data": "/nowhere"}, "no prepared data"), ({"profile": "huge"}, "huge"), ({"surprise": 1}, "surprise")],
+)
+def test_a_bad_spec_is_a_result_that_says_so(warm: Warm, change: dict[str, object], explanation: str) -> None:
+    run = warm.directory(BIGRAM)
+    spec = protocol.read_json(run / protocol.SPEC)
+    assert spec is not None
+    protocol.write_json(run / protocol.SPEC, spec | change)
+    failure = Launched(run, warm.ask(run)["pid"]).wait()["failure"]
+    assert failure["kind"] == "error" and explanation in failure["message"]
+
+
+def test_metrics_are_comparable_only_under_equal_conditions(warm: Warm) -> None:
+    launched = warm.launch(BIGRAM)
+    result, spec = launched.wait(), protocol.read_json(launched.run / protocol.SPEC)
+    assert spec is not None
+    same = protocol.conditions({**result, "seed": 9, "device_name": "another", "val_bpb": 1.0}, {**spec, "seed": 9, "experiment": "y"})
+    assert same == protocol.conditions(result, spec)
+    for asked in ({"budget_s": 7.0}, {"threads": 2}, {"device": "h100"}, {"profile": "cpu"}):
+        assert protocol.conditions(result, {**spec, **asked}) != same
+    measured: list[dict[str, object]] = [{"sandbox": "unsandboxed"}, {"hashes": {**result["hashes"], "fixed": "x"}}, {"versions": {}}]
+    for other in measured:
+        assert protocol.conditions({**result, **other}, spec) != same
+
+
+def processes_in(run: Path) -> list[int]:
+    """Processes that work in a run's scratch directory, which only its trainer and model servers do."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "cwd").readlink().is_relative_to(run):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found

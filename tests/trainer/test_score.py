@@ -1,0 +1,107 @@
+"""The number is ours: what it is, and which models get none. Real runs through the real launcher."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainer import prepare
+
+from .conftest import BIGRAM, Warm
+
+
+def bigram_bpb(data: Path) -> float:
+    """val_bpb of the counted bigram model, from the files alone."""
+    profile = prepare.PROFILES["tiny"]
+    train, val = (np.fromfile(data / f"{split}.bin", dtype=np.uint16).astype(np.int64) for split in ("train", "val"))
+    widths = np.load(data / prepare.TOKEN_BYTES)
+    size = profile.vocab_size
+    counts = np.bincount(train[:-1] * size + train[1:], minlength=size * size).reshape(size, size) + 0.1
+    logp = np.log(counts / counts.sum(1, keepdims=True))
+    rows = int(np.searchsorted(np.cumsum(widths[val]), profile.eval_bytes)) // profile.seq_len
+    x, y = val[: rows * profile.seq_len], val[1 : rows * profile.seq_len + 1]
+    text = widths[y] > 0
+    return float(-logp[x, y][text].sum() / math.log(2) / widths[y].sum())
+
+
+def test_the_metric_is_what_an_independent_computation_gives(warm: Warm, data: Path) -> None:
+    result = warm.launch(BIGRAM).wait()
+    assert result["state"] == "finished", result["failure"]
+    assert result["val_bpb"] == pytest.approx(bigram_bpb(data), abs=1e-5)
+
+
+def test_a_printed_metric_is_reported_and_changes_nothing(warm: Warm, data: Path) -> None:
+    result = warm.launch(BIGRAM.replace("# before submit", 'print("---\\nval_bpb:          0.123456")')).wait()
+    assert result["reported_bpb"] == 0.123456
+    assert result["val_bpb"] == pytest.approx(bigram_bpb(data), abs=1e-5)
+
+
+def test_shifted_logits_change_nothing(warm: Warm, data: Path) -> None:
+    result = warm.launch(BIGRAM.replace("return self.table(idx)", "return self.table(idx) + 1000")).wait()
+    assert result["val_bpb"] == pytest.approx(bigram_bpb(data), abs=1e-3)
+
+
+CHEATS = {
+    "looks ahead everywhere": """
+        logits = self.table(idx).clone()
+        logits[:, :-1].scatter_add_(-1, idx[:, 1:, None], torch.full_like(logits[:, :-1, :1], 5.0))
+        return logits""",
+    "looks ahead at one position in eight": """
+        logits = self.table(idx).clone()
+        logits[:, :-1:8].scatter_add_(-1, idx[:, 1::8, None], torch.full_like(logits[:, :-1:8, :1], 5.0))
+        return logits""",
+    "looks at the last token only": """
+        return self.table(idx) + 0.01 * idx[:, -1:, None]  * torch.arange(512) / 512""",
+    "mixes rows": """
+        return self.table(idx) + self.table(idx).mean(0, keepdim=True)""",
+    "keeps state": """
+        self.seen = getattr(self, "seen", 0) + torch.nn.functional.one_hot(idx.flatten(), 512).sum(0)
+        return self.table(idx) + torch.log1p(self.seen)""",
+    "remembers rows by their beginning": """
+        self.rows = getattr(self, "rows", {})
+        logits = self.table(idx).clone()
+        logits[:, :-1].scatter_add_(-1, idx[:, 1:, None], torch.full_like(logits[:, :-1, :1], 5.0))
+        for row, answer in zip(idx, logits):
+            answer.copy_(self.rows.setdefault(tuple(row[:4].tolist()), answer))
+        return logits""",
+}
+
+
+@pytest.mark.parametrize("cheat", CHEATS)
+def test_a_model_that_is_no_model_of_the_past_gets_no_number(warm: Warm, cheat: str) -> None:
+    result = warm.launch(BIGRAM.replace("        return self.table(idx)", CHEATS[cheat].lstrip("\n"))).wait()
+    assert result["val_bpb"] is None
+    assert (result["state"], result["failure"]["kind"]) == ("crashed", "invalid_model")
+
+
+def test_logits_that_are_not_finite_are_classed_nan(warm: Warm) -> None:
+    result = warm.launch(BIGRAM.replace("# before submit", "model.table.weight.data.fill_(float('nan'))")).wait()
+    assert (result["val_bpb"], result["failure"]["kind"]) == (None, "nan")
+
+
+def test_logits_of_a_wrong_shape_are_explained(warm: Warm) -> None:
+    result = warm.launch(BIGRAM.replace("return self.table(idx)", "return self.table(idx)[:, :, :100]")).wait()
+    assert result["failure"]["kind"] == "invalid_model"
+    assert "expected (8, 64, 512)" in result["failure"]["message"]
+
+
+def test_weights_that_do_not_fit_the_model_are_explained_with_a_frame(warm: Warm) -> None:
+    broken = BIGRAM.replace('return Bigram(config["vocab_size"])', 'raise KeyError("no such model")')
+    failure = warm.launch(broken).wait()["failure"]
+    assert failure["kind"] == "invalid_model" and "no such model" in failure["message"]
+    assert any(line.startswith("train.py:") for line in failure["lines"])
+
+
+def test_a_model_that_kills_itself_while_scored_is_invalid(warm: Warm) -> None:
+    result = warm.launch(BIGRAM.replace("return self.table(idx)", "import os; os._exit(0)")).wait()
+    assert (result["val_bpb"], result["failure"]["kind"]) == (None, "invalid_model")
+
+
+def test_weights_must_be_a_plain_file_of_limited_size(warm: Warm) -> None:
+    link = "import os\n    from pathlib import Path\n    real = model.state_dict()\n"
+    link += "    run._send = lambda **m: (os.remove('model.safetensors'), os.symlink('/etc/passwd', 'model.safetensors'), client.Run._send(run, **m))"
+    assert warm.launch(BIGRAM.replace("# before submit", link)).wait()["failure"]["kind"] == "invalid_model"
+    large = "model.register_buffer('ballast', torch.zeros(3 << 20))"
+    failure = warm.launch(BIGRAM.replace("# before submit", large)).wait()["failure"]
+    assert failure["kind"] == "invalid_model" and "at most 8 MB" in failure["message"]
