@@ -66,6 +66,8 @@ class Column:
         if self.type == "list":
             known = {text: tuple(json.loads(text)) for text in set(stored)}
             return [known[text] for text in stored]
+        if self.type == "text":
+            return [text or "" for text in stored]  # Deeplake gives empty text back as None
         values = stored.tolist() if hasattr(stored, "tolist") else list(stored)
         return [None if value == NO_VALUE else value for value in values] if self.nullable else values
 

@@ -1,0 +1,324 @@
+"""The embedded lake answers exactly, keeps what it acknowledged, and says so when it can't be read."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from server.lake.base import Condition, LakeUnavailable, Query
+from server.lake.embedded import EmbeddedLake
+from server.lake.manifest import read_head, write_head
+from server.lake.schema import cell
+from server.models import Record
+
+from .records import HOSTILE, counted, experiment, matching, memory, ordered, promotion, random_experiment, random_query
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> EmbeddedLake:
+    return EmbeddedLake(tmp_path / "lake")
+
+
+@pytest.fixture
+def few_commits(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Rewrites come early, so that a test sees several."""
+    monkeypatch.setattr("server.lake.dataset.MOST_COMMITS", 6)
+    return 6
+
+
+def ids(records: Sequence[Record]) -> list[str]:
+    return [record.id for record in records]
+
+
+def test_an_empty_lake_answers_and_makes_nothing(lake: EmbeddedLake, tmp_path: Path) -> None:
+    assert lake.get("experiments", ["e-1"]) == []
+    assert lake.select("memories", Query()) == []
+    assert lake.count("promotions") == {"": 0}
+    assert lake.search("anything") == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_appended_is_present_for_every_reader(lake: EmbeddedLake, tmp_path: Path) -> None:
+    reader = EmbeddedLake(tmp_path / "lake")
+    assert reader.present("experiments", ["e-000001"]) == {}
+    lake.append("experiments", [experiment(1), experiment(2)])
+    lake.append("promotions", [promotion(1)])
+    assert reader.present("experiments", ["e-000001", "e-nonsense"]) == {"e-000001": 4}
+    assert reader.get("experiments", ["e-000002", "e-nonsense", "e-000001"]) == [experiment(2), experiment(1)]
+    assert reader.select("promotions", Query()) == [promotion(1)]
+    lake.append("experiments", [experiment(3)])
+    assert ids(reader.select("experiments", Query())) == ["e-000003", "e-000002", "e-000001"]
+
+
+def test_a_row_written_twice_is_there_once_in_its_newest_version(lake: EmbeddedLake, tmp_path: Path) -> None:
+    lake.append("experiments", [experiment(1, version=2, state="crashed"), experiment(2)])
+    lake.append("experiments", [experiment(1, version=3), experiment(1, version=1, state="cancelled"), experiment(2)])
+    lake.append("experiments", [experiment(1, version=2, state="crashed")])
+    for view in (lake, EmbeddedLake(tmp_path / "lake")):
+        assert view.present("experiments", ["e-000001"]) == {"e-000001": 3}
+        assert view.count("experiments", group_by="state") == {"finished": 2}
+        assert view.select("experiments", Query((Condition("state", "=", "crashed"),))) == []
+        assert ids(view.select("experiments", Query())) == ["e-000002", "e-000001"]
+
+
+def test_filters_orders_pages_and_counts_agree_with_brute_force(lake: EmbeddedLake) -> None:
+    rng = random.Random(3)
+    rows = [random_experiment(rng, n) for n in range(40)]
+    for first in range(0, 40, 13):
+        lake.append("experiments", rows[first : first + 13])
+    for _ in range(150):
+        query = random_query(rng)
+        expected = ordered("experiments", rows, query)
+        found: list[Record] = []
+        while page := lake.select("experiments", query):
+            found += page
+            query = replace(query, after=(cell("experiments", page[-1], query.order_by), page[-1].id))
+        assert found == expected, query
+        assert lake.count("experiments", query.where) == {"": len(expected)}
+        assert lake.count("experiments", query.where, "state") == counted("experiments", rows, query.where, "state")
+
+
+def test_history_is_reset_before_it_slows_the_table_down(lake: EmbeddedLake, tmp_path: Path, few_commits: int) -> None:
+    folder = tmp_path / "lake"
+    reader = EmbeddedLake(folder)
+    for n in range(4 * few_commits):
+        if n == few_commits:
+            lake.append("promotions", [promotion(0).model_copy(update={"version": 2})])
+        lake.append("promotions", [promotion(n)])
+        if n % 5 == 0:
+            assert reader.count("promotions") == {"": n + 1}
+        for retired in folder.glob("promotions.*/"):
+            os.utime(retired, (0, 0))  # as if a minute had passed
+    head = read_head(folder / "promotions.json")
+    assert head is not None and head.commits <= few_commits and head.rows == 4 * few_commits
+    assert len(list(folder.glob("promotions.*/"))) <= 2
+    assert lake.present("promotions", ["p-0"]) == {"p-0": 2}
+    assert reader.count("promotions") == {"": 4 * few_commits}
+
+
+def test_a_reader_that_slept_through_a_rewrite_wakes_up_in_the_newest_generation(
+    lake: EmbeddedLake, tmp_path: Path, few_commits: int
+) -> None:
+    lake.append("promotions", [promotion(0)])
+    reader = EmbeddedLake(tmp_path / "lake")
+    assert reader.count("promotions") == {"": 1}
+    for n in range(1, few_commits + 2):
+        lake.append("promotions", [promotion(n)])
+    shutil.rmtree(tmp_path / "lake" / "promotions.1")
+    assert len(reader.get("promotions", ["p-0", "p-3"])) == 2
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from server.lake.embedded import EmbeddedLake
+from tests.server.lake.records import promotion
+lake = EmbeddedLake(Path(sys.argv[1]))
+for n in range(int(sys.argv[2]), int(sys.argv[3])):
+    lake.append("promotions", [promotion(n)])
+    assert lake.present("promotions", [f"p-{n}"])
+    print(n, flush=True)
+"""
+
+
+def writer(folder: Path, first: int, last: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder), str(first), str(last)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def test_two_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
+    writers = [writer(tmp_path, first, first + 40) for first in (0, 100)]
+    for process in writers:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    assert EmbeddedLake(tmp_path).count("promotions") == {"": 80}
+
+
+def test_what_was_acknowledged_survives_a_kill_at_any_moment(tmp_path: Path) -> None:
+    rng = random.Random(9)
+    acknowledged: list[str] = []
+    for first in range(0, 600, 100):
+        process = writer(tmp_path, first, first + 100)
+        assert process.stdout is not None
+        for _ in range(rng.randrange(1, 12)):
+            acknowledged.append(f"p-{process.stdout.readline().strip()}")
+        threading.Event().wait(rng.random() / 30)  # somewhere inside the next write
+        os.killpg(process.pid, signal.SIGKILL)
+        rest, _ = process.communicate(timeout=60)
+        acknowledged += [f"p-{n}" for n in rest.split()]
+        reader = EmbeddedLake(tmp_path)
+        assert set(reader.present("promotions", acknowledged)) == set(acknowledged)
+        assert len(reader.get("promotions", acknowledged)) == len(acknowledged)
+
+
+def test_everything_that_counts_is_fsynced_before_it_is_acknowledged(
+    lake: EmbeddedLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.add(os.fstat(handle).st_ino), fsync(handle)))
+    for n in range(3):
+        lake.append("memories", [memory(n, "note")])
+    folder = tmp_path / "lake"
+    head = read_head(folder / "memories.json")
+    assert head is not None
+    needed = [folder / f"memories.{head.generation}" / name for name in head.files]
+    needed += [folder, folder / "memories.json", *(path.parent for path in needed)]
+    assert [path for path in needed if path.stat().st_ino not in synced] == []
+
+
+def filled(folder: Path) -> Path:
+    lake = EmbeddedLake(folder)
+    lake.append("memories", [memory(1, "muon helps"), memory(2, "adam does not")])
+    lake.append("memories", [memory(3, "muon again")])
+    return folder
+
+
+def test_damage_of_any_file_is_noticed_before_deeplake_dies_of_it(tmp_path: Path) -> None:
+    sound = filled(tmp_path / "sound")
+    files = [path for path in sound.rglob("*") if path.is_file() and path.stat().st_size and path.name != "next_base"]
+    assert len(files) > 20
+    for number, path in enumerate(files):
+        broken = tmp_path / f"broken-{number}"
+        shutil.copytree(sound, broken)
+        victim = broken / path.relative_to(sound)
+        content = victim.read_bytes()
+        harm = number % 4
+        if harm == 0:
+            victim.unlink()
+        else:
+            victim.write_bytes((b"", content[: len(content) // 2], bytes(byte ^ 0x5A for byte in content))[harm - 1])
+        with pytest.raises(LakeUnavailable, match=r"damaged.*Restore .* from a backup"):
+            EmbeddedLake(broken).search("muon")
+        with pytest.raises(LakeUnavailable):
+            EmbeddedLake(broken).append("memories", [memory(4, "new")])
+
+
+def test_counters_that_change_in_place_may_be_lost(tmp_path: Path) -> None:
+    folder = filled(tmp_path / "lake")
+    for counter in folder.rglob("next_base"):
+        counter.write_bytes(b"")
+    lake = EmbeddedLake(folder)
+    lake.append("memories", [memory(4, "new")])
+    assert lake.count("memories") == {"": 4}
+
+
+def test_torn_files_of_an_unpublished_write_are_cleared_away(tmp_path: Path) -> None:
+    folder = filled(tmp_path / "lake")
+    head = read_head(folder / "memories.json")
+    assert head is not None
+    EmbeddedLake(folder).append("memories", [memory(4, "muon, never published")])
+    later = read_head(folder / "memories.json")
+    assert later is not None
+    torn = [folder / "memories.1" / name for name in set(later.files) - set(head.files)]
+    for path in torn:
+        path.write_bytes(b"" if len(path.name) % 2 else path.read_bytes())
+    write_head(folder / "memories.json", head)  # as a power cut before the head's replacement leaves it
+    lake = EmbeddedLake(folder)
+    assert lake.count("memories") == {"": 3} and len(lake.search("muon")) == 2
+    assert not any(path.exists() for path in torn)
+    lake.append("memories", [memory(5, "muon, published")])
+    assert len(EmbeddedLake(folder).search("muon")) == 3
+
+
+def test_a_lake_without_its_head_is_damaged_and_not_new(tmp_path: Path) -> None:
+    folder = filled(tmp_path / "lake")
+    (folder / "memories.json").unlink()
+    with pytest.raises(LakeUnavailable, match="is missing"):
+        EmbeddedLake(folder).count("memories")
+    assert EmbeddedLake(folder).count("experiments") == {"": 0}
+
+
+def test_a_lake_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    folder = filled(tmp_path / "lake")
+    head = read_head(folder / "memories.json")
+    assert head is not None
+    write_head(folder / "memories.json", replace(head, schema=99))
+    with pytest.raises(LakeUnavailable, match=r"newer version.*Upgrade"):
+        EmbeddedLake(folder).append("memories", [memory(4, "new")])
+
+
+def test_a_lake_of_an_older_schema_is_rewritten_by_the_next_append(tmp_path: Path) -> None:
+    folder = filled(tmp_path / "lake")
+    head = read_head(folder / "memories.json")
+    assert head is not None
+    write_head(folder / "memories.json", replace(head, schema=0))
+    lake = EmbeddedLake(folder)
+    assert lake.count("memories") == {"": 3}
+    lake.append("memories", [memory(4, "new")])
+    renewed = read_head(folder / "memories.json")
+    assert renewed is not None and renewed.schema == 1 and renewed.generation == head.generation + 1
+    assert lake.count("memories") == {"": 4}
+
+
+def test_a_lake_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "lake").write_text("a file where the folder should be", encoding="utf-8")
+    with pytest.raises(LakeUnavailable, match="can't be written"):
+        EmbeddedLake(tmp_path / "lake").append("memories", [memory(1, "note")])
+
+
+def test_memories_are_ranked_by_full_text_and_filtered(lake: EmbeddedLake) -> None:
+    lake.append("memories", [memory(n, f"filler note about warmup number {n}", author="bob") for n in range(300)])
+    lake.append(
+        "memories",
+        [memory(300, "Muon with learning rates of 0.02 beats AdamW", tags=["optimizer"]), memory(301, "warmup of muon", kind="idea")],
+    )
+    assert ids([hit for hit, _ in lake.search("muon learning rate")]) == ["m-000300", "m-000301"]
+    assert ids([hit for hit, _ in lake.search("muon", (Condition("kind", "=", "idea"),))]) == ["m-000301"]
+    assert ids([hit for hit, _ in lake.search("warmup", (Condition("author", "=", "ada"),))]) == ["m-000301"]
+    assert ids([hit for hit, _ in lake.search("losses")]) == []
+    scores = [score for _, score in lake.search("warmup number", limit=50)]
+    assert len(scores) == 50 and scores == sorted(scores, reverse=True) and min(scores) > 0
+
+
+def test_equal_scores_put_the_newest_first(lake: EmbeddedLake) -> None:
+    lake.append("memories", [memory(n, "the same words") for n in range(300)])
+    assert ids([hit for hit, _ in lake.search("words", limit=3)]) == ["m-000299", "m-000298", "m-000297"]
+
+
+def test_a_search_without_words_gives_the_newest(lake: EmbeddedLake) -> None:
+    lake.append("memories", [memory(n, f"note {n}") for n in range(5)])
+    for text in ("", "!!!", "'%"):
+        assert [(hit.id, score) for hit, score in lake.search(text, limit=2)] == [("m-000004", 0.0), ("m-000003", 0.0)]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_is_only_text(lake: EmbeddedLake, text: str) -> None:
+    note = memory(1, f"{text} muon", tags=[text], author=text)
+    lake.append("memories", [note])
+    assert lake.get("memories", [note.id]) == [note]
+    assert [hit for hit, _ in lake.search(f"{text} muon")] == [note]
+    where = (Condition("tags", "has", text.replace("\0", "�")), Condition("author", "=", text.replace("\0", "�")))
+    assert lake.select("memories", Query(where)) == matching("memories", [note], where) == [note]
+
+
+def test_readers_in_other_threads_see_whole_writes(lake: EmbeddedLake) -> None:
+    done = threading.Event()
+    faults: list[str] = []
+
+    def read() -> None:
+        seen = 0
+        while not done.is_set():
+            rows = len(lake.select("experiments", Query(limit=1_000)))
+            if rows % 5 or rows < seen:
+                faults.append(f"{rows} rows after {seen}")
+            seen = rows
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for thread in readers:
+        thread.start()
+    for first in range(0, 100, 5):
+        lake.append("experiments", [experiment(n) for n in range(first, first + 5)])
+    done.set()
+    for thread in readers:
+        thread.join()
+    assert faults == []
