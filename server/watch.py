@@ -19,13 +19,16 @@ _ROWS = 8
 
 def watch(lab: Lab, console: Console) -> None:
     """Shows the lab, once a second, until Ctrl-C."""
-    try:
-        with Live(frame(lab.status()), console=console, screen=True, auto_refresh=False) as live:
-            while True:
-                time.sleep(1)
-                live.update(frame(lab.status()), refresh=True)
+    live = Live(frame(lab.status()), console=console, screen=True, auto_refresh=False)
+    try:  # not `with live`: a Ctrl-C while it draws its first frame would leave the terminal on the other screen
+        live.start(refresh=True)
+        while True:
+            time.sleep(1)
+            live.update(frame(lab.status()), refresh=True)
     except KeyboardInterrupt:
         return
+    finally:
+        live.stop()
 
 
 def frame(status: StatusAnswer) -> RenderableType:

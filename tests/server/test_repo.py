@@ -387,7 +387,10 @@ def test_a_missing_git_or_repository_is_a_sentence(repo: Repo, tmp_path: Path, m
     with pytest.raises(LabError) as error:
         Repo(tmp_path).champion()
     assert error.value.code == "not_a_lab"
-    code = "import sys; from pathlib import Path; from server.repo import Repo\ntry: Repo(Path(sys.argv[1])).paths('0' * 40)\nexcept Exception as e: print(e.code)"
+    code = (
+        "import sys; from pathlib import Path; from server.repo import Repo\n"
+        "try: Repo(Path(sys.argv[1])).paths('0' * 40)\nexcept Exception as e: print(e.code)"
+    )
     environment = {"PATH": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
     for prelude in ("", "import git; "):  # missing from the start, or gone since
         path = os.environ["PATH"] if prelude else str(tmp_path)
