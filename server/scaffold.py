@@ -13,6 +13,7 @@ from contracts import contract
 
 from . import install, settings
 from .errors import LabError
+from .fence import clean
 from .repo import Repo
 
 AGENT = ".claude/agents/experiment-worker.md"
@@ -130,7 +131,7 @@ def _files(name: str, profile: str, budget_s: float | None) -> dict[str, bytes]:
     }
     return {
         "train.py": fixed.pop("train.py"),
-        settings.FILE: settings.template(name[:80] or "lab", profile, budget_s).encode(),
+        settings.FILE: settings.template(clean(name)[:80] or "lab", profile, budget_s).encode(),
         "orchestrator.md": contract("orchestrator").encode(),
         AGENT: (_WORKER_HEAD.format(tools=tools) + contract("worker")).encode(),
         ".mcp.json": _server(""),

@@ -121,12 +121,12 @@ def template(name: str, profile: str = "cpu", budget_s: float | None = None) -> 
 # The settings of this lab. Read when a server or runner starts; every section but [lab] may be left out.
 
 [lab]
-name = {json.dumps(name)}
+name = {json.dumps(name, ensure_ascii=False)}
 schema = {SCHEMA}                      # version of this file and of {STATE}/
 
 [training]
 profile = "{profile}"                 # what is trained on what, measured how: cpu (a laptop)
-budget_s = {budget_s or 60.0:<12g}           # of one experiment: CPU seconds of training on cpu
+budget_s = {60.0 if budget_s is None else budget_s:<12g}           # of one experiment: CPU seconds of training on cpu
 threads = 1                     # a training
 editable = ["train.py"]         # paths that proposals may touch; "dir/**" for a folder
 

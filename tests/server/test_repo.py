@@ -383,6 +383,15 @@ def test_what_is_no_repository_or_has_no_commit_is_named(source: Path, tmp_path:
     assert error.value.code == "no_commits"
 
 
+def test_another_users_repository_must_be_trusted_before_it_is_cloned(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(LabError) as error:
+        clone(source, tmp_path)
+    assert error.value.code == "not_trusted" and "safe.directory" in str(error.value)
+
+
 def test_a_missing_git_or_repository_is_a_sentence(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LabError) as error:
         Repo(tmp_path).champion()

@@ -1,6 +1,7 @@
 """A lab is made whole or not at all, and a client that opens its directory finds server and worker."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -86,6 +87,19 @@ def test_an_existing_empty_directory_is_filled_and_stays_itself(tmp_path: Path) 
     assert settings.load(lab).lab.name == "lab"
     assert git(lab, "status", "--porcelain", "-b") == "## main"
     assert not [path for path in lab.iterdir() if path.name.startswith(".autoresearch-new")]
+
+
+@pytest.mark.parametrize("name", ["lab-\U0001f600", 'q"uo\\te', "$HOME", "-x", "new\nline", "x" * 200, os.fsdecode(b"\xff\xfe")], ids=ascii)
+def test_any_name_that_a_directory_can_have_will_do(tmp_path: Path, name: str) -> None:
+    create_lab(tmp_path / name)
+    assert settings.load(tmp_path / name).lab.name
+
+
+def test_a_budget_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    for budget in (0.0, -1.0, float("nan"), 1e9):
+        with pytest.raises(LabError) as error:
+            create_lab(tmp_path / "lab", budget_s=budget)
+        assert error.value.code == "bad_settings" and "budget_s" in str(error.value)
 
 
 def test_a_place_that_is_taken_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
