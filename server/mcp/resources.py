@@ -9,7 +9,7 @@ from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp_types import Completion, CompletionArgument, CompletionContext, PromptReference, ResourceTemplateReference
 
 from ..errors import LabError
-from .arguments import COMMIT, EXPERIMENT
+from .arguments import COMMIT, ID
 from .desk import Desk
 
 P = ParamSpec("P")
@@ -32,11 +32,11 @@ def add_resources(server: MCPServer[object], desk: Desk) -> None:
 
     @server.resource("experiment://{id}", title="Experiment", description="State, metric, curve and failure.", mime_type="application/json")
     async def experiment(id: str) -> str:
-        return (await read(lab.get_experiment, _checked(id, EXPERIMENT, "an experiment id"))).model_dump_json(exclude_none=True)
+        return (await read(lab.get_experiment, _checked(id, ID, "an experiment id"))).model_dump_json(exclude_none=True)
 
     @server.resource("experiment://{id}/log", title="Training log", description="Its last lines, fenced as data.")
     async def log(id: str) -> str:
-        return await read(lab.read_log, _checked(id, EXPERIMENT, "an experiment id"), lines=400)
+        return await read(lab.read_log, _checked(id, ID, "an experiment id"), lines=400)
 
     @server.resource("commit://{sha}/diff", title="Commit", description="The change against its base, fenced as data.")
     async def diff(sha: str) -> str:

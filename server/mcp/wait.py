@@ -28,8 +28,11 @@ def waiting(desk: Desk) -> Callable[..., Awaitable[a.WaitAnswer]]:
         val_bpb or failure, and what changed meanwhile. Not done is no error: call again with the ids that haven't ended."""
         watch = Watch(desk, list(dict.fromkeys(ids)), until)
         started = anyio.current_time()
-        while not await watch.settled(started + timeout_s):
+        await watch.look()
+        while not watch.done and anyio.current_time() < started + timeout_s:
             await context.report_progress(anyio.current_time() - started, timeout_s, watch.summary())
+            await watch.news(until=started + timeout_s)
+            await watch.look()
         return a.WaitAnswer(done=watch.done, experiments=watch.lines, changed=watch.changed, note=watch.note())
 
     return wait_for_experiments
@@ -54,17 +57,15 @@ class Watch:
     def done(self) -> bool:
         return not self.open if self.until == "all" else len(self.open) < len(self.lines)
 
-    async def settled(self, deadline: float) -> bool:
-        """Read the states and wait for news, at most `REFRESH_S`; true when there is nothing left to wait for."""
-        await self._look()
-        refresh = min(anyio.current_time() + REFRESH_S, deadline)
-        while not self.done and anyio.current_time() < refresh:
+    async def news(self, until: float) -> None:
+        """Sleep until the ledger changed, or it is time to look at the progress again."""
+        until = min(until, anyio.current_time() + REFRESH_S)
+        while anyio.current_time() < until:
             await anyio.sleep(POLL_S)
             if await self.desk.call(self.desk.lab.changes) != self._counter:
-                break
-        return self.done or anyio.current_time() >= deadline
+                return
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
         # The counter is read before the states: a change in between is seen again, never missed.
         self._counter = await self.desk.call(self.desk.lab.changes)
         before = {line.id: line.state for line in self.lines}
