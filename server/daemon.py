@@ -65,7 +65,7 @@ def ensure_runner(root: Path, state: Path) -> None:
     detach = "import os, sys\nif os.fork() == 0:\n    os.setsid()\n    os.execv(sys.argv[1], sys.argv[1:])"
     with (state / LOG).open("ab") as log:
         subprocess.run(
-            [sys.executable, "-I", "-S", "-c", detach, sys.executable, "-m", "server.cli", "runner", str(root)],
+            [sys.executable, "-I", "-S", "-c", detach, sys.executable, "-P", "-m", "server.cli", "runner", str(root)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

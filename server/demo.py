@@ -172,7 +172,7 @@ def _text(result: object) -> str:
 async def agent(name: str, root: Path, stage: Stage) -> AsyncIterator[Agent]:
     """Starts a server for this agent, as Claude Code and its kin do, and connects to it."""
     with (root / ".autoresearch" / f"server-{name}.log").open("a", encoding="utf-8") as log:
-        server = StdioServerParameters(command=sys.executable, args=["-m", "server.cli", "serve", str(root)], env=dict(os.environ))
+        server = StdioServerParameters(command=sys.executable, args=["-P", "-m", "server.cli", "serve", str(root)], env=dict(os.environ))
         async with Client(stdio_client(server, errlog=log), client_info=Implementation(name=name, version="1")) as client:
             yield Agent(name, client, stage)
 

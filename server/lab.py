@@ -103,7 +103,7 @@ class Lab:
         if path not in paths:
             raise LabError(f"There is no file {clean(path)[:200]!r} at {sha[:12]}. Its files are: {', '.join(paths[:40])}.", "unknown_path")
         try:
-            lines = self._repo.read(sha, path).decode("utf-8").splitlines()
+            lines = self._repo.read(sha, path).decode("utf-8").removesuffix("\n").split("\n")  # as patches count them
         except UnicodeDecodeError:
             raise LabError(f"{path} is not a text file, so it can't be shown.", "not_text") from None
         part = lines[first_line - 1 : first_line - 1 + max_lines]
