@@ -18,8 +18,9 @@ from server.mcp import build_server
 from server.models import ExperimentState
 from server.repo import Repo
 
+from .pipe import SERVE
+
 TRAIN = "WIDTH = 64\nDEPTH = 2\nRATE = 0.04\n\n\ndef train():\n    return WIDTH * DEPTH * RATE\n"
-SERVE = "import sys; from pathlib import Path; from server.mcp import serve_stdio; serve_stdio(Path(sys.argv[1]))"
 
 
 class Stand:

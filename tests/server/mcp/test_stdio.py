@@ -1,74 +1,20 @@
 """The stdio server as a process, spoken to in raw lines: probing clients, stray prints, and every way to end."""
 
-import contextlib
-import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .conftest import SERVE, Stand, make_stand
-
-ENVELOPE = {
-    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-    "io.modelcontextprotocol/clientInfo": {"name": "raw", "version": "1"},
-    "io.modelcontextprotocol/clientCapabilities": {},
-}
-HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}
-
-
-class Pipe:
-    """A server process and its two pipes."""
-
-    def __init__(self, root: Path, code: str = SERVE) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", code, str(root)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-        )
-
-    def send(self, message: dict[str, Any] | str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write((message if isinstance(message, str) else json.dumps({"jsonrpc": "2.0"} | message)) + "\n")
-        self.process.stdin.flush()
-
-    def ask(self, id: int, method: str, **params: Any) -> dict[str, Any]:
-        self.send({"id": id, "method": method, "params": params})
-        return self.next(id)
-
-    def next(self, id: int) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        reply: dict[str, Any] = json.loads(self.process.stdout.readline())
-        assert reply["id"] == id, reply
-        return reply
-
-    def end(self) -> tuple[int, str, str]:
-        """Close its input and let it go: exit status, the rest of stdout, stderr."""
-        rest, errors = self.process.communicate(timeout=10)
-        return self.process.returncode, rest, errors
+from .conftest import Stand, make_stand
+from .pipe import ENVELOPE, HELLO, Pipe, served
 
 
 @pytest.fixture(scope="module")
 def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     yield from make_stand(tmp_path_factory.mktemp("labs") / "lab")
-
-
-@contextlib.contextmanager
-def served(root: Path, code: str = SERVE) -> Iterator[Pipe]:
-    pipe = Pipe(root, code)
-    try:
-        yield pipe
-    finally:
-        pipe.process.kill()
-        pipe.process.communicate()
 
 
 def call_status(pipe: Pipe, id: int, **params: Any) -> str:

@@ -1,0 +1,48 @@
+"""The contracts speak of tools, arguments and verdicts that exist."""
+
+import contextlib
+import re
+from pathlib import Path
+from typing import Literal, get_args
+
+import pytest
+from mcp import Client
+
+from contracts import contract
+from server.lab import Lab
+from server.mcp import build_server
+from server.models import Verdict
+from trainer.failures import ADVICE
+
+from .conftest import make_stand
+
+pytestmark = pytest.mark.anyio
+Role = Literal["orchestrator", "worker"]
+
+
+@pytest.mark.parametrize("role", get_args(Role))
+async def test_every_call_in_a_contract_can_be_made(role: Role, tmp_path: Path) -> None:
+    for stand in make_stand(tmp_path / "lab"):
+        with contextlib.closing(Lab(stand.root)) as lab:
+            async with Client(build_server(lab)) as client:
+                known = {tool.name: set(tool.input_schema["properties"]) for tool in (await client.list_tools()).tools}
+    calls = re.findall(r"`(\w+)\(([^`]*)\)`", contract(role))
+    assert len(calls) > 8
+    for tool, arguments in calls:
+        assert set(re.findall(r"(\w+)=", arguments)) <= known[tool], (tool, arguments)
+
+
+@pytest.mark.parametrize("role", get_args(Role))
+def test_every_verdict_has_its_advice(role: Role) -> None:
+    for code in get_args(Verdict.model_fields["code"].annotation):
+        assert f"| `{code}` |" in contract(role)
+
+
+def test_every_kind_of_failure_has_its_advice() -> None:
+    for kind in (*ADVICE, "lost"):
+        assert re.search(rf"^\| .*`{kind}`.* \|", contract("worker"), re.MULTILINE), kind
+
+
+@pytest.mark.parametrize("role", get_args(Role))
+def test_a_contract_is_short(role: Role) -> None:
+    assert len(contract(role).splitlines()) < 120
