@@ -8,7 +8,7 @@ no file is given to Deeplake before it was compared with the list. Files outside
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainer.protocol import read_json, write_json
@@ -47,7 +47,7 @@ def read_head(path: Path) -> Head | None:
 
 def write_head(path: Path, head: Head) -> None:
     """Publishes the head: readers see the old one or this one, and so does a power cut."""
-    write_json(path, asdict(head))
+    write_json(path, vars(head))
     _fsync(path.parent)
 
 
@@ -73,13 +73,13 @@ def verify(directory: Path, files: Mapping[str, tuple[int, int]]) -> None:
     """Compares files with the list.
 
     Raises:
-        LakeUnavailable: one of them is missing, cut or changed.
+        LakeUnavailable: one of them is missing, unreadable, cut or changed.
     """
     for name, (size, crc) in files.items():
         try:
             content = (directory / name).read_bytes()
-        except FileNotFoundError:
-            fault = "is missing"
+        except OSError as error:
+            fault = f"can't be read ({error.strerror})"
         else:
             if len(content) == size and zlib.crc32(content) == crc:
                 continue
@@ -100,7 +100,7 @@ def sweep(directory: Path, files: Mapping[str, tuple[int, int]]) -> None:
 def listed(directory: Path) -> list[str]:
     """Files that are written once; locks and counters change in place and may be lost."""
     return sorted(
-        str(Path(folder, name).relative_to(directory))
+        f"{folder}/{name}"[len(str(directory)) + 1 :]
         for folder, _, names in os.walk(directory)
         for name in names
         if name != "next_base" and not name.endswith(".lock")

@@ -146,7 +146,7 @@ def test_two_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
 def test_what_was_acknowledged_survives_a_kill_at_any_moment(tmp_path: Path) -> None:
     rng = random.Random(9)
     acknowledged: list[str] = []
-    for first in range(0, 600, 100):
+    for first in range(0, 400, 100):
         process = writer(tmp_path, first, first + 100)
         assert process.stdout is not None
         for _ in range(rng.randrange(1, 12)):
