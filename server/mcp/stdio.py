@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import CancelledError
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +26,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.runner import serve_dual_era_loop
 from mcp.server.stdio import stdio_server
 from mcp.shared.message import SessionMessage
-from mcp_types import JSONRPCRequest
+from mcp.types import JSONRPCRequest
 
 from ..errors import LabError
 from ..lab import Lab
@@ -128,7 +129,7 @@ class Lines:
         token = anyio.lowlevel.current_token()
 
         def read() -> None:
-            with contextlib.suppress(OSError, anyio.BrokenResourceError, anyio.RunFinishedError):
+            with contextlib.suppress(OSError, CancelledError, anyio.BrokenResourceError, anyio.RunFinishedError):
                 with os.fdopen(self._source, "rb", closefd=False) as file:
                     for line in file:
                         anyio.from_thread.run(send.send, line.decode("utf-8", "replace"), token=token)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from mcp.server.mcpserver import Image
 from mcp.server.mcpserver.tools import Tool
-from mcp_types import ContentBlock, TextContent
+from mcp.types import ContentBlock, TextContent
 from pydantic import Field
 
 from .. import answers as a

@@ -1,13 +1,14 @@
 """A human's approval through the client, in both protocol eras: an explicit yes or nothing."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import anyio
 import pytest
-from mcp import Client
+from mcp import Client, StdioServerParameters
 from mcp.client import ClientRequestContext
 from mcp.types import ElicitRequestParams, ElicitResult, Implementation
 
@@ -15,6 +16,7 @@ from server.lab import Lab
 from server.mcp import build_server
 
 from .conftest import Stand, make_stand
+from .pipe import SERVE
 
 pytestmark = pytest.mark.anyio
 Mode = Literal["auto", "legacy"]
@@ -42,7 +44,9 @@ def winner(stand: Stand, lab: Lab) -> str:
     return commit
 
 
-async def promote(lab: Lab, commit: str, mode: Mode, reply: ElicitResult | None) -> tuple[dict[str, Any], list[str]]:
+async def promote(
+    lab: Lab, commit: str, mode: Mode, reply: ElicitResult | None, over_stdio: bool = False
+) -> tuple[dict[str, Any], list[str]]:
     questions: list[str] = []
 
     async def ask(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
@@ -51,16 +55,22 @@ async def promote(lab: Lab, commit: str, mode: Mode, reply: ElicitResult | None)
         return reply
 
     who = Implementation(name="claude", version="1")
+    server = (
+        StdioServerParameters(command=sys.executable, args=["-c", SERVE, str(lab.root)], cwd=Path.cwd())
+        if over_stdio
+        else build_server(lab)
+    )
     with anyio.fail_after(20):
-        async with Client(build_server(lab), mode=mode, client_info=who, elicitation_callback=ask if reply else None) as client:
+        async with Client(server, mode=mode, client_info=who, elicitation_callback=ask if reply else None) as client:
             result = await client.call_tool("promote_commit", {"commit": commit})
     assert not result.is_error and result.structured_content is not None, result.content
     return result.structured_content, questions
 
 
+@pytest.mark.parametrize("over_stdio", [False, True])
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_a_yes_promotes_and_names_who_said_it(lab: Lab, stand: Stand, winner: str, mode: Mode) -> None:
-    answer, questions = await promote(lab, winner, mode, ElicitResult(action="accept", content={"approve": True}))
+async def test_a_yes_promotes_and_names_who_said_it(lab: Lab, stand: Stand, winner: str, mode: Mode, over_stdio: bool) -> None:
+    answer, questions = await promote(lab, winner, mode, ElicitResult(action="accept", content={"approve": True}), over_stdio)
     assert answer["promoted"] and answer["champion"] == lab.status().champion.commit == winner
     assert [promotion.approved_by for promotion in stand.ledger.promotions()] == ["claude user"]
     (question,) = questions

@@ -28,23 +28,18 @@ def test_a_client_that_probes_and_then_initializes_is_served(stand: Stand) -> No
         assert "supportedVersions" in pipe.ask(1, "server/discover", _meta=ENVELOPE)["result"]
         assert pipe.ask(2, "initialize", **HELLO)["result"]["protocolVersion"] == "2025-11-25"
         pipe.send({"method": "notifications/initialized"})
+        pipe.send("this is not JSON")
         assert call_status(pipe, 3) == "stand"
         assert pipe.end()[:2] == (0, "")
 
 
-def test_a_probe_may_be_pipelined_with_the_handshake(stand: Stand) -> None:
+def test_probes_pipelined_with_the_handshake_decide_nothing_even_malformed(stand: Stand) -> None:
     with served(stand.root) as pipe:
-        pipe.send({"id": 0, "method": "server/discover", "params": {"_meta": ENVELOPE}})
-        pipe.send({"id": 1, "method": "initialize", "params": HELLO})
-        assert "supportedVersions" in pipe.next(0)["result"] and "protocolVersion" in pipe.next(1)["result"]
-
-
-def test_a_client_that_only_initializes_is_served(stand: Stand) -> None:
-    with served(stand.root) as pipe:
-        assert pipe.ask(1, "initialize", **HELLO)["result"]["serverInfo"]["name"] == "autoresearch"
-        pipe.send({"method": "notifications/initialized"})
-        pipe.send("this is not JSON")
-        assert call_status(pipe, 2) == "stand"
+        pipe.send({"id": 0, "method": "server/discover"})
+        pipe.send({"id": 1, "method": "server/discover", "params": {"_meta": ENVELOPE}})
+        pipe.send({"id": 2, "method": "initialize", "params": HELLO})
+        assert "error" in pipe.next(0) and "supportedVersions" in pipe.next(1)["result"]
+        assert pipe.next(2)["result"]["serverInfo"]["name"] == "autoresearch"
 
 
 def test_a_client_that_probes_and_stays_modern_is_served(stand: Stand) -> None:
@@ -53,12 +48,6 @@ def test_a_client_that_probes_and_stays_modern_is_served(stand: Stand) -> None:
         assert call_status(pipe, 1, _meta=ENVELOPE) == "stand"
         assert pipe.ask(2, "initialize", **HELLO)["error"]["code"] == -32022
         assert pipe.ask(3, "server/discover", _meta=ENVELOPE)["result"]["instructions"]
-
-
-def test_a_probe_without_an_envelope_is_refused_and_decides_nothing(stand: Stand) -> None:
-    with served(stand.root) as pipe:
-        assert "error" in pipe.ask(0, "server/discover")
-        assert "result" in pipe.ask(1, "initialize", **HELLO)
 
 
 def test_stray_prints_never_reach_the_wire(stand: Stand) -> None:
