@@ -72,6 +72,8 @@ def _read_spec(run: Path) -> Spec:
     spec = protocol.read_json(run / protocol.SPEC)
     if spec is None:
         raise prepare.PreparationError(f"{protocol.SPEC} is missing or no JSON object.")
+    if spec.get("profile") not in prepare.PROFILES:
+        raise prepare.PreparationError(f"there is no profile {spec.get('profile')!r}; there are {', '.join(prepare.PROFILES)}.")
     return Spec(**spec)
 
 

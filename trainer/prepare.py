@@ -42,7 +42,7 @@ PATTERN = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{
 
 
 class PreparationError(Exception):
-    """The data could not be made; the text says what to do."""
+    """What a run needs is missing or not as it must be; the text says what to do."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def prepare(profile: str, directory: Path | None = None) -> Path:
     Raises:
         PreparationError: the text or a package that makes it is missing.
     """
-    target = directory or data_dir(profile)
+    target = (directory or data_dir(profile)).absolute()
     if (target / META).exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

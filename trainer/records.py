@@ -9,6 +9,7 @@ from typing import Any
 
 LOG_BYTES, TAIL_BYTES, CURVE_BYTES = 5 << 20, 64 << 10, 5 << 20
 POINTS = 60
+_ABSURD = 1e9  # a loss beyond this is left out of the digest, whose sums must stay finite
 _REPORTED = re.compile(r"^val_bpb:\s*(\d+\.?\d*)", re.MULTILINE)
 
 
@@ -45,7 +46,7 @@ class Log:
     def reported_bpb(self) -> float | None:
         """The metric that train.py claims, as the original prints it; for the record only."""
         found = _REPORTED.findall(self.tail)
-        return float(found[-1]) if found else None
+        return float(found[-1]) if found and math.isfinite(float(found[-1])) else None
 
     def close(self) -> None:
         while self.pump():
@@ -75,7 +76,7 @@ class Curve:
         loss = values.get("loss")
         if loss is not None:
             self.losses = [*self.losses[:1], loss]
-            if math.isfinite(loss):
+            if abs(loss) < _ABSURD:
                 bucket = min(int(share * POINTS), POINTS - 1)
                 shares, losses, count = self._sums.get(bucket, (0.0, 0.0, 0))
                 self._sums[bucket] = shares + share, losses + loss, count + 1

@@ -27,7 +27,7 @@ from .protocol import Progress, Result, Spec
 from .records import Curve, Log
 
 SCRATCH = "scratch"  # the only directory that the agent's code can write
-CODE_BYTES, FILE_MB, LINE_BYTES = 1 << 20, 1024, 64 << 10
+CODE_BYTES, FILE_MB, LINE_BYTES = 256 << 10, 1024, 64 << 10
 TICK_S = 0.1  # how soon a cancellation or an end is noticed
 LOOK_S = 0.5  # between two looks at CPU time and memory, unless the budget may end before
 SHOW_S = 1.0  # between two writes of progress.json
@@ -323,14 +323,14 @@ def code_hash(code: Path) -> str:
     """Hash of the agent's files, names and contents.
 
     Raises:
-        ValueError: they are too large; a model could be hidden in them.
+        PreparationError: they are so large that a text could be hidden in them.
     """
     digest, size = hashlib.sha256(), 0
     for path in sorted(path for path in code.rglob("*") if path.is_file()):
         content = path.read_bytes()
         size += len(content)
         if size > CODE_BYTES:
-            raise ValueError(f"the files in {protocol.CODE}/ hold more than {CODE_BYTES >> 10} KB.")
+            raise prepare.PreparationError(f"the files in {protocol.CODE}/ hold more than {CODE_BYTES >> 10} KB.")
         digest.update(f"{path.relative_to(code)}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()[:16]
 

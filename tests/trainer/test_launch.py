@@ -142,6 +142,18 @@ def test_reports_become_a_curve_and_progress(warm: Warm) -> None:
     assert len(lines) == 102 and {"t", "share", "step", "loss"} <= set(lines[5]) and "loss" not in lines[-1]
 
 
+def test_absurd_numbers_from_train_py_spoil_no_result(warm: Warm) -> None:
+    code = "[run.log(step=1e30, tokens=-1, loss=1e308) for _ in range(9)]; run.log(loss=float('nan')); print('val_bpb: ' + '9' * 400)"
+    result = warm.launch(BIGRAM.replace("# before submit", code)).wait()
+    assert result["state"] == "finished" and result["reported_bpb"] is None
+    assert result["curve"] and all(math.isfinite(value) for point in result["curve"] for value in point)
+
+
+def test_files_that_could_hide_a_text_are_refused(warm: Warm) -> None:
+    failure = warm.launch(BIGRAM + "# " + "x" * (300 << 10)).wait()["failure"]
+    assert "256 KB" in failure["message"]
+
+
 @pytest.mark.parametrize("with_file", [True, False])
 def test_sigterm_ends_the_run_with_a_cancelled_result(warm: Warm, with_file: bool) -> None:
     launched = warm.launch(SLEEP, budget_s=30)
@@ -209,7 +221,7 @@ def test_the_warm_parent_answers_a_line_for_a_directory_that_is_not_there(warm: 
 
 @pytest.mark.parametrize(
     ("change", "explanation"),
-    [({"data": "/nowhere"}, "no prepared data"), ({"profile": "huge"}, "huge"), ({"surprise": 1}, "surprise")],
+    [({"data": "/nowhere"}, "no prepared data"), ({"profile": "huge"}, "no profile 'huge'"), ({"surprise": 1}, "surprise")],
 )
 def test_a_bad_spec_is_a_result_that_says_so(warm: Warm, change: dict[str, object], explanation: str) -> None:
     run = warm.directory(BIGRAM)
