@@ -76,8 +76,8 @@ class Stage:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def say(self, who: str, text: str) -> None:
-        self.console.print(f"[dim]{self._clock()}[/] [bold]{who:<12}[/] {escape(text)}", highlight=False)
+    def say(self, who: str, text: str, style: str = "default") -> None:
+        self.console.print(f"[dim]{self._clock()}[/] [bold]{who:<12}[/] [{style}]{escape(text)}[/]", highlight=False)
 
     def now(self, who: str, text: str) -> None:
         """What `who` is doing. Where there is no terminal to redraw, a line every ten seconds."""
@@ -272,7 +272,10 @@ def _table(rows: list[dict[str, Any]], champion: str) -> Table:
         values = [row["val_bpb"] for row in group if row.get("val_bpb") is not None]
         return sum(values) / len(values) if values else math.inf
 
-    table = Table("", "commit", "runs", "val_bpb", "by", "hypothesis", title="What was tried, the best first")
+    table = Table(title="What was tried, the best first", expand=True)
+    for column in ("", "commit", "runs", "val_bpb", "by"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("hypothesis", ratio=1)
     for commit, group in sorted(groups.items(), key=lambda item: mean(item[1])):
         failure = group[0].get("failure")
         metric = f"{mean(group):.4f}" if math.isfinite(mean(group)) else failure["kind"] if failure else group[0]["state"]

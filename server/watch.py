@@ -87,7 +87,14 @@ def _recent(lines: list[ExperimentLine]) -> Table:
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(
-        title=title, title_justify="left", title_style="bold", caption_justify="left", box=None, pad_edge=False, header_style="dim"
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="dim",
+        expand=columns[-1].startswith("hypothesis"),  # the last column then takes what the others leave
     )
     for column in columns:
         table.add_column(column, no_wrap=True, overflow="ellipsis", ratio=1 if column.startswith("hypothesis") else None)
