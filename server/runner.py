@@ -63,11 +63,13 @@ class Runner:
                     _log.error("%s", error)
                     idle_s = 0.0
                     await asyncio.sleep(LAKE_RETRY_S[0])
-                if idle_s > linger_s and (not self._ledger.unflushed() or idle_s > GIVE_UP_S):
-                    break
+                if idle_s > linger_s:
+                    if self._lake_wait_s == LAKE_RETRY_S[0]:  # the lake was there last time
+                        await self._flush()
+                    if not self._ledger.unflushed() or idle_s > GIVE_UP_S:
+                        break
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.stopping.wait(), self._compute.poll_s)
-            await self._flush()
         finally:
             await self._compute.close()
 
@@ -82,6 +84,7 @@ class Runner:
             await self._flush()
         if self._ledger.open_experiments():
             self._active = time.monotonic()
+            return 0.0
         return time.monotonic() - self._active
 
     # Experiments

@@ -1,0 +1,233 @@
+"""The runner: experiments reach the lake, and a kill at any point loses nothing and trains nothing twice."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+import pytest
+
+from server import settings as lab_settings
+from server.compute.local import LocalCompute
+from server.daemon import runner_alive, runner_lock, stop_runner
+from server.lab import Lab
+from server.lake.embedded import EmbeddedLake
+from server.ledger import Ledger
+from server.models import ACTIVE_STATES, Experiment
+from server.repo import Repo
+from server.runner import ATTEMPTS, Runner
+from tests.waiting import until
+
+NOOP = (sys.executable, str(Path(__file__).parents[1] / "bench" / "noop_launcher.py"))
+
+
+class House:
+    """A lab with its ledger open beside it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.state = root / ".autoresearch"
+        self.lab = Lab(root)
+        self.ledger = Ledger(self.state / "ledger.sqlite")
+
+    def close(self) -> None:
+        self.lab.close()
+        self.ledger.close()
+
+    def launch(self, replicates: int = 1) -> list[str]:
+        return self.lab.launch_training("champion", "ada", replicates).experiments
+
+    def state_of(self, id: str) -> str:
+        return self.lab.states([id])[0].state
+
+    def ended(self, ids: list[str]) -> bool:
+        return all(line.state not in (*ACTIVE_STATES, "queued") for line in self.lab.states(ids))
+
+    def record(self, id: str) -> Experiment:
+        """The whole record of an experiment that is still in the ledger."""
+        found = self.ledger.experiment(id)
+        assert found is not None
+        return found
+
+    def launcher(self, id: str) -> int:
+        """The process that supervises an experiment, once it is there."""
+        attempt = until(lambda: next((e.attempt for e in self.ledger.open_experiments(*ACTIVE_STATES) if e.id == id), 0))
+        lock = self.state / "runs" / id / str(attempt) / "launcher.lock"
+        return int(until(lambda: lock.read_text(encoding="ascii") if lock.exists() else ""))
+
+    def runner(self) -> int:
+        return int(until(lambda: (self.state / "runner.lock").read_text(encoding="ascii")))
+
+    def drive(self, linger_s: float = 0.0, command: tuple[str, ...] = NOOP, lake: EmbeddedLake | None = None) -> None:
+        """Be the runner, in this process, with a launcher that trains nothing, until there is nothing left to do."""
+        settings = lab_settings.load(self.root)
+        lake = lake or EmbeddedLake(self.state / "lake")
+        compute = LocalCompute("tiny", 1, self.state / "runner.log", command=command)
+        with runner_lock(self.state, patience_s=5) as mine:
+            assert mine
+            anyio.run(Runner(settings, self.state, self.ledger, Repo(self.root), lake, compute).run, linger_s)
+        lake.close()
+
+
+@pytest.fixture
+def house(make_lab: Callable[..., Path]) -> Iterator[House]:
+    house = House(make_lab())
+    yield house
+    for e in house.ledger.open_experiments():
+        house.ledger.request_cancel(e.id)
+    house.close()
+
+
+@pytest.fixture
+def still(house: House) -> Iterator[House]:
+    """A house in which calls wake no runner: the lock is taken, as if by one that is busy. Release it with `drive`."""
+    lock = runner_lock(house.state)
+    assert lock.__enter__()
+    house.release = lambda: lock.__exit__(None, None, None)  # type: ignore[attr-defined]
+    yield house
+    with suppress(ValueError, StopIteration, RuntimeError):
+        lock.__exit__(None, None, None)
+
+
+def release(house: House) -> None:
+    house.release()  # type: ignore[attr-defined]
+
+
+def test_what_ended_reaches_the_lake_and_leaves_the_outbox(still: House) -> None:
+    ids = still.launch(3)
+    memory = still.lab.write_memory("finding", "Nothing was trained.", "ada").id
+    release(still)
+    still.drive()
+    assert still.ledger.unflushed() == 0 and still.ledger.open_experiments() == []
+    lake = EmbeddedLake(still.state / "lake")
+    assert {e.id: e.val_bpb for e in lake.get("experiments", ids)} == dict.fromkeys(ids, 1.5)
+    assert [m.id for m in lake.get("memories", [memory])] == [memory]
+    lake.close()
+    assert [still.lab.get_experiment(id).experiment.val_bpb for id in ids] == [1.5] * 3
+    assert still.lab.status().budget.reserved_s == 0
+
+
+def test_slots_are_respected(make_lab: Callable[..., Path]) -> None:
+    house = House(make_lab("narrow", {"slots = 0": "slots = 1"}))
+    most = 0
+    with runner_lock(house.state):
+        ids = house.launch(3)
+    ledger = house.ledger
+    move = ledger.move
+
+    def counting(id: str, states: object, **changes: object) -> object:
+        nonlocal most
+        most = max(most, len(ledger.open_experiments(*ACTIVE_STATES)))
+        return move(id, states, **changes)  # type: ignore[arg-type]
+
+    ledger.move = counting  # type: ignore[method-assign, assignment]
+    stop_runner(house.state)
+    house.drive()
+    assert most == 1 and house.ended(ids)
+    house.close()
+
+
+def test_a_real_training_is_measured_and_recorded(house: House) -> None:
+    (id,) = house.launch()
+    until(lambda: house.ended([id]), 90)
+    answer = house.lab.get_experiment(id)
+    assert answer.experiment.state == "finished", answer.failure
+    assert answer.experiment.val_bpb is not None and 1.5 < answer.experiment.val_bpb < 5
+    assert answer.curve and answer.details["steps"] > 0 and answer.cost_s > 0
+    assert answer.details["hashes"]["fixed"] and answer.details["sandbox"]
+    assert "num_steps" in house.lab.read_log(id)
+
+
+def test_a_killed_runner_is_replaced_by_the_next_call_and_trains_nothing_twice(house: House) -> None:
+    (id,) = house.launch()
+    launcher = house.launcher(id)
+    os.kill(house.runner(), signal.SIGKILL)
+    until(lambda: not runner_alive(house.state))
+    assert house.state_of(id) in ("starting", "running", "scoring", "finished")  # this call starts the next runner
+    until(lambda: house.ended([id]), 90)
+    answer = house.lab.get_experiment(id)
+    assert answer.experiment.state == "finished" and answer.attempt == 1
+    lock = house.state / "runs" / id / "1" / "launcher.lock"
+    assert int(lock.read_text(encoding="ascii")) == launcher
+    assert [path.name for path in (house.state / "runs" / id).iterdir()] == ["1"]
+
+
+def test_a_killed_training_is_queued_again_once(house: House) -> None:
+    (id,) = house.launch()
+    os.kill(house.launcher(id), signal.SIGKILL)
+    until(lambda: house.ended([id]), 90)
+    answer = house.lab.get_experiment(id)
+    assert answer.experiment.state == "finished" and answer.attempt == 2
+
+
+def test_a_training_that_is_lost_every_time_is_given_up(still: House) -> None:
+    (id,) = still.launch()
+    release(still)
+    vanishing = "import sys\nfor line in sys.stdin:\n    open(line.strip() + '/launcher.lock', 'w').write('1')\n    print('{}', flush=True)"
+    still.drive(command=(sys.executable, "-c", vanishing))
+    answer = still.lab.get_experiment(id)
+    assert answer.experiment.state == "crashed" and answer.attempt == ATTEMPTS
+    assert answer.failure is not None and answer.failure.kind == "lost"
+
+
+def test_a_running_training_is_cancelled_and_returns_its_budget(make_lab: Callable[..., Path]) -> None:
+    house = House(make_lab("long", {"budget_s = 1 ": "budget_s = 30 "}))
+    (id,) = house.launch()
+    house.launcher(id)
+    assert house.lab.cancel_experiment(id, "ada").state in ACTIVE_STATES
+    until(lambda: house.ended([id]), 60)
+    assert house.state_of(id) == "cancelled"
+    assert house.lab.status().budget.reserved_s == 0
+    assert house.ledger.scores(house.lab.status().champion.commit)[0].started
+    house.close()
+
+
+def test_a_launcher_that_cannot_start_fails_the_experiment_with_its_words(still: House) -> None:
+    (id,) = still.launch()
+    release(still)
+    still.drive(command=(sys.executable, "-c", "raise SystemExit('no such device')"))
+    failure = still.lab.get_experiment(id).failure
+    assert failure is not None and "no such device" in failure.message
+
+
+def test_while_the_lake_is_away_nothing_is_lost_and_queries_say_so(still: House) -> None:
+    lake = still.state / "lake"
+    lake.write_text("in the way", encoding="utf-8")
+    ids = still.launch(2)
+    release(still)
+    settings = lab_settings.load(still.root)
+    away = EmbeddedLake(lake)
+    compute = LocalCompute("tiny", 1, still.state / "runner.log", command=NOOP)
+    runner = Runner(settings, still.state, still.ledger, Repo(still.root), away, compute)
+
+    async def drive() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(runner.run, 0.0)
+            with anyio.fail_after(60):
+                while still.ledger.open_experiments():  # noqa: ASYNC110
+                    await anyio.sleep(0.02)
+            runner.stopping.set()
+
+    anyio.run(drive)
+    assert still.ledger.unflushed() == 2
+    with runner_lock(still.state):
+        page = still.lab.query_experiments()
+    assert {row["id"] for row in page.rows} == set(ids) and page.note
+    lake.unlink()
+    still.drive()
+    assert still.ledger.unflushed() == 0
+    assert {row["id"] for row in still.lab.query_experiments().rows} == set(ids)
+
+
+def test_an_idle_runner_leaves_and_the_next_call_starts_another(still: House) -> None:
+    first = still.launch()
+    release(still)
+    still.drive()
+    assert not runner_alive(still.state)
+    (second,) = still.launch()
+    assert until(lambda: runner_alive(still.state))
+    until(lambda: still.ended([second]), 90)
+    assert still.state_of(second) == "finished" and still.state_of(first[0]) == "finished"
