@@ -3,7 +3,6 @@
 AUTORESEARCH_KILLS sets how many kills (default 30), AUTORESEARCH_SEED repeats a sequence of them.
 """
 
-import fcntl
 import os
 import random
 import signal
@@ -24,6 +23,7 @@ from mcp_types import CallToolResult
 
 from server.daemon import stop_runner
 from server.models import TERMINAL_STATES
+from tests.acceptance.processes import launchers, processes
 from tests.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -109,25 +109,6 @@ def proposal(value: int, author: str) -> dict[str, Any]:
     """A change that trains like the stock file, and is code that nobody else proposes."""
     edits = [{"path": "train.py", "search": "SOFTCAP = 15.0", "replace": f"NOTHING = {value}\nSOFTCAP = 15.0"}]
     return {"hypothesis": f"the number {value} changes nothing", "edits": edits, "author": author}
-
-
-def processes(root: Path, what: str) -> list[int]:
-    """Processes of this lab whose command line says `what`."""
-    lines = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [int(line.split()[0]) for line in lines if str(root) in line and f"server.cli {what}" in line]
-
-
-def launchers(root: Path) -> list[int]:
-    """Supervisors of trainings: whoever holds the lock of a run directory."""
-    found = []
-    for lock in root.glob(".autoresearch/runs/*/*/launcher.lock"):
-        with lock.open("r+") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                with suppress(ValueError):
-                    found.append(int(file.read()))
-    return found
 
 
 async def kill(root: Path, kills: Counter[str], stop: anyio.Event) -> None:

@@ -1,0 +1,111 @@
+"""Many agents in one lab at once, each with its own server: all are served, nothing is done twice, and who dies leaves nothing half done.
+
+The tests hold the runner's lock, so nothing is trained here.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp import Client, StdioServerParameters
+
+from server import settings
+from server.daemon import runner_lock
+from server.scaffold import create_lab
+
+pytestmark = pytest.mark.anyio
+
+AGENTS = 8
+PROPOSALS = 200
+CLI = ["-P", "-m", "server.cli", "serve"]
+HERE = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    root = tmp_path_factory.mktemp("labs") / "lab"
+    create_lab(root, profile="tiny", budget_s=1.0)
+    with runner_lock(root / settings.STATE) as mine:
+        assert mine
+        yield root
+
+
+@pytest.fixture(scope="module")
+async def swarm(lab: Path) -> AsyncIterator[list[Client]]:
+    """Eight clients, each with a server process of its own."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(Client(server(lab))) for _ in range(AGENTS)]
+
+
+def server(root: Path) -> StdioServerParameters:
+    return StdioServerParameters(command=sys.executable, args=[*CLI, str(root)], env=dict(os.environ) | {"PYTHONPATH": str(HERE)})
+
+
+async def answer(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
+    result = await client.call_tool(tool, arguments)
+    assert not result.is_error and result.structured_content is not None, result.content
+    return result.structured_content
+
+
+def proposal(number: int) -> dict[str, Any]:
+    """Code that only this number has."""
+    edit = {"path": "train.py", "search": "SOFTCAP = 15.0", "replace": f"UNUSED = {number}\nSOFTCAP = 15.0"}
+    return {"hypothesis": f"An unused constant {number} changes nothing.", "edits": [edit]}
+
+
+def resolvable(root: Path, commits: set[str]) -> set[str]:
+    """Those of `commits` that git has, and would keep through a garbage collection."""
+    refs = subprocess.run(["git", "-C", root, "for-each-ref", "--format=%(objectname)"], capture_output=True, text=True, check=True)
+    return commits & set(refs.stdout.split())
+
+
+async def test_proposals_of_a_swarm_all_become_commits(lab: Path, swarm: list[Client]) -> None:
+    commits: dict[int, str] = {}
+
+    async def propose(number: int) -> None:
+        made = await answer(swarm[number % AGENTS], "propose_patch", **proposal(number), author=f"agent-{number % AGENTS}")
+        assert not made["duplicate"] and made["author"] == f"agent-{number % AGENTS}"
+        commits[number] = made["commit"]
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            for number in range(PROPOSALS):
+                tasks.start_soon(propose, number)
+        assert len(set(commits.values())) == PROPOSALS
+        assert resolvable(lab, set(commits.values())) == set(commits.values())
+        for number, client in zip(range(0, PROPOSALS, 25), swarm):  # proposed again to a server that may not have seen it
+            twin = await answer(client, "propose_patch", **proposal(number))
+            assert twin["duplicate"] and twin["commit"] == commits[number]
+
+
+async def test_one_idempotency_key_is_one_launch_however_many_ask_at_once(swarm: list[Client]) -> None:
+    launches = []
+
+    async def launch(client: Client) -> None:
+        launches.append(await answer(client, "launch_training", commit="champion", replicates=2, idempotency_key="the-only-one"))
+
+    with anyio.fail_after(30):
+        before = (await answer(swarm[0], "get_status"))["budget"]["reserved_s"]
+        async with anyio.create_task_group() as tasks:
+            for client in swarm:
+                tasks.start_soon(launch, client)
+        (first,) = [made for made in launches if not made["repeated"]]
+        assert len(launches) == AGENTS
+        assert {(*made["experiments"], *made["seeds"]) for made in launches} == {(*first["experiments"], *first["seeds"])}
+        status = await answer(swarm[1], "get_status")
+        assert {line["id"] for line in status["queued"]} == set(first["experiments"])
+        assert status["budget"]["reserved_s"] - before == pytest.approx(first["reserved_s"], abs=0.1)
+        for id in first["experiments"]:
+            await answer(swarm[2], "cancel_experiment", id=id)
+        assert (await answer(swarm[3], "get_status"))["budget"]["reserved_s"] == before
