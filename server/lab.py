@@ -403,7 +403,14 @@ class Lab:
         from .plot import draw
 
         experiments = [e for e in self._all_experiments() if e.terminal]
-        return draw(experiments, self._ledger.promotions(), self.settings.lab.name)
+        try:
+            return draw(experiments, self._ledger.promotions(), self.settings.lab.name)
+        except ModuleNotFoundError as error:
+            raise LabError(
+                f"The picture needs the package {error.name}, which is not installed here: pip install {error.name}. "
+                "The numbers are in get_status and query_experiments.",
+                "missing_package",
+            ) from None
 
     # Inside
 
