@@ -1,4 +1,4 @@
-"""What a train.py needs of the launcher: `connect()`, then `start()`, `progress()`, `log()` and `submit()` on the run.
+"""What a train.py needs of the launcher: `connect()`, then `start()`, `progress()`, `log()`, `note()` and `submit()` on the run.
 
 The contract: build and warm up what you like after `connect()`, but there is no data before `start()`, and the budget
 runs from there to `submit()`. `submit()` ends the process: nothing after it runs, and nothing printed decides anything.
@@ -30,7 +30,7 @@ class Run:
 
     Attributes:
         config: `vocab_size`, `seq_len` (tokens a row, as scored), `seed`, `threads`, `device` (a torch device type),
-            `clock` (`cpu` or `wall`) and `budget_s` (seconds of that clock).
+            `clock` (`cpu` or `wall`), `budget_s` (seconds of that clock), `profile` (its name) and `attention` (as in lab.toml).
     """
 
     def __init__(self, channel: socket.socket, config: dict[str, Any]) -> None:
@@ -59,6 +59,10 @@ class Run:
         """Report `step`, `loss` (nats a token), `tokens` (seen so far) and any other number: the run's loss curve."""
         self._send(op="log", share=self.progress(), **{name: float(value) for name, value in values.items()})
 
+    def note(self, **facts: str) -> None:
+        """Say how this run was done, such as `attention="sdpa"`: kept in its result, as the code's own word."""
+        self._send(op="note", **facts)
+
     def submit(self, weights: "Mapping[str, torch.Tensor]", config: Mapping[str, Any]) -> NoReturn:
         """Hand in the model that `build_model(config)` and `load_state_dict(weights)` rebuild. Ends the process.
 
@@ -83,6 +87,11 @@ class Run:
             return time.monotonic()
         helpers = resource.getrusage(resource.RUSAGE_CHILDREN)
         return time.process_time() + helpers.ru_utime + helpers.ru_stime
+
+
+def profile() -> str:
+    """Name of the profile that is trained, "" where nothing is, such as in scoring: a place to choose constants, known on import."""
+    return str(json.loads(os.environ.get(CONFIG, "{}")).get("profile", ""))
 
 
 def connect() -> Run:

@@ -3,7 +3,7 @@
 `python -m trainer.launch RUNDIR` supervises one run and exits. `python -m trainer.launch --warm` imports torch once,
 then forks a supervisor for each directory that it reads from stdin, one a line, and answers one line of JSON as soon
 as it did: {"run", "pid"} or {"run", "error"}. When its stdin ends it exits, and its supervisors live on. Both ways
-meet in `supervise`, so there is one way to run.
+meet in `supervise`, so there is one way to run. `--stage train` and `--stage score` split a run between two machines.
 
 Every run ends with a result, unless its supervisor is killed by SIGKILL: then the kernel kills the trainer too, and
 the missing result says that the run was lost.
@@ -19,23 +19,30 @@ import sys
 import time
 from importlib import import_module
 from pathlib import Path
+from typing import Literal, get_args
 
 from . import prepare, processes, protocol
 from .failures import Failure
 from .protocol import Result, Spec
 from .supervisor import Supervisor
 
+Stage = Literal["all", "train", "score"]
+
 # What a launcher needs of its environment. The rest may hold secrets, and forked children can read all of it.
 _ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 _CLEAN = "AUTORESEARCH_CLEAN"
 
 
-def supervise(run: Path) -> None:
+def supervise(run: Path, stage: Stage = "all") -> None:
     """Take a run directory through to its result. Does nothing if another process has it, or it is abandoned or done."""
     lock = os.open(run / protocol.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if not _locked(lock):
         return
-    if (run / protocol.ABANDONED).exists() or (run / protocol.RESULT).exists():
+    earlier = protocol.read_json(run / protocol.RESULT)
+    if (run / protocol.ABANDONED).exists() or (earlier is not None) != (stage == "score"):
+        os.close(lock)  # now, not when this process has ended: whoever asks shall see that nobody has the run
+        return
+    if earlier is not None and earlier.get("state") != protocol.SUBMITTED:
         return
     signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -44,7 +51,8 @@ def supervise(run: Path) -> None:
     os.write(lock, f"{os.getpid()}\n".encode())
     family = processes.Family()
     try:
-        result = Supervisor(run.resolve(), _read_spec(run), family, signals).run()
+        supervisor = Supervisor(run.resolve(), _read_spec(run), family, signals)
+        result = supervisor.score(Result(**earlier)) if earlier is not None else supervisor.run(submit_only=stage == "train")
     except prepare.PreparationError as error:
         result = Result("crashed", failure=Failure("error", str(error)).as_dict())
     except Exception as error:
@@ -77,7 +85,7 @@ def _read_spec(run: Path) -> Spec:
     return Spec(**spec)
 
 
-def _serve_warm() -> None:
+def _serve_warm(stage: Stage) -> None:
     """Fork a supervisor for each line of stdin. This process holds no data and runs nothing of torch: it is only forked."""
     _preload()
     gc.freeze()
@@ -93,12 +101,12 @@ def _serve_warm() -> None:
             except OSError as error:
                 answer["error"] = f"no process could be forked: {error.strerror}."
             if answer.get("pid") == 0:
-                _supervise_detached(run)
+                _supervise_detached(run, stage)
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
 
-def _supervise_detached(run: Path) -> None:
+def _supervise_detached(run: Path, stage: Stage) -> None:
     """In a new supervisor: own session, none of the parent's pipes. Never returns."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -106,7 +114,7 @@ def _supervise_detached(run: Path) -> None:
         null = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):
             os.dup2(null, standard)
-        supervise(run)
+        supervise(run, stage)
     finally:
         os._exit(0)
 
@@ -138,15 +146,16 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("run", nargs="?", type=Path, help="the run directory")
     which.add_argument("--warm", action="store_true", help="read run directories from stdin, one a line")
+    parser.add_argument("--stage", choices=get_args(Stage), default="all", help="train without scoring, or score what was trained")
     arguments = parser.parse_args()
     if not arguments.warm and not arguments.run.is_dir():
         parser.exit(2, f"{arguments.run}: there is no such directory.\n")
     _clean_environment()
     if arguments.warm:
-        _serve_warm()
+        _serve_warm(arguments.stage)
     else:
         _preload()
-        supervise(arguments.run)
+        supervise(arguments.run, arguments.stage)
 
 
 if __name__ == "__main__":

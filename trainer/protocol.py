@@ -5,6 +5,9 @@ The launcher holds a POSIX lock on `launcher.lock` (with its process id inside) 
 `progress.json` current, and writes `result.json` once, atomically, as its last act. No result after the lock is free
 means that the run was lost, whatever the exit code was. Whoever takes the lock first and writes `abandoned` into the
 directory forbids the run for good: a launcher that finds it exits at once.
+
+A run may be taken in two stages, on two machines: the first leaves the submitted model in `submission/` and a result
+whose state is `submitted`; the second scores it, next to the data that the first never sees, and replaces the result.
 """
 
 import hashlib
@@ -23,6 +26,8 @@ LOG = "run.log"  # stdout and stderr of train.py, capped
 CURVE = "curve.jsonl"  # one line a report: {"t": used budget in s, "share": 0..1, "step": int, "loss": nats a token, ...}
 LOCK = "launcher.lock"
 ABANDONED = "abandoned"
+SUBMISSION = "submission"  # directory with the weights and the config of a model that waits for its score
+SUBMITTED = "submitted"  # the state of a result without a score yet
 CANCEL = "cancel"  # the server creates this file, then sends SIGTERM: end the run, write a `cancelled` result
 
 
@@ -38,6 +43,7 @@ class Spec:
     data: str  # directory that `trainer.prepare` made, as text
     device: str = "cpu"
     entry: str = "train.py"
+    attention: str = "auto"  # see trainer.device.attention_backend
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,9 @@ class Progress:
 class Result:
     """How a run ended. `val_bpb` is the scorer's measurement or None; `reported_bpb` is what train.py printed."""
 
-    state: str  # finished, crashed, timed_out, cancelled
+    state: str  # finished, crashed, timed_out, cancelled; or submitted
     val_bpb: float | None = None
+    test_bpb: float | None = None  # of the hidden split: for the gate and the owner, never for an agent
     reported_bpb: float | None = None
     failure: dict[str, Any] | None = None  # kind, message, lines, advice: see server.models.Failure
     seed: int = 0
@@ -68,6 +75,7 @@ class Result:
     steps: int = 0
     tokens: int = 0
     peak_memory_mb: float = 0.0
+    notes: dict[str, str] = field(default_factory=dict)  # the code's own word on how it ran: dtype, attention
     sandbox: str = "unsandboxed"  # or landlock-N with the kernel's ABI version
     hashes: dict[str, str] = field(default_factory=dict)  # fixed, data, tokenizer, code
     versions: dict[str, str] = field(default_factory=dict)  # python, torch, numpy, platform
@@ -107,6 +115,14 @@ def conditions(result: dict[str, Any], spec: dict[str, Any]) -> str:
     because a lab whose machines differ a little would compare nothing; they are in the result for whoever wonders.
     """
     hashes, versions = result["hashes"], result["versions"]
-    parts = [spec["profile"], spec["device"], spec["budget_s"], spec["threads"], result["sandbox"] != "unsandboxed", versions.get("torch")]
+    parts = [
+        spec["profile"],
+        spec["device"],
+        spec["budget_s"],
+        spec["threads"],
+        result["sandbox"] != "unsandboxed",
+        versions.get("torch"),
+        spec.get("attention"),
+    ]
     parts += [hashes.get(name) for name in ("fixed", "data", "tokenizer")]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

@@ -1,27 +1,37 @@
-"""Measures val_bpb of a submitted model without trusting it (fixed).
+"""Measures val_bpb of a submitted model without trusting it, and test_bpb of the hidden split beside it (fixed).
 
 The agent's `build_model` runs in two sandboxed model servers that see rows of token ids and answer logits through
 shared memory; the targets, the softmax and the sum are here. So the number is that of a normalised distribution, and
 three things are checked of the model behind it:
 
-- It predicts from the past: each of `DECOYS` extra rows shares a row's beginning and continues with another row's
-  end, and up to the split the log-probabilities must be the same.
+- It predicts from the past: each of `DECOYS` extra rows shares a validation row's beginning and continues with another
+  row's end, and up to the split the log-probabilities must be the same.
 - It keeps no state and mixes no rows: `TWINS` extra rows repeat a row elsewhere in the stream.
 - It can't tell an extra row from a real one, nor answer it from memory: every extra row goes to the server that
-  didn't get its original (half of the twins to the same one), and both servers get the same number of each kind.
+  didn't get its original (half of the twins to the same one), both servers get the same number of each kind, and they
+  can't talk: no process runs in one while the other answers, and neither can write what the other reads.
 
-A model that looks ahead on a fraction f of all positions passes with probability (1 - f)^64. The rows that are asked
-are drawn anew each time, so a second try is no better than the first.
+What that is worth. A model can answer a real row with knowledge of the next token, but then, asked again with another
+future, it must give that answer without it. Whatever it knows about decoys, it can't: so a look-ahead at a fraction f of
+the positions, however chosen, passes with probability (1 - f)^DECOYS, and the rows that are asked are drawn anew each
+time. What passes within the tolerance is taken back on average: the mean gap at the splits is added to the number.
+A token's successor is never the first token of another row (a token is left out between rows), so that
+nothing could be gained by peeking into other rows either.
 
-This process holds validation text, so it forks the servers before it reads any, and nothing is ever forked from it after.
+Measured on the stock model after 20 s (`python -m tests.bench.detection`), for a cheat that touches the positions of
+highest loss: to stay under 1% detection it may touch 4 of 54,528 and gains 0.0004 bits per byte, a third of the noise
+between two runs of one seed (0.0013). With 44 positions it gains 0.004 and is caught in 10 of 100 runs, with 294 it
+gains 0.024 and is caught in half.
 """
 
+import contextlib
 import ctypes
 import json
 import math
 import mmap
 import os
 import secrets
+import signal
 import socket
 import sys
 import tempfile
@@ -37,9 +47,9 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-DECOYS = 64
+DECOYS = 128
 TWINS = 8
-TOLERANCE = 2e-3  # nats; what another place in the batch may change. Below 0.001 bpb even if every position used it up.
+TOLERANCE = {"cpu": 2e-4, "cuda": 5e-2}  # nats that another place in the batch, or another choice of kernels, may change
 _READY, _GO, _DONE = b"R", b"G", b"D"
 _PR_SET_DUMPABLE = 4
 
@@ -64,29 +74,52 @@ class Submission:
     device: str  # a torch device type
 
 
-def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sandbox.Jail, split: str = "val") -> float:
-    """Bits per byte of the submitted model on the first `profile.eval_bytes` of a split.
+@dataclass(frozen=True)
+class Scores:
+    """Bits per byte on the first `eval_bytes` of validation, and on half as much of the hidden split, for the gate and the owner alone."""
+
+    val_bpb: float
+    test_bpb: float
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A split as rows of tokens, the target of each, and the bytes that each target stands for."""
+
+    contexts: "np.ndarray[Any, Any]"
+    targets: "np.ndarray[Any, Any]"
+    widths: "np.ndarray[Any, Any]"
+
+    def bpb(self, logp: "np.ndarray[Any, Any]") -> float:
+        """Bits per byte, from the log-probability in nats of each target. Tokens that stand for no text, such as BOS, don't count."""
+        return float(-logp[self.widths > 0].sum() / math.log(2) / self.widths.sum())
+
+
+def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sandbox.Jail) -> Scores:
+    """Measure the submitted model.
 
     Args:
-        jail: the confinement of the model servers, without the descriptors that they need.
+        jail: the confinement of the model servers, without the descriptors and the directories that they need.
 
     Raises:
         ScoreError: the model can't be rebuilt, breaks a rule, or gives numbers that aren't finite.
     """
-    servers = [_ModelServer(submission, profile, jail) for _ in range(2)]
+    servers = [_ModelServer(submission, profile, jail, jail.directory / f"server-{number}") for number in (1, 2)]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # no reading of this memory, even where Landlock is missing
     import numpy as np
     import torch
 
     torch.set_num_threads(submission.threads)
-    tokens, widths = _read(data, split, profile)
-    rows = (len(tokens) - 1) // profile.seq_len
-    contexts = tokens[:-1].reshape(rows, profile.seq_len)
-    targets = tokens[1:].reshape(rows, profile.seq_len)
-    answers = np.zeros((rows, profile.seq_len))
+    val = _read(data, "val", profile.seq_len, profile.eval_bytes)
+    test = _read(data, "test", profile.seq_len, profile.eval_bytes // 2)
+    contexts, targets = np.concatenate([val.contexts, test.contexts]), np.concatenate([val.targets, test.targets])
+    for server in servers:
+        server.pause()
+    answers = np.zeros(contexts.shape)
     checks: list[tuple[_Question, np.ndarray[Any, Any]]] = []
-    for server, questions in zip(servers, _questions(contexts, profile.eval_rows)):
+    for server, questions in zip(servers, _questions(contexts, len(val.contexts), profile.eval_rows)):
+        server.resume()
         for start in range(0, len(questions), profile.eval_rows):
             batch = questions[start : start + profile.eval_rows]
             logits = server.answer(np.stack([question.tokens for question in batch]))
@@ -97,15 +130,14 @@ def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sa
                 else:
                     checks.append((question, answer))
         server.close()
-    for question, answer in checks:
-        _compare(question, answer, answers[question.row])
-    bytes_per_target = widths[targets]
-    nats = -(answers * (bytes_per_target > 0)).sum()
-    return float(nats / math.log(2) / bytes_per_target.sum())
+    gaps = [_compare(question, answer, answers[question.row], TOLERANCE[submission.device]) for question, answer in checks]
+    excess = [gap for (question, _), gap in zip(checks, gaps) if question.checked < profile.seq_len]
+    correction = math.fsum(excess) / len(excess) if excess else 0.0
+    return Scores(val.bpb(answers[: len(val.contexts)] + correction), test.bpb(answers[len(val.contexts) :]))
 
 
-def _read(data: Path, split: str, profile: prepare.Profile) -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]":
-    """The evaluated tokens, cut to whole rows and one more, and the bytes that each token of the vocabulary stands for."""
+def _read(data: Path, split: str, seq_len: int, size: int) -> _Text:
+    """The first `size` bytes of a split, as whole rows. Between two rows a token is left out: the last target is then no other row's first token."""
     import numpy as np
 
     meta = json.loads((data / prepare.META).read_text(encoding="utf-8"))
@@ -114,8 +146,9 @@ def _read(data: Path, split: str, profile: prepare.Profile) -> "tuple[np.ndarray
             raise ScoreError("error", f"{name} in the data directory is damaged: remove the directory and prepare it again.")
     tokens = np.fromfile(data / f"{split}.bin", dtype=np.uint16).astype(np.int64)
     widths = np.load(data / prepare.TOKEN_BYTES)
-    length = int(np.searchsorted(np.cumsum(widths[tokens]), profile.eval_bytes))
-    return tokens[: length // profile.seq_len * profile.seq_len + 1], widths
+    length = int(np.searchsorted(np.cumsum(widths[tokens]), size)) // (seq_len + 1) * (seq_len + 1)
+    rows = tokens[:length].reshape(-1, seq_len + 1)
+    return _Text(rows[:, :-1], rows[:, 1:], widths[rows[:, 1:]])
 
 
 @dataclass(frozen=True)
@@ -127,8 +160,14 @@ class _Question:
     checked: int = 0
 
 
-def _questions(contexts: "np.ndarray[Any, Any]", multiple: int) -> list[list[_Question]]:
-    """What to ask each of the two servers: half of the rows, decoys and twins of the others, in random order."""
+def _questions(contexts: "np.ndarray[Any, Any]", validation: int, multiple: int) -> list[list[_Question]]:
+    """What to ask each of the two servers: half of the rows, decoys and twins of the others, in random order.
+
+    Args:
+        contexts: all rows, those of validation first.
+        validation: how many those are; they alone have decoys, so that each look there counts.
+        multiple: rows a batch; twins fill the last one.
+    """
     import numpy as np
 
     random = np.random.default_rng(secrets.randbits(128))
@@ -137,7 +176,8 @@ def _questions(contexts: "np.ndarray[Any, Any]", multiple: int) -> list[list[_Qu
     streams = [[_Question(row, contexts[row]) for row in range(rows) if owner[row] == side] for side in (0, 1)]
     for side, stream in enumerate(streams):
         mine, others = (np.flatnonzero(owner == which) for which in (side, 1 - side))
-        for row in random.choice(others, min(DECOYS // 2, len(others)), replace=False):
+        suspects = others[others < validation]
+        for row in random.choice(suspects, DECOYS // 2, replace=len(suspects) < DECOYS // 2):
             split = int(random.integers(0, length - 1))  # the last position that must agree
             ends = contexts[contexts[:, split + 1] != contexts[row, split + 1]]
             spliced = np.concatenate([contexts[row, : split + 1], ends[random.integers(len(ends)), split + 1 :]])
@@ -154,24 +194,26 @@ def _log_probabilities(logits: "torch.Tensor", targets: "np.ndarray[Any, Any]") 
     import numpy as np
     import torch
 
-    picked = logits.gather(-1, torch.from_numpy(targets).unsqueeze(-1)).squeeze(-1)
-    logp = (picked - torch.logsumexp(logits, -1)).double().numpy()
+    # log_softmax takes the maximum off first. `logit - logsumexp` would not: around huge logits float32 rounds the sum's logarithm away,
+    # and every token would look certain. A row at a time stays in the processor's cache.
+    wanted = torch.from_numpy(targets).unsqueeze(-1)
+    picked = [torch.log_softmax(row, -1).gather(-1, wanted[number]).squeeze(-1) for number, row in enumerate(logits)]
+    logp = torch.stack(picked).double().numpy()
     if not np.isfinite(logp).all():
         raise ScoreError("nan", "the submitted model's logits are NaN or infinite on the evaluation text.")
     return np.asarray(logp)
 
 
-def _compare(question: _Question, answer: "np.ndarray[Any, Any]", original: "np.ndarray[Any, Any]") -> None:
-    gap = float(abs(answer[: question.checked] - original[: question.checked]).max())
-    if gap <= TOLERANCE:
-        return
+def _compare(question: _Question, answer: "np.ndarray[Any, Any]", original: "np.ndarray[Any, Any]", tolerance: float) -> float:
+    """How much more the second answer gave the target at the last position that must agree, in nats."""
+    gaps = answer[: question.checked] - original[: question.checked]
+    if abs(gaps).max() <= tolerance:
+        return float(gaps[-1])
+    size = f"{abs(gaps).max():.3g} nats apart"
     if question.checked == len(answer):
-        raise ScoreError(
-            "invalid_model", f"the same row got other log-probabilities the second time ({gap:.3g} nats apart): state, or rows mixed."
-        )
+        raise ScoreError("invalid_model", f"the same row got other log-probabilities the second time ({size}): state, or rows mixed.")
     raise ScoreError(
-        "invalid_model",
-        f"log-probabilities depend on tokens that come later ({gap:.3g} nats apart at or before position {question.checked - 1}).",
+        "invalid_model", f"log-probabilities depend on tokens that come later ({size} at or before position {question.checked - 1})."
     )
 
 
@@ -182,8 +224,10 @@ class _ModelServer:
     the next server, and the two could talk.
     """
 
-    def __init__(self, submission: Submission, profile: prepare.Profile, jail: sandbox.Jail) -> None:
+    def __init__(self, submission: Submission, profile: prepare.Profile, jail: sandbox.Jail, home: Path) -> None:
         self._profile = profile
+        home.mkdir()
+        jail = replace(jail, write=(home,), directory=home, environment={**jail.environment, "HOME": str(home), "TMPDIR": str(home)})
         self._deadline = time.monotonic() + profile.score_s
         self._views: tuple[torch.Tensor, torch.Tensor] | None = None
         self._memory = _anonymous_file(4 * profile.eval_rows * profile.seq_len * (1 + profile.vocab_size))
@@ -192,13 +236,22 @@ class _ModelServer:
         self._pid = sandbox.spawn(serve, replace(jail, keep=(theirs.fileno(), self._memory)))
         theirs.close()
 
+    def pause(self) -> None:
+        """Once the model is there, let nothing run in it: it must not watch what the machine does while another answers."""
+        self._expect(_READY, "build_model or load_state_dict failed with what was submitted.")
+        self._views = _map(self._memory, self._profile)
+        os.killpg(self._pid, signal.SIGSTOP)
+        os.waitpid(self._pid, os.WUNTRACED)
+
+    def resume(self) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it died; its first answer will be missed
+            os.killpg(self._pid, signal.SIGCONT)
+
     def answer(self, rows: "np.ndarray[Any, Any]") -> "torch.Tensor":
         """Logits (rows, positions, vocabulary) in float32, a copy of ours."""
         import torch
 
-        if self._views is None:
-            self._expect(_READY, "build_model or load_state_dict failed with what was submitted.")
-            self._views = _map(self._memory, self._profile)
+        assert self._views is not None
         tokens, logits = self._views
         tokens.copy_(torch.from_numpy(rows))
         self._socket.sendall(_GO)
@@ -217,7 +270,9 @@ class _ModelServer:
             raise ScoreError("invalid_model", otherwise)
 
     def close(self) -> None:
-        os.killpg(self._pid, 9)
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.killpg(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
         self._socket.close()
         os.close(self._memory)
 

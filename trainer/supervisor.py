@@ -16,7 +16,7 @@ import socket
 import stat
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,8 +25,10 @@ from . import client, prepare, processes, protocol, sandbox, score
 from .failures import Failure, of_crash, read_traceback
 from .protocol import Progress, Result, Spec
 from .records import Curve, Log
+from .score import Scores
 
 SCRATCH = "scratch"  # the only directory that the agent's code can write
+CONFIG = "config.json"  # of a submitted model, beside its weights
 CODE_BYTES, FILE_MB, LINE_BYTES = 256 << 10, 1024, 64 << 10
 TICK_S = 0.1  # how soon a cancellation or an end is noticed
 LOOK_S = 0.5  # between two looks at CPU time and memory, unless the budget may end before
@@ -67,24 +69,27 @@ class Supervisor:
         self._inbox = b""
         self._config: dict[str, Any] | None = None  # of the model, once it is submitted
         self._reported: float | None = None
+        self._notes: dict[str, str] = {}
 
-    def run(self) -> Result:
-        state, failure, val_bpb = "finished", None, None
+    def run(self, submit_only: bool = False) -> Result:
+        """Train, and score what was submitted; or keep it, for another machine to score."""
+        state, failure, scores = "finished", None, None
         try:
             self._train()
-            val_bpb = self._score()
+            if submit_only:
+                self._keep_submission()
+                state = protocol.SUBMITTED
+            else:
+                scores = self._score()
         except Ended as end:
             state, failure = end.state, end.failure
         finally:
-            self._family.kill()
-            self._log.close()
-            self._curve.close()
-            shutil.rmtree(self._scratch, ignore_errors=True)
-            self._weights.unlink(missing_ok=True)
+            self._tidy()
         trainer = self._family.exits.get(self._trainer)
         return Result(
             state=state,
-            val_bpb=val_bpb,
+            val_bpb=scores.val_bpb if scores else None,
+            test_bpb=scores.test_bpb if scores else None,
             reported_bpb=self._reported,
             failure=failure.as_dict() if failure else None,
             seed=self._spec.seed,
@@ -97,12 +102,35 @@ class Supervisor:
             steps=self._curve.steps,
             tokens=self._curve.tokens,
             peak_memory_mb=round(trainer.peak_mb, 1) if trainer else 0.0,
+            notes=self._notes,
             sandbox=sandbox.level(),
             hashes=self._hashes,
             versions=_versions(),
-            timings={name: round(seconds, 3) for name, seconds in self._timings.items()},
+            timings=self._rounded_timings(),
             curve=self._curve.digest(),
         )
+
+    def score(self, submitted: Result) -> Result:
+        """Score what another machine trained, under the same fixed files and data, and complete its result."""
+        try:
+            self._take_submission(submitted.hashes)
+            scores = self._score()
+        except Ended as end:
+            return replace(submitted, state=end.state, failure=end.failure.as_dict() if end.failure else None)
+        finally:
+            self._tidy()
+        timings = {**submitted.timings, **self._rounded_timings()}
+        return replace(submitted, state="finished", val_bpb=scores.val_bpb, test_bpb=scores.test_bpb, timings=timings)
+
+    def _rounded_timings(self) -> dict[str, float]:
+        return {name: round(seconds, 3) for name, seconds in self._timings.items()}
+
+    def _tidy(self) -> None:
+        self._family.kill()
+        self._log.close()
+        self._curve.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._weights.unlink(missing_ok=True)
 
     def _train(self) -> None:
         self._scratch.mkdir(exist_ok=True)
@@ -110,7 +138,8 @@ class Supervisor:
         ours.setblocking(False)
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._receive(ours))
         config = {name: getattr(self._profile, name) for name in ("vocab_size", "seq_len", "clock")}
-        config |= {"seed": self._spec.seed, "threads": self._spec.threads, "device": self._device, "budget_s": self._spec.budget_s}
+        config |= {name: getattr(self._spec, name) for name in ("seed", "threads", "budget_s", "profile", "attention")}
+        config["device"] = self._device
         jail = self._jail({client.CHANNEL: str(theirs.fileno()), client.CONFIG: json.dumps(config)})
         self._spawned_at = time.monotonic()
         self._trainer = sandbox.spawn(self._run_entry, replace(jail, keep=(theirs.fileno(),)))
@@ -232,6 +261,9 @@ class Supervisor:
         elif operation == "log" and self._started_at is not None:
             self._timings.setdefault("first_step_s", since_spawn)
             self._curve.add(message, self._spec.budget_s)
+        elif operation == "note":
+            self._notes |= {name[:32]: value[:80] for name, value in message.items() if name != "op" and isinstance(value, str)}
+            self._notes = dict(list(self._notes.items())[:8])
         elif operation == "submit" and self._started_at is not None and self._config is None:
             self._look()
             self._enforce_limits()
@@ -268,11 +300,29 @@ class Supervisor:
         submitted.rename(self._weights)
         self._hashes["weights"] = prepare.file_hash(self._weights)[:16]
 
-    def _score(self) -> float:
+    def _keep_submission(self) -> None:
+        submission = self._run / protocol.SUBMISSION
+        submission.mkdir()
+        protocol.write_json(submission / CONFIG, self._config or {})
+        self._weights.rename(submission / client.WEIGHTS)
+
+    def _take_submission(self, hashes: dict[str, str]) -> None:
+        """What the other machine's result vouches for, or nothing."""
+        submission = self._run / protocol.SUBMISSION
+        try:
+            shutil.copyfile(submission / client.WEIGHTS, self._weights)
+        except FileNotFoundError:
+            raise Ended("crashed", Failure("error", "the submitted weights are missing.")) from None
+        self._hashes["weights"] = prepare.file_hash(self._weights)[:16]
+        if differing := sorted(name for name in self._hashes.keys() | hashes.keys() if self._hashes.get(name) != hashes.get(name)):
+            raise Ended("crashed", Failure("error", f"it was trained and would be scored with different {', '.join(differing)}."))
+        self._config = protocol.read_json(submission / CONFIG)
+
+    def _score(self) -> Scores:
         self._phase = "scoring"
         self._show()
         self._log.forget_tail()
-        shutil.rmtree(self._scratch)
+        shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir()
         began = time.monotonic()
         reader, writer = os.pipe()
@@ -297,7 +347,7 @@ class Supervisor:
                 self._code, self._spec.entry, self._weights, self._config or {}, threads=self._spec.threads, device=self._device
             )
             jail = replace(self._jail({}), read=(self._code, self._weights))
-            outcome: dict[str, Any] = {"val_bpb": score.score(submission, self._data, self._profile, jail)}
+            outcome: dict[str, Any] = asdict(score.score(submission, self._data, self._profile, jail))
         except score.ScoreError as error:
             outcome = {"kind": error.kind, "message": str(error)}
         except BaseException as error:
@@ -306,12 +356,12 @@ class Supervisor:
             os.write(answer, json.dumps(outcome).encode() + b"\n")
             os._exit(0)
 
-    def _read_score(self, answer: str) -> float:
+    def _read_score(self, answer: str) -> Scores:
         if not answer.strip():
             raise Ended("crashed", Failure("invalid_model", "the scorer died while the model was answering."))
         outcome = json.loads(answer)
         if "val_bpb" in outcome:
-            return float(outcome["val_bpb"])
+            return Scores(**outcome)
         while self._log.pump():
             pass
         cause, message, lines = read_traceback(self._log.tail, self._code)

@@ -18,7 +18,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from trainer import client
+from trainer import client, device
 
 # ---------------------------------------------------------------------------
 # GPT model
@@ -34,10 +34,19 @@ class GPTConfig:
     head_dim: int
     window_pattern: str  # a letter a layer, repeated: L sees the whole row, S half of it; the last layer is always L
     softcap: float  # logits are squashed into (-softcap, softcap); 0 leaves them alone
+    dtype: str = "float32"  # of activations and matrix products; weights and logits are float32
+    attention: str = "sdpa"  # or fa3, FlashAttention 3 on Hopper
 
 
 def norm(x):
     return F.rms_norm(x, (x.size(-1),))
+
+
+class Linear(nn.Linear):
+    """Weights in float32, the product in the activations' dtype."""
+
+    def forward(self, x):
+        return F.linear(x, self.weight.to(x.dtype))
 
 
 def has_value_embedding(layer, n_layer):
@@ -58,12 +67,13 @@ class CausalSelfAttention(nn.Module):
         super().__init__()
         self.n_head = config.n_embd // config.head_dim
         self.head_dim = config.head_dim
-        self.c_q = nn.Linear(config.n_embd, config.n_embd, bias=False)
-        self.c_k = nn.Linear(config.n_embd, config.n_embd, bias=False)
-        self.c_v = nn.Linear(config.n_embd, config.n_embd, bias=False)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
+        self.attend = device.attention(config.attention)
+        self.c_q = Linear(config.n_embd, config.n_embd, bias=False)
+        self.c_k = Linear(config.n_embd, config.n_embd, bias=False)
+        self.c_v = Linear(config.n_embd, config.n_embd, bias=False)
+        self.c_proj = Linear(config.n_embd, config.n_embd, bias=False)
         gated = has_value_embedding(layer, config.n_layer)
-        self.ve_gate = nn.Linear(self.GATE_CHANNELS, self.n_head, bias=False) if gated else None
+        self.ve_gate = Linear(self.GATE_CHANNELS, self.n_head, bias=False) if gated else None
 
     def forward(self, x, ve, cos, sin, window):
         B, T, C = x.size()
@@ -74,20 +84,14 @@ class CausalSelfAttention(nn.Module):
             gate = 2 * torch.sigmoid(self.ve_gate(x[..., : self.GATE_CHANNELS]))
             v = v + gate.unsqueeze(-1) * ve.view(B, T, self.n_head, self.head_dim)
         q, k = norm(apply_rotary(q, cos, sin)), norm(apply_rotary(k, cos, sin))
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        if window >= T:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        else:
-            distance = torch.arange(T, device=x.device)[:, None] - torch.arange(T, device=x.device)[None, :]
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=(distance >= 0) & (distance < window))
-        return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
+        return self.c_proj(self.attend(q, k, v, window).reshape(B, T, C))
 
 
 class MLP(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=False)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=False)
+        self.c_fc = Linear(config.n_embd, 4 * config.n_embd, bias=False)
+        self.c_proj = Linear(4 * config.n_embd, config.n_embd, bias=False)
 
     def forward(self, x):
         return self.c_proj(F.relu(self.c_fc(x)).square())
@@ -122,11 +126,12 @@ class GPT(nn.Module):
         )
         self.resid_lambdas = nn.Parameter(torch.ones(config.n_layer))
         self.x0_lambdas = nn.Parameter(torch.full((config.n_layer,), 0.1))
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
         frequencies = 10000 ** (-torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim)
         angles = torch.outer(torch.arange(config.seq_len, dtype=torch.float32), frequencies)
-        self.register_buffer("cos", angles.cos()[None, :, None, :], persistent=False)
-        self.register_buffer("sin", angles.sin()[None, :, None, :], persistent=False)
+        self.dtype = getattr(torch, config.dtype)
+        self.register_buffer("cos", angles.cos()[None, :, None, :].to(self.dtype), persistent=False)
+        self.register_buffer("sin", angles.sin()[None, :, None, :].to(self.dtype), persistent=False)
 
     @torch.no_grad()
     def init_weights(self):
@@ -145,23 +150,64 @@ class GPT(nn.Module):
 
     def forward(self, idx, targets=None):
         cos, sin = self.cos[:, : idx.size(1)], self.sin[:, : idx.size(1)]
-        x = x0 = norm(self.wte(idx))
+        x = x0 = norm(self.wte(idx).to(self.dtype))
         for i, block in enumerate(self.blocks):
             x = self.resid_lambdas[i] * x + self.x0_lambdas[i] * x0
-            ve = self.value_embeds[str(i)](idx) if str(i) in self.value_embeds else None
+            ve = self.value_embeds[str(i)](idx).to(self.dtype) if str(i) in self.value_embeds else None
             x = block(x, ve, cos, sin, self.windows[i])
-        logits = self.lm_head(norm(x)).float()
+        x = norm(x)
+        if targets is not None and not x.is_cuda:
+            return CappedCrossEntropy.apply(x.flatten(0, 1), self.lm_head.weight, targets.flatten(), self.config.softcap)
+        logits = self.lm_head(x).float()
         if self.config.softcap:
             logits = self.config.softcap * torch.tanh(logits / self.config.softcap)
-        if targets is None:
-            return logits
-        return F.cross_entropy(logits.view(-1, logits.size(-1)), targets.view(-1))
+        return logits if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
     def num_flops_per_token(self):
         """Matrix products of a forward and a backward pass: 6 a weight, and attention's 12 a channel and position seen."""
         embeddings = self.wte.weight.numel() + sum(e.weight.numel() for e in self.value_embeds.values())
         weights = sum(p.numel() for p in self.parameters()) - embeddings
         return 6 * weights + 12 * self.config.n_embd * sum(self.windows)
+
+
+class CappedCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of softcapped logits on a CPU, a few positions at a time: all logits never exist at once, and the
+    gradient is taken on the way forward, in place, while a chunk is in the cache. c * tanh(z / c) is 2c * sigmoid(2z / c) but
+    for a constant, which the softmax doesn't see, and a sigmoid costs a third. A GPU gets the plain formula, compiled.
+    """
+
+    CHUNK = 128  # positions
+
+    @staticmethod
+    def forward(ctx, x, weight, targets, softcap):
+        n = x.size(0)
+        scale = 2 / softcap if softcap else 1.0
+        grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
+        probs = x.new_empty(CappedCrossEntropy.CHUNK, weight.size(0))
+        caps = torch.empty_like(probs) if softcap else None
+        nats = []
+        for i in range(0, n, CappedCrossEntropy.CHUNK):
+            chunk, target = x[i : i + CappedCrossEntropy.CHUNK] * scale, targets[i : i + CappedCrossEntropy.CHUNK, None]
+            p = torch.mm(chunk, weight.T, out=probs[: len(chunk)])
+            if softcap:
+                s = torch.sigmoid(p, out=caps[: len(chunk)])
+                torch.mul(s, 2 * softcap, out=p)
+            torch.softmax(p, -1, out=p)
+            likelihood = p.gather(1, target)
+            nats.append(likelihood.clamp_min(1e-38).log().sum())
+            p.scatter_(1, target, likelihood - 1)
+            if softcap:  # d/dz of 2c * sigmoid(2z / c) is 4 * s * (1 - s)
+                torch.ops.aten.sigmoid_backward.grad_input(p, s, grad_input=p)
+            torch.mm(p, weight, out=grad_x[i : i + len(chunk)])
+            grad_weight.addmm_(p.T, chunk)
+        slope = 4 if softcap else 1
+        ctx.save_for_backward(grad_x.mul_(slope / n), grad_weight.mul_(slope / (n * scale)))
+        return -torch.stack(nats).sum() / n
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad_x, grad_weight = ctx.saved_tensors
+        return grad_x.mul_(grad), grad_weight.mul_(grad), None, None
 
 
 def build_model(config):
@@ -218,12 +264,14 @@ class Muon(torch.optim.Optimizer):
 
 def orthogonalize(x, wide):
     """The nearest matrix with singular values near 1, for each matrix of the stack."""
+    dtype = x.dtype
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-6)
+    x = x.bfloat16() if x.is_cuda else x
     for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT if wide else x.mT @ x
         poly = b * gram + c * (gram @ gram)
         x = a * x + (poly @ x if wide else x @ poly)
-    return x
+    return x.to(dtype)
 
 
 def build_optimizers(model):
@@ -259,6 +307,7 @@ SOFTCAP = 15.0  # logits; 0 for none
 
 # Optimization
 BATCH_TOKENS = 1024  # tokens a step
+DEVICE_ROWS = 128  # rows at once, at most; a step with more takes them in turns
 EMBEDDING_LR = 0.6  # Adam, token and value embeddings
 UNEMBEDDING_LR = 0.004  # Adam, lm_head
 MATRIX_LR = 0.04  # Muon
@@ -269,9 +318,15 @@ WARMUP_RATIO = 0.0  # share of the budget with a rising learning rate
 WARMDOWN_RATIO = 0.5  # share of the budget with a falling learning rate
 FINAL_LR_FRAC = 0.0  # of the initial learning rate, at the end
 
+if client.profile() == "h100":  # the same, on a larger scale
+    DEPTH, WIDTH, HEAD_DIM, WINDOW_PATTERN = 8, 512, 128, "SSSL"
+    BATCH_TOKENS = 2**19
+
 # ---------------------------------------------------------------------------
 # Training
 # ---------------------------------------------------------------------------
+
+PRINT_EVERY = 50  # steps
 
 
 def lr_multiplier(progress):
@@ -283,7 +338,7 @@ def lr_multiplier(progress):
     return cooldown + (1 - cooldown) * FINAL_LR_FRAC
 
 
-def batches(tokens, rows, seq_len, seed, device):
+def batches(tokens, rows, seq_len, seed):
     """Inputs and targets (rows, seq_len), cut from the stream in a random order without repeats; then again. Yields the epoch too."""
     random = np.random.default_rng(seed)
     epoch = 0
@@ -293,42 +348,49 @@ def batches(tokens, rows, seq_len, seed, device):
         starts = random.permutation(np.arange(offset, len(tokens) - seq_len - 1, seq_len))
         for i in range(0, len(starts) - rows + 1, rows):
             cut = np.stack([tokens[s : s + seq_len + 1] for s in starts[i : i + rows]]).astype(np.int64)
-            cut = torch.from_numpy(cut).to(device)
+            cut = torch.from_numpy(cut)
             yield cut[:, :-1].contiguous(), cut[:, 1:].contiguous(), epoch
 
 
 def main():
     t_start = time.time()
     run = client.connect()
-    device, seq_len, seed = run.config["device"], run.config["seq_len"], run.config["seed"]
+    kind, seq_len, seed = run.config["device"], run.config["seq_len"], run.config["seed"]
     torch.manual_seed(seed)
+    dtype, attention = device.choose(run.config)
+    run.note(dtype=dtype, attention=attention)
 
-    config = GPTConfig(seq_len, run.config["vocab_size"], DEPTH, WIDTH, HEAD_DIM, WINDOW_PATTERN, SOFTCAP)
-    model = GPT(config).to(device)
+    config = GPTConfig(seq_len, run.config["vocab_size"], DEPTH, WIDTH, HEAD_DIM, WINDOW_PATTERN, SOFTCAP, dtype, attention)
+    model = GPT(config).to(kind)
     model.init_weights()
     optimizers = build_optimizers(model)
     muon = optimizers[1]
-    rows = BATCH_TOKENS // seq_len
+    rows = min(BATCH_TOKENS // seq_len, DEVICE_ROWS)
+    turns = BATCH_TOKENS // (rows * seq_len)
+    step_tokens = turns * rows * seq_len
+    peak_flops, flops_per_token = device.peak_flops(kind), model.num_flops_per_token()
     num_params = sum(p.numel() for p in model.parameters())
-    print(f"{config}\nparameters: {num_params:,} | flops a token: {model.num_flops_per_token():.3g} | rows a step: {rows}")
+    print(f"{config}\nparameters: {num_params:,} | flops a token: {flops_per_token:.3g} | rows a step: {turns} x {rows}")
+    forward = torch.compile(model, dynamic=False) if kind == "cuda" else model
 
-    # Warm up: the first pass through kernels and allocator is slow, and the clock doesn't run yet
+    # Warm up: the first pass through compiler, kernels and allocator is slow, and the clock doesn't run yet
     for _ in range(2):
-        model(
-            torch.randint(config.vocab_size, (rows, seq_len), device=device),
-            torch.randint(config.vocab_size, (rows, seq_len), device=device),
-        ).backward()
+        x, y = (torch.randint(config.vocab_size, (rows, seq_len), device=kind) for _ in range(2))
+        forward(x, y).backward()
         model.zero_grad(set_to_none=True)
+    device.freeze_garbage()
 
-    loader = batches(run.start(), rows, seq_len, seed, device)
-    t_train = time.time()
-    step, smooth_loss, longest = 0, 0.0, 0.0
+    loader = device.ahead(batches(run.start(), rows, seq_len, seed), kind)
+    t_train = t_print = time.time()
+    step, last_print, smooth_loss, longest = 0, 0, 0.0, 0.0
     progress = run.progress()
     while progress + longest < 1.0:  # never begin a step that the budget may not see the end of
-        t_step = time.time()
-        x, y, epoch = next(loader)
-        loss = model(x, y)
-        loss.backward()
+        losses = []
+        for _ in range(turns):
+            x, y, epoch = next(loader)
+            loss = forward(x, y) / turns
+            loss.backward()
+            losses.append(loss.detach())
         lrm = lr_multiplier(progress)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -341,24 +403,26 @@ def main():
         model.zero_grad(set_to_none=True)
 
         step += 1
-        train_loss = loss.item()
-        run.log(step=step, loss=train_loss, tokens=step * rows * seq_len)
+        train_loss = sum(losses).item()
+        run.log(step=step, loss=train_loss, tokens=step * step_tokens)
         if not math.isfinite(train_loss) or train_loss > 100:
             raise FloatingPointError(f"the loss is {train_loss} at step {step}")
         before, progress = progress, run.progress()
         longest = max(longest, progress - before)
         smooth_loss = 0.9 * smooth_loss + 0.1 * train_loss
-        if step % 50 == 0 or progress + longest >= 1.0:
-            speed = rows * seq_len / (time.time() - t_step)
-            debiased = smooth_loss / (1 - 0.9**step)
+        if step % PRINT_EVERY == 0 or progress + longest >= 1.0:
+            dt = (time.time() - t_print) / (step - last_print)
+            t_print, last_print = time.time(), step
+            mfu = f"{100 * flops_per_token * step_tokens / dt / peak_flops:.1f}%" if peak_flops else "-"
             print(
-                f"step {step:05d} ({100 * progress:.1f}%) | loss: {debiased:.4f} | lrm: {lrm:.2f} | tok/sec: {speed:,.0f} | epoch: {epoch}"
+                f"step {step:05d} ({100 * progress:.1f}%) | loss: {smooth_loss / (1 - 0.9**step):.4f} | lrm: {lrm:.2f} | "
+                f"dt: {1000 * dt:.0f}ms | tok/sec: {step_tokens / dt:,.0f} | mfu: {mfu} | epoch: {epoch}"
             )
 
     print("---")
     print(f"training_seconds: {time.time() - t_train:.1f}")
     print(f"total_seconds:    {time.time() - t_start:.1f}")
-    print(f"total_tokens_M:   {step * rows * seq_len / 1e6:.3f}")
+    print(f"total_tokens_M:   {step * step_tokens / 1e6:.3f}")
     print(f"num_steps:        {step}")
     print(f"num_params_M:     {num_params / 1e6:.3f}")
     print(f"depth:            {DEPTH}")

@@ -1,0 +1,112 @@
+"""What train.py is told of its device, and its fused loss, on what a CPU can show of them."""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from trainer import client, device
+
+from .conftest import BIGRAM, PACKAGE, Warm
+
+STOCK = PACKAGE / "train.py"
+
+
+@pytest.fixture(scope="module")
+def train() -> Iterator[ModuleType]:
+    spec = importlib.util.spec_from_file_location("stock_train", STOCK)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["stock_train"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["stock_train"]
+
+
+@pytest.mark.parametrize("softcap", [15.0, 0.0])
+@pytest.mark.parametrize("positions", [128, 200])
+def test_the_fused_loss_and_its_gradients_are_those_of_the_formula(train: ModuleType, softcap: float, positions: int) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(positions, 64, requires_grad=True), torch.randn(512, 64, requires_grad=True)
+    targets = torch.randint(512, (positions,))
+    exact_x, exact_weight = x.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
+    logits = exact_x @ exact_weight.T
+    expected = F.cross_entropy(softcap * torch.tanh(logits / softcap) if softcap else logits, targets)
+    loss = train.CappedCrossEntropy.apply(x, weight, targets, softcap)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    for ours, exact in zip(torch.autograd.grad(3 * loss, (x, weight)), torch.autograd.grad(3 * expected, (exact_x, exact_weight))):
+        assert (ours - exact).norm() < 1e-5 * exact.norm()
+
+
+def test_the_scored_logits_are_those_of_the_trained_loss(train: ModuleType) -> None:
+    torch.manual_seed(0)
+    model = train.build_model(
+        {"seq_len": 64, "vocab_size": 512, "n_layer": 2, "n_embd": 64, "head_dim": 32, "window_pattern": "SL", "softcap": 15.0}
+    )
+    model.init_weights()
+    torch.nn.init.normal_(model.lm_head.weight)
+    x, y = torch.randint(512, (2, 3, 64))
+    assert model(x, y).item() == pytest.approx(F.cross_entropy(model(x).flatten(0, 1), y.flatten()).item(), rel=1e-5)
+
+
+def test_bfloat16_is_for_hardware_that_has_it() -> None:
+    assert [device.compute_dtype(c) for c in (None, (7, 5), (8, 0), (9, 0))] == ["float32", "float32", "bfloat16", "bfloat16"]
+
+
+def test_attention_is_never_swapped_silently_on_a_hopper_gpu() -> None:
+    assert device.attention_backend((9, 0), "auto", True) == "fa3"
+    assert device.attention_backend((9, 0), "sdpa", True) == "sdpa"
+    assert device.attention_backend((8, 0), "auto", True) == "sdpa"
+    assert device.attention_backend(None, "auto", False) == "sdpa"
+    with pytest.raises(RuntimeError, match=r'autoresearch-mcp\[gpu\], or set attention = "sdpa"'):
+        device.attention_backend((9, 0), "auto", False)
+    with pytest.raises(RuntimeError, match="needs a Hopper GPU"):
+        device.attention_backend(None, "fa3", True)
+
+
+@pytest.mark.parametrize("window", [1, 8, 16])
+def test_attention_sees_its_window_and_no_more(window: int) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 16, 2, 8)
+    before = device.attention("sdpa")(q, k, v, window)
+    k, v = k.clone(), v.clone()
+    k[:, 5], v[:, 5] = 9.0, 9.0
+    changed = (device.attention("sdpa")(q, k, v, window) - before).abs().amax(dim=(0, 2, 3)) > 1e-6
+    assert changed.nonzero().flatten().tolist() == list(range(5, min(16, 5 + window)))
+
+
+def test_batches_come_in_order_with_the_next_one_begun() -> None:
+    asked: list[int] = []
+
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+        for n in range(10):
+            asked.append(n)
+            yield torch.tensor(n), torch.tensor(-n), 1
+
+    coming = device.ahead(batches(), "cpu")
+    assert [next(coming)[0].item() for _ in range(3)] == [0, 1, 2]
+    assert asked == [0, 1, 2, 3]
+
+
+def test_a_cpu_knows_its_peak_by_trying() -> None:
+    peak = device.peak_flops("cpu")
+    assert peak is not None and 1e9 < peak < 1e13
+
+
+def test_a_larger_profile_has_its_constants_in_the_same_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(client.CONFIG, '{"profile": "h100"}')
+    namespace: dict[str, object] = {"__name__": "stock_h100"}
+    monkeypatch.setitem(sys.modules, "stock_h100", ModuleType("stock_h100"))
+    exec(compile(Path(STOCK).read_text(encoding="utf-8"), "train.py", "exec"), namespace)
+    assert (namespace["DEPTH"], namespace["WIDTH"], namespace["BATCH_TOKENS"]) == (8, 512, 2**19)
+
+
+def test_what_a_run_says_of_itself_is_kept_within_bounds(warm: Warm) -> None:
+    noisy = BIGRAM.replace("# before submit", "run.note(dtype='float32', **{f'k{n}': 'x' * 500 for n in range(50)})")
+    notes = warm.launch(noisy).wait()["notes"]
+    assert notes["dtype"] == "float32" and len(notes) == 8 and max(map(len, notes.values())) == 80

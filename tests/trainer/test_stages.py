@@ -1,0 +1,68 @@
+"""A run in two stages: what trains never needs the validation text, and what scores takes only what was really submitted."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trainer.conftest import BIGRAM, PACKAGE, Warm
+from trainer import prepare, protocol
+
+
+def launch(run: Path, stage: str) -> dict[str, Any]:
+    subprocess.run([sys.executable, "-m", "trainer.launch", str(run), "--stage", stage], cwd=PACKAGE.parent, check=True, timeout=60)
+    result = protocol.read_json(run / protocol.RESULT)
+    assert result is not None
+    return result
+
+
+def relocate(run: Path, data: Path) -> None:
+    spec = protocol.read_json(run / protocol.SPEC) or {}
+    protocol.write_json(run / protocol.SPEC, {**spec, "data": str(data)})
+
+
+@pytest.fixture
+def training_data(data: Path, tmp_path: Path) -> Path:
+    target = tmp_path / "training-data"
+    target.mkdir()
+    for name in (prepare.META, "train.bin"):
+        shutil.copyfile(data / name, target / name)
+    return target
+
+
+@pytest.fixture
+def trained(warm: Warm, data: Path, training_data: Path) -> Path:
+    run = warm.directory(BIGRAM)
+    relocate(run, training_data)
+    assert launch(run, "train")["state"] == protocol.SUBMITTED
+    relocate(run, data)
+    return run
+
+
+def test_a_run_in_two_stages_gets_the_number_that_it_gets_in_one(warm: Warm, trained: Path) -> None:
+    submitted = protocol.read_json(trained / protocol.RESULT) or {}
+    assert submitted["val_bpb"] is None and submitted["steps"] == 1
+    result = launch(trained, "score")
+    assert result["state"] == "finished" and result["timings"].keys() >= {"train_s", "score_s"}
+    whole = warm.launch(BIGRAM).wait()
+    assert result["val_bpb"] == pytest.approx(whole["val_bpb"], abs=1e-6)
+    assert result["hashes"] == whole["hashes"]
+    assert launch(trained, "score") == result  # an end is for good
+
+
+def test_weights_or_code_changed_between_the_stages_get_no_score(trained: Path) -> None:
+    with (trained / protocol.CODE / "train.py").open("a", encoding="utf-8") as file:
+        file.write("# another\n")
+    result = launch(trained, "score")
+    assert (result["state"], result["val_bpb"]) == ("crashed", None)
+    assert "different code" in result["failure"]["message"]
+
+
+def test_a_run_that_submits_nothing_ends_in_its_first_stage(warm: Warm, training_data: Path) -> None:
+    run = warm.directory("raise KeyError('what')\n")
+    relocate(run, training_data)
+    assert launch(run, "train")["state"] == "crashed"
+    assert launch(run, "score")["state"] == "crashed"

@@ -1,0 +1,185 @@
+"""The entry points of containers on another machine, where the only ways back are stdout and a mounted folder (fixed).
+
+`train` runs one experiment up to its submission, `score` completes several of those in a row, and `prepare` lays out a
+profile's data: what trains in one folder, what measures in another, which no trainer's container ever mounts.
+
+Every line on stdout is one JSON object, made here: what the agent's code prints travels inside of strings, so it can't
+pass for a message. The folder has the last word, and in it `result.json`, which is written last.
+"""
+
+import argparse
+import codecs
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from . import prepare, protocol
+
+BEGUN = "begun"  # a run's container was here: after this, a run without a result is lost, not unborn
+SCORED = "scored.json"  # the completed result, beside the submitted one
+LOOK_S = 0.25  # between two looks at what the run wrote
+CHUNK_BYTES = 48 << 10  # of text a line
+_KEPT = (protocol.SPEC, protocol.LOG, protocol.CURVE)
+
+
+def train(spec: str, code: Path, out: Path) -> None:
+    """One run, mirrored while it goes, kept in `out` when it has ended. Nothing happens if `out` says that it is abandoned."""
+    if (out / protocol.ABANDONED).exists():
+        return
+    say(begun=time.time())
+    (out / BEGUN).touch()
+    with _directory() as run:
+        shutil.copytree(code, run / protocol.CODE)
+        (run / protocol.SPEC).write_text(spec, encoding="utf-8")
+        launcher = subprocess.Popen([sys.executable, "-m", "trainer.launch", str(run), "--stage", "train"], stdin=subprocess.DEVNULL)
+        mirror = _Mirror(run)
+        while launcher.poll() is None:
+            mirror.show()
+            time.sleep(LOOK_S)
+        mirror.show()
+        result = protocol.read_json(run / protocol.RESULT)
+        for name in _KEPT:
+            if (run / name).exists():
+                shutil.copyfile(run / name, out / name)
+        for name in (protocol.CODE, protocol.SUBMISSION):
+            if (run / name).is_dir():
+                shutil.copytree(run / name, out / name, dirs_exist_ok=True)
+        if result is not None:
+            protocol.write_json(out / protocol.RESULT, result)
+        os.sync()  # commits a mounted volume
+    say(result=result, ended=time.time())
+
+
+def score(data: Path, outs: list[Path]) -> None:
+    """Complete what `train` left in each of `outs`, one after the other, from one parent that imported torch once."""
+    say(begun=time.time())
+    command = [sys.executable, "-m", "trainer.launch", "--warm", "--stage", "score"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as warm:
+        assert warm.stdin is not None and warm.stdout is not None
+        for out in outs:
+            with _directory() as run:
+                began = time.time()
+                _fetch(out, run, data)
+                warm.stdin.write(f"{run}\n")
+                warm.stdin.flush()
+                supervisor = json.loads(warm.stdout.readline()).get("pid")
+                while supervisor is not None and _alive(supervisor):
+                    time.sleep(LOOK_S)
+                result = protocol.read_json(run / protocol.RESULT) or {}
+                if result.get("state") != protocol.SUBMITTED:
+                    protocol.write_json(out / SCORED, result)
+                    os.sync()
+                say(scored=f"{out.parent.name}/{out.name}", result=result, seconds=time.time() - began)
+        warm.stdin.close()
+    say(ended=time.time())
+
+
+def prepare_data(profile: str, training: Path, evaluation: Path) -> None:
+    """Make a profile's data and lay it out in two folders; the hashes, which say that it is whole, are written last."""
+    if (training / prepare.META).exists() and (evaluation / prepare.META).exists():
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        made = prepare.prepare(profile, Path(scratch, "data"))
+        held_out = {f"{split}.bin" for split in prepare.SPLITS if split != "train"}
+        for name in sorted(path.name for path in made.iterdir() if path.name != prepare.META):
+            for folder in (evaluation,) if name in held_out else (training, evaluation):
+                shutil.copyfile(made / name, folder / name)
+        os.sync()
+        for folder in (evaluation, training):
+            shutil.copyfile(made / prepare.META, folder / prepare.META)
+        os.sync()
+
+
+def say(**message: Any) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+class _Mirror:
+    """Says what a run writes, as it comes: its log, its loss curve, where it is."""
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._read = {protocol.LOG: 0, protocol.CURVE: 0}
+        self._decoders = {name: codecs.getincrementaldecoder("utf-8")("replace") for name in self._read}
+        self._progress: dict[str, Any] | None = None
+
+    def show(self) -> None:
+        for name in self._read:
+            while text := self._more(name):
+                say(**{name: text})
+        progress = protocol.read_json(self._run / protocol.PROGRESS)
+        if progress is not None and progress != self._progress:
+            self._progress = progress
+            say(progress=progress)
+
+    def _more(self, name: str) -> str:
+        try:
+            with (self._run / name).open("rb") as file:
+                file.seek(self._read[name])
+                data = file.read(CHUNK_BYTES)
+        except FileNotFoundError:
+            return ""
+        self._read[name] += len(data)
+        return self._decoders[name].decode(data)
+
+
+@contextmanager
+def _directory() -> Iterator[Path]:
+    """A run directory on the container's own disk: agents' code can pass through it, and list nothing."""
+    with tempfile.TemporaryDirectory(prefix="run-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
+def _fetch(out: Path, run: Path, data: Path) -> None:
+    for name in (protocol.CODE, protocol.SUBMISSION):
+        if (out / name).is_dir():
+            shutil.copytree(out / name, run / name)
+    for name in (protocol.SPEC, protocol.RESULT):
+        value = protocol.read_json(out / name) or {}
+        protocol.write_json(run / name, {**value, "data": str(data)} if name == protocol.SPEC else value)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m trainer.remote", description=(__doc__ or "").partition("\n")[0])
+    actions = parser.add_subparsers(dest="action", required=True)
+    action = actions.add_parser("train", help="run one experiment up to its submission")
+    action.add_argument("spec", help="spec.json, as text")
+    action.add_argument("code", type=Path)
+    action.add_argument("out", type=Path)
+    action = actions.add_parser("score", help="complete the results in these folders")
+    action.add_argument("data", type=Path)
+    action.add_argument("outs", type=Path, nargs="+")
+    action = actions.add_parser("prepare", help="lay out a profile's data")
+    action.add_argument("profile", choices=prepare.PROFILES)
+    action.add_argument("training", type=Path)
+    action.add_argument("evaluation", type=Path)
+    arguments = vars(parser.parse_args())
+    match arguments.pop("action"):
+        case "train":
+            train(**arguments)
+        case "score":
+            score(**arguments)
+        case "prepare":
+            prepare_data(**arguments)
+
+
+if __name__ == "__main__":
+    main()
