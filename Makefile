@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast bench lint format wheel clean
+.PHONY: help demo test test-fast crash-test bench lint format wheel clean
 
 help:
 	@echo "make demo       a research campaign on this machine, through the real MCP server (minutes)"
 	@echo "make test       every test"
 	@echo "make test-fast  the tests that take under a minute in all"
 	@echo "make lint       ruff and mypy --strict"
+	@echo "make crash-test kills processes at random, KILLS=300 times over each store, and prints what was lost: nothing"
 	@echo "make bench      speed, as ratios measured in one run"
 	@echo "make clean      remove what the targets made"
 
@@ -34,6 +35,10 @@ test-fast: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python -m tests.bench
+
+KILLS ?= 300
+crash-test: $(READY)
+	@AUTORESEARCH_KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/acceptance/test_crash.py
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .

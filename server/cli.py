@@ -1,6 +1,6 @@
 """The command line, `autoresearch-mcp`. Imports next to nothing before it knows the command: a client waits for `serve`.
 
-Exit status: 0 for done, 1 for a promotion that the gate refused, 2 for a request that cannot be carried out, 130 after Ctrl-C.
+Exit status: 0 for done, 1 for a promotion that the gate refused or a fault that `doctor` found, 2 for a request that cannot be carried out, 130 after Ctrl-C.
 """
 
 import argparse
@@ -92,8 +92,22 @@ def _parser() -> argparse.ArgumentParser:
         "autoresearch-mcp approve 3f2a91c my-lab",
     )
     approve.add_argument("commit", metavar="COMMIT", help="a proposal's commit, or 7 or more of its first characters")
+    doctor = command("doctor", _doctor, "check all that a lab needs, and say what to do about each fault", "autoresearch-mcp doctor my-lab")
+    repair = command("repair", _repair, "rebuild what is damaged of the log; sets the old files aside", "autoresearch-mcp repair my-lab")
+    export = command(
+        "export", _export, "write the log as Parquet and results.tsv", "autoresearch-mcp export out", "autoresearch-mcp export out my-lab"
+    )
+    export.add_argument("out", metavar="FOLDER", type=Path, help="made if it is missing")
+    import_ = command(
+        "import",
+        _import,
+        "add another lab's export, or a results.tsv, to the log",
+        "autoresearch-mcp import ../other/out",
+        "autoresearch-mcp import results.tsv my-lab",
+    )
+    import_.add_argument("source", metavar="SOURCE", type=Path, help="a results.tsv, a Parquet file of an export, or a folder with them")
     runner = command("runner", _runner, "drive a lab's experiments; the server starts it on demand", "autoresearch-mcp runner my-lab")
-    for parser_ in (serve, install, status, watch, approve, runner):
+    for parser_ in (serve, install, status, watch, approve, doctor, repair, export, import_, runner):
         parser_.add_argument("dir", metavar="DIR", type=Path, nargs="?", help=f"the lab (default: ${_HOME}, else the nearest lab upwards)")
     install.add_argument("--dry-run", action="store_true", help="print what would be added, and write nothing")
     install.add_argument("--config", metavar="FILE", type=Path, help="the configuration file, where it is not at its usual place")
@@ -188,6 +202,52 @@ def _approve(arguments: argparse.Namespace) -> int:
         answer = lab.promote_commit(arguments.commit, author="owner", approved_by=arguments.by or getpass.getuser())
     _say(answer.note)
     return 0 if answer.promoted else 1
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from .doctor import examine
+
+    findings = examine(find_lab(arguments.dir))
+    for finding in findings:
+        _say(f"{finding.mark}  {finding.name}: {finding.said}", *([f"      {finding.cure}"] if finding.cure else []))
+    return 1 if any(finding.bad for finding in findings) else 0
+
+
+def _repair(arguments: argparse.Namespace) -> int:
+    from . import settings
+    from .daemon import stop_runner
+    from .lake.repair import repair
+    from .ledger import Ledger
+
+    root = find_lab(arguments.dir)
+    settings.load(root)
+    state = root / settings.STATE
+    if (state / "runner.lock").exists():
+        stop_runner(state)  # trainings go on; the next runner adopts them
+    with contextlib.closing(Ledger(state / "ledger.sqlite")) as ledger:
+        for each in repair(state / "lake", {"promotions": ledger.promotions()}):
+            _say(f"{each.table}: {each.rows} records" + (f", rebuilt; the old files are in {each.set_aside}" if each.fault else ", sound"))
+            if each.fault:
+                _say(f"  {each.fault}")
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from .lab import Lab
+    from .transfer import export
+
+    with contextlib.closing(Lab(find_lab(arguments.dir))) as lab:
+        _say(*export(lab, arguments.out))
+    return 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from .lab import Lab
+    from .transfer import import_
+
+    with contextlib.closing(Lab(find_lab(arguments.dir))) as lab:
+        _say(*import_(lab, arguments.source))
+    return 0
 
 
 def _runner(arguments: argparse.Namespace) -> int:

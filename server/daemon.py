@@ -40,12 +40,15 @@ def _locked(file: IO[str]) -> bool:
 
 
 def runner_alive(state: Path) -> bool:
-    """Whether some process is the lab's runner."""
+    """Whether some process is the lab's runner. Looks with a shared lock, so that no look is taken for a runner by another."""
     try:
-        with runner_lock(state) as free:
-            return not free
+        with (state / LOCK).open("a+", encoding="ascii") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
     except OSError:
         return False
+    return False
 
 
 def stop_runner(state: Path) -> None:
@@ -57,21 +60,29 @@ def stop_runner(state: Path) -> None:
             time.sleep(0.02)
 
 
-def ensure_runner(root: Path, state: Path) -> None:
-    """Start the lab's runner if there is none. Call it after the work was recorded: a runner looks for work once more after it let go of its lock."""
+def ensure_runner(root: Path, state: Path) -> bool:
+    """Start the lab's runner if there is none. Call it after the work was recorded: a runner looks for work once more after it let go of its lock.
+
+    Returns whether one is there or on its way. A start that fails is logged, no error: the work stays recorded, and the next call tries again.
+    """
     if runner_alive(state):
-        return
+        return True
     # A small interpreter forks and leaves, so that the runner is nobody's child: no zombie here, no signal to it from there.
     detach = "import os, sys\nif os.fork() == 0:\n    os.setsid()\n    os.execv(sys.argv[1], sys.argv[1:])"
-    with (state / LOG).open("ab") as log:
-        subprocess.run(
-            [sys.executable, "-I", "-S", "-c", detach, sys.executable, "-P", "-m", "server.cli", "runner", str(root)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            check=True,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-        )
+    try:
+        with (state / LOG).open("ab") as log:
+            subprocess.run(
+                [sys.executable, "-I", "-S", "-c", detach, sys.executable, "-P", "-m", "server.cli", "runner", str(root)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                check=True,
+                env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+            )
+    except (OSError, subprocess.CalledProcessError) as error:
+        logging.getLogger(__name__).warning("the runner did not start: %s", error)
+        return False
+    return True
 
 
 def main(root: Path) -> int:
@@ -96,11 +107,11 @@ def main(root: Path) -> int:
 async def _drive(root: Path, settings: lab_settings.Settings, state: Path, ledger: Ledger) -> bool:
     """Returns whether a signal asked it to stop."""
     from .compute.local import LocalCompute
-    from .lake.embedded import EmbeddedLake
+    from .lake import open_lake
     from .repo import Repo
     from .runner import Runner
 
-    lake = EmbeddedLake(state / "lake")
+    lake = open_lake(settings, state)
     repo = Repo(root, settings.training.editable)
     compute = LocalCompute(settings.training.profile, settings.training.threads, state / LOG)
     runner = Runner(settings, state, ledger, repo, lake, compute)

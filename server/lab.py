@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +23,11 @@ from . import settings as lab_settings
 from .daemon import ensure_runner, runner_alive
 from .errors import LabError
 from .fence import clean, fence
-from .lake.base import Condition, Operator, Query
-from .lake.embedded import EmbeddedLake
+from .lake import open_lake
+from .lake.base import Condition, LakeUnavailable, Operator, Query
 from .lake.overlay import View
 from .ledger import Ledger
-from .models import ACTIVE_STATES, Experiment, Memory, MemoryKind, Proposal, Record, new_id
+from .models import ACTIVE_STATES, Experiment, Memory, MemoryKind, Proposal, Record, Table, new_id
 from .overview import Overview, ended_line, missing_packages
 from .promotion import Promoter
 from .repo import Repo
@@ -53,7 +53,7 @@ class Lab:
         _make_state(self._state)
         self._ledger = Ledger(self._state / "ledger.sqlite")
         self._repo = Repo(self.root, self.settings.training.editable)
-        self._view = View(EmbeddedLake(self._state / "lake"), self._ledger.pending)
+        self._view = View(open_lake(self.settings, self._state), self._ledger.pending)
         self._promoter = Promoter(self.settings.promotion, self._state, self._ledger, self._repo)
         self._promoter.recover()
         self._overview = Overview(self.settings, self._state, self._ledger, self._repo)
@@ -65,8 +65,10 @@ class Lab:
     # Looking
 
     def status(self) -> a.StatusAnswer:
-        """The lab at a glance. Reads the ledger only: fast at any size."""
-        return self._overview.status(self._wake())
+        """The lab at a glance. Reads the ledger, and a note of how far the shared log is: fast at any size."""
+        answer = self._overview.status(self._wake())
+        behind = self._view.warning()
+        return answer.model_copy(update={"warnings": [*answer.warnings, behind]}) if behind else answer
 
     def read_file(self, path: str = "train.py", commit: str | None = None, first_line: int = 1, max_lines: int = 800) -> a.FileAnswer:
         """A text file at a commit, by lines."""
@@ -293,8 +295,11 @@ class Lab:
         group_by: Literal["state", "commit", "author", "device", "failure"] | None = None,
         limit: int = 20,
         cursor: str | None = None,
+        sql: str | None = None,
     ) -> a.QueryAnswer:
-        """Experiments that match all filters, in pages; or, with `group_by`, how many match by group."""
+        """Experiments that match all filters, in pages; with `group_by`, how many match by group; with `sql`, its rows."""
+        if sql is not None:
+            return self._query_sql(sql, limit)
         wanted = _conditions(
             ("state", "in", state),
             ("author", "=", author),
@@ -390,6 +395,35 @@ class Lab:
             memories=[self._hit(memory, score) for memory, score in hits if isinstance(memory, Memory)], ranking=ranking, note=warning
         )
 
+    def champion(self) -> str:
+        return self._repo.champion()
+
+    def records(self, table: Table) -> Iterator[Record]:
+        """Everything in the log, unflushed and running included.
+
+        Raises:
+            LabError: `lake_unavailable`.
+        """
+        try:
+            yield from self._view.records(table)
+        except LakeUnavailable as error:
+            raise LabError(f"The log can't be read whole: {error}", "lake_unavailable") from None
+
+    def take_in(self, table: Table, records: Sequence[Record]) -> int:
+        """Add records that were made elsewhere to the log, and to nothing else. Returns how many were new.
+
+        Raises:
+            LabError: `lake_unavailable`: which are known can't be told now.
+        """
+        known = self._view.get(table, [record.id for record in records])
+        if known.warning:
+            raise LabError(f"Nothing was imported: {known.warning}", "lake_unavailable")
+        there = {record.id for record in known.value}
+        new = list({record.id: record for record in records if record.id not in there}.values())
+        self._ledger.take_in(table, new)
+        self._wake()
+        return len(new)
+
     # Promotion and the picture
 
     def promote_commit(self, commit: str, author: str, approved_by: str | None = None) -> a.PromoteAnswer:
@@ -414,6 +448,21 @@ class Lab:
 
     # Inside
 
+    def _query_sql(self, sql: str, limit: int) -> a.QueryAnswer:
+        from .lake.sql import select
+
+        warnings: dict[str, None] = {}
+
+        def load(table: Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+            read = self._view.cells(table, columns)
+            if read.warning:
+                warnings[read.warning] = None
+            return read.value
+
+        rows, more = select(sql, load, limit)
+        notes = [*warnings, *(["There are more rows: raise limit, or add LIMIT and OFFSET to the SQL."] if more else [])]
+        return a.QueryAnswer(rows=rows, note=" ".join(notes))
+
     def _all_experiments(self) -> list[Experiment]:
         found: list[Record] = []
         after: tuple[Any, str] | None = None
@@ -427,8 +476,7 @@ class Lab:
     def _wake(self) -> bool:
         """Start the runner if there is work for it and none is there. Returns whether one is alive."""
         if self._ledger.open_experiments() or self._ledger.unflushed():
-            ensure_runner(self.root, self._state)
-            return True
+            return ensure_runner(self.root, self._state)
         return runner_alive(self._state)
 
     def _commit(self, text: str | None) -> str:

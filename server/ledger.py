@@ -24,7 +24,7 @@ from typing import Any
 from .errors import LabError
 from .models import TERMINAL_STATES, Experiment, ExperimentState, Memory, Promotion, Proposal, Record, Score, Table
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _BUSY_S = 30.0
 
 _SCHEMA = """
@@ -56,6 +56,13 @@ CREATE TABLE answers (  -- of calls with an idempotency key
 CREATE TABLE totals (name TEXT PRIMARY KEY, value REAL NOT NULL) STRICT;
 INSERT INTO totals VALUES ('spent_s', 0);
 """
+_UPGRADES = {  # from the version before
+    2: """
+CREATE TABLE evidence (  -- of finished experiments, for the gate and the lab's owner: in no tool, no resource and no lake
+    experiment TEXT PRIMARY KEY, test_bpb REAL, sandbox TEXT, pace REAL
+) STRICT
+""",
+}
 
 _MODELS: dict[str, type[Experiment] | type[Memory] | type[Promotion]] = {
     "experiments": Experiment,
@@ -232,6 +239,19 @@ class Ledger:
         """The thin rows of ended experiments, by id."""
         return {r["id"]: r for r in self._ended(f"WHERE id IN ({', '.join('?' * len(ids))})", ids)} if ids else {}
 
+    def keep_evidence(self, id: str, test_bpb: float | None, sandbox: str, pace: float | None) -> None:
+        """What the gate needs of an experiment that is about to end, and agents must not see."""
+        with self._write() as db:
+            db.execute("INSERT OR REPLACE INTO evidence VALUES (?, ?, ?, ?)", (id, test_bpb, sandbox, pace))
+
+    def test_scores(self) -> list[tuple[str, str, float, float]]:
+        """(experiment, commit, val_bpb, test_bpb) of what finished with both, oldest first. For the lab's owner."""
+        with self._read() as db:
+            return db.execute(
+                'SELECT e.id, e."commit", e.val_bpb, v.test_bpb FROM ended e JOIN evidence v ON v.experiment = e.id '
+                "WHERE e.val_bpb IS NOT NULL AND v.test_bpb IS NOT NULL ORDER BY e.finished_at"
+            ).fetchall()
+
     def ended_of(self, commit: str) -> list[dict[str, Any]]:
         """Replicates of a commit, or of the proposal whose code it has, that ended, oldest first."""
         same = 'SELECT ?1 UNION SELECT proposal FROM aliases WHERE "commit" = ?1'
@@ -248,6 +268,8 @@ class Ledger:
 
     def scores(self, commit: str) -> list[Score]:
         """Every replicate of a commit that ended, oldest first: what the gate judges by."""
+        rows = self.ended_of(commit)
+        evidence = self._evidence([r["id"] for r in rows])
         return [
             Score(
                 experiment=r["id"],
@@ -258,9 +280,15 @@ class Ledger:
                 val_bpb=r["val_bpb"],
                 started=bool(r["started"]),
                 finished_at=r["finished_at"],
+                **evidence.get(r["id"], {}),
             )
-            for r in self.ended_of(commit)
+            for r in rows
         ]
+
+    def _evidence(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        with self._read() as db:
+            found = db.execute(f"SELECT * FROM evidence WHERE experiment IN ({', '.join('?' * len(ids))})", tuple(ids))  # noqa: S608
+            return {id: {"test_bpb": test, "confined": sandbox != "unsandboxed", "pace": pace} for id, test, sandbox, pace in found}
 
     def summaries(self, conditions: str) -> list[tuple[str, int, float, float]]:
         """(commit, replicates, mean, sum of squared deviations) of the verified metric under these conditions, best first."""
@@ -302,6 +330,15 @@ class Ledger:
         with self._write() as db:
             self._post(db, "memories", memory)
 
+    def take_in(self, table: Table, records: Sequence[Record]) -> None:
+        """Post records that were made elsewhere to the lake. They count nowhere else."""
+        with self._write() as db:
+            for record in records:
+                db.execute(
+                    "INSERT INTO outbox (tbl, id, version, record) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                    (table, record.id, record.version, record.model_dump_json()),
+                )
+
     def intend_promotion(self, promotion: Promotion) -> None:
         """Write down what is about to happen, before the git ref moves; `confirm_promotion` or `drop_promotion` follows."""
         with self._write() as db:
@@ -340,6 +377,21 @@ class Ledger:
         with self._read() as db:
             return int(db.execute("SELECT count(*) FROM outbox").fetchone()[0])
 
+    def fault(self) -> str:
+        """What SQLite finds wrong with the file, or nothing. Reads all of it."""
+        with self._read() as db:
+            said = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+        return "" if said == "ok" else said
+
+    def waiting_since(self) -> float | None:
+        """When the oldest record that waits to be flushed came to be."""
+        with self._read() as db:
+            oldest = db.execute("SELECT record FROM outbox ORDER BY seq LIMIT 1").fetchone()
+        if oldest is None:
+            return None
+        record = json.loads(oldest[0])
+        return float(record.get("finished_at") or record["created_at"])
+
     def settle(self, table: Table, versions: dict[str, int]) -> None:
         """Let go of records that were read back from the lake in at least the version that is here."""
         with self._write() as db:
@@ -372,12 +424,14 @@ class Ledger:
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
+        if version < SCHEMA_VERSION:
             with self._transaction(db, "IMMEDIATE"):
-                if db.execute("PRAGMA user_version").fetchone()[0] == 0:  # another process may have been first
-                    for statement in _SCHEMA.split(";\n"):
-                        db.execute(statement)
-                    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                version = db.execute("PRAGMA user_version").fetchone()[0]  # another process may have been first
+                for statement in _SCHEMA.split(";\n") if version == 0 else []:
+                    db.execute(statement)
+                for upgrade in range(max(version, 1) + 1, SCHEMA_VERSION + 1):
+                    db.execute(_UPGRADES[upgrade])
+                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif version > SCHEMA_VERSION:
             raise LabError(
                 f"The ledger of this lab was written by a newer autoresearch-mcp (version {version}, this one knows {SCHEMA_VERSION}). "

@@ -133,6 +133,9 @@ class Score(Model):
     val_bpb: float | None
     started: bool
     finished_at: float
+    confined: bool = True  # trained in a sandbox
+    test_bpb: float | None = Field(default=None, description="on the hidden split: for the gate and the owner, never for an agent")
+    pace: float | None = Field(default=None, description="how much a CPU second was worth on the machine, as it was loaded then")
 
 
 class Verdict(Model):

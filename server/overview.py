@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from .ledger import Ledger
 from .models import ACTIVE_STATES, Experiment
 from .repo import Repo
 from .settings import Settings
+
+LATE_S = 60.0  # a record that is not in the shared log by then is worth a warning
 
 
 class Overview:
@@ -97,6 +100,12 @@ class Overview:
 
     def _warnings(self) -> list[str]:
         found = []
+        since = self._ledger.waiting_since()
+        if since is not None and time.time() - since > LATE_S:
+            found.append(
+                f"The shared log is behind by {self._ledger.unflushed()} records, the oldest of {(time.time() - since) / 60:.0f} min ago. "
+                f"They are safe here and count in every answer; .autoresearch/runner.log says why they were not taken."
+            )
         if missing := missing_packages():
             found.append(
                 f"Nothing can be trained here: the packages {', '.join(missing)} are missing. pip install 'autoresearch-mcp[local]'."

@@ -72,7 +72,15 @@ class Promoter:
         if not own.promote:
             reason = f"The champion moved since this proposal was made, and against its own base: {own.reason}"
             return self._refusal(champion, own.model_copy(update={"reason": reason}))
-        combined = self._repo.rebase(proposal.commit, champion, f"{proposal.hypothesis}\n\nStacked onto {champion[:12]}.", proposal.author)
+        try:
+            combined = self._repo.rebase(
+                proposal.commit, champion, f"{proposal.hypothesis}\n\nStacked onto {champion[:12]}.", proposal.author
+            )
+        except LabError as error:
+            if error.code != "no_change":
+                raise
+            reason = f"The champion {champion[:12]} has this change already."  # such as when the same promotion is asked for again
+            return self._refusal(champion, own.model_copy(update={"promote": False, "code": "is_champion", "reason": reason}))
         if isinstance(combined, Draft):
             twin = self._ledger.twin(combined.fingerprint) or self._adopt(combined, proposal)
             tested = sum(score.val_bpb is not None for score in self._ledger.scores(twin.commit))

@@ -48,7 +48,9 @@ class Runner:
         self._compute = compute
         self._data: str | None = None
         self._flush_at = 0.0
+        self._flushing: asyncio.Task[None] | None = None
         self._lake_wait_s = LAKE_RETRY_S[0]
+        self._lake_keeps_up = True  # it took, and gave back, all that it was given last time
         self._active = time.monotonic()
         self.stopping = asyncio.Event()
 
@@ -64,28 +66,37 @@ class Runner:
                     idle_s = 0.0
                     await asyncio.sleep(LAKE_RETRY_S[0])
                 if idle_s > linger_s:
-                    if self._lake_wait_s == LAKE_RETRY_S[0]:  # the lake was there last time
+                    await self._flushed()
+                    if self._lake_keeps_up:  # else its next turn comes in `_round`
                         await self._flush()
                     if not self._ledger.unflushed() or idle_s > GIVE_UP_S:
                         break
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.stopping.wait(), self._compute.poll_s)
         finally:
+            with contextlib.suppress(LabError):
+                await self._flushed()
             await self._compute.close()
 
     async def _round(self) -> float:
         """One look at everything. Returns for how long there has been nothing to do."""
         await asyncio.gather(*(self._advance(e) for e in self._ledger.open_experiments(*ACTIVE_STATES)))
-        free = self._settings.slots - len(self._ledger.open_experiments(*ACTIVE_STATES))
-        if free > 0:
+        if (free := self._free_slots()) > 0:
             for experiment in self._ledger.open_experiments("queued")[:free]:
                 await self._start(experiment)
-        if time.monotonic() >= self._flush_at:
-            await self._flush()
+        if time.monotonic() >= self._flush_at and (self._flushing is None or self._flushing.done()):
+            await self._flushed()
+            self._flushing = asyncio.create_task(self._flush())  # beside the rounds: a slow lake keeps no slot waiting
         if self._ledger.open_experiments():
             self._active = time.monotonic()
             return 0.0
         return time.monotonic() - self._active
+
+    def _free_slots(self) -> int:
+        """A slot is held from start to the end of training. Scoring holds it on only where no core is free to score on beside full slots."""
+        active = self._ledger.open_experiments(*ACTIVE_STATES)
+        scored_beside = min(sum(e.state == "scoring" for e in active), self._compute.scored_beside(self._settings.slots))
+        return self._settings.slots - len(active) + scored_beside
 
     # Experiments
 
@@ -139,28 +150,35 @@ class Runner:
             self._end(experiment, "crashed", failure=failure)
 
     def _record(self, experiment: Experiment, result: dict[str, Any]) -> None:
-        state = _ENDINGS.get(str(result.get("state")))
-        if state is None:
-            self._end(experiment, "crashed", failure=Failure(kind="error", message="The launcher's result could not be understood."))
-            return
+        try:
+            changes = self._read(experiment, result)
+            self._ledger.keep_evidence(experiment.id, _number(result.get("test_bpb")), str(result["sandbox"]), _number(result.get("pace")))
+            self._end(experiment, **changes)
+        except (AttributeError, KeyError, TypeError, ValueError):  # damaged, or by another version: it must not end the loop for all
+            _log.exception("%s has a result that could not be understood", experiment.id)
+            failure = Failure(kind="error", message="The launcher's result could not be understood.", advice="Launch it again.")
+            self._end(experiment, "crashed", failure=failure)
+
+    def _read(self, experiment: Experiment, result: dict[str, Any]) -> dict[str, Any]:
+        """What a launcher's result says of an experiment, as changes to it."""
+        state = _ENDINGS[result["state"]]
         directory = locate(self._state, experiment)
         spec = protocol.read_json(directory / protocol.SPEC) or {}
         metric = result.get("val_bpb")
         if state == "finished" and not (isinstance(metric, float) and math.isfinite(metric)):
             state, metric = "crashed", None
-            result.setdefault("failure", {"kind": "invalid_model", "message": "The scorer measured no finite val_bpb."})
-        self._end(
-            experiment,
-            state,
-            val_bpb=metric if state == "finished" else None,
-            reported_bpb=result.get("reported_bpb"),
-            conditions=protocol.conditions(result, spec),
-            device=result.get("device", experiment.device),
-            failure=Failure.model_validate(result["failure"]) if result.get("failure") else None,
-            curve=[(float(x), float(y)) for x, y in result.get("curve", []) if math.isfinite(x) and math.isfinite(y)],
-            details={k: v for k, v in result.items() if k not in ("state", "val_bpb", "reported_bpb", "failure", "curve")},
-            log_tail=read_tail(directory / protocol.LOG),
-        )
+            result["failure"] = {"kind": "invalid_model", "message": "The scorer measured no finite val_bpb."}
+        return {
+            "state": state,
+            "val_bpb": metric if state == "finished" else None,
+            "reported_bpb": result.get("reported_bpb"),
+            "conditions": protocol.conditions(result, spec),
+            "device": result.get("device", experiment.device),
+            "failure": Failure.model_validate(result["failure"]) if result.get("failure") else None,
+            "curve": [(float(x), float(y)) for x, y in result.get("curve", []) if math.isfinite(x) and math.isfinite(y)],
+            "details": {k: v for k, v in result.items() if k not in ("state", "val_bpb", "test_bpb", "reported_bpb", "failure", "curve")},
+            "log_tail": read_tail(directory / protocol.LOG),
+        }
 
     def _end(self, experiment: Experiment, state: ExperimentState, **changes: Any) -> None:
         cost = experiment.cost_s + _elapsed(experiment)
@@ -181,6 +199,12 @@ class Runner:
 
     # The lake
 
+    async def _flushed(self) -> None:
+        """Wait for the flush under way; its error is the caller's."""
+        flushing, self._flushing = self._flushing, None
+        if flushing is not None:
+            await flushing
+
     async def _flush(self) -> None:
         """Write the outbox to the lake in batches; let go of what can be read back."""
         self._flush_at = time.monotonic() + FLUSH_EVERY_S
@@ -190,10 +214,12 @@ class Runner:
             for table in ("promotions", "memories", "experiments"):
                 await asyncio.to_thread(self._flush_table, table)
             self._lake_wait_s = LAKE_RETRY_S[0]
+            self._lake_keeps_up = not self._ledger.unflushed()
         except LakeUnavailable as error:
             _log.warning("the lake is away, next try in %.0f s: %s", self._lake_wait_s, error)
             self._flush_at = time.monotonic() + self._lake_wait_s
             self._lake_wait_s = min(2 * self._lake_wait_s, LAKE_RETRY_S[1])
+            self._lake_keeps_up = False
 
     def _flush_table(self, table: Table) -> None:
         while rows := self._ledger.outbox(table, FLUSH_ROWS):
@@ -210,5 +236,10 @@ class Runner:
                 return  # not readable yet: the next flush looks again
 
 
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
 def _elapsed(experiment: Experiment) -> float:
-    return max(0.0, time.time() - experiment.started_at) if experiment.started_at else 0.0
+    """Device seconds since it was started, at most what was reserved: its end may have been noticed long after, when no runner lived."""
+    return min(max(0.0, time.time() - experiment.started_at), experiment.reserved_s) if experiment.started_at else 0.0

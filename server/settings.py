@@ -61,6 +61,12 @@ class PromotionSection(Model):
     approval: Literal["none", "human"] = "none"
 
 
+class LakeSection(Model):
+    backend: Literal["auto", "embedded", "managed"] = "auto"
+    workspace: str = Field(default="", pattern=r"^[A-Za-z0-9_-]{0,64}$")
+    tables: str = Field(default="", pattern=r"^([a-z][a-z0-9_]{0,39})?$")
+
+
 class Settings(Model):
     """A whole, valid `lab.toml`. Every section but `[lab]` may be left out."""
 
@@ -69,6 +75,7 @@ class Settings(Model):
     compute: ComputeSection = ComputeSection()
     budget: BudgetSection = BudgetSection()
     promotion: PromotionSection = PromotionSection()
+    lake: LakeSection = LakeSection()
 
     @property
     def slots(self) -> int:
@@ -141,6 +148,9 @@ device_hours = 8.0              # of the whole lab; a launch that could pass it 
 level = 0.05                    # a promotion's chance of being noise (Welch's test, one-sided)
 min_replicates = 3              # of candidate and champion each
 approval = "none"               # "human": a person has to say yes to every promotion
+
+[lake]
+backend = "auto"                # where the log is shared: "managed" (Deeplake's service), "embedded" (a folder); auto = by DEEPLAKE_API_KEY
 """
 
 

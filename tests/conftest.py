@@ -8,7 +8,7 @@ import pytest
 
 # Before anything runs git or starts a process: no test depends on, or touches, the user's own configuration.
 os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
-for name in ("AUTORESEARCH_AGENT", "AUTORESEARCH_LAB"):
+for name in ("AUTORESEARCH_AGENT", "AUTORESEARCH_LAB", "DEEPLAKE_API_KEY", "DEEPLAKE_WORKSPACE", "DEEPLAKE_ORG_ID", "DEEPLAKE_API_URL"):
     os.environ.pop(name, None)
 
 
@@ -44,3 +44,11 @@ def make_lab(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 @pytest.fixture
 def lab_root(make_lab: Callable[..., Path]) -> Path:
     return make_lab()
+
+
+@pytest.fixture(scope="session")
+def postgres_dsn() -> Iterator[str]:
+    from tests.standins.deeplake.postgres import postgres
+
+    with postgres() as dsn:
+        yield dsn

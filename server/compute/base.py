@@ -4,6 +4,7 @@ The runner is the only caller. A job is one attempt of one experiment, named by 
 method can be repeated after a crash: `adopt` decides whether an earlier `submit` took effect, and forbids it for good if not.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -28,12 +29,20 @@ class Job:
 
 @dataclass(frozen=True)
 class Observation:
-    """How a job is. `lost`: it ended, or never began, without a result. `used_s` and `share` are of the training budget."""
+    """How a job is.
 
-    phase: Literal["starting", "running", "scoring", "ended", "lost"]
+    Attributes:
+        phase: `lost`: it ended, or never began, without a result. `refused`: the backend will never run it, for `reason`.
+        used_s, share: of the training budget.
+        device_s: seconds that the job held a device, where that differs from the time since its start.
+    """
+
+    phase: Literal["starting", "running", "scoring", "ended", "lost", "refused"]
     used_s: float = 0.0
     share: float = 0.0
     result: dict[str, Any] | None = None
+    reason: str = ""
+    device_s: float | None = None
 
 
 class Compute(Protocol):
@@ -41,18 +50,32 @@ class Compute(Protocol):
 
     poll_s: float  # how long the runner waits between two rounds of `observe`
 
+    def scored_beside(self, slots: int) -> int:
+        """How many runs can be scored while `slots` others train, at no cost to them."""
+        ...
+
     async def prepare(self) -> str:
         """Make ready what all jobs share (data, tokenizer), once; the `data` of every Spec. Raises ComputeError."""
         ...
 
     async def submit(self, job: Job) -> None:
-        """Start the job. Raises ComputeError if it was not started."""
+        """Start the job, or see to it that it starts. Returns soon, also where the device is to be waited for.
+
+        Raises ComputeError if it was not started and won't be."""
         ...
 
     async def observe(self, job: Job) -> Observation: ...
 
     async def adopt(self, job: Job) -> bool:
-        """After a crash: True if the job runs or has a result. False: it does not run and, from now on, never will."""
+        """After a crash: True if the job runs or has a result, or that can't be known now. False: it does not run and never will."""
+        ...
+
+    async def orphans(self, active: Collection[tuple[str, int]]) -> list[str]:
+        """End what runs for this lab and is not one of these (experiment, attempt); what was ended, in words."""
+        ...
+
+    async def cost(self, job: Job) -> float | None:
+        """USD that the provider says an ended job cost, once it says so."""
         ...
 
     async def cancel(self, job: Job) -> None:

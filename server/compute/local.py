@@ -13,15 +13,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
-from trainer import protocol
+from trainer import prepare, protocol
 
+from ..settings import physical_cores
 from .base import ComputeError, Job, Observation
 
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "XDG_CACHE_HOME", "AUTORESEARCH_CACHE", "LD_LIBRARY_PATH")
 _IMPORT_ROOT = Path(protocol.__file__).parents[1]
 _WARM_START_S = 120.0
+_DETACH = "import os, sys; os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)"  # asyncio kills its own children when it forgets them
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -52,15 +55,24 @@ class LocalCompute:
         warm: bool = sys.platform == "linux",
     ) -> None:
         self._profile = profile
+        self._threads = threads
         self._environment = environment(threads)
         self._log = log
         self._command = command
         self._warm = warm
         self._parent: asyncio.subprocess.Process | None = None
-        self._cold: list[asyncio.subprocess.Process] = []
         self._turn = asyncio.Lock()
 
+    def scored_beside(self, slots: int) -> int:
+        if prepare.PROFILES[self._profile].clock == "wall":
+            return 0  # the device is the training's alone: its clock runs while others use it
+        return max(0, physical_cores() // self._threads - slots)
+
     async def prepare(self) -> str:
+        """Data, and meanwhile the warm parent, whose import of torch takes as long: the first job waits for neither twice."""
+        if self._warm:
+            async with self._turn:
+                await self._ensure_parent()
         process = await self._spawn(sys.executable, "-m", "trainer.prepare", self._profile, stdout=subprocess.PIPE)
         out, _ = await process.communicate()
         if process.returncode != 0:
@@ -68,13 +80,17 @@ class LocalCompute:
         return out.decode().strip().splitlines()[-1]
 
     async def submit(self, job: Job) -> None:
-        await asyncio.to_thread(_write_job, job)
+        try:
+            await asyncio.to_thread(write_files, job)
+        except OSError as error:
+            raise ComputeError(f"The run's files could not be written: {error}. Is the disk full?") from error
         if self._warm:
             async with self._turn:
                 await self._ask_parent(job.directory)
         else:
-            self._cold = [p for p in self._cold if p.returncode is None]
-            self._cold.append(await self._spawn(*self._command, str(job.directory)))
+            starter = await self._spawn(sys.executable, "-I", "-S", "-c", _DETACH, *self._command, str(job.directory))
+            if await starter.wait() != 0:
+                raise ComputeError(f"The launcher could not be started. {self._last_words()}")
 
     async def observe(self, job: Job) -> Observation:
         return await asyncio.to_thread(_observe, job)
@@ -85,22 +101,32 @@ class LocalCompute:
     async def cancel(self, job: Job) -> None:
         await asyncio.to_thread(_cancel, job)
 
+    async def orphans(self, active: Collection[tuple[str, int]]) -> list[str]:
+        return []  # a launcher ends by its own clock, and costs nothing
+
+    async def cost(self, job: Job) -> float | None:
+        return None
+
     async def close(self) -> None:
         if self._parent is not None and self._parent.returncode is None:
             assert self._parent.stdin is not None
             self._parent.stdin.close()
             await self._parent.wait()
 
+    async def _ensure_parent(self) -> asyncio.subprocess.Process:
+        if self._parent is None or self._parent.returncode is not None:
+            self._parent = await self._spawn(*self._command, "--warm", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        return self._parent
+
     async def _ask_parent(self, directory: Path) -> None:
         """One line asks for a run, one line answers. A parent that died is replaced, once a call."""
         for _ in range(2):
-            if self._parent is None or self._parent.returncode is not None:
-                self._parent = await self._spawn(*self._command, "--warm", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            assert self._parent.stdin is not None and self._parent.stdout is not None
+            parent = await self._ensure_parent()
+            assert parent.stdin is not None and parent.stdout is not None
             try:
-                self._parent.stdin.write(f"{directory}\n".encode())
-                await self._parent.stdin.drain()
-                line = await asyncio.wait_for(self._parent.stdout.readline(), _WARM_START_S)
+                parent.stdin.write(f"{directory}\n".encode())
+                await parent.stdin.drain()
+                line = await asyncio.wait_for(parent.stdout.readline(), _WARM_START_S)
             except (ConnectionError, TimeoutError):
                 line = b""
             if line:
@@ -109,23 +135,26 @@ class LocalCompute:
                     raise ComputeError(f"The launcher could not start the run: {answer['error']}")
                 return
             with contextlib.suppress(ProcessLookupError):
-                self._parent.kill()
-            await self._parent.wait()
+                parent.kill()
+            await parent.wait()
             if await asyncio.to_thread(_begun, directory):
                 return
         raise ComputeError(f"The launcher does not start. {self._last_words()}")
 
     async def _spawn(self, *command: str, stdin: int = subprocess.DEVNULL, stdout: int | None = None) -> asyncio.subprocess.Process:
-        with self._log.open("ab") as log:
-            return await asyncio.create_subprocess_exec(
-                *command,
-                stdin=stdin,
-                stdout=log if stdout is None else stdout,
-                stderr=log,
-                env=self._environment,
-                cwd="/",
-                start_new_session=True,
-            )
+        try:
+            with self._log.open("ab") as log:
+                return await asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=stdin,
+                    stdout=log if stdout is None else stdout,
+                    stderr=log,
+                    env=self._environment,
+                    cwd="/",
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise ComputeError(f"The launcher could not be started: {error}.") from error
 
     def _last_words(self) -> str:
         try:
@@ -136,7 +165,8 @@ class LocalCompute:
         return f"Its last line was: {hint}. Are the trainer's packages installed (`pip install 'autoresearch-mcp[local]'`)? See {self._log.name}."
 
 
-def _write_job(job: Job) -> None:
+def write_files(job: Job) -> None:
+    """What the launcher finds in a run directory: the code, and then the spec."""
     code = job.directory / protocol.CODE
     code.mkdir(parents=True, exist_ok=True)
     for path, content in job.files.items():

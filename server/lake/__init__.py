@@ -1,0 +1,48 @@
+"""Where finished experiments, memories and promotions live: one place decides which store a lab has."""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import LabError
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+    from .base import Lake
+
+KEY = "DEEPLAKE_API_KEY"
+
+
+def open_lake(settings: "Settings", state: Path) -> "Lake":
+    """The lab's lake, unopened: the folder `state/lake`, synchronised with Deeplake's managed tables where `[lake] backend` says so.
+
+    Raises:
+        LabError: `bad_settings`, where the managed tables are asked for and DEEPLAKE_API_KEY or the address is not usable.
+    """
+    if is_managed(settings):
+        from .managed import ManagedLake
+        from .service import Service
+
+        return ManagedLake(
+            state / "lake", Service.from_environment(settings.lake.workspace), settings.lake.tables or default_prefix(settings.lab.name)
+        )
+    from .embedded import EmbeddedLake
+
+    return EmbeddedLake(state / "lake")
+
+
+def is_managed(settings: "Settings") -> bool:
+    """Whether this process shares its log through the service."""
+    if settings.lake.backend == "managed" and not os.environ.get(KEY):
+        raise LabError(
+            f'lab.toml: [lake] backend is "managed", which needs {KEY} in the environment of this process: '
+            "for a server, in its entry of the MCP client's configuration.",
+            "bad_settings",
+        )
+    return settings.lake.backend != "embedded" and bool(os.environ.get(KEY))
+
+
+def default_prefix(name: str) -> str:
+    """Of the tables of a lab: machines whose labs have the same name share one log."""
+    return (re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:30] or "lab") + "_"

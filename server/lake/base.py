@@ -98,11 +98,19 @@ class Lake(Protocol):
         """Rows by the group column's value as text, null as the empty string; without `group_by`, one entry under the empty string."""
         ...
 
+    def cells(self, table: Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+        """All rows, in any order, as the cells of these columns."""
+        ...
+
     def search(self, text: str, where: tuple[Condition, ...] = (), limit: int = 10) -> list[tuple[Record, float]]:
         """Memories ranked by full-text relevance, best first, the newest first on ties.
 
         A text without a word to search for matches every memory with score 0: the newest come first.
         """
+        ...
+
+    def warning(self) -> str:
+        """What is to be said about answers of this moment: empty, or how far behind the shared log they are."""
         ...
 
     def close(self) -> None: ...

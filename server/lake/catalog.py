@@ -71,6 +71,12 @@ class Catalog:
         column = self.column(group_by)
         return {"" if cell is None else str(cell): n for cell, n in Counter(column[position] for position in positions).items()}
 
+    def cells(self, names: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Every row that is seen, as the cells of these columns."""
+        columns = [self.column(name) for name in names]
+        positions = self.newest.values()
+        return list(zip(*([column[position] for position in positions] for column in columns)))
+
     def passing(self, positions: list[int], where: Sequence[Condition]) -> list[int]:
         """Those of `positions` that meet the conditions."""
         return _passing(positions, [(self.column(name), test) for name, test in predicates(self._table, where)])

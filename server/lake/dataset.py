@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..models import Record, Table
+from . import journal
 from .base import LakeUnavailable
 from .catalog import Catalog
 from .manifest import Head, cure, listed, read_head, seal, sweep, verify, write_head
@@ -93,12 +94,22 @@ class Dataset:
                 return
             try:
                 with self._deeplake("write"):
+                    self._note(fresh)
                     outdated = self._head.generation == 0 or self._head.schema < SCHEMA_VERSION
                     self._rewrite(fresh) if outdated or self._head.commits >= MOST_COMMITS else self._add(fresh)
             except BaseException:
                 self.forget()  # what Deeplake holds may not be what is published
                 raise
             self.refresh()
+
+    def _note(self, records: Sequence[Record]) -> None:
+        """Into the journal first; a table from before there was one goes there whole."""
+        path = self._folder / f"{self._table}.journal"
+        if not path.exists() and self.catalog.newest:
+            kept = list(self.catalog.newest.values())
+            for first in range(0, len(kept), _REWRITE_ROWS):
+                journal.write(path, self.texts(kept[first : first + _REWRITE_ROWS]))
+        journal.write(path, [record.model_dump_json() for record in records])
 
     def _follow(self, head: Head | None) -> None:
         if head is None:
@@ -198,6 +209,9 @@ class Dataset:
 
     def _read(self, column: str, first: int, last: int) -> Sequence[Any]:
         with self._deeplake("read"):
+            if self._head.schema < SCHEMA_VERSION and column not in {known.name for known in self._reader.schema.columns}:
+                made = TABLES[self._table][column]  # newer than the table: from the records, until the next append rewrites it
+                return [made.store(made.cell(parse(self._table, text))) for text in self._reader[RECORD][first:last]]
             cells: Sequence[Any] = self._reader[column][first:last]
             return cells
 

@@ -4,9 +4,9 @@ Filters, orders and counts are answered from the typed columns in memory (`catal
 records from Deeplake by position. Deeplake is imported on the first read of a table that has rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from ..models import Record, Table
 from .base import Condition, LakeUnavailable, Query
@@ -50,6 +50,15 @@ class EmbeddedLake:
     def count(self, table: Table, where: tuple[Condition, ...] = (), group_by: str | None = None) -> dict[str, int]:
         return self._read(table, lambda dataset: dataset.catalog.count(where, group_by))
 
+    def records(self, table: Table) -> Iterator[Record]:
+        """All of them, newest version each, a few thousand at a time."""
+        ids = self._read(table, lambda dataset: list(dataset.catalog.newest))
+        for first in range(0, len(ids), 2_000):
+            yield from self.get(table, ids[first : first + 2_000])
+
+    def cells(self, table: Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+        return self._read(table, lambda dataset: dataset.catalog.cells(columns))
+
     def search(self, text: str, where: tuple[Condition, ...] = (), limit: int = 10) -> list[tuple[Record, float]]:
         words = terms(text)[:_MOST_WORDS]
         if not words:
@@ -60,6 +69,9 @@ class EmbeddedLake:
             return list(zip(_records("memories", dataset, [position for position, _ in best]), (score for _, score in best)))
 
         return self._read("memories", answer)
+
+    def warning(self) -> str:
+        return ""
 
     def close(self) -> None:
         for dataset in self._tables.values():

@@ -110,8 +110,8 @@ def listed(directory: Path) -> list[str]:
 def cure(path: Path) -> str:
     """What to do about a damaged store, in a sentence."""
     return (
-        f"the lake is damaged. Nothing was changed. Restore {path.parent} from a backup, or move it away to begin a new, empty one; "
-        "what the ledger still holds is written there again."
+        f"the lake is damaged. Nothing was changed. Run `autoresearch-mcp repair`, which rebuilds it, or restore {path.parent} from a "
+        "backup; what the ledger still holds is written there again."
     )
 
 

@@ -7,9 +7,9 @@ says so in `warning`.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ..models import Memory, Record, Table
 from .base import Condition, Lake, LakeUnavailable, Query
@@ -18,6 +18,7 @@ from .schema import cell, check_group, check_order, predicates
 
 T = TypeVar("T")
 _TRIES = 10
+_CHUNK = 2_000
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,27 @@ class View:
             counts = groups(ours.values())
         return Read({key: counts[key] for key in counts if counts[key]} if group_by else {"": counts[""]}, warning)
 
+    def cells(self, table: Table, columns: Sequence[str]) -> Read[list[tuple[Any, ...]]]:
+        """All rows, in any order, as the cells of these columns."""
+        ours, rows, warning = self._laid_over(table, lambda lake, _: lake.cells(table, ["id", *columns]))
+        stored = [row[1:] for row in rows or [] if row[0] not in ours]
+        return Read([*stored, *(tuple(cell(table, record, name) for name in columns) for record in ours.values())], warning)
+
+    def records(self, table: Table) -> Iterator[Record]:
+        """All of them, a few thousand at a time; those that arrive meanwhile may be missing.
+
+        Raises:
+            LakeUnavailable: the lake can't be read, so not all are known.
+        """
+        mine = [record.id for record in self._pending(table)]
+        stored = [id for (id,) in self._lake.cells(table, ["id"])] if self._lake is not None else []
+        ids = list(dict.fromkeys([*stored, *mine]))
+        for first in range(0, len(ids), _CHUNK):
+            page = self.get(table, ids[first : first + _CHUNK])
+            if len(page.value) < len(ids[first : first + _CHUNK]):
+                raise LakeUnavailable(page.warning or "records vanished while they were read")
+            yield from page.value
+
     def search(self, text: str, where: tuple[Condition, ...] = (), limit: int = 10) -> Read[list[tuple[Record, float]]]:
         """Memories by full text, best first. Where unflushed ones match too, they and the lake's best are ranked together by BM25
         among themselves: scores compare within one answer only."""
@@ -108,6 +130,10 @@ class View:
             hits = sorted(scored, key=lambda hit: (-hit[1], -hit[0].created_at))
         return Read(hits[:limit], warning)
 
+    def warning(self) -> str:
+        """How far the lake's part of the answers is behind, without looking at the store."""
+        return self._lake.warning() if self._lake is not None else ""
+
     def close(self) -> None:
         if self._lake is not None:
             self._lake.close()
@@ -119,7 +145,8 @@ class View:
             return mine, None, ""
         try:
             ours = _absent(self._lake, table, mine)
-            return ours, lakes_part(self._lake, ours), ""
+            found = lakes_part(self._lake, ours)
+            return ours, found, self._lake.warning()
         except LakeUnavailable as error:
             warning = (
                 f"The shared log can't be read now; this answer knows only the {len(mine)} {table} that it has not received yet. {error}"

@@ -16,7 +16,7 @@ from ..models import Experiment, Memory, Promotion, Record, Table
 from .base import Condition, Operator, Query
 from .ranking import terms
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: started_at, steps and memory_mb of experiments
 NO_VALUE = -1.0
 RECORD = "record"
 
@@ -72,6 +72,11 @@ class Column:
         return [None if value == NO_VALUE else value for value in values] if self.nullable else values
 
 
+def _number(value: Any) -> float | None:
+    """A number from a result that some launcher wrote, or None for whatever else stands there."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15 else None
+
+
 def _table(*columns: Column) -> dict[str, Column]:
     return {column.name: column for column in columns}
 
@@ -91,7 +96,16 @@ TABLES: dict[Table, dict[str, Column]] = {
         Column("reported_bpb", "real", "what the training code printed; never trusted", nullable=True),
         Column("cost_s", "real", "device seconds used"),
         Column("created_at", "real", "seconds since the epoch, UTC"),
+        Column("started_at", "real", "seconds since the epoch, UTC", nullable=True),
         Column("finished_at", "real", "seconds since the epoch, UTC", nullable=True),
+        Column("steps", "real", "optimizer steps taken", nullable=True, source=lambda record: _number(record.details.get("steps"))),
+        Column(
+            "memory_mb",
+            "real",
+            "peak memory of the training",
+            nullable=True,
+            source=lambda record: _number(record.details.get("peak_memory_mb")),
+        ),
         Column(
             "failure",
             "text",

@@ -9,6 +9,7 @@ from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.types import Completion, CompletionArgument, CompletionContext, PromptReference, ResourceTemplateReference
 
 from ..errors import LabError
+from ..lake.sql import describe
 from .arguments import COMMIT, ID
 from .desk import Desk
 
@@ -29,6 +30,10 @@ def add_resources(server: MCPServer[object], desk: Desk) -> None:
     @server.resource("lab://status", title="Lab status", description="The lab at a glance.", mime_type="application/json")
     async def status() -> str:
         return (await read(lab.status)).model_dump_json(exclude_none=True)
+
+    @server.resource("lab://schema", title="Tables for SQL", description="What query_experiments(sql=...) reads.")
+    async def schema() -> str:
+        return describe()
 
     @server.resource("experiment://{id}", title="Experiment", description="State, metric, curve and failure.", mime_type="application/json")
     async def experiment(id: str) -> str:

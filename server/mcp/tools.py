@@ -158,6 +158,9 @@ class Bench:
         ] = None,
         limit: Annotated[int, Field(ge=1, le=200)] = 20,
         cursor: Annotated[str | None, Field(max_length=500, description="next_cursor of the page before")] = None,
+        sql: Annotated[
+            str | None, Field(max_length=4000, description="one SELECT instead of filters, over all tables; columns: lab://schema")
+        ] = None,
     ) -> a.QueryAnswer:
         """Find past and present experiments, your own newest ones included; filters combine with and. Best first: order_by val_bpb,
         descending false. Use it before you propose, to see what was tried."""
@@ -178,6 +181,7 @@ class Bench:
             group_by=group_by,
             limit=limit,
             cursor=cursor,
+            sql=sql,
         )
 
     async def write_memory(

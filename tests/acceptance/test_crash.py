@@ -1,6 +1,7 @@
 """Servers, runner and trainings are killed at random while agents work: what was acknowledged is there, once, and all comes to an end.
 
-AUTORESEARCH_KILLS sets how many kills (default 30), AUTORESEARCH_SEED repeats a sequence of them.
+Once over a folder, once over the managed tables of a service that is slow, throttles and loses answers. AUTORESEARCH_KILLS sets
+how many kills each (default 30), AUTORESEARCH_SEED repeats a sequence of them. `make crash-test` prints the tables.
 """
 
 import os
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,21 @@ from mcp.client.stdio import stdio_client
 from mcp_types import CallToolResult
 
 from server.daemon import stop_runner
+from server.lake.schema import SCHEMA_VERSION
 from server.models import TERMINAL_STATES
+from server.repo import Repo
 from tests.acceptance.processes import launchers, processes
+from tests.standins.deeplake.server import ORG, TOKEN, DeeplakeStandIn, Faults
 from tests.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 KILLS = int(os.environ.get("AUTORESEARCH_KILLS", "30"))
 SEED = int(os.environ.get("AUTORESEARCH_SEED", str(random.randrange(10**6))))
+LAUNCHES = 2  # of an agent's own proposals
+REPLICATES = 2
+LEARNS = "UNEMBEDDING_LR = 0.004"
+LEARNS_NOTHING = "UNEMBEDDING_LR = 0.0"  # the champion at first, so that proposals are better beyond noise
 
 
 class Refused(Exception):
@@ -43,29 +51,32 @@ def causes(error: BaseException) -> list[BaseException]:
 class Agent:
     """A client that reconnects, and repeats a call that was not answered: what it heard is what it holds the lab to."""
 
-    def __init__(self, name: str, root: Path) -> None:
+    def __init__(self, name: str, root: Path, first: str = "champion") -> None:
         self.name = name
+        self.first = first
         self.memories: dict[str, str] = {}
         self.commits: dict[str, int] = {}
-        self.launches: dict[str, tuple[str, list[str]]] = {}
-        self.promoted: list[str] = []
-        self._server = StdioServerParameters(
+        self.launches: dict[str, tuple[str, str, list[str]]] = {}  # by key: commit, author, experiments
+        self.promoted: set[str] = set()
+        self.server = StdioServerParameters(
             command=sys.executable, args=["-P", "-m", "server.cli", "serve", str(root)], env=dict(os.environ)
         )
         self._log = root / ".autoresearch" / f"{name}.log"
         self._random = random.Random(f"{SEED} {name}")
-        self._n = 0
+        self.written = 0
 
     async def work(self, stop: anyio.Event) -> None:
-        step = 0
-        while not stop.is_set():
+        """A call that was begun is repeated until it is answered, also after `stop`."""
+        step, begun = 0, False
+        while begun or not stop.is_set():
             try:
-                with self._log.open("a") as log:
-                    async with Client(stdio_client(self._server, errlog=log)) as client:
-                        while not stop.is_set():
-                            await [self._remember, self._propose, self._launch, self._remember, self._promote][step % 5](client)
-                            step += 1
-                            await anyio.sleep(self._random.uniform(0, 0.4))  # an agent thinks
+                with self._log.open("a", encoding="utf-8") as log:
+                    async with Client(stdio_client(self.server, errlog=log)) as client:
+                        while begun or not stop.is_set():
+                            begun = True
+                            await [self._remember, self._propose, self._launch, self._remember, self.promote][step % 5](client)
+                            step, begun = step + 1, False
+                            await anyio.sleep(self._random.uniform(0, 0.8))  # an agent thinks
             except Exception as error:  # whatever a dying server does to its client, but not what a living one answered
                 for cause in causes(error):
                     if isinstance(cause, Refused):
@@ -80,39 +91,43 @@ class Agent:
         return result.structured_content or {}
 
     async def _remember(self, client: Client) -> None:
-        self._n += 1
-        text = f"What {self.name} learned, number {self._n}"
+        self.written += 1
+        text = f"What {self.name} learned, number {self.written}"
         answer = await self.call(client, "write_memory", kind="finding", text=text, author=self.name)
         self.memories[answer["id"]] = text
 
     async def _propose(self, client: Client) -> None:
         value = self._random.randrange(10**9)
-        answer = await self.call(client, "propose_patch", **proposal(value, self.name))
+        answer = await self.call(client, "propose_patch", base=self.first, **proposal(value, self.name))
         self.commits[answer["commit"]] = value
 
     async def _launch(self, client: Client) -> None:
-        if len(self.launches) >= 5 or not self.commits:
-            return  # enough is queued
-        key = f"{self.name}-{len(self.launches)}"
-        commit = next(reversed(self.commits))
-        answer = await self.call(client, "launch_training", commit=commit, idempotency_key=key * 3, author=self.name)
-        self.launches[key * 3] = (commit, answer["experiments"])
+        """Replicates of the first champion, under a key that all agents share; then of proposals, under keys of its own."""
+        if not self.launches:
+            await self.order(client, self.first, "the-first-champion", "everybody")
+        elif len(self.launches) <= LAUNCHES:
+            await self.order(client, next(reversed(self.commits)), f"{self.name}-{len(self.launches)}", self.name)
 
-    async def _promote(self, client: Client) -> None:
-        if self.commits:
-            answer = await self.call(client, "promote_commit", commit=next(iter(self.commits)))
-            if answer["promoted"]:
-                self.promoted.append(answer["champion"])
+    async def order(self, client: Client, commit: str, key: str, author: str) -> None:
+        answer = await self.call(client, "launch_training", commit=commit, replicates=REPLICATES, idempotency_key=key, author=author)
+        self.launches[key] = (commit, author, answer["experiments"])
+
+    async def promote(self, client: Client) -> None:
+        for commit, author, _ in list(self.launches.values()):
+            if author == self.name:
+                answer = await self.call(client, "promote_commit", commit=commit, author=self.name)
+                if answer["promoted"] or answer["verdict"]["code"] == "is_champion":  # it was, when the answer got lost
+                    self.promoted.add(answer["champion"])
 
 
 def proposal(value: int, author: str) -> dict[str, Any]:
-    """A change that trains like the stock file, and is code that nobody else proposes."""
-    edits = [{"path": "train.py", "search": "SOFTCAP = 15.0", "replace": f"NOTHING = {value}\nSOFTCAP = 15.0"}]
-    return {"hypothesis": f"the number {value} changes nothing", "edits": edits, "author": author}
+    """A change that learns, and is code that nobody else proposes."""
+    edits = [{"path": "train.py", "search": LEARNS_NOTHING, "replace": f"{LEARNS}{value:09d}"}]
+    return {"hypothesis": f"a rate of 0.004 and {value} billionths of a thousandth", "edits": edits, "author": author}
 
 
 async def kill(root: Path, kills: Counter[str], stop: anyio.Event) -> None:
-    """At random instants, one of the processes of a random kind that is there."""
+    """At random instants, one of the processes of a random kind."""
     dice = random.Random(SEED)
     find: dict[str, Callable[[], list[int]]] = {
         "server": lambda: processes(root, "serve"),
@@ -120,8 +135,12 @@ async def kill(root: Path, kills: Counter[str], stop: anyio.Event) -> None:
         "training": lambda: launchers(root),
     }
     while sum(kills.values()) < KILLS:
+        kind = dice.choices([*find], [3, 2, 3])[0]
         await anyio.sleep(dice.uniform(0.05, 1.5))  # the random instant is the test
-        kind = dice.choices([*find], [4, 2, 2])[0]
+        with anyio.move_on_after(1):  # there may be none for a while: nothing is queued, or one is starting
+            while not find[kind]():  # noqa: ASYNC110
+                await anyio.sleep(0.02)
+            await anyio.sleep(dice.uniform(0, 0.3))
         if victims := find[kind]():
             with suppress(ProcessLookupError):
                 os.kill(dice.choice(victims), signal.SIGKILL)
@@ -129,15 +148,34 @@ async def kill(root: Path, kills: Counter[str], stop: anyio.Event) -> None:
     stop.set()
 
 
-async def test_kills_at_any_instant_lose_nothing_that_was_acknowledged(make_lab: Callable[..., Path]) -> None:
-    print(f"\nseed {SEED}")
+@pytest.fixture(params=["folder", "managed tables"])
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeeplakeStandIn | None]:
+    """The service that the processes of this test share their log through, or none."""
+    if request.param == "folder":
+        yield None
+        return
+    service = DeeplakeStandIn(request.getfixturevalue("postgres_dsn"), SEED)
+    service.faults = Faults(latency_s=0.02, visible_after_s=0.3, statuses=(429,), chance=0.05, drop_after_commit=0.05, malformed=0.02)
+    for name, value in {"API_KEY": TOKEN, "ORG_ID": ORG, "WORKSPACE": "crashes", "API_URL": service.url}.items():
+        monkeypatch.setenv(f"DEEPLAKE_{name}", value)
+    yield service
+    service.close()
+    assert service.problems == []
+
+
+async def test_kills_at_any_instant_lose_nothing_that_was_acknowledged(
+    store: DeeplakeStandIn | None, make_lab: Callable[..., Path]
+) -> None:
+    print(f"\nlog in {'managed tables' if store else 'a folder'}, seed {SEED}")
     root = make_lab(
-        "battered", {"budget_s = 1 ": "budget_s = 0.3 ", "level = 0.05": "level = 0.45", "min_replicates = 3": "min_replicates = 2"}
+        "battered", {"budget_s = 1 ": "budget_s = 0.3 ", "level = 0.05": "level = 0.2", "min_replicates = 3": "min_replicates = 2"}
     )
-    agents = [Agent(f"agent-{n}", root) for n in range(3)]
+    text = (root / "train.py").read_text(encoding="utf-8")
+    assert text.count(LEARNS) == 1
+    first = Repo(root).commit_files({"train.py": text.replace(LEARNS, LEARNS_NOTHING).encode()}, "Learn nothing")
+    agents = [Agent(f"agent-{n}", root, first) for n in range(3)]
     kills: Counter[str] = Counter()
     stop = anyio.Event()
-    (root / ".autoresearch").mkdir(exist_ok=True)
     with anyio.fail_after(60 + 10 * KILLS):
         async with anyio.create_task_group() as tasks:
             for agent in agents:
@@ -146,55 +184,83 @@ async def test_kills_at_any_instant_lose_nothing_that_was_acknowledged(make_lab:
 
     judge = Agent("judge", root)
     with anyio.fail_after(240):
-        async with Client(judge._server) as client:
-            while True:
-                status = await judge.call(client, "get_status")
-                if not status["running"] and not status["queued"] and not status["unflushed"]:
-                    break
-                await anyio.sleep(0.2)
+        async with Client(judge.server) as client:
+            await judge.order(client, first, "after-the-kills", "judge")  # what the first champion lost, nobody could be compared with
+            await quiet(judge, client)
+            for agent in agents:  # whose trainings may have ended after the last kill
+                await agent.promote(client)
+            status = await quiet(judge, client)
             rows = (await judge.call(client, "query_experiments", limit=200, columns=["id", "commit", "state"]))["rows"]
-            assert status["budget"]["reserved_s"] == 0
-            assert {row["state"] for row in rows} <= set(TERMINAL_STATES)
-            seen = Counter(row["id"] for row in rows)
-            acknowledged = {id: commit for agent in agents for commit, ids in agent.launches.values() for id in ids}
-            assert dict.fromkeys(acknowledged, 1) == {id: seen[id] for id in acknowledged}
-            assert {row["id"]: row["commit"] for row in rows if row["id"] in acknowledged} == acknowledged
-            assert max(seen.values()) == 1
             for agent in agents:
                 await check(judge, client, agent)
-            promoted = [champion for agent in agents for champion in agent.promoted]
-            assert status["promotions"] >= len(promoted)
-    history = subprocess.run(["git", "-C", str(root), "log", "--format=%H", "research"], capture_output=True, text=True, check=True)  # noqa: ASYNC221
-    assert set(promoted) <= set(history.stdout.split())
+    check_experiments(rows, {id: commit for agent in [*agents, judge] for commit, _, ids in agent.launches.values() for id in ids})
+    if store is not None:
+        shared = store.rows("crashes", f"battered_v{SCHEMA_VERSION}_experiments")
+        assert {id for id, _ in shared} == {row["id"] for row in rows}
+        print(
+            f"{'service':12} {len(shared):4}  rows, {len(shared) - len(rows)} of them stored again by a writer that was killed, and seen once"
+        )
+    assert status["budget"]["reserved_s"] == 0
+    moves = git(root, "rev-list", f"{first}..research").split()
+    assert set().union(*(agent.promoted for agent in agents)) <= set(moves)
+    assert len(moves) == status["promotions"]  # each is recorded, once
 
-    until(lambda: stop_runner(root / ".autoresearch") or not processes(root, "runner"))  # one more may have been on its way
+    def gone() -> bool:
+        stop_runner(root / ".autoresearch")
+        return not processes(root, "runner")  # one more may have been on its way
+
+    until(gone)
     assert processes(root, "serve") == launchers(root) == []
-    states = Counter(row["state"] for row in rows)
-    heard = {
-        "memories": sum(len(agent.memories) for agent in agents),
-        "proposals": sum(len(agent.commits) for agent in agents),
-        "experiments": len(acknowledged),
-        "promotions": len(promoted),
-    }
-    print(f"killed: {dict(kills)}\nacknowledged: {heard}, lost 0, doubled 0\nended: {dict(states)}")
-    assert sum(kills.values()) >= KILLS and heard["memories"] and heard["proposals"] and heard["experiments"]
+    report(kills, [*agents, judge], rows)
+
+
+async def quiet(judge: Agent, client: Client) -> dict[str, Any]:
+    """The status once everything has ended and is in the lake."""
+    while True:
+        status = await judge.call(client, "get_status")
+        if not status["running"] and not status["queued"] and not status["unflushed"]:
+            return status
+        await anyio.sleep(0.2)
+
+
+def check_experiments(rows: list[dict[str, Any]], acknowledged: dict[str, str]) -> None:
+    """All have ended, each is there once, and each that was acknowledged is of the commit that was asked for."""
+    assert {row["state"] for row in rows} <= set(TERMINAL_STATES)
+    assert max(Counter(row["id"] for row in rows).values()) == 1
+    assert {row["id"]: row["commit"] for row in rows} == acknowledged  # a launch that was not answered was repeated until it was
 
 
 async def check(judge: Agent, client: Client, agent: Agent) -> None:
     """Everything that this agent heard of is there, once; a repeated launch is the same launch."""
-    found: Counter[str] = Counter()
-    texts = {}
-    for number in range(1, agent._n + 1):
+    found: list[tuple[str, str]] = []
+    for number in range(1, agent.written + 1):
         text = f"What {agent.name} learned, number {number}"
         answer = await judge.call(client, "search_memory", query=text, author=agent.name, limit=50)
-        texts |= {memory["id"]: memory["text"] for memory in answer["memories"]}
-        if len(texts) > agent._n:
-            raise AssertionError("a memory was doubled")
-    found.update(texts)
-    assert {id: text for id, text in texts.items() if id in agent.memories} == agent.memories
+        found += [(memory["id"], text) for memory in answer["memories"] if memory["text"] == text]
+    assert len(dict(found)) == len(found)
+    assert agent.memories.items() <= dict(found).items()
     for commit, value in agent.commits.items():
-        twin = await judge.call(client, "propose_patch", **proposal(value, "judge"))
+        twin = await judge.call(client, "propose_patch", base=agent.first, **proposal(value, "judge"))
         assert twin["duplicate"] and twin["commit"] == commit and twin["author"] == agent.name
-    for key, (commit, ids) in agent.launches.items():
-        again = await judge.call(client, "launch_training", commit=commit, idempotency_key=key, author=agent.name)
+    for key, (commit, author, ids) in agent.launches.items():
+        again = await judge.call(client, "launch_training", commit=commit, replicates=REPLICATES, idempotency_key=key, author=author)
         assert again["repeated"] and again["experiments"] == ids
+
+
+def report(kills: Counter[str], agents: list[Agent], rows: list[dict[str, Any]]) -> None:
+    """What was killed and what was acknowledged: the checks before this found all of it again, once."""
+    heard = {
+        "memories": sum(len(agent.memories) for agent in agents),
+        "proposals": sum(len(agent.commits) for agent in agents),
+        "experiments": len({id for agent in agents for *_, ids in agent.launches.values() for id in ids}),
+        "promotions": len(set().union(*(agent.promoted for agent in agents))),
+    }
+    print(f"{'killed':12} {sum(kills.values()):4}  " + ", ".join(f"{kind} {n}" for kind, n in kills.items()))
+    for kind, n in heard.items():
+        print(f"{kind:12} {n:4}  acknowledged, 0 lost, 0 doubled")
+    print(f"{'ended':12} {len(rows):4}  " + ", ".join(f"{state} {n}" for state, n in Counter(row["state"] for row in rows).items()))
+    assert sum(kills.values()) >= KILLS and all(heard.values())
+
+
+def git(root: Path, *command: str) -> str:
+    return subprocess.run(["git", "-C", root, *command], capture_output=True, text=True, check=True).stdout

@@ -18,6 +18,8 @@ from mcp import Client, StdioServerParameters
 from server import settings
 from server.daemon import runner_lock
 from server.scaffold import create_lab
+from tests.acceptance.processes import processes
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -55,7 +57,8 @@ def server(root: Path) -> StdioServerParameters:
 async def answer(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
     result = await client.call_tool(tool, arguments)
     assert not result.is_error and result.structured_content is not None, result.content
-    return result.structured_content
+    content: dict[str, Any] = result.structured_content
+    return content
 
 
 def proposal(number: int) -> dict[str, Any]:
@@ -109,3 +112,61 @@ async def test_one_idempotency_key_is_one_launch_however_many_ask_at_once(swarm:
         for id in first["experiments"]:
             await answer(swarm[2], "cancel_experiment", id=id)
         assert (await answer(swarm[3], "get_status"))["budget"]["reserved_s"] == before
+
+
+async def test_what_one_server_writes_the_others_see_at_once(swarm: list[Client]) -> None:
+    ended: list[dict[str, Any]] = []
+
+    async def wait(client: Client, ids: list[str]) -> None:
+        ended.append(await answer(client, "wait_for_experiments", ids=ids, timeout_s=20))
+
+    with anyio.fail_after(30):
+        note = await answer(swarm[0], "write_memory", kind="finding", text="Zirconium: written here, read there.")
+        for client in swarm[1:]:
+            found = await answer(client, "search_memory", query="zirconium")
+            assert [memory["id"] for memory in found["memories"]] == [note["id"]]
+        launched = await answer(swarm[1], "launch_training", commit="champion")
+        async with anyio.create_task_group() as tasks:
+            for client in swarm[2:5]:
+                tasks.start_soon(wait, client, launched["experiments"])
+            for client in swarm[5:]:
+                status = await answer(client, "get_status")
+                assert [line["id"] for line in status["queued"]] == launched["experiments"]
+            await answer(swarm[0], "cancel_experiment", id=launched["experiments"][0])
+        assert [(wait["done"], wait["experiments"][0]["state"]) for wait in ended] == [(True, "cancelled")] * 3
+
+
+WAITING = """
+import sys, anyio
+from mcp import Client
+from tests.acceptance.test_swarm import answer, server
+
+async def seen(*_):
+    print(id, flush=True)
+
+async def main():
+    global id
+    async with Client(server(sys.argv[1])) as client:
+        (id,) = (await answer(client, "launch_training", commit="champion"))["experiments"]
+        await client.call_tool("wait_for_experiments", {"ids": [id], "timeout_s": 45}, progress_callback=seen)
+
+anyio.run(main)
+"""
+
+
+async def test_a_client_killed_while_it_waits_takes_its_server_along_and_nothing_else(lab: Path, swarm: list[Client]) -> None:
+    others = set(processes(lab, "serve"))
+    environment = dict(os.environ) | {"PYTHONPATH": str(HERE)}
+    command = [sys.executable, "-c", WAITING, str(lab)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as client:  # noqa: ASYNC220
+        assert client.stdout is not None
+        id = client.stdout.readline().strip()  # it waits
+        (its,) = set(processes(lab, "serve")) - others
+        client.kill()
+    until(lambda: its not in processes(lab, "serve"), 10)
+    assert set(processes(lab, "serve")) == others
+    with anyio.fail_after(20):
+        status = await answer(swarm[0], "get_status")
+        assert [line["id"] for line in status["queued"]] == [id] and status["budget"]["reserved_s"] > 0
+        assert (await answer(swarm[1], "cancel_experiment", id=id))["state"] == "cancelled"
+        assert (await answer(swarm[2], "get_status"))["budget"]["reserved_s"] == 0

@@ -231,6 +231,9 @@ def test_queries_filter_order_page_and_count(lab: Lab, ledger: Ledger) -> None:
         if cursor is None:
             break
     assert seen[:3] == ids[2::-1] and sorted(seen) == sorted(ids)
+    by_state = lab.query_experiments(sql="SELECT state, count(*) AS n FROM experiments GROUP BY state ORDER BY n").rows
+    assert by_state == [{"state": "queued", "n": 2}, {"state": "finished", "n": 3}]
+    assert refusal(lambda: lab.query_experiments(sql="DELETE FROM experiments")).code == "bad_sql"
     assert {row["state"]: row["count"] for row in lab.query_experiments(group_by="state").rows} == {"finished": 3, "queued": 2}
     assert refusal(lambda: lab.query_experiments(cursor="bm9uc2Vuc2U=")).code == "bad_cursor"
     assert refusal(lambda: lab.query_experiments(columns=["id", "secret"])).code == "unknown_column"
@@ -250,6 +253,18 @@ def test_memories_are_found_at_once_and_name_what_corrects_them(lab: Lab) -> Non
     assert refusal(lambda: lab.write_memory("idea", "x", "ada", experiments=["e-000000000000000"])).code == "unknown_experiment"
     assert refusal(lambda: lab.write_memory("idea", " \x00 ", "ada")).code == "empty_memory"
     assert len(lab.search_memory("softcap").memories) == 3
+
+
+def test_what_was_recorded_is_acknowledged_even_if_no_runner_can_start(lab_root: Path) -> None:
+    lab = Lab(lab_root)
+    log = lab_root / ".autoresearch" / "runner.log"
+    log.mkdir()  # where a runner's log should be
+    (id,) = lab.launch_training("champion", "ada").experiments
+    assert [line.id for line in lab.status().queued] == [id] and not lab.status().runner
+    log.rmdir()
+    assert lab.status().runner
+    lab.cancel_experiment(id, "ada")
+    lab.close()
 
 
 def test_two_labs_on_one_directory_see_each_other(lab: Lab) -> None:

@@ -155,6 +155,8 @@ def test_when_the_combination_was_tested_the_change_may_win_by_itself(bench: Ben
     assert bench.git("show", f"{answer.champion}:train.py") == bench.git("show", f"{second}:train.py")
     assert bench.git("rev-parse", f"{answer.champion}^") == first
     assert bench.lab.status().champion.mean == pytest.approx(1.20)
+    again = bench.lab.promote_commit(second, "ada")  # by an agent that did not hear the answer
+    assert again.verdict.code == "is_champion" and again.champion == answer.champion
 
 
 def test_of_many_promotions_at_once_one_moves_the_champion(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -103,7 +104,7 @@ def test_what_ended_reaches_the_lake_and_leaves_the_outbox(still: House) -> None
     still.drive()
     assert still.ledger.unflushed() == 0 and still.ledger.open_experiments() == []
     lake = EmbeddedLake(still.state / "lake")
-    assert {e.id: e.val_bpb for e in lake.get("experiments", ids)} == dict.fromkeys(ids, 1.5)
+    assert {e.id: e.val_bpb for e in lake.get("experiments", ids) if isinstance(e, Experiment)} == dict.fromkeys(ids, 1.5)
     assert [m.id for m in lake.get("memories", [memory])] == [memory]
     lake.close()
     assert [still.lab.get_experiment(id).experiment.val_bpb for id in ids] == [1.5] * 3
@@ -127,6 +128,20 @@ def test_slots_are_respected(make_lab: Callable[..., Path]) -> None:
     stop_runner(house.state)
     house.drive()
     assert most == 1 and house.ended(ids)
+    house.close()
+
+
+@pytest.mark.parametrize(("cores", "seen"), [(2, [2, 2]), (1, [1, 2])])
+def test_a_run_in_scoring_holds_its_slot_only_where_no_core_is_free(
+    make_lab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, cores: int, seen: list[int]
+) -> None:
+    monkeypatch.setattr("server.compute.local.physical_cores", lambda: cores)
+    house = House(make_lab("scoring", {"slots = 0": "slots = 1"}))
+    with runner_lock(house.state):
+        ids = house.launch(2)
+    stop_runner(house.state)
+    house.drive(command=(*NOOP, "score"))
+    assert [house.lab.get_experiment(id).details["steps"] for id in ids] == seen
     house.close()
 
 
@@ -183,6 +198,43 @@ def test_a_running_training_is_cancelled_and_returns_its_budget(make_lab: Callab
     assert house.lab.status().budget.reserved_s == 0
     assert house.ledger.scores(house.lab.status().champion.commit)[0].started
     house.close()
+
+
+@pytest.mark.parametrize("result", ['{"state": "finished", "val_bpb": 1.5}', '{"state": "done"}', '{"state": "crashed", "hashes": []}'])
+def test_a_result_that_makes_no_sense_ends_its_experiment_and_nothing_else(still: House, result: str) -> None:
+    (id,) = still.launch()
+    release(still)
+    damaged = (
+        f"import sys\nfor line in sys.stdin:\n    open(line.strip() + '/result.json', 'w').write({result!r})\n    print('{{}}', flush=True)"
+    )
+    still.drive(command=(sys.executable, "-c", damaged))
+    failure = still.lab.get_experiment(id).failure
+    assert failure is not None and "could not be understood" in failure.message
+    assert still.ledger.open_experiments() == [] and still.ledger.unflushed() == 0
+
+
+def test_a_run_whose_files_cannot_be_written_is_a_failure_with_the_reason(still: House) -> None:
+    (id,) = still.launch()
+    (still.state / "runs").mkdir(exist_ok=True)
+    (still.state / "runs" / id).write_text("in the way", encoding="utf-8")
+    release(still)
+    still.drive()
+    failure = still.lab.get_experiment(id).failure
+    assert failure is not None and failure.kind == "error" and "could not be written" in failure.message
+
+
+def test_an_end_that_is_noticed_a_day_later_costs_no_more_than_was_reserved(still: House) -> None:
+    (id,) = still.launch()
+    reserved = still.lab.status().budget.reserved_s
+    release(still)
+    still.ledger.move(id, ["queued"], state="running", attempt=1, started_at=time.time() - 86_400)
+    run = still.state / "runs" / id / "1"
+    run.mkdir(parents=True)
+    (run / "launcher.lock").write_text("1", encoding="ascii")  # it had begun, and nobody holds it
+    still.drive()
+    budget = still.lab.status().budget
+    assert still.lab.states([id])[0].state == "finished" and still.lab.get_experiment(id).attempt == 2
+    assert reserved <= budget.spent_s < reserved + 10 and budget.reserved_s == 0
 
 
 def test_a_launcher_that_cannot_start_fails_the_experiment_with_its_words(still: House) -> None:

@@ -16,10 +16,10 @@ import pytest
 from server.lake.base import Condition, LakeUnavailable, Query
 from server.lake.embedded import EmbeddedLake
 from server.lake.manifest import read_head, write_head
-from server.lake.schema import cell
+from server.lake.schema import SCHEMA_VERSION
 from server.models import Record
 
-from .records import HOSTILE, counted, experiment, matching, memory, ordered, promotion, random_experiment, random_query
+from .records import experiment, memory, promotion
 
 
 @pytest.fixture
@@ -44,46 +44,6 @@ def test_an_empty_lake_answers_and_makes_nothing(lake: EmbeddedLake, tmp_path: P
     assert lake.count("promotions") == {"": 0}
     assert lake.search("anything") == []
     assert list(tmp_path.iterdir()) == []
-
-
-def test_what_was_appended_is_present_for_every_reader(lake: EmbeddedLake, tmp_path: Path) -> None:
-    reader = EmbeddedLake(tmp_path / "lake")
-    assert reader.present("experiments", ["e-000001"]) == {}
-    lake.append("experiments", [experiment(1), experiment(2)])
-    lake.append("promotions", [promotion(1)])
-    assert reader.present("experiments", ["e-000001", "e-nonsense"]) == {"e-000001": 4}
-    assert reader.get("experiments", ["e-000002", "e-nonsense", "e-000001"]) == [experiment(2), experiment(1)]
-    assert reader.select("promotions", Query()) == [promotion(1)]
-    lake.append("experiments", [experiment(3)])
-    assert ids(reader.select("experiments", Query())) == ["e-000003", "e-000002", "e-000001"]
-
-
-def test_a_row_written_twice_is_there_once_in_its_newest_version(lake: EmbeddedLake, tmp_path: Path) -> None:
-    lake.append("experiments", [experiment(1, version=2, state="crashed"), experiment(2)])
-    lake.append("experiments", [experiment(1, version=3), experiment(1, version=1, state="cancelled"), experiment(2)])
-    lake.append("experiments", [experiment(1, version=2, state="crashed")])
-    for view in (lake, EmbeddedLake(tmp_path / "lake")):
-        assert view.present("experiments", ["e-000001"]) == {"e-000001": 3}
-        assert view.count("experiments", group_by="state") == {"finished": 2}
-        assert view.select("experiments", Query((Condition("state", "=", "crashed"),))) == []
-        assert ids(view.select("experiments", Query())) == ["e-000002", "e-000001"]
-
-
-def test_filters_orders_pages_and_counts_agree_with_brute_force(lake: EmbeddedLake) -> None:
-    rng = random.Random(3)
-    rows = [random_experiment(rng, n) for n in range(40)]
-    for first in range(0, 40, 13):
-        lake.append("experiments", rows[first : first + 13])
-    for _ in range(150):
-        query = random_query(rng)
-        expected = ordered("experiments", rows, query)
-        found: list[Record] = []
-        while page := lake.select("experiments", query):
-            found += page
-            query = replace(query, after=(cell("experiments", page[-1], query.order_by), page[-1].id))
-        assert found == expected, query
-        assert lake.count("experiments", query.where) == {"": len(expected)}
-        assert lake.count("experiments", query.where, "state") == counted("experiments", rows, query.where, "state")
 
 
 def test_history_is_reset_before_it_slows_the_table_down(lake: EmbeddedLake, tmp_path: Path, few_commits: int) -> None:
@@ -185,7 +145,11 @@ def filled(folder: Path) -> Path:
 
 def test_damage_of_any_file_is_noticed_before_deeplake_dies_of_it(tmp_path: Path) -> None:
     sound = filled(tmp_path / "sound")
-    files = [path for path in sound.rglob("*") if path.is_file() and path.stat().st_size and path.name != "next_base"]
+    files = [
+        path
+        for path in sound.rglob("*")
+        if path.is_file() and path.stat().st_size and path.name != "next_base" and path.suffix != ".journal"
+    ]
     assert len(files) > 20
     for number, path in enumerate(files):
         broken = tmp_path / f"broken-{number}"
@@ -197,7 +161,7 @@ def test_damage_of_any_file_is_noticed_before_deeplake_dies_of_it(tmp_path: Path
             victim.unlink()
         else:
             victim.write_bytes((b"", content[: len(content) // 2], bytes(byte ^ 0x5A for byte in content))[harm - 1])
-        with pytest.raises(LakeUnavailable, match=r"damaged.*Restore .* from a backup"):
+        with pytest.raises(LakeUnavailable, match=r"damaged.*repair.*backup"):
             EmbeddedLake(broken).search("muon")
         with pytest.raises(LakeUnavailable):
             EmbeddedLake(broken).append("memories", [memory(4, "new")])
@@ -247,78 +211,25 @@ def test_a_lake_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
         EmbeddedLake(folder).append("memories", [memory(4, "new")])
 
 
-def test_a_lake_of_an_older_schema_is_rewritten_by_the_next_append(tmp_path: Path) -> None:
-    folder = filled(tmp_path / "lake")
-    head = read_head(folder / "memories.json")
-    assert head is not None
-    write_head(folder / "memories.json", replace(head, schema=0))
+def test_a_lake_of_the_version_before_is_read_and_then_rewritten(tmp_path: Path, version_before: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "lake"
+    records = [experiment(n, started_at=1e9 + n if n else None, details={"steps": 100 * n}) for n in range(4)]
+    EmbeddedLake(folder).append("experiments", records[:3])
+    head = read_head(folder / "experiments.json")
+    assert head is not None and head.schema == SCHEMA_VERSION - 1
+    version_before.undo()
     lake = EmbeddedLake(folder)
-    assert lake.count("memories") == {"": 3}
-    lake.append("memories", [memory(4, "new")])
-    renewed = read_head(folder / "memories.json")
-    assert renewed is not None and renewed.schema == 1 and renewed.generation == head.generation + 1
-    assert lake.count("memories") == {"": 4}
+    query = Query((Condition("steps", ">=", 100.0),), order_by="started_at")
+    assert lake.select("experiments", query) == records[2:0:-1]
+    lake.append("experiments", records[3:])
+    renewed = read_head(folder / "experiments.json")
+    assert renewed is not None and renewed.schema == SCHEMA_VERSION and renewed.generation == head.generation + 1
+    for each in (lake, EmbeddedLake(folder)):
+        assert each.select("experiments", query) == records[:0:-1]
+        assert each.select("experiments", Query((Condition("started_at", "=", None),))) == records[:1]
 
 
 def test_a_lake_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "lake").write_text("a file where the folder should be", encoding="utf-8")
     with pytest.raises(LakeUnavailable, match="can't be written"):
         EmbeddedLake(tmp_path / "lake").append("memories", [memory(1, "note")])
-
-
-def test_memories_are_ranked_by_full_text_and_filtered(lake: EmbeddedLake) -> None:
-    lake.append("memories", [memory(n, f"filler note about warmup number {n}", author="bob") for n in range(300)])
-    lake.append(
-        "memories",
-        [memory(300, "Muon with learning rates of 0.02 beats AdamW", tags=["optimizer"]), memory(301, "warmup of muon", kind="idea")],
-    )
-    assert ids([hit for hit, _ in lake.search("muon learning rate")]) == ["m-000300", "m-000301"]
-    assert ids([hit for hit, _ in lake.search("muon", (Condition("kind", "=", "idea"),))]) == ["m-000301"]
-    assert ids([hit for hit, _ in lake.search("warmup", (Condition("author", "=", "ada"),))]) == ["m-000301"]
-    assert ids([hit for hit, _ in lake.search("losses")]) == []
-    scores = [score for _, score in lake.search("warmup number", limit=50)]
-    assert len(scores) == 50 and scores == sorted(scores, reverse=True) and min(scores) > 0
-
-
-def test_equal_scores_put_the_newest_first(lake: EmbeddedLake) -> None:
-    lake.append("memories", [memory(n, "the same words") for n in range(300)])
-    assert ids([hit for hit, _ in lake.search("words", limit=3)]) == ["m-000299", "m-000298", "m-000297"]
-
-
-def test_a_search_without_words_gives_the_newest(lake: EmbeddedLake) -> None:
-    lake.append("memories", [memory(n, f"note {n}") for n in range(5)])
-    for text in ("", "!!!", "'%"):
-        assert [(hit.id, score) for hit, score in lake.search(text, limit=2)] == [("m-000004", 0.0), ("m-000003", 0.0)]
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_is_only_text(lake: EmbeddedLake, text: str) -> None:
-    note = memory(1, f"{text} muon", tags=[text], author=text)
-    lake.append("memories", [note])
-    assert lake.get("memories", [note.id]) == [note]
-    assert [hit for hit, _ in lake.search(f"{text} muon")] == [note]
-    where = (Condition("tags", "has", text.replace("\0", "�")), Condition("author", "=", text.replace("\0", "�")))
-    assert lake.select("memories", Query(where)) == matching("memories", [note], where) == [note]
-
-
-def test_readers_in_other_threads_see_whole_writes(lake: EmbeddedLake) -> None:
-    done = threading.Event()
-    faults: list[str] = []
-
-    def read() -> None:
-        seen = 0
-        while not done.is_set():
-            rows = len(lake.select("experiments", Query(limit=1_000)))
-            if rows % 5 or rows < seen:
-                faults.append(f"{rows} rows after {seen}")
-            seen = rows
-
-    readers = [threading.Thread(target=read) for _ in range(3)]
-    for thread in readers:
-        thread.start()
-    for first in range(0, 100, 5):
-        lake.append("experiments", [experiment(n) for n in range(first, first + 5)])
-    done.set()
-    for thread in readers:
-        thread.join()
-    assert faults == []

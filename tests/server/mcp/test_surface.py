@@ -262,9 +262,10 @@ async def test_progress_comes_as_picture_and_text(client: Client) -> None:
 
 
 async def test_resources_show_the_lab_an_experiment_and_a_diff(client: Client) -> None:
-    assert [str(resource.uri) for resource in (await client.list_resources()).resources] == ["lab://status"]
+    assert [str(resource.uri) for resource in (await client.list_resources()).resources] == ["lab://status", "lab://schema"]
     templates = {template.uri_template for template in (await client.list_resource_templates()).resource_templates}
     assert templates == {"experiment://{id}", "experiment://{id}/log", "commit://{sha}/diff"}
+    assert "val_bpb REAL or NULL" in await read(client, "lab://schema")
     (id,) = await launch(client, 288)
     assert json.loads(await read(client, "lab://status"))["lab"] == "stand"
     experiment = json.loads(await read(client, f"experiment://{id}"))["experiment"]

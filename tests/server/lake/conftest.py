@@ -1,0 +1,64 @@
+"""The stores that one test body runs over."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from server.lake.base import Lake
+from server.lake.embedded import EmbeddedLake
+from server.lake.managed import ManagedLake
+from server.lake.schema import SCHEMA_VERSION, TABLES
+from server.lake.service import Service
+from tests.standins.deeplake.server import ORG, TOKEN, DeeplakeStandIn
+
+
+@pytest.fixture
+def deeplake(postgres_dsn: str) -> Iterator[DeeplakeStandIn]:
+    """The service, with a workspace that no other test uses: see `workspace`."""
+    standin = DeeplakeStandIn(postgres_dsn)
+    yield standin
+    standin.close()
+    assert standin.problems == []
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> str:
+    return tmp_path.name
+
+
+@pytest.fixture
+def machine(deeplake: DeeplakeStandIn, workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ManagedLake]:
+    """Makes the lake of another machine, with its own copy; every read looks at the service."""
+    monkeypatch.setattr("server.lake.managed.FOLLOW_EVERY_S", 0.0)
+
+    def make(name: str, token: str = TOKEN) -> ManagedLake:
+        return ManagedLake(tmp_path / name, Service(token, workspace, ORG, deeplake.url), "lab_")
+
+    return make
+
+
+@pytest.fixture
+def version_before() -> Iterator[pytest.MonkeyPatch]:
+    """The schema as the version before had it, until `undo`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("started_at", "steps", "memory_mb"):
+            patch.delitem(TABLES["experiments"], name)
+        for module in ("schema", "dataset", "managed"):
+            patch.setattr(f"server.lake.{module}.SCHEMA_VERSION", SCHEMA_VERSION - 1)
+        yield patch
+
+
+@pytest.fixture(params=["embedded", "managed"])
+def another(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Lake]:
+    """One more lake on the same records: a second process' for the folder, a second machine's for the managed tables."""
+    if request.param == "embedded":
+        return lambda: EmbeddedLake(tmp_path / "lake")
+    machine: Callable[[str], ManagedLake] = request.getfixturevalue("machine")
+    machines = iter(range(100))
+    return lambda: machine(f"machine-{next(machines)}")
+
+
+@pytest.fixture
+def lake(another: Callable[[], Lake]) -> Lake:
+    return another()
