@@ -72,7 +72,16 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--profile", default="cpu", help="what is trained on what (default: cpu)")
     init.add_argument("--budget", metavar="SECONDS", type=float, help="budget of one experiment (default: the profile's)")
 
-    serve = command("serve", _serve, "serve a lab over stdio, for an MCP client", "autoresearch-mcp serve my-lab")
+    serve = command(
+        "serve",
+        _serve,
+        "serve a lab to MCP clients: one over stdio, or many over HTTP",
+        "autoresearch-mcp serve my-lab",
+        "AUTORESEARCH_TOKEN=... autoresearch-mcp serve my-lab --http 0.0.0.0:8765",
+    )
+    serve.add_argument(
+        "--http", metavar="HOST:PORT", help="Streamable HTTP instead of stdio; beyond this machine $AUTORESEARCH_TOKEN must be set"
+    )
     install = command(
         "install",
         _install,
@@ -150,9 +159,14 @@ def _init(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from .mcp.stdio import serve_stdio
+    if arguments.http is None:
+        from .mcp.stdio import serve_stdio
 
-    serve_stdio(find_lab(arguments.dir))
+        serve_stdio(find_lab(arguments.dir))
+    else:
+        from .mcp.http import serve_http
+
+        serve_http(find_lab(arguments.dir), arguments.http)
     return 0
 
 

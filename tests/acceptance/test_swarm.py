@@ -1,4 +1,4 @@
-"""Many agents in one lab at once, each with its own server: all are served, nothing is done twice, and who dies leaves nothing half done.
+"""Many agents in one lab at once, each with its own server or all with one: all are served, nothing is done twice, and who dies leaves nothing half done.
 
 The tests hold the runner's lock, so nothing is trained here.
 """
@@ -19,6 +19,7 @@ from server import settings
 from server.daemon import runner_lock
 from server.scaffold import create_lab
 from tests.acceptance.processes import processes
+from tests.server.mcp.listening import served_over_http
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -34,8 +35,13 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(scope="module", params=["stdio", "HTTP"])
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def lab(transport: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("labs") / "lab"
     create_lab(root, profile="tiny", budget_s=1.0)
     with runner_lock(root / settings.STATE) as mine:
@@ -44,10 +50,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-async def swarm(lab: Path) -> AsyncIterator[list[Client]]:
-    """Eight clients, each with a server process of its own."""
+async def swarm(lab: Path, transport: str) -> AsyncIterator[list[Client]]:
+    """Eight clients: each with a server process of its own, then all with one."""
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(Client(server(lab))) for _ in range(AGENTS)]
+        if transport == "stdio":
+            servers: list[StdioServerParameters | str] = [server(lab)] * AGENTS
+        else:
+            servers = [stack.enter_context(served_over_http(lab)).url] * AGENTS
+        yield [await stack.enter_async_context(Client(each)) for each in servers]
 
 
 def server(root: Path) -> StdioServerParameters:

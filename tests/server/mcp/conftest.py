@@ -18,6 +18,7 @@ from server.mcp import build_server
 from server.models import ExperimentState
 from server.repo import Repo
 
+from .listening import served_over_http
 from .pipe import SERVE
 
 TRAIN = "WIDTH = 64\nDEPTH = 2\nRATE = 0.04\n\n\ndef train():\n    return WIDTH * DEPTH * RATE\n"
@@ -60,7 +61,7 @@ def make_stand(root: Path, approval: str = "none") -> Iterator[Stand]:
     shutil.rmtree(root)
 
 
-@pytest.fixture(scope="module", params=["memory-auto", "memory-legacy", "stdio-auto", "stdio-legacy"])
+@pytest.fixture(scope="module", params=["memory-auto", "memory-legacy", "stdio-auto", "stdio-legacy", "http-auto", "http-legacy"])
 def connection(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -72,13 +73,17 @@ def stand(connection: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 async def client(connection: str, stand: Stand) -> AsyncIterator[Client]:
-    """The SDK's client, in both protocol eras, in memory and over a real pipe."""
+    """The SDK's client, in both protocol eras: in memory, over a real pipe, and over a real socket."""
     transport, mode = connection.split("-")
     who = Implementation(name="Tester (v2)", version="1")
     if transport == "stdio":
         parameters = StdioServerParameters(command=sys.executable, args=["-W", "error", "-c", SERVE, str(stand.root)], cwd=Path.cwd())
         async with Client(parameters, mode=mode, client_info=who) as connected:
             yield connected
+    elif transport == "http":
+        with served_over_http(stand.root) as server:
+            async with Client(server.url, mode=mode, client_info=who) as connected:
+                yield connected
     else:
         with contextlib.closing(Lab(stand.root)) as lab:
             async with Client(build_server(lab), mode=mode, client_info=who) as connected:

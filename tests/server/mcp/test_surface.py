@@ -162,11 +162,12 @@ async def test_a_file_comes_back_as_it_is_below_a_heading(client: Client) -> Non
     assert "lines 2 to 3 of 7 (raise first_line for more); editable" in heading and "notes.md" in heading
 
 
-async def test_a_proposal_is_signed_and_its_twin_recognised(client: Client) -> None:
+async def test_a_proposal_is_signed_and_its_twin_recognised(client: Client, connection: str) -> None:
+    signature = "agent" if connection == "http-legacy" else "Tester -v2"  # without sessions, only `initialize` has the client's name
     first = await propose(client, 96)
-    assert (first["duplicate"], first["author"]) == (False, "Tester -v2")
+    assert (first["duplicate"], first["author"]) == (False, signature)
     again = await propose(client, 96, author="worker-7")
-    assert (again["duplicate"], again["commit"], again["author"]) == (True, first["commit"], "Tester -v2")
+    assert (again["duplicate"], again["commit"], again["author"]) == (True, first["commit"], signature)
     assert (await propose(client, 98, author="worker-7"))["author"] == "worker-7"
 
 

@@ -1,0 +1,109 @@
+"""The lab over Streamable HTTP: one server for a swarm, in either protocol era, without sessions.
+
+On this machine's own addresses anyone with an account here may call it, and the SDK refuses the Host and Origin of a
+browser's page. Beyond them a token is required, and whoever carries it is the lab's user: the transport is not encrypted,
+so put a TLS proxy in front of it. A client of the older era is not named to its calls here, so it should pass `author`.
+"""
+
+import contextlib
+import hmac
+import logging
+import os
+import signal
+import socket
+import sys
+from asyncio import CancelledError
+from pathlib import Path
+
+import anyio
+import uvicorn
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..errors import LabError
+from ..lab import Lab
+from .app import build_server
+
+TOKEN = "AUTORESEARCH_TOKEN"  # noqa: S105 the variable's name
+PATIENCE_S = 1  # for calls in flight, after a signal; what the lab has begun is finished, waits are cut
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve_http(lab_root: Path, address: str, agent: str | None = None) -> None:
+    """Serve the lab in `lab_root` at `http://ADDRESS/mcp` until a signal; port 0 takes a free one. Its first line on stdout is the URL.
+
+    Raises:
+        LabError: the lab's own, `bad_address`, `no_token`, `bad_token`, and `address_taken`: nothing is served.
+    """
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    host, port = _parsed(address)
+    token = _token(host)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn passes on the signal that ended it
+    with contextlib.suppress(KeyboardInterrupt), contextlib.closing(Lab(lab_root)) as lab, _bound(host, port) as listening:
+        app: ASGIApp = build_server(lab, agent).streamable_http_app(stateless_http=True, host=host)
+        config = uvicorn.Config(
+            OnlyWith(token, app) if token else app,
+            log_config=None,
+            access_log=False,
+            ws="none",
+            lifespan="on",
+            timeout_graceful_shutdown=PATIENCE_S,
+        )
+        shown = f"[{host}]" if ":" in host else host
+        print(f"Serving {lab.root} at http://{shown}:{listening.getsockname()[1]}/mcp", flush=True)  # noqa: T201
+        anyio.run(uvicorn.Server(config).serve, [listening])
+
+
+class OnlyWith:
+    """An application for those who carry the token."""
+
+    def __init__(self, token: str, app: ASGIApp) -> None:
+        self._expected = f"Bearer {token}".encode()
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            given = Headers(scope=scope).get("authorization", "")
+            if not hmac.compare_digest(given.encode("utf-8", "replace"), self._expected):
+                refusal = Response(f"Send the header `Authorization: Bearer <token>`, with the {TOKEN} of the server.\n", 401)
+                refusal.headers["WWW-Authenticate"] = "Bearer"
+                await refusal(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """A wait that was cut at the end is no error, though uvicorn logs a traceback for each."""
+    return not (record.exc_info and isinstance(record.exc_info[1], CancelledError))
+
+
+def _parsed(address: str) -> tuple[str, int]:
+    """`HOST:PORT`, `[IPV6]:PORT` or `PORT`, which is one of this machine's own."""
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") or _LOOPBACK[0]
+    if not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise LabError(f"{address!r} is no address. Give HOST:PORT, such as 127.0.0.1:8765.", "bad_address")
+    return host, int(port)
+
+
+def _token(host: str) -> str:
+    token = os.environ.get(TOKEN, "")
+    if not token and host not in _LOOPBACK:
+        raise LabError(
+            f"Whoever reaches {host} could run code in this lab. Set {TOKEN} to a long random text, "
+            f"which clients send as `Authorization: Bearer ...`, or serve {_LOOPBACK[0]} only.",
+            "no_token",
+        )
+    if token and (len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token):
+        raise LabError(f"{TOKEN} must be 16 or more printable ASCII characters without spaces.", "bad_token")
+    return token
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise LabError(f"{host}:{port} can't be served: {error.strerror}. Choose another address.", "address_taken") from None

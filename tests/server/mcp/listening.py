@@ -1,0 +1,31 @@
+"""A server process that listens on a free port, as a user starts it."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class Listening:
+    """The process, and where it listens."""
+
+    def __init__(self, root: Path, address: str, environment: dict[str, str]) -> None:
+        command = [sys.executable, "-W", "error", "-m", "server.cli", "serve", str(root), "--http", address]
+        self.process = subprocess.Popen(
+            command, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        self.said = self.process.stdout.readline()
+        self.url = self.said.split()[-1] if self.said else ""
+
+
+@contextlib.contextmanager
+def served_over_http(root: Path, address: str = "127.0.0.1:0", **environment: str) -> Iterator[Listening]:
+    server = Listening(root, address, environment)
+    try:
+        yield server
+    finally:
+        server.process.kill()
+        server.process.communicate()

@@ -1,0 +1,154 @@
+"""What only the HTTP transport has: who may come in, where it listens, how it ends. The rest is in test_surface, over it too."""
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+import pytest
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._httpx_utils import create_mcp_http_client
+
+from .conftest import Stand, make_stand
+from .listening import served_over_http
+
+TOKEN = "correct-horse-battery-staple"
+LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+
+
+@pytest.fixture(scope="module")
+def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    yield from make_stand(tmp_path_factory.mktemp("labs") / "lab")
+
+
+@pytest.fixture(scope="module")
+def guarded(stand: Stand) -> Iterator[str]:
+    """The URL of a server that asks for a token."""
+    with served_over_http(stand.root, AUTORESEARCH_TOKEN=TOKEN) as server:
+        yield server.url
+
+
+def post(url: str, body: object = LIST, **headers: str) -> tuple[int, str]:
+    """What a client without manners is answered: status and text."""
+    where = urlsplit(url)
+    usual = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    with contextlib.closing(HTTPConnection(where.hostname or "", where.port, timeout=10)) as connection:
+        connection.request("POST", where.path, json.dumps(body), usual | headers)
+        with connection.getresponse() as answer:
+            return answer.status, answer.read().decode()
+
+
+def refused(root: Path, address: str, **environment: str) -> str:
+    """Why a server of the lab does not start there."""
+    with served_over_http(root, address, **environment) as server:
+        _, said = server.process.communicate(timeout=20)
+        assert (server.said, server.process.returncode) == ("", 2)
+        assert said.startswith("autoresearch-mcp: ") and said.count("\n") == 1, said
+        return said
+
+
+@pytest.mark.parametrize("given", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}, {"Authorization": TOKEN}])
+def test_who_lacks_the_token_gets_nothing(guarded: str, given: dict[str, str]) -> None:
+    status, said = post(guarded, **given)
+    assert status == 401
+    assert "AUTORESEARCH_TOKEN" in said and "get_status" not in said and TOKEN not in said
+
+
+@pytest.mark.anyio
+async def test_who_has_the_token_comes_in(guarded: str) -> None:
+    with anyio.fail_after(20):
+        async with (
+            create_mcp_http_client(headers={"Authorization": f"Bearer {TOKEN}"}) as http,
+            Client(streamable_http_client(guarded, http_client=http)) as client,
+        ):
+            assert not (await client.call_tool("get_status", {})).is_error
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"), [({}, 200), ({"Host": "attacker.example"}, 421), ({"Origin": "https://attacker.example"}, 403)]
+)
+def test_a_page_in_a_browser_cannot_call(guarded: str, headers: dict[str, str], status: int) -> None:
+    assert post(guarded, Authorization=f"Bearer {TOKEN}", **headers)[0] == status
+
+
+def test_a_huge_request_is_refused(guarded: str) -> None:
+    assert post(guarded, "x" * 5_000_000, Authorization=f"Bearer {TOKEN}")[0] == 413
+
+
+def test_beyond_this_machine_a_token_is_needed(stand: Stand) -> None:
+    assert "AUTORESEARCH_TOKEN" in refused(stand.root, "0.0.0.0:0")
+    said = refused(stand.root, "127.0.0.1:0", AUTORESEARCH_TOKEN="too short")
+    assert "16 or more" in said and "too short" not in said
+    with served_over_http(stand.root, "0.0.0.0:0", AUTORESEARCH_TOKEN=TOKEN) as server:
+        url = server.url.replace("0.0.0.0", "127.0.0.1")
+        assert (post(url)[0], post(url, Authorization=f"Bearer {TOKEN}")[0]) == (401, 200)
+
+
+def test_an_address_that_cannot_be_served_is_named(stand: Stand) -> None:
+    assert "HOST:PORT" in refused(stand.root, "127.0.0.1:http")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert address in refused(stand.root, address)
+    assert "lab.toml" in refused(stand.root / "nowhere", "127.0.0.1:0")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_it_quickly_and_quietly_in_the_middle_of_a_wait(stand: Stand, number: signal.Signals) -> None:
+    waiting = anyio.Event()
+
+    async def heard(*_: Any) -> None:
+        waiting.set()
+
+    async def wait(client: Client, id: str) -> None:
+        with anyio.move_on_after(10), contextlib.suppress(Exception):  # whatever a client makes of a cut connection
+            await client.call_tool("wait_for_experiments", {"ids": [id], "timeout_s": 45}, progress_callback=heard)
+
+    with served_over_http(stand.root) as server:
+        with anyio.fail_after(30):
+            async with Client(server.url) as client:
+                launched = await client.call_tool("launch_training", {"commit": "champion"})
+                (id,) = (launched.structured_content or {})["experiments"]
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(wait, client, id)
+                    await waiting.wait()
+                    server.process.send_signal(number)
+                    _, errors = await anyio.to_thread.run_sync(lambda: server.process.communicate(timeout=8))
+        assert (server.process.returncode, "Traceback" in errors) == (0, False), errors
+
+
+@pytest.mark.anyio
+async def test_a_client_that_vanishes_in_the_middle_of_a_call_leaves_the_server_to_the_others(stand: Stand) -> None:
+    with served_over_http(stand.root) as server, anyio.fail_after(40):
+        async with Client(server.url) as client:
+            launched = await client.call_tool("launch_training", {"commit": "champion"})
+            (id,) = (launched.structured_content or {})["experiments"]
+            with subprocess.Popen([sys.executable, "-c", VANISHING, server.url, id], stdout=subprocess.PIPE) as other:  # noqa: ASYNC220
+                assert other.stdout is not None and await anyio.to_thread.run_sync(other.stdout.readline) == b"waiting\n"
+                other.kill()
+            cancelled = await client.call_tool("cancel_experiment", {"id": id})
+            assert (cancelled.structured_content or {})["state"] == "cancelled"
+
+
+VANISHING = """
+import sys, anyio
+from mcp import Client
+
+async def say(*_):
+    print("waiting", flush=True)
+
+async def main():
+    async with Client(sys.argv[1]) as client:
+        await client.call_tool("wait_for_experiments", {"ids": [sys.argv[2]], "timeout_s": 45}, progress_callback=say)
+
+anyio.run(main)
+"""
