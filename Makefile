@@ -5,16 +5,17 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast crash-test bench lint format wheel clean
+.PHONY: help demo test test-fast crash-test client-test bench lint format wheel clean
 
 help:
-	@echo "make demo       a research campaign on this machine, through the real MCP server (minutes)"
-	@echo "make test       every test"
-	@echo "make test-fast  the tests that take under a minute in all"
-	@echo "make lint       ruff and mypy --strict"
-	@echo "make crash-test kills processes at random, KILLS=300 times over each store, and prints what was lost: nothing"
-	@echo "make bench      speed, as ratios measured in one run"
-	@echo "make clean      remove what the targets made"
+	@echo "make demo         a research campaign on this machine, through the real MCP server (minutes)"
+	@echo "make test         every test"
+	@echo "make test-fast    every test but the slow ones"
+	@echo "make lint         ruff and mypy --strict"
+	@echo "make crash-test   kills processes at random, KILLS=300 times over each store, and prints what was lost: nothing"
+	@echo "make client-test  the server under the TypeScript SDK's client (node 18 or newer, npm)"
+	@echo "make bench        speed, as ratios measured in one run"
+	@echo "make clean        remove what the targets made"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)))' || \
@@ -40,6 +41,13 @@ KILLS ?= 300
 crash-test: $(READY)
 	@AUTORESEARCH_KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/acceptance/test_crash.py
 
+.node/node_modules: Makefile
+	@npm install --silent --no-audit --no-fund --prefix .node @modelcontextprotocol/sdk@1.32.2
+	@touch $@
+
+client-test: $(READY) .node/node_modules
+	@$(BIN)/python -m pytest -rs tests/acceptance/test_typescript.py
+
 lint: $(READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -53,5 +61,5 @@ wheel: $(READY)
 	@$(BIN)/python -m build --wheel --outdir dist .
 
 clean:
-	@rm -rf $(VENV) build dist demo-lab* .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) .node build dist demo-lab* .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

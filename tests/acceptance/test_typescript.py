@@ -1,0 +1,61 @@
+"""A client that we didn't write: the TypeScript SDK's. `make client-test` fetches it (npm); without it these tests are skipped."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server import settings
+from server.daemon import runner_lock
+from server.scaffold import create_lab
+from tests.server.mcp.listening import served_over_http
+from tests.server.mcp.test_surface import TOOLS
+
+HERE = Path(__file__).parents[2]
+NODE = HERE / ".node"
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("node") is None or not (NODE / "node_modules" / "@modelcontextprotocol" / "sdk").is_dir(),
+    reason="needs node and the TypeScript SDK: make client-test",
+)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Path]:
+    create_lab(tmp_path / "lab", profile="tiny", budget_s=1.0)
+    with runner_lock(tmp_path / "lab" / settings.STATE):  # so nothing is trained
+        yield tmp_path / "lab"
+
+
+def drive(*arguments: str) -> dict[str, Any]:
+    script = str(Path(__file__).with_name("typescript.mjs"))
+    environment = os.environ | {"NODE_FOLDER": str(NODE), "PYTHONPATH": str(HERE)}
+    ran = subprocess.run(["node", script, *arguments], env=environment, capture_output=True, text=True, timeout=90)
+    assert ran.returncode == 0, ran.stderr
+    answers: dict[str, Any] = json.loads(ran.stdout)
+    return answers
+
+
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+def test_the_typescript_sdk_lists_and_calls_everything(lab: Path, transport: str) -> None:
+    if transport == "stdio":
+        # The SDK gives a server a few variables of the environment only, so the module's place is said here.
+        start = f"import sys; sys.path.insert(0, {str(HERE)!r}); from server.cli import main; sys.exit(main())"
+        said = drive("stdio", sys.executable, "-c", start, "serve", str(lab))
+    else:
+        with served_over_http(lab) as server:
+            said = drive("http", server.url)
+    assert said["server"] == "autoresearch" and set(said["tools"]) == TOOLS
+    assert said["prompts"] == ["orchestrator", "worker"] and "lab://status" in said["resources"]
+    assert said["proposed"]["author"] == "typescript" and not said["proposed"]["duplicate"]
+    assert not said["waited"]["done"] and said["waited"]["experiments"][0]["state"] == "queued" and said["progress"] >= 1
+    assert said["picture"] == "image/png"
+    assert said["refused"][0] and "no argument `verbose`" in said["refused"][1]
+    assert "Your name (pass it as `author`): typescript" in said["prompt"]
+    assert said["status"]["counts"] == {"queued": 1}
