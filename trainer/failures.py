@@ -5,6 +5,7 @@ The log is whatever the agent's code printed, so a class from it is a hint to th
 
 import math
 import re
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +56,10 @@ def of_crash(log: str, code: Path, losses: Sequence[float], exit_code: int) -> F
         exit_code: as in subprocess, negative for a signal.
     """
     cause, message, lines = read_traceback(log, code)
-    if exit_code < 0:
+    if exit_code == -signal.SIGSYS:
+        kind = "sandbox_violation"
+        message = "train.py made a system call of a kind that its sandbox knows nothing of, and was killed."
+    elif exit_code < 0:
         kind = "killed"
         message = f"train.py was ended by signal {-exit_code}."
     elif losses and not math.isfinite(losses[-1]):

@@ -1,8 +1,10 @@
 """Confinement of code that agents wrote, without root: a forked child with nothing but what it was given (fixed).
 
 Linux with Landlock (5.13 or newer): no file outside the lists, no TCP (ABI 4), no signals and no abstract sockets to
-the outside (ABI 6). No other system has the like: there `level()` says `unsandboxed`, and the lab decides whether that
-counts. Not covered yet: UDP, pathname sockets, System V shared memory, how much disk and how many processes are used.
+the outside (ABI 6). With seccomp, what `syscalls` refuses: sockets, shared memory, other processes, ways out of the
+process group. Both are needed to be called confined: elsewhere `level()` says `unsandboxed`, and the lab decides whether
+that counts. How much memory, disk, processes and time are used is the supervisor's to watch.
+Not covered: signals to processes of the same user before ABI 6 (Linux 6.12), and what can be told from the timing of a shared machine.
 """
 
 import ctypes
@@ -17,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import processes
+from . import processes, syscalls
 
 # Landlock's system calls and access rights, from linux/landlock.h; the numbers are the same on every architecture.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
@@ -43,6 +45,8 @@ class Jail:
     directory: Path  # where it starts, and its home
     environment: Mapping[str, str]
     file_mb: int
+    cpu_s: int  # of one process: a backstop for whoever outlives a supervisor that was killed
+    cuda: bool = False
 
 
 def abi() -> int:
@@ -53,8 +57,8 @@ def abi() -> int:
 
 
 def level() -> str:
-    """What `spawn` gives on this machine: `landlock-N`, or `unsandboxed`. A child that can't get it doesn't run."""
-    return f"landlock-{abi()}" if abi() else "unsandboxed"
+    """What `spawn` gives on this machine: `landlock-N+seccomp`, or `unsandboxed`, even if one of them is there. A child that can't get it doesn't run."""
+    return f"landlock-{abi()}+seccomp" if abi() and syscalls.available() else "unsandboxed"
 
 
 def copies_of(package: str) -> tuple[Path, ...]:
@@ -98,14 +102,19 @@ def _become_confined(jail: Jail, parent: int) -> None:
     _keep_descriptors(jail)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (jail.file_mb << 20, jail.file_mb << 20))
+    resource.setrlimit(resource.RLIMIT_CPU, (jail.cpu_s, jail.cpu_s))
     os.environ.clear()
     os.environ.update(jail.environment)
     os.chdir(jail.directory)
     tempfile.tempdir = None
-    if abi():
-        _drop_capabilities()
-        _restrict(jail)
     processes.die_with(parent)
+    if sys.platform == "linux":
+        _drop_capabilities()
+        _check(_libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    if abi():
+        _restrict(jail)
+    if syscalls.available():
+        syscalls.refuse(jail.cuda)
 
 
 def _keep_descriptors(jail: Jail) -> None:
@@ -160,7 +169,6 @@ def _restrict(jail: Jail) -> None:
     for path in jail.write:
         allow(path, rights)
     allow(Path("/dev/null"), _READ_FILE | _WRITE_FILE)
-    _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     _check(libc.syscall(_RESTRICT_SELF, ruleset, 0), "restrict")
     os.close(ruleset)
 

@@ -179,6 +179,8 @@ class Supervisor:
             directory=self._scratch,
             environment={**usual, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", **environment},
             file_mb=FILE_MB,
+            cpu_s=int(prepare.max_wall_s(self._spec.profile, self._spec.budget_s) + 1) * (os.cpu_count() or 1),
+            cuda=self._device == "cuda",
         )
 
     def _wait(self, seconds: float) -> None:

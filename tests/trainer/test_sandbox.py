@@ -1,7 +1,10 @@
 """What code that agents wrote can't reach. Real runs through the real launcher, on a kernel with Landlock."""
 
+import contextlib
 import json
 import os
+import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from trainer.prepare import SPLITS
 
 from .conftest import BIGRAM, Warm
 
-pytestmark = pytest.mark.skipif(not sandbox.abi(), reason="this kernel has no Landlock: results are marked unsandboxed")
+pytestmark = pytest.mark.skipif(sandbox.level() == "unsandboxed", reason="this system has no Landlock or no seccomp: results say so")
 
 
 def attempts(warm: Warm, body: str, **values: object) -> dict[str, str]:
@@ -25,11 +28,11 @@ def attempts(warm: Warm, body: str, **values: object) -> dict[str, str]:
                 print("ATTEMPT", json.dumps([name[4:], str(attempt())]))
             except BaseException as error:
                 print("ATTEMPT", json.dumps([name[4:], type(error).__name__]))"""
-    code = f"import os, socket, signal\nVALUES = {json.loads(json.dumps(values, default=str))!r}\n{body}\n{BIGRAM}"
+    code = f"import ctypes, os, resource, signal, socket\nVALUES = {json.loads(json.dumps(values, default=str))!r}\n{body}\n{BIGRAM}"
     launched = warm.launch(code.replace("# before submit", report))
     result = launched.wait()
     assert result["state"] == "finished", result["failure"]
-    assert result["sandbox"] == f"landlock-{sandbox.abi()}"
+    assert result["sandbox"] == f"landlock-{sandbox.abi()}+seccomp"
     lines = (line.partition("ATTEMPT ")[2] for line in launched.log.splitlines() if "ATTEMPT " in line)
     return dict(json.loads(line) for line in lines)
 
@@ -74,21 +77,110 @@ def try_scratch(): open("mine", "w").write("x"); return open("mine").read()
     assert set(outcome.values()) == {"PermissionError"}, outcome
 
 
-def test_no_network_no_signals_no_privileges(warm: Warm) -> None:
+def test_no_network_and_no_sockets_of_any_kind(warm: Warm, tmp_path: Path) -> None:
     body = """
 def try_tcp(): return socket.create_connection(("127.0.0.1", 9), timeout=2)
 def try_listen(): return socket.create_server(("127.0.0.1", 0))
-def try_signal_supervisor(): return os.kill(os.getppid(), signal.SIGTERM)
-def try_signal_runner(): return os.kill(VALUES["test"], 0)
-def try_chroot(): return os.chroot("/")
-def try_nice(): return os.setpriority(os.PRIO_PROCESS, 0, -5)
+def try_udp(): return socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", VALUES["port"]))
+def try_unix(): return socket.socket(socket.AF_UNIX).connect(VALUES["path"])
+def try_abstract(): return socket.socket(socket.AF_UNIX).connect("\\0" + VALUES["abstract"])
+def try_netlink(): return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)
+def try_datagram_pair():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    return ours.sendto(b"x", VALUES["datagrams"])
+def try_raw_pair(): return socket.socketpair(socket.AF_UNIX, socket.SOCK_RAW)
+def try_pair(): ours, theirs = socket.socketpair(); ours.sendall(b"x"); return theirs.recv(1)
 """
-    outcome = attempts(warm, body, test=os.getpid())
-    if sandbox.abi() < 6:
-        del outcome["signal_supervisor"], outcome["signal_runner"]
-    if sandbox.abi() < 4:
-        del outcome["tcp"], outcome["listen"]
+    with contextlib.ExitStack() as stack:
+        udp, datagrams, path, abstract = (
+            stack.enter_context(socket.socket(family, kind))
+            for family, kind in (
+                (socket.AF_INET, socket.SOCK_DGRAM),
+                (socket.AF_UNIX, socket.SOCK_DGRAM),
+                (socket.AF_UNIX, socket.SOCK_STREAM),
+                (socket.AF_UNIX, socket.SOCK_STREAM),
+            )
+        )
+        udp.bind(("127.0.0.1", 0))
+        datagrams.bind(str(tmp_path / "d"))
+        path.bind(str(tmp_path / "s"))
+        abstract.bind("\0" + tmp_path.name)
+        path.listen()
+        abstract.listen()
+        outcome = attempts(warm, body, port=udp.getsockname()[1], path=tmp_path / "s", abstract=tmp_path.name, datagrams=tmp_path / "d")
+    assert outcome.pop("pair") == "b'x'"
     assert set(outcome.values()) == {"PermissionError"}, outcome
+
+
+def test_other_processes_can_not_be_touched(warm: Warm) -> None:
+    body = """
+def call(number, *arguments):
+    if ctypes.CDLL(None, use_errno=True).syscall(number, *arguments) < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+x86 = os.uname().machine == "x86_64"
+def try_signal_supervisor(): return os.kill(os.getppid(), signal.SIGTERM)
+def try_signal_runner(): return os.kill(VALUES["runner"], 0)
+def try_signal_sibling(): return os.kill(VALUES["sibling"], signal.SIGKILL)
+def try_ptrace(): return call(101 if x86 else 117, 16, os.getppid(), 0, 0)
+def try_read_memory(): return call(310 if x86 else 270, VALUES["sibling"], 0, 0, 0, 0, 0)
+def try_limits_of_supervisor(): return resource.prlimit(os.getppid(), resource.RLIMIT_CPU, (1, 1))
+def try_limits_of_sibling(): return resource.prlimit(VALUES["sibling"], resource.RLIMIT_CPU, (1, 1))
+def try_pin_sibling(): return os.sched_setaffinity(VALUES["sibling"], {0})
+def try_idle_sibling(): return os.sched_setscheduler(VALUES["sibling"], os.SCHED_IDLE, os.sched_param(0))
+def try_slow_all_of_the_user(): return os.setpriority(os.PRIO_USER, 0, 19)
+def try_nice(): return os.setpriority(os.PRIO_PROCESS, 0, -5)
+def try_chroot(): return os.chroot("/")
+def try_namespace(): return call(272 if x86 else 97, 0x10000000)
+def try_namespace_by_clone(): return call(56 if x86 else 220, 0x10000011, 0, 0, 0, 0)
+def try_system_v_memory(): return call(29 if x86 else 194, 0x5EED, 4096, 0o1666)
+def try_message_queue(): return call(68 if x86 else 186, 0x5EED, 0o1666)
+def try_io_uring(): return call(425, 1, ctypes.create_string_buffer(120))
+def try_memory_file(): return os.memfd_create("hidden")
+def try_leave_the_group(): return os.setsid()
+def try_survive_the_supervisor(): return call(157 if x86 else 167, 1, 0, 0, 0, 0)
+def try_hide_children(): return signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+def try_raise_own_limit(): return resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+"""
+    sibling = warm.launch(BIGRAM.replace("# before submit", "print('alive'); import time; time.sleep(3600)"), budget_s=60)
+    sibling.until("running")
+    outcome = attempts(warm, body, runner=os.getpid(), sibling=trainer_of(sibling.pid))
+    os.kill(sibling.pid, signal.SIGTERM)
+    assert sibling.wait()["state"] == "cancelled"  # nobody else ended it before
+    if sandbox.abi() < 6:
+        outcome = {name: end for name, end in outcome.items() if not name.startswith("signal_")}
+    assert outcome.pop("raise_own_limit") in ("PermissionError", "ValueError")
+    assert set(outcome.values()) == {"PermissionError"}, outcome
+
+
+def trainer_of(supervisor: int) -> int:
+    (child,) = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text(encoding="ascii").split()
+    return int(child)
+
+
+def test_calls_of_another_abi_are_a_violation(warm: Warm) -> None:
+    if os.uname().machine != "x86_64":
+        pytest.skip("only x86_64 has a second ABI")
+    getpid_by_x32 = "import ctypes; ctypes.CDLL(None).syscall(0x40000000 + 39)"
+    result = warm.launch(BIGRAM.replace("# before submit", getpid_by_x32)).wait()
+    assert (result["state"], result["failure"]["kind"]) == ("crashed", "sandbox_violation")
+
+
+def test_threads_forks_pipes_and_the_compiler_work(warm: Warm) -> None:
+    body = """
+import multiprocessing, subprocess, threading
+def double(channel): channel.send(42)
+def try_thread():
+    seen = []
+    thread = threading.Thread(target=seen.append, args=(1,)); thread.start(); thread.join()
+    return seen
+def try_fork():
+    ours, theirs = multiprocessing.Pipe()
+    worker = multiprocessing.get_context("fork").Process(target=double, args=(theirs,)); worker.start()
+    return ours.recv(), worker.join()
+def try_shell(): return subprocess.run("true; echo one; ls / | wc -l >/dev/null", shell=True, capture_output=True, timeout=20).stdout
+def try_callback(): return ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 3)()
+"""
+    assert attempts(warm, body) == {"thread": "[1]", "fork": "(42, None)", "shell": "b'one\\n'", "callback": "3"}
 
 
 def test_the_launchers_environment_is_nowhere_in_memory(warm: Warm) -> None:
