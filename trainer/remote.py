@@ -23,7 +23,6 @@ from typing import Any
 
 from . import prepare, protocol
 
-BEGUN = "begun"  # a run's container was here: after this, a run without a result is lost, not unborn
 SCORED = "scored.json"  # the completed result, beside the submitted one
 LOOK_S = 0.25  # between two looks at what the run wrote
 CHUNK_BYTES = 48 << 10  # of text a line
@@ -35,7 +34,6 @@ def train(spec: str, code: Path, out: Path) -> None:
     if (out / protocol.ABANDONED).exists():
         return
     say(begun=time.time())
-    (out / BEGUN).touch()
     with _directory() as run:
         shutil.copytree(code, run / protocol.CODE)
         (run / protocol.SPEC).write_text(spec, encoding="utf-8")
@@ -49,9 +47,9 @@ def train(spec: str, code: Path, out: Path) -> None:
         for name in _KEPT:
             if (run / name).exists():
                 shutil.copyfile(run / name, out / name)
-        for name in (protocol.CODE, protocol.SUBMISSION):
-            if (run / name).is_dir():
-                shutil.copytree(run / name, out / name, dirs_exist_ok=True)
+        shutil.copytree(code, out / protocol.CODE, dirs_exist_ok=True)
+        if (run / protocol.SUBMISSION).is_dir():
+            shutil.copytree(run / protocol.SUBMISSION, out / protocol.SUBMISSION, dirs_exist_ok=True)
         if result is not None:
             protocol.write_json(out / protocol.RESULT, result)
         os.sync()  # commits a mounted volume

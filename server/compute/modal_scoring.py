@@ -1,0 +1,202 @@
+"""Scores what trainings submitted, several in one trusted sandbox, which alone mounts validation and test data.
+
+Why a second sandbox: the trainer's must never hold the validation text, and shipping logits out of it is out of the question
+(5 million positions of 8192 logits in bfloat16 are 82 GB an experiment). What it costs, in planned GPU seconds on an H100
+(see tests/bench/gpu_budget.py, which prints them): a sandbox takes B = 10 s to boot and import torch, a model M = 4 s to load,
+compile from the cache and answer. One model alone adds 14 s to an experiment, k models in one sandbox B/k + M:
+
+    k           1     2     4     8    16
+    seconds  14.0   9.0   6.5   5.3   4.6
+    share    91.5% 92.9% 93.6% 93.9% 94.2%   of an experiment at 300 s that trains, with 14 s around its training
+
+So batches of 4 meet the aim of 92% with room, and more gains little. A batch starts when 4 wait, when the oldest has waited
+`PATIENCE_S`, or when nothing trains that it could wait for: waiting costs no GPU, only the slot in the lab's queue.
+
+A submission that takes a batch down with it (memory, a crash of the driver) is found by scoring each of that batch alone; one
+that fails alone too, twice, ends as `killed`. What was scored before the crash stands: each score is written on its own.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainer import prepare, protocol, remote
+
+from ..models import new_id
+from .base import Job
+from .deployment import EVALUATION, RUNS
+from .modal_service import EndedEarly, ModalAway, Mount, NameTaken, Sandbox
+from .modal_site import BOOT_S, RETRY_S, Site, folder, persist
+
+BATCH = 4
+PATIENCE_S = 30.0
+TRIES_ALONE = 2
+BATCH_FILE = "scoring.json"  # {"name"} of the sandbox that scores a job, in its local folder, written before that is made
+START_LIMIT_S = 240.0  # image pull, boot and imports, within the sandbox's own time limit
+LOOK_S = 5.0
+
+_log = logging.getLogger("autoresearch.modal")
+Scored = tuple[dict[str, Any] | None, float]
+"""A completed result, and the device seconds of its share in the scoring."""
+
+
+@dataclass(eq=False)
+class _Wait:
+    job: Job
+    alone: bool
+    since: float = field(default_factory=time.monotonic)
+    scored: "asyncio.Future[Scored]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Scoring:
+    """Args:
+    more_to_come: whether something trains that may yet submit.
+    """
+
+    def __init__(self, site: Site, more_to_come: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+        self._site, self._service, self._more, self._patience_s = site, site.service, more_to_come, patience_s
+        self._waiting: list[_Wait] = []
+        self._batches: dict[str, asyncio.Task[None]] = {}  # by device: one at a time
+
+    async def score(self, job: Job) -> Scored:
+        """The completed result of a job that submitted a model; None if scoring it never gave one."""
+        used_s = 0.0
+        for attempt in range(1 + TRIES_ALONE):
+            if (earlier := await self._earlier(job)) is not None:
+                return earlier, used_s
+            wait = _Wait(job, alone=attempt > 0)
+            self._waiting.append(wait)
+            self._serve(job.spec.device)
+            try:
+                result, seconds = await wait.scored
+            finally:
+                if wait in self._waiting:
+                    self._waiting.remove(wait)
+            used_s += seconds
+            if result is not None:
+                return result, used_s
+        return None, used_s
+
+    async def close(self) -> None:
+        for task in self._batches.values():
+            task.cancel()
+        await asyncio.gather(*self._batches.values(), return_exceptions=True)
+
+    async def _earlier(self, job: Job) -> dict[str, Any] | None:
+        """The score that a sandbox of an earlier process gave, or is about to."""
+        batch = protocol.read_json(job.directory / BATCH_FILE)
+        if batch is None:
+            return None
+        while (result := await self._read(job)) is None:
+            if await persist(lambda: self._service.find(str(batch["name"])), "finding a scorer") is None:
+                return await self._read(job)
+            await asyncio.sleep(LOOK_S)
+        return result
+
+    def _serve(self, device: str) -> None:
+        """See to it that what waits for this kind of device is scored."""
+        running = self._batches.get(device)
+        if running is None or running.done():
+            self._batches[device] = asyncio.create_task(self._serve_all(device))
+
+    async def _serve_all(self, device: str) -> None:
+        while waiting := [wait for wait in self._waiting if wait.job.spec.device == device]:
+            if not (batch := self._due(waiting)):
+                await asyncio.sleep(RETRY_S[0])
+                continue
+            for wait in batch:
+                self._waiting.remove(wait)
+            try:
+                await self._score_batch(batch)
+            except Exception as error:
+                for wait in batch:
+                    if not wait.scored.done():
+                        wait.scored.set_exception(error)
+
+    def _due(self, waiting: list[_Wait]) -> list[_Wait]:
+        """Those to score now together; none while it pays to wait for more."""
+        if alone := [wait for wait in waiting if wait.alone]:
+            return alone[:1]
+        if len(waiting) < BATCH and self._more() and time.monotonic() - waiting[0].since < self._patience_s:
+            return []
+        return waiting[:BATCH]
+
+    async def _score_batch(self, batch: list[_Wait]) -> None:
+        name = new_id("s")
+        for wait in batch:
+            protocol.write_json(wait.job.directory / BATCH_FILE, {"name": name})
+        try:
+            id = await self._create(self._sandbox(name, batch))
+            if id is not None:
+                await self._listen(id, {folder(wait.job): wait for wait in batch}, len(batch))
+                while await persist(lambda: self._service.poll(id), "polling a scorer") is None:  # noqa: ASYNC110
+                    await asyncio.sleep(RETRY_S[0])
+                self._service.forget(id)
+        except (NameTaken, EndedEarly) as error:
+            _log.warning("the scorer %s did not start: %s", name, error)
+        for wait in batch:
+            if not wait.scored.done():
+                wait.scored.set_result((await self._read(wait.job), 0.0))
+
+    async def _create(self, sandbox: Sandbox) -> str | None:
+        wait_s = RETRY_S[0]
+        while True:
+            try:
+                return await self._service.create(sandbox)
+            except ModalAway as error:
+                _log.warning("the scorer %s is not placed yet, next try in %.0f s: %s", sandbox.name, wait_s, error)
+                if (id := await persist(lambda: self._service.find(sandbox.name), "finding a scorer")) is not None:
+                    return id
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, RETRY_S[1])
+
+    def _sandbox(self, name: str, batch: list[_Wait]) -> Sandbox:
+        deployment, spec = self._site.deployment, batch[0].job.spec
+        limit = len(batch) * (prepare.PROFILES[spec.profile].score_s + 10)
+        return Sandbox(
+            name=name,
+            argv=(*self._site.command, "score", EVALUATION, *(f"{RUNS}/{folder(wait.job)}" for wait in batch)),
+            tags={"lab": deployment.lab, "stage": "score"},
+            image=deployment.image,
+            timeout_s=int(limit + START_LIMIT_S),
+            volumes={EVALUATION: Mount(deployment.evaluation, read_only=True), RUNS: Mount(deployment.runs)},
+            gpu=self._site.gpus[spec.device],
+            cpu=(2.0, 8.0),
+            memory=(16_384, 65_536),
+        )
+
+    async def _listen(self, id: str, waits: dict[str, _Wait], count: int) -> None:
+        """Hand out scores as they are made. What is missed here is on the volume."""
+        begun_at, shared_s = 0.0, BOOT_S
+        try:
+            async for line in self._service.lines(id):
+                try:
+                    message = json.loads(line)
+                except ValueError:
+                    continue
+                if "begun" in message:
+                    begun_at = time.time()
+                wait = waits.get(message.get("scored", ""))
+                if wait is None or wait.scored.done():
+                    continue
+                seconds = float(message["seconds"])
+                if begun_at:
+                    shared_s, begun_at = BOOT_S + max(0.0, time.time() - begun_at - seconds), 0.0
+                result = message.get("result") or {}
+                if result.get("state") not in (None, protocol.SUBMITTED):
+                    wait.scored.set_result((result, seconds + shared_s / count))
+        except ModalAway as error:
+            _log.info("the scorer is no longer listened to: %s", error)
+
+    async def _read(self, job: Job) -> dict[str, Any] | None:
+        path = f"{folder(job)}/{remote.SCORED}"
+        data = await persist(lambda: self._service.read(self._site.deployment.runs, path), "reading a score")
+        try:
+            value = json.loads(data) if data is not None else None
+        except ValueError:
+            return None
+        return value if isinstance(value, dict) else None

