@@ -64,12 +64,19 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run, parser=made)
         return made
 
-    init = command("init", _init, "make a lab", "autoresearch-mcp init my-lab", "autoresearch-mcp init my-lab --from-repo ~/src/model")
+    init = command(
+        "init",
+        _init,
+        "make a lab",
+        "autoresearch-mcp init my-lab",
+        "autoresearch-mcp init my-lab --from-repo ~/src/model",
+        "autoresearch-mcp init big --profile h100",
+    )
     init.add_argument("dir", metavar="DIR", type=Path, help="a new or empty directory")
     init.add_argument(
         "--from-repo", metavar="REPO", type=Path, help="start from the last commit of this git repository, which has a train.py"
     )
-    init.add_argument("--profile", default="cpu", help="what is trained on what (default: cpu)")
+    init.add_argument("--profile", default="cpu", help="what is trained on what: cpu, or h100 for a GPU (default: cpu)")
     init.add_argument("--budget", metavar="SECONDS", type=float, help="budget of one experiment (default: the profile's)")
 
     serve = command(

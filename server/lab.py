@@ -32,7 +32,6 @@ from .overview import Overview, ended_line, missing_packages
 from .promotion import Promoter
 from .repo import Repo
 
-DEVICES = {"local": ("cpu",)}
 MAX_REPLICATES = 16
 _EXPERIMENT_ID = re.compile(r"e-[0-9a-z]{15}")
 _MEMORY_ID = re.compile(r"m-[0-9a-z]{15}")
@@ -174,7 +173,7 @@ class Lab:
             )
         if not 1 <= replicates <= MAX_REPLICATES:
             raise LabError(f"replicates must be 1 to {MAX_REPLICATES}, got {replicates}. Nothing was queued.", "bad_replicates")
-        kinds = DEVICES[self.settings.compute.backend]
+        kinds = (self.settings.device,)
         if device is not None and device not in kinds:
             raise LabError(f"This lab trains on {' or '.join(kinds)}, not on {clean(device)[:40]!r}. Nothing was queued.", "unknown_device")
         self._require_trainer()

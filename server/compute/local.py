@@ -22,6 +22,7 @@ from ..settings import physical_cores
 from .base import ComputeError, Job, Observation
 
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "XDG_CACHE_HOME", "AUTORESEARCH_CACHE", "LD_LIBRARY_PATH")
+_DOWNLOADING = ("HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE")
 _IMPORT_ROOT = Path(protocol.__file__).parents[1]
 _WARM_START_S = 120.0
 _DETACH = "import os, sys; os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)"  # asyncio kills its own children when it forgets them
@@ -73,7 +74,8 @@ class LocalCompute:
         if self._warm:
             async with self._turn:
                 await self._ensure_parent()
-        process = await self._spawn(sys.executable, "-m", "trainer.prepare", self._profile, stdout=subprocess.PIPE)
+        online = {name: os.environ[name] for name in _DOWNLOADING if name in os.environ}  # a proxy's password is not for trainings
+        process = await self._spawn(sys.executable, "-m", "trainer.prepare", self._profile, stdout=subprocess.PIPE, more=online)
         out, _ = await process.communicate()
         if process.returncode != 0:
             raise ComputeError(f"The training data could not be prepared. {self._last_words()}")
@@ -141,7 +143,9 @@ class LocalCompute:
                 return
         raise ComputeError(f"The launcher does not start. {self._last_words()}")
 
-    async def _spawn(self, *command: str, stdin: int = subprocess.DEVNULL, stdout: int | None = None) -> asyncio.subprocess.Process:
+    async def _spawn(
+        self, *command: str, stdin: int = subprocess.DEVNULL, stdout: int | None = None, more: dict[str, str] | None = None
+    ) -> asyncio.subprocess.Process:
         try:
             with self._log.open("ab") as log:
                 return await asyncio.create_subprocess_exec(
@@ -149,7 +153,7 @@ class LocalCompute:
                     stdin=stdin,
                     stdout=log if stdout is None else stdout,
                     stderr=log,
-                    env=self._environment,
+                    env=self._environment | (more or {}),
                     cwd="/",
                     start_new_session=True,
                 )

@@ -24,9 +24,19 @@ def test_all_sections_but_lab_may_be_left_out(tmp_path: Path) -> None:
     assert loaded.training.budget_s == 60.0 and loaded.promotion.min_replicates == 3 and loaded.slots >= 1
 
 
+def test_a_profile_brings_its_own_budget_device_and_slots(tmp_path: Path) -> None:
+    loaded = load(tmp_path, '[lab]\nname = "x"\n[training]\nprofile = "h100"\n')
+    assert (loaded.training.budget_s, loaded.device, loaded.slots) == (300.0, "cuda", 1)
+    assert "budget_s = 300 " in settings.template("x", "h100")
+    set_by_hand = load(tmp_path, '[lab]\nname = "x"\n[training]\nprofile = "h100"\nbudget_s = 60\n[compute]\nslots = 2\n')
+    assert (set_by_hand.training.budget_s, set_by_hand.slots) == (60.0, 2)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("[training]\nprofile = 'H100'", 'lab.toml: [training] profile must be one of cpu, tiny, h100, got "H100".'),
+        ("[training]\nattention = 'flash'", "lab.toml: [training] attention must be 'auto', 'fa3' or 'sdpa', got \"flash\"."),
         ("[budget]\ndevice_hours = -1", "lab.toml: [budget] device_hours must be greater than 0, got -1."),
         ("[promotion]\napproval = 'maybe'", "lab.toml: [promotion] approval must be 'none' or 'human', got \"maybe\"."),
         ("[training]\nbudgets = 5", "lab.toml: [training] budgets is not a known setting"),
