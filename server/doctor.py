@@ -112,8 +112,13 @@ def sandbox(patient: Patient) -> list[Finding]:
     if level:
         cure = "Linux 6.12 or newer adds them."
         return [Finding("sandbox", "note", f"Landlock {level}: trainings are confined, but for signals and abstract sockets", cure)]
-    cure = "Use Linux 5.13 or newer with Landlock, or train only code that you trust. Every result says `unsandboxed`."
-    return [Finding("sandbox", "note", "trainings are not confined here", cure)]
+    counts = patient.settings.promotion.unsandboxed == "allow"
+    cure = "Use Linux 5.13 or newer with Landlock, or train only code that you trust. " + (
+        'Results say `unsandboxed` and count at the gate: [promotion] unsandboxed = "allow".'
+        if counts
+        else 'Results say `unsandboxed` and count at the gate only with [promotion] unsandboxed = "allow".'
+    )
+    return [Finding("sandbox", "note" if counts else "bad", "trainings are not confined here", cure)]
 
 
 def ledger(patient: Patient) -> list[Finding]:

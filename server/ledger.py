@@ -24,7 +24,7 @@ from typing import Any
 from .errors import LabError
 from .models import TERMINAL_STATES, Experiment, ExperimentState, Memory, Promotion, Proposal, Record, Score, Table
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _BUSY_S = 30.0
 
 _SCHEMA = """
@@ -61,6 +61,10 @@ _UPGRADES = {  # from the version before
 CREATE TABLE evidence (  -- of finished experiments, for the gate and the lab's owner: in no tool, no resource and no lake
     experiment TEXT PRIMARY KEY, test_bpb REAL, sandbox TEXT, pace REAL
 ) STRICT
+""",
+    3: """
+ALTER TABLE evidence ADD COLUMN weights TEXT;
+ALTER TABLE ended ADD COLUMN reproduces TEXT NOT NULL DEFAULT ''
 """,
 }
 
@@ -239,10 +243,14 @@ class Ledger:
         """The thin rows of ended experiments, by id."""
         return {r["id"]: r for r in self._ended(f"WHERE id IN ({', '.join('?' * len(ids))})", ids)} if ids else {}
 
-    def keep_evidence(self, id: str, test_bpb: float | None, sandbox: str, pace: float | None) -> None:
-        """What the gate needs of an experiment that is about to end, and agents must not see."""
+    def keep_evidence(self, id: str, sandbox: str, test_bpb: float | None, pace: float | None, weights: str | None) -> None:
+        """What the gate needs of an experiment that is about to end, and agents must not see. What is None stays as it was kept before."""
         with self._write() as db:
-            db.execute("INSERT OR REPLACE INTO evidence VALUES (?, ?, ?, ?)", (id, test_bpb, sandbox, pace))
+            db.execute(
+                "INSERT INTO evidence (experiment, sandbox, test_bpb, pace, weights) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET sandbox = "
+                "excluded.sandbox, test_bpb = coalesce(excluded.test_bpb, test_bpb), pace = excluded.pace, weights = excluded.weights",
+                (id, sandbox, test_bpb, pace, weights),
+            )
 
     def test_scores(self) -> list[tuple[str, str, float, float]]:
         """(experiment, commit, val_bpb, test_bpb) of what finished with both, oldest first. For the lab's owner."""
@@ -278,6 +286,7 @@ class Ledger:
                 device=r["device"],
                 state=r["state"],
                 val_bpb=r["val_bpb"],
+                reported_bpb=r["reported_bpb"],
                 started=bool(r["started"]),
                 finished_at=r["finished_at"],
                 **evidence.get(r["id"], {}),
@@ -287,8 +296,9 @@ class Ledger:
 
     def _evidence(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         with self._read() as db:
-            found = db.execute(f"SELECT * FROM evidence WHERE experiment IN ({', '.join('?' * len(ids))})", tuple(ids))  # noqa: S608
-            return {id: {"test_bpb": test, "confined": sandbox != "unsandboxed", "pace": pace} for id, test, sandbox, pace in found}
+            columns, these = "experiment, sandbox != 'unsandboxed', test_bpb, pace, weights", ", ".join("?" * len(ids))
+            found = db.execute(f"SELECT {columns} FROM evidence WHERE experiment IN ({these})", tuple(ids))  # noqa: S608
+            return {id: dict(zip(("confined", "test_bpb", "pace", "weights"), rest)) for id, *rest in found}
 
     def summaries(self, conditions: str) -> list[tuple[str, int, float, float]]:
         """(commit, replicates, mean, sum of squared deviations) of the verified metric under these conditions, best first."""
@@ -430,7 +440,8 @@ class Ledger:
                 for statement in _SCHEMA.split(";\n") if version == 0 else []:
                     db.execute(statement)
                 for upgrade in range(max(version, 1) + 1, SCHEMA_VERSION + 1):
-                    db.execute(_UPGRADES[upgrade])
+                    for statement in _UPGRADES[upgrade].split(";\n"):
+                        db.execute(statement)
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif version > SCHEMA_VERSION:
             raise LabError(

@@ -3,6 +3,7 @@
 Times are seconds since the epoch, UTC. Metrics are validation bits per byte (`val_bpb`), lower is better.
 """
 
+import math
 import os
 import time
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Table = Literal["experiments", "memories", "promotions"]
 ExperimentState = Literal["queued", "starting", "running", "scoring", "finished", "crashed", "timed_out", "stopped_early", "cancelled"]
 MemoryKind = Literal["finding", "failure", "idea", "insight"]
+Metric = Literal["verified", "reported"]  # measured by the scorer; printed by the training code itself
 
 ACTIVE_STATES: tuple[ExperimentState, ...] = ("starting", "running", "scoring")
 TERMINAL_STATES: tuple[ExperimentState, ...] = ("finished", "crashed", "timed_out", "stopped_early", "cancelled")
@@ -131,19 +133,39 @@ class Score(Model):
     device: str
     state: ExperimentState
     val_bpb: float | None
+    reported_bpb: float | None = None
     started: bool
     finished_at: float
     confined: bool = True  # trained in a sandbox
     test_bpb: float | None = Field(default=None, description="on the hidden split: for the gate and the owner, never for an agent")
+    weights: str | None = Field(default=None, description="hash of what was submitted")
     pace: float | None = Field(default=None, description="how much a CPU second was worth on the machine, as it was loaded then")
+
+    @property
+    def metric(self) -> float | None:
+        """What it is compared by, if it finished: the verified metric; where the code reports its own and nothing else is measured, that."""
+        value = self.reported_bpb if self.val_bpb is None else self.val_bpb
+        return value if self.state == "finished" and value is not None and math.isfinite(value) else None
 
 
 class Verdict(Model):
-    """What the gate says of a candidate against the champion, with its numbers."""
+    """What the gate says of a candidate against the champion, with its numbers; of the hidden split it says no number."""
 
     promote: bool
     reason: str
-    code: Literal["better", "not_better", "too_few_replicates", "too_many_failures", "is_champion", "stale_base", "awaiting_approval"]
+    code: Literal[
+        "better",
+        "not_better",
+        "not_confirmed",
+        "too_few_replicates",
+        "too_many_failures",
+        "unsandboxed",
+        "reported",
+        "is_champion",
+        "stale_base",
+        "awaiting_approval",
+    ]
+    metric: Metric = "verified"
     candidate_n: int = 0
     candidate_mean: float | None = None
     candidate_sd: float | None = None

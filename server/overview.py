@@ -16,6 +16,12 @@ from .models import ACTIVE_STATES, Experiment
 from .repo import Repo
 from .settings import Settings
 
+_UNCONFINED = {
+    "allow": "Trainings are not confined on this machine (that takes Linux with Landlock): their code could read the validation text. Their "
+    'results are marked `unsandboxed` and count at the gate, because lab.toml says [promotion] unsandboxed = "allow".',
+    "refuse": "Trainings are not confined on this machine (that takes Linux with Landlock), and results without a sandbox do not count at the "
+    'gate: nothing trained here can be promoted unless the lab\'s owner sets [promotion] unsandboxed = "allow" in lab.toml.',
+}
 LATE_S = 60.0  # a record that is not in the shared log by then is worth a warning
 
 
@@ -106,6 +112,8 @@ class Overview:
                 f"The shared log is behind by {self._ledger.unflushed()} records, the oldest of {(time.time() - since) / 60:.0f} min ago. "
                 f"They are safe here and count in every answer; .autoresearch/runner.log says why they were not taken."
             )
+        if self._settings.compute.backend == "local" and not confined():
+            found.append(_UNCONFINED[self._settings.promotion.unsandboxed])
         if missing := missing_packages():
             found.append(
                 f"Nothing can be trained here: the packages {', '.join(missing)} are missing. pip install 'autoresearch-mcp[local]'."
@@ -131,6 +139,14 @@ def ended_line(row: dict[str, Any]) -> a.ExperimentLine:
     """A thin row of the ledger as a line."""
     names = ("id", "commit", "state", "val_bpb", "reported_bpb", "seed", "device", "author", "hypothesis", "failure")
     return a.ExperimentLine(**{name: row[name] for name in names})
+
+
+@functools.cache
+def confined() -> bool:
+    """Whether this machine can keep a training in a sandbox."""
+    from trainer import sandbox
+
+    return sandbox.abi() > 0
 
 
 @functools.cache

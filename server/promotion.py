@@ -16,7 +16,7 @@ from .ledger import Ledger
 from .models import Promotion, Proposal, Verdict, new_id
 from .repo import Draft, Repo
 from .settings import PromotionSection
-from .statistics import judge
+from .statistics import failures, judge
 
 
 class Promoter:
@@ -63,7 +63,7 @@ class Promoter:
 
     def _verdict(self, commit: str, against: str) -> Verdict:
         scores = self._ledger.scores
-        return judge(scores(commit), scores(against), self._settings.level, self._settings.min_replicates)
+        return judge(scores(commit), scores(against), self._settings)
 
     def _stack(self, proposal: Proposal, champion: str) -> PromoteAnswer | str:
         """The champion moved after `proposal` was made. Ask for the combination to be trained, or, where that was done already or is
@@ -83,11 +83,11 @@ class Promoter:
             return self._refusal(champion, own.model_copy(update={"promote": False, "code": "is_champion", "reason": reason}))
         if isinstance(combined, Draft):
             twin = self._ledger.twin(combined.fingerprint) or self._adopt(combined, proposal)
-            tested = sum(score.val_bpb is not None for score in self._ledger.scores(twin.commit))
-            if tested < self._settings.min_replicates:
+            missing = self._settings.min_replicates - self._verdict(twin.commit, champion).candidate_n
+            if missing > 0 and not failures(self._ledger.scores(twin.commit)):
                 reason = (
                     f"The champion moved to {champion[:12]} since this proposal was made. The change was rebased onto it as {twin.commit[:12]}: "
-                    f"launch_training on that commit ({self._settings.min_replicates - tested} more replicates), then promote it. "
+                    f"launch_training on that commit ({missing} more replicates), then promote it. "
                     "Gains don't always add up, so the combination has to be tested."
                 )
                 return self._refusal(

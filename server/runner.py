@@ -152,12 +152,21 @@ class Runner:
     def _record(self, experiment: Experiment, result: dict[str, Any]) -> None:
         try:
             changes = self._read(experiment, result)
-            self._ledger.keep_evidence(experiment.id, _number(result.get("test_bpb")), str(result["sandbox"]), _number(result.get("pace")))
+            self._keep_evidence(experiment, result)
             self._end(experiment, **changes)
         except (AttributeError, KeyError, TypeError, ValueError):  # damaged, or by another version: it must not end the loop for all
             _log.exception("%s has a result that could not be understood", experiment.id)
             failure = Failure(kind="error", message="The launcher's result could not be understood.", advice="Launch it again.")
             self._end(experiment, "crashed", failure=failure)
+
+    def _keep_evidence(self, experiment: Experiment, result: dict[str, Any]) -> None:
+        """Move what agents must not see from the run directory to the ledger."""
+        hidden = _number(result.get("test_bpb"))
+        weights = result["hashes"].get("weights")
+        self._ledger.keep_evidence(experiment.id, str(result["sandbox"]), hidden, _number(result.get("pace")), weights)
+        if hidden is not None:
+            with contextlib.suppress(OSError):  # a full disk: it stays where only a shell can read it
+                protocol.write_json(locate(self._state, experiment) / protocol.RESULT, {**result, "test_bpb": None})
 
     def _read(self, experiment: Experiment, result: dict[str, Any]) -> dict[str, Any]:
         """What a launcher's result says of an experiment, as changes to it."""

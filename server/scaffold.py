@@ -8,8 +8,10 @@ import os
 import shutil
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 from contracts import contract
+from trainer import sandbox
 
 from . import install, settings
 from .errors import LabError
@@ -87,13 +89,15 @@ def _make_parents(directory: Path) -> list[Path]:
 
 
 def _furnish(root: Path, name: str, from_repo: Path | None, profile: str, budget_s: float | None) -> list[str]:
-    wanted = _files(name, profile, budget_s)
-    lines: list[str] = []
+    confined = sandbox.abi() > 0
+    wanted = _files(name, profile, budget_s, "refuse" if confined else "allow")
+    lines: list[str] = [] if confined else [_UNCONFINED]
     there: dict[str, bytes] = {}
     if from_repo is None:
         repo = Repo.create(root)
     else:
-        repo, lines = Repo.clone(from_repo.expanduser(), root)
+        repo, left_out = Repo.clone(from_repo.expanduser(), root)
+        lines += left_out
         there = {path: repo.read("HEAD", path) for path in repo.paths("HEAD") if path in wanted}
         if "train.py" not in there:
             have = ", ".join(path for path in repo.paths("HEAD") if path.endswith(".py"))[:400] or "no Python file"
@@ -115,6 +119,10 @@ def _furnish(root: Path, name: str, from_repo: Path | None, profile: str, budget
     return [*(f"{path}: {_PURPOSES[path]}" for path in new if path in _PURPOSES), "trainer/: the fixed files, to read", *lines]
 
 
+_UNCONFINED = (
+    'warning: this machine can\'t confine trainings (that takes Linux with Landlock), so lab.toml says [promotion] unsandboxed = "allow": '
+    "results count although the code that made them could have read the answers"
+)
 _PURPOSES = {
     "train.py": "the file that agents improve; branch `research` points to the best",
     settings.FILE: "the settings",
@@ -124,14 +132,14 @@ _PURPOSES = {
 }
 
 
-def _files(name: str, profile: str, budget_s: float | None) -> dict[str, bytes]:
+def _files(name: str, profile: str, budget_s: float | None, unsandboxed: Literal["refuse", "allow"]) -> dict[str, bytes]:
     tools = ", ".join(f"mcp__{install.NAME}__{tool}" for tool in WORKER_TOOLS)
     fixed = {
         path.name: path.read_bytes() for path in files("trainer").iterdir() if path.name.endswith(".py") and path.name != "__init__.py"
     }
     return {
         "train.py": fixed.pop("train.py"),
-        settings.FILE: settings.template(clean(name)[:80] or "lab", profile, budget_s).encode(),
+        settings.FILE: settings.template(clean(name)[:80] or "lab", profile, budget_s, unsandboxed).encode(),
         "orchestrator.md": contract("orchestrator").encode(),
         AGENT: (_WORKER_HEAD.format(tools=tools) + contract("worker")).encode(),
         ".mcp.json": _server(""),

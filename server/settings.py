@@ -76,6 +76,8 @@ class PromotionSection(Model):
     level: float = Field(default=0.05, gt=0, lt=0.5)
     min_replicates: int = Field(default=3, ge=2, le=100)
     approval: Literal["none", "human"] = "none"
+    unsandboxed: Literal["refuse", "allow"] = "refuse"
+    reported: Literal["refuse", "allow"] = "refuse"
 
 
 class LakeSection(Model):
@@ -146,7 +148,7 @@ def _sentence(where: tuple[int | str, ...], message: str, got: object, kind: str
     return f"{FILE}: {key} must {text}, got {json.dumps(got, default=str)[:120]}."
 
 
-def template(name: str, profile: str = "cpu", budget_s: float | None = None) -> str:
+def template(name: str, profile: str = "cpu", budget_s: float | None = None, unsandboxed: Literal["refuse", "allow"] = "refuse") -> str:
     """A commented `lab.toml` for a new lab."""
     if budget_s is None:
         budget_s = PROFILES[profile].budget_s if profile in PROFILES else 60.0
@@ -174,6 +176,8 @@ device_hours = 8.0              # of the whole lab; a launch that could pass it 
 level = 0.05                    # a promotion's chance of being noise (Welch's test, one-sided)
 min_replicates = 3              # of candidate and champion each
 approval = "none"               # "human": a person has to say yes to every promotion
+unsandboxed = "{unsandboxed}"{" " * (16 - len(unsandboxed))}# may results count that were trained without a sandbox: "refuse", "allow"
+reported = "refuse"             # may a metric count that only the training code itself prints: "refuse", "allow"
 
 [lake]
 backend = "auto"                # where the log is shared: "managed" (Deeplake's service), "embedded" (a folder); auto = by DEEPLAKE_API_KEY

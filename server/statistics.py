@@ -1,16 +1,32 @@
 """Noise, tests and the promotion gate: whether a commit is better than the champion beyond what another seed would change.
 
 The gate is what stands between a lucky seed and the champion. It counts verified metrics under equal conditions only, asks
-for replicates of both sides, and holds failures against the candidate, so that bad runs can't be cancelled out of sight. It
-tests one pair of samples; it corrects neither for the number of candidates that were tried nor for asking again after more replicates.
+for replicates of both sides, and holds failures against the candidate, so that bad runs can't be cancelled out of sight. What
+validation shows has to be confirmed on a hidden split that no agent sees a number of.
+
+What the level means, and what it doesn't. It is the chance that one candidate which is no better passes, asked once. The gate corrects
+neither for how many candidates were tried (of 100 that change nothing, 5 would pass at 0.05) nor for asking again after more replicates
+(up to twice the level, with a handful of looks). Against both: more replicates of what won, a lower level, and the hidden split, which
+takes back what was gained by fitting the validation text. It shares the replicates' seeds with validation, so it does not take back a
+lucky seed. A train.py that sets its own seed makes replicates that differ too little; those whose weights are equal bit for bit count once.
+
+The hidden split. The candidate's mean must be lower there as well, with p <= `CONFIRMED` of the same test: looser than the lab's level,
+because the split is half as large. Simulated with the cpu profile's noise (0.0054 between seeds, 0.0025 and 0.0036 between texts), 3 replicates:
+a gain of 0.01 or 0.02 that passed validation is confirmed in 88% or 99%, and one that exists on the validation text alone in 27% or 15%.
+Every refusal of this kind tells an agent one bit of the split. It costs a candidate that beats the champion on validation, and the answer
+stays the same until there are more replicates, so a campaign learns little; the lab's owner sees both numbers (`autoresearch-mcp scores`).
 """
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from typing import Literal
 
-from .models import Score, Verdict
+from .models import Metric, Score, Verdict
+from .settings import PromotionSection
 
 MOST_FAILURES = 0.25  # share of a candidate's attempts
+CONFIRMED = 0.1  # p on the hidden split, or the lab's level where that is looser
 POWER = 0.8
 _MOST_REPLICATES = 1_000
 
@@ -118,47 +134,72 @@ def _normal_quantile(p: float) -> float:
     return (low + high) / 2
 
 
-def judge(candidate: Sequence[Score], champion: Sequence[Score], level: float, min_replicates: int = 3) -> Verdict:
+def judge(candidate: Sequence[Score], champion: Sequence[Score], rules: PromotionSection) -> Verdict:
     """The gate's verdict over every attempt of both commits that left the queue for good.
 
-    Compared are finished replicates with a verified metric under one set of conditions: see `_shared_conditions`. Failures of the
-    candidate count whatever their conditions were; what was cancelled before it started doesn't.
+    Compared are finished replicates with a metric that counts (see `_bar`) under one set of conditions (see `_shared_conditions`).
+    Failures of the candidate count whatever their conditions were; what was cancelled before it started doesn't.
     """
     if candidate and champion and candidate[0].commit == champion[0].commit:
-        return Verdict(promote=False, code="is_champion", level=level, reason="This commit is the champion already. Nothing to promote.")
-    needed = max(2, min_replicates)
-    conditions = _shared_conditions(candidate, champion, needed)
-    ours, theirs = _verified(candidate, conditions), _verified(champion, conditions)
+        reason = "This commit is the champion already. Nothing to promote."
+        return Verdict(promote=False, code="is_champion", level=rules.level, reason=reason)
+    needed = max(2, rules.min_replicates)
+    conditions = _shared_conditions(_counted(candidate, rules), _counted(champion, rules), needed)
+    ours, theirs = (_counted(side, rules, conditions) for side in (candidate, champion))
     verdict = Verdict(
         promote=False,
         reason="",
         code="too_few_replicates",
-        level=level,
+        metric=_kind([*ours, *theirs] or [score for score in (*candidate, *champion) if score.metric is not None]),
+        level=rules.level,
         candidate_n=len(ours),
-        candidate_mean=mean(ours) if ours else None,
-        candidate_sd=sd(ours),
+        candidate_mean=mean(_metrics(ours)) if ours else None,
+        candidate_sd=sd(_metrics(ours)),
         champion_n=len(theirs),
-        champion_mean=mean(theirs) if theirs else None,
-        champion_sd=sd(theirs),
+        champion_mean=mean(_metrics(theirs)) if theirs else None,
+        champion_sd=sd(_metrics(theirs)),
     )
-    if reason := _failures(candidate):
+    if reason := failures(candidate):
         return verdict.model_copy(update={"code": "too_many_failures", "reason": reason})
-    elsewhere = len(_verified(candidate, None)) - len(ours), len(_verified(champion, None)) - len(theirs)
-    if reason := _missing(ours, theirs, needed, elsewhere):
-        return verdict.model_copy(update={"reason": reason})
-    return verdict.model_copy(update=_compare(ours, theirs, level))
+    lacks = {name: needed - len(have) for name, have in (("candidate", ours), ("champion", theirs)) if len(have) < needed}
+    if lacks:
+        return verdict.model_copy(update=_missing(lacks, {"candidate": candidate, "champion": champion}, rules, conditions))
+    return verdict.model_copy(update=_compare(ours, theirs, rules.level))
 
 
-def _verified(scores: Sequence[Score], conditions: str | None) -> list[float]:
-    """Metrics that count; `None` for any conditions."""
-    return [
-        score.val_bpb
-        for score in scores
-        if score.state == "finished"
-        and score.val_bpb is not None
-        and math.isfinite(score.val_bpb)
-        and (conditions is None or score.conditions == conditions)
-    ]
+Bar = Literal["reported", "unsandboxed", "untested"]
+
+
+def _bar(score: Score, rules: PromotionSection) -> Bar | None:
+    """Why a finished replicate is no evidence in this lab, if it isn't."""
+    if score.val_bpb is None:
+        if rules.reported == "refuse":
+            return "reported"
+    elif score.test_bpb is None:
+        return "untested"
+    return "unsandboxed" if not score.confined and rules.unsandboxed == "refuse" else None
+
+
+def _counted(scores: Sequence[Score], rules: PromotionSection, conditions: str | None = None) -> list[Score]:
+    """The evidence among attempts, under given conditions or any: each model once."""
+    found: dict[Hashable, Score] = {}
+    for score in scores:
+        if score.metric is not None and _bar(score, rules) is None and conditions in (None, score.conditions):
+            found.setdefault((score.conditions, _model(score)), score)
+    return list(found.values())
+
+
+def _model(score: Score) -> Hashable:
+    """What two runs share if they trained the very same model: the weights; of a run that only printed a number, that number."""
+    return score.weights or (score.experiment if score.val_bpb is not None else score.metric)
+
+
+def _metrics(scores: Sequence[Score]) -> list[float]:
+    return [score.metric for score in scores if score.metric is not None]
+
+
+def _kind(scores: Sequence[Score]) -> Metric:
+    return "reported" if scores and all(score.val_bpb is None for score in scores) else "verified"
 
 
 def _shared_conditions(candidate: Sequence[Score], champion: Sequence[Score], needed: int) -> str:
@@ -166,60 +207,96 @@ def _shared_conditions(candidate: Sequence[Score], champion: Sequence[Score], ne
     has the most; the newest of equals. Neither side can be measured anew under conditions of the past, so they must not be waited for."""
 
     def rank(conditions: str) -> tuple[int, int, float]:
-        ours, theirs = len(_verified(candidate, conditions)), len(_verified(champion, conditions))
+        ours, theirs = (sum(score.conditions == conditions for score in side) for side in (candidate, champion))
         newest = max(score.finished_at for score in (*candidate, *champion) if score.conditions == conditions)
         there = min(ours, needed) + min(theirs, needed)
         return there, theirs if there == 2 * needed else 0, newest
 
-    return max({score.conditions for score in (*candidate, *champion) if _verified([score], None)}, key=rank, default="")
+    return max({score.conditions for score in (*candidate, *champion)}, key=rank, default="")
 
 
-def _failures(candidate: Sequence[Score]) -> str:
+def failures(candidate: Sequence[Score]) -> str:
+    """What is wrong with a candidate that fails too often; empty where nothing is."""
     attempts = [score for score in candidate if score.started or score.state != "cancelled"]
-    failed = [score for score in attempts if score.state != "finished" or not _verified([score], None)]
+    failed = [score for score in attempts if score.metric is None]
     if len(failed) <= MOST_FAILURES * len(attempts):
         return ""
     states = ", ".join(
         f"{sum(score.state == state for score in failed)} {state}" for state in dict.fromkeys(score.state for score in failed)
     )
     return (
-        f"{len(failed)} of the candidate's {len(attempts)} attempts did not finish with a verified metric ({states.replace('_', ' ')}); at most a "
+        f"{len(failed)} of the candidate's {len(attempts)} attempts did not finish with a metric ({states.replace('_', ' ')}); at most a "
         f"quarter may, so that bad runs can't be left out. Fix the cause in a new proposal, or launch "
         f"{math.ceil(len(failed) / MOST_FAILURES) - len(attempts)} more replicates that all finish."
     )
 
 
-def _missing(ours: Sequence[float], theirs: Sequence[float], needed: int, elsewhere: tuple[int, int]) -> str:
-    """What has to be trained before the two can be compared: empty where nothing is."""
-    lacks = [(name, needed - len(have)) for name, have in (("candidate", ours), ("champion", theirs)) if len(have) < needed]
-    if not lacks:
-        return ""
-    reason = " and ".join(f"the {name} needs {n} more verified {'replicate' if n == 1 else 'replicates'}" for name, n in lacks)
-    reason = f"{reason[0].upper()}{reason[1:]} of the {needed} that a comparison takes: launch_training, then ask again."
-    for name, n in zip(("candidate", "champion"), elsewhere):
-        if n:
+_BARRED = {
+    "reported": "have a metric that their own code printed and nobody verified, and this lab promotes by none such ([promotion] reported in "
+    "lab.toml, which is its owner's to change).",
+    "unsandboxed": "were trained without a sandbox, and this lab doesn't count those ([promotion] unsandboxed in lab.toml, which is its "
+    "owner's to change). On Linux 5.13 or newer with Landlock trainings are confined.",
+    "untested": "have no score on the hidden split, which didn't exist when they were trained.",
+}
+
+
+def _missing(lacks: dict[str, int], sides: dict[str, Sequence[Score]], rules: PromotionSection, conditions: str) -> dict[str, object]:
+    """What has to be trained before the two can be compared, and which of what was trained doesn't count for it, and why."""
+    lines = [f"the {name} needs {n} more {'replicate' if n == 1 else 'replicates'}" for name, n in lacks.items()]
+    reason = " and ".join(lines)
+    reason = f"{reason[0].upper()}{reason[1:]} of the {max(2, rules.min_replicates)} that a comparison takes."
+    bars: Counter[Bar] = Counter()
+    for name in lacks:
+        finished = [score for score in sides[name] if score.metric is not None]
+        own = Counter(bar for score in finished if (bar := _bar(score, rules)))
+        reason += "".join(f" {n} of the {name}'s {_BARRED[bar]}" for bar, n in own.items())
+        bars += own
+        counted, here = _counted(finished, rules), _counted(finished, rules, conditions)
+        if twins := len(finished) - own.total() - len(counted):
             reason += (
-                f" {n} of the {name}'s were measured under other conditions (device, budget, data or fixed files) and can't be compared."
+                f" {twins} of the {name}'s are equal bit for bit to another and count once with it: its code must use the seed it is given."
             )
-    return reason
+        if elsewhere := len(counted) - len(here):
+            reason += f" {elsewhere} of the {name}'s were measured under other conditions (device, budget, data or fixed files) and can't be compared."
+    code = next((bar for bar in ("reported", "unsandboxed") if bars[bar]), "too_few_replicates")
+    if code == "too_few_replicates":
+        reason += " launch_training, then ask again."
+    return {"code": code, "reason": reason}
 
 
-def _compare(ours: Sequence[float], theirs: Sequence[float], level: float) -> dict[str, object]:
-    difference, p = mean(ours) - mean(theirs), welch_test(ours, theirs)
+def _compare(ours: Sequence[Score], theirs: Sequence[Score], level: float) -> dict[str, object]:
+    mine, other = _metrics(ours), _metrics(theirs)
+    difference, p = mean(mine) - mean(other), welch_test(mine, other)
     numbers: dict[str, object] = {"difference": difference, "p_value": p}
-    if difference < 0 and p <= level:
-        reason = (
-            f"Better: val_bpb {mean(ours):.4f} against {mean(theirs):.4f}, difference {difference:+.4f} (p = {p:.2g}, level {level:g})."
-        )
-        return numbers | {"promote": True, "code": "better", "reason": reason}
+    name = "val_bpb" if _kind(ours) == "verified" else "the reported metric"
     if difference >= 0:
-        reason = f"Not better: val_bpb {mean(ours):.4f} against {mean(theirs):.4f}, difference {difference:+.4f}. Build on what was learned, or drop it."
+        reason = f"Not better: {name} {mean(mine):.4f} against {mean(other):.4f}, difference {difference:+.4f}. Build on what was learned, or drop it."
         return numbers | {"code": "not_better", "reason": reason}
-    more = replicates_needed(difference, pooled_sd([ours, theirs]) or 0.0, level)
-    advice = (
-        f"If the difference is real, about {more} replicates of each would show it; the candidate has {len(ours)}, the champion {len(theirs)}."
-        if more is not None
-        else "More replicates are unlikely to show it: try a change with a larger effect."
-    )
-    reason = f"Difference {difference:+.4f} is within noise (p = {p:.2g} > {level:g}). {advice}"
-    return numbers | {"code": "not_better", "reason": reason}
+    if p > level:
+        more = replicates_needed(difference, pooled_sd([mine, other]) or 0.0, level)
+        advice = (
+            f"If the difference is real, about {more} replicates of each would show it; the candidate has {len(mine)}, the champion {len(other)}."
+            if more is not None
+            else "More replicates are unlikely to show it: try a change with a larger effect."
+        )
+        return numbers | {
+            "code": "not_better",
+            "reason": f"Difference {difference:+.4f} is within noise (p = {p:.2g} > {level:g}). {advice}",
+        }
+    if not _confirmed(ours, theirs, level):
+        reason = (
+            f"Better on validation (difference {difference:+.4f}, p = {p:.2g}), but not on the hidden split, whose numbers are not shown: the "
+            "change fits the validation text rather than the language, or its gain is small. Leave it, or launch more replicates of it once."
+        )
+        return numbers | {"code": "not_confirmed", "reason": reason}
+    unverified = "" if _kind(ours) == "verified" else " Its own code printed it; nobody verified it."
+    reason = f"Better: {name} {mean(mine):.4f} against {mean(other):.4f}, difference {difference:+.4f} (p = {p:.2g}, level {level:g}).{unverified}"
+    return numbers | {"promote": True, "code": "better", "reason": reason}
+
+
+def _confirmed(ours: Sequence[Score], theirs: Sequence[Score], level: float) -> bool:
+    """Whether the hidden split says the same. What has no verified metric has no hidden one either: then there is nothing to ask."""
+    if _kind(ours) == "reported":
+        return True
+    mine, other = ([score.test_bpb for score in side if score.test_bpb is not None] for side in (ours, theirs))
+    return mean(mine) < mean(other) and welch_test(mine, other) <= max(CONFIRMED, level)

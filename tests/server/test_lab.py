@@ -1,5 +1,6 @@
 """The use cases on a real lab: what an agent may do, what it is refused, and what it reads back at once."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -324,3 +325,18 @@ def test_a_lab_that_this_user_may_only_read_is_refused_in_a_sentence(lab_root: P
     assert "Make it writable" in ran.stdout
     for path in [lab_root / ".autoresearch", *(lab_root / ".autoresearch").rglob("*")]:
         path.chmod(0o755)
+
+
+def test_on_a_machine_without_a_sandbox_the_lab_says_so_and_what_follows(
+    make_lab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.sandbox.abi", lambda: 0)
+    overview.confined.cache_clear()
+    try:
+        with contextlib.closing(Lab(make_lab())) as lab:  # made here, so made to count
+            assert lab.settings.promotion.unsandboxed == "allow"
+            assert any("not confined" in warning and "count at the gate" in warning for warning in lab.status().warnings)
+        with contextlib.closing(Lab(make_lab("strict", {'unsandboxed = "allow" ': 'unsandboxed = "refuse"'}))) as lab:
+            assert any("nothing trained here can be promoted" in warning for warning in lab.status().warnings)
+    finally:
+        overview.confined.cache_clear()

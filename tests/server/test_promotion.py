@@ -33,8 +33,10 @@ class Bench:
             f"{old} to {new}", "ada", edits=[{"path": "train.py", "search": old, "replace": new}], base=base
         ).commit
 
-    def measure(self, commit: str, values: list[float | None], conditions: str = "k") -> None:
-        """A replicate each: its metric, or None for a crash."""
+    def measure(
+        self, commit: str, values: list[float | None], conditions: str = "k", hidden: float = 0.0, sandbox: str = "landlock-7"
+    ) -> None:
+        """A replicate each: its metric, or None for a crash; on the hidden split it is worse by `hidden`."""
         for value in values:
             e = Experiment(
                 id=new_id("e"),
@@ -49,6 +51,8 @@ class Bench:
             )
             self.ledger.enqueue([e], 1e9, None, "r")
             self.ledger.move(e.id, ["queued"], state="starting", started_at=1.0)
+            if value is not None:
+                self.ledger.keep_evidence(e.id, sandbox, value + hidden, None, e.id)
             changes = {"state": "finished", "val_bpb": value} if value is not None else {"state": "crashed"}
             self.ledger.move(e.id, ["starting"], finished_at=2.0, conditions=conditions, **changes)
 
@@ -131,6 +135,31 @@ def test_winners_of_parallel_branches_are_stacked_and_trained_again(bench: Bench
     bench.measure(stacked, [1.30, 1.31, 1.29])
     assert bench.lab.promote_commit(stacked, "bob").promoted
     assert bench.git("rev-list", "--count", f"{champion}..research") == "2"
+
+
+def test_a_combination_that_only_crashes_was_tested_too(bench: Bench) -> None:
+    champion, first = settled(bench)
+    second = bench.propose("HEAD_DIM = ", "HEAD_DIM = 3 + ", base=champion)
+    bench.measure(second, [1.20, 1.21, 1.19])
+    assert bench.lab.promote_commit(first, "ada").promoted
+    stacked = bench.lab.promote_commit(second, "ada").retrain
+    assert stacked is not None
+    bench.measure(stacked, [None, None, None])
+    assert bench.lab.promote_commit(second, "ada").promoted
+
+
+def test_what_the_hidden_split_does_not_confirm_and_what_had_no_sandbox_is_refused(bench: Bench) -> None:
+    champion = bench.lab.status().champion.commit
+    bench.measure(champion, [*CHAMPION])
+    overfit = bench.propose("DEPTH = ", "DEPTH = 1 + ")
+    bench.measure(overfit, [*BETTER], hidden=0.3)
+    answer = bench.lab.promote_commit(overfit, "ada")
+    assert not answer.promoted and answer.verdict.code == "not_confirmed"
+    loose = bench.propose("DEPTH = ", "DEPTH = 2 + ")
+    bench.measure(loose, [*BETTER], sandbox="unsandboxed")
+    answer = bench.lab.promote_commit(loose, "ada")
+    assert not answer.promoted and answer.verdict.code == "unsandboxed"
+    assert bench.lab.status().champion.commit == champion
 
 
 def test_a_stale_loser_is_not_worth_a_retrain(bench: Bench) -> None:
