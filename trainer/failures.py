@@ -106,7 +106,7 @@ def _kind_of(cause: str, message: str) -> str:
         return "syntax_error"
     if cause in ("ImportError", "ModuleNotFoundError"):
         return "import_error"
-    if cause == "PermissionError":
+    if cause == "PermissionError" or "File too large" in message:
         return "sandbox_violation"
     if cause in ("MemoryError", "OutOfMemoryError") or _MEMORY.search(message):
         return "oom"

@@ -1,9 +1,11 @@
 """The processes of one run: everything that descends from its supervisor, measured together and killed together.
 
-Descent survives `setsid` and daemonising, because the supervisor adopts orphans (Linux). Given up: the CPU time of a
-helper that lives and dies between two looks while its parent ignores SIGCHLD; and on macOS, helpers that daemonise.
+Descent survives `setsid` and daemonising, because the supervisor adopts orphans (Linux). Given up, without `syscalls`:
+the CPU time of a helper that lives and dies between two looks while its parent ignores SIGCHLD, and a fork bomb that
+leaves its process group faster than it is killed; and on macOS, helpers that daemonise.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -22,8 +24,20 @@ _LINUX = sys.platform == "linux"
 class Process:
     pid: int
     parent: int
+    group: int
+    threads: int
     cpu_s: float  # its own, and that of the children it waited for
     resident_mb: float
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a family takes: `cpu_s` of all members so far, dead or alive; the rest of the living."""
+
+    cpu_s: float
+    resident_mb: float
+    threads: int
+    pids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -56,22 +70,27 @@ class Family:
             peak = usage.ru_maxrss / (1024 if _LINUX else 1024**2)
             self.exits[pid] = Exit(os.waitstatus_to_exitcode(status), peak)
 
-    def usage(self) -> tuple[float, float]:
-        """CPU seconds of all members so far, dead or alive, and resident megabytes of the living."""
+    def usage(self) -> Usage:
         self.reap()
         living = list(_descendants(os.getpid()))
-        return self._buried_cpu_s + sum(p.cpu_s for p in living), sum(p.resident_mb for p in living)
+        return Usage(
+            cpu_s=self._buried_cpu_s + sum(p.cpu_s for p in living),
+            resident_mb=sum(p.resident_mb for p in living),
+            threads=sum(p.threads for p in living),
+            pids=tuple(p.pid for p in living),
+        )
 
     def kill(self) -> None:
-        """Kill every member and wait until none is left."""
-        deadline = time.monotonic() + 10
+        """Kill every member and wait until none is left. A group dies at once, so forking in it gains nothing."""
+        deadline, ours = time.monotonic() + 10, os.getpgrp()
         while time.monotonic() < deadline:
             living = list(_descendants(os.getpid()))
+            for group in {process.group for process in living} - {ours}:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(group, signal.SIGKILL)
             for process in living:
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
             self.reap()
             if not living:
                 return
@@ -112,15 +131,17 @@ def _all_from_proc() -> Iterator[Process]:
         except OSError:
             continue
         fields = stat.rpartition(b")")[2].split()  # from the third field of proc_pid_stat(5) on
-        yield Process(int(name), int(fields[1]), sum(map(int, fields[11:15])) / tick, int(fields[21]) * page)
+        yield Process(
+            int(name), int(fields[1]), int(fields[2]), int(fields[17]), sum(map(int, fields[11:15])) / tick, int(fields[21]) * page
+        )
 
 
 def _all_from_ps() -> Iterator[Process]:
-    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,rss=,time="], capture_output=True, text=True, check=True)
+    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,pgid=,rss=,time="], capture_output=True, text=True, check=True)
     for line in listing.stdout.splitlines():
-        pid, parent, resident, clock = line.split()
+        pid, parent, group, resident, clock = line.split()
         days, _, rest = clock.rpartition("-")
         seconds = 0.0
         for part in rest.split(":"):
             seconds = seconds * 60 + float(part)
-        yield Process(int(pid), int(parent), seconds + 86400 * int(days or 0), int(resident) / 1024)
+        yield Process(int(pid), int(parent), int(group), 1, seconds + 86400 * int(days or 0), int(resident) / 1024)

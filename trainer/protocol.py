@@ -71,13 +71,14 @@ class Result:
     budget_s: float = 0.0
     used_s: float = 0.0  # of the budget's clock
     wall_s: float = 0.0  # from start() to submit()
+    cpu_s: float = 0.0  # in that time, of all processes of the run
     cpu_share: float | None = None  # CPU seconds used / (wall seconds * threads)
     steps: int = 0
     tokens: int = 0
-    peak_memory_mb: float = 0.0
+    peak_memory_mb: float = 0.0  # resident, of training
     notes: dict[str, str] = field(default_factory=dict)  # the code's own word on how it ran: dtype, attention
     sandbox: str = "unsandboxed"  # or landlock-N+seccomp with the kernel's ABI version
-    hashes: dict[str, str] = field(default_factory=dict)  # fixed, data, tokenizer, code
+    hashes: dict[str, str] = field(default_factory=dict)  # fixed, data, tokenizer, code, weights
     versions: dict[str, str] = field(default_factory=dict)  # python, torch, numpy, platform
     timings: dict[str, float] = field(default_factory=dict)  # spawn_s, startup_s, train_s, score_s
     curve: list[list[float]] = field(default_factory=list)  # at most 60 points of (share of budget, loss)

@@ -85,7 +85,7 @@ def spawn(target: Callable[[], object], jail: Jail) -> int:
         if isinstance(end.code, str):
             sys.stderr.write(f"{end.code}\n")
     except BaseException:
-        traceback.print_exc()
+        os.write(2, traceback.format_exc().encode("utf-8", "backslashreplace"))  # at once: two children may share the log
     finally:
         try:
             sys.stdout.flush()

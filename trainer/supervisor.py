@@ -26,10 +26,13 @@ from .failures import Failure, of_crash, read_traceback
 from .protocol import Progress, Result, Spec
 from .records import Curve, Log
 from .score import Scores
+from .scratch import Scratch
 
 SCRATCH = "scratch"  # the only directory that the agent's code can write
 CONFIG = "config.json"  # of a submitted model, beside its weights
-CODE_BYTES, FILE_MB, LINE_BYTES = 256 << 10, 1024, 64 << 10
+SCRATCH_CHECKPOINTS = 16  # it may hold as much as this many of the largest checkpoint
+THREADS = 1024  # of all processes of a run together
+CODE_BYTES, LINE_BYTES = 256 << 10, 64 << 10
 TICK_S = 0.1  # how soon a cancellation or an end is noticed
 LOOK_S = 0.5  # between two looks at CPU time and memory, unless the budget may end before
 SHOW_S = 1.0  # between two writes of progress.json
@@ -53,7 +56,8 @@ class Supervisor:
     def __init__(self, run: Path, spec: Spec, family: processes.Family, signals: list[int]) -> None:
         self._run, self._spec, self._family, self._signals = run, spec, family, signals
         self._profile = prepare.PROFILES[spec.profile]
-        self._data, self._code, self._scratch = Path(spec.data).resolve(), run / protocol.CODE, run / SCRATCH
+        self._data, self._code = Path(spec.data).resolve(), run / protocol.CODE
+        self._scratch = Scratch(run / SCRATCH, SCRATCH_CHECKPOINTS * self._profile.checkpoint_mb)
         self._weights = run / client.WEIGHTS
         self._device = "cpu" if spec.device == "cpu" else "cuda"
         self._hashes = {"fixed": prepare.fixed_hash(), "code": code_hash(self._code), **prepare.data_hashes(self._data)}
@@ -64,7 +68,7 @@ class Supervisor:
         self._trainer = 0
         self._spawned_at = time.monotonic()
         self._started_at: float | None = None
-        self._cpu_at_start = self._cpu_s = self._used_s = self._wall_s = 0.0
+        self._cpu_at_start = self._cpu_s = self._used_s = self._wall_s = self._peak_mb = 0.0
         self._look_at = self._show_at = 0.0
         self._inbox = b""
         self._config: dict[str, Any] | None = None  # of the model, once it is submitted
@@ -98,10 +102,11 @@ class Supervisor:
             budget_s=self._spec.budget_s,
             used_s=round(self._used_s, 3),
             wall_s=round(self._wall_s, 3),
+            cpu_s=round(self._cpu_s, 3),
             cpu_share=round(self._cpu_s / (self._wall_s * self._spec.threads), 3) if self._wall_s else None,
             steps=self._curve.steps,
             tokens=self._curve.tokens,
-            peak_memory_mb=round(trainer.peak_mb, 1) if trainer else 0.0,
+            peak_memory_mb=round(max(self._peak_mb, trainer.peak_mb if trainer else 0.0), 1),
             notes=self._notes,
             sandbox=sandbox.level(),
             hashes=self._hashes,
@@ -129,11 +134,11 @@ class Supervisor:
         self._family.kill()
         self._log.close()
         self._curve.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.remove()
         self._weights.unlink(missing_ok=True)
 
     def _train(self) -> None:
-        self._scratch.mkdir(exist_ok=True)
+        self._scratch.make()
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._receive(ours))
@@ -168,17 +173,17 @@ class Supervisor:
         runpy.run_path(str(entry), run_name="__main__")
 
     def _jail(self, environment: dict[str, str]) -> sandbox.Jail:
-        home, threads = str(self._scratch), str(self._spec.threads)
+        home, threads = str(self._scratch.path), str(self._spec.threads)
         usual = {"HOME": home, "TMPDIR": home, "USER": "trainer", "LANG": "C.UTF-8", "PATH": "/usr/local/bin:/usr/bin:/bin"}
         return sandbox.Jail(
             read=(self._code,),
-            write=(self._scratch,),
+            write=(self._scratch.path,),
             hidden=(*sandbox.copies_of(self._profile.dataset), self._data.parent, self._data, self._run),
             keep=(),
             output=self._log.writer,
-            directory=self._scratch,
+            directory=self._scratch.path,
             environment={**usual, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", **environment},
-            file_mb=FILE_MB,
+            file_mb=self._scratch.limit_mb,
             cpu_s=int(prepare.max_wall_s(self._spec.profile, self._spec.budget_s) + 1) * (os.cpu_count() or 1),
             cuda=self._device == "cuda",
         )
@@ -197,18 +202,25 @@ class Supervisor:
             self._show()
 
     def _look(self) -> None:
-        """Read the clock and the memory of everything that runs."""
-        cpu_s, resident_mb = self._family.usage()
+        """Read the clock of everything that runs, and what it takes of the machine."""
+        usage = self._family.usage()
         now = time.monotonic()
         self._look_at = now + LOOK_S
         if self._phase == "running" and self._started_at is not None:
-            self._cpu_s, self._wall_s = cpu_s - self._cpu_at_start, now - self._started_at
+            self._cpu_s, self._wall_s = usage.cpu_s - self._cpu_at_start, now - self._started_at
             self._used_s = self._cpu_s if self._profile.clock == "cpu" else self._wall_s
             left = self._spec.budget_s + self._profile.grace_s(self._spec.budget_s) - self._used_s
             self._look_at = now + min(LOOK_S, max(0.02, left / (os.cpu_count() or 1)))
-        if resident_mb > self._profile.memory_mb:
-            message = f"the run used {resident_mb:.0f} MB of memory, {self._profile.memory_mb} MB are allowed."
+        if self._phase != "scoring":
+            self._peak_mb = max(self._peak_mb, usage.resident_mb)
+        if usage.resident_mb > self._profile.memory_mb:
+            message = f"the run used {usage.resident_mb:.0f} MB of memory, {self._profile.memory_mb} MB are allowed."
             raise Ended("crashed", Failure("oom", message))
+        if usage.threads > THREADS:
+            message = f"the run had {usage.threads} processes and threads, {THREADS} are allowed."
+            raise Ended("crashed", Failure("sandbox_violation", message))
+        if complaint := self._scratch.complaint(usage.pids):
+            raise Ended("crashed", Failure("sandbox_violation", complaint))
 
     def _show(self) -> None:
         self._show_at = time.monotonic() + SHOW_S
@@ -276,7 +288,7 @@ class Supervisor:
     def _start_clock(self, channel: socket.socket) -> None:
         """Hand the training tokens over as a descriptor; the budget runs from here."""
         data = os.open(self._data / "train.bin", os.O_RDONLY | os.O_CLOEXEC)
-        self._cpu_at_start, _ = self._family.usage()
+        self._cpu_at_start = self._family.usage().cpu_s
         self._started_at, self._phase = time.monotonic(), "running"
         self._look_at = self._show_at = 0.0
         channel.sendmsg([b"S"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [data]))])
@@ -291,7 +303,7 @@ class Supervisor:
 
     def _take_weights(self) -> None:
         """Move the submitted file out of the agent's reach: nobody lives who could change it."""
-        submitted = self._scratch / client.WEIGHTS
+        submitted = self._scratch.path / client.WEIGHTS
         try:
             info = submitted.lstat()
         except FileNotFoundError:
@@ -324,8 +336,7 @@ class Supervisor:
         self._phase = "scoring"
         self._show()
         self._log.forget_tail()
-        shutil.rmtree(self._scratch, ignore_errors=True)
-        self._scratch.mkdir()
+        self._scratch.make()
         began = time.monotonic()
         reader, writer = os.pipe()
         parent = os.getpid()

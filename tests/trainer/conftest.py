@@ -93,6 +93,18 @@ def wait_for_exit(pid: int, timeout_s: float = 60) -> None:
     until(gone, timeout_s)
 
 
+def processes_in(run: Path) -> list[int]:
+    """Processes that work in a run's scratch directory, which only its trainer and model servers do."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "cwd").readlink().is_relative_to(run):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
 class Warm:
     """A warm parent, and a way to make run directories for it."""
 
@@ -108,11 +120,13 @@ class Warm:
             env={**os.environ, **(environment or {})},
         )
 
-    def directory(self, code: str, budget_s: float = 5.0, seed: int = 0, **files: str) -> Path:
+    def directory(self, code: str, budget_s: float = 5.0, seed: int = 0, files: dict[str, str] | None = None) -> Path:
         self._made += 1
         run = self._root / f"run-{self._made}"
         (run / protocol.CODE).mkdir(parents=True)
-        (run / protocol.CODE / "train.py").write_text(code, encoding="utf-8")
+        for name, text in {"train.py": code, **(files or {})}.items():
+            (run / protocol.CODE / name).parent.mkdir(exist_ok=True)
+            (run / protocol.CODE / name).write_text(text, encoding="utf-8")
         spec = protocol.Spec(run.name, seed, "tiny", budget_s, 1, str(self._data))
         protocol.write_json(run / protocol.SPEC, spec)
         return run
@@ -124,8 +138,8 @@ class Warm:
         answer: dict[str, Any] = json.loads(self.process.stdout.readline())
         return answer
 
-    def launch(self, code: str, budget_s: float = 5.0, seed: int = 0) -> Launched:
-        run = self.directory(code, budget_s, seed)
+    def launch(self, code: str, budget_s: float = 5.0, seed: int = 0, files: dict[str, str] | None = None) -> Launched:
+        run = self.directory(code, budget_s, seed, files)
         return Launched(run, self.ask(run)["pid"])
 
     def close(self) -> None:

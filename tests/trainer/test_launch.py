@@ -13,7 +13,7 @@ import pytest
 
 from trainer import prepare, protocol
 
-from .conftest import BIGRAM, PACKAGE, STOCK, Launched, Warm, until, wait_for_exit
+from .conftest import BIGRAM, PACKAGE, STOCK, Launched, Warm, processes_in, until, wait_for_exit
 
 SPIN = BIGRAM.replace("# before submit", "while True: pass")
 SLEEP = BIGRAM.replace("# before submit", "import time; time.sleep(3600)")
@@ -244,15 +244,3 @@ def test_metrics_are_comparable_only_under_equal_conditions(warm: Warm) -> None:
     measured: list[dict[str, object]] = [{"sandbox": "unsandboxed"}, {"hashes": {**result["hashes"], "fixed": "x"}}, {"versions": {}}]
     for other in measured:
         assert protocol.conditions({**result, **other}, spec) != same
-
-
-def processes_in(run: Path) -> list[int]:
-    """Processes that work in a run's scratch directory, which only its trainer and model servers do."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if (entry / "cwd").readlink().is_relative_to(run):
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found

@@ -1,0 +1,250 @@
+"""What a train.py might try for a better number, more time, or harm. Each attempt is made by a real one, through the real launcher."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trainer import prepare, protocol, sandbox
+
+from .conftest import BIGRAM, PACKAGE, Launched, Warm, processes_in
+from .test_score import bigram_bpb
+
+confined = pytest.mark.skipif(sandbox.level() == "unsandboxed", reason="this system has no Landlock or no seccomp: results say so")
+
+
+def before_submit(body: str) -> str:
+    return BIGRAM.replace("# before submit", body)
+
+
+def answering(body: str) -> str:
+    return BIGRAM.replace("        return self.table(idx)", body.lstrip("\n"))
+
+
+# The number
+
+PATCHES = """
+import builtins, json, math, os, sys, time, types
+import numpy as np, torch
+import trainer.client, trainer.protocol
+np.isfinite = lambda *a, **k: np.ones(1, bool)
+np.fromfile = lambda *a, **k: np.zeros(1, np.uint16)
+np.load = lambda *a, **k: np.full(512, 10**6)
+torch.log_softmax = torch.Tensor.log_softmax = lambda x, *a, **k: torch.zeros_like(x)
+math.log = lambda *a: 1e9
+math.fsum = lambda *a: 1e9
+json.dumps = lambda *a, **k: '{"val_bpb": 0.1, "test_bpb": 0.1}'
+time.monotonic = time.process_time = lambda: 0.0
+builtins.abs = lambda x: x * 0
+score = types.ModuleType("trainer.score")
+score.score = lambda *a, **k: {"val_bpb": 0.1, "test_bpb": 0.1}
+score.DECOYS = score.TWINS = 0
+for name in ("score", "supervisor", "launch", "sandbox", "processes", "records"):
+    sys.modules["trainer." + name] = score
+trainer.protocol.write_json = lambda *a, **k: None
+"""
+SHADOWS = {
+    "trainer/__init__.py": "",
+    "trainer/score.py": "def score(*a, **k): return {'val_bpb': 0.1, 'test_bpb': 0.1}",
+    "trainer/client.py": "raise SystemExit('shadowed')",
+    "torch.py": "def log_softmax(*a, **k): raise SystemExit('shadowed')",
+    "numpy.py": "raise SystemExit('shadowed')",
+    "safetensors/torch.py": "raise SystemExit('shadowed')",
+    "sitecustomize.py": "raise SystemExit('shadowed')",
+}
+
+
+def test_patched_time_torch_numpy_and_launcher_modules_change_nothing(warm: Warm, data: Path) -> None:
+    unpatched_dumps = "import json as original; dumps = original.dumps\n"
+    code = unpatched_dumps + PATCHES + BIGRAM.replace("# before submit", "json.dumps = dumps")
+    code = code.replace(
+        "    tokens = run.start()", "    patched, json.dumps = json.dumps, dumps; tokens = run.start(); json.dumps = patched"
+    )
+    code = code.replace("    run.log(", "    json.dumps = dumps; run.log(").replace(
+        "run = client.connect()", "json.dumps = dumps; run = client.connect()"
+    )
+    result = warm.launch(code).wait()
+    assert result["state"] == "finished", result["failure"]
+    assert result["val_bpb"] == pytest.approx(bigram_bpb(data), abs=1e-5)
+    assert result["test_bpb"] == pytest.approx(bigram_bpb(data, "test"), abs=1e-5)
+
+
+@pytest.mark.parametrize("warmly", [True, False], ids=["warm", "cold"])
+def test_modules_that_shadow_the_fixed_files_reach_no_scorer(warm: Warm, data: Path, warmly: bool) -> None:
+    run = warm.directory(BIGRAM, files=SHADOWS)
+    if warmly:
+        result = Launched(run, warm.ask(run)["pid"]).wait()
+    else:
+        subprocess.run([sys.executable, "-m", "trainer.launch", str(run)], cwd=PACKAGE.parent, check=True)
+        result = protocol.read_json(run / protocol.RESULT) or {}
+    assert result["state"] == "finished", result["failure"]
+    assert result["val_bpb"] == pytest.approx(bigram_bpb(data), abs=1e-5)
+
+
+def test_a_model_that_differs_in_scoring_is_scored_as_it_is(warm: Warm, data: Path) -> None:
+    """What `build_model` returns in the model server counts, whatever it was in training."""
+    code = BIGRAM.replace("return self.table(idx)", "return self.table(idx) if __name__ == '__main__' else 0 * self.table(idx)")
+    assert warm.launch(code).wait()["val_bpb"] > 1.5 * bigram_bpb(data)
+
+
+CHEATS = {
+    "looks ahead late in the row only": """
+        logits = self.table(idx).clone()
+        logits[:, 48:-1].scatter_add_(-1, idx[:, 49:, None], torch.full_like(logits[:, 48:-1, :1], 5.0))
+        return logits""",
+    "looks ahead in rows that look like the evaluation only": """
+        logits, boost = self.table(idx).clone(), torch.full((idx.size(0), 63, 1), 5.0)
+        boost[idx[:, 0] % 2 == 0] = 0
+        logits[:, :-1].scatter_add_(-1, idx[:, 1:, None], boost)
+        return logits""",
+    "looks ahead where the text goes on plausibly only": """
+        logits = self.table(idx).clone()
+        likely = logits[:, :-1].gather(-1, idx[:, 1:, None]) > logits[:, :-1].mean(-1, keepdim=True) + 1
+        logits[:, :-1].scatter_add_(-1, idx[:, 1:, None], likely * 5.0)
+        return logits""",
+    "looks ahead in one of the two model servers only": """
+        import os
+        logits = self.table(idx).clone()
+        if os.getcwd().endswith("server-1"):
+            logits[:, :-1].scatter_add_(-1, idx[:, 1:, None], torch.full_like(logits[:, :-1, :1], 5.0))
+        return logits""",
+    "answers a repeated row differently": """
+        self.seen = getattr(self, "seen", set())
+        logits = self.table(idx).clone()
+        for row, answer in zip(idx.tolist(), logits):
+            if tuple(row) in self.seen:
+                answer[:, 0] += 1.0
+            self.seen.add(tuple(row))
+        return logits""",
+    "leaks from one row into the next": """
+        return self.table(idx) + 0.1 * self.table(idx.roll(1, 0))""",
+}
+
+
+@pytest.mark.parametrize("cheat", CHEATS)
+def test_a_model_that_is_no_model_of_the_past_gets_no_number(warm: Warm, cheat: str) -> None:
+    result = warm.launch(answering(CHEATS[cheat])).wait()
+    assert (result["state"], result["val_bpb"], result["test_bpb"]) == ("crashed", None, None)
+    assert result["failure"]["kind"] == "invalid_model" and "log-probabilities" in result["failure"]["message"]
+
+
+@confined
+@pytest.mark.parametrize(
+    "attempt",
+    ["os.setsid()", "os.setpgid(0, 0)", "os.listdir('../server-1'), os.listdir('../server-2')", "os.listdir('..')"],
+)
+def test_model_servers_can_not_leave_their_group_or_see_each_other(warm: Warm, attempt: str) -> None:
+    code = BIGRAM.replace("def build_model(config):", f"def build_model(config):\n    import os\n    __name__ == '__main__' or ({attempt})")
+    failure = warm.launch(code).wait()["failure"]
+    assert failure["kind"] == "invalid_model" and "PermissionError" in failure["message"]
+
+
+def test_a_config_too_long_for_a_message_is_refused(warm: Warm) -> None:
+    result = warm.launch(
+        BIGRAM.replace('{"vocab_size": run.config["vocab_size"]}', '{"vocab_size": 512, "text": "x" * (200 << 10)}')
+    ).wait()
+    assert (result["state"], result["val_bpb"]) == ("crashed", None) and "bytes" in result["failure"]["message"]
+
+
+# The clock
+
+
+def test_nothing_is_to_be_had_before_the_clock_runs(warm: Warm) -> None:
+    early = """
+    run._send(op="submit", config={"vocab_size": 512})
+    run._send(op="log", step=1e6, tokens=1e9, loss=0.0)
+    run._channel.setblocking(False)
+    try:
+        print("EARLY", run._channel.recv(1))
+    except BlockingIOError:
+        print("EARLY nothing")
+    run._channel.setblocking(True)
+    model = train(run)"""
+    launched = warm.launch(BIGRAM.replace("    model = train(run)", early.lstrip("\n")))
+    result = launched.wait()
+    assert result["state"] == "finished" and "EARLY nothing" in launched.log
+    assert (result["steps"], result["curve"][0][1]) == (1, 3.0)
+
+
+def test_a_second_start_does_not_turn_the_clock_back(warm: Warm) -> None:
+    again = "while True:\n        run._send(op='start')"
+    result = warm.launch(before_submit(again), budget_s=0.3).wait()
+    assert (result["state"], result["val_bpb"]) == ("timed_out", None)
+
+
+def test_a_helper_does_not_train_on_after_submitting(warm: Warm) -> None:
+    helper = """
+    import os, time
+    if os.fork() == 0:
+        while not os.path.exists("model.safetensors"):
+            time.sleep(0.01)
+        time.sleep(1.5)
+        print("trained on", flush=True)"""
+    slow_to_score = "        import time; time.sleep(0.05 * (__name__ != '__main__')); return self.table(idx)"
+    launched = warm.launch(answering(slow_to_score).replace("# before submit", helper.lstrip()))
+    result = launched.wait()
+    assert result["state"] == "finished" and result["timings"]["score_s"] > 1.5
+    assert "trained on" not in launched.log and not processes_in(launched.run)
+
+
+# The machine
+
+HOARDS = {
+    "many files": "[open(str(n), 'wb').write(bytes(16 << 20)) for n in range(20)]",
+    "files that were removed but stay open": """
+    held = []
+    for n in range(20):
+        held.append(open('held', 'wb', buffering=0))
+        os.remove('held')
+        held[-1].write(bytes(16 << 20))""",
+    "one large file": "file = os.open('large', os.O_WRONLY | os.O_CREAT)\n    while os.write(file, bytes(16 << 20)): pass",
+    "a great many empty files": "[open(f'{n:x}', 'wb').close() for n in range(11000)]",
+    "directories deep in each other": "[(os.mkdir('d'), os.chdir('d')) for _ in range(1500)]",
+    "threads": """
+    import threading
+    threading.stack_size(65536)
+    for _ in range(1100):
+        threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()""",
+    "processes": """
+    for _ in range(1100):
+        os.posix_spawn("/bin/sleep", ["sleep", "3600"], {})""",
+}
+EXPLANATIONS = {"one large file": "too large", "a great many empty files": "10,000 files", "directories deep in each other": "32 deep"}
+EXPLANATIONS |= {"threads": "processes and threads", "processes": "processes and threads"}
+
+
+@confined
+@pytest.mark.parametrize("hoard", HOARDS)
+def test_a_run_that_takes_too_much_of_the_machine_is_ended_and_leaves_nothing(warm: Warm, hoard: str) -> None:
+    body = f"import os, time\n    {HOARDS[hoard].lstrip()}\n    time.sleep(3600)"
+    launched = warm.launch(before_submit(body), budget_s=20)
+    failure = launched.wait()["failure"]
+    assert failure["kind"] == "sandbox_violation"
+    assert EXPLANATIONS.get(hoard, "on disk, 128 MB are allowed") in failure["message"]
+    assert not (launched.run / "scratch").exists() and not processes_in(launched.run)
+
+
+@pytest.fixture(scope="module")
+def hanging(warm: Warm) -> Iterator[Launched]:
+    """Started first and asked for last: it takes as long as scoring may take."""
+    yield warm.launch(answering("        import time; time.sleep(3600)"))
+
+
+def test_a_model_that_eats_memory_while_scored_is_ended(warm: Warm, hanging: Launched) -> None:
+    failure = warm.launch(answering("        self.hog = bytearray(b'x') * (2100 << 20)\n        while True: pass")).wait()["failure"]
+    assert failure["kind"] == "oom" and "2048 MB" in failure["message"]
+
+
+def test_a_model_that_fills_the_disk_while_scored_is_ended(warm: Warm) -> None:
+    hoard = "        for n in range(20):\n            open(str(n), 'wb').write(bytes(16 << 20))\n        while True: pass"
+    failure = warm.launch(answering(hoard)).wait()["failure"]
+    assert failure["kind"] == "sandbox_violation" and "on disk" in failure["message"]
+
+
+def test_a_model_that_hangs_while_scored_is_ended(hanging: Launched) -> None:
+    result = hanging.wait(timeout_s=60)
+    assert (result["state"], result["val_bpb"], result["failure"]["kind"]) == ("crashed", None, "invalid_model")
+    assert f"longer than {prepare.PROFILES['tiny'].score_s:.0f} s" in result["failure"]["message"]
+    assert not processes_in(hanging.run)

@@ -1,0 +1,101 @@
+"""The one directory that the agent's code can write: made, watched and removed (fixed).
+
+Counted are blocks, so a file with holes counts for what it takes, and files that were removed but are still open count
+too. Given up: a removed file that only a memory mapping holds.
+"""
+
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+ENTRIES, DEPTH = 10_000, 32  # files and directories in all; directories in each other
+_BLOCK = 512  # bytes of st_blocks, whatever the file system's own are
+
+
+class Scratch:
+    """Args:
+    path: where it is, or will be.
+    limit_mb: what it may hold.
+    """
+
+    def __init__(self, path: Path, limit_mb: int) -> None:
+        self.path = path
+        self.limit_mb = limit_mb
+
+    def make(self) -> None:
+        """An empty directory, whatever was there."""
+        self.remove()
+        self.path.mkdir()
+
+    def complaint(self, processes: Iterable[int]) -> str | None:
+        """What is wrong with what it holds, if anything; `processes` are those that may hold removed files open."""
+        size, count, seen = 0, 0, set[tuple[int, int]]()
+        try:
+            device = self.path.stat().st_dev
+            for info in (*self._files(), *_removed_but_open(processes, device)):
+                if (info.st_dev, info.st_ino) not in seen:
+                    seen.add((info.st_dev, info.st_ino))
+                    size, count = size + info.st_blocks * _BLOCK, count + 1
+        except FileNotFoundError:
+            return None
+        except _TooMuch as error:
+            return f"the run's directory {error}."
+        if size > self.limit_mb << 20:
+            return f"the run holds {size >> 20} MB on disk, {self.limit_mb} MB are allowed."
+        return None
+
+    def _files(self) -> Iterator[os.stat_result]:
+        """All that lies in the directory. Entries may come and go meanwhile."""
+        pending, found = [(self.path, 0)], 0
+        while pending:
+            directory, depth = pending.pop()
+            if depth > DEPTH:
+                raise _TooMuch(f"has directories more than {DEPTH} deep")
+            try:
+                entries = list(os.scandir(directory))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise _TooMuch(f"has a part that can't be looked into ({error.strerror})") from None
+            found += len(entries)
+            if found > ENTRIES:
+                raise _TooMuch(f"has more than {ENTRIES:,} files")
+            for entry in entries:
+                try:
+                    info = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                yield info
+                if stat.S_ISDIR(info.st_mode):
+                    pending.append((Path(entry.path), depth + 1))
+
+    def remove(self) -> None:
+        """Also what is too deep for Python, or closed to us by its mode."""
+        try:
+            shutil.rmtree(self.path)
+        except FileNotFoundError:
+            return
+        except (OSError, RecursionError):
+            subprocess.run(["sh", "-c", 'chmod -R u+rwx "$0"; rm -rf "$0"', self.path], stderr=subprocess.DEVNULL, check=False)
+
+
+class _TooMuch(Exception):
+    pass
+
+
+def _removed_but_open(processes: Iterable[int], device: int) -> Iterator[os.stat_result]:
+    for pid in processes:
+        try:
+            entries = list(os.scandir(f"/proc/{pid}/fd"))
+        except OSError:  # it ended, or there is no /proc
+            continue
+        for entry in entries:
+            try:
+                info = entry.stat()
+            except OSError:
+                continue
+            if stat.S_ISREG(info.st_mode) and info.st_nlink == 0 and info.st_dev == device:
+                yield info
