@@ -49,6 +49,18 @@ class Summary(Model):
     sd: float | None = None
 
 
+class Money(Model):
+    """USD, where devices are rented. Spent is elapsed x rate, until the provider's number is known."""
+
+    total: float
+    spent: float
+    running: float
+    reserved: float
+    left: float
+    last_hour: float
+    by_agent: dict[str, float]
+
+
 class Budget(Model):
     """Device seconds of the whole lab."""
 
@@ -56,6 +68,7 @@ class Budget(Model):
     spent_s: float
     reserved_s: float
     left_s: float
+    usd: Money | None = None
 
 
 class StatusAnswer(Model):
@@ -121,6 +134,7 @@ class ExperimentAnswer(Model):
     tags: list[str]
     attempt: int
     cost_s: float
+    cost_usd: float
     created_at: float
     started_at: float | None
     finished_at: float | None

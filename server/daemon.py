@@ -106,15 +106,14 @@ def main(root: Path) -> int:
 
 async def _drive(root: Path, settings: lab_settings.Settings, state: Path, ledger: Ledger) -> bool:
     """Returns whether a signal asked it to stop."""
-    from .compute.local import LocalCompute
+    from .compute import open_compute
     from .lake import open_lake
     from .repo import Repo
     from .runner import Runner
 
     lake = open_lake(settings, state)
     repo = Repo(root, settings.training.editable)
-    compute = LocalCompute(settings.training.profile, settings.training.threads, state / LOG)
-    runner = Runner(settings, state, ledger, repo, lake, compute)
+    runner = Runner(settings, state, ledger, repo, lake, open_compute(settings, state, state / LOG))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, runner.stopping.set)
     try:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer import prepare, protocol
+from trainer import protocol
 
 from . import answers as a
 from . import rundir
@@ -28,7 +28,7 @@ from .lake.base import Condition, LakeUnavailable, Operator, Query
 from .lake.overlay import View
 from .ledger import Ledger
 from .models import ACTIVE_STATES, Experiment, Memory, MemoryKind, Proposal, Record, Table, new_id
-from .overview import Overview, ended_line, missing_packages
+from .overview import Overview, ended_line, obstacle
 from .promotion import Promoter
 from .repo import Repo
 
@@ -173,12 +173,12 @@ class Lab:
             )
         if not 1 <= replicates <= MAX_REPLICATES:
             raise LabError(f"replicates must be 1 to {MAX_REPLICATES}, got {replicates}. Nothing was queued.", "bad_replicates")
-        kinds = (self.settings.device,)
+        kinds = self.settings.devices
         if device is not None and device not in kinds:
             raise LabError(f"This lab trains on {' or '.join(kinds)}, not on {clean(device)[:40]!r}. Nothing was queued.", "unknown_device")
-        self._require_trainer()
-        training = self.settings.training
-        each = prepare.max_wall_s(training.profile, training.budget_s)
+        if why := obstacle(self.settings, self._state):
+            raise LabError(f"{why} Nothing was queued.", "not_set_up" if self.settings.rents else "missing_package")
+        kind, each = device or kinds[0], self.settings.longest_s()
         now = time.time()
         queued = [
             Experiment(
@@ -189,14 +189,16 @@ class Lab:
                 hypothesis=proposal.hypothesis if proposal else "baseline",
                 tags=sorted({*_tags(tags), *(proposal.tags if proposal else [])}),
                 seed=secrets.randbelow(2**31),
-                device=device or kinds[0],
+                device=kind,
                 created_at=now + i * 1e-6,
                 reserved_s=each,
+                reserved_usd=each * self.settings.usd_per_s(kind),
             )
             for i in range(replicates)
         ]
         request = hashlib.sha256(json.dumps([sha, replicates, device, author, _tags(tags)]).encode()).hexdigest()
-        made = self._ledger.enqueue(queued, self.settings.budget.device_hours * 3600, idempotency_key, request)
+        budget = self.settings.budget
+        made = self._ledger.enqueue(queued, budget.device_hours * 3600, idempotency_key, request, budget.usd)
         self._wake()
         if made is None:
             ids = self._ledger.answer(idempotency_key or "", request) or []
@@ -239,6 +241,7 @@ class Lab:
             tags=e.tags,
             attempt=e.attempt,
             cost_s=round(e.cost_s, 1),
+            cost_usd=round(e.cost_usd + self._overview.accrued_usd(e), 4),
             created_at=e.created_at,
             started_at=e.started_at,
             finished_at=e.finished_at,
@@ -521,14 +524,6 @@ class Lab:
         return a.LaunchAnswer(
             experiments=ids, seeds=seeds, commit=commit, repeated=repeated, reserved_s=reserved_s, budget_left_s=left, note=note
         )
-
-    def _require_trainer(self) -> None:
-        if missing := missing_packages():
-            packages = ", ".join(missing)
-            raise LabError(
-                f"Not queued: the local trainer needs {packages}, not installed here. Ask the lab's owner to run: pip install 'autoresearch-mcp[local]'.",
-                "missing_package",
-            )
 
     def _hit(self, memory: Memory, score: float) -> a.MemoryHit:
         later = {

@@ -12,6 +12,7 @@ that have left the queue and settles the outbox.
 """
 
 import json
+import math
 import queue
 import sqlite3
 import threading
@@ -24,7 +25,7 @@ from typing import Any
 from .errors import LabError
 from .models import TERMINAL_STATES, Experiment, ExperimentState, Memory, Promotion, Proposal, Record, Score, Table
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _BUSY_S = 30.0
 
 _SCHEMA = """
@@ -65,6 +66,12 @@ CREATE TABLE evidence (  -- of finished experiments, for the gate and the lab's 
     3: """
 ALTER TABLE evidence ADD COLUMN weights TEXT;
 ALTER TABLE ended ADD COLUMN reproduces TEXT NOT NULL DEFAULT ''
+""",
+    4: """
+CREATE TABLE bills (  -- what each ended attempt on a rented device cost: elapsed times rate at first, settled by the provider's number
+    experiment TEXT NOT NULL, attempt INTEGER NOT NULL, author TEXT NOT NULL, at REAL NOT NULL, usd REAL NOT NULL, settled INTEGER NOT NULL,
+    PRIMARY KEY (experiment, attempt)
+) STRICT
 """,
 }
 
@@ -132,7 +139,9 @@ class Ledger:
 
     # Experiments
 
-    def enqueue(self, experiments: Sequence[Experiment], total_s: float, key: str | None, request: str) -> list[Experiment] | None:
+    def enqueue(
+        self, experiments: Sequence[Experiment], total_s: float, key: str | None, request: str, total_usd: float = math.inf
+    ) -> list[Experiment] | None:
         """Queue experiments and reserve their budget, all or none. With a key that was used before: None, and nothing is queued.
 
         Raises:
@@ -149,6 +158,14 @@ class Ledger:
                     f"({self._spent(db):.0f} spent, {self._reserved(db):.0f} reserved by running and queued experiments, {total_s:.0f} in all). "
                     "Launch fewer replicates, wait for running experiments to return what they don't use, or ask the lab's owner to raise "
                     "[budget] device_hours in lab.toml.",
+                    "over_budget",
+                )
+            usd, left_usd = sum(e.reserved_usd for e in experiments), total_usd - self._billed(db) - self._reserved_usd(db)
+            if usd > left_usd:
+                raise LabError(
+                    f"Not queued: this could cost up to ${usd:.2f} and the lab's budget has ${max(0, left_usd):.2f} left of ${total_usd:.2f}. "
+                    "Launch fewer replicates, choose a cheaper device, wait for running experiments to return what they don't use, or ask "
+                    "the lab's owner to raise [budget] usd in lab.toml.",
                     "over_budget",
                 )
             for e in experiments:
@@ -219,10 +236,13 @@ class Ledger:
         if before is None or before.state not in states:
             return None
         after = Experiment.model_validate({**before.model_dump(), **changes, "version": before.version + 1})
+        if "cost_usd" in changes:
+            bill = (id, before.attempt, before.author, time.time(), after.cost_usd - before.cost_usd)
+            db.execute("INSERT INTO bills VALUES (?, ?, ?, ?, ?, 0) ON CONFLICT DO NOTHING", bill)
         if after.state not in TERMINAL_STATES:
             db.execute("UPDATE experiments SET state = ?, record = ? WHERE id = ?", (after.state, after.model_dump_json(), id))
             return after
-        after.reserved_s = 0.0
+        after.reserved_s = after.reserved_usd = 0.0
         db.execute("DELETE FROM experiments WHERE id = ?", (id,))
         thin = {
             **after.model_dump(include={"id", "commit", "conditions", "device", "state", "val_bpb", "seed", "author", "reported_bpb"}),
@@ -333,6 +353,33 @@ class Ledger:
     @staticmethod
     def _reserved(db: sqlite3.Connection) -> float:
         return float(db.execute("SELECT coalesce(sum(reserved_s), 0) FROM experiments").fetchone()[0])
+
+    def money(self) -> tuple[float, float, float, dict[str, float]]:
+        """USD (spent, reserved, spent in the last hour), and spent by agent."""
+        with self._read() as db:
+            hour = db.execute("SELECT coalesce(sum(usd), 0) FROM bills WHERE at > ?", (time.time() - 3600,)).fetchone()[0]
+            agents = db.execute("SELECT author, sum(usd) AS usd FROM bills GROUP BY author ORDER BY usd DESC").fetchall()
+            return self._billed(db), self._reserved_usd(db), float(hour), dict(agents)
+
+    def unsettled(self, until: float) -> list[tuple[str, int]]:
+        """(experiment, attempt) of what ended before `until` and whose cost is not the provider's number yet."""
+        with self._read() as db:
+            return db.execute("SELECT experiment, attempt FROM bills WHERE NOT settled AND at < ? ORDER BY at", (until,)).fetchall()
+
+    def settle_bill(self, experiment: str, attempt: int, usd: float | None) -> None:
+        """The provider's number has the last word; None lets the estimate stand for good."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE bills SET usd = coalesce(?, usd), settled = 1 WHERE experiment = ? AND attempt = ?", (usd, experiment, attempt)
+            )
+
+    @staticmethod
+    def _billed(db: sqlite3.Connection) -> float:
+        return float(db.execute("SELECT coalesce(sum(usd), 0) FROM bills").fetchone()[0])
+
+    @staticmethod
+    def _reserved_usd(db: sqlite3.Connection) -> float:
+        return float(db.execute("SELECT coalesce(sum(json_extract(record, '$.reserved_usd')), 0) FROM experiments").fetchone()[0])
 
     # Memories, promotions and the outbox
 

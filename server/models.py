@@ -78,6 +78,10 @@ class Experiment(Model):
     cancel_requested: bool = False
     reserved_s: float = Field(description="device seconds held back from the budget until it ends")
     cost_s: float = Field(default=0.0, description="device seconds used")
+    reserved_usd: float = Field(default=0.0, description="held back from the budget until it ends")
+    cost_usd: float = Field(
+        default=0.0, description="device seconds times the rate; the budget counts the provider's number once it is known"
+    )
     val_bpb: float | None = Field(default=None, description="verified: measured by the scorer")
     reported_bpb: float | None = Field(default=None, description="what the training code printed; never trusted")
     conditions: str = Field(default="", description="hash of all that must be equal for two metrics to be compared")

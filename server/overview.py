@@ -7,15 +7,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trainer import prepare
-
 from . import answers as a
 from . import rundir
+from .compute import deployment
+from .compute.base import ComputeError
 from .ledger import Ledger
 from .models import ACTIVE_STATES, Experiment
 from .repo import Repo
 from .settings import Settings
 
+AGENTS = 20  # whose spending is told, the largest first
 _UNCONFINED = {
     "allow": "Trainings are not confined on this machine (that takes Linux with Landlock): their code could read the validation text. Their "
     'results are marked `unsandboxed` and count at the gate, because lab.toml says [promotion] unsandboxed = "allow".',
@@ -73,7 +74,28 @@ class Overview:
         spent, reserved = self._ledger.spending()
         total = self._settings.budget.device_hours * 3600
         left = max(0.0, total - spent - reserved)
-        return a.Budget(total_s=total, spent_s=round(spent, 1), reserved_s=round(reserved, 1), left_s=round(left, 1))
+        return a.Budget(total_s=total, spent_s=round(spent, 1), reserved_s=round(reserved, 1), left_s=round(left, 1), usd=self._money())
+
+    def _money(self) -> a.Money | None:
+        if not self._settings.rents:
+            return None
+        spent, reserved, last_hour, by_agent = self._ledger.money()
+        total = self._settings.budget.usd
+        return a.Money(
+            total=total,
+            spent=round(spent, 4),
+            running=round(sum(map(self.accrued_usd, self._ledger.open_experiments(*ACTIVE_STATES))), 4),
+            reserved=round(reserved, 4),
+            left=round(max(0.0, total - spent - reserved), 4),
+            last_hour=round(last_hour, 4),
+            by_agent={agent: round(usd, 4) for agent, usd in list(by_agent.items())[:AGENTS]},
+        )
+
+    def accrued_usd(self, e: Experiment) -> float:
+        """What the running attempt costs so far: elapsed x rate."""
+        if e.state not in ("running", "scoring") or e.started_at is None:
+            return 0.0
+        return min(time.time() - e.started_at, e.reserved_s) * self._settings.usd_per_s(e.device)
 
     def against_champion(self, e: Experiment) -> str:
         """Where an experiment's metric stands, in a sentence."""
@@ -114,23 +136,24 @@ class Overview:
             )
         if self._settings.compute.backend == "local" and not confined():
             found.append(_UNCONFINED[self._settings.promotion.unsandboxed])
-        if missing := missing_packages():
-            found.append(
-                f"Nothing can be trained here: the packages {', '.join(missing)} are missing. pip install 'autoresearch-mcp[local]'."
-            )
+        if why := obstacle(self._settings, self._state):
+            found.append(why)
         return found
 
     def _next_steps(self, champion: a.Summary, budget: a.Budget, open_: int) -> list[str]:
         needed = self._settings.promotion.min_replicates - champion.n
-        each = prepare.max_wall_s(self._settings.training.profile, self._settings.training.budget_s)
+        each = self._settings.longest_s()
+        affordable = budget.left_s >= each
+        if budget.usd is not None:
+            affordable &= budget.usd.left >= each * min(map(self._settings.usd_per_s, self._settings.devices))
         steps = []
-        if budget.left_s < each:
+        if not affordable:
             steps.append("The budget is used up: wait for what runs, write down what was learned, and stop.")
         elif needed > 0 and not open_:
             steps.append(f"Measure the champion first: launch_training(commit='champion', replicates={needed}).")
         if open_:
             steps.append("Experiments are under way: wait_for_experiments, and think of the next idea meanwhile.")
-        if budget.left_s >= each and needed <= 0:
+        if affordable and needed <= 0:
             steps.append("Search memory, read train.py, then propose_patch with one idea and launch it.")
         return steps
 
@@ -139,6 +162,18 @@ def ended_line(row: dict[str, Any]) -> a.ExperimentLine:
     """A thin row of the ledger as a line."""
     names = ("id", "commit", "state", "val_bpb", "reported_bpb", "seed", "device", "author", "hypothesis", "failure")
     return a.ExperimentLine(**{name: row[name] for name in names})
+
+
+def obstacle(settings: Settings, state: Path) -> str:
+    """Why nothing can be trained, and what to do about it; empty where nothing stands in the way."""
+    if settings.rents:
+        try:
+            deployment.check(deployment.load(state), settings.training.profile)
+        except ComputeError as error:
+            return str(error)
+    elif missing := missing_packages():
+        return f"Nothing can be trained here: the packages {', '.join(missing)} are missing. Run: pip install 'autoresearch-mcp[local]'."
+    return ""
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from typing import Any
 from trainer import protocol
 
 from . import settings as lab_settings
-from .compute.base import Compute, ComputeError, Job
+from .compute.base import Compute, ComputeError, Job, Observation
 from .errors import LabError
 from .lake.base import Lake, LakeUnavailable
 from .ledger import Ledger
@@ -31,6 +31,9 @@ FLUSH_ROWS = 500
 LINGER_S = 20.0  # idle time before it exits; an agent's next call often comes within it
 LAKE_RETRY_S = (1.0, 60.0)  # first and longest wait after the lake was away
 GIVE_UP_S = 600.0  # idle time after which an unreachable lake no longer keeps it alive: the ledger keeps the rows
+KEEP_HOUSE_S = 300.0  # between two looks for sandboxes that nobody needs, and for what the provider charged
+BILL_AFTER_S = 600.0  # from an end to its bill
+BILL_WITHIN_S = 7 * 86_400.0  # after which the estimate stands
 
 _log = logging.getLogger("autoresearch.runner")
 _ENDINGS: dict[str, ExperimentState] = {"finished": "finished", "crashed": "crashed", "timed_out": "timed_out", "cancelled": "cancelled"}
@@ -52,6 +55,8 @@ class Runner:
         self._lake_wait_s = LAKE_RETRY_S[0]
         self._lake_keeps_up = True  # it took, and gave back, all that it was given last time
         self._active = time.monotonic()
+        self._housekeeping: asyncio.Task[None] | None = None
+        self._keep_house_at = 0.0
         self.stopping = asyncio.Event()
 
     async def run(self, linger_s: float = LINGER_S) -> None:
@@ -76,11 +81,17 @@ class Runner:
         finally:
             with contextlib.suppress(LabError):
                 await self._flushed()
+            if self._housekeeping is not None:
+                self._housekeeping.cancel()
+                await asyncio.wait({self._housekeeping})
             await self._compute.close()
 
     async def _round(self) -> float:
         """One look at everything. Returns for how long there has been nothing to do."""
         await asyncio.gather(*(self._advance(e) for e in self._ledger.open_experiments(*ACTIVE_STATES)))
+        if self._settings.rents:
+            self._keep_house()
+            self._stop_at_the_cap()
         if (free := self._free_slots()) > 0:
             for experiment in self._ledger.open_experiments("queued")[:free]:
                 await self._start(experiment)
@@ -104,6 +115,11 @@ class Runner:
         intent = self._ledger.move(experiment.id, ["queued"], state="starting", attempt=experiment.attempt + 1, started_at=time.time())
         if intent is None:
             return  # cancelled in the meantime
+        if intent.attempt > 1 and not self._affordable():
+            message = "The run was lost, and [budget] usd does not cover that and another try."
+            failure = Failure(kind="lost", message=message, advice="Ask the lab's owner to raise it, then launch again.")
+            self._end(intent, "crashed", 0.0, failure=failure)
+            return
         try:
             if self._data is None:
                 self._data = await self._compute.prepare()
@@ -111,7 +127,8 @@ class Runner:
             await self._compute.submit(self._job(intent, files))
         except (ComputeError, LabError) as error:
             _log.error("%s not started: %s", intent.id, error)
-            self._end(intent, "crashed", failure=Failure(kind="error", message=str(error), advice="This is not the proposal's fault."))
+            failure = Failure(kind="error", message=str(error), advice="This is not the proposal's fault.")
+            self._end(intent, "crashed", 0.0 if self._settings.rents else None, failure=failure)
 
     async def _advance(self, experiment: Experiment) -> None:
         job = self._job(experiment)
@@ -119,9 +136,12 @@ class Runner:
             await self._compute.cancel(job)
         seen = await self._compute.observe(job)
         if seen.phase == "ended":
-            self._record(experiment, seen.result or {})
+            self._record(experiment, seen)
+        elif seen.phase == "refused":
+            failure = Failure(kind="error", message=seen.reason, advice="This is not the proposal's fault.")
+            self._end(experiment, "crashed", seen.device_s, failure=failure)
         elif seen.phase == "lost" or (seen.phase == "starting" and self._overdue(experiment) and not await self._compute.adopt(job)):
-            self._lost(experiment)
+            self._lost(experiment, seen.device_s)
         elif seen.phase != experiment.state:
             self._ledger.move(experiment.id, ACTIVE_STATES, state=seen.phase)
 
@@ -130,34 +150,36 @@ class Runner:
         return time.time() - (experiment.started_at or 0.0) > START_LIMIT_S
 
     async def _adopt_all(self) -> None:
-        for experiment in self._ledger.open_experiments(*ACTIVE_STATES):
-            if await self._compute.adopt(self._job(experiment)):
+        active = self._ledger.open_experiments(*ACTIVE_STATES)
+        adopted = await asyncio.gather(*(self._compute.adopt(self._job(e)) for e in active))
+        for experiment, running in zip(active, adopted):
+            if running:
                 _log.info("%s adopted", experiment.id)
             else:
-                self._lost(experiment)
+                self._lost(experiment, (await self._compute.observe(self._job(experiment))).device_s)
 
-    def _lost(self, experiment: Experiment) -> None:
+    def _lost(self, experiment: Experiment, device_s: float | None = None) -> None:
         """The run vanished without a result: killed from outside, or the machine went down."""
         if experiment.cancel_requested:
-            self._end(experiment, "cancelled")
+            self._end(experiment, "cancelled", device_s)
         elif experiment.attempt < ATTEMPTS:
             _log.warning("%s lost, queued again", experiment.id)
-            cost = experiment.cost_s + _elapsed(experiment)
-            self._ledger.move(experiment.id, ACTIVE_STATES, state="queued", started_at=None, cost_s=cost)
+            self._ledger.move(experiment.id, ACTIVE_STATES, state="queued", started_at=None, **self._cost(experiment, device_s))
         else:
             message = f"The run ended without a result {ATTEMPTS} times; something outside of it killed it."
             failure = Failure(kind="lost", message=message, advice="Look at the machine's memory and the runner's log, then launch again.")
-            self._end(experiment, "crashed", failure=failure)
+            self._end(experiment, "crashed", device_s, failure=failure)
 
-    def _record(self, experiment: Experiment, result: dict[str, Any]) -> None:
+    def _record(self, experiment: Experiment, seen: Observation) -> None:
+        result = seen.result or {}
         try:
             changes = self._read(experiment, result)
             self._keep_evidence(experiment, result)
-            self._end(experiment, **changes)
+            self._end(experiment, device_s=seen.device_s, **changes)
         except (AttributeError, KeyError, TypeError, ValueError):  # damaged, or by another version: it must not end the loop for all
             _log.exception("%s has a result that could not be understood", experiment.id)
             failure = Failure(kind="error", message="The launcher's result could not be understood.", advice="Launch it again.")
-            self._end(experiment, "crashed", failure=failure)
+            self._end(experiment, "crashed", seen.device_s, failure=failure)
 
     def _keep_evidence(self, experiment: Experiment, result: dict[str, Any]) -> None:
         """Move what agents must not see from the run directory to the ledger."""
@@ -189,9 +211,55 @@ class Runner:
             "log_tail": read_tail(directory / protocol.LOG),
         }
 
-    def _end(self, experiment: Experiment, state: ExperimentState, **changes: Any) -> None:
-        cost = experiment.cost_s + _elapsed(experiment)
-        self._ledger.move(experiment.id, ACTIVE_STATES, state=state, finished_at=time.time(), cost_s=cost, **changes)
+    def _end(self, experiment: Experiment, state: ExperimentState, device_s: float | None = None, **changes: Any) -> None:
+        cost = self._cost(experiment, device_s)
+        self._ledger.move(experiment.id, ACTIVE_STATES, state=state, finished_at=time.time(), **cost, **changes)
+
+    def _cost(self, experiment: Experiment, device_s: float | None) -> dict[str, float]:
+        """What it has cost with this attempt, which held its device for `device_s`, or ever since it was started."""
+        seconds = _elapsed(experiment) if device_s is None else device_s
+        cost = {"cost_s": experiment.cost_s + seconds}
+        if self._settings.rents:
+            cost["cost_usd"] = experiment.cost_usd + seconds * self._settings.usd_per_s(experiment.device)
+        return cost
+
+    # Money and order, where devices are rented
+
+    def _stop_at_the_cap(self) -> None:
+        """Launches reserve the most that they can cost, so this happens only where lab.toml or the provider's bills changed the sum."""
+        spent, *_ = self._ledger.money()
+        if spent < self._settings.budget.usd:
+            return
+        for experiment in self._ledger.open_experiments():
+            if not experiment.cancel_requested:
+                _log.error("%s is stopped: $%.2f of [budget] usd = %.2f are spent", experiment.id, spent, self._settings.budget.usd)
+                self._ledger.request_cancel(experiment.id)
+
+    def _affordable(self) -> bool:
+        spent, reserved, *_ = self._ledger.money()
+        return not self._settings.rents or spent + reserved <= self._settings.budget.usd
+
+    def _keep_house(self) -> None:
+        if time.monotonic() < self._keep_house_at or (self._housekeeping is not None and not self._housekeeping.done()):
+            return
+        self._keep_house_at = time.monotonic() + KEEP_HOUSE_S
+        self._housekeeping = asyncio.create_task(self._end_orphans_and_settle_bills())  # beside the rounds: the service may be slow
+
+    async def _end_orphans_and_settle_bills(self) -> None:
+        try:
+            for ended in await self._compute.orphans(self._active_attempts):
+                _log.warning("ended %s: no experiment needs it", ended)
+            now = time.time()
+            for id, attempt in self._ledger.unsettled(now - BILL_AFTER_S):
+                if (usd := await self._compute.cost(self._state / "runs" / id / str(attempt))) is not None:
+                    self._ledger.settle_bill(id, attempt, usd)
+            for id, attempt in self._ledger.unsettled(now - BILL_WITHIN_S):
+                self._ledger.settle_bill(id, attempt, None)
+        except (ComputeError, LabError) as error:
+            _log.warning("sandboxes and bills are looked at again later: %s", error)
+
+    def _active_attempts(self) -> set[tuple[str, int]]:
+        return {(e.id, e.attempt) for e in self._ledger.open_experiments(*ACTIVE_STATES)}
 
     def _job(self, experiment: Experiment, files: dict[str, bytes] | None = None) -> Job:
         training = self._settings.training

@@ -7,12 +7,13 @@ import json
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from trainer.prepare import PROFILES
+from trainer.prepare import PROFILES, max_wall_s
 
+from .compute import gpus
 from .errors import LabError
 from .models import Model
 
@@ -64,12 +65,24 @@ class Training(Model):
 
 
 class ComputeSection(Model):
-    backend: Literal["local"] = "local"
+    backend: Literal["local", "modal"] = "local"
     slots: int = Field(default=0, ge=0, le=1024)
+    gpus: list[str] = Field(default=[], max_length=8)
+    environment: str = Field(default="autoresearch", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    app: str = Field(default="autoresearch", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    prices: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
+
+    @field_validator("gpus", "prices")
+    @classmethod
+    def _known(cls, names: Any) -> Any:
+        if unknown := sorted(set(names) - set(gpus.GPUS)):
+            raise ValueError(f"name kinds out of {', '.join(gpus.GPUS)}; {unknown[0]!r} is not one")
+        return names
 
 
 class BudgetSection(Model):
     device_hours: float = Field(default=8.0, gt=0, le=1_000_000)
+    usd: float = Field(default=25.0, gt=0, le=1_000_000)
 
 
 class PromotionSection(Model):
@@ -96,17 +109,49 @@ class Settings(Model):
     promotion: PromotionSection = PromotionSection()
     lake: LakeSection = LakeSection()
 
+    @model_validator(mode="after")
+    def _device_fits_profile(self) -> "Settings":
+        if self.rents and any((name == "CPU") != (self.device == "cpu") for name in self.gpus):
+            kinds = '"CPU"' if self.device == "cpu" else "GPUs"
+            raise ValueError(f"[compute] gpus must be {kinds}, which the profile {self.training.profile!r} is made for")
+        return self
+
     @property
     def slots(self) -> int:
-        """Trainings at once: as set, else one where a GPU trains, else physical cores over threads a training, at least one."""
-        if self.compute.slots or self.device != "cpu":
-            return self.compute.slots or 1
-        return max(1, physical_cores() // self.training.threads)
+        """Trainings at once: as set; else 4 on Modal, one where a GPU of this machine trains, else physical cores over threads, at least one."""
+        if self.compute.slots:
+            return self.compute.slots
+        if self.rents:
+            return 4
+        return 1 if self.device != "cpu" else max(1, physical_cores() // self.training.threads)
 
     @property
     def device(self) -> str:
-        """What this machine trains the profile on: `cpu` or `cuda`."""
+        """What the profile is trained on: `cpu` or `cuda`."""
         return PROFILES[self.training.profile].device
+
+    @property
+    def rents(self) -> bool:
+        """Whether a second of training costs money."""
+        return self.compute.backend == "modal"
+
+    @property
+    def gpus(self) -> list[str]:
+        """Kinds that experiments may run on at Modal, the reference first: as set, else the one that the profile is made for."""
+        return self.compute.gpus or ["CPU" if self.device == "cpu" else "H100"]
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Kinds of device that experiments may run on, the reference first."""
+        return tuple(gpus.kind(name) for name in self.gpus) if self.rents else (self.device,)
+
+    def usd_per_s(self, device: str) -> float:
+        return gpus.usd_per_s(device, self.compute.prices) if self.rents else 0.0
+
+    def longest_s(self) -> float:
+        """The most device seconds that an attempt can use."""
+        longest = gpus.longest_s if self.rents else max_wall_s
+        return longest(self.training.profile, self.training.budget_s)
 
 
 def load(root: Path) -> Settings:
@@ -138,6 +183,8 @@ def load(root: Path) -> Settings:
 
 
 def _sentence(where: tuple[int | str, ...], message: str, got: object, kind: str) -> str:
+    if not where:  # a rule over several keys, which its text names
+        return f"{FILE}: {message.removeprefix('Value error, ')}."
     section, *rest = [str(part) for part in where]
     key = " ".join([f"[{section}]", *rest[:1]])
     if kind == "extra_forbidden":
@@ -166,11 +213,12 @@ threads = 1                     # a training
 editable = ["train.py"]         # paths that proposals may touch; "dir/**" for a folder
 
 [compute]
-backend = "local"               # where trainings run
-slots = 0                       # trainings at once; 0 = physical cores / threads
+backend = "local"               # where trainings run: "local", or "modal" after `autoresearch-mcp setup modal`
+slots = 0                       # trainings at once; 0 = physical cores / threads, on Modal 4
 
 [budget]
 device_hours = 8.0              # of the whole lab; a launch that could pass it is refused
+usd = 25.0                      # the same in money, where devices are rented
 
 [promotion]
 level = 0.05                    # a promotion's chance of being noise (Welch's test, one-sided)

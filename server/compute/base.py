@@ -4,7 +4,7 @@ The runner is the only caller. A job is one attempt of one experiment, named by 
 method can be repeated after a crash: `adopt` decides whether an earlier `submit` took effect, and forbids it for good if not.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -70,12 +70,14 @@ class Compute(Protocol):
         """After a crash: True if the job runs or has a result, or that can't be known now. False: it does not run and never will."""
         ...
 
-    async def orphans(self, active: Collection[tuple[str, int]]) -> list[str]:
-        """End what runs for this lab and is not one of these (experiment, attempt); what was ended, in words."""
+    async def orphans(self, active: Callable[[], Collection[tuple[str, int]]]) -> list[str]:
+        """End what runs for this lab and is not one of these (experiment, attempt); what was ended, in words.
+
+        `active` is asked after what runs is known, so that a job that starts meanwhile is safe. Raises ComputeError."""
         ...
 
-    async def cost(self, job: Job) -> float | None:
-        """USD that the provider says an ended job cost, once it says so."""
+    async def cost(self, directory: Path) -> float | None:
+        """USD that the provider says the ended job of this directory cost, once it says so. Raises ComputeError."""
         ...
 
     async def cancel(self, job: Job) -> None:

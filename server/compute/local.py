@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from trainer import prepare, protocol
@@ -103,10 +103,10 @@ class LocalCompute:
     async def cancel(self, job: Job) -> None:
         await asyncio.to_thread(_cancel, job)
 
-    async def orphans(self, active: Collection[tuple[str, int]]) -> list[str]:
+    async def orphans(self, active: Callable[[], Collection[tuple[str, int]]]) -> list[str]:
         return []  # a launcher ends by its own clock, and costs nothing
 
-    async def cost(self, job: Job) -> float | None:
+    async def cost(self, directory: Path) -> float | None:
         return None
 
     async def close(self) -> None:

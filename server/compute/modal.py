@@ -2,13 +2,13 @@
 
 Nothing here waits for the service: `submit` writes the job's files and starts a keeper (`modal_keeper.py`), `observe` tells what the
 keeper knows. So a creation that blocks for capacity, or a service that is away for minutes, holds up no other experiment, and a
-closed laptop finds what it missed on the runs volume. The lab's slots are its GPU cap: an experiment that waits for its score
-(`modal_scoring.py`) keeps its slot, so trainings and scorers together never exceed it.
+closed laptop finds what it missed on the runs volume. The lab's slots are its GPU cap: of the experiments that wait for their scores
+(`modal_scoring.py`) one keeps its slot, for the scorer of all, so trainings and scorers together never exceed it.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from trainer import protocol
@@ -17,7 +17,7 @@ from .base import ComputeError, Job, Observation
 from .deployment import TRAINING, Deployment, check, load
 from .local import write_files
 from .modal_keeper import SANDBOX, Keeper, ended
-from .modal_scoring import PATIENCE_S, Scoring
+from .modal_scoring import PATIENCE_S, Scoring, scorers
 from .modal_service import ModalAway, Service
 from .modal_site import Site
 
@@ -32,7 +32,7 @@ class ModalCompute:
     Args:
         profile: what is trained, a name in `trainer.prepare`.
         state: the lab's state folder, where `setup modal` left its deployment.
-        gpus: experiment device -> GPU to ask for; the kinds that this lab may use.
+        gpus: experiment device -> GPU to ask for, or none.
         command: a sandbox's entry point.
         patience_s: how long a submitted model waits for others to be scored with.
     """
@@ -43,7 +43,7 @@ class ModalCompute:
         self,
         profile: str,
         state: Path,
-        gpus: Mapping[str, str],
+        gpus: Mapping[str, str | None],
         command: tuple[str, ...] = REMOTE,
         patience_s: float = PATIENCE_S,
     ) -> None:
@@ -51,6 +51,11 @@ class ModalCompute:
         self._site: Site | None = None
         self._scoring: Scoring | None = None
         self._keepers: dict[tuple[str, int], Keeper] = {}
+
+    def scored_beside(self, slots: int) -> int:
+        """All but one of each kind of device: a batch of those that wait takes one sandbox."""
+        kinds = [keeper.device for keeper in self._keepers.values() if keeper.seen.phase == "scoring"]
+        return len(kinds) - len(set(kinds))
 
     async def prepare(self) -> str:
         check(self._open().deployment, self._profile)
@@ -87,8 +92,8 @@ class ModalCompute:
                 return self._forbid(job)  # without a deployment, nobody can have started it
             job.directory.mkdir(parents=True, exist_ok=True)
             keeper = self._keep(job, fresh=False)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(keeper.found.wait(), ADOPT_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(keeper.found.wait(), ADOPT_S)
         return keeper.seen.phase != "lost" or self._forbid(job)
 
     @staticmethod
@@ -101,18 +106,25 @@ class ModalCompute:
         if (keeper := self._keepers.get((job.id, job.attempt))) is not None:
             keeper.cancel()
 
-    async def orphans(self, active: Collection[tuple[str, int]]) -> list[str]:
-        if self._site is None:
-            return []
-        return await end_orphans(self._site.service, self._site.deployment, active)
+    async def orphans(self, active: Callable[[], Collection[tuple[str, int]]]) -> list[str]:
+        site = self._open()
+        try:
+            return await end_orphans(site.service, site.deployment, lambda: {*active(), *self._keepers})
+        except ModalAway as error:
+            raise ComputeError(f"Modal is away: {error}") from error
 
-    async def cost(self, job: Job) -> float | None:
-        sandbox = protocol.read_json(job.directory / SANDBOX)
+    async def cost(self, directory: Path) -> float | None:
+        sandbox = protocol.read_json(directory / SANDBOX)
         if sandbox is None:
             return None
-        with contextlib.suppress(ModalAway, ComputeError):
-            return await self._open().service.cost(str(sandbox["id"]))
-        return None
+        shares = [(str(sandbox["id"]), 1), *scorers(directory)]
+        service = self._open().service
+        try:
+            costs = [(await service.cost(id), jobs) for id, jobs in shares]
+        except ModalAway as error:
+            raise ComputeError(f"Modal is away: {error}") from error
+        known = [usd / jobs for usd, jobs in costs if usd is not None]
+        return sum(known) if len(known) == len(costs) else None
 
     async def close(self) -> None:
         creating = [keeper for keeper in self._keepers.values() if not keeper.found.is_set()]
@@ -141,20 +153,23 @@ class ModalCompute:
         return keeper
 
 
-async def end_orphans(service: Service, deployment: Deployment, active: Collection[tuple[str, int]], dry_run: bool = False) -> list[str]:
+async def end_orphans(
+    service: Service, deployment: Deployment, active: Callable[[], Collection[tuple[str, int]]], dry_run: bool = False
+) -> list[str]:
     """End this lab's sandboxes that train no active experiment, and its scorers where nothing is active; what was ended, in words.
 
     Raises:
         ModalAway, ModalRefused.
     """
+    found = await service.running({"lab": deployment.lab})
+    needed = {(id, str(attempt)) for id, attempt in active()}
     ended = []
-    for id, tags in (await service.running({"lab": deployment.lab})).items():
-        if tags.get("stage") not in ("train", "score"):
-            continue
-        trains = tags["stage"] == "train"
-        needed = (tags["experiment"], int(tags["attempt"])) in active if trains else bool(active)
-        if not needed:
-            if not dry_run:
-                await service.terminate(id)
-            ended.append(f"{id}, which {'trains ' + tags['experiment'] if trains else 'scores'}")
-    return ended
+    for id, tags in found.items():
+        trained = tags.get("experiment", ""), tags.get("attempt", "")
+        if tags.get("stage") == "train" and trained not in needed:
+            ended.append((id, f"{id}, which trains {trained[0]}"))
+        elif tags.get("stage") == "score" and not needed:
+            ended.append((id, f"{id}, which scores"))
+    for id, _ in ended if not dry_run else []:
+        await service.terminate(id)
+    return [words for _, words in ended]

@@ -21,11 +21,11 @@ from trainer import prepare, protocol
 
 from .base import Job, Observation
 from .deployment import OUT, TRAINING
+from .gpus import START_LIMIT_S
 from .modal_scoring import Scoring
 from .modal_service import EndedEarly, ModalAway, ModalRefused, Mount, NameTaken, Sandbox
 from .modal_site import BOOT_S, RETRY_S, Site, folder, name, persist
 
-START_LIMIT_S = 180.0  # image pull and boot, within the sandbox's own time limit
 COMMIT_S = 45.0  # how late a volume's last writes may show
 LOOK_S = 15.0  # between two polls of a sandbox that says nothing
 LOG_BYTES = 6 << 20  # the launcher caps what it sends; this caps what is kept of what came
@@ -56,6 +56,10 @@ class Keeper:
 
     def cancel(self) -> None:
         self._cancelled.set()
+
+    @property
+    def device(self) -> str:
+        return self._job.spec.device
 
     @property
     def training(self) -> bool:

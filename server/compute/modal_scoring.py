@@ -22,6 +22,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from trainer import prepare, protocol, remote
@@ -29,14 +30,16 @@ from trainer import prepare, protocol, remote
 from ..models import new_id
 from .base import Job
 from .deployment import EVALUATION, RUNS
+from .gpus import SCORER_LIMIT_S
 from .modal_service import EndedEarly, ModalAway, Mount, NameTaken, Sandbox
 from .modal_site import BOOT_S, RETRY_S, Site, folder, persist
 
 BATCH = 4
 PATIENCE_S = 30.0
 TRIES_ALONE = 2
-BATCH_FILE = "scoring.json"  # {"name"} of the sandbox that scores a job, in its local folder, written before that is made
-START_LIMIT_S = 240.0  # image pull, boot and imports, within the sandbox's own time limit
+# In a job's local folder: {"name"} of the sandbox that scores it, written before that is made, and {"paid"}, the ids of all that did with
+# how many jobs each scored.
+BATCH_FILE = "scoring.json"
 LOOK_S = 5.0
 
 _log = logging.getLogger("autoresearch.modal")
@@ -128,10 +131,13 @@ class Scoring:
     async def _score_batch(self, batch: list[_Wait]) -> None:
         name = new_id("s")
         for wait in batch:
-            protocol.write_json(wait.job.directory / BATCH_FILE, {"name": name})
+            protocol.write_json(wait.job.directory / BATCH_FILE, {"name": name, "paid": scorers(wait.job.directory)})
         try:
             id = await self._create(self._sandbox(name, batch))
             if id is not None:
+                for wait in batch:
+                    paid = [*scorers(wait.job.directory), (id, len(batch))]
+                    protocol.write_json(wait.job.directory / BATCH_FILE, {"name": name, "paid": paid})
                 await self._listen(id, {folder(wait.job): wait for wait in batch}, len(batch))
                 while await persist(lambda: self._service.poll(id), "polling a scorer") is None:  # noqa: ASYNC110
                     await asyncio.sleep(RETRY_S[0])
@@ -162,7 +168,7 @@ class Scoring:
             argv=(*self._site.command, "score", EVALUATION, *(f"{RUNS}/{folder(wait.job)}" for wait in batch)),
             tags={"lab": deployment.lab, "stage": "score"},
             image=deployment.image,
-            timeout_s=int(limit + START_LIMIT_S),
+            timeout_s=int(limit + SCORER_LIMIT_S),
             volumes={EVALUATION: Mount(deployment.evaluation, read_only=True), RUNS: Mount(deployment.runs)},
             gpu=self._site.gpus[spec.device],
             cpu=(2.0, 8.0),
@@ -200,3 +206,9 @@ class Scoring:
         except ValueError:
             return None
         return value if isinstance(value, dict) else None
+
+
+def scorers(directory: Path) -> list[tuple[str, int]]:
+    """Sandboxes that scored the job of this directory, and how many jobs shared each."""
+    batch = protocol.read_json(directory / BATCH_FILE) or {}
+    return [(str(id), int(jobs)) for id, jobs in batch.get("paid", [])]

@@ -29,6 +29,7 @@ PREPARE_S = 3600  # limit of the sandbox that prepares data
 PREPARE_CORES, PREPARE_MIB = 8.0, 16_384
 CPU_USD_S, MIB_USD_S = 0.00004, 7e-9  # of a core and of a MiB in a sandbox
 LOOK_S = 2.0
+OVERHEAD_S = 20.0  # of an experiment, beside its training: see tests/bench/gpu_budget.py
 # The same versions as on a laptop, from pyproject.toml, and what a Hopper GPU needs beyond them.
 TRAINER = ("torch==2.13.*", "numpy>=2,<3", "safetensors>=0.5,<1", "kernels>=0.16,<0.18")
 DATA = ("rustbpe>=0.1,<0.2", "tiktoken>=0.12,<1", "pyarrow>=18,<24")
@@ -42,15 +43,16 @@ Say = Callable[[str], None]
 def plan(profile: str, device: str, budget_s: float, prices: dict[str, float]) -> list[str]:
     """What `set_up` will make and what that and an experiment cost, in words, before anything is done."""
     data, held_out = volumes(profile)
+    asked = gpus.requests().get(device) or "no GPU"
     preparing = PREPARE_S * (PREPARE_CORES * CPU_USD_S + PREPARE_MIB * MIB_USD_S)
-    each = gpus.usd_per_s(device, prices) * prepare.max_wall_s(profile, budget_s)
+    rate, longest = gpus.usd_per_s(device, prices), gpus.longest_s(profile, budget_s)
+    usual = rate * (budget_s + OVERHEAD_S)
     return [
         f"image: Python {PYTHON} with {', '.join(TRAINER)} and the trainer's fixed files {prepare.fixed_hash()} (built by Modal at no charge)",
         f"volumes: {data} (training), {held_out} (validation and test), {RUNS_VOLUME} (results)",
         f"data: prepared once in a sandbox without a GPU, at most {PREPARE_S // 60} minutes: at most ${preparing:.2f}",
-        f"after that nothing runs until an experiment is launched: each reserves at most ${each:.2f} ({gpus.request(device)}), billed by the second"
-        if device.upper() in gpus.GPUS
-        else "after that nothing runs until an experiment is launched",
+        f"after that nothing runs until an experiment is launched: about ${usual:.2f} each on {asked} at ${rate * 3600:.2f} an hour, billed by the "
+        f"second; ${rate * longest:.2f} are reserved until it ends",
     ]
 
 

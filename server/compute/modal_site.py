@@ -20,13 +20,13 @@ _log = logging.getLogger("autoresearch.modal")
 @dataclass(frozen=True)
 class Site:
     """Attributes:
-    gpus: experiment device -> GPU to ask for.
+    gpus: experiment device -> GPU to ask for, or none.
     command: a sandbox's entry point, for tests and benchmarks that put another in its place.
     """
 
     service: Service
     deployment: Deployment
-    gpus: Mapping[str, str]
+    gpus: Mapping[str, str | None]
     command: tuple[str, ...]
 
 

@@ -218,6 +218,43 @@ def test_what_a_killed_writer_acknowledged_is_there(tmp_path: Path) -> None:
     assert len(acknowledged) >= 60
 
 
+def test_money_is_reserved_at_launch_billed_by_attempt_and_settled_by_the_provider(ledger: Ledger) -> None:
+    costly = experiment(reserved_usd=1.0)
+    with pytest.raises(LabError, match=r"up to \$1.00 .* \$0.50 left of \$0.50") as error:
+        ledger.enqueue([costly], 1e9, None, "r", 0.5)
+    assert error.value.code == "over_budget" and ledger.open_experiments() == []
+    ledger.enqueue([costly, other := experiment(reserved_usd=0.5, author="bo")], 1e9, None, "r", 1.5)
+    assert ledger.money() == (0.0, 1.5, 0.0, {})
+    ledger.move(costly.id, ["queued"], state="running", attempt=1)
+    ledger.move(costly.id, ["running"], state="queued", cost_usd=0.25)  # lost
+    ledger.move(costly.id, ["queued"], state="running", attempt=2)
+    assert ledger.money() == (0.25, 1.5, 0.25, {"ada": 0.25})
+    ledger.move(costly.id, ["running"], state="finished", cost_usd=0.75)
+    ledger.move(other.id, ["queued"], state="running", attempt=1)
+    ledger.move(other.id, ["running"], state="crashed", cost_usd=0.125)
+    assert ledger.money() == (0.875, 0.0, 0.875, {"ada": 0.75, "bo": 0.125})
+    assert ledger.unsettled(1.0) == []
+    assert ledger.unsettled(1e12) == [(costly.id, 1), (costly.id, 2), (other.id, 1)]
+    ledger.settle_bill(costly.id, 2, 0.625)
+    ledger.settle_bill(other.id, 1, None)
+    assert ledger.unsettled(1e12) == [(costly.id, 1)]
+    assert ledger.money() == (1.0, 0.0, 1.0, {"ada": 0.875, "bo": 0.125})
+
+
+def test_a_ledger_of_an_older_version_is_brought_up_to_date_with_all_that_is_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    new = Ledger(path)
+    new.enqueue([old := experiment()], 1e9, None, "r")
+    new.close()
+    db = sqlite3.connect(path)
+    db.execute("DROP TABLE bills")
+    db.execute("PRAGMA user_version = 3")
+    db.close()
+    ledger = Ledger(path)
+    assert [e.id for e in ledger.open_experiments()] == [old.id] and ledger.money() == (0.0, 0.0, 0.0, {})
+    ledger.close()
+
+
 def test_a_ledger_of_a_newer_version_is_refused_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     db = sqlite3.connect(path)

@@ -32,6 +32,17 @@ def test_a_profile_brings_its_own_budget_device_and_slots(tmp_path: Path) -> Non
     assert (set_by_hand.training.budget_s, set_by_hand.slots) == (60.0, 2)
 
 
+def test_devices_are_rented_by_kind_at_the_labs_own_prices(tmp_path: Path) -> None:
+    text = '[lab]\nname = "x"\n[training]\nprofile = "h100"\n[compute]\nbackend = "modal"\n'
+    plain, chosen = load(tmp_path, text), load(tmp_path, text + 'gpus = ["H100", "L4"]\nslots = 10\n[compute.prices]\nL4 = 0.001\n')
+    assert (plain.devices, plain.slots) == (("h100",), 4) and plain.usd_per_s("h100") > 0.001
+    assert (chosen.devices, chosen.slots, chosen.usd_per_s("l4")) == (("h100", "l4"), 10, 0.001)
+    cpu = load(tmp_path, '[lab]\nname = "x"\n[compute]\nbackend = "modal"\n')
+    assert cpu.devices == ("cpu",) and cpu.usd_per_s("cpu") > 0
+    local = load(tmp_path, '[lab]\nname = "x"\n')
+    assert local.usd_per_s("cpu") == 0 and local.longest_s() < cpu.longest_s()
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -45,6 +56,10 @@ def test_a_profile_brings_its_own_budget_device_and_slots(tmp_path: Path) -> Non
         ("[training]\neditable = ['train.py', '.git/config']", "lab.toml: [training] editable must hold paths inside the repository"),
         ("[training]\neditable = ['model.py']", 'lab.toml: [training] editable must contain "train.py"'),
         ("[compute]\nslots = 1.5", "lab.toml: [compute] slots must be"),
+        ("[compute]\ngpus = ['H100', 'h200']", "lab.toml: [compute] gpus must name kinds out of CPU, T4,"),
+        ("[compute.prices]\nH100 = -1", "lab.toml: [compute] prices must be greater than 0, got -1."),
+        ("[compute]\nbackend = 'modal'\ngpus = ['H100']", "[compute] gpus must be \"CPU\", which the profile 'cpu' is made for."),
+        ("[budget]\nusd = 0", "lab.toml: [budget] usd must be greater than 0, got 0."),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, line: str, message: str) -> None:
