@@ -60,7 +60,7 @@ INSERT INTO totals VALUES ('spent_s', 0);
 _UPGRADES = {  # from the version before
     2: """
 CREATE TABLE evidence (  -- of finished experiments, for the gate and the lab's owner: in no tool, no resource and no lake
-    experiment TEXT PRIMARY KEY, test_bpb REAL, sandbox TEXT, pace REAL
+    experiment TEXT PRIMARY KEY, test_bpb REAL, sandbox TEXT
 ) STRICT
 """,
     3: """
@@ -263,13 +263,13 @@ class Ledger:
         """The thin rows of ended experiments, by id."""
         return {r["id"]: r for r in self._ended(f"WHERE id IN ({', '.join('?' * len(ids))})", ids)} if ids else {}
 
-    def keep_evidence(self, id: str, sandbox: str, test_bpb: float | None, pace: float | None, weights: str | None) -> None:
+    def keep_evidence(self, id: str, sandbox: str, test_bpb: float | None, weights: str | None) -> None:
         """What the gate needs of an experiment that is about to end, and agents must not see. What is None stays as it was kept before."""
         with self._write() as db:
             db.execute(
-                "INSERT INTO evidence (experiment, sandbox, test_bpb, pace, weights) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET sandbox = "
-                "excluded.sandbox, test_bpb = coalesce(excluded.test_bpb, test_bpb), pace = excluded.pace, weights = excluded.weights",
-                (id, sandbox, test_bpb, pace, weights),
+                "INSERT INTO evidence (experiment, sandbox, test_bpb, weights) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET sandbox = "
+                "excluded.sandbox, test_bpb = coalesce(excluded.test_bpb, test_bpb), weights = excluded.weights",
+                (id, sandbox, test_bpb, weights),
             )
 
     def test_scores(self) -> list[tuple[str, str, float, float]]:
@@ -316,9 +316,9 @@ class Ledger:
 
     def _evidence(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         with self._read() as db:
-            columns, these = "experiment, sandbox != 'unsandboxed', test_bpb, pace, weights", ", ".join("?" * len(ids))
+            columns, these = "experiment, sandbox != 'unsandboxed', test_bpb, weights", ", ".join("?" * len(ids))
             found = db.execute(f"SELECT {columns} FROM evidence WHERE experiment IN ({these})", tuple(ids))  # noqa: S608
-            return {id: dict(zip(("confined", "test_bpb", "pace", "weights"), rest)) for id, *rest in found}
+            return {id: dict(zip(("confined", "test_bpb", "weights"), rest)) for id, *rest in found}
 
     def summaries(self, conditions: str) -> list[tuple[str, int, float, float]]:
         """(commit, replicates, mean, sum of squared deviations) of the verified metric under these conditions, best first."""

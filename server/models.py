@@ -143,7 +143,6 @@ class Score(Model):
     confined: bool = True  # trained in a sandbox
     test_bpb: float | None = Field(default=None, description="on the hidden split: for the gate and the owner, never for an agent")
     weights: str | None = Field(default=None, description="hash of what was submitted")
-    pace: float | None = Field(default=None, description="how much a CPU second was worth on the machine, as it was loaded then")
 
     @property
     def metric(self) -> float | None:

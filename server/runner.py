@@ -185,7 +185,7 @@ class Runner:
         """Move what agents must not see from the run directory to the ledger."""
         hidden = _number(result.get("test_bpb"))
         weights = result["hashes"].get("weights")
-        self._ledger.keep_evidence(experiment.id, str(result["sandbox"]), hidden, _number(result.get("pace")), weights)
+        self._ledger.keep_evidence(experiment.id, str(result["sandbox"]), hidden, weights)
         if hidden is not None:
             with contextlib.suppress(OSError):  # a full disk: it stays where only a shell can read it
                 protocol.write_json(locate(self._state, experiment) / protocol.RESULT, {**result, "test_bpb": None})

@@ -52,7 +52,7 @@ class Bench:
             self.ledger.enqueue([e], 1e9, None, "r")
             self.ledger.move(e.id, ["queued"], state="starting", started_at=1.0)
             if value is not None:
-                self.ledger.keep_evidence(e.id, sandbox, value + hidden, None, e.id)
+                self.ledger.keep_evidence(e.id, sandbox, value + hidden, e.id)
             changes = {"state": "finished", "val_bpb": value} if value is not None else {"state": "crashed"}
             self.ledger.move(e.id, ["starting"], finished_at=2.0, conditions=conditions, **changes)
 

@@ -44,7 +44,7 @@ class Stand:
         assert self.ledger.move(id, ["queued", "starting", "running", "scoring"], state=state, **changes) is not None
 
     def finish(self, id: str, val_bpb: float, conditions: str) -> None:
-        self.ledger.keep_evidence(id, "landlock-7", val_bpb, None, None)
+        self.ledger.keep_evidence(id, "landlock-7+seccomp", val_bpb, None)
         self.move(id, "finished", val_bpb=val_bpb, conditions=conditions, finished_at=1.0, started_at=0.5)
 
 
