@@ -178,6 +178,7 @@ class Lab:
             raise LabError(f"This lab trains on {' or '.join(kinds)}, not on {clean(device)[:40]!r}. Nothing was queued.", "unknown_device")
         if why := obstacle(self.settings, self._state):
             raise LabError(f"{why} Nothing was queued.", "not_set_up" if self.settings.rents else "missing_package")
+        self._repo.check(sha)
         kind, each = device or kinds[0], self.settings.longest_s()
         now = time.time()
         queued = [

@@ -204,6 +204,16 @@ class Repo:
         """The editable files at a commit, by path: what a training runs."""
         return self._editable_files(self._entries(commit))
 
+    def check(self, commit: str) -> None:
+        """Refuse a commit whose editable files could not run, such as one that was made by hand.
+
+        Raises:
+            LabError: those of `source.check`.
+        """
+        entries = self._entries(commit)
+        for path, data in self._editable_files(entries).items():
+            source.check(path, data, _modules(entries))
+
     def merge_base(self, one: str, other: str) -> str:
         """The latest commit that both have in their history.
 
@@ -319,8 +329,9 @@ class Repo:
     ) -> Draft:
         if not changed:
             raise LabError(f"The change leaves every file as it is at {base[:12]}. Nothing was kept.", "no_change")
+        modules = _modules(entries) | _modules(changed)
         for path, data in changed.items():
-            source.check(path, data)
+            source.check(path, data, modules)
         blobs = {
             path: Entry(entries[path].mode if path in entries else "100644", "blob", self._store(data)) for path, data in changed.items()
         }
@@ -524,6 +535,11 @@ def _last_line(stderr: str) -> str:
 
 def _is_file(entry: Entry) -> bool:
     return entry.mode in ("100644", "100755")
+
+
+def _modules(paths: Iterable[str]) -> set[str]:
+    """Names that files could be imported by, from whichever folder."""
+    return {part.removesuffix(".py") for path in paths for part in path.split("/")}
 
 
 def _conflict_lines(text: str, cap: int = 4_000) -> str:

@@ -26,10 +26,13 @@ ADVICE = {
     "error": "Read the lines and the log.",
 }
 _SHAPES = re.compile(
-    r"shape|size of tensor|must match the size|mat1 and mat2|size mismatch|dimension|broadcast|same number of elements|divisible",
+    r"shape|size of tensor|must match the size|mat1 and mat2|size mismatch|dimension|reduction dim|broadcast|same number of elements|divisible",
     re.IGNORECASE,
 )
-_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|DefaultCPUAllocator", re.IGNORECASE)
+_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|DefaultCPUAllocator|STATUS_ALLOC_FAILED", re.IGNORECASE)
+_REFUSED = re.compile(
+    r"Errno (1|13)\]|File too large|name resolution|Name or service not known", re.IGNORECASE
+)  # as libraries pass it on; nothing resolves
 _FRAME = re.compile(r'^\s*File "(?P<path>[^"]+)", line (?P<line>\d+)(?:, in (?P<where>.*))?$')
 _CAUSE = re.compile(r"^(?P<type>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?$")
 
@@ -65,7 +68,7 @@ def of_crash(log: str, code: Path, losses: Sequence[float], exit_code: int) -> F
     elif losses and not math.isfinite(losses[-1]):
         kind = "nan"
         message = "the training loss became NaN or infinite."
-    elif not cause and losses and losses[-1] > max(2 * losses[0], losses[0] + 3):
+    elif cause in ("", "FloatingPointError") and losses and losses[-1] > max(2 * losses[0], losses[0] + 3):
         kind = "diverged"
         message = f"the training loss grew from {losses[0]:.2f} to {losses[-1]:.2f}, and train.py gave up."
     elif not cause:
@@ -106,12 +109,12 @@ def _kind_of(cause: str, message: str) -> str:
         return "syntax_error"
     if cause in ("ImportError", "ModuleNotFoundError"):
         return "import_error"
-    if cause == "PermissionError" or "File too large" in message:
+    if cause == "PermissionError" or _REFUSED.search(message):
         return "sandbox_violation"
     if cause in ("MemoryError", "OutOfMemoryError") or _MEMORY.search(message):
         return "oom"
     if cause == "FloatingPointError":
         return "nan"
-    if cause in ("RuntimeError", "ValueError", "IndexError", "AssertionError") and _SHAPES.search(message):
+    if cause in ("RuntimeError", "TorchRuntimeError", "ValueError", "IndexError", "AssertionError") and _SHAPES.search(message):
         return "shape_error"
     return "error"

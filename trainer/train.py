@@ -383,6 +383,7 @@ def main():
     loader = device.ahead(batches(run.start(), rows, seq_len, seed), kind)
     t_train = t_print = time.time()
     step, last_print, smooth_loss, longest = 0, 0, 0.0, 0.0
+    hopeless = 2 * math.log(config.vocab_size)  # nats; half of it is the loss of who knows nothing
     progress = run.progress()
     while progress + longest < 1.0:  # never begin a step that the budget may not see the end of
         losses = []
@@ -404,18 +405,19 @@ def main():
 
         step += 1
         train_loss = sum(losses).item()
+        smooth_loss = 0.9 * smooth_loss + 0.1 * train_loss
+        debiased_loss = smooth_loss / (1 - 0.9**step)
         run.log(step=step, loss=train_loss, tokens=step * step_tokens)
-        if not math.isfinite(train_loss) or train_loss > 100:
-            raise FloatingPointError(f"the loss is {train_loss} at step {step}")
+        if not math.isfinite(train_loss) or debiased_loss > hopeless:
+            raise FloatingPointError(f"the loss is {train_loss:.4g} at step {step}")
         before, progress = progress, run.progress()
         longest = max(longest, progress - before)
-        smooth_loss = 0.9 * smooth_loss + 0.1 * train_loss
         if step % PRINT_EVERY == 0 or progress + longest >= 1.0:
             dt = (time.time() - t_print) / (step - last_print)
             t_print, last_print = time.time(), step
             mfu = f"{100 * flops_per_token * step_tokens / dt / peak_flops:.1f}%" if peak_flops else "-"
             print(
-                f"step {step:05d} ({100 * progress:.1f}%) | loss: {smooth_loss / (1 - 0.9**step):.4f} | lrm: {lrm:.2f} | "
+                f"step {step:05d} ({100 * progress:.1f}%) | loss: {debiased_loss:.4f} | lrm: {lrm:.2f} | "
                 f"dt: {1000 * dt:.0f}ms | tok/sec: {step_tokens / dt:,.0f} | mfu: {mfu} | epoch: {epoch}"
             )
 

@@ -105,7 +105,26 @@ def test_a_proposal_may_build_on_a_proposal_but_on_nothing_else(lab: Lab) -> Non
     assert refusal(lambda: propose(lab, base="0" * 40)).code == "unknown_commit"
 
 
+@pytest.mark.parametrize(
+    ("replacement", "code"), [("DEPTH = = 2", "syntax_error"), ("import a_module_that_is_nowhere\nDEPTH = 2", "unknown_import")]
+)
+def test_code_that_cannot_run_becomes_no_proposal_and_takes_no_slot(lab: Lab, ledger: Ledger, replacement: str, code: str) -> None:
+    edits = [{"path": "train.py", "search": "DEPTH = 2", "replace": replacement}]
+    error = refusal(lambda: lab.propose_patch("broken", "ada", edits=edits))
+    assert error.code == code and "train.py" in str(error) and "line" in str(error)
+    assert ledger.open_experiments() == []
+
+
 # Launching
+
+
+def test_a_champion_that_cannot_run_takes_no_slot(lab: Lab, ledger: Ledger) -> None:
+    (lab.root / "train.py").write_text("import a_module_that_is_nowhere\n", encoding="utf-8")
+    git = ["git", "-C", str(lab.root), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    subprocess.run([*git, "commit", "-qam", "by hand"], check=True)
+    subprocess.run([*git, "update-ref", "refs/heads/research", "HEAD"], check=True)
+    assert refusal(lambda: lab.launch_training("champion", "ada")).code == "unknown_import"
+    assert ledger.open_experiments() == []
 
 
 def test_a_launch_reserves_the_most_it_can_cost_and_is_refused_beyond_the_budget(make_lab: Callable[..., Path]) -> None:

@@ -213,6 +213,28 @@ def test_new_text_must_be_capped_utf8_python(repo: Repo) -> None:
     refused(repo, "empty_file", files={"train.py": " \n"})
 
 
+IMPORTED = [
+    "import torch, numpy as np\nfrom safetensors.torch import save_file\nimport os.path\n",
+    "from trainer import client\nfrom kernels import get_kernel\n",
+    "import train\n",
+    "from . import other\n",
+    "try:\n    import a_module_that_is_nowhere\nexcept ImportError:\n    pass\n",
+]
+NOT_IMPORTED = [
+    "import a_module_that_is_nowhere\n",
+    "def late():\n    from a_module_that_is_nowhere.deep import thing\n",
+    "try:\n    pass\nexcept ValueError:\n    import a_module_that_is_nowhere\n",
+    "try:\n    import a_module_that_is_nowhere\nfinally:\n    pass\n",
+]
+
+
+def test_an_import_of_what_is_nowhere_is_refused_unless_the_code_can_do_without(repo: Repo) -> None:
+    for text in IMPORTED:
+        repo.build(repo.champion(), "imports", "ada", files={"train.py": text})
+    for text in NOT_IMPORTED:
+        assert "imports a_module_that_is_nowhere at line" in refused(repo, "unknown_import", files={"train.py": text})
+
+
 @pytest.mark.parametrize(
     "text", ["(" * 5_000, "-" * 100_000 + "1", "1" + "+1" * 90_000, "a" + ".b" * 90_000, "x = 0x" + "f" * 90_000, "if 1:\n" * 50_000]
 )

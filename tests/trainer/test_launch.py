@@ -62,6 +62,8 @@ def test_a_cold_launch_gives_what_a_warm_one_gives(warm: Warm) -> None:
 FAILURES = {
     "shape_error": (edited(("HEAD_DIM = 32", "HEAD_DIM = 48")), "invalid for input of size"),
     "nan": (edited(("MATRIX_LR = 0.04", "MATRIX_LR = 1e30")), "NaN"),
+    "diverged": (edited(("UNEMBEDDING_LR = 0.004", "UNEMBEDDING_LR = 300.0")), "grew from 6.2"),
+    "sandbox_violation": ("import urllib.request\nurllib.request.urlopen('http://127.0.0.1:9')\n", "urlopen error [Errno"),
     "syntax_error": ("import torch\ndef broken(:\n    pass\n", "invalid syntax"),
     "import_error": ("import a_module_that_is_not_here\n", "a_module_that_is_not_here"),
     "oom": ("import torch\ntorch.empty(10**14)\n", "memory"),
@@ -79,6 +81,17 @@ def test_a_crash_is_classed_and_explained(warm: Warm, kind: str) -> None:
     assert explanation in failure["message"] and failure["advice"]
     if kind != "killed":
         assert failure["lines"][0].startswith("train.py:")
+
+
+def test_a_name_that_nothing_resolves_is_the_sandboxes_doing(warm: Warm) -> None:
+    failure = warm.launch("import urllib.request\nurllib.request.urlopen('http://example.org')\n").wait()["failure"]
+    assert failure["kind"] == "sandbox_violation", failure
+
+
+def test_a_shape_error_under_the_compiler_is_one_too(warm: Warm) -> None:
+    code = "import torch\nmul = torch.compile(lambda a, b: a @ b, backend='eager')\nmul(torch.ones(2, 3), torch.ones(4, 5))\n"
+    failure = warm.launch(code).wait()["failure"]
+    assert failure["kind"] == "shape_error" and "train.py:3" in failure["lines"][0], failure
 
 
 def test_an_end_without_submitting_is_a_crash(warm: Warm) -> None:
