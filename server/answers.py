@@ -99,6 +99,17 @@ class FileAnswer(Model):
     files: list[str] = Field(description="all paths at this commit, at most 200")
 
 
+class Precedent(Model):
+    """An earlier proposal that resembles an idea."""
+
+    commit: str
+    author: str
+    hypothesis: str
+    likeness: float = Field(description="0 to 1: of the hypotheses' words or meaning")
+    ended: int = Field(description="replicates that have ended")
+    mean_val_bpb: float | None = None
+
+
 class ProposalAnswer(Model):
     commit: str
     base: str
@@ -107,6 +118,7 @@ class ProposalAnswer(Model):
     hypothesis: str
     author: str
     results: list[ExperimentLine]
+    similar: list[Precedent] = []
     note: str
 
 
@@ -171,6 +183,7 @@ class MemoryHit(Memory):
 class SearchAnswer(Model):
     memories: list[MemoryHit]
     ranking: str
+    proposed: list[Precedent] = Field(default=[], description="earlier proposals whose hypothesis resembles the query")
     note: str = ""
 
 

@@ -108,10 +108,11 @@ async def _drive(root: Path, settings: lab_settings.Settings, state: Path, ledge
     """Returns whether a signal asked it to stop."""
     from .compute import open_compute
     from .lake import open_lake
+    from .lake.embedding import open_embedder
     from .repo import Repo
     from .runner import Runner
 
-    lake = open_lake(settings, state)
+    lake = open_lake(settings, state, open_embedder(settings.embeddings))
     repo = Repo(root, settings.training.editable)
     runner = Runner(settings, state, ledger, repo, lake, open_compute(settings, state, state / LOG))
     for number in (signal.SIGTERM, signal.SIGINT):

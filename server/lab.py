@@ -25,10 +25,12 @@ from .errors import LabError
 from .fence import clean, fence
 from .lake import open_lake
 from .lake.base import Condition, LakeUnavailable, Operator, Query
+from .lake.embedding import open_embedder
 from .lake.overlay import View
 from .ledger import Ledger
 from .models import ACTIVE_STATES, Experiment, Memory, MemoryKind, Proposal, Record, Table, new_id
 from .overview import Overview, ended_line, obstacle
+from .precedents import Precedents
 from .promotion import Promoter
 from .repo import Repo
 
@@ -52,7 +54,9 @@ class Lab:
         _make_state(self._state)
         self._ledger = Ledger(self._state / "ledger.sqlite")
         self._repo = Repo(self.root, self.settings.training.editable)
-        self._view = View(open_lake(self.settings, self._state), self._ledger.pending)
+        embedder = open_embedder(self.settings.embeddings)
+        self._view = View(open_lake(self.settings, self._state, embedder), self._ledger.pending, embedder)
+        self._precedents = Precedents(self._ledger, embedder)
         self._promoter = Promoter(self.settings.promotion, self._state, self._ledger, self._repo)
         self._promoter.recover()
         self._overview = Overview(self.settings, self._state, self._ledger, self._repo)
@@ -149,7 +153,10 @@ class Lab:
             )
             twin = self._ledger.add_proposal(proposal)
             if twin is proposal or twin.commit == proposal.commit:
-                return self._proposal_answer(twin, draft.stat, False, f"Train it: launch_training(commit={twin.commit[:12]!r}).")
+                note = f"Train it: launch_training(commit={twin.commit[:12]!r})."
+                if similar := self._precedents.near(hypothesis, but=twin.commit):
+                    note += f" First see `similar`: {len(similar)} earlier hypotheses much like this one, and what became of them."
+                return self._proposal_answer(twin, draft.stat, False, note, similar)
         stat = f"{twin.files_changed} file(s) changed, {twin.insertions} insertions(+), {twin.deletions} deletions(-)"
         note = f"This code was proposed before, by {twin.author}: use its results, or launch more replicates of {twin.commit[:12]}. Nothing new was made."
         return self._proposal_answer(twin, stat, True, note)
@@ -378,24 +385,24 @@ class Lab:
         author: str | None = None,
         experiment: str | None = None,
         since: float | None = None,
+        until: float | None = None,
         limit: int = 10,
     ) -> a.SearchAnswer:
-        """Memories by relevance to `query`, the newest first on ties; without a query, the newest."""
+        """Memories by relevance to `query`, the newest first on ties, and proposals that resemble it; without a query, the newest memories."""
         where = _conditions(
             ("kind", "=", kind),
             ("tags", "has", tag),
             ("author", "=", author),
             ("experiments", "has", experiment),
             ("created_at", ">=", since),
+            ("created_at", "<=", until),
         )
-        if query.strip():
-            found = self._view.search(query, where, limit)
-            hits, warning, ranking = found.value, found.warning, "full text (BM25)"
-        else:
-            page = self._view.select("memories", Query(where, limit=limit))
-            hits, warning, ranking = [(memory, 0.0) for memory in page.value], page.warning, "newest first"
+        found = self._view.search(query, where, limit)
         return a.SearchAnswer(
-            memories=[self._hit(memory, score) for memory, score in hits if isinstance(memory, Memory)], ranking=ranking, note=warning
+            memories=self._hits([(memory, score) for memory, score in found.value.hits if isinstance(memory, Memory)]),
+            ranking=found.value.ranking,
+            proposed=self._precedents.near(query) if query.strip() else [],
+            note=found.warning,
         )
 
     def champion(self) -> str:
@@ -502,7 +509,9 @@ class Lab:
             found = record
         return found
 
-    def _proposal_answer(self, proposal: Proposal, stat: str, duplicate: bool, note: str) -> a.ProposalAnswer:
+    def _proposal_answer(
+        self, proposal: Proposal, stat: str, duplicate: bool, note: str, similar: Sequence[a.Precedent] = ()
+    ) -> a.ProposalAnswer:
         results = [ended_line(row) for row in self._ledger.ended_of(proposal.commit)] if duplicate else []
         return a.ProposalAnswer(
             commit=proposal.commit,
@@ -512,6 +521,7 @@ class Lab:
             hypothesis=proposal.hypothesis,
             author=proposal.author,
             results=results,
+            similar=list(similar),
             note=note,
         )
 
@@ -526,14 +536,22 @@ class Lab:
             experiments=ids, seeds=seeds, commit=commit, repeated=repeated, reserved_s=reserved_s, budget_left_s=left, note=note
         )
 
-    def _hit(self, memory: Memory, score: float) -> a.MemoryHit:
-        later = {
-            column: [m.id for m in self._view.select("memories", Query((Condition(column, "has", memory.id),))).value]
+    def _hits(self, found: Sequence[tuple[Memory, float]]) -> list[a.MemoryHit]:
+        """With what later memories say of each."""
+        ids = [memory.id for memory, _ in found]
+        later: dict[str, list[Record]] = {
+            column: self._view.select("memories", Query((Condition(column, "has any", ids),), limit=1_000)).value if ids else []
             for column in ("supersedes", "contradicts")
         }
-        return a.MemoryHit(
-            **memory.model_dump(), score=round(score, 4), superseded_by=later["supersedes"], contradicted_by=later["contradicts"]
-        )
+        return [
+            a.MemoryHit(
+                **memory.model_dump(),
+                score=round(score, 4),
+                superseded_by=[m.id for m in later["supersedes"] if isinstance(m, Memory) and memory.id in m.supersedes][:20],
+                contradicted_by=[m.id for m in later["contradicts"] if isinstance(m, Memory) and memory.id in m.contradicts][:20],
+            )
+            for memory, score in found
+        ]
 
 
 def _conditions(*tests: tuple[str, Operator, Any]) -> tuple[Condition, ...]:

@@ -117,6 +117,12 @@ class Ledger:
             row = db.execute('SELECT record FROM proposals WHERE "commit" = ?', (commit,)).fetchone()
         return Proposal.model_validate_json(row[0]) if row else None
 
+    def proposals_after(self, row: int, limit: int) -> list[tuple[int, Proposal]]:
+        """The newest proposals that were recorded after row number `row` (0: all), oldest first, with their row numbers."""
+        with self._read() as db:
+            found = db.execute("SELECT rowid, record FROM proposals WHERE rowid > ? ORDER BY rowid DESC LIMIT ?", (row, limit)).fetchall()
+        return [(number, Proposal.model_validate_json(record)) for number, record in reversed(found)]
+
     def twin(self, fingerprint: str) -> Proposal | None:
         """The proposal with the same code, if there is one."""
         with self._read() as db:

@@ -79,6 +79,8 @@ class Runner:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.stopping.wait(), self._compute.poll_s)
         finally:
+            if self.stopping.is_set():
+                await asyncio.to_thread(self._lake.close)  # a flush that waits for a service gives up: its rows stay in the ledger
             with contextlib.suppress(LabError):
                 await self._flushed()
             if self._housekeeping is not None:

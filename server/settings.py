@@ -1,6 +1,6 @@
 """The lab's settings: `lab.toml` in the lab's root, validated with messages that name the key.
 
-Secrets (DEEPLAKE_API_KEY, Modal's token) come from the environment only, are read where they are used, and are never kept here.
+Secrets (DEEPLAKE_API_KEY, AUTORESEARCH_EMBEDDINGS_KEY, Modal's token) come from the environment only, are read where they are used, and are never kept here.
 """
 
 import json
@@ -99,6 +99,18 @@ class LakeSection(Model):
     tables: str = Field(default="", pattern=r"^([a-z][a-z0-9_]{0,39})?$")
 
 
+class EmbeddingsSection(Model):
+    backend: Literal["auto", "local", "endpoint", "none"] = "auto"
+    url: str = Field(default="", max_length=300)
+    model: str = Field(default="", pattern=r"^[\w./:@-]{0,100}$")
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> "EmbeddingsSection":
+        if (self.backend == "endpoint") != bool(self.url and self.model):
+            raise ValueError('name a url and a model for backend "endpoint", and for no other')
+        return self
+
+
 class Settings(Model):
     """A whole, valid `lab.toml`. Every section but `[lab]` may be left out."""
 
@@ -108,6 +120,7 @@ class Settings(Model):
     budget: BudgetSection = BudgetSection()
     promotion: PromotionSection = PromotionSection()
     lake: LakeSection = LakeSection()
+    embeddings: EmbeddingsSection = EmbeddingsSection()
 
     @model_validator(mode="after")
     def _device_fits_profile(self) -> "Settings":
@@ -229,6 +242,9 @@ reported = "refuse"             # may a metric count that only the training code
 
 [lake]
 backend = "auto"                # where the log is shared: "managed" (Deeplake's service), "embedded" (a folder); auto = by DEEPLAKE_API_KEY
+
+[embeddings]
+backend = "auto"                # search of memories by meaning: "local" (the extra `embeddings`), "endpoint" (url, model), "none"
 """
 
 

@@ -10,12 +10,15 @@ from ..errors import LabError
 if TYPE_CHECKING:
     from ..settings import Settings
     from .base import Lake
+    from .embedding import Embedder
 
 KEY = "DEEPLAKE_API_KEY"
 
 
-def open_lake(settings: "Settings", state: Path) -> "Lake":
+def open_lake(settings: "Settings", state: Path, embedder: "Embedder | None" = None) -> "Lake":
     """The lab's lake, unopened: the folder `state/lake`, synchronised with Deeplake's managed tables where `[lake] backend` says so.
+
+    `embedder` gives the notes that are written their vectors.
 
     Raises:
         LabError: `bad_settings`, where the managed tables are asked for and DEEPLAKE_API_KEY or the address is not usable.
@@ -24,12 +27,11 @@ def open_lake(settings: "Settings", state: Path) -> "Lake":
         from .managed import ManagedLake
         from .service import Service
 
-        return ManagedLake(
-            state / "lake", Service.from_environment(settings.lake.workspace), settings.lake.tables or default_prefix(settings.lab.name)
-        )
+        service = Service.from_environment(settings.lake.workspace)
+        return ManagedLake(state / "lake", service, settings.lake.tables or default_prefix(settings.lab.name), embedder)
     from .embedded import EmbeddedLake
 
-    return EmbeddedLake(state / "lake")
+    return EmbeddedLake(state / "lake", embedder)
 
 
 def is_managed(settings: "Settings") -> bool:

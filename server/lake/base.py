@@ -12,12 +12,16 @@ order are defined here, once, over the cells of `schema.cells`.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from ..models import Record, Table
 
+if TYPE_CHECKING:
+    from .embedding import Vectors as Vector
+
 T = TypeVar("T")
-Operator = Literal["=", ">=", "<=", "in", "contains", "has"]  # contains: substring, any case; has: the list column holds the value
+# contains: substring, any case; has: the list column holds the value; has any: one of the values
+Operator = Literal["=", ">=", "<=", "in", "contains", "has", "has any"]
 
 
 class LakeUnavailable(Exception):
@@ -50,6 +54,9 @@ class Condition:
                 return lambda cell: cell is not None and needle in cell.casefold()
             case "has":
                 return lambda cell: value in cell
+            case "has any":
+                wanted = frozenset(value)
+                return lambda cell: not wanted.isdisjoint(cell)
 
 
 @dataclass(frozen=True)
@@ -109,8 +116,17 @@ class Lake(Protocol):
         """
         ...
 
+    def nearest(self, vector: "Vector", where: tuple[Condition, ...] = (), limit: int = 10) -> list[tuple[Record, float]]:
+        """Memories by the cosine of their meaning with this vector of the lake's model, best first, the newest first on ties.
+
+        Only those that were embedded with that model: none, in a lake without one.
+        """
+        ...
+
     def warning(self) -> str:
         """What is to be said about answers of this moment: empty, or how far behind the shared log they are."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Lets go of everything. A call that waits for a service in another thread fails soon."""
+        ...

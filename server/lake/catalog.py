@@ -27,6 +27,7 @@ class Catalog:
         self._read = read
         self._columns: dict[str, list[Any]] = {}
         self._orders: dict[str, tuple[list[int], list[int]]] = {}
+        self._holders: dict[str, tuple[int, dict[str, list[int]]]] = {}
 
     def extend(self, rows: int) -> None:
         """Takes in the rows up to `rows`."""
@@ -54,7 +55,9 @@ class Catalog:
     def select(self, query: Query) -> list[int]:
         """Positions of the rows of one page."""
         check_order(self._table, query)
-        tests = [(self.column(name), test) for name, test in predicates(self._table, query.where)]
+        tests = self._tests(query.where)
+        if (few := self._narrowed(query.where)) is not None:
+            return query.page(_passing(few, tests), self._key(query.order_by))
         found: list[int] = []
         for chunk in self._walk(query):
             found += _passing(chunk, tests)
@@ -63,8 +66,7 @@ class Catalog:
         return found[: query.limit]
 
     def count(self, where: Sequence[Condition], group_by: str | None) -> dict[str, int]:
-        tests = [(self.column(name), test) for name, test in predicates(self._table, where)]
-        positions = _passing(list(self.newest.values()), tests)
+        positions = self.passing(where)
         if group_by is None:
             return {"": len(positions)}
         check_group(self._table, group_by)
@@ -77,9 +79,40 @@ class Catalog:
         positions = self.newest.values()
         return list(zip(*([column[position] for position in positions] for column in columns)))
 
-    def passing(self, positions: list[int], where: Sequence[Condition]) -> list[int]:
-        """Those of `positions` that meet the conditions."""
-        return _passing(positions, [(self.column(name), test) for name, test in predicates(self._table, where)])
+    def passing(self, where: Sequence[Condition], among: list[int] | None = None) -> list[int]:
+        """Positions of the rows that meet the conditions; only of those in `among`, where it is given."""
+        tests = self._tests(where)
+        if among is None:
+            few = self._narrowed(where)
+            among = list(self.newest.values()) if few is None else few
+        return _passing(among, tests)
+
+    def _tests(self, where: Sequence[Condition]) -> list[tuple[list[Any], Callable[[Any], bool]]]:
+        return [(self.column(name), test) for name, test in predicates(self._table, where)]
+
+    def _narrowed(self, where: Sequence[Condition]) -> list[int] | None:
+        """The rows that can meet a condition on an item of a list, by an index of the items; None without such a condition."""
+        found: list[list[int]] = []
+        for condition in where:
+            if condition.op in ("has", "has any"):
+                holders = self._index(condition.column)
+                items = {condition.value} if condition.op == "has" else set(condition.value)
+                found.append([position for item in items for position in holders.get(item, ())])
+        if not found:
+            return None
+        ids, newest = self.column("id"), self.newest
+        fewest = min(found, key=lambda positions: len(positions))
+        return [position for position in dict.fromkeys(fewest) if newest[ids[position]] == position]
+
+    def _index(self, name: str) -> dict[str, list[int]]:
+        """Positions by item of a list column, old versions included."""
+        column = self.column(name)
+        known, holders = self._holders.get(name, (0, {}))
+        for position in range(known, self.rows):
+            for item in column[position]:
+                holders.setdefault(item, []).append(position)
+        self._holders[name] = self.rows, holders
+        return holders
 
     def _walk(self, query: Query) -> Iterator[list[int]]:
         """Positions in the query's order and past its `after`, in chunks that grow: a full page ends the walk early."""

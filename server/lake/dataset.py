@@ -5,6 +5,8 @@
 - Deeplake gets slower with every commit. After `MOST_COMMITS` the table is rewritten into a fresh generation, and the old
   one is removed a minute later, when no reader is in it any more. A table of an older schema is brought up to date the same way.
 - Only appends: updating a row that a Deeplake index covers makes the index wrong for good.
+- Memories are stored with their vectors. A write rewrites a table whose vectors are of another model than the lake's; what an
+  endpoint did not embed, the next rewrite gives to it again.
 """
 
 import fcntl
@@ -18,10 +20,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..models import Record, Table
-from . import journal
+from ..models import Memory, Record, Table
+from . import journal, meaning
 from .base import LakeUnavailable
 from .catalog import Catalog
+from .embedding import Embedder, EmbeddingsUnavailable
 from .manifest import Head, cure, listed, read_head, seal, sweep, verify, write_head
 from .schema import RECORD, SCHEMA_VERSION, TABLES, parse, row
 
@@ -34,10 +37,11 @@ _REWRITE_ROWS = 5_000
 class Dataset:
     """A table's files and what is known of them. Callers hold `lock` around everything, and `refresh` before they read."""
 
-    def __init__(self, folder: Path, table: Table) -> None:
+    def __init__(self, folder: Path, table: Table, embedder: Embedder | None = None) -> None:
         self.lock = threading.RLock()
         self._folder = folder
         self._table = table
+        self._embedder = embedder if meaning.COLUMN in TABLES[table] else None
         self._head_path = folder / f"{table}.json"
         self._held = False  # the writers' lock
         self.forget()
@@ -45,6 +49,7 @@ class Dataset:
     def forget(self) -> None:
         """Lets go of what is open; the next `refresh` opens and checks everything again."""
         self.catalog = Catalog(self._table, self._read)
+        self._meanings = meaning.Meanings(self._embedder.name, self._cells_of_meaning) if self._embedder else None
         self._head = Head(SCHEMA_VERSION)
         self._stamp: tuple[int, ...] | None = None
         self._reader: Any = None
@@ -74,6 +79,13 @@ class Dataset:
         with self._deeplake("read"):
             return list(self._reader[RECORD][list(positions)])
 
+    def terms(self, positions: Sequence[int]) -> list[str]:
+        """The search terms of memories, as they are indexed."""
+        if not positions:
+            return []
+        with self._deeplake("read"):
+            return [text or "" for text in self._reader["terms"][list(positions)]]
+
     def matches(self, words: Sequence[str], limit: int) -> list[tuple[str, int, float]]:
         """Ids, versions and BM25 scores of rows whose `terms` hold any of the words, best first. Ties come in any order."""
         if self._reader is None:
@@ -83,6 +95,13 @@ class Dataset:
             query = f"SELECT id, version, BM25_SIMILARITY(terms, ?) AS score ORDER BY BM25_SIMILARITY(terms, ?) DESC LIMIT {limit:d}"
             (view,) = self._reader.prepare_query(query).run_batch([[text, text]])
             return list(zip(view["id"][:], map(int, view["version"][:]), map(float, view["score"][:]))) if len(view) else []
+
+    def nearest(self, vector: Any, allowed: Sequence[int] | None, limit: int) -> list[tuple[int, float]]:
+        """Positions and cosines of the rows whose vectors are nearest, best first; only of `allowed`, where it is given."""
+        if self._meanings is None:
+            return []
+        self._meanings.extend(self._head.rows)
+        return self._meanings.nearest(vector, allowed, limit)
 
     def append(self, records: Sequence[Record]) -> None:
         """Adds the records that are not there yet in this version or a newer one; on return they survive a power cut."""
@@ -95,7 +114,7 @@ class Dataset:
             try:
                 with self._deeplake("write"):
                     self._note(fresh)
-                    outdated = self._head.generation == 0 or self._head.schema < SCHEMA_VERSION
+                    outdated = self._head.generation == 0 or self._head.schema < SCHEMA_VERSION or self._foreign()
                     self._rewrite(fresh) if outdated or self._head.commits >= MOST_COMMITS else self._add(fresh)
             except BaseException:
                 self.forget()  # what Deeplake holds may not be what is published
@@ -175,7 +194,8 @@ class Dataset:
         replaced = {record.id for record in records}
         kept = [position for id, position in self.catalog.newest.items() if id not in replaced]
         for first in range(0, len(kept), _REWRITE_ROWS):
-            self._fill(dataset, [parse(self._table, text) for text in self.texts(kept[first : first + _REWRITE_ROWS])])
+            chunk = kept[first : first + _REWRITE_ROWS]
+            self._fill(dataset, [parse(self._table, text) for text in self.texts(chunk)], self._stored_meanings(chunk))
         self._fill(dataset, records)
         dataset.commit()
         self._publish(replace(head, rows=len(kept) + len(records), commits=1))
@@ -190,7 +210,7 @@ class Dataset:
         import deeplake
         from deeplake import types
 
-        kinds = {"text": types.Text(), "list": types.Text(), "integer": types.Int64(), "real": types.Float64()}
+        kinds = {"text": types.Text(), "list": types.Text(), "integer": types.Int64(), "real": types.Float64(), "bytes": types.Bytes()}
         dataset = deeplake.create(str(directory))
         for column in TABLES[self._table].values():
             dataset.add_column(column.name, types.Text(types.BM25) if column.name == "terms" else kinds[column.type])
@@ -198,9 +218,43 @@ class Dataset:
         dataset.indexing_mode = deeplake.IndexingMode.Always
         return dataset
 
-    def _fill(self, dataset: Any, records: Sequence[Record]) -> None:
-        if rows := [row(self._table, record) for record in records]:
-            dataset.append({name: [row[name] for row in rows] for name in rows[0]})
+    def _fill(self, dataset: Any, records: Sequence[Record], meanings: Sequence[bytes] = ()) -> None:
+        rows = [row(self._table, record) for record in records]
+        if not rows:
+            return
+        columns = {name: [each[name] for each in rows] for name in rows[0]}
+        if self._embedder is not None:
+            columns[meaning.COLUMN] = self._meant(self._embedder, records, meanings or [b""] * len(records))
+        dataset.append(columns)
+
+    def _meant(self, embedder: Embedder, records: Sequence[Record], stored: Sequence[bytes]) -> list[Any]:
+        """The records' vectors: those that are stored, and the missing ones made."""
+        unembedded = meaning.unembedded(embedder.name)
+        cells = [cell if meaning.is_of(embedder.name, cell) else unembedded for cell in stored]
+        missing = [n for n, cell in enumerate(cells) if cell == unembedded]
+        texts = [record.text for n in missing if isinstance(record := records[n], Memory)]
+        try:
+            made = meaning.pack(embedder.name, embedder.embed(texts)) if texts else []
+        except EmbeddingsUnavailable:
+            return cells
+        for n, cell in zip(missing, made):
+            cells[n] = cell
+        return cells
+
+    def _foreign(self) -> bool:
+        """Whether the vectors are of another model, or none: the first row tells, because a generation begins with what a rewrite embedded."""
+        if self._embedder is None or not self._head.rows:
+            return False
+        (cell,) = self._cells_of_meaning(0, 1)
+        return not meaning.is_of(self._embedder.name, cell)
+
+    def _stored_meanings(self, positions: Sequence[int]) -> list[bytes]:
+        if self._embedder is None or self._head.schema < SCHEMA_VERSION:
+            return []
+        return TABLES[self._table][meaning.COLUMN].load(self._reader[meaning.COLUMN][list(positions)])
+
+    def _cells_of_meaning(self, first: int, last: int) -> list[bytes]:
+        return TABLES[self._table][meaning.COLUMN].load(self._read(meaning.COLUMN, first, last))
 
     def _publish(self, head: Head) -> None:
         directory = self._directory(head.generation)

@@ -1,7 +1,7 @@
 """The lake as a folder of Deeplake datasets: the default, for one lab on one machine.
 
 Filters, orders and counts are answered from the typed columns in memory (`catalog`), full text by Deeplake's BM25 index,
-records from Deeplake by position. Deeplake is imported on the first read of a table that has rows.
+meaning by the stored vectors (`meaning`), records from Deeplake by position. Deeplake is imported on the first read of a table that has rows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,11 +11,13 @@ from typing import Any, TypeVar, get_args
 from ..models import Record, Table
 from .base import Condition, LakeUnavailable, Query
 from .dataset import Dataset
-from .ranking import terms
+from .embedding import Embedder
+from .ranking import rank, terms
 from .schema import parse
 
 T = TypeVar("T")
 _MOST_WORDS = 64
+_FEW = 500  # rows whose terms are read and ranked here
 
 
 class EmbeddedLake:
@@ -24,8 +26,8 @@ class EmbeddedLake:
     It reads a table under that table's lock; writers in other processes wait for each other and never for readers.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._tables = {table: Dataset(path, table) for table in get_args(Table)}
+    def __init__(self, path: Path, embedder: Embedder | None = None) -> None:
+        self._tables = {table: Dataset(path, table, embedder) for table in get_args(Table)}
 
     def append(self, table: Table, records: Sequence[Record]) -> None:
         dataset = self._tables[table]
@@ -70,6 +72,15 @@ class EmbeddedLake:
 
         return self._read("memories", answer)
 
+    def nearest(self, vector: Any, where: tuple[Condition, ...] = (), limit: int = 10) -> list[tuple[Record, float]]:
+        def answer(dataset: Dataset) -> list[tuple[Record, float]]:
+            catalog = dataset.catalog
+            everything = not where and len(catalog.newest) == catalog.rows
+            best = dataset.nearest(vector, None if everything else catalog.passing(where), limit)
+            return list(zip(_records("memories", dataset, [position for position, _ in best]), (cosine for _, cosine in best)))
+
+        return self._read("memories", answer)
+
     def warning(self) -> str:
         return ""
 
@@ -95,14 +106,21 @@ def _records(table: Table, dataset: Dataset, positions: Sequence[int]) -> list[R
 
 
 def _best(dataset: Dataset, words: Sequence[str], where: Sequence[Condition], limit: int) -> list[tuple[int, float]]:
-    """The best hits that meet the conditions; asks for more until the last one asked for ranks below all that are wanted."""
+    """The best hits that meet the conditions.
+
+    Where few rows meet them, those are ranked among themselves. Else the index is asked for more until the last hit ranks
+    below all that are wanted.
+    """
     catalog = dataset.catalog
     created = catalog.column("created_at")
+    if where and len(few := catalog.passing(where)) <= _FEW:
+        scores = dict(zip(few, rank(words, [text.split() for text in dataset.terms(few)])))
+        return sorted(((p, score) for p, score in scores.items() if score > 0), key=lambda hit: (-hit[1], -created[hit[0]]))[:limit]
     asked = max(64, 4 * limit)
     while True:
         hits = dataset.matches(words, asked)
         scores = {catalog.newest[id]: score for id, version, score in hits if catalog.version(id) == version}
-        ranked = sorted(catalog.passing(list(scores), where), key=lambda position: (-scores[position], -created[position]))[:limit]
+        ranked = sorted(catalog.passing(where, list(scores)), key=lambda position: (-scores[position], -created[position]))[:limit]
         if len(hits) < asked or (len(ranked) == limit and hits[-1][2] < scores[ranked[-1]]):
             return [(position, scores[position]) for position in ranked]
         asked *= 4

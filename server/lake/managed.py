@@ -28,6 +28,7 @@ from trainer.protocol import read_json, write_json
 from ..models import Record, Table
 from .base import Condition, LakeUnavailable, Query
 from .embedded import EmbeddedLake
+from .embedding import Embedder
 from .schema import RECORD, SCHEMA_VERSION, TABLES, parse, row
 from .service import Row, Service, ServiceError
 
@@ -65,11 +66,11 @@ class Followed:
 class ManagedLake:
     """A `Lake` in the tables `{prefix}v{schema}_experiments`, ... of the service, with its copy in `folder`. Safe to use from several threads."""
 
-    def __init__(self, folder: Path, service: Service, prefix: str) -> None:
+    def __init__(self, folder: Path, service: Service, prefix: str, embedder: Embedder | None = None) -> None:
         self._folder = folder
         self.service = service
         self._prefix = f"{prefix}v{SCHEMA_VERSION}_"
-        self._copy = EmbeddedLake(folder)
+        self._copy = EmbeddedLake(folder, embedder)
         self._path = folder / "shared.json"
         self._ready: set[Table] = set()  # tables that this process has written to
         self._sent: dict[tuple[Table, str, int], float] = {}  # not read back yet
@@ -167,6 +168,10 @@ class ManagedLake:
         self._follow()
         return self._copy.search(text, where, limit)
 
+    def nearest(self, vector: Any, where: tuple[Condition, ...] = (), limit: int = 10) -> list[tuple[Record, float]]:
+        self._follow()
+        return self._copy.nearest(vector, where, limit)
+
     def warning(self) -> str:
         state = self._followed()
         if state.failures and not state.reached_at:
@@ -195,6 +200,7 @@ class ManagedLake:
         return found
 
     def close(self) -> None:
+        self.service.close()
         self._copy.close()
 
     # Following

@@ -13,12 +13,16 @@ from typing import Any, Generic, TypeVar
 
 from ..models import Memory, Record, Table
 from .base import Condition, Lake, LakeUnavailable, Query
+from .embedding import Embedder, EmbeddingsUnavailable
 from .ranking import rank, terms
 from .schema import cell, check_group, check_order, predicates
 
 T = TypeVar("T")
+Hits = list[tuple[Record, float]]
 _TRIES = 10
 _CHUNK = 2_000
+_DEPTH = 50  # how far down two rankings are fused
+_RANKS = 60  # Cormack, Clarke and Buettcher (2009): how little the first ranks stand out
 
 
 @dataclass(frozen=True)
@@ -29,15 +33,25 @@ class Read(Generic[T]):
     warning: str = ""
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """Memories and their scores, best first, and how they were ranked. Scores compare within one answer only."""
+
+    hits: Hits
+    ranking: str
+
+
 class View:
     """Reads over `lake` (None: there is none) and `pending`, which gives a table's unflushed and unfinished records in one snapshot.
 
+    `embedder` is the lake's: with it, search knows meaning too.
     Thread-safe; `LabError` `bad_query` for conditions and orders that the table doesn't have.
     """
 
-    def __init__(self, lake: Lake | None, pending: Callable[[Table], list[Record]]) -> None:
+    def __init__(self, lake: Lake | None, pending: Callable[[Table], list[Record]], embedder: Embedder | None = None) -> None:
         self._lake = lake
         self._pending = pending
+        self._embedder = embedder
 
     def get(self, table: Table, ids: Sequence[str]) -> Read[list[Record]]:
         """The records that exist, in the order of `ids`."""
@@ -110,25 +124,52 @@ class View:
                 raise LakeUnavailable(page.warning or "records vanished while they were read")
             yield from page.value
 
-    def search(self, text: str, where: tuple[Condition, ...] = (), limit: int = 10) -> Read[list[tuple[Record, float]]]:
-        """Memories by full text, best first. Where unflushed ones match too, they and the lake's best are ranked together by BM25
-        among themselves: scores compare within one answer only."""
+    def search(self, text: str, where: tuple[Condition, ...] = (), limit: int = 10) -> Read[Ranked]:
+        """Memories by full text and, with a model, by meaning, the two rankings fused by reciprocal ranks.
+
+        A text without a word to search for finds every memory, the newest first.
+        """
         words = terms(text)
         if not words:
             page = self.select("memories", Query(where, limit=limit))
-            return Read([(record, 0.0) for record in page.value], page.warning)
+            return Read(Ranked([(record, 0.0) for record in page.value], "newest first"), page.warning)
+        vector, why_not = self._vector(text)
+        depth = max(_DEPTH, limit) if vector is not None else limit
+
+        def both(lake: Lake, ours: dict[str, Record]) -> tuple[Hits, Hits]:
+            wanted = depth + len(ours)
+            return lake.search(text, where, wanted), lake.nearest(vector, where, wanted) if vector is not None else []
+
+        ours, found, warning = self._laid_over("memories", both)
+        said, meant = found or ([], [])
         passes = _test("memories", where)
-        ours, found, warning = self._laid_over("memories", lambda lake, ours: lake.search(text, where, limit + len(ours)))
-        hits = found or []
-        stored = {record.id for record, _ in hits}
-        fresh = [
-            record for record in ours.values() if record.id not in stored and passes(record) and not set(words).isdisjoint(_terms(record))
-        ]
-        if fresh:
-            records = [*(record for record, _ in hits), *fresh]
-            scored = zip(records, rank(words, [_terms(record) for record in records]))
-            hits = sorted(scored, key=lambda hit: (-hit[1], -hit[0].created_at))
-        return Read(hits[:limit], warning)
+        fresh = [record for record in ours.values() if passes(record)]
+        by_words = _by_words(words, said, fresh)
+        if vector is not None:
+            try:
+                by_meaning = self._by_meaning(vector, meant, fresh)
+                ranking = f"full text (BM25) and meaning ({self._embedder.name}), fused by reciprocal ranks"  # type: ignore[union-attr]
+                return Read(Ranked(_fused([by_words[:depth], by_meaning[:depth]])[:limit], ranking), warning)
+            except EmbeddingsUnavailable as error:
+                why_not = str(error)
+        return Read(Ranked(by_words[:limit], f"full text (BM25) alone: {why_not}"), warning)
+
+    def _vector(self, text: str) -> tuple[Any, str]:
+        """The text's meaning, or why there is none."""
+        if self._embedder is None:
+            return None, "no embedding model is installed or set, see [embeddings] in the README"
+        try:
+            return self._embedder.embed([text])[0], ""
+        except EmbeddingsUnavailable as error:
+            return None, str(error)
+
+    def _by_meaning(self, vector: Any, stored: Hits, fresh: Sequence[Record]) -> Hits:
+        assert self._embedder is not None
+        there = {record.id for record, _ in stored}
+        unflushed = [record for record in fresh if isinstance(record, Memory) and record.id not in there]
+        cosines = self._embedder.embed([record.text for record in unflushed]) @ vector if unflushed else []
+        hits = [*stored, *((record, float(cosine)) for record, cosine in zip(unflushed, cosines))]
+        return _sorted(hit for hit in hits if hit[1] > self._embedder.floor)
 
     def warning(self) -> str:
         """How far the lake's part of the answers is behind, without looking at the store."""
@@ -171,6 +212,31 @@ def _absent(lake: Lake, table: Table, records: dict[str, Record]) -> dict[str, R
 def _test(table: Table, where: Sequence[Condition]) -> Callable[[Record], bool]:
     tests = predicates(table, where)
     return lambda record: all(test(cell(table, record, column)) for column, test in tests)
+
+
+def _by_words(words: Sequence[str], stored: Hits, fresh: Sequence[Record]) -> Hits:
+    """The lake's ranking; where unflushed memories match too, they and the lake's best are ranked together among themselves."""
+    there = {record.id for record, _ in stored}
+    unflushed = [record for record in fresh if record.id not in there and not set(words).isdisjoint(_terms(record))]
+    if not unflushed:
+        return stored
+    records = [*(record for record, _ in stored), *unflushed]
+    return _sorted(zip(records, rank(words, [_terms(record) for record in records])))
+
+
+def _fused(rankings: Sequence[Hits]) -> Hits:
+    """Each record once, by the sum of its reciprocal ranks."""
+    records: dict[str, Record] = {}
+    scores: Counter[str] = Counter()
+    for ranking in rankings:
+        for place, (record, _) in enumerate(ranking):
+            records[record.id] = record
+            scores[record.id] += 1 / (_RANKS + place + 1)  # type: ignore[assignment] # Counter of floats
+    return _sorted((records[id], float(score)) for id, score in scores.items())
+
+
+def _sorted(hits: Iterable[tuple[Record, float]]) -> Hits:
+    return sorted(hits, key=lambda hit: (-hit[1], -hit[0].created_at))
 
 
 def _terms(record: Record) -> list[str]:

@@ -14,9 +14,10 @@ from typing import Any, Literal
 from ..errors import LabError
 from ..models import Experiment, Memory, Promotion, Record, Table
 from .base import Condition, Operator, Query
+from .meaning import COLUMN as MEANING
 from .ranking import terms
 
-SCHEMA_VERSION = 2  # 2: started_at, steps and memory_mb of experiments
+SCHEMA_VERSION = 3  # 2: started_at, steps and memory_mb of experiments; 3: the meaning of memories
 NO_VALUE = -1.0
 RECORD = "record"
 
@@ -24,7 +25,7 @@ _OPERATORS: dict[str, tuple[Operator, ...]] = {
     "text": ("=", "in", "contains", ">=", "<="),
     "integer": ("=", "in", ">=", "<="),
     "real": ("=", "in", ">=", "<="),
-    "list": ("has",),
+    "list": ("has", "has any"),
 }
 
 
@@ -33,7 +34,7 @@ class Column:
     """One typed column. `source` is the record's attribute of the same name unless it is given."""
 
     name: str
-    type: Literal["text", "integer", "real", "list"]
+    type: Literal["text", "integer", "real", "list", "bytes"]
     meaning: str
     nullable: bool = False
     source: Callable[[Any], Any] | None = None
@@ -55,7 +56,7 @@ class Column:
             case _:
                 return value
 
-    def store(self, cell: Any) -> str | int | float:
+    def store(self, cell: Any) -> str | int | float | bytes:
         """What the store's column holds for a cell."""
         if self.type == "list":
             return json.dumps(cell, ensure_ascii=False, separators=(",", ":"))
@@ -68,6 +69,8 @@ class Column:
             return [known[text] for text in stored]
         if self.type == "text":
             return [text or "" for text in stored]  # Deeplake gives empty text back as None
+        if self.type == "bytes":
+            return [bytes(data) if data else b"" for data in stored]
         values = stored.tolist() if hasattr(stored, "tolist") else list(stored)
         return [None if value == NO_VALUE else value for value in values] if self.nullable else values
 
@@ -124,6 +127,7 @@ TABLES: dict[Table, dict[str, Column]] = {
         Column(
             "terms", "text", "the note's search terms, indexed for BM25", source=lambda record: " ".join(terms(record.text)), hidden=True
         ),
+        Column(MEANING, "bytes", "the note's vector, put in by the store", source=lambda record: b"", hidden=True),
         Column("tags", "list", "given by the author"),
         Column("experiments", "list", "ids it speaks of"),
         Column("commits", "list", "commits it speaks of"),
@@ -159,7 +163,7 @@ def cell(table: Table, record: Record, column: str) -> Any:
     return TABLES[table][column].cell(record)
 
 
-def row(table: Table, record: Record) -> dict[str, str | int | float]:
+def row(table: Table, record: Record) -> dict[str, str | int | float | bytes]:
     """The record as the store keeps it: its columns, and itself as JSON text."""
     stored = {name: column.store(column.cell(record)) for name, column in TABLES[table].items()}
     return stored | {RECORD: record.model_dump_json()}
@@ -216,7 +220,7 @@ def _checked(table: Table, condition: Condition) -> Condition:
     if condition.op not in _OPERATORS[column.type]:
         allowed = ", ".join(_OPERATORS[column.type])
         raise LabError(f"{condition.column} is a {column.type} column and knows {allowed}, not {condition.op!r:.20}.", "bad_query")
-    values = condition.value if condition.op == "in" else (condition.value,)
+    values = condition.value if condition.op in ("in", "has any") else (condition.value,)
     if isinstance(values, str) or not all(_fits(column, value, condition.op) for value in values):
         raise LabError(
             f"{condition.column} {condition.op} {condition.value!r:.80}: the value is not of the column's type, {column.type}.", "bad_query"

@@ -6,7 +6,6 @@ been carried out all the same (`maybe_done`): then it is for the caller to look 
 in a message, a log or a repr.
 """
 
-import ipaddress
 import math
 import os
 import queue
@@ -17,13 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
 
-from ..errors import LabError
+from .address import checked_url
 from .base import LakeUnavailable
 
 ATTEMPT_S = 20.0  # the longest a single try may take
 BACKOFF_S = (0.2, 5.0)  # first and longest pause between tries; each is drawn from zero to twice that
+_LOOK_S = 0.2  # between looks whether to give up
 _DEFAULT_URL = "https://api.deeplake.ai"
 
 Row = dict[str, Any]
@@ -45,9 +44,10 @@ class Service:
     def __init__(self, token: str, workspace: str = "default", org_id: str = "", api_url: str = "") -> None:
         self._token = token
         self._org_id = org_id
-        self._url = _checked_url(api_url or _DEFAULT_URL)
+        self._url = checked_url(api_url or _DEFAULT_URL, "DEEPLAKE_API_URL")
         self._client: Any = None
         self._lock = threading.Lock()
+        self._closing = threading.Event()
         self.workspace = workspace
 
     @classmethod
@@ -72,13 +72,18 @@ class Service:
         while True:
             try:
                 left = min(ATTEMPT_S, deadline - time.monotonic())
-                return _within(left, lambda left=left: self._try(sql, params, left))  # type: ignore[misc]
+                return self._within(left, lambda left=left: self._try(sql, params, left))  # type: ignore[misc]
             except ServiceError as error:
                 wait_s = random.uniform(0, 2 * pause_s)  # noqa: S311 - jitter, so that a swarm doesn't come back all at once
                 if not error.retry or (error.maybe_done and not reads) or time.monotonic() + wait_s >= deadline:
                     raise
-            time.sleep(wait_s)
+                if self._closing.wait(wait_s):
+                    raise
             pause_s = min(2 * pause_s, BACKOFF_S[1])
+
+    def close(self) -> None:
+        """Queries that wait fail now."""
+        self._closing.set()
 
     def ping(self) -> float:
         """Seconds that the smallest query takes.
@@ -100,6 +105,29 @@ class Service:
         if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
             raise ServiceError("Deeplake's answer had no rows in it; it is not as documented.", maybe_done=True, retry=True)
         return rows
+
+    def _within(self, seconds: float, call: Callable[[], list[Row]]) -> list[Row]:
+        """The call's outcome, or an error after `seconds`: a thread that hangs is left behind, and ends with the process."""
+        outcome: queue.SimpleQueue[list[Row] | BaseException] = queue.SimpleQueue()
+
+        def work() -> None:
+            try:
+                outcome.put(call())
+            except BaseException as error:
+                outcome.put(error)
+
+        threading.Thread(target=work, daemon=True, name="deeplake").start()
+        deadline = time.monotonic() + max(0.05, seconds)
+        while True:
+            try:
+                result = outcome.get(timeout=min(_LOOK_S, max(0.0, deadline - time.monotonic())))
+                break
+            except queue.Empty:
+                if self._closing.is_set() or time.monotonic() >= deadline:
+                    raise ServiceError("Deeplake did not answer in time.", maybe_done=True, retry=True) from None
+        if isinstance(result, BaseException):
+            raise result
+        return result
 
     def _connected(self) -> Any:
         with self._lock:
@@ -150,38 +178,3 @@ class Service:
     def _said(self, error: BaseException) -> str:
         text = " ".join(str(error).split()).removeprefix("Query failed: ").removeprefix("API request failed: ")
         return (text.replace(self._token, "***") or type(error).__name__)[:300]
-
-
-def _within(seconds: float, call: Callable[[], list[Row]]) -> list[Row]:
-    """The call's outcome, or an error after `seconds`: a thread that hangs is left behind, and ends with the process."""
-    outcome: queue.SimpleQueue[list[Row] | BaseException] = queue.SimpleQueue()
-
-    def work() -> None:
-        try:
-            outcome.put(call())
-        except BaseException as error:
-            outcome.put(error)
-
-    threading.Thread(target=work, daemon=True, name="deeplake").start()
-    try:
-        result = outcome.get(timeout=max(0.05, seconds))
-    except queue.Empty:
-        raise ServiceError("Deeplake did not answer in time.", maybe_done=True, retry=True) from None
-    if isinstance(result, BaseException):
-        raise result
-    return result
-
-
-def _checked_url(url: str) -> str:
-    """Refuses to send the token in the clear over a network."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = host == "localhost"
-    if parts.scheme != "https" and not (parts.scheme == "http" and local):
-        raise LabError("DEEPLAKE_API_URL must begin with https://; the token would travel in the clear otherwise.", "bad_settings")
-    if parts.username or parts.password or not host:
-        raise LabError("DEEPLAKE_API_URL must be an address without a name or password in it.", "bad_settings")
-    return url.rstrip("/")

@@ -71,10 +71,10 @@ def test_the_service_is_asked_for_token_tables_and_latency(
         assert cli.main(["doctor", str(lab_root)]) == 1
         assert says in capsys.readouterr().out
     deeplake.faults = Faults()
-    deeplake.execute("doctors", 'CREATE TABLE "lab_v2_memories" (id text, version bigint) USING deeplake')
+    deeplake.execute("doctors", 'CREATE TABLE "lab_v3_memories" (id text, version bigint) USING deeplake')
     assert cli.main(["doctor", str(lab_root)]) == 1
     said = capsys.readouterr()
-    assert "lab_v2_memories is not as this version made it" in said.out
+    assert "lab_v3_memories is not as this version made it" in said.out
     assert TOKEN not in said.out + said.err
 
 

@@ -40,10 +40,11 @@ def machine(deeplake: DeeplakeStandIn, workspace: str, tmp_path: Path, monkeypat
 
 @pytest.fixture
 def version_before() -> Iterator[pytest.MonkeyPatch]:
-    """The schema as the version before had it, until `undo`."""
+    """A schema without the columns that versions 2 and 3 brought, until `undo`."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("started_at", "steps", "memory_mb"):
             patch.delitem(TABLES["experiments"], name)
+        patch.delitem(TABLES["memories"], "meaning")
         for module in ("schema", "dataset", "managed"):
             patch.setattr(f"server.lake.{module}.SCHEMA_VERSION", SCHEMA_VERSION - 1)
         yield patch

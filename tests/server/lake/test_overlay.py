@@ -72,7 +72,7 @@ def test_an_agent_reads_its_own_writes_before_there_is_a_lake(tmp_path: Path) ->
         view = View(lake, Outbox(memory(1, "muon helps"), memory(2, "adam")))
         assert ids(view.get("memories", ["m-000002", "m-nonsense"]).value) == ["m-000002"]
         assert ids(view.select("memories", Query()).value) == ["m-000002", "m-000001"]
-        assert ids([hit for hit, _ in view.search("muon").value]) == ["m-000001"]
+        assert ids([hit for hit, _ in view.search("muon").value.hits]) == ["m-000001"]
         assert view.count("memories").value == {"": 2}
         assert view.count("memories").warning == ""
         view.close()
@@ -98,13 +98,13 @@ def test_unflushed_notes_are_ranked_among_the_lakes(lake: EmbeddedLake) -> None:
             memory(20, "muon learning rate"),
         ),
     )
-    found = ids([hit for hit, _ in view.search("muon learning rate", limit=4).value])
+    found = ids([hit for hit, _ in view.search("muon learning rate", limit=4).value.hits])
     assert set(found[:2]) == {"m-000020", "m-000030"} and len(found) == len(set(found)) == 4
-    assert ids([hit for hit, _ in view.search("rate", (Condition("created_at", ">=", 1e9 + 30),)).value]) in (
+    assert ids([hit for hit, _ in view.search("rate", (Condition("created_at", ">=", 1e9 + 30),)).value.hits]) in (
         ["m-000031", "m-000030"],
         ["m-000030", "m-000031"],
     )
-    assert ids([hit for hit, _ in view.search("", limit=2).value]) == ["m-000032", "m-000031"]
+    assert ids([hit for hit, _ in view.search("", limit=2).value.hits]) == ["m-000032", "m-000031"]
 
 
 def test_without_the_lake_the_ledgers_part_is_answered_with_a_warning(lake: EmbeddedLake, tmp_path: Path) -> None:
