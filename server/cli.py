@@ -1,6 +1,7 @@
 """The command line, `autoresearch-mcp`. Imports next to nothing before it knows the command: a client waits for `serve`.
 
-Exit status: 0 for done, 1 for a promotion that the gate refused or a fault that `doctor` found, 2 for a request that cannot be carried out, 130 after Ctrl-C.
+Exit status: 0 for done, 1 for a promotion that the gate refused, a result that did not come again, or a fault that `doctor` found,
+2 for a request that cannot be carried out, 130 after Ctrl-C.
 """
 
 import argparse
@@ -108,6 +109,21 @@ def _parser() -> argparse.ArgumentParser:
         "autoresearch-mcp approve 3f2a91c my-lab",
     )
     approve.add_argument("commit", metavar="COMMIT", help="a proposal's commit, or 7 or more of its first characters")
+    reproduce = command(
+        "reproduce",
+        _reproduce,
+        "train an experiment again with its seed, and compare; status 1 if it comes out otherwise",
+        "autoresearch-mcp reproduce e-01h2xk3m4n5p6q7 my-lab",
+        "autoresearch-mcp reproduce e-01h2xk8v2w4r6t9        # the second run: waits for it, and compares",
+    )
+    reproduce.add_argument("id", metavar="ID", help="an experiment that has ended, or a reproduction that this command started")
+    scores = command(
+        "scores",
+        _scores,
+        "show what the gate knows of the hidden split, for the lab's owner alone",
+        "autoresearch-mcp scores my-lab",
+        "autoresearch-mcp scores --json | jq '.[0]'",
+    )
     doctor = command("doctor", _doctor, "check all that a lab needs, and say what to do about each fault", "autoresearch-mcp doctor my-lab")
     repair = command("repair", _repair, "rebuild what is damaged of the log; sets the old files aside", "autoresearch-mcp repair my-lab")
     export = command(
@@ -123,12 +139,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     import_.add_argument("source", metavar="SOURCE", type=Path, help="a results.tsv, a Parquet file of an export, or a folder with them")
     runner = command("runner", _runner, "drive a lab's experiments; the server starts it on demand", "autoresearch-mcp runner my-lab")
-    for parser_ in (serve, install, status, watch, approve, doctor, repair, export, import_, runner):
+    for parser_ in (serve, install, status, watch, approve, reproduce, scores, doctor, repair, export, import_, runner):
         parser_.add_argument("dir", metavar="DIR", type=Path, nargs="?", help=f"the lab (default: ${_HOME}, else the nearest lab upwards)")
     install.add_argument("--dry-run", action="store_true", help="print what would be added, and write nothing")
     install.add_argument("--config", metavar="FILE", type=Path, help="the configuration file, where it is not at its usual place")
     install.add_argument("--name", default="autoresearch", help="the server's name there (default: autoresearch)")
-    status.add_argument("--json", action="store_true", help="as JSON")
+    for parser_ in (status, scores):
+        parser_.add_argument("--json", action="store_true", help="as JSON")
     watch.add_argument("--once", action="store_true", help="one frame, then end")
     approve.add_argument("--by", metavar="NAME", help="who says yes (default: you)")
     command("demo", _demo, "run a small campaign on this machine, through MCP", "autoresearch-mcp demo")
@@ -223,6 +240,41 @@ def _approve(arguments: argparse.Namespace) -> int:
         answer = lab.promote_commit(arguments.commit, author="owner", approved_by=arguments.by or getpass.getuser())
     _say(answer.note)
     return 0 if answer.promoted else 1
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    import getpass
+    import time
+
+    from .lab import Lab
+
+    with contextlib.closing(Lab(find_lab(arguments.dir))) as lab:
+        id = arguments.id if lab.is_reproduction(arguments.id) else lab.reproduce(arguments.id, getpass.getuser())
+        _say(f"{id} is queued or runs; Ctrl-C leaves it running, and `autoresearch-mcp reproduce {id}` comes back to it.")
+        sys.stdout.flush()
+        while (found := lab.reproduction(id)) is None:
+            lab.states([id])  # wakes the runner if it is gone
+            time.sleep(1)
+    _say(*found.lines())
+    return 1 if found.holds is False else 0
+
+
+def _scores(arguments: argparse.Namespace) -> int:
+    import json
+    from dataclasses import asdict
+
+    from .scores import hidden_scores, table
+
+    scores = hidden_scores(find_lab(arguments.dir))
+    if arguments.json:
+        _say(json.dumps([asdict(row) for row in scores], indent=2))
+    elif not scores:
+        _say("Nothing was scored on the hidden split yet.")
+    else:
+        from rich.console import Console
+
+        Console(highlight=False).print(table(scores))
+    return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

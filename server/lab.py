@@ -33,6 +33,7 @@ from .overview import Overview, ended_line, obstacle
 from .precedents import Precedents
 from .promotion import Promoter
 from .repo import Repo
+from .reproduction import TAG, Reproduction
 
 MAX_REPLICATES = 16
 _EXPERIMENT_ID = re.compile(r"e-[0-9a-z]{15}")
@@ -180,13 +181,8 @@ class Lab:
             )
         if not 1 <= replicates <= MAX_REPLICATES:
             raise LabError(f"replicates must be 1 to {MAX_REPLICATES}, got {replicates}. Nothing was queued.", "bad_replicates")
-        kinds = self.settings.devices
-        if device is not None and device not in kinds:
-            raise LabError(f"This lab trains on {' or '.join(kinds)}, not on {clean(device)[:40]!r}. Nothing was queued.", "unknown_device")
-        if why := obstacle(self.settings, self._state):
-            raise LabError(f"{why} Nothing was queued.", "not_set_up" if self.settings.rents else "missing_package")
+        reserved = self._reserved(device)
         self._repo.check(sha)
-        kind, each = device or kinds[0], self.settings.longest_s()
         now = time.time()
         queued = [
             Experiment(
@@ -197,21 +193,48 @@ class Lab:
                 hypothesis=proposal.hypothesis if proposal else "baseline",
                 tags=sorted({*_tags(tags), *(proposal.tags if proposal else [])}),
                 seed=secrets.randbelow(2**31),
-                device=kind,
                 created_at=now + i * 1e-6,
-                reserved_s=each,
-                reserved_usd=each * self.settings.usd_per_s(kind),
+                **reserved,
             )
             for i in range(replicates)
         ]
         request = hashlib.sha256(json.dumps([sha, replicates, device, author, _tags(tags)]).encode()).hexdigest()
-        budget = self.settings.budget
-        made = self._ledger.enqueue(queued, budget.device_hours * 3600, idempotency_key, request, budget.usd)
-        self._wake()
+        made = self._enqueue(queued, idempotency_key, request)
         if made is None:
             ids = self._ledger.answer(idempotency_key or "", request) or []
             return self._launched(sha, ids, [line.seed for line in self.states(ids)], 0.0, True)
-        return self._launched(sha, [e.id for e in made], [e.seed for e in made], each * replicates, False)
+        return self._launched(sha, [e.id for e in made], [e.seed for e in made], sum(e.reserved_s for e in made), False)
+
+    def reproduce(self, id: str, author: str) -> str:
+        """Queue an experiment again: the same commit, seed and kind of device. Returns the id of the new one, which is nobody's evidence."""
+        original = self._experiment(id)
+        if not original.terminal:
+            raise LabError(f"{id} has not ended yet, so there is nothing to reproduce. Nothing was queued.", "not_ended")
+        again = Experiment(
+            id=new_id("e"),
+            commit=self._commit(original.commit),
+            base=original.base,
+            author=author,
+            hypothesis=f"Reproduction of {original.id}.",
+            tags=[TAG],
+            seed=original.seed,
+            created_at=time.time(),
+            reproduces=original.id,
+            **self._reserved(original.device),
+        )
+        self._enqueue([again], None, "")
+        return again.id
+
+    def is_reproduction(self, id: str) -> bool:
+        return bool(self._experiment(id).reproduces)
+
+    def reproduction(self, id: str) -> Reproduction | None:
+        """How an experiment that `reproduce` queued compares with its original; None while it has not ended."""
+        again = self._experiment(id)
+        if not again.reproduces:
+            raise LabError(f"{id} reproduces no other experiment. `autoresearch-mcp reproduce {id}` trains it again.", "no_reproduction")
+        original = self._experiment(again.reproduces)
+        return Reproduction(original, again, self._overview.noise(original.conditions)) if again.terminal else None
 
     def changes(self) -> int:
         """A number that differs from the last answer when the ledger changed since. Costs microseconds: poll it, then call `states`."""
@@ -508,6 +531,22 @@ class Lab:
             assert isinstance(record, Experiment)
             found = record
         return found
+
+    def _reserved(self, device: str | None) -> dict[str, Any]:
+        """An experiment's kind of device, and the most that it can cost there."""
+        kinds = self.settings.devices
+        if device is not None and device not in kinds:
+            raise LabError(f"This lab trains on {' or '.join(kinds)}, not on {clean(device)[:40]!r}. Nothing was queued.", "unknown_device")
+        if why := obstacle(self.settings, self._state):
+            raise LabError(f"{why} Nothing was queued.", "not_set_up" if self.settings.rents else "missing_package")
+        kind, each = device or kinds[0], self.settings.longest_s()
+        return {"device": kind, "reserved_s": each, "reserved_usd": each * self.settings.usd_per_s(kind)}
+
+    def _enqueue(self, experiments: list[Experiment], key: str | None, request: str) -> list[Experiment] | None:
+        budget = self.settings.budget
+        made = self._ledger.enqueue(experiments, budget.device_hours * 3600, key, request, budget.usd)
+        self._wake()
+        return made
 
     def _proposal_answer(
         self, proposal: Proposal, stat: str, duplicate: bool, note: str, similar: Sequence[a.Precedent] = ()

@@ -75,6 +75,7 @@ CREATE TABLE bills (  -- what each ended attempt on a rented device cost: elapse
 """,
 }
 
+_THIN = ("id", "commit", "conditions", "device", "state", "val_bpb", "seed", "author", "reported_bpb", "reproduces")
 _MODELS: dict[str, type[Experiment] | type[Memory] | type[Promotion]] = {
     "experiments": Experiment,
     "memories": Memory,
@@ -138,6 +139,12 @@ class Ledger:
             )
             row = db.execute("SELECT record FROM proposals WHERE fingerprint = ?", (proposal.fingerprint,)).fetchone()
         return Proposal.model_validate_json(row[0])
+
+    def proposal_of(self, commit: str) -> str:
+        """The commit of the proposal whose code this one has: itself, unless it was put onto another parent."""
+        with self._read() as db:
+            row = db.execute('SELECT proposal FROM aliases WHERE "commit" = ?', (commit,)).fetchone()
+        return row[0] if row else commit
 
     def add_alias(self, commit: str, proposal: str) -> None:
         with self._write() as db:
@@ -251,7 +258,7 @@ class Ledger:
         after.reserved_s = after.reserved_usd = 0.0
         db.execute("DELETE FROM experiments WHERE id = ?", (id,))
         thin = {
-            **after.model_dump(include={"id", "commit", "conditions", "device", "state", "val_bpb", "seed", "author", "reported_bpb"}),
+            **after.model_dump(include={*_THIN}),
             "started": after.started_at is not None,
             "finished_at": after.finished_at or time.time(),
             "hypothesis": after.hypothesis[:160],
@@ -279,11 +286,11 @@ class Ledger:
             )
 
     def test_scores(self) -> list[tuple[str, str, float, float]]:
-        """(experiment, commit, val_bpb, test_bpb) of what finished with both, oldest first. For the lab's owner."""
+        """(conditions, commit, val_bpb, test_bpb) of every replicate that finished with both. For the lab's owner."""
         with self._read() as db:
             return db.execute(
-                'SELECT e.id, e."commit", e.val_bpb, v.test_bpb FROM ended e JOIN evidence v ON v.experiment = e.id '
-                "WHERE e.val_bpb IS NOT NULL AND v.test_bpb IS NOT NULL ORDER BY e.finished_at"
+                'SELECT e.conditions, e."commit", e.val_bpb, v.test_bpb FROM ended e JOIN evidence v ON v.experiment = e.id '
+                "WHERE e.val_bpb IS NOT NULL AND v.test_bpb IS NOT NULL AND e.reproduces = ''"
             ).fetchall()
 
     def ended_of(self, commit: str) -> list[dict[str, Any]]:
@@ -301,8 +308,8 @@ class Ledger:
             return [dict(zip(names, row)) for row in cursor]
 
     def scores(self, commit: str) -> list[Score]:
-        """Every replicate of a commit that ended, oldest first: what the gate judges by."""
-        rows = self.ended_of(commit)
+        """Every replicate of a commit that ended, oldest first: what the gate judges by. A second run with the same seed is none."""
+        rows = [r for r in self.ended_of(commit) if not r["reproduces"]]
         evidence = self._evidence([r["id"] for r in rows])
         return [
             Score(
@@ -331,8 +338,8 @@ class Ledger:
         with self._read() as db:
             return db.execute(
                 'SELECT e."commit", count(*) AS n, m.mean, sum((val_bpb - m.mean) * (val_bpb - m.mean)) FROM ended e JOIN '
-                '(SELECT "commit", avg(val_bpb) AS mean FROM ended WHERE state = \'finished\' AND conditions = ?1 GROUP BY "commit") m '
-                'ON m."commit" = e."commit" WHERE e.state = \'finished\' AND e.conditions = ?1 AND val_bpb IS NOT NULL '
+                "(SELECT \"commit\", avg(val_bpb) AS mean FROM ended WHERE state = 'finished' AND conditions = ?1 AND reproduces = '' GROUP BY \"commit\") m "
+                "ON m.\"commit\" = e.\"commit\" WHERE e.state = 'finished' AND e.conditions = ?1 AND val_bpb IS NOT NULL AND reproduces = '' "
                 'GROUP BY e."commit" ORDER BY m.mean',
                 (conditions,),
             ).fetchall()

@@ -76,6 +76,7 @@ class Experiment(Model):
     started_at: float | None = None
     finished_at: float | None = None
     cancel_requested: bool = False
+    reproduces: str = Field(default="", description="the experiment of which this is a second run with the same seed: it is no evidence")
     reserved_s: float = Field(description="device seconds held back from the budget until it ends")
     cost_s: float = Field(default=0.0, description="device seconds used")
     reserved_usd: float = Field(default=0.0, description="held back from the budget until it ends")
@@ -94,6 +95,11 @@ class Experiment(Model):
     @property
     def terminal(self) -> bool:
         return self.state in TERMINAL_STATES
+
+    @property
+    def metric(self) -> float | None:
+        """See `_metric`."""
+        return _metric(self)
 
 
 class Memory(Model):
@@ -125,6 +131,12 @@ class Promotion(Model):
     version: int = 1
 
 
+def _metric(e: "Experiment | Score") -> float | None:
+    """What an experiment is compared by, if it finished: the verified metric; where only the code's own word was asked for, that."""
+    value = e.reported_bpb if e.val_bpb is None else e.val_bpb
+    return value if e.state == "finished" and value is not None and math.isfinite(value) else None
+
+
 Record = Experiment | Memory | Promotion
 
 
@@ -146,9 +158,8 @@ class Score(Model):
 
     @property
     def metric(self) -> float | None:
-        """What it is compared by, if it finished: the verified metric; where the code reports its own and nothing else is measured, that."""
-        value = self.reported_bpb if self.val_bpb is None else self.val_bpb
-        return value if self.state == "finished" and value is not None and math.isfinite(value) else None
+        """See `_metric`."""
+        return _metric(self)
 
 
 class Verdict(Model):

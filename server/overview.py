@@ -40,15 +40,13 @@ class Overview:
         champion = self._repo.champion()
         conditions = self._conditions(champion)
         groups = self._ledger.summaries(conditions)
-        degrees = sum(n - 1 for _, n, _, _ in groups)
-        noise = math.sqrt(sum(ss for *_, ss in groups) / degrees) if degrees else None
         open_ = self._ledger.open_experiments()
         budget = self.budget()
         summary = self._summary(champion, conditions)
         return a.StatusAnswer(
             lab=self._settings.lab.name,
             champion=summary,
-            noise_sd=noise,
+            noise_sd=_noise(groups),
             counts=self._ledger.counts(),
             running=[self.line(e) for e in open_ if e.state in ACTIVE_STATES],
             queued=[self.line(e) for e in open_ if e.state == "queued"][:20],
@@ -69,6 +67,10 @@ class Overview:
         """An experiment in one line; while it runs, with how far it is."""
         share = rundir.read_share(rundir.locate(self._state, e), self._settings.training.budget_s) if e.state in ACTIVE_STATES else None
         return a.ExperimentLine.of(e, share)
+
+    def noise(self, conditions: str) -> float | None:
+        """Standard deviation of the metric between replicates of one commit, pooled over all commits under these conditions."""
+        return _noise(self._ledger.summaries(conditions))
 
     def budget(self) -> a.Budget:
         spent, reserved = self._ledger.spending()
@@ -117,7 +119,7 @@ class Overview:
 
     def _conditions(self, commit: str) -> str:
         """Under which the champion was measured last; results under others can't be compared with it."""
-        rows = [r for r in self._ledger.ended_of(commit) if r["state"] == "finished"] or self._ledger.recent(1)
+        rows = [r for r in self._ledger.ended_of(commit) if r["state"] == "finished" and not r["reproduces"]] or self._ledger.recent(1)
         return rows[-1]["conditions"] if rows else ""
 
     def _summary(self, commit: str, conditions: str) -> a.Summary:
@@ -158,6 +160,11 @@ class Overview:
         return steps
 
 
+def _noise(groups: list[tuple[str, int, float, float]]) -> float | None:
+    degrees = sum(n - 1 for _, n, _, _ in groups)
+    return math.sqrt(sum(ss for *_, ss in groups) / degrees) if degrees else None
+
+
 def ended_line(row: dict[str, Any]) -> a.ExperimentLine:
     """A thin row of the ledger as a line."""
     names = ("id", "commit", "state", "val_bpb", "reported_bpb", "seed", "device", "author", "hypothesis", "failure")
@@ -181,7 +188,7 @@ def confined() -> bool:
     """Whether this machine can keep a training in a sandbox."""
     from trainer import sandbox
 
-    return sandbox.abi() > 0
+    return sandbox.level() != "unsandboxed"
 
 
 @functools.cache

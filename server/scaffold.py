@@ -89,7 +89,7 @@ def _make_parents(directory: Path) -> list[Path]:
 
 
 def _furnish(root: Path, name: str, from_repo: Path | None, profile: str, budget_s: float | None) -> list[str]:
-    confined = sandbox.abi() > 0
+    confined = sandbox.level() != "unsandboxed"
     wanted = _files(name, profile, budget_s, "refuse" if confined else "allow")
     lines: list[str] = [] if confined else [_UNCONFINED]
     there: dict[str, bytes] = {}

@@ -14,63 +14,12 @@ import pytest
 from server import settings as lab_settings
 from server.compute.local import LocalCompute
 from server.daemon import runner_alive, runner_lock, stop_runner
-from server.lab import Lab
 from server.lake.embedded import EmbeddedLake
-from server.ledger import Ledger
 from server.models import ACTIVE_STATES, Experiment
 from server.repo import Repo
 from server.runner import ATTEMPTS, Runner
+from tests.server.house import NOOP, House
 from tests.waiting import until
-
-NOOP = (sys.executable, str(Path(__file__).parents[1] / "bench" / "noop_launcher.py"))
-
-
-class House:
-    """A lab with its ledger open beside it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.state = root / ".autoresearch"
-        self.lab = Lab(root)
-        self.ledger = Ledger(self.state / "ledger.sqlite")
-
-    def close(self) -> None:
-        self.lab.close()
-        self.ledger.close()
-
-    def launch(self, replicates: int = 1) -> list[str]:
-        return self.lab.launch_training("champion", "ada", replicates).experiments
-
-    def state_of(self, id: str) -> str:
-        return self.lab.states([id])[0].state
-
-    def ended(self, ids: list[str]) -> bool:
-        return all(line.state not in (*ACTIVE_STATES, "queued") for line in self.lab.states(ids))
-
-    def record(self, id: str) -> Experiment:
-        """The whole record of an experiment that is still in the ledger."""
-        found = self.ledger.experiment(id)
-        assert found is not None
-        return found
-
-    def launcher(self, id: str) -> int:
-        """The process that supervises an experiment, once it is there."""
-        attempt = until(lambda: next((e.attempt for e in self.ledger.open_experiments(*ACTIVE_STATES) if e.id == id), 0))
-        lock = self.state / "runs" / id / str(attempt) / "launcher.lock"
-        return int(until(lambda: lock.read_text(encoding="ascii") if lock.exists() else ""))
-
-    def runner(self) -> int:
-        return int(until(lambda: (self.state / "runner.lock").read_text(encoding="ascii")))
-
-    def drive(self, linger_s: float = 0.0, command: tuple[str, ...] = NOOP, lake: EmbeddedLake | None = None) -> None:
-        """Be the runner, in this process, with a launcher that trains nothing, until there is nothing left to do."""
-        settings = lab_settings.load(self.root)
-        lake = lake or EmbeddedLake(self.state / "lake")
-        compute = LocalCompute("tiny", 1, self.state / "runner.log", command=command)
-        with runner_lock(self.state, patience_s=5) as mine:
-            assert mine
-            anyio.run(Runner(settings, self.state, self.ledger, Repo(self.root), lake, compute).run, linger_s)
-        lake.close()
 
 
 @pytest.fixture

@@ -172,10 +172,10 @@ def test_a_killed_init_leaves_no_lab(tmp_path: Path) -> None:
 
 
 def test_a_lab_made_where_nothing_can_be_confined_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.sandbox.abi", lambda: 0)
+    monkeypatch.setattr("trainer.sandbox.level", lambda: "unsandboxed")
     lines = create_lab(tmp_path / "lab")
     assert settings.load(tmp_path / "lab").promotion.unsandboxed == "allow"
     assert any(line.startswith("warning: this machine can't confine") for line in lines)
-    monkeypatch.setattr("trainer.sandbox.abi", lambda: 7)
+    monkeypatch.setattr("trainer.sandbox.level", lambda: "landlock-7+seccomp")
     assert not any("confine" in line for line in create_lab(tmp_path / "other"))
     assert settings.load(tmp_path / "other").promotion.unsandboxed == "refuse"

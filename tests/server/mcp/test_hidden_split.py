@@ -1,0 +1,160 @@
+"""What the hidden split says is in nothing that a client can fetch, and in no file of the lab but the ledger."""
+
+import contextlib
+import json
+import re
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client
+
+from server import cli
+from server.daemon import runner_lock
+from server.mcp import build_server
+from tests.server.house import House
+
+pytestmark = pytest.mark.anyio
+
+# A launcher that trains nothing: what the commit is worth on each split stands in its train.py, the seed adds the noise.
+LAUNCHER = """
+import json, re, sys
+from dataclasses import replace
+from pathlib import Path
+from trainer import protocol
+for line in sys.stdin:
+    run = Path(line.strip())
+    val, test = (int(text) / 1000 for text in re.search(r"# val (\\d+) test (\\d+)", (run / "code/train.py").read_text()).groups())
+    seed = json.loads((run / "spec.json").read_text())["seed"]
+    noise = seed % 1_000_003 * 1e-9
+    hashes = {"fixed": "", "data": "", "tokenizer": "", "code": "", "weights": str(seed)}
+    result = protocol.Result("finished", val + noise, test + noise, val, sandbox="landlock-7", hashes=hashes, versions={"torch": ""})
+    (run / "run.log").write_text("trained\\n")
+    (run / "launcher.lock").write_text("1")
+    protocol.write_json(run / "result.json", result)
+    print("{}", flush=True)
+"""
+
+
+class Campaign:
+    """A champion, a commit that the hidden split confirms and one that it doesn't, three replicates each."""
+
+    def __init__(self, root: Path) -> None:
+        self.house = House(root)
+        lab = self.house.lab
+        with runner_lock(self.house.state):
+            self.first = self.propose("DEPTH = 2", f"DEPTH = 3{WORTH.format(1500, 71828)}")
+            self.house.git("update-ref", "refs/heads/research", self.first)  # the stock train.py says no numbers
+            self.good = self.propose(WORTH.format(1500, 71828), f" + 1{WORTH.format(1400, 61803)}")
+            self.bad = self.propose(WORTH.format(1500, 71828), f" + 2{WORTH.format(1400, 94159)}")
+            self.experiments = [id for c in (self.first, self.good, self.bad) for id in lab.launch_training(c, "ada", 3).experiments]
+        self.house.drive(command=(sys.executable, "-c", LAUNCHER))
+        self.scores = [score for c in (self.first, self.good, self.bad) for score in self.house.ledger.scores(c)]
+
+    def propose(self, old: str, new: str) -> str:
+        edits = [{"path": "train.py", "search": old, "replace": new}]
+        return self.house.lab.propose_patch("Another depth.", "ada", edits=edits).commit
+
+
+WORTH = "  # val {} test {}"
+HIDDEN = r"(?<![\d.])(71\.8[23]|61\.80|94\.1[56])\d*"  # every one of them, and their means, to any number of decimals
+
+
+def holds(data: bytes, packed: list[bytes]) -> bool:
+    return any(value in data for value in packed) or re.search(HIDDEN.encode(), data) is not None
+
+
+@pytest.fixture
+def campaign(make_lab: Callable[..., Path]) -> Iterator[Campaign]:
+    campaign = Campaign(make_lab())
+    yield campaign
+    campaign.house.close()
+
+
+async def test_no_answer_to_a_client_holds_a_score_of_the_hidden_split(campaign: Campaign) -> None:
+    id, commit = campaign.experiments[0], campaign.good
+    calls: dict[str, list[dict[str, Any]]] = {
+        "get_status": [{}],
+        "read_file": [{}],
+        "propose_patch": [
+            {
+                "hypothesis": "The same again, please.",
+                "edits": [{"path": "train.py", "search": "HEAD_DIM = ", "replace": "HEAD_DIM = 0 + "}],
+            }
+        ],
+        "launch_training": [{"commit": commit}],
+        "wait_for_experiments": [{"ids": campaign.experiments}],
+        "get_experiment": [{"id": id} for id in campaign.experiments],
+        "read_log": [{"id": id}],
+        "cancel_experiment": [{"id": id}],
+        "query_experiments": [
+            {"columns": ["id", "details", "failure", "log_tail", "curve", "val_bpb", "reported_bpb", "tags", "conditions"]},
+            {"sql": "SELECT * FROM experiments"},
+            {"sql": "SELECT * FROM promotions"},
+            {"group_by": "commit"},
+        ],
+        "write_memory": [{"kind": "finding", "text": "Nothing was seen."}],
+        "search_memory": [{}],
+        "plot_progress": [{}],
+        "promote_commit": [{"commit": campaign.bad}, {"commit": campaign.good}, {"commit": campaign.good}],
+    }
+    said = ""
+    with runner_lock(campaign.house.state):
+        async with Client(build_server(campaign.house.lab)) as client:
+            assert {tool.name for tool in (await client.list_tools()).tools} == calls.keys()
+            for tool, many in calls.items():
+                for arguments in many:
+                    said += (await client.call_tool(tool, arguments)).model_dump_json() + "\n"
+            resources = [str(resource.uri) for resource in (await client.list_resources()).resources]
+            templates = [template.uri_template for template in (await client.list_resource_templates()).resource_templates]
+            for uri in [*resources, *(template.format(id=id, sha=commit) for template in templates)]:
+                said += (await client.read_resource(uri)).model_dump_json() + "\n"
+    assert "not_confirmed" in said and '\\"promoted\\":true' in said and "1.4" in said  # the gate did look at the split
+    assert re.findall(HIDDEN, said) == []
+
+
+def test_no_file_of_the_lab_but_the_ledger_and_no_export_holds_a_score_of_the_hidden_split(
+    campaign: Campaign, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house = campaign.house
+    assert house.ledger.unflushed() == 0 and list((house.state / "lake").rglob("*"))
+    with runner_lock(house.state):
+        assert cli.main(["export", str(tmp_path / "out"), str(house.root)]) == 0
+        assert cli.main(["status", "--json", str(house.root)]) == 0
+    assert re.findall(HIDDEN, capsys.readouterr().out) == []
+    values = [score.test_bpb for score in campaign.scores if score.test_bpb is not None]
+    assert len(values) == 9 and all(re.fullmatch(HIDDEN, str(value)) for value in values)
+    packed = [struct.pack(order, value) for value in values for order in ("<d", ">d")]
+    files = [path for root in (house.root, tmp_path / "out") for path in root.rglob("*") if path.is_file()]
+    holders = {path.name for path in files if holds(path.read_bytes(), packed)}
+    assert holders and all(name.startswith("ledger.sqlite") for name in holders)
+    assert {path.name for path in files} >= {"result.json", "results.tsv", "experiments.parquet"}
+
+
+def test_the_owner_sees_both_splits_on_the_command_line(campaign: Campaign, capsys: pytest.CaptureFixture[str]) -> None:
+    root = str(campaign.house.root)
+    assert cli.main(["scores", "--json", root]) == 0
+    rows = {row["commit"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows[campaign.bad]["test_bpb"] == pytest.approx(94.159, abs=0.01) and rows[campaign.bad]["val_bpb"] == pytest.approx(
+        1.4, abs=0.01
+    )
+    assert [row["n"] for row in rows.values()] == [3, 3, 3] and rows[campaign.first]["champion"]
+    assert cli.main(["scores", root]) == 0
+    text = capsys.readouterr().out
+    assert "+92.759" in text and campaign.bad[:12] in text and "champion" in text
+
+
+def test_a_lab_without_scores_says_so(lab_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["scores", str(lab_root)]) == 0
+    assert "Nothing was scored" in capsys.readouterr().out
+
+
+def test_a_result_that_is_recorded_again_after_a_crash_keeps_its_hidden_score(campaign: Campaign) -> None:
+    id = campaign.experiments[0]
+    with contextlib.closing(House(campaign.house.root)) as house:
+        before = house.ledger.scores(campaign.first)[0].test_bpb
+        house.ledger.keep_evidence(id, "landlock-7", None, "w")  # as a runner does that finds the result file, its score moved already
+        assert before is not None and house.ledger.scores(campaign.first)[0].test_bpb == before
