@@ -40,7 +40,10 @@ class Run:
         self._send(op="connect")
 
     def start(self) -> "np.ndarray[tuple[int], np.dtype[np.uint16]]":
-        """Start the budget's clock and return the training tokens: one read-only stream, each document opened by BOS."""
+        """Start the budget's clock and return the training tokens: one read-only stream, each document opened by BOS.
+
+        Fifteen in sixteen of the documents, in an order of the lab's seed: each replicate trains on another share.
+        """
         import numpy as np
 
         self._send(op="start")

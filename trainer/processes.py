@@ -137,9 +137,12 @@ def _all_from_proc() -> Iterator[Process]:
 
 
 def _all_from_ps() -> Iterator[Process]:
-    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,pgid=,rss=,time="], capture_output=True, text=True, check=True)
-    for line in listing.stdout.splitlines():
+    with subprocess.Popen(["ps", "-A", "-o", "pid=,ppid=,pgid=,rss=,time="], stdout=subprocess.PIPE, text=True) as ps:
+        listing, _ = ps.communicate()
+    for line in listing.splitlines():
         pid, parent, group, resident, clock = line.split()
+        if int(pid) == ps.pid:
+            continue  # no member, though a child of ours
         days, _, rest = clock.rpartition("-")
         seconds = 0.0
         for part in rest.split(":"):

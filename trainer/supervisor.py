@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import client, prepare, processes, protocol, sandbox, score
+from . import client, prepare, processes, protocol, sandbox, score, stream
 from .failures import Failure, of_crash, read_traceback
 from .protocol import Progress, Result, Spec
 from .records import Curve, Log
@@ -29,6 +29,7 @@ from .score import Scores
 from .scratch import Scratch
 
 SCRATCH = "scratch"  # the only directory that the agent's code can write
+TOKENS = "train.bin"  # this run's share of the training tokens
 CONFIG = "config.json"  # of a submitted model, beside its weights
 SCRATCH_CHECKPOINTS = 16  # it may hold as much as this many of the largest checkpoint
 THREADS = 1024  # of all processes of a run together
@@ -135,7 +136,8 @@ class Supervisor:
         self._log.close()
         self._curve.close()
         self._scratch.remove()
-        self._weights.unlink(missing_ok=True)
+        for leftover in (self._weights, self._run / TOKENS):
+            leftover.unlink(missing_ok=True)
 
     def _train(self) -> None:
         self._scratch.make()
@@ -149,6 +151,7 @@ class Supervisor:
         self._spawned_at = time.monotonic()
         self._trainer = sandbox.spawn(self._run_entry, replace(jail, keep=(theirs.fileno(),)))
         theirs.close()
+        stream.write(self._data / "train.bin", self._run / TOKENS, self._profile.vocab_size - 1, self._spec.seed)  # while train.py starts
         while self._config is None:
             self._wait(TICK_S)
             self._enforce_limits()
@@ -287,7 +290,7 @@ class Supervisor:
 
     def _start_clock(self, channel: socket.socket) -> None:
         """Hand the training tokens over as a descriptor; the budget runs from here."""
-        data = os.open(self._data / "train.bin", os.O_RDONLY | os.O_CLOEXEC)
+        data = os.open(self._run / TOKENS, os.O_RDONLY | os.O_CLOEXEC)
         self._cpu_at_start = self._family.usage().cpu_s
         self._started_at, self._phase = time.monotonic(), "running"
         self._look_at = self._show_at = 0.0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer import prepare, protocol, sandbox
+from trainer import prepare, protocol, sandbox, stream
 
 from .conftest import BIGRAM, PACKAGE, Launched, Warm, processes_in
 from .test_score import bigram_bpb
@@ -187,6 +187,21 @@ def test_a_helper_does_not_train_on_after_submitting(warm: Warm) -> None:
     result = launched.wait()
     assert result["state"] == "finished" and result["timings"]["score_s"] > 1.5
     assert "trained on" not in launched.log and not processes_in(launched.run)
+
+
+def test_a_seed_of_its_own_and_sorted_documents_do_not_make_replicates_one_training(warm: Warm) -> None:
+    """A seed found by search is worth nothing if the lab's seed decides what is trained on. Counting bigrams ignores seeds altogether."""
+    own_order = """    tokens = run.start()
+    starts = np.flatnonzero(tokens == 511)
+    documents = sorted(part.tobytes() for part in np.split(tokens, starts[1:]))
+    print("DOCUMENTS", len(starts), len(set(documents)), tokens[0])
+    tokens = np.frombuffer(b"".join(documents), np.uint16)"""
+    code = BIGRAM.replace("    tokens = run.start()", own_order)
+    runs = [warm.launch(code, seed=seed) for seed in (1, 1, 2)]
+    weights = [launched.wait()["hashes"]["weights"] for launched in runs]
+    assert weights[0] == weights[1] != weights[2]
+    kept = 400 - 400 // stream.LEFT_OUT
+    assert all(f"DOCUMENTS {kept} {kept} 511" in launched.log for launched in runs)
 
 
 # The machine

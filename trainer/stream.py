@@ -1,0 +1,28 @@
+"""The training tokens as one run gets them: with gaps, and in an order, that the lab's seed decides (fixed).
+
+Against seeds chosen by search. A train.py may ignore the lab's seed, set one of its own that was the luckiest of many,
+and sort its documents: then replicates would repeat one lucky training instead of sampling what the code does. So each
+seed leaves out another sixteenth of the documents, which no train.py can bring back, and shuffles the rest. A stock run
+sees less than there is either way.
+
+Measured on the cpu profile, 150 steps, 6 seeds of the lab each, standard deviation of val_bpb: 0.0017 for the stock train.py;
+0.0026 where it fixes a seed of its own and sorts the documents; 0.0029 where it also puts others in the gaps, so that
+all the rest stays in its place. Luck that was fixed in the source is gone.
+"""
+
+from pathlib import Path
+
+LEFT_OUT = 16  # one document in so many
+
+
+def write(source: Path, target: Path, bos: int, seed: int) -> None:
+    """Write a run's share of a stream of uint16 tokens, in which each document opens with `bos`."""
+    import numpy as np
+
+    tokens = np.asarray(np.memmap(source, dtype=np.uint16, mode="r"))
+    starts = np.flatnonzero(tokens == bos)
+    ends = np.append(starts[1:], len(tokens))
+    kept = np.random.default_rng(seed).permutation(len(starts))[len(starts) // LEFT_OUT :]
+    with target.open("wb") as file:
+        for start, end in zip(starts[kept].tolist(), ends[kept].tolist()):
+            file.write(tokens[start:end].data)
