@@ -85,6 +85,7 @@ class Profile:
     memory_mb: int  # resident, all processes of a run together
     checkpoint_mb: int
     documents: int | None = None  # of the training split; None: all
+    sealed: bool = False  # scoring leaves logits on the device, and has a few shown to it: see score.py
     shards: int = 0  # of training text on the hub; 0: the text is a Python package's
 
     def grace_s(self, budget_s: float) -> float:
@@ -143,6 +144,7 @@ PROFILES = {
             eval_rows=32,
             memory_mb=32_768,
             checkpoint_mb=512,
+            sealed=True,
             shards=10,
         ),
     )

@@ -9,7 +9,7 @@ three things are checked of the model behind it:
 - It keeps no state and mixes no rows: `TWINS` extra rows repeat a row elsewhere in the stream.
 - It can't tell an extra row from a real one, nor answer it from memory: every extra row goes to the server that
   didn't get its original (half of the twins to the same one), both servers get the same number of each kind, and they
-  can't talk: no process runs in one while the other answers, and neither can write what the other reads.
+  can't talk: the second begins with the agent's code when the first is dead, and neither can write what the other reads.
 
 What that is worth. A model can answer a real row with knowledge of the next token, but then, asked again with another
 future, it must give that answer without it. Whatever it knows about decoys, it can't: so a look-ahead at a fraction f of
@@ -17,6 +17,13 @@ the positions, however chosen, passes with probability (1 - f)^DECOYS, and the r
 time. What passes within the tolerance is taken back on average: the mean gap at the splits is added to the number.
 A token's successor is never the first token of another row (a token is left out between rows), so that
 nothing could be gained by peeking into other rows either.
+
+Where all logits are too many to be copied (`Profile.sealed`; those of the h100 profile would be 250 GB), a server says the
+log-probability of each row's next tokens first, and is asked then for the logits of the row's last position, whose target it
+hasn't seen, and of one other, which in a decoy is the split. What it said is read before that is asked, and must be the softmax
+of what it shows. Then nothing is normalised by construction, but the bound is the same one: a decoy's logits at the split are
+normalised here, and the original must have said for its own next token what they give it. So a probability that is too high at a
+fraction f of the positions, whether by looking ahead or by summing to more than 1, passes with (1 - f)^DECOYS.
 
 Measured on the stock model after 20 s, for a cheat that touches the positions of highest loss and is certain there
 (`python -m tests.bench.detection`; 2,000 draws of decoys; the noise between two runs of one seed is 0.0013 bits per byte):
@@ -43,7 +50,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import prepare, sandbox
 
@@ -54,6 +61,7 @@ if TYPE_CHECKING:
 DECOYS = 128
 TWINS = 8
 TOLERANCE = {"cpu": 2e-4, "cuda": 5e-2}  # nats that another place in the batch, or another choice of kernels, may change
+SAID_TOLERANCE = 1e-3  # nats between a server's softmax and ours, of the same logits in float32
 _READY, _GO, _DONE = b"R", b"G", b"D"
 _PR_SET_DUMPABLE = 4
 
@@ -118,16 +126,16 @@ def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sa
     val = _read(data, "val", profile.seq_len, profile.eval_bytes)
     test = _read(data, "test", profile.seq_len, profile.eval_bytes // 2)
     contexts, targets = np.concatenate([val.contexts, test.contexts]), np.concatenate([val.targets, test.targets])
-    for server in servers:
-        server.pause()
     answers = np.zeros(contexts.shape)
     checks: list[tuple[_Question, np.ndarray[Any, Any]]] = []
+    for server in servers:
+        server.wait()
     for server, questions in zip(servers, _questions(contexts, len(val.contexts), profile.eval_rows)):
-        server.resume()
+        server.begin()
         for start in range(0, len(questions), profile.eval_rows):
             batch = questions[start : start + profile.eval_rows]
-            logits = server.answer(np.stack([question.tokens for question in batch]))
-            logp = _log_probabilities(logits, targets[[question.row for question in batch]])
+            rows, wanted = np.stack([question.tokens for question in batch]), targets[[question.row for question in batch]]
+            logp = server.answer_sealed(rows, wanted, [q.opened for q in batch]) if profile.sealed else server.answer(rows, wanted)
             for question, answer in zip(batch, logp):
                 if question.checked == 0:
                     answers[question.row] = answer
@@ -157,10 +165,12 @@ def _read(data: Path, split: str, seq_len: int, size: int) -> _Text:
 
 @dataclass(frozen=True)
 class _Question:
-    """A row to ask. `checked` is 0 for a row that counts, else the number of first positions that must agree with it."""
+    """A row to ask. `checked` is 0 for a row that counts, else the number of first positions that must agree with it.
+    `opened` is the position that a server must show after it said what it knows of all: in a decoy the last that must agree."""
 
     row: int
     tokens: "np.ndarray[Any, Any]"
+    opened: int
     checked: int = 0
 
 
@@ -177,7 +187,8 @@ def _questions(contexts: "np.ndarray[Any, Any]", validation: int, multiple: int)
     random = np.random.default_rng(secrets.randbits(128))
     rows, length = contexts.shape
     owner = random.permutation(rows) % 2
-    streams = [[_Question(row, contexts[row]) for row in range(rows) if owner[row] == side] for side in (0, 1)]
+    opened = random.integers(0, length - 1, rows)  # as often as any other, wherever that is
+    streams = [[_Question(row, contexts[row], int(opened[row])) for row in range(rows) if owner[row] == side] for side in (0, 1)]
     for side, stream in enumerate(streams):
         mine, others = (np.flatnonzero(owner == which) for which in (side, 1 - side))
         suspects = others[others < validation]
@@ -185,10 +196,10 @@ def _questions(contexts: "np.ndarray[Any, Any]", validation: int, multiple: int)
             split = int(random.integers(0, length - 1))  # the last position that must agree
             ends = contexts[contexts[:, split + 1] != contexts[row, split + 1]]
             spliced = np.concatenate([contexts[row, : split + 1], ends[random.integers(len(ends)), split + 1 :]])
-            stream.append(_Question(int(row), spliced, split + 1))
+            stream.append(_Question(int(row), spliced, split, split + 1))
         twins = [*random.choice(mine, TWINS // 4), *random.choice(others, TWINS // 4)]
         twins += list(random.choice(others, -(len(stream) + len(twins)) % multiple))
-        stream.extend(_Question(int(row), contexts[row], length) for row in twins)
+        stream.extend(_Question(int(row), contexts[row], int(random.integers(0, length - 1)), length) for row in twins)
         random.shuffle(stream)
     return streams
 
@@ -221,8 +232,32 @@ def _compare(question: _Question, answer: "np.ndarray[Any, Any]", original: "np.
     )
 
 
+class _Shared(NamedTuple):
+    """The memory that a model server and this process share."""
+
+    tokens: "torch.Tensor"  # (rows, positions)
+    opened: "torch.Tensor"  # (rows, 2): the positions whose logits are to be shown
+    logp: "torch.Tensor"  # (rows, positions - 1): of each next token
+    logits: "torch.Tensor"  # (rows, positions, vocabulary), or (rows, 2, vocabulary) of the opened ones
+
+    @staticmethod
+    def shapes(profile: prepare.Profile) -> list[tuple[int, ...]]:
+        rows, length = profile.eval_rows, profile.seq_len
+        return [(rows, length), (rows, 2), (rows, length - 1), (rows, 2 if profile.sealed else length, profile.vocab_size)]
+
+    @classmethod
+    def map(cls, memory: int, profile: prepare.Profile) -> "_Shared":
+        import torch
+
+        mapped, offset, views = mmap.mmap(memory, 0), 0, []
+        for shape, dtype in zip(cls.shapes(profile), (torch.int32, torch.int32, torch.float32, torch.float32)):
+            views.append(torch.frombuffer(mapped, dtype=dtype, count=math.prod(shape), offset=offset).view(shape))
+            offset += 4 * math.prod(shape)
+        return cls(*views)
+
+
 class _ModelServer:
-    """A sandboxed process with the agent's model. Made before this process holds any text.
+    """A sandboxed process for the agent's model. Made before this process holds any text; the agent's code runs in it from `begin` on.
 
     Its memory is a file that this process maps only after all servers were forked: a mapping would be inherited by
     the next server, and the two could talk.
@@ -233,34 +268,62 @@ class _ModelServer:
         home.mkdir()
         jail = replace(jail, write=(home,), directory=home, environment={**jail.environment, "HOME": str(home), "TMPDIR": str(home)})
         self._deadline = time.monotonic() + profile.score_s
-        self._views: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._memory = _anonymous_file(4 * profile.eval_rows * profile.seq_len * (1 + profile.vocab_size))
+        self._shared: _Shared | None = None
+        self._memory = _anonymous_file(4 * sum(map(math.prod, _Shared.shapes(profile))))
         self._socket, theirs = socket.socketpair()
         serve = _serving(submission, profile, theirs, self._memory)
         self._pid = sandbox.spawn(serve, replace(jail, keep=(theirs.fileno(), self._memory)))
         theirs.close()
 
-    def pause(self) -> None:
-        """Once the model is there, let nothing run in it: it must not watch what the machine does while another answers."""
+    def wait(self) -> None:
+        """Until it has all but the agent's code."""
+        self._expect(_READY, "the weights that were submitted can't be read.")
+        self._shared = _Shared.map(self._memory, self._profile)
+
+    def begin(self) -> None:
+        """Let it make the model."""
+        self._tell(_GO)
         self._expect(_READY, "build_model or load_state_dict failed with what was submitted.")
-        self._views = _map(self._memory, self._profile)
-        os.killpg(self._pid, signal.SIGSTOP)
-        os.waitpid(self._pid, os.WUNTRACED)
 
-    def resume(self) -> None:
-        with contextlib.suppress(ProcessLookupError):  # it died; its first answer will be missed
-            os.killpg(self._pid, signal.SIGCONT)
+    def answer(self, rows: "np.ndarray[Any, Any]", targets: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+        """Log-probabilities in nats (rows, positions) of the targets."""
+        shared = self._ask(rows)
+        return _log_probabilities(shared.logits.clone(), targets)
 
-    def answer(self, rows: "np.ndarray[Any, Any]") -> "torch.Tensor":
-        """Logits (rows, positions, vocabulary) in float32, a copy of ours."""
+    def answer_sealed(self, rows: "np.ndarray[Any, Any]", targets: "np.ndarray[Any, Any]", opened: list[int]) -> "np.ndarray[Any, Any]":
+        """The same, as the server says it, but from its logits at the last position and at one other in each row."""
+        import numpy as np
         import torch
 
-        assert self._views is not None
-        tokens, logits = self._views
-        tokens.copy_(torch.from_numpy(rows))
-        self._socket.sendall(_GO)
+        shared = self._ask(rows)
+        said = shared.logp.clone().double().numpy()
+        if not np.isfinite(said).all():
+            raise ScoreError("nan", "the submitted model's logits are NaN or infinite on the evaluation text.")
+        each, shown = np.arange(len(rows)), np.stack([np.array(opened), np.full(len(rows), rows.shape[1] - 1)], 1)
+        shared.opened.copy_(torch.from_numpy(shown))
+        self._tell(_GO)
+        self._expect(_DONE, "the model's process failed after it answered.")
+        logits = shared.logits.clone()
+        next_tokens = rows[each, np.array(opened) + 1]
+        excess = abs(said[each, opened] - _log_probabilities(logits[:, :1], next_tokens[:, None])[:, 0]).max()
+        if excess > SAID_TOLERANCE:
+            raise ScoreError("invalid_model", f"a log-probability is not the softmax of its logits ({excess:.3g} nats apart).")
+        logp = np.concatenate([said, np.zeros((len(rows), 1))], 1)
+        np.put_along_axis(logp, shown, _log_probabilities(logits, np.take_along_axis(targets, shown, 1)), 1)
+        return logp
+
+    def _ask(self, rows: "np.ndarray[Any, Any]") -> _Shared:
+        import torch
+
+        assert self._shared is not None
+        self._shared.tokens.copy_(torch.from_numpy(rows))
+        self._tell(_GO)
         self._expect(_DONE, f"the model failed on a batch of token ids of shape {rows.shape}.")
-        return logits.clone()
+        return self._shared
+
+    def _tell(self, signal: bytes) -> None:
+        with contextlib.suppress(OSError):  # it died; its answer will be missed
+            self._socket.sendall(signal)
 
     def _expect(self, signal: bytes, otherwise: str) -> None:
         self._socket.settimeout(max(0.01, self._deadline - time.monotonic()))
@@ -291,17 +354,6 @@ def _anonymous_file(size: int) -> int:
     return descriptor
 
 
-def _map(memory: int, profile: prepare.Profile) -> "tuple[torch.Tensor, torch.Tensor]":
-    """The shared file as token ids (rows, positions) and logits (rows, positions, vocabulary)."""
-    import torch
-
-    rows, length, vocabulary = profile.eval_rows, profile.seq_len, profile.vocab_size
-    mapped = mmap.mmap(memory, 0)
-    tokens = torch.frombuffer(mapped, dtype=torch.int32, count=rows * length).view(rows, length)
-    logits = torch.frombuffer(mapped, dtype=torch.float32, count=rows * length * vocabulary, offset=4 * rows * length)
-    return tokens, logits.view(rows, length, vocabulary)
-
-
 def _serving(submission: Submission, profile: prepare.Profile, channel: socket.socket, memory: int) -> Callable[[], None]:
     """What a model server runs, inside its sandbox: untrusted from the import of the agent's file on."""
 
@@ -312,6 +364,10 @@ def _serving(submission: Submission, profile: prepare.Profile, channel: socket.s
         from safetensors.torch import load_file
 
         torch.set_num_threads(submission.threads)
+        weights = load_file(submission.weights, device=submission.device)  # on a GPU this makes its context too, side by side
+        channel.sendall(_READY)
+        if channel.recv(1) != _GO:
+            return
         sys.path.insert(0, str(submission.code))
         spec = importlib.util.spec_from_file_location("train", submission.code / submission.entry)
         assert spec is not None and spec.loader is not None
@@ -319,17 +375,29 @@ def _serving(submission: Submission, profile: prepare.Profile, channel: socket.s
         sys.modules["train"] = module
         spec.loader.exec_module(module)
         model = module.build_model(dict(submission.config))
-        model.load_state_dict(load_file(submission.weights))
+        model.load_state_dict(weights)
         model.to(submission.device).eval()
-        tokens, logits = _map(memory, profile)
+        shared = _Shared.map(memory, profile)
+        expected = (profile.eval_rows, profile.seq_len, profile.vocab_size)
         try:
             channel.sendall(_READY)
             with torch.inference_mode():
                 while channel.recv(1) == _GO:
-                    answer = model(tokens.long().to(submission.device))
-                    if answer.shape != logits.shape:
-                        raise ValueError(f"the model answered logits of shape {tuple(answer.shape)}, expected {tuple(logits.shape)}")
-                    logits.copy_(answer)
+                    tokens = shared.tokens.long().to(submission.device)
+                    answer = model(tokens)
+                    if answer.shape != expected:
+                        raise ValueError(f"the model answered logits of shape {tuple(answer.shape)}, expected {expected}")
+                    if not profile.sealed:
+                        shared.logits.copy_(answer)
+                        channel.sendall(_DONE)
+                        continue
+                    logp = torch.log_softmax(answer.float(), -1)[:, :-1].gather(-1, tokens[:, 1:, None])
+                    shared.logp.copy_(logp.squeeze(-1))
+                    channel.sendall(_DONE)
+                    if channel.recv(1) != _GO:
+                        return
+                    opened = shared.opened.long().to(submission.device)
+                    shared.logits.copy_(answer.gather(1, opened.unsqueeze(-1).expand(-1, -1, profile.vocab_size)))
                     channel.sendall(_DONE)
         except ConnectionError:
             return  # the scorer is gone; the log shall end with the reason for that, not with this

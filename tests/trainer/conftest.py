@@ -108,10 +108,12 @@ def processes_in(run: Path) -> list[int]:
 class Warm:
     """A warm parent, and a way to make run directories for it."""
 
-    def __init__(self, data: Path, root: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, data: Path, root: Path, environment: dict[str, str] | None = None, program: tuple[str, ...] = ("-m", "trainer.launch")
+    ) -> None:
         self._data, self._root, self._made = data, root, 0
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "trainer.launch", "--warm"],
+            [sys.executable, *program, "--warm"],
             cwd=PACKAGE.parent,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -157,5 +159,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def warm(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
     parent = Warm(data, tmp_path_factory.mktemp("runs"), {"SECRET_TOKEN": "hunter2"})
+    yield parent
+    parent.close()
+
+
+SEALED = """
+from dataclasses import replace
+from trainer import launch, prepare
+
+prepare.PROFILES["tiny"] = replace(prepare.PROFILES["tiny"], sealed=True)
+launch.main()
+"""
+
+
+@pytest.fixture(scope="session")
+def sealed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """A warm parent whose scorer leaves logits where the model runs, as on a GPU."""
+    parent = Warm(data, tmp_path_factory.mktemp("sealed"), program=("-c", SEALED))
     yield parent
     parent.close()

@@ -75,9 +75,15 @@ CHEATS = {
 }
 
 
+@pytest.fixture(params=["warm", "sealed"])
+def any_scorer(request: pytest.FixtureRequest) -> Warm:
+    parent: Warm = request.getfixturevalue(request.param)
+    return parent
+
+
 @pytest.mark.parametrize("cheat", CHEATS)
-def test_a_model_that_is_no_model_of_the_past_gets_no_number(warm: Warm, cheat: str) -> None:
-    result = warm.launch(BIGRAM.replace("        return self.table(idx)", CHEATS[cheat].lstrip("\n"))).wait()
+def test_a_model_that_is_no_model_of_the_past_gets_no_number(any_scorer: Warm, cheat: str) -> None:
+    result = any_scorer.launch(BIGRAM.replace("        return self.table(idx)", CHEATS[cheat].lstrip("\n"))).wait()
     assert result["val_bpb"] is None
     assert (result["state"], result["failure"]["kind"]) == ("crashed", "invalid_model")
 
@@ -112,3 +118,46 @@ def test_weights_must_be_a_plain_file_of_limited_size(warm: Warm) -> None:
     large = "model.register_buffer('ballast', torch.zeros(3 << 20))"
     failure = warm.launch(BIGRAM.replace("# before submit", large)).wait()["failure"]
     assert failure["kind"] == "invalid_model" and "at most 8 MB" in failure["message"]
+
+
+# Where logits stay on the device
+
+
+def test_what_a_server_says_without_its_logits_is_the_same_number(sealed: Warm, data: Path) -> None:
+    result = sealed.launch(BIGRAM).wait()
+    assert result["state"] == "finished", result["failure"]
+    assert result["val_bpb"] == pytest.approx(bigram_bpb(data), abs=1e-5)
+    assert result["test_bpb"] == pytest.approx(bigram_bpb(data, "test"), abs=1e-5)
+
+
+LIES = {
+    "certain of everything": "real(x, *a) * 0",
+    "a little too certain of everything": "real(x, *a) + 0.1",
+    "certain of one token in eight": "real(x, *a) * (torch.arange(x.size(1))[:, None] % 8 > 0)",
+    "not finite": "real(x, *a) / 0",
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_log_probabilities_that_are_not_those_of_the_logits_are_refused(sealed: Warm, lie: str) -> None:
+    patch = f"def build_model(config):\n    real = torch.log_softmax\n    torch.log_softmax = lambda x, *a: {LIES[lie]}\n"
+    result = sealed.launch(BIGRAM.replace("def build_model(config):\n", patch)).wait()
+    assert result["val_bpb"] is None and result["failure"]["kind"] in ("invalid_model", "nan"), result
+
+
+def test_logits_made_up_to_fit_a_lie_are_refused(sealed: Warm) -> None:
+    """It says that it is certain of each next token, and shows logits that agree: of a decoy's, the original knows nothing."""
+    patch = """def build_model(config):
+    real, seen = torch.log_softmax, torch.Tensor.gather
+    torch.log_softmax = lambda x, *a: torch.zeros_like(x)
+    def gather(self, dim, index, *a):
+        if dim == 1:
+            tokens = torch.cat([build_model.tokens[:, 1:], build_model.tokens[:, :1]], 1)
+            self = torch.zeros_like(self).scatter_(2, tokens[:, :, None], 100.0)
+        return seen(self, dim, index, *a)
+    torch.Tensor.gather = gather
+"""
+    remember = "build_model.tokens = idx\n        return self.table(idx)"
+    code = BIGRAM.replace("def build_model(config):\n", patch).replace("return self.table(idx)", remember)
+    failure = sealed.launch(code).wait()["failure"]
+    assert failure is not None and failure["kind"] == "invalid_model" and "come later" in failure["message"], failure
