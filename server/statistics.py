@@ -8,7 +8,8 @@ What the level means, and what it doesn't. It is the chance that one candidate w
 neither for how many candidates were tried (of 100 that change nothing, 5 would pass at 0.05) nor for asking again after more replicates
 (up to twice the level, with a handful of looks). Against both: more replicates of what won, a lower level, and the hidden split, which
 takes back what was gained by fitting the validation text. It shares the replicates' seeds with validation, so it does not take back a
-lucky seed. A train.py that sets its own seed makes replicates that differ too little; those whose weights are equal bit for bit count once.
+lucky seed. A train.py that sets its own seed doesn't make replicates one training: the lab's seed decides what is trained on
+(trainer/stream.py). Where weights are equal bit for bit after all, they count once.
 
 The hidden split. The candidate's mean must be lower there as well, with p <= `CONFIRMED` of the same test: looser than the lab's level,
 because the split is half as large. Simulated with the cpu profile's noise (0.0054 between seeds, 0.0025 and 0.0036 between texts), 3 replicates:

@@ -75,12 +75,12 @@ class Result:
     cpu_share: float | None = None  # CPU seconds used / (wall seconds * threads)
     steps: int = 0
     tokens: int = 0
-    peak_memory_mb: float = 0.0  # resident, of training
+    peak_memory_mb: float = 0.0  # resident, of training; a GPU's own memory is not in it
     notes: dict[str, str] = field(default_factory=dict)  # the code's own word on how it ran: dtype, attention
     sandbox: str = "unsandboxed"  # or landlock-N+seccomp with the kernel's ABI version
     hashes: dict[str, str] = field(default_factory=dict)  # fixed, data, tokenizer, code, weights
     versions: dict[str, str] = field(default_factory=dict)  # python, torch, numpy, platform
-    timings: dict[str, float] = field(default_factory=dict)  # spawn_s, startup_s, train_s, score_s
+    timings: dict[str, float] = field(default_factory=dict)  # spawn_s, startup_s, startup_cpu_s, first_step_s, train_s, score_s
     curve: list[list[float]] = field(default_factory=list)  # at most 60 points of (share of budget, loss)
 
 

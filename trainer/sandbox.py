@@ -5,6 +5,7 @@ the outside (ABI 6). With seccomp, what `syscalls` refuses: sockets, shared memo
 process group. Both are needed to be called confined: elsewhere `level()` says `unsandboxed`, and the lab decides whether
 that counts. How much memory, disk, processes and time are used is the supervisor's to watch.
 Not covered: signals to processes of the same user before ABI 6 (Linux 6.12), and what can be told from the timing of a shared machine.
+What a CUDA device needs is let through by reading its documentation: no GPU was at hand to try it.
 """
 
 import ctypes
@@ -24,13 +25,14 @@ from . import processes, syscalls
 # Landlock's system calls and access rights, from linux/landlock.h; the numbers are the same on every architecture.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
-_TRUNCATE = 1 << 14
+_TRUNCATE, _IOCTL_DEVICE = 1 << 14, 1 << 15
 _PR_SET_NO_NEW_PRIVS = 38
 _CAPABILITY_VERSION = 0x20080522
 
 _SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime")
 _MACHINE = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system/cpu", "/sys/devices/system/node")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+_CUDA_READS = ("/proc/driver/nvidia", "/proc/devices", "/proc/modules", "/sys/bus/pci/devices", "/sys/devices", "/sys/module")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Jail:
     environment: Mapping[str, str]
     file_mb: int
     cpu_s: int  # of one process: a backstop for whoever outlives a supervisor that was killed
-    cuda: bool = False
+    cuda: bool = False  # whether it may use the GPUs
 
 
 def abi() -> int:
@@ -150,7 +152,7 @@ def _drop_capabilities() -> None:
 
 def _restrict(jail: Jail) -> None:
     version, libc = abi(), _libc()
-    rights = (1 << 13) - 1 | (1 << 13 if version >= 2 else 0) | (_TRUNCATE if version >= 3 else 0) | (1 << 15 if version >= 5 else 0)
+    rights = (1 << 13) - 1 | (1 << 13 if version >= 2 else 0) | (_TRUNCATE if version >= 3 else 0) | (_IOCTL_DEVICE if version >= 5 else 0)
     tcp, scopes = (3 if version >= 4 else 0), (3 if version >= 6 else 0)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     ruleset = _check(libc.syscall(_CREATE_RULESET, ctypes.c_char_p(struct.pack("<QQQ", rights, tcp, scopes)), size, 0), "ruleset")
@@ -158,7 +160,7 @@ def _restrict(jail: Jail) -> None:
     def allow(path: Path, access: int) -> None:
         access &= rights
         if not path.is_dir():
-            access &= _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | 1 << 15
+            access &= _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEVICE
         handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
         rule = struct.pack("<Qi", access, handle)
         _check(libc.syscall(_ADD_RULE, ruleset, 1, ctypes.c_char_p(rule), 0), f"rule for {path}")
@@ -169,13 +171,15 @@ def _restrict(jail: Jail) -> None:
     for path in jail.write:
         allow(path, rights)
     allow(Path("/dev/null"), _READ_FILE | _WRITE_FILE)
+    for path in Path("/dev").glob("nvidia*") if jail.cuda else ():
+        allow(path, _READ_FILE | _WRITE_FILE | _READ_DIR | _IOCTL_DEVICE)
     _check(libc.syscall(_RESTRICT_SELF, ruleset, 0), "restrict")
     os.close(ruleset)
 
 
 def _readable(jail: Jail) -> Iterator[tuple[Path, int]]:
     """Paths and the access to each: the interpreter, its packages, the system's libraries, and what the jail adds."""
-    roots = {Path(path) for path in (*_SYSTEM, *_MACHINE, *_DEVICES)}
+    roots = {Path(path) for path in (*_SYSTEM, *_MACHINE, *_DEVICES, *(_CUDA_READS if jail.cuda else ()))}
     for prefix in (sys.prefix, sys.base_prefix):
         roots.update(Path(prefix, name) for name in ("bin", "lib", "lib64", "include", "pyvenv.cfg"))
     roots.update(Path(entry) for entry in sys.path if entry.endswith("-packages"))

@@ -5,6 +5,7 @@ thrown away. All of its waiting is one loop without threads, which makes forking
 """
 
 import array
+import contextlib
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import selectors
 import shutil
 import socket
 import stat
+import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
@@ -99,7 +101,7 @@ class Supervisor:
             failure=failure.as_dict() if failure else None,
             seed=self._spec.seed,
             device=self._spec.device,
-            device_name=_device_name(),
+            device_name=device_name(self._device),
             budget_s=self._spec.budget_s,
             used_s=round(self._used_s, 3),
             wall_s=round(self._wall_s, 3),
@@ -291,7 +293,7 @@ class Supervisor:
     def _start_clock(self, channel: socket.socket) -> None:
         """Hand the training tokens over as a descriptor; the budget runs from here."""
         data = os.open(self._run / TOKENS, os.O_RDONLY | os.O_CLOEXEC)
-        self._cpu_at_start = self._family.usage().cpu_s
+        self._cpu_at_start = self._timings["startup_cpu_s"] = self._family.usage().cpu_s
         self._started_at, self._phase = time.monotonic(), "running"
         self._look_at = self._show_at = 0.0
         channel.sendmsg([b"S"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [data]))])
@@ -401,20 +403,26 @@ def code_hash(code: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _device_name() -> str:
+def device_name(kind: str) -> str:
+    """What the machine calls its device; `kind` is a torch device type. Asks the GPU's driver, not CUDA, which no process could use after a fork."""
+    if kind == "cuda":
+        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        try:
+            listing = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        except (OSError, subprocess.SubprocessError):
+            return "unknown"
+        return ", ".join(dict.fromkeys(line.strip() for line in listing.splitlines()))
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.processor()
+        lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
+    return next(names, platform.processor() or platform.machine())
 
 
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in ("torch", "numpy", "safetensors"):
-        try:
+    for package in ("torch", "numpy", "safetensors", "kernels"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = ""
     return versions

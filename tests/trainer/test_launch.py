@@ -1,6 +1,7 @@
 """Runs end as they should, whatever train.py does and whoever is killed. Real runs through the real launcher."""
 
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer import prepare, protocol
+from trainer import prepare, protocol, sandbox, supervisor
 
 from .conftest import BIGRAM, PACKAGE, STOCK, Launched, Warm, processes_in, until, wait_for_exit
 
@@ -38,7 +39,28 @@ def test_the_stock_file_trains_and_is_measured(warm: Warm) -> None:
     assert set(result["hashes"]) == {"fixed", "code", "data", "tokenizer", "weights"}
     assert result["hashes"]["fixed"] == prepare.fixed_hash()
     assert result["versions"]["torch"] and result["peak_memory_mb"] > 50
-    assert set(result["timings"]) == {"spawn_s", "startup_s", "first_step_s", "train_s", "score_s"}
+    assert set(result["timings"]) == {"spawn_s", "startup_s", "startup_cpu_s", "first_step_s", "train_s", "score_s"}
+
+
+def test_a_result_carries_what_it_takes_to_judge_it(warm: Warm, data: Path) -> None:
+    body = "held = b'x' * (400 << 20); burn = [n * n for n in range(3_000_000)]; import time; time.sleep(0.3)"
+    code = BIGRAM.replace("# before submit", body)
+    result = warm.launch(code, budget_s=7.0, seed=12).wait()
+    asked = {name: result[name] for name in ("seed", "device", "budget_s", "sandbox")}
+    assert asked == {"seed": 12, "device": "cpu", "budget_s": 7.0, "sandbox": sandbox.level()}
+    assert result["used_s"] == result["cpu_s"] > 0.1 and result["wall_s"] > result["cpu_s"] * 0.9 and result["wall_s"] > 0.3
+    assert result["cpu_share"] == pytest.approx(result["cpu_s"] / result["wall_s"], abs=2e-3)
+    assert result["steps"] == 1 and result["tokens"] > 100_000
+    assert 400 < result["peak_memory_mb"] < 2048
+    meta = json.loads((data / prepare.META).read_text(encoding="utf-8"))
+    assert result["hashes"]["tokenizer"] == hashlib.sha256((data / prepare.TOKENIZER).read_bytes()).hexdigest()[:16]
+    assert all(
+        meta["files"][f"{split}.bin"] == hashlib.sha256((data / f"{split}.bin").read_bytes()).hexdigest() for split in prepare.SPLITS
+    )
+    assert result["hashes"]["data"] == prepare.data_hashes(data)["data"]
+    assert result["hashes"]["code"] != warm.launch(code + "# another", budget_s=7.0).wait()["hashes"]["code"]
+    assert result["versions"].keys() >= {"python", "platform", "torch", "numpy", "safetensors"}
+    assert result["device_name"] and result["device_name"] == supervisor.device_name("cpu")
 
 
 def test_the_same_seed_and_steps_give_the_same_weights(warm: Warm) -> None:
@@ -49,6 +71,16 @@ def test_the_same_seed_and_steps_give_the_same_weights(warm: Warm) -> None:
     )
     weights = [warm.launch(code, seed=seed).wait()["hashes"]["weights"] for seed in (1, 1, 2)]
     assert weights[0] == weights[1] != weights[2]
+
+
+def test_a_gpu_is_named_by_its_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nprintf 'NVIDIA H100 80GB HBM3\\nNVIDIA H100 80GB HBM3\\n'\n", encoding="utf-8")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert supervisor.device_name("cuda") == "NVIDIA H100 80GB HBM3"
+    monkeypatch.setenv("PATH", "")
+    assert supervisor.device_name("cuda") == "unknown"
 
 
 def test_a_cold_launch_gives_what_a_warm_one_gives(warm: Warm) -> None:
