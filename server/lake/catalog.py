@@ -14,6 +14,8 @@ from ..models import Table
 from .base import Condition, Query
 from .schema import TABLES, check_group, check_order, predicates
 
+_FEW = 4_000  # rows that are sorted for a page; of more, the table's order is walked
+
 Read = Callable[[str, int, int], Sequence[Any]]  # column, first row, row after the last -> what the store holds
 
 
@@ -56,7 +58,7 @@ class Catalog:
         """Positions of the rows of one page."""
         check_order(self._table, query)
         tests = self._tests(query.where)
-        if (few := self._narrowed(query.where)) is not None:
+        if (few := self._narrowed(query.where)) is not None and len(few) <= _FEW:
             return query.page(_passing(few, tests), self._key(query.order_by))
         found: list[int] = []
         for chunk in self._walk(query):
@@ -79,38 +81,44 @@ class Catalog:
         positions = self.newest.values()
         return list(zip(*([column[position] for position in positions] for column in columns)))
 
-    def passing(self, where: Sequence[Condition], among: list[int] | None = None) -> list[int]:
-        """Positions of the rows that meet the conditions; only of those in `among`, where it is given."""
+    def passing(self, where: Sequence[Condition]) -> list[int]:
+        """Positions of the rows that meet the conditions."""
         tests = self._tests(where)
-        if among is None:
-            few = self._narrowed(where)
-            among = list(self.newest.values()) if few is None else few
-        return _passing(among, tests)
+        few = self._narrowed(where)
+        return _passing(list(self.newest.values()) if few is None else few, tests)
 
     def _tests(self, where: Sequence[Condition]) -> list[tuple[list[Any], Callable[[Any], bool]]]:
         return [(self.column(name), test) for name, test in predicates(self._table, where)]
 
     def _narrowed(self, where: Sequence[Condition]) -> list[int] | None:
-        """The rows that can meet a condition on an item of a list, by an index of the items; None without such a condition."""
-        found: list[list[int]] = []
-        for condition in where:
-            if condition.op in ("has", "has any"):
-                holders = self._index(condition.column)
-                items = {condition.value} if condition.op == "has" else set(condition.value)
-                found.append([position for item in items for position in holders.get(item, ())])
+        """The rows that can meet the condition that the fewest can meet, by an index; None where no condition has one."""
+        found = [self._holding(condition) for condition in where if self._is_indexed(condition)]
         if not found:
             return None
-        ids, newest = self.column("id"), self.newest
         fewest = min(found, key=lambda positions: len(positions))
-        return [position for position in dict.fromkeys(fewest) if newest[ids[position]] == position]
+        if len(self.newest) == self.rows:
+            return fewest
+        ids, newest = self.column("id"), self.newest
+        return [position for position in fewest if newest[ids[position]] == position]
+
+    def _is_indexed(self, condition: Condition) -> bool:
+        kind = TABLES[self._table][condition.column].type
+        return kind == "list" or (kind == "text" and condition.op == "=")
+
+    def _holding(self, condition: Condition) -> list[int]:
+        holders = self._index(condition.column)
+        if condition.op == "has any":
+            return list(dict.fromkeys(position for value in condition.value for position in holders.get(value, ())))
+        return holders.get(condition.value, [])
 
     def _index(self, name: str) -> dict[str, list[int]]:
-        """Positions by item of a list column, old versions included."""
+        """Positions by text, or by each item of a list; old versions included."""
         column = self.column(name)
         known, holders = self._holders.get(name, (0, {}))
         for position in range(known, self.rows):
-            for item in column[position]:
-                holders.setdefault(item, []).append(position)
+            cell = column[position]
+            for value in (cell,) if isinstance(cell, str) else cell:
+                holders.setdefault(value, []).append(position)
         self._holders[name] = self.rows, holders
         return holders
 

@@ -17,7 +17,7 @@ from .schema import parse
 
 T = TypeVar("T")
 _MOST_WORDS = 64
-_FEW = 500  # rows whose terms are read and ranked here
+_FEW = 2_000  # rows whose terms are read and ranked here
 
 
 class EmbeddedLake:
@@ -108,19 +108,25 @@ def _records(table: Table, dataset: Dataset, positions: Sequence[int]) -> list[R
 def _best(dataset: Dataset, words: Sequence[str], where: Sequence[Condition], limit: int) -> list[tuple[int, float]]:
     """The best hits that meet the conditions.
 
-    Where few rows meet them, those are ranked among themselves. Else the index is asked for more until the last hit ranks
-    below all that are wanted.
+    Where few rows meet them, those are ranked among themselves. Else the index is asked for as many as should hold enough of
+    them, and for more until the last hit ranks below all that are wanted.
     """
     catalog = dataset.catalog
     created = catalog.column("created_at")
-    if where and len(few := catalog.passing(where)) <= _FEW:
-        scores = dict(zip(few, rank(words, [text.split() for text in dataset.terms(few)])))
-        return sorted(((p, score) for p, score in scores.items() if score > 0), key=lambda hit: (-hit[1], -created[hit[0]]))[:limit]
     asked = max(64, 4 * limit)
+    fits: set[int] | None = None
+    if where:
+        fits = set(catalog.passing(where))
+        if len(fits) <= _FEW:
+            few = list(fits)
+            ranks = zip(few, rank(words, [text.split() for text in dataset.terms(few)]))
+            return sorted((hit for hit in ranks if hit[1] > 0), key=lambda hit: (-hit[1], -created[hit[0]]))[:limit]
+        asked = max(asked, 2 * limit * catalog.rows // len(fits))
     while True:
         hits = dataset.matches(words, asked)
         scores = {catalog.newest[id]: score for id, version, score in hits if catalog.version(id) == version}
-        ranked = sorted(catalog.passing(where, list(scores)), key=lambda position: (-scores[position], -created[position]))[:limit]
+        found = scores if fits is None else fits.intersection(scores)
+        ranked = sorted(found, key=lambda position: (-scores[position], -created[position]))[:limit]
         if len(hits) < asked or (len(ranked) == limit and hits[-1][2] < scores[ranked[-1]]):
             return [(position, scores[position]) for position in ranked]
         asked *= 4

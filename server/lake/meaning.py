@@ -68,11 +68,13 @@ class Meanings:
 
         if self._matrix is None or self._matrix.shape[1] != len(vector):
             return []
-        positions, cosines = self._positions[: self._known], self._matrix[: self._known] @ vector
+        positions, matrix = self._positions[: self._known], self._matrix[: self._known]
         if allowed is not None:
             mask = np.zeros(self._rows, bool)
             mask[np.fromiter(allowed, np.int64, len(allowed))] = True
-            positions, cosines = positions[mask[positions]], cosines[mask[positions]]
+            chosen = np.flatnonzero(mask[positions])
+            positions, matrix = positions[chosen], matrix[chosen]
+        cosines = matrix @ vector
         if len(cosines) > 4 * limit:  # sort the best only
             best = np.argpartition(-cosines, limit)[:limit]
             positions, cosines = positions[best], cosines[best]

@@ -7,7 +7,6 @@ word characters only, which also makes a hostile query harmless. Gives up real s
 import math
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 
 _WORD = re.compile(r"\w+(?:[-.+]\w+)*")
@@ -36,14 +35,14 @@ def terms(text: str) -> list[str]:
 
 def rank(query: Sequence[str], documents: Sequence[Sequence[str]], k1: float = 1.2, b: float = 0.75) -> list[float]:
     """A BM25 score for each document, 0 where no term of the query is in it (Robertson and Zaragoza, 2009, with the +1 inside idf)."""
-    counts = [Counter(document) for document in documents]
     mean = sum(map(len, documents)) / len(documents) if documents else 1.0
     scores = [0.0] * len(documents)
     for term in set(query):
-        holders = sum(term in count for count in counts)
+        frequencies = [document.count(term) for document in documents]
+        holders = sum(map(bool, frequencies))
         idf = math.log(1 + (len(documents) - holders + 0.5) / (holders + 0.5))
-        for index, count in enumerate(counts):
-            if frequency := count[term]:
+        for index, frequency in enumerate(frequencies):
+            if frequency:
                 scores[index] += idf * frequency * (k1 + 1) / (frequency + k1 * (1 - b + b * len(documents[index]) / mean))
     return scores
 

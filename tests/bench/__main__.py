@@ -6,13 +6,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from . import calls, loop, start
+from . import calls, lake, loop, start
 
 
 def main() -> None:
     table = Table("what", "ours", "yardstick", "ratio", "aim", title="Benchmarks (medians; interleaved with their yardsticks)")
     with tempfile.TemporaryDirectory() as scratch:
-        for bench in (start, calls, loop):
+        for bench in (start, calls, loop, lake):
             for row in bench.measure(Path(scratch)):
                 table.add_row(*row)
     Console(width=140).print(table)

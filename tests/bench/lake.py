@@ -21,6 +21,7 @@ from server import settings as lab_settings
 from server.daemon import stop_runner
 from server.lake import dataset, open_lake
 from server.lake.embedded import EmbeddedLake
+from server.lake.embedding import open_embedder
 from server.models import Experiment, Memory, Record, Table
 from server.scaffold import create_lab
 
@@ -73,7 +74,8 @@ def _id(prefix: str, n: int) -> str:
 
 def _fill(root: Path, rows: int) -> tuple[float, int]:
     """Returns the seconds that it took, and the bytes that the records themselves have."""
-    lake = open_lake(lab_settings.load(root), root / lab_settings.STATE)
+    settings = lab_settings.load(root)
+    lake = open_lake(settings, root / lab_settings.STATE, open_embedder(settings.embeddings))
     dice, size, began = random.Random(1), 0, time.perf_counter()
     for table in ("experiments", "memories"):
         for first in range(0, rows, _BATCH):

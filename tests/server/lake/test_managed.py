@@ -27,7 +27,7 @@ Machine = Callable[..., ManagedLake]
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses and limits at a hundredth of their length: a 10-minute outage takes 6 seconds."""
+    """Pauses and limits at a hundredth of their length."""
     monkeypatch.setattr("server.lake.service.BACKOFF_S", (0.01, 0.05))
     monkeypatch.setattr("server.lake.service.ATTEMPT_S", 0.5)
     monkeypatch.setattr("server.lake.managed.AWAY_S", (0.05, 0.6))
@@ -73,18 +73,18 @@ def test_no_row_is_lost_or_stored_twice(storm: str, deeplake: DeeplakeStandIn, w
     deeplake.faults = STORMS[storm]
     outbox: dict[str, int] = {}
     deadline = time.monotonic() + 60
-    for first in range(0, 60, 6):
-        outbox |= dict.fromkeys(names(6, first), 4)
+    for first in range(0, 40, 5):
+        outbox |= dict.fromkeys(names(5, first), 4)
         flush(lake, outbox)
     while outbox and time.monotonic() < deadline:
         flush(lake, outbox)
         threading.Event().wait(0.05)
     assert not outbox
     stored = [id for id, _ in deeplake.rows(workspace, "lab_v3_experiments")]
-    assert sorted(stored) == names(60)
+    assert sorted(stored) == names(40)
     deeplake.faults = Faults()
     there = machine("there")
-    assert [record.id for record in there.select("experiments", Query(order_by="id", descending=False, limit=100))] == names(60)
+    assert [record.id for record in there.select("experiments", Query(order_by="id", descending=False, limit=100))] == names(40)
     assert there.warning() == ""
 
 
@@ -121,34 +121,6 @@ def test_rows_are_found_however_wrong_their_writers_clock_was(machine: Machine, 
             patch.setattr("server.lake.managed.time.time", lambda skew_s=skew_s: now + skew_s)
             writer.append("experiments", [experiment(n)])
         assert reader.count("experiments") == {"": n + 1}
-
-
-def test_an_outage_hangs_no_reader_and_loses_nothing(deeplake: DeeplakeStandIn, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten minutes at a hundredth of their length, with refusals and then silence."""
-    monkeypatch.setattr("server.lake.managed.FOLLOW_EVERY_S", 0.05)
-    lake, reader = machine("here"), machine("here")
-    outbox = dict.fromkeys(names(10), 4)
-    flush(lake, outbox)
-    assert outbox == {}
-    longest = 0.0
-    outage_ends = time.monotonic() + 6
-    n = 10
-    while (left := outage_ends - time.monotonic()) > 0:
-        deeplake.faults = Faults(down=True) if left > 3 else Faults(hang_s=1.0)
-        outbox |= {f"e-{n:06d}": 4}
-        n += 1
-        flush(lake, outbox)
-        began = time.monotonic()
-        assert len(reader.select("experiments", Query(limit=100))) == 10
-        longest = max(longest, time.monotonic() - began)
-    assert len(outbox) == n - 10 > 3 and longest < 2
-    assert "last read" in reader.warning() and "ago" in reader.warning()
-    deeplake.faults = Faults()
-    deadline = time.monotonic() + 20
-    while outbox and time.monotonic() < deadline:
-        flush(lake, outbox)
-    assert outbox == {} and reader.count("experiments") == {"": n}
-    assert reader.warning() == ""
 
 
 def test_a_lake_that_is_closed_keeps_nobody_waiting(deeplake: DeeplakeStandIn, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
