@@ -1,12 +1,16 @@
 """What the device is good for: number format, attention kernel, peak speed, and batches that don't keep it waiting.
 
-For train.py, which may use something else instead. Whatever was chosen is said: `Run.note` puts it into the result. Proven on CPUs only
-so far; what is CUDA's alone is `_flash_attention`, `prepare_cuda` and the table of peaks.
+For train.py, which may use something else instead. Whatever was chosen is said: `Run.note` puts it into the result.
+Trainings have no network, so FlashAttention is fetched with the data (`fetch_kernels`) and found through the environment
+(`cuda_environment`). Nothing of CUDA has run on a GPU yet: that is `_flash_attention`, `fetch_kernels`, the settings in
+`choose`, the pinned copies in `ahead`, and the table of peaks.
 """
 
 import gc
+import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,7 +34,8 @@ PEAKS = {
     "RTX 3090": 71e12,
 }
 HOPPER = (9, 0)
-FLASH = ("kernels-community/flash-attn3", 1)
+FLASH, FLASH_VERSION = "kernels-community/flash-attn3", 1
+FLASH_LINK = "flash-attn3-1"  # in the folder of kernels, to the build that fits this machine
 
 
 def compute_dtype(capability: tuple[int, int] | None) -> str:
@@ -57,19 +62,68 @@ def attention_backend(capability: tuple[int, int] | None, wanted: str, has_kerne
 
 
 def choose(config: dict[str, Any]) -> tuple[str, str]:
-    """Compute dtype and attention backend for a run's config."""
+    """Compute dtype and attention backend for a run's config. On a GPU, also lets what stays in float32 multiply as TF32.
+
+    Raises:
+        RuntimeError: the run is for a GPU and there is none, or `attention_backend` refuses.
+    """
     import importlib.util
 
     import torch
 
-    capability = torch.cuda.get_device_capability() if config["device"] == "cuda" else None
+    if config["device"] == "cpu":
+        capability = None
+    elif torch.cuda.is_available():
+        capability = torch.cuda.get_device_capability()
+        torch.set_float32_matmul_precision("high")
+    else:
+        raise RuntimeError(f"This lab trains on a GPU, and PyTorch {torch.__version__} finds none on this machine.")
     has_kernels = importlib.util.find_spec("kernels") is not None
     return compute_dtype(capability), attention_backend(capability, config.get("attention", "auto"), has_kernels)
 
 
+def kernels_dir(cache: Path) -> Path:
+    """Where kernels of the hub are: $KERNELS_CACHE, else beside the prepared data."""
+    return Path(os.environ.get("KERNELS_CACHE") or cache / "kernels")
+
+
+def fetch_kernels(folder: Path) -> None:
+    """Have in `folder`, under a name that `cuda_environment` knows, what a GPU of this machine trains with. Needs the network, once."""
+    link = folder / FLASH_LINK
+    if link.exists():
+        return
+    import torch
+
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != HOPPER:
+        return
+    os.environ["KERNELS_CACHE"] = str(folder)  # read when `kernels` is imported
+    from kernels import install_kernel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(install_kernel(FLASH, version=FLASH_VERSION))
+
+
+def cuda_environment(kernels: Path, compiled: Path) -> dict[str, str]:
+    """Variables for a process that trains on a GPU, set before it starts.
+
+    `get_kernel` looks up which commit a version is on the hub, and without a network it doesn't find what it downloaded itself
+    (kernels 0.17): so the place is named.
+    """
+    return {
+        "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+        "TORCHINDUCTOR_CACHE_DIR": str(compiled),
+        "TORCHINDUCTOR_COMPILE_THREADS": "8",  # a process each, with a torch of its own
+        "HF_HUB_OFFLINE": "1",
+        "KERNELS_CACHE": str(kernels),
+        **({"LOCAL_KERNELS": f"{FLASH}={kernels / FLASH_LINK}"} if (kernels / FLASH_LINK).exists() else {}),
+        **({"CUDA_VISIBLE_DEVICES": visible} if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) else {}),
+    }
+
+
 def attention(backend: str) -> "Attention":
     """Causal attention over the last `window` positions: (q, k, v, window) to y, all (rows, positions, heads, channels)."""
-    return {"sdpa": _sdpa, "fa3": _flash_attention}[backend]
+    return {"sdpa": lambda: _sdpa, "fa3": _flash_attention}[backend]()
 
 
 def _sdpa(q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", window: int) -> "torch.Tensor":
@@ -84,17 +138,23 @@ def _sdpa(q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", window: int) 
     return scaled_dot_product_attention(q, k, v, attn_mask=(distance >= 0) & (distance < window)).transpose(1, 2)
 
 
-def _flash_attention(q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", window: int) -> "torch.Tensor":
+def _flash_attention() -> "Attention":
+    """FlashAttention 3, found now: a compiled graph must not meet the search for it."""
     from kernels import get_kernel
 
-    global _flash
-    if _flash is None:
-        _flash = get_kernel(FLASH[0], version=FLASH[1]).flash_attn_func
-    y: torch.Tensor = _flash(q, k, v, causal=True, window_size=(window - 1, 0))
-    return y
+    try:
+        flash = get_kernel(FLASH, version=FLASH_VERSION).flash_attn_func
+    except Exception as error:
+        raise RuntimeError(
+            f"FlashAttention 3 can't be loaded: {error}. Run `python -m trainer.prepare h100` where there is a network, "
+            'or set attention = "sdpa" in [training] of lab.toml, for all experiments of the lab.'
+        ) from error
 
+    def attend(q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", window: int) -> "torch.Tensor":
+        y: torch.Tensor = flash(q, k, v, causal=True, window_size=(window - 1, 0))
+        return y
 
-_flash: Any = None
+    return attend
 
 
 def peak_flops(kind: str) -> float | None:
@@ -125,13 +185,6 @@ def ahead(batches: "Iterator[Batch]", kind: str) -> "Iterator[Batch]":
     while True:
         current, upcoming = upcoming, sent(next(batches))
         yield current
-
-
-def prepare_cuda() -> None:
-    """Settings of the process: TF32 for what stays in float32."""
-    import torch
-
-    torch.set_float32_matmul_precision("high")
 
 
 def freeze_garbage() -> None:

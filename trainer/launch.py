@@ -29,7 +29,18 @@ from .supervisor import Supervisor
 Stage = Literal["all", "train", "score"]
 
 # What a launcher needs of its environment. The rest may hold secrets, and forked children can read all of it.
-_ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
+_ENVIRONMENT = (
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "LANG",
+    "LC_ALL",
+    "PYTHONPATH",
+    "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "KERNELS_CACHE",
+)
 _CLEAN = "AUTORESEARCH_CLEAN"
 
 

@@ -23,7 +23,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import client, prepare, processes, protocol, sandbox, score, stream
+from . import client, device, prepare, processes, protocol, sandbox, score, stream
+from .compiled import NAME, Compiled
 from .failures import Failure, of_crash, read_traceback
 from .protocol import Progress, Result, Spec
 from .records import Curve, Log
@@ -63,6 +64,8 @@ class Supervisor:
         self._scratch = Scratch(run / SCRATCH, SCRATCH_CHECKPOINTS * self._profile.checkpoint_mb)
         self._weights = run / client.WEIGHTS
         self._device = "cpu" if spec.device == "cpu" else "cuda"
+        self._compiled = Compiled(self._data.parent, self._scratch.path) if self._device == "cuda" else None
+        self._device_name = ""
         self._hashes = {"fixed": prepare.fixed_hash(), "code": code_hash(self._code), **prepare.data_hashes(self._data)}
         self._log, self._curve = Log(run / protocol.LOG), Curve(run / protocol.CURVE)
         self._selector = selectors.DefaultSelector()
@@ -101,7 +104,7 @@ class Supervisor:
             failure=failure.as_dict() if failure else None,
             seed=self._spec.seed,
             device=self._spec.device,
-            device_name=device_name(self._device),
+            device_name=self._device_name,
             budget_s=self._spec.budget_s,
             used_s=round(self._used_s, 3),
             wall_s=round(self._wall_s, 3),
@@ -143,6 +146,8 @@ class Supervisor:
 
     def _train(self) -> None:
         self._scratch.make()
+        if self._compiled:
+            self._compiled.lend()
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._receive(ours))
@@ -153,7 +158,9 @@ class Supervisor:
         self._spawned_at = time.monotonic()
         self._trainer = sandbox.spawn(self._run_entry, replace(jail, keep=(theirs.fileno(),)))
         theirs.close()
-        stream.write(self._data / "train.bin", self._run / TOKENS, self._profile.vocab_size - 1, self._spec.seed)  # while train.py starts
+        # Both while train.py starts
+        stream.write(self._data / "train.bin", self._run / TOKENS, self._profile.vocab_size - 1, self._spec.seed)
+        self._device_name = device_name(self._device)
         while self._config is None:
             self._wait(TICK_S)
             self._enforce_limits()
@@ -167,6 +174,8 @@ class Supervisor:
         self._drain(ours)
         self._reported = self._log.reported_bpb()
         self._take_weights()
+        if self._compiled:
+            self._compiled.keep(self._code)
 
     def _run_entry(self) -> None:
         """In the trainer: the agent's file, as `python train.py` would run it."""
@@ -180,8 +189,11 @@ class Supervisor:
     def _jail(self, environment: dict[str, str]) -> sandbox.Jail:
         home, threads = str(self._scratch.path), str(self._spec.threads)
         usual = {"HOME": home, "TMPDIR": home, "USER": "trainer", "LANG": "C.UTF-8", "PATH": "/usr/local/bin:/usr/bin:/bin"}
+        cuda, kernels = self._device == "cuda", device.kernels_dir(self._data.parent)
+        if cuda:
+            usual |= device.cuda_environment(kernels, self._scratch.path / NAME)
         return sandbox.Jail(
-            read=(self._code,),
+            read=(self._code, kernels) if cuda else (self._code,),
             write=(self._scratch.path,),
             hidden=(*sandbox.copies_of(self._profile.dataset), self._data.parent, self._data, self._run),
             keep=(),
@@ -190,7 +202,7 @@ class Supervisor:
             environment={**usual, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", **environment},
             file_mb=self._scratch.limit_mb,
             cpu_s=int(prepare.max_wall_s(self._spec.profile, self._spec.budget_s) + 1) * (os.cpu_count() or 1),
-            cuda=self._device == "cuda",
+            cuda=cuda,
         )
 
     def _wait(self, seconds: float) -> None:
@@ -364,7 +376,8 @@ class Supervisor:
             submission = score.Submission(
                 self._code, self._spec.entry, self._weights, self._config or {}, threads=self._spec.threads, device=self._device
             )
-            jail = replace(self._jail({}), read=(self._code, self._weights))
+            jail = self._jail({})
+            jail = replace(jail, read=(*jail.read, self._weights))
             outcome: dict[str, Any] = asdict(score.score(submission, self._data, self._profile, jail))
         except score.ScoreError as error:
             outcome = {"kind": error.kind, "message": str(error)}

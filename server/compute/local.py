@@ -21,7 +21,17 @@ from trainer import prepare, protocol
 from ..settings import physical_cores
 from .base import ComputeError, Job, Observation
 
-_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "XDG_CACHE_HOME", "AUTORESEARCH_CACHE", "LD_LIBRARY_PATH")
+_ENVIRONMENT = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "XDG_CACHE_HOME",
+    "AUTORESEARCH_CACHE",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+)
 _DOWNLOADING = ("HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE")
 _IMPORT_ROOT = Path(protocol.__file__).parents[1]
 _WARM_START_S = 120.0

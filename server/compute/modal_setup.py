@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from trainer import prepare, protocol
+from trainer import device, prepare, protocol
 
 from ..models import new_id
 from . import gpus
@@ -33,8 +33,11 @@ OVERHEAD_S = 20.0  # of an experiment, beside its training: see tests/bench/gpu_
 # The same versions as on a laptop, from pyproject.toml, and what a Hopper GPU needs beyond them.
 TRAINER = ("torch==2.13.*", "numpy>=2,<3", "safetensors>=0.5,<1", "kernels>=0.16,<0.18")
 DATA = ("rustbpe>=0.1,<0.2", "tiktoken>=0.12,<1", "pyarrow>=18,<24")
-FETCH_KERNELS = "python -c \"from kernels import get_kernel; get_kernel('kernels-community/flash-attn3', version=1)\""
 KERNELS = "/opt/kernels"  # readable by whoever trains; root's home is not
+FETCH_KERNELS = (
+    f'mkdir -p {KERNELS} && python -c "import os; from kernels import install_kernel; '
+    f"os.symlink(install_kernel('{device.FLASH}', version={device.FLASH_VERSION}), '{KERNELS}/{device.FLASH_LINK}')\""
+)
 SEAL = f"mkdir -m 700 -p {PRIVATE} && chmod 755 /tmp /var/tmp"  # what only root may enter; no place that all may write
 
 Say = Callable[[str], None]
@@ -87,8 +90,8 @@ async def set_up(state: Path, profile: str, environment: str, app: str, say: Say
 
 
 def trainer_image(images: Any) -> Any:
-    """What every training and scoring runs in: no data, and no package that holds any."""
-    base = images.debian_slim(python_version=PYTHON).pip_install(*TRAINER).env({"HF_HOME": KERNELS})
+    """What every training and scoring runs in: no data, and no package that holds any. Triton compiles with gcc what launches its kernels."""
+    base = images.debian_slim(python_version=PYTHON).apt_install("gcc", "libc6-dev").pip_install(*TRAINER).env({"KERNELS_CACHE": KERNELS})
     return _with_trainer(base.run_commands(FETCH_KERNELS, SEAL))
 
 

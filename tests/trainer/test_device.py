@@ -4,22 +4,21 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from trainer import client, device
+from trainer import client, device, protocol
+from trainer.compiled import Compiled
 
-from .conftest import BIGRAM, PACKAGE, Warm
-
-STOCK = PACKAGE / "train.py"
+from .conftest import BIGRAM, PACKAGE, STOCK, Launched, Warm
 
 
 @pytest.fixture(scope="module")
 def train() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("stock_train", STOCK)
+    spec = importlib.util.spec_from_file_location("stock_train", PACKAGE / "train.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["stock_train"] = module
@@ -69,6 +68,109 @@ def test_attention_is_never_swapped_silently_on_a_hopper_gpu() -> None:
         device.attention_backend(None, "fa3", True)
 
 
+def test_flash_attention_is_found_once_and_gets_the_window_to_the_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+    seen: list[dict[str, object]] = []
+
+    def flash_attn_func(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **how: object) -> torch.Tensor:
+        seen.append(how)
+        return v
+
+    def get_kernel(name: str, *, version: int) -> SimpleNamespace:
+        asked.append((name, version))
+        return SimpleNamespace(flash_attn_func=flash_attn_func)
+
+    monkeypatch.setitem(sys.modules, "kernels", SimpleNamespace(get_kernel=get_kernel))
+    attend = device.attention("fa3")
+    q, k, v = torch.randn(3, 1, 4, 2, 8)
+    assert attend(q, k, v, 3) is attend(q, k, v, 4)
+    assert asked == [("kernels-community/flash-attn3", 1)]
+    assert seen == [{"causal": True, "window_size": (2, 0)}, {"causal": True, "window_size": (3, 0)}]
+
+
+def test_a_kernel_that_is_not_there_is_a_sentence_and_no_other_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get_kernel(name: str, *, version: int) -> None:
+        raise ValueError("not in the local cache")
+
+    monkeypatch.setitem(sys.modules, "kernels", SimpleNamespace(get_kernel=get_kernel))
+    with pytest.raises(RuntimeError, match=r'not in the local cache.*trainer.prepare h100.*attention = "sdpa"'):
+        device.attention("fa3")
+
+
+def test_kernels_are_fetched_for_a_hopper_gpu_alone_and_named_to_the_trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = tmp_path / "hub" / "build" / "torch213-cu130"
+    built.mkdir(parents=True)
+    fetched: list[str] = []
+    monkeypatch.setitem(sys.modules, "kernels", SimpleNamespace(install_kernel=lambda name, version: fetched.append(name) or built))
+    monkeypatch.delenv("KERNELS_CACHE", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    folder = device.kernels_dir(tmp_path)
+    device.fetch_kernels(folder)
+    assert fetched == [] and "LOCAL_KERNELS" not in device.cuda_environment(folder, tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setenv("KERNELS_CACHE", "")  # set by it, and put back
+    device.fetch_kernels(folder)
+    device.fetch_kernels(folder)
+    assert fetched == ["kernels-community/flash-attn3"]
+    environment = device.cuda_environment(folder, tmp_path / "compiled")
+    assert environment["LOCAL_KERNELS"] == f"kernels-community/flash-attn3={folder}/flash-attn3-1"
+    assert (folder / "flash-attn3-1").resolve() == built
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1" and environment["HF_HUB_OFFLINE"] == "1"
+
+
+def on_a_gpu(warm: Warm, code: str) -> Launched:
+    """A run that is told to use a GPU, which this machine need not have."""
+    run = warm.directory(code)
+    spec = protocol.read_json(run / protocol.SPEC)
+    assert spec is not None
+    protocol.write_json(run / protocol.SPEC, {**spec, "device": "cuda"})
+    return Launched(run, warm.ask(run)["pid"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_a_machine_without_a_gpu_says_so(warm: Warm) -> None:
+    failure = on_a_gpu(warm, STOCK).wait()["failure"]
+    assert "trains on a GPU" in failure["message"] and "finds none on this machine" in failure["message"]
+
+
+def test_a_training_gets_its_own_copy_of_what_was_compiled_and_changes_nothing_for_others(warm: Warm, data: Path) -> None:
+    cache = Compiled(data.parent, data.parent / "scratch")
+    (data.parent / "scratch" / "compiled").mkdir(parents=True)
+    (data.parent / "scratch" / "compiled" / "graph.py").write_text("kept", encoding="utf-8")
+    (data.parent / "code").mkdir()
+    (data.parent / "code" / "train.py").write_text(STOCK, encoding="utf-8")
+    cache.keep(data.parent / "code")
+    code = """
+import os
+place = os.environ["TORCHINDUCTOR_CACHE_DIR"]
+print("found", open(f"{place}/graph.py").read(), os.environ["PYTORCH_ALLOC_CONF"], flush=True)
+open(f"{place}/graph.py", "w").write("poison")
+open(f"{place}/more.py", "w").write("poison")
+try:
+    print(os.listdir(os.environ["KERNELS_CACHE"]))
+except FileNotFoundError:
+    pass
+raise KeyError("enough")
+"""
+    for _ in range(2):
+        launched = on_a_gpu(warm, code)
+        assert "enough" in launched.wait()["failure"]["message"]
+        assert "found kept expandable_segments:True" in launched.log
+    (kept,) = data.parent.glob("compiled-*")
+    assert [path.name for path in kept.iterdir()] == ["graph.py"]
+
+
+@pytest.mark.parametrize("change", [{"train.py": STOCK + "# mine"}, {"train.py": STOCK, "more.py": "import os"}, {}])
+def test_only_what_the_stock_file_compiled_is_kept(tmp_path: Path, change: dict[str, str]) -> None:
+    (tmp_path / "scratch" / "compiled").mkdir(parents=True)
+    (tmp_path / "code").mkdir()
+    for name, text in change.items():
+        (tmp_path / "code" / name).write_text(text, encoding="utf-8")
+    Compiled(tmp_path, tmp_path / "scratch").keep(tmp_path / "code")
+    assert {path.name for path in tmp_path.iterdir()} == {"scratch", "code"}
+
+
 @pytest.mark.parametrize("window", [1, 8, 16])
 def test_attention_sees_its_window_and_no_more(window: int) -> None:
     torch.manual_seed(0)
@@ -102,7 +204,7 @@ def test_a_larger_profile_has_its_constants_in_the_same_file(monkeypatch: pytest
     monkeypatch.setenv(client.CONFIG, '{"profile": "h100"}')
     namespace: dict[str, object] = {"__name__": "stock_h100"}
     monkeypatch.setitem(sys.modules, "stock_h100", ModuleType("stock_h100"))
-    exec(compile(Path(STOCK).read_text(encoding="utf-8"), "train.py", "exec"), namespace)
+    exec(compile(STOCK, "train.py", "exec"), namespace)
     assert (namespace["DEPTH"], namespace["WIDTH"], namespace["BATCH_TOKENS"]) == (8, 512, 2**19)
 
 
