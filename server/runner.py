@@ -18,7 +18,8 @@ from trainer import protocol
 from . import settings as lab_settings
 from .compute.base import Compute, ComputeError, Job, Observation
 from .errors import LabError
-from .lake.base import Lake, LakeUnavailable
+from .lake.base import Lake, LakeDamaged, LakeUnavailable
+from .lake.repair import repair
 from .ledger import Ledger
 from .models import ACTIVE_STATES, Experiment, ExperimentState, Failure, Table
 from .repo import Repo
@@ -53,6 +54,7 @@ class Runner:
         self._flush_at = 0.0
         self._flushing: asyncio.Task[None] | None = None
         self._lake_wait_s = LAKE_RETRY_S[0]
+        self._repaired = False
         self._lake_keeps_up = True  # it took, and gave back, all that it was given last time
         self._active = time.monotonic()
         self._housekeeping: asyncio.Task[None] | None = None
@@ -295,11 +297,30 @@ class Runner:
                 await asyncio.to_thread(self._flush_table, table)
             self._lake_wait_s = LAKE_RETRY_S[0]
             self._lake_keeps_up = not self._ledger.unflushed()
+        except LakeDamaged as error:
+            await self._repair(str(error))
         except LakeUnavailable as error:
-            _log.warning("the lake is away, next try in %.0f s: %s", self._lake_wait_s, error)
-            self._flush_at = time.monotonic() + self._lake_wait_s
-            self._lake_wait_s = min(2 * self._lake_wait_s, LAKE_RETRY_S[1])
-            self._lake_keeps_up = False
+            self._lake_is_away(str(error))
+
+    def _lake_is_away(self, why: str) -> None:
+        _log.warning("the lake is away, next try in %.0f s: %s", self._lake_wait_s, why)
+        self._flush_at = time.monotonic() + self._lake_wait_s
+        self._lake_wait_s = min(2 * self._lake_wait_s, LAKE_RETRY_S[1])
+        self._lake_keeps_up = False
+
+    async def _repair(self, why: str) -> None:
+        """Rebuild a damaged lake, once: if that doesn't help, the disk is failing, and it is for a person to look."""
+        self._lake_is_away(why)
+        if self._repaired:
+            return
+        self._repaired = True
+        try:
+            for each in await asyncio.to_thread(repair, self._state / "lake", {"promotions": self._ledger.promotions()}):
+                if each.fault:
+                    _log.warning("%s: %d records rebuilt; the damaged files are in %s", each.table, each.rows, each.set_aside)
+        except (LakeUnavailable, OSError) as error:
+            _log.error("the lake could not be rebuilt: %s", error)
+        self._flush_at = time.monotonic()
 
     def _flush_table(self, table: Table) -> None:
         while rows := self._ledger.outbox(table, FLUSH_ROWS):

@@ -28,6 +28,10 @@ class LakeUnavailable(Exception):
     """The store could not be reached or opened; the text says why and what to do, and holds no secret."""
 
 
+class LakeDamaged(LakeUnavailable):
+    """Files of the store are not as they were written. `repair` makes it whole."""
+
+
 @dataclass(frozen=True)
 class Condition:
     """A test of one column. A null cell passes only `= None` and an `in` that lists None."""

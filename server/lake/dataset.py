@@ -22,7 +22,7 @@ from typing import Any
 
 from ..models import Memory, Record, Table
 from . import journal, meaning
-from .base import LakeUnavailable
+from .base import LakeDamaged, LakeUnavailable
 from .catalog import Catalog
 from .embedding import Embedder, EmbeddingsUnavailable
 from .manifest import Head, cure, listed, read_head, seal, sweep, verify, write_head
@@ -105,7 +105,7 @@ class Dataset:
 
     def append(self, records: Sequence[Record]) -> None:
         """Adds the records that are not there yet in this version or a newer one; on return they survive a power cut."""
-        with self._writing():
+        with self.writing():
             self.refresh()
             newest = {record.id: record for record in sorted(records, key=lambda record: record.version)}
             fresh = [record for record in newest.values() if (known := self.catalog.version(record.id)) is None or known < record.version]
@@ -133,7 +133,7 @@ class Dataset:
     def _follow(self, head: Head | None) -> None:
         if head is None:
             if self._generations():
-                raise LakeUnavailable(f"{self._head_path} is missing: {cure(self._head_path)}")
+                raise LakeDamaged(f"{self._head_path} is missing: {cure(self._head_path)}")
             self.forget()
             return
         if head.schema > SCHEMA_VERSION:
@@ -159,13 +159,13 @@ class Dataset:
 
                 self._reader = deeplake.open_read_only(str(directory))
             if len(self._reader) < head.rows:
-                raise LakeUnavailable(f"{directory} has {len(self._reader)} rows instead of {head.rows}: {cure(directory)}")
+                raise LakeDamaged(f"{directory} has {len(self._reader)} rows instead of {head.rows}: {cure(directory)}")
 
     def _tidy(self, directory: Path, head: Head) -> None:
         """A power cut may have torn files of an unpublished write: Deeplake must not see them, unless a writer is at work on them."""
         if set(listed(directory)) != set(head.files):
             try:
-                with self._writing(wait_s=0):
+                with self.writing(wait_s=0):
                     if read_head(self._head_path) == head:
                         sweep(directory, head.files)
             except (LakeUnavailable, OSError):
@@ -277,7 +277,7 @@ class Dataset:
         return sorted(int(name) for name in found if name.isdecimal())
 
     @contextmanager
-    def _writing(self, wait_s: float = _LOCK_WAIT_S) -> Iterator[None]:
+    def writing(self, wait_s: float = _LOCK_WAIT_S) -> Iterator[None]:
         """The writers' lock of this table, across processes; whoever has it may take it again."""
         if self._held:
             yield

@@ -5,6 +5,7 @@ meaning by the stored vectors (`meaning`), records from Deeplake by position. De
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -33,6 +34,10 @@ class EmbeddedLake:
         dataset = self._tables[table]
         with dataset.lock:
             dataset.append(records)
+
+    def writing(self, table: Table) -> AbstractContextManager[None]:
+        """The table's writers' lock, for whoever does more to its files than `append`."""
+        return self._tables[table].writing()
 
     def present(self, table: Table, ids: Sequence[str]) -> dict[str, int]:
         def answer(dataset: Dataset) -> dict[str, int]:

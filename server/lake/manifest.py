@@ -13,7 +13,7 @@ from pathlib import Path
 
 from trainer.protocol import read_json, write_json
 
-from .base import LakeUnavailable
+from .base import LakeDamaged
 
 Files = dict[str, tuple[int, int]]  # path inside the generation -> size, CRC-32
 
@@ -33,7 +33,7 @@ def read_head(path: Path) -> Head | None:
     """The head, or None where nothing was ever written.
 
     Raises:
-        LakeUnavailable: it is there and can't be read.
+        LakeDamaged: it is there and can't be read.
     """
     try:
         content = read_json(path)
@@ -42,7 +42,7 @@ def read_head(path: Path) -> Head | None:
         files = {name: (int(size), int(crc)) for name, (size, crc) in content.pop("files").items()}  # type: ignore[union-attr]
         return Head(files=files, **{name: int(value) for name, value in content.items()})  # type: ignore[union-attr]
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise LakeUnavailable(f"{path} can't be read ({type(error).__name__}): {cure(path)}") from error
+        raise LakeDamaged(f"{path} can't be read ({type(error).__name__}): {cure(path)}") from error
 
 
 def write_head(path: Path, head: Head) -> None:
@@ -73,7 +73,7 @@ def verify(directory: Path, files: Mapping[str, tuple[int, int]]) -> None:
     """Compares files with the list.
 
     Raises:
-        LakeUnavailable: one of them is missing, unreadable, cut or changed.
+        LakeDamaged: one of them is missing, unreadable, cut or changed.
     """
     for name, (size, crc) in files.items():
         try:
@@ -84,7 +84,7 @@ def verify(directory: Path, files: Mapping[str, tuple[int, int]]) -> None:
             if len(content) == size and zlib.crc32(content) == crc:
                 continue
             fault = f"has {len(content)} bytes instead of {size}" if len(content) != size else "has other content than was written"
-        raise LakeUnavailable(f"{directory / name} {fault}: {cure(directory)}")
+        raise LakeDamaged(f"{directory / name} {fault}: {cure(directory)}")
 
 
 def sweep(directory: Path, files: Mapping[str, tuple[int, int]]) -> None:
@@ -110,8 +110,8 @@ def listed(directory: Path) -> list[str]:
 def cure(path: Path) -> str:
     """What to do about a damaged store, in a sentence."""
     return (
-        f"the lake is damaged. Nothing was changed. Run `autoresearch-mcp repair`, which rebuilds it, or restore {path.parent} from a "
-        "backup; what the ledger still holds is written there again."
+        f"the lake is damaged. The runner rebuilds it before it writes again, and so does `autoresearch-mcp repair`; else restore {path.parent} "
+        "from a backup. What the ledger still holds is written there again."
     )
 
 

@@ -1,6 +1,7 @@
 """A damaged lake made whole: what its journals and its sound files hold, in fresh tables. Nothing is deleted.
 
-A table whose files can't be trusted is set aside and written anew from its journal; what the ledger still keeps (unflushed
+The runner does it when it meets damage, or a person, with the command `repair`. A table whose files can't be trusted is set
+aside and written anew from its journal; what the ledger still keeps (unflushed
 records, every promotion) is added by the next flush or by the caller. Lost are only rows whose part of the journal is damaged too.
 """
 
@@ -14,7 +15,8 @@ from ..models import Record, Table
 from . import journal
 from .base import LakeUnavailable
 from .embedded import EmbeddedLake
-from .schema import parse
+from .manifest import Head, write_head
+from .schema import SCHEMA_VERSION, parse
 
 _BATCH = 5_000
 
@@ -55,20 +57,25 @@ def fault(folder: Path, table: Table) -> str:
 
 
 def _table(folder: Path, table: Table, known: Sequence[Record], aside: Path) -> Repaired:
-    problem = fault(folder, table)
     lake = EmbeddedLake(folder)
     try:
+        problem = fault(folder, table)
         if not problem:
             _complete(lake, folder, table)
             return Repaired(table, "", lake.count(table)[""])
-        newest = _newest([*_journalled(folder, table), *known])
-        aside.mkdir(exist_ok=True)
-        for path in sorted(folder.glob(f"{table}.*")):
-            if path.suffix != ".lock":
+        with lake.writing(table):
+            newest = _newest([*_journalled(folder, table), *known])
+            aside.mkdir(exist_ok=True)
+            old = [path for path in sorted(folder.glob(f"{table}.*")) if path.suffix != ".lock"]
+            for path in old:
                 path.rename(aside / path.name)
-        (folder / "shared.json").unlink(missing_ok=True)  # of a managed lake: everything is compared with the service again
-        for first in range(0, len(newest), _BATCH):
-            lake.append(table, newest[first : first + _BATCH])
+            write_head(folder / f"{table}.json", Head(SCHEMA_VERSION))
+            for path in old:
+                if path.suffix[1:].isdecimal():
+                    (folder / path.name).mkdir()  # a generation's number is never used again: readers may be in the old one
+            (folder / "shared.json").unlink(missing_ok=True)  # of a managed lake: everything is compared with the service again
+            for first in range(0, len(newest), _BATCH):
+                lake.append(table, newest[first : first + _BATCH])
         return Repaired(table, problem, lake.count(table)[""], aside)
     finally:
         lake.close()

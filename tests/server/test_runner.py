@@ -14,11 +14,14 @@ import pytest
 from server import settings as lab_settings
 from server.compute.local import LocalCompute
 from server.daemon import runner_alive, runner_lock, stop_runner
+from server.lake.base import LakeDamaged, Query
 from server.lake.embedded import EmbeddedLake
+from server.lake.manifest import read_head
 from server.models import ACTIVE_STATES, Experiment
 from server.repo import Repo
 from server.runner import ATTEMPTS, Runner
 from tests.server.house import NOOP, House
+from tests.server.lake.records import memory
 from tests.waiting import until
 
 
@@ -232,3 +235,28 @@ def test_an_idle_runner_leaves_and_the_next_call_starts_another(still: House) ->
     assert until(lambda: runner_alive(still.state))
     until(lambda: still.ended([second]), 90)
     assert still.state_of(second) == "finished" and still.state_of(first[0]) == "finished"
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5], ids=["emptied", "cut"])
+def test_a_log_damaged_at_its_tail_is_rebuilt_and_refilled(keep: float, house: House) -> None:
+    folder = house.state / "lake"
+    for first in (0, 3):
+        for n in range(first, first + 3):
+            house.ledger.remember(memory(n, f"note {n}"))
+        house.drive()
+    reader = EmbeddedLake(folder)
+    assert reader.count("memories") == {"": 6}
+    head = read_head(folder / "memories.json")
+    assert head is not None
+    files = sorted((folder / f"memories.{head.generation}" / name for name in head.files), key=lambda path: path.stat().st_mtime_ns)
+    for path in files[-5:]:
+        path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    house.ledger.remember(memory(6, "note 6"))
+    with pytest.raises(LakeDamaged):
+        EmbeddedLake(folder).count("memories")
+    house.drive()
+    expected = [f"m-{n:06d}" for n in range(7)]
+    for each in (reader, EmbeddedLake(folder)):
+        assert [record.id for record in each.select("memories", Query(order_by="id", descending=False))] == expected
+    assert house.ledger.unflushed() == 0
+    assert len(list(house.state.glob("lake-damaged-*/memories.*"))) > 2  # nothing was deleted
