@@ -8,7 +8,10 @@ import pytest
 
 # Before anything runs git or starts a process: no test depends on, or touches, the user's own configuration.
 os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
-for name in ("AUTORESEARCH_AGENT", "AUTORESEARCH_LAB", "DEEPLAKE_API_KEY", "DEEPLAKE_WORKSPACE", "DEEPLAKE_ORG_ID", "DEEPLAKE_API_URL"):
+# Deeplake's service itself is spoken to only where AUTORESEARCH_REAL_DEEPLAKE asks for it, by the crash test.
+DEEPLAKE = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("DEEPLAKE_")}
+REAL_DEEPLAKE = DEEPLAKE if os.environ.get("AUTORESEARCH_REAL_DEEPLAKE") else {}
+for name in ("AUTORESEARCH_AGENT", "AUTORESEARCH_LAB", "AUTORESEARCH_EMBEDDINGS_KEY"):
     os.environ.pop(name, None)
 
 

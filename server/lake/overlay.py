@@ -21,7 +21,7 @@ T = TypeVar("T")
 Hits = list[tuple[Record, float]]
 _TRIES = 10
 _CHUNK = 2_000
-_DEPTH = 50  # how far down two rankings are fused
+_DEPTH = 2  # limits, how far down two rankings are fused
 _RANKS = 60  # Cormack, Clarke and Buettcher (2009): how little the first ranks stand out
 
 
@@ -134,7 +134,7 @@ class View:
             page = self.select("memories", Query(where, limit=limit))
             return Read(Ranked([(record, 0.0) for record in page.value], "newest first"), page.warning)
         vector, why_not = self._vector(text)
-        depth = max(_DEPTH, limit) if vector is not None else limit
+        depth = _DEPTH * limit if vector is not None else limit
 
         def both(lake: Lake, ours: dict[str, Record]) -> tuple[Hits, Hits]:
             wanted = depth + len(ours)

@@ -1,7 +1,8 @@
 """Servers, runner and trainings are killed at random while agents work: what was acknowledged is there, once, and all comes to an end.
 
-Once over a folder, once over the managed tables of a service that is slow, throttles and loses answers. AUTORESEARCH_KILLS sets
-how many kills each (default 30), AUTORESEARCH_SEED repeats a sequence of them. `make crash-test` prints the tables.
+Once over a folder, once over the managed tables of a stand-in that is slow, throttles and loses answers; with AUTORESEARCH_REAL_DEEPLAKE=1
+and DEEPLAKE_API_KEY once more over Deeplake's service, in tables of its own. AUTORESEARCH_KILLS sets how many kills each (default 30),
+AUTORESEARCH_SEED repeats a sequence of them. `make crash-test` prints the tables.
 """
 
 import os
@@ -27,6 +28,7 @@ from server.lake.schema import SCHEMA_VERSION
 from server.models import TERMINAL_STATES
 from server.repo import Repo
 from tests.acceptance.processes import launchers, processes
+from tests.conftest import REAL_DEEPLAKE
 from tests.standins.deeplake.server import ORG, TOKEN, DeeplakeStandIn, Faults
 from tests.waiting import until
 
@@ -148,10 +150,13 @@ async def kill(root: Path, kills: Counter[str], stop: anyio.Event) -> None:
     stop.set()
 
 
-@pytest.fixture(params=["folder", "managed tables"])
+@pytest.fixture(params=["a folder", "managed tables", *(["Deeplake's service"] if REAL_DEEPLAKE else [])])
 def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeeplakeStandIn | None]:
-    """The service that the processes of this test share their log through, or none."""
-    if request.param == "folder":
+    """The stand-in that the processes of this test share their log through, or none."""
+    print(f"\nlog in {request.param}, seed {SEED}")
+    if request.param != "managed tables":
+        for name, value in REAL_DEEPLAKE.items() if request.param == "Deeplake's service" else ():
+            monkeypatch.setenv(name, value)
         yield None
         return
     service = DeeplakeStandIn(request.getfixturevalue("postgres_dsn"), SEED)
@@ -166,9 +171,8 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 async def test_kills_at_any_instant_lose_nothing_that_was_acknowledged(
     store: DeeplakeStandIn | None, make_lab: Callable[..., Path]
 ) -> None:
-    print(f"\nlog in {'managed tables' if store else 'a folder'}, seed {SEED}")
     root = make_lab(
-        "battered", {"budget_s = 1 ": "budget_s = 0.3 ", "level = 0.05": "level = 0.2", "min_replicates = 3": "min_replicates = 2"}
+        f"battered-{SEED}", {"budget_s = 1 ": "budget_s = 0.3 ", "level = 0.05": "level = 0.2", "min_replicates = 3": "min_replicates = 2"}
     )
     text = (root / "train.py").read_text(encoding="utf-8")
     assert text.count(LEARNS) == 1
@@ -195,7 +199,7 @@ async def test_kills_at_any_instant_lose_nothing_that_was_acknowledged(
                 await check(judge, client, agent)
     check_experiments(rows, {id: commit for agent in [*agents, judge] for commit, _, ids in agent.launches.values() for id in ids})
     if store is not None:
-        shared = store.rows("crashes", f"battered_v{SCHEMA_VERSION}_experiments")
+        shared = store.rows("crashes", f"battered_{SEED}_v{SCHEMA_VERSION}_experiments")
         assert {id for id, _ in shared} == {row["id"] for row in rows}
         print(
             f"{'service':12} {len(shared):4}  rows, {len(shared) - len(rows)} of them stored again by a writer that was killed, and seen once"
