@@ -14,7 +14,7 @@ help:
 	@echo "make lint         ruff and mypy --strict"
 	@echo "make crash-test   kills processes at random, KILLS=300 times over each store, and prints what was lost: nothing"
 	@echo "make client-test  the server under the TypeScript SDK's client (node 18 or newer, npm)"
-	@echo "make bench        speed, as ratios measured in one run; ROWS=1000,100000 FLUSHES=3000 for a long log"
+	@echo "make bench        speed, as ratios measured in one run; ROWS=1000,100000 FLUSHES=3000 for a long log, LONG=1 for slots at 60 s"
 	@echo "make clean        remove what the targets made"
 
 $(READY): pyproject.toml constraints.txt
@@ -37,7 +37,7 @@ test-fast: $(READY)
 ROWS ?= 1000,10000
 FLUSHES ?= 500
 bench: $(READY)
-	@AUTORESEARCH_BENCH_ROWS=$(ROWS) AUTORESEARCH_BENCH_FLUSHES=$(FLUSHES) $(BIN)/python -m tests.bench
+	@AUTORESEARCH_BENCH_ROWS=$(ROWS) AUTORESEARCH_BENCH_FLUSHES=$(FLUSHES) AUTORESEARCH_BENCH_LONG=$(LONG) $(BIN)/python -m tests.bench
 
 KILLS ?= 300
 crash-test: $(READY)

@@ -1,5 +1,9 @@
-"""What a slot does all day: the share of its time inside a budget with a full queue, and where the rest goes, part by part."""
+"""What a slot does all day: the share of its time inside a budget with a full queue, and where the rest goes, part by part.
 
+A few short budgets by default; $AUTORESEARCH_BENCH_LONG takes twelve of a minute, as the aims are meant.
+"""
+
+import os
 import statistics
 from pathlib import Path
 
@@ -18,8 +22,8 @@ SHORT = 4, 10.0  # experiments, and their budget in seconds
 LONG = 12, 60.0
 
 
-def measure(scratch: Path, long: bool = False) -> list[tuple[str, str, str, str, str]]:
-    count, budget_s = LONG if long else SHORT
+def measure(scratch: Path) -> list[tuple[str, str, str, str, str]]:
+    count, budget_s = LONG if os.environ.get("AUTORESEARCH_BENCH_LONG") else SHORT
     root = scratch / "slots"
     create_lab(root, profile="cpu", budget_s=budget_s)
     text = (root / "lab.toml").read_text(encoding="utf-8").replace("slots = 0", "slots = 1")
