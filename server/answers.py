@@ -41,12 +41,13 @@ class ExperimentLine(Model):
 
 
 class Summary(Model):
-    """The verified metric of a commit over its replicates."""
+    """The metric of a commit over its replicates."""
 
     commit: str
     n: int
     mean: float | None = None
     sd: float | None = None
+    reported: bool | None = Field(default=None, description="true: the code's own word, verified by nobody; else measured by the scorer")
 
 
 class Money(Model):
@@ -73,13 +74,14 @@ class Budget(Model):
 
 class StatusAnswer(Model):
     lab: str
+    metric: str = Field(description="what is compared, and who measured it")
     champion: Summary
     noise_sd: float | None = Field(description="pooled standard deviation of val_bpb between replicates of one commit")
     counts: dict[str, int] = Field(description="experiments by state")
     running: list[ExperimentLine]
     queued: list[ExperimentLine]
     recent: list[ExperimentLine] = Field(description="latest ended, newest first")
-    leaderboard: list[Summary] = Field(description="best commits by mean verified val_bpb")
+    leaderboard: list[Summary] = Field(description="best commits by mean metric")
     budget: Budget
     promotions: int
     unflushed: int = Field(description="records acknowledged and durable here, not yet in the shared log")

@@ -88,7 +88,7 @@ def trainer(patient: Patient) -> list[Finding]:
 
     if patient.settings.compute.backend != "local":
         return []
-    if missing := missing_packages():
+    if patient.settings.training.metric == "verified" and (missing := missing_packages()):
         return [Finding("trainer", "bad", f"trainings need {', '.join(missing)}", "pip install 'autoresearch-mcp[local]'")]
     return [Finding("trainer", "ok", "all packages are here")]
 
@@ -96,11 +96,21 @@ def trainer(patient: Patient) -> list[Finding]:
 def data(patient: Patient) -> list[Finding]:
     from trainer import prepare
 
-    profile = patient.settings.training.profile
+    training = patient.settings.training
+    if training.metric == "reported":
+        return [_scripts_data(training.data)]
+    profile = training.profile
     folder = prepare.data_dir(profile)
     if (folder / prepare.META).is_file():
         return [Finding("data", "ok", f"the profile {profile} is prepared in {folder}")]
     return [Finding("data", "note", f"the profile {profile} is not prepared yet", "The first training does it, in seconds to minutes.")]
+
+
+def _scripts_data(given: str) -> Finding:
+    folder = Path(given).expanduser()
+    if given and not folder.is_dir():
+        return Finding("data", "bad", f"there is no folder {folder}", "Make it, or correct [training] data in lab.toml.")
+    return Finding("data", "ok", f"the training code may read {folder}" if given else "the training code is given none")
 
 
 def sandbox(patient: Patient) -> list[Finding]:

@@ -74,8 +74,9 @@ class Lab:
         behind = self._view.warning()
         return answer.model_copy(update={"warnings": [*answer.warnings, behind]}) if behind else answer
 
-    def read_file(self, path: str = "train.py", commit: str | None = None, first_line: int = 1, max_lines: int = 800) -> a.FileAnswer:
-        """A text file at a commit, by lines."""
+    def read_file(self, path: str | None = None, commit: str | None = None, first_line: int = 1, max_lines: int = 800) -> a.FileAnswer:
+        """A text file at a commit, by lines; by default the one that is run."""
+        path = path or self.settings.training.file
         sha = self._commit(commit)
         paths = self._repo.paths(sha)
         if path not in paths:
@@ -353,7 +354,7 @@ class Lab:
         page = self._view.select("experiments", Query(wanted, order_by, descending, limit + 1, after))
         found = [e for e in page.value if isinstance(e, Experiment)]
         more = len(found) > limit
-        names = tuple(columns or _ROW_COLUMNS)
+        names = tuple(columns or (*_ROW_COLUMNS, *(["reported_bpb"] if self.settings.training.metric == "reported" else [])))
         unknown = set(names) - set(Experiment.model_fields)
         if unknown:
             raise LabError(f"Unknown columns {sorted(unknown)}. Known: {', '.join(Experiment.model_fields)}.", "unknown_column")
@@ -471,7 +472,7 @@ class Lab:
 
         experiments = [e for e in self._all_experiments() if e.terminal]
         try:
-            return draw(experiments, self._ledger.promotions(), self.settings.lab.name)
+            return draw(experiments, self._ledger.promotions(), self.settings.lab.name, self.settings.training.reported_metric)
         except ModuleNotFoundError as error:
             raise LabError(
                 f"The picture needs the package {error.name}, which is not installed here: pip install {error.name}. "

@@ -75,6 +75,7 @@ CREATE TABLE bills (  -- what each ended attempt on a rented device cost: elapse
 """,
 }
 
+Group = tuple[str, int, float, float, int]  # commit, replicates, mean, sum of squared deviations, 1 where the metric is reported
 _THIN = ("id", "commit", "conditions", "device", "state", "val_bpb", "seed", "author", "reported_bpb", "reproduces")
 _MODELS: dict[str, type[Experiment] | type[Memory] | type[Promotion]] = {
     "experiments": Experiment,
@@ -333,14 +334,15 @@ class Ledger:
             found = db.execute(f"SELECT {columns} FROM evidence WHERE experiment IN ({these})", tuple(ids))  # noqa: S608
             return {id: dict(zip(("confined", "test_bpb", "weights"), rest)) for id, *rest in found}
 
-    def summaries(self, conditions: str) -> list[tuple[str, int, float, float]]:
-        """(commit, replicates, mean, sum of squared deviations) of the verified metric under these conditions, best first."""
+    def summaries(self, conditions: str) -> list[Group]:
+        """Commits by the metric that they finished with under these conditions, which never mix verified and reported ones; best first."""
         with self._read() as db:
             return db.execute(
-                'SELECT e."commit", count(*) AS n, m.mean, sum((val_bpb - m.mean) * (val_bpb - m.mean)) FROM ended e JOIN '
-                "(SELECT \"commit\", avg(val_bpb) AS mean FROM ended WHERE state = 'finished' AND conditions = ?1 AND reproduces = '' GROUP BY \"commit\") m "
-                "ON m.\"commit\" = e.\"commit\" WHERE e.state = 'finished' AND e.conditions = ?1 AND val_bpb IS NOT NULL AND reproduces = '' "
-                'GROUP BY e."commit" ORDER BY m.mean',
+                'WITH counted AS (SELECT "commit", coalesce(val_bpb, reported_bpb) AS metric, val_bpb IS NULL AS reported FROM ended '
+                "WHERE state = 'finished' AND conditions = ? AND reproduces = ''), "
+                'means AS (SELECT "commit", avg(metric) AS mean FROM counted GROUP BY "commit") '
+                'SELECT c."commit", count(*), m.mean, sum((metric - m.mean) * (metric - m.mean)), max(reported) FROM counted c '
+                'JOIN means m ON m."commit" = c."commit" WHERE metric IS NOT NULL GROUP BY c."commit" ORDER BY m.mean',
                 (conditions,),
             ).fetchall()
 

@@ -11,7 +11,7 @@ from . import answers as a
 from . import rundir
 from .compute import deployment
 from .compute.base import ComputeError
-from .ledger import Ledger
+from .ledger import Group, Ledger
 from .models import ACTIVE_STATES, Experiment
 from .repo import Repo
 from .settings import Settings
@@ -22,6 +22,13 @@ _UNCONFINED = {
     'results are marked `unsandboxed` and count at the gate, because lab.toml says [promotion] unsandboxed = "allow".',
     "refuse": "Trainings are not confined on this machine (that takes Linux with Landlock), and results without a sandbox do not count at the "
     'gate: nothing trained here can be promoted unless the lab\'s owner sets [promotion] unsandboxed = "allow" in lab.toml.',
+}
+_METRIC = "val_bpb, verified: measured by the scorer; lower is better"
+_REPORTED = "reported: printed by the training code itself and verified by nobody; lower is better"
+_TOLD = {
+    "allow": 'The metric is what the training code prints of itself. It counts at the gate, because lab.toml says [promotion] reported = "allow".',
+    "refuse": "The metric is what the training code prints of itself, and the gate does not count that: nothing can be promoted unless the lab's "
+    'owner sets [promotion] reported = "allow" in lab.toml.',
 }
 LATE_S = 60.0  # a record that is not in the shared log by then is worth a warning
 
@@ -45,6 +52,7 @@ class Overview:
         summary = self._summary(champion, conditions)
         return a.StatusAnswer(
             lab=self._settings.lab.name,
+            metric=_METRIC if self._settings.training.metric == "verified" else f"{self._settings.training.reported_metric}, {_REPORTED}",
             champion=summary,
             noise_sd=_noise(groups),
             counts=self._ledger.counts(),
@@ -52,8 +60,8 @@ class Overview:
             queued=[self.line(e) for e in open_ if e.state == "queued"][:20],
             recent=[ended_line(row) for row in self._ledger.recent(5)],
             leaderboard=[
-                a.Summary(commit=commit, n=n, mean=mean, sd=math.sqrt(ss / (n - 1)) if n > 1 else None)
-                for commit, n, mean, ss in groups[:5]
+                a.Summary(commit=commit, n=n, mean=mean, sd=math.sqrt(ss / (n - 1)) if n > 1 else None, reported=reported or None)
+                for commit, n, mean, ss, reported in groups[:5]
             ],
             budget=budget,
             promotions=self._ledger.promotion_count(),
@@ -103,18 +111,19 @@ class Overview:
         """Where an experiment's metric stands, in a sentence."""
         champion = self._repo.champion()
         summary = self._summary(champion, e.conditions)
-        if e.val_bpb is None:
-            return "It has no verified metric." if e.terminal else "It has not been measured yet."
+        if e.metric is None:
+            return "It has no metric." if e.terminal else "It has not been measured yet."
+        said = "" if e.val_bpb is not None else " All of these are reported: the code printed them itself, and nobody verified them."
         if e.commit == champion:
-            return f"A replicate of the champion, whose mean is {summary.mean:.4f} over {summary.n}."
+            return f"A replicate of the champion, whose mean is {summary.mean:.4f} over {summary.n}.{said}"
         if summary.mean is None:
             return "The champion was not measured under the same conditions yet: launch replicates of it to compare."
-        difference = e.val_bpb - summary.mean
+        difference = e.metric - summary.mean
         word = "better" if difference < 0 else "worse"
         return (
-            f"{abs(difference):.4f} bits per byte {word} than the champion's mean {summary.mean:.4f} (n={summary.n}"
+            f"{abs(difference):.4f} {'bits per byte ' if e.val_bpb is not None else ''}{word} than the champion's mean {summary.mean:.4f} (n={summary.n}"
             + (f", sd {summary.sd:.4f}" if summary.sd is not None else "")
-            + "). One replicate proves nothing; promote_commit judges over several."
+            + f"). One replicate proves nothing; promote_commit judges over several.{said}"
         )
 
     def _conditions(self, commit: str) -> str:
@@ -123,10 +132,11 @@ class Overview:
         return rows[-1]["conditions"] if rows else ""
 
     def _summary(self, commit: str, conditions: str) -> a.Summary:
-        values = [s.val_bpb for s in self._ledger.scores(commit) if s.val_bpb is not None and s.conditions == conditions]
+        scores = [s for s in self._ledger.scores(commit) if s.metric is not None and s.conditions == conditions]
+        values = [s.metric for s in scores if s.metric is not None]
         mean = sum(values) / len(values) if values else None
         sd = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1)) if mean is not None and len(values) > 1 else None
-        return a.Summary(commit=commit, n=len(values), mean=mean, sd=sd)
+        return a.Summary(commit=commit, n=len(values), mean=mean, sd=sd, reported=any(s.val_bpb is None for s in scores) or None)
 
     def _warnings(self) -> list[str]:
         found = []
@@ -138,6 +148,8 @@ class Overview:
             )
         if self._settings.compute.backend == "local" and not confined():
             found.append(_UNCONFINED[self._settings.promotion.unsandboxed])
+        if self._settings.training.metric == "reported":
+            found.append(_TOLD[self._settings.promotion.reported])
         if why := obstacle(self._settings, self._state):
             found.append(why)
         return found
@@ -160,9 +172,9 @@ class Overview:
         return steps
 
 
-def _noise(groups: list[tuple[str, int, float, float]]) -> float | None:
-    degrees = sum(n - 1 for _, n, _, _ in groups)
-    return math.sqrt(sum(ss for *_, ss in groups) / degrees) if degrees else None
+def _noise(groups: list[Group]) -> float | None:
+    degrees = sum(n - 1 for _, n, *_ in groups)
+    return math.sqrt(sum(ss for _, _, _, ss, _ in groups) / degrees) if degrees else None
 
 
 def ended_line(row: dict[str, Any]) -> a.ExperimentLine:
@@ -178,7 +190,9 @@ def obstacle(settings: Settings, state: Path) -> str:
             deployment.check(deployment.load(state), settings.training.profile)
         except ComputeError as error:
             return str(error)
-    elif missing := missing_packages():
+    elif (data := settings.training.data) and not Path(data).expanduser().is_dir():
+        return f"Nothing can be trained here: there is no folder {data}, which [training] data in lab.toml names."
+    elif settings.training.metric == "verified" and (missing := missing_packages()):
         return f"Nothing can be trained here: the packages {', '.join(missing)} are missing. Run: pip install 'autoresearch-mcp[local]'."
     return ""
 

@@ -47,13 +47,14 @@ class Progress:
     total: int
     verified: list[tuple[int, float, str]]  # number, val_bpb, commit
     unverified: list[tuple[int, float]]  # finished, with a printed metric only
+    reported: str  # name of the printed metric, where the lab goes by that; the champions are then those that it chose
     failed: list[int]
     cancelled: list[int]
     states: dict[str, int]
     champions: list[Champion]
 
     @classmethod
-    def of(cls, experiments: Sequence[Experiment], promotions: Sequence[Promotion]) -> "Progress":
+    def of(cls, experiments: Sequence[Experiment], promotions: Sequence[Promotion], reported: str = "") -> "Progress":
         ended = sorted((e for e in experiments if e.terminal), key=lambda e: (e.finished_at or e.created_at, e.id))
         verified: list[tuple[int, float, str]] = []
         unverified: list[tuple[int, float]] = []
@@ -67,25 +68,28 @@ class Progress:
             else:
                 (cancelled if e.state == "cancelled" else failed).append(number)
         states = dict(Counter(str(e.state) for e in ended))
-        return cls(len(ended), verified, unverified, failed, cancelled, states, _champions(ended, promotions))
+        chosen = [p for p in promotions if p.verdict.get("metric", "verified") == ("reported" if reported else "verified")]
+        champions = _champions(ended, chosen, bool(reported))
+        return cls(len(ended), verified, unverified, reported, failed, cancelled, states, champions)
 
 
-def draw(experiments: Sequence[Experiment], promotions: Sequence[Promotion], title: str) -> ProgressPicture:
-    """The campaign as a PNG of 1000 x 600 pixels and as text. Thread-safe."""
-    progress = Progress.of(experiments, promotions)
+def draw(experiments: Sequence[Experiment], promotions: Sequence[Promotion], title: str, reported: str = "") -> ProgressPicture:
+    """The campaign as a PNG of 1000 x 600 pixels and as text. Thread-safe. `reported`: see `Progress`."""
+    progress = Progress.of(experiments, promotions, reported)
     with _DRAWING:
         return ProgressPicture(png=_png(progress, title), text=_text(progress, title))
 
 
-def _champions(ended: Sequence[Experiment], promotions: Sequence[Promotion]) -> list[Champion]:
-    """The baseline and every promoted commit of which a metric is known, in order."""
+def _champions(ended: Sequence[Experiment], promotions: Sequence[Promotion], reported: bool) -> list[Champion]:
+    """The baseline and every promoted commit of which a metric is known, in order; reported and verified ones are never mixed."""
     scores: dict[str, list[float]] = {}
     hypotheses: dict[str, str] = {}
     first: dict[str, int] = {}
     for number, e in enumerate(ended, 1):
         first.setdefault(e.commit, number)
         hypotheses.setdefault(e.commit, e.hypothesis)
-        if e.state == "finished" and (value := _finite(e.val_bpb)) is not None:
+        counts = (e.val_bpb is None) == reported and not e.reproduces
+        if counts and (value := _finite(e.metric)) is not None:
             scores.setdefault(e.commit, []).append(value)
     promotions = sorted(promotions, key=lambda p: (p.created_at, p.id))
     baseline = promotions[0].previous if promotions else next((e.commit for e in ended if e.base == e.commit), "")
@@ -149,7 +153,8 @@ def _frame(axes: "Axes", progress: Progress) -> None:
     axes.set_xlim(1 - max(0.6, 0.02 * progress.total), progress.total + max(0.6, 0.02 * progress.total))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if progress.verified or progress.unverified:
-        _write(axes, -0.055, 1.035, "val_bpb, lower is better", transform=axes.transAxes, color=_FAINT, fontsize=10, va="center")
+        name = f"{progress.reported}, reported by the code itself, not verified" if progress.reported else "val_bpb"
+        _write(axes, -0.055, 1.035, f"{name}, lower is better", transform=axes.transAxes, color=_FAINT, fontsize=10, va="center")
     else:
         axes.set_yticks([])
         note = "No experiment has a metric yet: read_log and get_experiment tell why they failed."
@@ -198,7 +203,8 @@ def _champion_line(axes: "Axes", progress: Progress) -> None:
     if progress.champions:
         xs = [champion.start for champion in progress.champions] + [progress.total + max(0.6, 0.02 * progress.total)]
         ys = [champion.level for champion in progress.champions]
-        axes.step(xs, [*ys, ys[-1]], where="post", color=_LINE, linewidth=2, zorder=2.5, solid_capstyle="round", label="champion (mean)")
+        label = "champion (mean, reported)" if progress.reported else "champion (mean)"
+        axes.step(xs, [*ys, ys[-1]], where="post", color=_LINE, linewidth=2, zorder=2.5, solid_capstyle="round", label=label)
 
 
 def _legend(figure: "Figure", axes: "Axes") -> None:
@@ -303,7 +309,7 @@ def _summary(progress: Progress) -> str:
     parts = []
     if progress.champions:
         champion, baseline = progress.champions[-1], progress.champions[0]
-        parts.append(f"champion {champion.commit[:7]} at {champion.level:.4f}")
+        parts.append(f"champion {champion.commit[:7]} at {champion.level:.4f}{' reported' if progress.reported else ''}")
         if champion is not baseline and baseline.level > 0:
             parts.append(f"{(champion.level / baseline.level - 1) * 100:+.2f}% from the baseline's {baseline.level:.4f}".replace("-", "−"))
     parts.append(_count(progress.total, "experiment") if progress.total else "no experiments yet")
@@ -326,6 +332,8 @@ def _text(progress: Progress, title: str) -> str:
     if progress.verified:
         number, value, commit = min(progress.verified, key=lambda point: point[1])
         lines.append(f"Best single run: {value:.4f} by {commit[:12]} (number {number}); one run can be luck, see compare and promote.")
+    if progress.reported:
+        lines.append(f"The metric is {progress.reported}, as the training code prints it of itself: reported, verified by nobody.")
     if progress.champions:
         rows = [
             f"after experiment {c.start}: {c.level:.4f}  {c.commit[:12]}  {_short(c.hypothesis, 160)}" for c in progress.champions[-40:]

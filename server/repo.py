@@ -204,6 +204,11 @@ class Repo:
         """The editable files at a commit, by path: what a training runs."""
         return self._editable_files(self._entries(commit))
 
+    def other_files(self, commit: str, patterns: Sequence[str]) -> dict[str, bytes]:
+        """Files at a commit that are not editable and that these patterns name, by path."""
+        wanted = patch.Editable(patterns)
+        return self._files({path: e for path, e in self._entries(commit).items() if path in wanted and path not in self.editable})
+
     def check(self, commit: str) -> None:
         """Refuse a commit whose editable files could not run, such as one that was made by hand.
 
@@ -357,7 +362,10 @@ class Repo:
         return entries
 
     def _editable_files(self, entries: Mapping[str, Entry]) -> dict[str, bytes]:
-        wanted = {path: entry.id for path, entry in entries.items() if path in self.editable and _is_file(entry)}
+        return self._files({path: entry for path, entry in entries.items() if path in self.editable})
+
+    def _files(self, entries: Mapping[str, Entry]) -> dict[str, bytes]:
+        wanted = {path: entry.id for path, entry in entries.items() if _is_file(entry)}
         data = self._git("cat-file", "--batch", stdin="".join(f"{id}\n" for id in wanted.values()).encode()) if wanted else b""
         files, at = {}, 0
         for path in wanted:

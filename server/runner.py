@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import logging
 import math
+import shlex
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from .ledger import Ledger
 from .models import ACTIVE_STATES, Experiment, ExperimentState, Failure, Table
 from .repo import Repo
 from .rundir import locate, read_tail
+from .source import fingerprint
 
 ATTEMPTS = 2  # a lost run is started again once
 START_LIMIT_S = 120.0  # from submission to the first sign of life
@@ -125,10 +128,12 @@ class Runner:
             self._end(intent, "crashed", 0.0, failure=failure)
             return
         try:
+            training = self._settings.training
             if self._data is None:
-                self._data = await self._compute.prepare()
+                self._data = await self._compute.prepare() if training.metric == "verified" else ""
             files = await asyncio.to_thread(self._repo.editable_files, intent.commit)
-            await self._compute.submit(self._job(intent, files))
+            others = await asyncio.to_thread(self._repo.other_files, intent.commit, training.files) if training.files else {}
+            await self._compute.submit(self._job(intent, files, others))
         except (ComputeError, LabError) as error:
             _log.error("%s not started: %s", intent.id, error)
             failure = Failure(kind="error", message=str(error), advice="This is not the proposal's fault.")
@@ -200,7 +205,8 @@ class Runner:
         directory = locate(self._state, experiment)
         spec = protocol.read_json(directory / protocol.SPEC) or {}
         metric = result.get("val_bpb")
-        if state == "finished" and not (isinstance(metric, float) and math.isfinite(metric)):
+        told = _number(result.get("reported_bpb" if spec.get("metric") else "val_bpb"))
+        if state == "finished" and told is None:
             state, metric = "crashed", None
             result["failure"] = {"kind": "invalid_model", "message": "The scorer measured no finite val_bpb."}
         return {
@@ -265,8 +271,9 @@ class Runner:
     def _active_attempts(self) -> set[tuple[str, int]]:
         return {(e.id, e.attempt) for e in self._ledger.open_experiments(*ACTIVE_STATES)}
 
-    def _job(self, experiment: Experiment, files: dict[str, bytes] | None = None) -> Job:
+    def _job(self, experiment: Experiment, files: Mapping[str, bytes] = {}, others: Mapping[str, bytes] = {}) -> Job:
         training = self._settings.training
+        entry, *arguments = shlex.split(training.entry)
         spec = protocol.Spec(
             experiment=experiment.id,
             seed=experiment.seed,
@@ -276,8 +283,13 @@ class Runner:
             data=self._data or "",
             device=experiment.device,
             attention=training.attention,
+            entry=entry,
+            arguments=tuple(arguments),
+            metric=training.reported_metric,
+            readable=str(Path(training.data).expanduser()) if training.data else "",
+            others=fingerprint(others)[:16] if others else "",
         )
-        return Job(experiment.id, experiment.attempt, locate(self._state, experiment), spec, files or {})
+        return Job(experiment.id, experiment.attempt, locate(self._state, experiment), spec, {**others, **files})
 
     # The lake
 

@@ -12,6 +12,7 @@ from typing import Literal
 
 from contracts import contract
 from trainer import sandbox
+from trainer.records import METRIC
 
 from . import install, settings
 from .errors import LabError
@@ -90,14 +91,17 @@ def _make_parents(directory: Path) -> list[Path]:
 
 def _furnish(root: Path, name: str, from_repo: Path | None, profile: str, budget_s: float | None) -> list[str]:
     confined = sandbox.level() != "unsandboxed"
-    wanted = _files(name, profile, budget_s, "refuse" if confined else "allow")
     lines: list[str] = [] if confined else [_UNCONFINED]
     there: dict[str, bytes] = {}
+    script = None
     if from_repo is None:
         repo = Repo.create(root)
     else:
         repo, left_out = Repo.clone(from_repo.expanduser(), root)
         lines += left_out
+        script = _script(repo)
+    wanted = _files(name, profile, budget_s, "refuse" if confined else "allow", script)
+    if from_repo is not None:
         there = {path: repo.read("HEAD", path) for path in repo.paths("HEAD") if path in wanted}
         if "train.py" not in there:
             have = ", ".join(path for path in repo.paths("HEAD") if path.endswith(".py"))[:400] or "no Python file"
@@ -105,7 +109,9 @@ def _furnish(root: Path, name: str, from_repo: Path | None, profile: str, budget
                 f"{from_repo} has no train.py at its top, the file that a lab improves. It has: {have}. Nothing was made.", "no_train_file"
             )
         lines += [f"{path} kept as it is in {from_repo}" for path in there if there[path] != wanted[path] and path != ".mcp.json"]
-        if b"submit(" not in there["train.py"]:
+        if script is not None:
+            lines.append(_SCRIPT.format(metric=script.metric, budget_s=budget_s or settings.SCRIPT_BUDGET_S))
+        elif b"submit(" not in there["train.py"]:
             lines.append(
                 "warning: train.py never calls submit(), so no run of it can be scored; trainer/client.py says what a lab expects of it"
             )
@@ -116,7 +122,29 @@ def _furnish(root: Path, name: str, from_repo: Path | None, profile: str, budget
     state = root / settings.STATE
     state.mkdir()
     (state / ".gitignore").write_text("*\n", encoding="utf-8")
-    return [*(f"{path}: {_PURPOSES[path]}" for path in new if path in _PURPOSES), "trainer/: the fixed files, to read", *lines]
+    fixed = [] if script else ["trainer/: the fixed files, to read"]
+    return [*(f"{path}: {_PURPOSES[path]}" for path in new if path in _PURPOSES), *fixed, *lines]
+
+
+def _script(repo: Repo) -> settings.Script | None:
+    """How a train.py is run that never submits a model and prints its own metric, as the original and its forks do; None for another."""
+    paths = repo.paths("HEAD")
+    code = repo.read("HEAD", "train.py") if "train.py" in paths else b""
+    if b"submit(" in code or METRIC.encode() not in code:
+        return None
+    others = [path for path in paths if path.endswith(".py") and path != "train.py" and not path.startswith(".")]
+    files = dict.fromkeys(f"{path.split('/')[0]}/**" if "/" in path else path for path in others)
+    uses_cache = any(b"autoresearch" in repo.read("HEAD", path) for path in ("train.py", *others))
+    data = ORIGINALS_DATA if uses_cache and Path(ORIGINALS_DATA).expanduser().is_dir() else ""
+    return settings.Script(METRIC, tuple(files), data)
+
+
+ORIGINALS_DATA = "~/.cache/autoresearch"  # where the original's prepare.py puts its data
+_SCRIPT = (
+    "warning: train.py never calls submit(), so the metric is the line `{metric}: NUMBER` that it prints itself: reported, not verified, and "
+    'marked so everywhere. lab.toml says how it is run ([training] files, data, budget_s = {budget_s:g} wall seconds); [promotion] reported = "allow" '
+    "lets the gate go by it"
+)
 
 
 _UNCONFINED = (
@@ -132,18 +160,20 @@ _PURPOSES = {
 }
 
 
-def _files(name: str, profile: str, budget_s: float | None, unsandboxed: Literal["refuse", "allow"]) -> dict[str, bytes]:
+def _files(
+    name: str, profile: str, budget_s: float | None, unsandboxed: Literal["refuse", "allow"], script: settings.Script | None
+) -> dict[str, bytes]:
     tools = ", ".join(f"mcp__{install.NAME}__{tool}" for tool in WORKER_TOOLS)
     fixed = {
         path.name: path.read_bytes() for path in files("trainer").iterdir() if path.name.endswith(".py") and path.name != "__init__.py"
     }
     return {
         "train.py": fixed.pop("train.py"),
-        settings.FILE: settings.template(clean(name)[:80] or "lab", profile, budget_s, unsandboxed).encode(),
+        settings.FILE: settings.template(clean(name)[:80] or "lab", profile, budget_s, unsandboxed, script).encode(),
         "orchestrator.md": contract("orchestrator").encode(),
         AGENT: (_WORKER_HEAD.format(tools=tools) + contract("worker")).encode(),
         ".mcp.json": _server(""),
-        **{f"trainer/{file}": data for file, data in sorted(fixed.items())},
+        **({} if script else {f"trainer/{file}": data for file, data in sorted(fixed.items())}),
     }
 
 

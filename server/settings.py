@@ -5,21 +5,45 @@ Secrets (DEEPLAKE_API_KEY, AUTORESEARCH_EMBEDDINGS_KEY, Modal's token) come from
 
 import json
 import os
+import shlex
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from trainer.prepare import PROFILES, max_wall_s
 
 from .compute import gpus
 from .errors import LabError
-from .models import Model
+from .models import Metric, Model
+from .patch import Editable
 
 FILE = "lab.toml"
 STATE = ".autoresearch"
 SCHEMA = 1
+
+
+SCRIPT_BUDGET_S = 600.0  # for a script whose own budget is not known; the original's takes 330 s
+
+
+@dataclass(frozen=True)
+class Script:
+    """Training code that keeps no contract, and prints its own metric."""
+
+    metric: str
+    files: tuple[str, ...]
+    data: str
+
+    def toml(self) -> str:
+        """Its part of `[training]`."""
+        files, data = json.dumps(list(self.files), ensure_ascii=False), json.dumps(self.data, ensure_ascii=False)
+        return f"""\
+reported_metric = "{self.metric}"{" " * max(1, 12 - len(self.metric))} # the code prints it as `{self.metric}: 1.234`, lower is better; nobody verifies it
+files = {files}  # what else of the repository the code needs; proposals can't touch it
+data = {data}  # a folder that the code may read
+"""
 
 
 class LabSection(Model):
@@ -32,7 +56,11 @@ class Training(Model):
     budget_s: float = Field(default=60.0, gt=0, le=86_400)
     threads: int = Field(default=1, ge=1, le=256)
     attention: Literal["auto", "fa3", "sdpa"] = "auto"
+    entry: str = Field(default="train.py", max_length=1000)
+    files: list[str] = Field(default=[], max_length=200)
     editable: list[str] = Field(default=["train.py"], min_length=1, max_length=50)
+    reported_metric: str = Field(default="", pattern=r"^([A-Za-z][\w./-]{0,40})?$")
+    data: str = Field(default="", max_length=1000)
 
     @model_validator(mode="before")
     @classmethod
@@ -48,20 +76,45 @@ class Training(Model):
             raise ValueError(f"be one of {', '.join(PROFILES)}")
         return profile
 
-    @field_validator("editable")
+    @field_validator("entry")
     @classmethod
-    def _stays_inside(cls, editable: list[str]) -> list[str]:
-        for path in editable:
-            parts = path.removesuffix("/**").split("/")
-            if (
-                not path.isprintable()
-                or not set(parts).isdisjoint({"", ".", "..", ".git", STATE})
-                or set(path.removesuffix("/**")) & set("\\*?[:")
-            ):
+    def _is_a_command(cls, entry: str) -> str:
+        try:
+            file = shlex.split(entry)[0]
+        except (ValueError, IndexError):
+            file = ""
+        if not _is_inside(file) or not file.endswith(".py"):
+            raise ValueError('name a Python file of the repository, and its arguments if it takes any, such as "train.py --depth 4"')
+        return entry
+
+    @field_validator("editable", "files")
+    @classmethod
+    def _stay_inside(cls, paths: list[str]) -> list[str]:
+        for path in paths:
+            if not _is_inside(path.removesuffix("/**")):
                 raise ValueError(f"hold paths inside the repository, such as train.py or model/**; {path!r} is not one")
-        if "train.py" not in editable:
-            raise ValueError('contain "train.py", the file that is run')
-        return editable
+        return paths
+
+    @field_validator("data")
+    @classmethod
+    def _is_for_scripts(cls, data: str, info: ValidationInfo) -> str:
+        if data and not info.data.get("reported_metric"):
+            raise ValueError(
+                "be left out unless reported_metric is set: a metric can only be verified on data that the lab hands out itself"
+            )
+        if data and not Path(data).expanduser().is_absolute():
+            raise ValueError("be an absolute path, or begin with ~/")
+        return data
+
+    @property
+    def file(self) -> str:
+        """The file that is run."""
+        return shlex.split(self.entry)[0]
+
+    @property
+    def metric(self) -> Metric:
+        """How far the lab's metric can be trusted."""
+        return "reported" if self.reported_metric else "verified"
 
 
 class ComputeSection(Model):
@@ -129,6 +182,19 @@ class Settings(Model):
             raise ValueError(f"[compute] gpus must be {kinds}, which the profile {self.training.profile!r} is made for")
         return self
 
+    @model_validator(mode="after")
+    def _entry_is_there(self) -> "Settings":
+        training = self.training
+        if training.file not in Editable([*training.editable, *training.files]):
+            raise ValueError(f'[training] editable must contain "{training.file}", the file that is run, unless [training] files does')
+        return self
+
+    @model_validator(mode="after")
+    def _scripts_run_here(self) -> "Settings":
+        if self.rents and self.training.reported_metric:
+            raise ValueError('[training] reported_metric works with [compute] backend = "local" only')
+        return self
+
     @property
     def slots(self) -> int:
         """Trainings at once: as set; else 4 on Modal, one where a GPU of this machine trains, else physical cores over threads, at least one."""
@@ -163,8 +229,9 @@ class Settings(Model):
 
     def longest_s(self) -> float:
         """The most device seconds that an attempt can use."""
-        longest = gpus.longest_s if self.rents else max_wall_s
-        return longest(self.training.profile, self.training.budget_s)
+        if self.rents:
+            return gpus.longest_s(self.training.profile, self.training.budget_s)
+        return max_wall_s(self.training.profile, self.training.budget_s, script=self.training.metric == "reported")
 
 
 def load(root: Path) -> Settings:
@@ -190,9 +257,20 @@ def load(root: Path) -> Settings:
             "newer_lab",
         )
     try:
-        return Settings.model_validate(raw)
+        settings = Settings.model_validate(raw)
     except ValidationError as error:
         raise LabError("\n".join(_sentence(e["loc"], e["msg"], e["input"], e["type"]) for e in error.errors()), "bad_settings") from None
+    data = Path(settings.training.data).expanduser().resolve()
+    if settings.training.data and (root.resolve().is_relative_to(data) or data.is_relative_to(root.resolve() / STATE)):
+        raise LabError(
+            f"{FILE}: [training] data must not hold the lab itself, nor be in {STATE}/: training code may read all of it.", "bad_settings"
+        )
+    return settings
+
+
+def _is_inside(path: str) -> bool:
+    """Whether it is a plain path of the repository, as git writes them."""
+    return path.isprintable() and set(path.split("/")).isdisjoint({"", ".", "..", ".git", STATE}) and not set(path) & set("\\*?[:")
 
 
 def _sentence(where: tuple[int | str, ...], message: str, got: object, kind: str) -> str:
@@ -208,8 +286,17 @@ def _sentence(where: tuple[int | str, ...], message: str, got: object, kind: str
     return f"{FILE}: {key} must {text}, got {json.dumps(got, default=str)[:120]}."
 
 
-def template(name: str, profile: str = "cpu", budget_s: float | None = None, unsandboxed: Literal["refuse", "allow"] = "refuse") -> str:
-    """A commented `lab.toml` for a new lab."""
+def template(
+    name: str,
+    profile: str = "cpu",
+    budget_s: float | None = None,
+    unsandboxed: Literal["refuse", "allow"] = "refuse",
+    script: Script | None = None,
+) -> str:
+    """A commented `lab.toml` for a new lab; with `script`, for training code that keeps no contract."""
+    clock = "CPU seconds of training on cpu, wall seconds on h100" if script is None else "wall seconds, from the script's start to its end"
+    if budget_s is None and script is not None:
+        budget_s = SCRIPT_BUDGET_S
     if budget_s is None:
         budget_s = PROFILES[profile].budget_s if profile in PROFILES else 60.0
     return f"""\
@@ -221,10 +308,10 @@ schema = {SCHEMA}                      # version of this file and of {STATE}/
 
 [training]
 profile = {json.dumps(profile):<21} # what is trained on what, measured how: cpu (a laptop), h100 (a GPU, the original's data)
-budget_s = {budget_s:<20g} # of one experiment: CPU seconds of training on cpu, wall seconds on h100
+budget_s = {budget_s:<20g} # of one experiment: {clock}
 threads = 1                     # a training
 editable = ["train.py"]         # paths that proposals may touch; "dir/**" for a folder
-
+{script.toml() if script else ""}
 [compute]
 backend = "local"               # where trainings run: "local", or "modal" after `autoresearch-mcp setup modal`
 slots = 0                       # trainings at once; 0 = physical cores / threads, on Modal 4

@@ -78,10 +78,10 @@ def _write_tsv(lab: "Lab", path: Path) -> str:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
         writer.writerow(TSV_COLUMNS)
         for e in sorted(experiments, key=lambda e: (e.created_at, e.id)):
-            status = "crash" if e.val_bpb is None else "keep" if e.commit in kept else "discard"
+            status = "crash" if e.metric is None else "keep" if e.commit in kept else "discard"
             memory_gb = float(e.details.get("peak_memory_mb") or 0) / 1024
-            text = " ".join(clean(e.hypothesis).split())
-            writer.writerow([e.commit[:7], f"{e.val_bpb or 0:.6f}", f"{memory_gb:.1f}", status, text])
+            text = ("[reported] " if e.metric is not None and e.val_bpb is None else "") + " ".join(clean(e.hypothesis).split())
+            writer.writerow([e.commit[:7], f"{e.metric or 0:.6f}", f"{memory_gb:.1f}", status, text])
     return f"{path}: {len(experiments)} experiments"
 
 

@@ -80,7 +80,9 @@ def _leaderboard(leaders: list[Summary], champion: Summary) -> Table:
 def _recent(lines: list[ExperimentLine]) -> Table:
     table = _table("latest", "experiment", "commit", "state", "val_bpb", "author", "hypothesis or failure")
     for line in lines:
-        metric = f"{line.val_bpb:.4f}" if line.val_bpb is not None else "-"
+        metric = (
+            f"{line.val_bpb:.4f}" if line.val_bpb is not None else "-" if line.reported_bpb is None else f"{line.reported_bpb:.4f} reported"
+        )
         table.add_row(line.id, line.commit[:12], _state(line), metric, _line(line.author), _line(line.failure or line.hypothesis))
     return table
 
@@ -112,7 +114,11 @@ def _state(line: ExperimentLine) -> Text:
 def _metric(summary: Summary) -> str:
     if summary.mean is None:
         return "not measured yet"
-    return f"{summary.mean:.4f}" + (f" ± {summary.sd:.4f}" if summary.sd is not None else "") + f" (n={summary.n})"
+    return (
+        f"{summary.mean:.4f}"
+        + (f" ± {summary.sd:.4f}" if summary.sd is not None else "")
+        + f" (n={summary.n}{', reported' if summary.reported else ''})"
+    )
 
 
 def _hours(seconds: float) -> str:

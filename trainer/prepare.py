@@ -34,6 +34,7 @@ import base64
 import fcntl
 import hashlib
 import json
+import math
 import os
 import random
 import re
@@ -41,7 +42,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Container, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -153,11 +154,16 @@ PROFILES = {
 }
 
 
-def max_wall_s(profile: str, budget_s: float) -> float:
+def max_wall_s(profile: str, budget_s: float, script: bool = False) -> float:
     """The longest that a run can hold its slot, in wall seconds: start, training to the wall cap, scoring, and 5 s to tidy up."""
-    limits = PROFILES[profile]
+    limits = for_scripts(PROFILES[profile]) if script else PROFILES[profile]
     training = budget_s * limits.wall_cap if limits.clock == "cpu" else budget_s
     return limits.startup_s + training + limits.grace_s(budget_s) + limits.score_s + 5.0
+
+
+def for_scripts(profile: Profile) -> Profile:
+    """The limits of a script that keeps no contract: its budget is wall time from its first moment to its end, and nothing is scored."""
+    return replace(profile, clock="wall", wall_cap=math.inf, startup_s=0.0, score_s=0.0)
 
 
 def fixed_hash() -> str:

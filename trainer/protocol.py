@@ -1,6 +1,6 @@
 """The files through which server and trainer meet: one directory a run. Standard library only.
 
-The server writes `spec.json` and the editable files into `code/`, then starts the launcher on the directory.
+The server writes `spec.json` and the files of the commit into `code/`, then starts the launcher on the directory.
 The launcher holds a POSIX lock on `launcher.lock` (with its process id inside) for as long as it lives, keeps
 `progress.json` current, and writes `result.json` once, atomically, as its last act. No result after the lock is free
 means that the run was lost, whatever the exit code was. Whoever takes the lock first and writes `abandoned` into the
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 SPEC = "spec.json"
-CODE = "code"  # directory with the files of the commit: train.py and whatever else is editable
+CODE = "code"  # directory with the files of the commit that lab.toml names: the editable ones, and those that they need
 PROGRESS = "progress.json"
 RESULT = "result.json"
 LOG = "run.log"  # stdout and stderr of train.py, capped
@@ -43,6 +43,10 @@ class Spec:
     data: str  # directory that `trainer.prepare` made, as text
     device: str = "cpu"
     entry: str = "train.py"
+    arguments: tuple[str, ...] = ()  # of the entry, on its command line
+    metric: str = ""  # what a script without the contract prints of itself, such as val_bpb; empty: the scorer measures what is submitted
+    readable: str = ""  # directory that such a script may read
+    others: str = ""  # hash of the files in code/ that no proposal can change
     attention: str = "auto"  # see trainer.device.attention_backend
 
 
@@ -126,4 +130,5 @@ def conditions(result: dict[str, Any], spec: dict[str, Any]) -> str:
         spec.get("attention"),
     ]
     parts += [hashes.get(name) for name in ("fixed", "data", "tokenizer")]
+    parts += [spec.get(name) for name in ("entry", "arguments", "metric", "readable", "others")]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 LOG_BYTES, TAIL_BYTES, CURVE_BYTES = 5 << 20, 64 << 10, 5 << 20
+METRIC = "val_bpb"  # as the original prints it
 POINTS = 60
 _ABSURD = 1e9  # a loss beyond this is left out of the digest, whose sums must stay finite
-_REPORTED = re.compile(r"^val_bpb:\s*(\d+\.?\d*)", re.MULTILINE)
 
 
 class Log:
     """The output of the run: its beginning in the file at once, and where it outgrows the cap, its end too."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, metric: str = "") -> None:
+        self._reported = re.compile(rf"^{re.escape(metric or METRIC)}\s*[:=]\s*(\d+\.?\d*(?:[eE][+-]?\d+)?)", re.MULTILINE)
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.reader, False)
         self._file = path.open("wb", buffering=0)
@@ -44,8 +45,8 @@ class Log:
         self._tail.clear()
 
     def reported_bpb(self) -> float | None:
-        """The metric that train.py claims, as the original prints it; for the record only."""
-        found = _REPORTED.findall(self.tail)
+        """The metric that the code claims, the last one at the end of its output: a line with the name, a colon, and a number of 0 or more."""
+        found = self._reported.findall(self.tail)
         return float(found[-1]) if found and math.isfinite(float(found[-1])) else None
 
     def close(self) -> None:

@@ -36,7 +36,7 @@ TOKENS = "train.bin"  # this run's share of the training tokens
 CONFIG = "config.json"  # of a submitted model, beside its weights
 SCRATCH_CHECKPOINTS = 16  # it may hold as much as this many of the largest checkpoint
 THREADS = 1024  # of all processes of a run together
-CODE_BYTES, LINE_BYTES = 256 << 10, 64 << 10
+CODE_BYTES, SCRIPT_BYTES, LINE_BYTES = 256 << 10, 16 << 20, 64 << 10
 TICK_S = 0.1  # how soon a cancellation or an end is noticed
 LOOK_S = 0.5  # between two looks at CPU time and memory, unless the budget may end before
 SHOW_S = 1.0  # between two writes of progress.json
@@ -59,15 +59,16 @@ class Supervisor:
 
     def __init__(self, run: Path, spec: Spec, family: processes.Family, signals: list[int]) -> None:
         self._run, self._spec, self._family, self._signals = run, spec, family, signals
-        self._profile = prepare.PROFILES[spec.profile]
+        self._profile = prepare.for_scripts(prepare.PROFILES[spec.profile]) if spec.metric else prepare.PROFILES[spec.profile]
         self._data, self._code = Path(spec.data).resolve(), run / protocol.CODE
         self._scratch = Scratch(run / SCRATCH, SCRATCH_CHECKPOINTS * self._profile.checkpoint_mb)
         self._weights = run / client.WEIGHTS
         self._device = "cpu" if spec.device == "cpu" else "cuda"
-        self._compiled = Compiled(self._data.parent, self._scratch.path) if self._device == "cuda" else None
+        self._compiled = Compiled(self._data.parent, self._scratch.path) if self._device == "cuda" and not spec.metric else None
         self._device_name = ""
-        self._hashes = {"fixed": prepare.fixed_hash(), "code": code_hash(self._code), **prepare.data_hashes(self._data)}
-        self._log, self._curve = Log(run / protocol.LOG), Curve(run / protocol.CURVE)
+        self._hashes = {"fixed": prepare.fixed_hash(), "code": code_hash(self._code, SCRIPT_BYTES if spec.metric else CODE_BYTES)}
+        self._hashes |= {} if spec.metric else prepare.data_hashes(self._data)
+        self._log, self._curve = Log(run / protocol.LOG, spec.metric), Curve(run / protocol.CURVE)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._log.reader, selectors.EVENT_READ, self._log.pump)
         self._phase, self._timings = "starting", dict[str, float]()
@@ -85,11 +86,14 @@ class Supervisor:
         """Train, and score what was submitted; or keep it, for another machine to score."""
         state, failure, scores = "finished", None, None
         try:
-            self._train()
-            if submit_only:
+            if self._spec.metric:
+                self._run_script()
+            elif submit_only:
+                self._train()
                 self._keep_submission()
                 state = protocol.SUBMITTED
             else:
+                self._train()
                 scores = self._score()
         except Ended as end:
             state, failure = end.state, end.failure
@@ -177,13 +181,42 @@ class Supervisor:
         if self._compiled:
             self._compiled.keep(self._code)
 
+    def _run_script(self) -> None:
+        """Code that keeps no contract: it runs in a copy of its files, has the budget from its first moment to its end, and only its own
+        word for the metric."""
+        self._scratch.make()
+        shutil.copytree(self._code, self._scratch.path, dirs_exist_ok=True)
+        readable = Path(self._spec.readable).resolve() if self._spec.readable else None
+        if readable is not None and Path(self._spec.readable).is_relative_to(Path.home()):  # ~/.cache/x leads there, as it does outside
+            link = self._scratch.path / Path(self._spec.readable).relative_to(Path.home())
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(readable)
+        jail = self._jail({"AUTORESEARCH_SEED": str(self._spec.seed)})
+        jail = replace(jail, read=() if readable is None else (readable,), hidden=(self._run,))
+        self._spawned_at = self._started_at = time.monotonic()
+        self._phase = "running"
+        self._trainer = sandbox.spawn(self._run_entry, jail)
+        self._device_name = device_name(self._device)
+        while self._trainer not in self._family.exits:
+            self._wait(TICK_S)
+            self._enforce_limits()
+        self._look()
+        while self._log.pump():
+            pass
+        self._reported, code = self._log.reported_bpb(), self._family.exits[self._trainer].code
+        if code != 0:
+            raise Ended("crashed", of_crash(self._log.tail, self._scratch.path, [], code))
+        if self._reported is None:
+            message = f"{self._spec.entry} ended without printing a line `{self._spec.metric}: NUMBER`, with a number of 0 or more."
+            raise Ended("crashed", Failure("error", message, self._log.tail.strip().splitlines()[-5:]))
+
     def _run_entry(self) -> None:
         """In the trainer: the agent's file, as `python train.py` would run it."""
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(self._spec.threads)
-        entry = self._code / self._spec.entry
-        sys.path.insert(0, str(self._code))
-        sys.argv = [str(entry)]
+        entry = (self._scratch.path if self._spec.metric else self._code) / self._spec.entry
+        sys.path.insert(0, str(entry.parent if self._spec.metric else self._code))
+        sys.argv = [str(entry), *self._spec.arguments]
         runpy.run_path(str(entry), run_name="__main__")
 
     def _jail(self, environment: dict[str, str]) -> sandbox.Jail:
@@ -253,7 +286,11 @@ class Supervisor:
             return
         if self._used_s > budget + self._profile.grace_s(budget):
             raise Ended(
-                "timed_out", Failure("timeout", f"train.py used {self._used_s:.1f} s of a budget of {budget:g} s without submitting.")
+                "timed_out",
+                Failure(
+                    "timeout",
+                    f"{self._spec.entry} used {self._used_s:.1f} s of a budget of {budget:g} s without {'ending' if self._spec.metric else 'submitting'}.",
+                ),
             )
         if self._wall_s > budget * self._profile.wall_cap:
             message = f"{self._wall_s:.0f} s passed, and only {self._used_s:.1f} of {budget:g} CPU seconds were used: train.py waits, or the machine is busy."
@@ -400,7 +437,7 @@ class Supervisor:
         raise Ended("crashed", Failure(outcome["kind"], outcome["message"] + reason, lines))
 
 
-def code_hash(code: Path) -> str:
+def code_hash(code: Path, limit: int = CODE_BYTES) -> str:
     """Hash of the agent's files, names and contents.
 
     Raises:
@@ -410,8 +447,8 @@ def code_hash(code: Path) -> str:
     for path in sorted(path for path in code.rglob("*") if path.is_file()):
         content = path.read_bytes()
         size += len(content)
-        if size > CODE_BYTES:
-            raise prepare.PreparationError(f"the files in {protocol.CODE}/ hold more than {CODE_BYTES >> 10} KB.")
+        if size > limit:
+            raise prepare.PreparationError(f"the files in {protocol.CODE}/ hold more than {limit >> 10} KB.")
         digest.update(f"{path.relative_to(code)}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()[:16]
 

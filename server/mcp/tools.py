@@ -55,7 +55,7 @@ class Bench:
 
     async def read_file(
         self,
-        path: Path = "train.py",
+        path: Annotated[Path | None, Field(description="default: the file that is run")] = None,
         commit: Annotated[Commit | None, Field(description="default: the champion")] = None,
         first_line: Annotated[int, Field(ge=1)] = 1,
         max_lines: Annotated[int, Field(ge=1, le=2000)] = 800,
@@ -150,7 +150,7 @@ class Bench:
         text: Annotated[str | None, Field(max_length=200, description="part of the hypothesis")] = None,
         since: Annotated[float | None, Field(description="created at or after, Unix seconds")] = None,
         until: float | None = None,
-        order_by: Literal["created_at", "finished_at", "val_bpb", "cost_s"] = "created_at",
+        order_by: Literal["created_at", "finished_at", "val_bpb", "reported_bpb", "cost_s"] = "created_at",
         descending: bool = True,
         columns: Annotated[list[str] | None, Field(max_length=30, description="default: the useful few")] = None,
         group_by: Annotated[

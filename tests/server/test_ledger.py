@@ -169,7 +169,7 @@ def test_summaries_are_the_mean_and_squared_deviations_of_finished_replicates(le
     elsewhere = experiment(commit="1" * 40)
     ledger.enqueue([elsewhere], 1e6, None, "r")
     ledger.move(elsewhere.id, ["queued"], state="finished", val_bpb=9.0, conditions="other", finished_at=1.0)
-    assert ledger.summaries("k") == [("2" * 40, 1, 0.5, 0.0), ("1" * 40, 3, 2.0, 2.0)]
+    assert ledger.summaries("k") == [("2" * 40, 1, 0.5, 0.0, 0), ("1" * 40, 3, 2.0, 2.0, 0)]
 
 
 def test_an_alias_shares_its_proposals_scores(ledger: Ledger) -> None:
