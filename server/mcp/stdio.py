@@ -7,6 +7,7 @@ quickly and quietly: calls that the lab has begun are finished, waits are cut.
 """
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -132,13 +133,25 @@ class Lines:
             with contextlib.suppress(OSError, CancelledError, anyio.BrokenResourceError, anyio.RunFinishedError):
                 with os.fdopen(self._source, "rb", closefd=False) as file:
                     for line in file:
-                        anyio.from_thread.run(send.send, line.decode("utf-8", "replace"), token=token)
+                        anyio.from_thread.run(send.send, whole(line.decode("utf-8", "replace")), token=token)
                 anyio.from_thread.run(send.aclose, token=token)
 
         threading.Thread(target=read, name="stdin", daemon=True).start()
         async with lines:
             async for line in lines:
                 yield line
+
+
+def whole(line: str) -> str:
+    """The line without half characters. JavaScript writes one, as an escape, where it cut a text inside an emoji; the SDK's
+    reader drops the whole message then, and the call would never be answered."""
+    if "\\ud" not in line and "\\uD" not in line:
+        return line
+    try:
+        message = json.dumps(json.loads(line), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return line
+    return message.encode("utf-8", "replace").decode("utf-8")
 
 
 class Sink:

@@ -72,6 +72,18 @@ def test_stray_prints_never_reach_the_wire(stand: Stand) -> None:
     assert all(word in errors for word in ("python", "descriptor", "child"))
 
 
+@pytest.mark.parametrize(("escape", "kept"), [(r"\ud83d\ude00", "\U0001f600"), (r"\ud83d", "?"), (r"\\ud83d", r"\ud83d")])
+def test_half_a_character_is_lost_and_not_the_call(stand: Stand, escape: str, kept: str) -> None:
+    arguments = '{"kind": "finding", "tags": ["cut"], "text": "Cut short: ' + escape + '"}'
+    with served(stand.root) as pipe:
+        pipe.ask(1, "initialize", **HELLO)
+        pipe.send({"method": "notifications/initialized"})
+        pipe.send('{"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "write_memory", "arguments": ' + arguments + "}}")
+        written = pipe.next(2)["result"]["structuredContent"]["id"]
+        found = pipe.ask(3, "tools/call", name="search_memory", arguments={"tag": "cut", "limit": 1})["result"]["structuredContent"]
+    assert [(memory["id"], memory["text"]) for memory in found["memories"]] == [(written, f"Cut short: {kept}")]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_quickly_and_quietly_in_the_middle_of_a_wait(stand: Stand, number: signal.Signals) -> None:
     with served(stand.root) as pipe:
