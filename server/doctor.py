@@ -190,4 +190,21 @@ def shared_log(patient: Patient) -> list[Finding]:
     return [Finding("shared log", "ok", said, cure)]
 
 
-CHECKS: list[Callable[[Patient], list[Finding]]] = [git, trainer, data, sandbox, ledger, log, shared_log]
+def search(patient: Patient) -> list[Finding]:
+    """Whether memories are found by meaning too."""
+    from .lake.embedding import EmbeddingsUnavailable, open_embedder
+
+    embedder = open_embedder(patient.settings.embeddings)
+    if embedder is None:
+        cure = "pip install 'autoresearch-mcp[embeddings]', or see [embeddings] in the README, to search by meaning too."
+        return [Finding("search", "ok" if patient.settings.embeddings.backend == "none" else "note", "by full text alone", cure)]
+    try:
+        began = time.perf_counter()
+        size = embedder.embed(["a question"]).shape[1]
+    except EmbeddingsUnavailable as error:
+        return [Finding("search", "bad", str(error), "Until then search is by full text alone; notes are embedded later.")]
+    took_ms = (time.perf_counter() - began) * 1e3
+    return [Finding("search", "ok", f"by full text and by meaning: {embedder.name}, {size} dimensions, {took_ms:.0f} ms")]
+
+
+CHECKS: list[Callable[[Patient], list[Finding]]] = [git, trainer, data, sandbox, ledger, log, shared_log, search]

@@ -12,6 +12,8 @@ from server.lab import Lab
 from server.lake.embedded import EmbeddedLake
 from tests.server.lake.records import memory
 from tests.standins.deeplake.server import ORG, TOKEN, DeeplakeStandIn, Faults
+from tests.standins.embeddings import KEY as EMBEDDINGS_KEY
+from tests.standins.embeddings import EmbeddingsStandIn
 
 
 def grades(root: Path) -> dict[str, str]:
@@ -23,7 +25,7 @@ def test_a_sound_lab_has_no_fault(lab_root: Path, capsys: pytest.CaptureFixture[
     assert cli.main(["doctor", str(lab_root)]) == 0
     said = capsys.readouterr().out
     assert "Landlock" in said or "not confined" in said
-    assert all(word in said for word in ("git", "trainer", "data", "ledger", "log", "shared log"))
+    assert all(word in said for word in ("git", "trainer", "data", "ledger", "log", "shared log", "search"))
 
 
 def test_settings_that_cannot_be_read_end_the_examination(make_lab: Callable[..., Path], tmp_path: Path) -> None:
@@ -43,6 +45,21 @@ def test_a_damaged_log_is_found_and_repaired(lab_root: Path, capsys: pytest.Capt
     assert cli.main(["repair", str(lab_root)]) == 0
     assert "memories: 2 records, rebuilt" in capsys.readouterr().out
     assert grades(lab_root)["log"] == "ok"
+
+
+def test_an_embedding_endpoint_is_asked(make_lab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    service = EmbeddingsStandIn()
+    section = f'[embeddings]\nbackend = "endpoint"\nurl = "{service.url}"\nmodel = "topics"'
+    root = make_lab(toml={'[embeddings]\nbackend = "auto"': section})
+    try:
+        for key, grade, says in ((EMBEDDINGS_KEY, "ok", "topics, 4 dimensions"), ("wrong", "bad", "401")):
+            monkeypatch.setenv("AUTORESEARCH_EMBEDDINGS_KEY", key)
+            found = {finding.name: finding for finding in examine(root)}["search"]
+            assert found.grade == grade and says in found.said and key not in found.said
+    finally:
+        service.close()
+    (root / "lab.toml").write_text((root / "lab.toml").read_text(encoding="utf-8").replace(section, '[embeddings]\nbackend = "none"'))
+    assert grades(root)["search"] == "ok"
 
 
 @pytest.fixture

@@ -269,6 +269,9 @@ def test_memories_are_found_at_once_and_name_what_corrects_them(lab: Lab) -> Non
     assert hits[first].superseded_by == [second] and hits[second].contradicted_by == [third]
     assert [hit.id for hit in lab.search_memory(experiment=id).memories] == [first]
     assert [hit.id for hit in lab.search_memory().memories] == [third, second, first]
+    written = hits[second].created_at
+    assert [hit.id for hit in lab.search_memory(since=written, until=written).memories] == [second]
+    assert {hit.id for hit in lab.search_memory("softcap", until=written).memories} == {first, second}
     assert refusal(lambda: lab.write_memory("idea", "x", "ada", supersedes=["m-000000000000000"])).code == "unknown_memory"
     assert refusal(lambda: lab.write_memory("idea", "x", "ada", experiments=["e-000000000000000"])).code == "unknown_experiment"
     assert refusal(lambda: lab.write_memory("idea", " \x00 ", "ada")).code == "empty_memory"
