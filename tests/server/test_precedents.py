@@ -1,11 +1,14 @@
 """An idea that was tried before is named before it is tried again."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from server.daemon import runner_lock
 from server.lab import Lab
+from server.ledger import Ledger
 
 PARAPHRASE = ("Use a bigger LR for muon", "A larger learning rate for the muon optimizer")
 SAME_WORDS = ("Warm-up over 200 steps instead of 100", "warmup over 200 steps instead of the 100")
@@ -18,8 +21,11 @@ def model(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def lab(make_lab: Callable[..., Path], model: str) -> Iterator[Lab]:
+    """A lab that nobody runs: the test plays its runner."""
     opened = Lab(make_lab(toml={'[embeddings]\nbackend = "auto"': f'[embeddings]\nbackend = "{model}"'}))
-    yield opened
+    with runner_lock(opened.root / ".autoresearch") as mine:
+        assert mine
+        yield opened
     opened.close()
 
 
@@ -42,10 +48,9 @@ def test_hypotheses_with_the_same_words_are_similar_without_a_model_and_paraphra
 
 def test_a_search_names_proposals_and_what_became_of_them(lab: Lab, model: str) -> None:
     warmup, _, _ = propose(lab, SAME_WORDS[0], 1)
-    ledger = lab._ledger
-    lab.launch_training(warmup, "ada", 2)
-    for experiment, val_bpb in zip(ledger.open_experiments("queued"), (1.5, 1.7)):
-        ledger.move(experiment.id, ["queued", "starting", "running"], state="finished", val_bpb=val_bpb, conditions="k", started_at=1.0)
+    with closing(Ledger(lab.root / ".autoresearch" / "ledger.sqlite")) as ledger:
+        for id, val_bpb in zip(lab.launch_training(warmup, "ada", 2).experiments, (1.5, 1.7)):
+            ledger.move(id, ["queued"], state="finished", val_bpb=val_bpb, conditions="k", started_at=1.0)
     (found,) = lab.search_memory(SAME_WORDS[1]).proposed
     assert (found.commit, found.author, found.hypothesis) == (warmup, "ada", SAME_WORDS[0])
     assert (found.ended, found.mean_val_bpb) == (2, 1.6) and 0.5 <= found.likeness <= 1
