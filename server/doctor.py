@@ -114,16 +114,15 @@ def _scripts_data(given: str) -> Finding:
 
 
 def sandbox(patient: Patient) -> list[Finding]:
-    from trainer.sandbox import abi
+    from trainer.sandbox import abi, level
 
-    level = abi()
-    if level >= 6:
-        return [Finding("sandbox", "ok", f"Landlock {level} confines trainings")]
-    if level:
+    if (confinement := level()) != "unsandboxed":
+        if abi() >= 6:
+            return [Finding("sandbox", "ok", f"Landlock and seccomp confine trainings ({confinement})")]
         cure = "Linux 6.12 or newer adds them."
-        return [Finding("sandbox", "note", f"Landlock {level}: trainings are confined, but for signals and abstract sockets", cure)]
+        return [Finding("sandbox", "note", f"Landlock and seccomp confine trainings ({confinement}), but for signals", cure)]
     counts = patient.settings.promotion.unsandboxed == "allow"
-    cure = "Use Linux 5.13 or newer with Landlock, or train only code that you trust. " + (
+    cure = "Use Linux 5.13 or newer with Landlock and seccomp, or train only code that you trust. " + (
         'Results say `unsandboxed` and count at the gate: [promotion] unsandboxed = "allow".'
         if counts
         else 'Results say `unsandboxed` and count at the gate only with [promotion] unsandboxed = "allow".'

@@ -105,3 +105,13 @@ def test_what_an_agent_writes_reaches_the_service_and_the_tools_say_how_far_it_i
     assert status.unflushed == 1 and any("was not reached" in text for text in status.warnings)
     assert TOKEN not in json.dumps(status.model_dump(mode="json")) + hits.note
     lab.close()
+
+
+@pytest.mark.parametrize(("setting", "grade"), [("refuse", "bad"), ("allow", "note")])
+def test_a_machine_without_a_sandbox_is_a_fault_unless_the_lab_lets_its_results_count(
+    make_lab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, setting: str, grade: str
+) -> None:
+    root = make_lab("loose", {'unsandboxed = "refuse"': f'unsandboxed = "{setting}"'})
+    monkeypatch.setattr("trainer.sandbox.level", lambda: "unsandboxed")
+    (found,) = [finding for finding in examine(root) if finding.name == "sandbox"]
+    assert found.grade == grade and "[promotion] unsandboxed" in found.cure
