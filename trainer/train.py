@@ -158,9 +158,9 @@ class GPT(nn.Module):
         x = norm(x)
         if targets is not None and not x.is_cuda:
             return CappedCrossEntropy.apply(x.flatten(0, 1), self.lm_head.weight, targets.flatten(), self.config.softcap)
-        logits = self.lm_head(x).float()
-        if self.config.softcap:
-            logits = self.config.softcap * torch.tanh(logits / self.config.softcap)
+        logits, cap = self.lm_head(x).float(), self.config.softcap
+        if cap:  # cap * tanh(logits / cap) but for a constant, see below
+            logits = 2 * cap * torch.sigmoid(logits * (2 / cap))
         return logits if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
     def num_flops_per_token(self):
@@ -173,7 +173,7 @@ class GPT(nn.Module):
 class CappedCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of softcapped logits on a CPU, a few positions at a time: all logits never exist at once, and the
     gradient is taken on the way forward, in place, while a chunk is in the cache. c * tanh(z / c) is 2c * sigmoid(2z / c) but
-    for a constant, which the softmax doesn't see, and a sigmoid costs a third. A GPU gets the plain formula, compiled.
+    for a constant, which the softmax doesn't see, and a sigmoid costs a third. A GPU gets the formula in `GPT.forward`, compiled.
     """
 
     CHUNK = 128  # positions
@@ -421,9 +421,14 @@ def main():
                 f"dt: {1000 * dt:.0f}ms | tok/sec: {step_tokens / dt:,.0f} | mfu: {mfu} | epoch: {epoch}"
             )
 
+    seconds = time.time() - t_train
     print("---")
-    print(f"training_seconds: {time.time() - t_train:.1f}")
+    print(f"training_seconds: {seconds:.1f}")
     print(f"total_seconds:    {time.time() - t_start:.1f}")
+    if kind == "cuda":
+        print(f"peak_vram_mb:     {torch.cuda.max_memory_allocated() / 2**20:.1f}")
+    if peak_flops:
+        print(f"mfu_percent:      {100 * flops_per_token * step * step_tokens / seconds / peak_flops:.2f}")
     print(f"total_tokens_M:   {step * step_tokens / 1e6:.3f}")
     print(f"num_steps:        {step}")
     print(f"num_params_M:     {num_params / 1e6:.3f}")
