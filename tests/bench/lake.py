@@ -11,6 +11,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -86,19 +87,21 @@ def _fill(root: Path, rows: int) -> tuple[float, int]:
     return time.perf_counter() - began, size
 
 
-async def _ask(root: Path, rows: int) -> dict[str, float]:
-    """The median of each question, in ms; the first answer of each warms the server up."""
-    took: dict[str, list[float]] = {}
+async def _ask(roots: dict[int, Path]) -> dict[int, dict[str, float]]:
+    """The median of each question by size, in ms, the sizes in turn; the first answers warm the servers up."""
+    took: dict[tuple[int, str], list[float]] = {}
     dice = random.Random(2)
-    async with Client(ours(root), read_timeout_seconds=120) as client:
+    async with AsyncExitStack() as stack:
+        clients = {rows: await stack.enter_async_context(Client(ours(root), read_timeout_seconds=120)) for rows, root in roots.items()}
         for call in range(CALLS + 2):
             for name, (tool, arguments) in _QUESTIONS.items():
-                began = time.perf_counter()
-                result = await client.call_tool(tool, arguments or {"id": _id("e", dice.randrange(rows))})
-                assert not result.is_error, result.content
-                if call >= 2:
-                    took.setdefault(name, []).append((time.perf_counter() - began) * 1e3)
-    return {name: statistics.median(each) for name, each in took.items()}
+                for rows, client in clients.items():
+                    began = time.perf_counter()
+                    result = await client.call_tool(tool, arguments or {"id": _id("e", dice.randrange(rows))})
+                    assert not result.is_error, result.content
+                    if call >= 2:
+                        took.setdefault((rows, name), []).append((time.perf_counter() - began) * 1e3)
+    return {rows: {name: statistics.median(took[rows, name]) for name in _QUESTIONS} for rows in roots}
 
 
 def _size(folder: Path) -> tuple[int, int]:
@@ -140,19 +143,11 @@ def _ms(values: Sequence[float]) -> str:
 
 
 def _sizes(scratch: Path) -> Iterator[Row]:
-    smallest: dict[str, float] = {}
-    for rows in SIZES:
-        root = scratch / f"log-{rows}"
+    roots = {rows: scratch / f"log-{rows}" for rows in SIZES}
+    for rows, root in roots.items():
         create_lab(root, profile="tiny")
         took, size = _fill(root, rows)
         _, disk = _size(root / lab_settings.STATE / "lake")
-        answers = anyio.run(_ask, root, rows)
-        stop_runner(root / lab_settings.STATE)
-        shutil.rmtree(root)
-        smallest = smallest or answers
-        for name, ms in answers.items():
-            growth = f"{ms / smallest[name]:.1f}"
-            yield f"{name}, {rows:,} rows", f"{ms:.1f} ms", f"{smallest[name]:.1f} ms ({SIZES[0]:,} rows)", growth, "50 ms; 4"
         beside = (disk - size) / (2 * rows)
         yield (
             f"disk beside the record, {rows:,} rows",
@@ -162,6 +157,21 @@ def _sizes(scratch: Path) -> Iterator[Row]:
             "2,048",
         )
         yield f"filling, {rows:,} rows", f"{took / rows / 2 * 1e3:.2f} ms a row", f"batches of {_BATCH:,}", "", ""
+    answers = anyio.run(_ask, roots)
+    smallest = answers[SIZES[0]]
+    for name in _QUESTIONS:
+        for rows in SIZES:
+            ms = answers[rows][name]
+            yield (
+                f"{name}, {rows:,} rows",
+                f"{ms:.1f} ms",
+                f"{smallest[name]:.1f} ms ({SIZES[0]:,} rows)",
+                f"{ms / smallest[name]:.1f}",
+                "50 ms; 4",
+            )
+    for root in roots.values():
+        stop_runner(root / lab_settings.STATE)
+        shutil.rmtree(root)
 
 
 def measure(scratch: Path) -> Iterator[Row]:
