@@ -151,6 +151,7 @@ def test_the_frame_shows_what_happens_and_takes_nothing_that_agents_wrote_for_ma
     text = shown(
         StatusAnswer(
             lab="bpb",
+            metric="verified val_bpb",
             champion=champion,
             noise_sd=0.005,
             counts={"running": 1, "crashed": 1},
