@@ -53,6 +53,27 @@ def test_the_scored_logits_are_those_of_the_trained_loss(train: ModuleType) -> N
     assert model(x, y).item() == pytest.approx(F.cross_entropy(model(x).flatten(0, 1), y.flatten()).item(), rel=1e-5)
 
 
+def test_a_bfloat16_model_keeps_float32_weights_and_logits_and_differs_by_rounding_alone(train: ModuleType) -> None:
+    config = {"seq_len": 64, "vocab_size": 512, "n_layer": 3, "n_embd": 64, "head_dim": 32, "window_pattern": "SSL", "softcap": 15.0}
+    exact, rounded = train.build_model(config), train.build_model({**config, "dtype": "bfloat16"})
+    torch.manual_seed(0)
+    exact.init_weights()
+    torch.nn.init.normal_(exact.lm_head.weight, std=0.1)
+    rounded.load_state_dict(exact.state_dict())
+    x = torch.randint(512, (3, 64))
+    with torch.inference_mode():
+        logits, close = exact(x), rounded(x)
+    assert {p.dtype for p in rounded.parameters()} == {close.dtype} == {torch.float32}
+    assert 0 < (close - logits).abs().max() < 0.2
+
+
+def test_a_step_that_is_too_large_for_the_device_is_taken_in_turns(warm: Warm) -> None:
+    launched = warm.launch(STOCK.replace("DEVICE_ROWS = 128", "DEVICE_ROWS = 4"), budget_s=1.0)
+    result = launched.wait()
+    assert result["state"] == "finished", result["failure"]
+    assert result["tokens"] == result["steps"] * 1024 and "rows a step: 4 x 4" in launched.log
+
+
 def test_bfloat16_is_for_hardware_that_has_it() -> None:
     assert [device.compute_dtype(c) for c in (None, (7, 5), (8, 0), (9, 0))] == ["float32", "float32", "bfloat16", "bfloat16"]
 
