@@ -66,16 +66,17 @@ def measure(scratch: Path) -> list[tuple[str, str, str, str, str]]:
 
 
 def _rows(ended: list[Experiment], budget_s: float) -> list[tuple[str, str, str, str, str]]:
-    failed = [e.failure for e in ended if e.state != "finished"]
-    assert not failed, failed
-    timings = [e.details["timings"] for e in ended]
+    finished = [e for e in ended if e.state == "finished"]
+    assert finished, [e.failure for e in ended]
+    timings = [e.details["timings"] for e in finished]
     began = min(e.started_at or 0.0 for e in ended)
-    over = max((e.finished_at or 0.0) - t["score_s"] for e, t in zip(ended, timings))
-    training = sum(t["train_s"] for t in timings)
-    outside = [(e.finished_at or 0.0) - (e.started_at or 0.0) - t["train_s"] for e, t in zip(ended, timings)][
-        1:
-    ]  # the first waits for torch
+    over = max((e.finished_at or 0.0) - e.details["timings"].get("score_s", 0.0) for e in ended)
+    training = sum(e.details["wall_s"] for e in ended)
+    # The first waits for torch
+    outside = [(e.finished_at or 0.0) - (e.started_at or 0.0) - e.details["wall_s"] for e in finished if e.started_at != began]
     of = f"{len(ended)} x {budget_s:g} s, one slot"
+    if len(finished) < len(ended):
+        of += f"; {len(ended) - len(finished)} failed"
     rows = [
         ("a slot's time inside a budget", f"{100 * training / (over - began):.1f} %", of, "", "93 %"),
         ("outside the budget, an experiment", f"{statistics.median(outside):.2f} s", "start to record", "", "4 s"),
