@@ -46,6 +46,9 @@ data = {data}  # a folder that the code may read
 """
 
 
+# No repeated `\w` in a pattern, as in `\w{0,40}`: each takes tens of milliseconds to compile, at every start of a server.
+
+
 class LabSection(Model):
     name: str = Field(min_length=1, max_length=80)
     schema_version: int = Field(default=SCHEMA, alias="schema", ge=1)
@@ -59,7 +62,7 @@ class Training(Model):
     entry: str = Field(default="train.py", max_length=1000)
     files: list[str] = Field(default=[], max_length=200)
     editable: list[str] = Field(default=["train.py"], min_length=1, max_length=50)
-    reported_metric: str = Field(default="", pattern=r"^([A-Za-z][\w./-]{0,40})?$")
+    reported_metric: str = Field(default="", max_length=41, pattern=r"^([A-Za-z][A-Za-z0-9_./-]*)?$")
     data: str = Field(default="", max_length=1000)
 
     @model_validator(mode="before")
@@ -155,7 +158,7 @@ class LakeSection(Model):
 class EmbeddingsSection(Model):
     backend: Literal["auto", "local", "endpoint", "none"] = "auto"
     url: str = Field(default="", max_length=300)
-    model: str = Field(default="", pattern=r"^[\w./:@-]{0,100}$")
+    model: str = Field(default="", max_length=100, pattern=r"^[A-Za-z0-9_./:@-]*$")
 
     @model_validator(mode="after")
     def _is_complete(self) -> "EmbeddingsSection":
