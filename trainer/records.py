@@ -22,6 +22,7 @@ class Log:
         os.set_blocking(self.reader, False)
         self._file = path.open("wb", buffering=0)
         self._written = self._lost = 0
+        self._hushed = False
         self._tail = bytearray()
 
     def pump(self) -> bool:
@@ -30,6 +31,8 @@ class Log:
             data = os.read(self.reader, TAIL_BYTES)
         except BlockingIOError:
             return False
+        if self._hushed:
+            return bool(data)
         self._tail = (self._tail + data)[-TAIL_BYTES:]
         kept = data[: max(0, LOG_BYTES - TAIL_BYTES - self._written)]
         self._written += self._file.write(kept) or 0
@@ -43,6 +46,12 @@ class Log:
     def forget_tail(self) -> None:
         """So that `tail` shows what is printed from now on."""
         self._tail.clear()
+
+    def hush(self) -> None:
+        """Drop what is printed from now on."""
+        while self.pump():
+            pass
+        self._hushed = True
 
     def reported_bpb(self) -> float | None:
         """The metric that the code claims, the last one at the end of its output: a line with the name, a colon, and a number of 0 or more."""

@@ -107,11 +107,13 @@ class _Text:
         return float(-logp[self.widths > 0].sum() / math.log(2) / self.widths.sum())
 
 
-def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sandbox.Jail) -> Scores:
+def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sandbox.Jail, hush: Callable[[], None]) -> Scores:
     """Measure the submitted model.
 
     Args:
         jail: the confinement of the model servers, without the descriptors and the directories that they need.
+        hush: makes sure that nobody reads what they print from now on. Called after the first has rehearsed on random tokens, whose
+            failures may be explained, and before it sees any of the text, which it could print for other agents to read.
 
     Raises:
         ScoreError: the model can't be rebuilt, breaks a rule, or gives numbers that aren't finite.
@@ -132,6 +134,8 @@ def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sa
         server.wait()
     for server, questions in zip(servers, _questions(contexts, len(val.contexts), profile.eval_rows)):
         server.begin()
+        server.rehearse()
+        hush()
         for start in range(0, len(questions), profile.eval_rows):
             batch = questions[start : start + profile.eval_rows]
             rows, wanted = np.stack([question.tokens for question in batch]), targets[[question.row for question in batch]]
@@ -285,6 +289,15 @@ class _ModelServer:
         self._tell(_GO)
         self._expect(_READY, "build_model or load_state_dict failed with what was submitted.")
 
+    def rehearse(self) -> None:
+        """Have it answer random tokens."""
+        import numpy as np
+
+        shape = self._profile.eval_rows, self._profile.seq_len
+        self._ask(np.random.default_rng().integers(self._profile.vocab_size, size=shape), "random token ids")
+        if self._profile.sealed:
+            self._show(np.zeros((shape[0], 2), np.int32))
+
     def answer(self, rows: "np.ndarray[Any, Any]", targets: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
         """Log-probabilities in nats (rows, positions) of the targets."""
         shared = self._ask(rows)
@@ -293,17 +306,13 @@ class _ModelServer:
     def answer_sealed(self, rows: "np.ndarray[Any, Any]", targets: "np.ndarray[Any, Any]", opened: list[int]) -> "np.ndarray[Any, Any]":
         """The same, as the server says it, but from its logits at the last position and at one other in each row."""
         import numpy as np
-        import torch
 
         shared = self._ask(rows)
         said = shared.logp.clone().double().numpy()
         if not np.isfinite(said).all():
             raise ScoreError("nan", "the submitted model's logits are NaN or infinite on the evaluation text.")
         each, shown = np.arange(len(rows)), np.stack([np.array(opened), np.full(len(rows), rows.shape[1] - 1)], 1)
-        shared.opened.copy_(torch.from_numpy(shown))
-        self._tell(_GO)
-        self._expect(_DONE, "the model's process failed after it answered.")
-        logits = shared.logits.clone()
+        logits = self._show(shown).clone()
         next_tokens = rows[each, np.array(opened) + 1]
         excess = abs(said[each, opened] - _log_probabilities(logits[:, :1], next_tokens[:, None])[:, 0]).max()
         if excess > SAID_TOLERANCE:
@@ -312,14 +321,24 @@ class _ModelServer:
         np.put_along_axis(logp, shown, _log_probabilities(logits, np.take_along_axis(targets, shown, 1)), 1)
         return logp
 
-    def _ask(self, rows: "np.ndarray[Any, Any]") -> _Shared:
+    def _ask(self, rows: "np.ndarray[Any, Any]", kind: str = "the evaluation text (what it printed there is not kept)") -> _Shared:
         import torch
 
         assert self._shared is not None
         self._shared.tokens.copy_(torch.from_numpy(rows))
         self._tell(_GO)
-        self._expect(_DONE, f"the model failed on a batch of token ids of shape {rows.shape}.")
+        self._expect(_DONE, f"the model failed on a batch of shape {rows.shape} of {kind}.")
         return self._shared
+
+    def _show(self, positions: "np.ndarray[Any, Any]") -> "torch.Tensor":
+        """The logits (rows, 2, vocabulary) of its last answer at these positions (rows, 2)."""
+        import torch
+
+        assert self._shared is not None
+        self._shared.opened.copy_(torch.from_numpy(positions))
+        self._tell(_GO)
+        self._expect(_DONE, "the model's process failed after it answered.")
+        return self._shared.logits
 
     def _tell(self, signal: bytes) -> None:
         with contextlib.suppress(OSError):  # it died; its answer will be missed

@@ -37,6 +37,7 @@ CONFIG = "config.json"  # of a submitted model, beside its weights
 SCRATCH_CHECKPOINTS = 16  # it may hold as much as this many of the largest checkpoint
 THREADS = 1024  # of all processes of a run together
 CODE_BYTES, SCRIPT_BYTES, LINE_BYTES = 256 << 10, 16 << 20, 64 << 10
+HUSH = b"hush"  # between scorer and supervisor: from now on the model sees text that nobody may read
 TICK_S = 0.1  # how soon a cancellation or an end is noticed
 LOOK_S = 0.5  # between two looks at CPU time and memory, unless the budget may end before
 SHOW_S = 1.0  # between two writes of progress.json
@@ -392,13 +393,21 @@ class Supervisor:
         self._log.forget_tail()
         self._scratch.make()
         began = time.monotonic()
-        reader, writer = os.pipe()
+        ours, theirs = socket.socketpair()
         parent = os.getpid()
         if os.fork() == 0:
-            self._score_and_exit(writer, parent)
-        os.close(writer)
+            self._score_and_exit(theirs, parent)
+        theirs.close()
         answer = bytearray()
-        self._selector.register(reader, selectors.EVENT_READ, lambda: answer.extend(os.read(reader, 4096) or b"\n"))
+
+        def listen() -> None:
+            answer.extend(ours.recv(4096) or b"\n")
+            if answer == HUSH:
+                self._log.hush()
+                answer.clear()
+                ours.sendall(HUSH)
+
+        self._selector.register(ours, selectors.EVENT_READ, listen)
         while not answer.endswith(b"\n"):
             self._wait(TICK_S)
             if time.monotonic() - began > self._profile.score_s + 1:
@@ -406,8 +415,13 @@ class Supervisor:
         self._timings["score_s"] = time.monotonic() - began
         return self._read_score(answer.decode())
 
-    def _score_and_exit(self, answer: int, parent: int) -> NoReturn:
+    def _score_and_exit(self, answer: socket.socket, parent: int) -> NoReturn:
         """In the scorer, a child that is thrown away: the only process that reads validation text."""
+
+        def hush() -> None:
+            answer.sendall(HUSH)
+            answer.recv(len(HUSH))
+
         try:
             processes.die_with(parent)
             submission = score.Submission(
@@ -415,13 +429,13 @@ class Supervisor:
             )
             jail = self._jail({})
             jail = replace(jail, read=(*jail.read, self._weights))
-            outcome: dict[str, Any] = asdict(score.score(submission, self._data, self._profile, jail))
+            outcome: dict[str, Any] = asdict(score.score(submission, self._data, self._profile, jail, hush))
         except score.ScoreError as error:
             outcome = {"kind": error.kind, "message": str(error)}
         except BaseException as error:
             outcome = {"kind": "error", "message": f"the scorer failed: {error!r}"}
         finally:
-            os.write(answer, json.dumps(outcome).encode() + b"\n")
+            answer.sendall(json.dumps(outcome).encode() + b"\n")
             os._exit(0)
 
     def _read_score(self, answer: str) -> Scores:

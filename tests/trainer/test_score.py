@@ -88,6 +88,27 @@ def test_a_model_that_is_no_model_of_the_past_gets_no_number(any_scorer: Warm, c
     assert (result["state"], result["failure"]["kind"]) == ("crashed", "invalid_model")
 
 
+def test_the_evaluation_text_cannot_be_printed(any_scorer: Warm) -> None:
+    """A log is for all agents to read: it has what the model printed of random tokens, once, and nothing of the text."""
+    launched = any_scorer.launch(
+        BIGRAM.replace("        return self.table(idx)", "        print('SAW', idx.shape)\n        return self.table(idx)")
+    )
+    assert launched.wait()["state"] == "finished"
+    assert launched.log.count("SAW") == 1
+
+
+def test_the_evaluation_text_cannot_be_raised(any_scorer: Warm) -> None:
+    body = """
+        self.calls = getattr(self, "calls", 0) + 1
+        if self.calls > 1:
+            raise type("Saw", (ValueError,), {})(f"SAW {idx[0].tolist()}")
+        return self.table(idx)"""
+    launched = any_scorer.launch(BIGRAM.replace("        return self.table(idx)", body.lstrip("\n")))
+    failure = launched.wait()["failure"]
+    assert failure["kind"] == "invalid_model" and "is not kept" in failure["message"]
+    assert "saw" not in (str(failure) + launched.log).lower()
+
+
 def test_logits_that_are_not_finite_are_classed_nan(warm: Warm) -> None:
     result = warm.launch(BIGRAM.replace("# before submit", "model.table.weight.data.fill_(float('nan'))")).wait()
     assert (result["val_bpb"], result["failure"]["kind"]) == (None, "nan")
