@@ -138,10 +138,22 @@ def _parser() -> argparse.ArgumentParser:
         "autoresearch-mcp import results.tsv my-lab",
     )
     import_.add_argument("source", metavar="SOURCE", type=Path, help="a results.tsv, a Parquet file of an export, or a folder with them")
+    setup = command(
+        "setup",
+        _setup,
+        "make ready what trainings on rented GPUs share, once; says first what it costs",
+        "autoresearch-mcp setup modal --dry-run",
+        "autoresearch-mcp setup modal my-lab --gpu H100",
+    )
+    setup.add_argument("where", choices=("modal",), help="who rents the GPUs out")
+    setup.add_argument("--gpu", metavar="KIND", help="the kind to tell the cost for (default: the lab's first)")
+    reap = command("reap", _reap, "end this lab's sandboxes that no experiment needs", "autoresearch-mcp reap --dry-run")
     runner = command("runner", _runner, "drive a lab's experiments; the server starts it on demand", "autoresearch-mcp runner my-lab")
-    for parser_ in (serve, install, status, watch, approve, reproduce, scores, doctor, repair, export, import_, runner):
+    for parser_ in (serve, install, status, watch, approve, reproduce, scores, doctor, repair, export, import_, runner, setup, reap):
         parser_.add_argument("dir", metavar="DIR", type=Path, nargs="?", help=f"the lab (default: ${_HOME}, else the nearest lab upwards)")
     install.add_argument("--dry-run", action="store_true", help="print what would be added, and write nothing")
+    setup.add_argument("--dry-run", action="store_true", help="print what would be made and what it costs, and make nothing")
+    reap.add_argument("--dry-run", action="store_true", help="print what would be ended, and end nothing")
     install.add_argument("--config", metavar="FILE", type=Path, help="the configuration file, where it is not at its usual place")
     install.add_argument("--name", default="autoresearch", help="the server's name there (default: autoresearch)")
     for parser_ in (status, scores):
@@ -320,6 +332,20 @@ def _import(arguments: argparse.Namespace) -> int:
 
     with contextlib.closing(Lab(find_lab(arguments.dir))) as lab:
         _say(*import_(lab, arguments.source))
+    return 0
+
+
+def _setup(arguments: argparse.Namespace) -> int:
+    from .rental import set_up
+
+    set_up(find_lab(arguments.dir), arguments.gpu, arguments.dry_run, _say)
+    return 0
+
+
+def _reap(arguments: argparse.Namespace) -> int:
+    from .rental import reap
+
+    _say(*reap(find_lab(arguments.dir), arguments.dry_run) or ["Nothing runs that no experiment needs."])
     return 0
 
 

@@ -86,7 +86,7 @@ def git(patient: Patient) -> list[Finding]:
 def trainer(patient: Patient) -> list[Finding]:
     from .overview import missing_packages
 
-    if patient.settings.compute.backend != "local":
+    if patient.settings.rents:
         return []
     if patient.settings.training.metric == "verified" and (missing := missing_packages()):
         return [Finding("trainer", "bad", f"trainings need {', '.join(missing)}", "pip install 'autoresearch-mcp[local]'")]
@@ -96,6 +96,8 @@ def trainer(patient: Patient) -> list[Finding]:
 def data(patient: Patient) -> list[Finding]:
     from trainer import prepare
 
+    if patient.settings.rents:
+        return []
     training = patient.settings.training
     if training.metric == "reported":
         return [_scripts_data(training.data)]
@@ -116,6 +118,8 @@ def _scripts_data(given: str) -> Finding:
 def sandbox(patient: Patient) -> list[Finding]:
     from trainer.sandbox import abi, level
 
+    if patient.settings.rents:
+        return []
     if (confinement := level()) != "unsandboxed":
         if abi() >= 6:
             return [Finding("sandbox", "ok", f"Landlock and seccomp confine trainings ({confinement})")]
@@ -128,6 +132,26 @@ def sandbox(patient: Patient) -> list[Finding]:
         else 'Results say `unsandboxed` and count at the gate only with [promotion] unsandboxed = "allow".'
     )
     return [Finding("sandbox", "note" if counts else "bad", "trainings are not confined here", cure)]
+
+
+def modal(patient: Patient) -> list[Finding]:
+    """What can be seen for nothing: package, deployment, token, and whether Modal has what `setup modal` made."""
+    from .overview import obstacle
+    from .rental import has_credentials, look
+
+    if not patient.settings.rents:
+        return []
+    if importlib.util.find_spec("modal") is None:
+        return [Finding("modal", "bad", "the package modal is not installed", "pip install 'autoresearch-mcp[modal]'")]
+    if why := obstacle(patient.settings, patient.state):
+        return [Finding("modal", "bad", why)]
+    if not has_credentials():
+        return [
+            Finding(
+                "modal", "bad", "there is no token: neither MODAL_TOKEN_ID and MODAL_TOKEN_SECRET nor a file of them", "modal token new"
+            )
+        ]
+    return [Finding("modal", "ok", said) for said in look(patient.state)]
 
 
 def ledger(patient: Patient) -> list[Finding]:
@@ -206,4 +230,4 @@ def search(patient: Patient) -> list[Finding]:
     return [Finding("search", "ok", f"by full text and by meaning: {embedder.name}, {size} dimensions, {took_ms:.0f} ms")]
 
 
-CHECKS: list[Callable[[Patient], list[Finding]]] = [git, trainer, data, sandbox, ledger, log, shared_log, search]
+CHECKS: list[Callable[[Patient], list[Finding]]] = [git, trainer, data, sandbox, modal, ledger, log, shared_log, search]

@@ -3,8 +3,13 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import anyio
 import pytest
+
+if TYPE_CHECKING:
+    from tests.standins.modal.standin import Standin
 
 # Before anything runs git or starts a process: no test depends on, or touches, the user's own configuration.
 os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
@@ -55,3 +60,29 @@ def postgres_dsn() -> Iterator[str]:
 
     with postgres() as dsn:
         yield dsn
+
+
+@pytest.fixture(scope="session")
+def modal_standin(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Standin]":
+    """The process environment points Modal's client at it."""
+    from tests.standins.modal.standin import standin
+
+    with standin(tmp_path_factory.mktemp("modal")) as found:
+        os.environ.update(found.environment)
+        yield found
+        for name in found.environment:
+            del os.environ[name]
+
+
+@pytest.fixture
+def make_modal_lab(modal_standin: "Standin", make_lab: Callable[..., Path]) -> Callable[..., Path]:
+    """Makes a lab that trains on the stand-in, and was set up there; the calls of `make_lab`."""
+    from server.compute.modal_setup import set_up
+
+    def make(name: str = "rented", toml: dict[str, str] | None = None) -> Path:
+        root = make_lab(name, {'backend = "local"': 'backend = "modal"', **(toml or {})})
+        (root / ".autoresearch").mkdir(exist_ok=True)
+        anyio.run(set_up, root / ".autoresearch", "tiny", "autoresearch", "autoresearch")
+        return root
+
+    return make

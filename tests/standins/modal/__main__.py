@@ -1,6 +1,7 @@
 """`python -m tests.standins.modal ROOT`: serve until stdin ends; the first line on stdout says where, as JSON."""
 
 import asyncio
+import base64
 import json
 import os
 import shutil
@@ -38,11 +39,13 @@ async def serve(root: Path) -> None:
     async def control(request: aiohttp.web.Request) -> aiohttp.web.Response:
         orders: dict[str, Any] = await request.json()
         for id in orders.pop("preempt", []):
-            plane.container(id).kill()
+            await plane.container(id).preempt()
         for name, value in orders.items():
             setattr(plane, name, value)
         state = {"containers": [c.described() for c in plane.containers.values()], "unimplemented": plane.unimplemented}
-        return aiohttp.web.json_response(state | {"calls": {name: plane.calls.count(name) for name in set(plane.calls)}})
+        state["calls"] = {name: plane.calls.count(name) for name in set(plane.calls)}
+        state["requests"] = {name: base64.b64encode(request).decode() for name, request in plane.requests.items()}
+        return aiohttp.web.json_response(state)
 
     http = aiohttp.web.Application(client_max_size=64 << 20)
     http.add_routes(

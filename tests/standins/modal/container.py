@@ -71,6 +71,12 @@ class Container:
             except ProcessLookupError:
                 continue
 
+    async def preempt(self) -> None:
+        """As the service does to make room: the container dies, whatever it is at."""
+        self.kill()
+        if self.process is None:
+            await self.finish(Result(status=Result.GENERIC_STATUS_FAILURE, exitcode=137))
+
     async def terminate(self) -> None:
         if self.finished_at:
             return
@@ -127,6 +133,7 @@ class Container:
             "argv": self.argv,
             "directory": str(self.directory),
             "running": not self.finished_at,
+            "created_at": self.created_at,
             "started_at": self.started_at,
             "finished_at": self.finished_at,
             "environment": self.environment,

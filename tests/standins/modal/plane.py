@@ -34,6 +34,7 @@ def unary(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], 
     async def handler(self: "Plane", stream: Any) -> None:
         request = await stream.recv_message()
         self.calls.append(method.__name__)
+        self.requests[method.__name__] = request.SerializeToString()
         self.refuse_if_away()
         await stream.send_message(await method(self, request))
 
@@ -69,6 +70,7 @@ class Plane(api_grpc.ModalClientBase):
         self.root, self.url = root, ""
         self.away, self.capacity, self.boot_s = False, None, 0.0
         self.calls: list[str] = []
+        self.requests: dict[str, bytes] = {}  # the latest of each call, as it came over the wire
         self.unimplemented: list[str] = []
         self.apps: dict[tuple[str, str], str] = {}
         self.environments = {"main"}
@@ -208,17 +210,12 @@ class Plane(api_grpc.ModalClientBase):
         ]
         return api.VolumeGetFile2Response(get_urls=urls, size=size, start=0, len=size)
 
-    # Sandboxes: those with a GPU come by the first version of each call, those without by the second
+    # Sandboxes
 
     @unary
     async def SandboxCreate(self, request: Any) -> Any:
         container = self._create(request, made_id("sb"))
         return api.SandboxCreateResponse(sandbox_id=container.id, metadata=self._metadata(container))
-
-    @unary
-    async def SandboxCreateV2(self, request: Any) -> Any:
-        container = self._create(request, made_id("sb", 26))
-        return api.SandboxCreateV2Response(sandbox_id=container.id, task_id=f"ta-{container.id}", metadata=self._metadata(container))
 
     def _create(self, request: Any, id: str) -> Container:
         wanted = request.definition
@@ -304,18 +301,11 @@ class Plane(api_grpc.ModalClientBase):
         over = container.result if container.finished_at and not container.started_at else None
         return api.SandboxGetTaskIdResponse(task_id=f"ta-{container.id}" if container.started_at else "", task_result=over)
 
-    async def _wait(self, request: Any) -> Any:
+    @unary
+    async def SandboxWait(self, request: Any) -> Any:
         container = self.container(request.sandbox_id)
         await container.wait(request.timeout)
         return api.SandboxWaitResponse(result=container.result if container.finished_at else None, metadata=self._metadata(container))
-
-    @unary
-    async def SandboxWait(self, request: Any) -> Any:
-        return await self._wait(request)
-
-    @unary
-    async def SandboxWaitV2(self, request: Any) -> Any:
-        return await self._wait(request)
 
     @unary
     async def SandboxTerminate(self, request: Any) -> Any:
@@ -323,28 +313,16 @@ class Plane(api_grpc.ModalClientBase):
         return api.SandboxTerminateResponse()
 
     @unary
-    async def SandboxTerminateV2(self, request: Any) -> Any:
-        await self.container(request.sandbox_id).terminate()
-        return api.SandboxTerminateResponse()
-
-    def _by_name(self, request: Any, v1: bool) -> Any:
+    async def SandboxGetFromName(self, request: Any) -> Any:
         app = self.apps.get((request.environment_name or "main", request.app_name))
         for container in reversed(self.containers.values()):
             same = container.name == request.sandbox_name and container.app == app
-            if same and (len(container.id) == 25) == v1 and (not container.finished_at or request.include_terminated):
+            if same and (not container.finished_at or request.include_terminated):
                 return api.SandboxGetFromNameResponse(sandbox_id=container.id, metadata=self._metadata(container))
         raise GRPCError(Status.NOT_FOUND, "no sandbox of that name runs")
 
     @unary
-    async def SandboxGetFromName(self, request: Any) -> Any:
-        return self._by_name(request, v1=True)
-
-    @unary
-    async def SandboxGetFromNameV2(self, request: Any) -> Any:
-        return self._by_name(request, v1=False)
-
-    @unary
-    async def SandboxListV2(self, request: Any) -> Any:
+    async def SandboxList(self, request: Any) -> Any:
         wanted = {(tag.tag_name, tag.tag_value) for tag in request.tags}
         found = [
             container
@@ -360,17 +338,10 @@ class Plane(api_grpc.ModalClientBase):
         ]
         return api.SandboxListResponse(sandboxes=infos)
 
-    def _tags(self, request: Any) -> Any:
-        tags = self.container(request.sandbox_id).tags
-        return api.SandboxTagsGetResponse(tags=[api.SandboxTag(tag_name=name, tag_value=value) for name, value in tags.items()])
-
     @unary
     async def SandboxTagsGet(self, request: Any) -> Any:
-        return self._tags(request)
-
-    @unary
-    async def SandboxTagsGetV2(self, request: Any) -> Any:
-        return self._tags(request)
+        tags = self.container(request.sandbox_id).tags
+        return api.SandboxTagsGetResponse(tags=[api.SandboxTag(tag_name=name, tag_value=value) for name, value in tags.items()])
 
     @unary
     async def SandboxGetStats(self, request: Any) -> Any:
@@ -381,6 +352,7 @@ class Plane(api_grpc.ModalClientBase):
     async def SandboxGetLogs(self, stream: Any) -> None:
         request = await stream.recv_message()
         self.calls.append("SandboxGetLogs")
+        self.requests["SandboxGetLogs"] = request.SerializeToString()
         self.refuse_if_away()
         container = self.container(request.sandbox_id)
         async for data, position in container.stream(int(request.last_entry_id or 0), request.timeout):

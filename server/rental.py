@@ -1,0 +1,116 @@
+"""What a lab's owner does about rented devices by hand: set up, look, and end what nobody needs. See `compute/modal_setup.py` and `modal.py`."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from trainer import prepare
+
+from . import settings as lab_settings
+from .compute import deployment, gpus
+from .compute.base import ComputeError
+from .errors import LabError
+from .ledger import Ledger
+from .models import ACTIVE_STATES
+
+_T = TypeVar("_T")
+
+
+def set_up(root: Path, gpu: str | None, dry_run: bool, say: Callable[[str], None]) -> None:
+    """Say what will be made and what it costs; then make it, unless it is there.
+
+    Raises:
+        LabError: `bad_gpu`, or `modal` for what Modal said.
+    """
+    from .compute import modal_setup
+
+    settings = lab_settings.load(root)
+    state = root / lab_settings.STATE
+    training, compute = settings.training, settings.compute
+    name = gpu or settings.gpus[0]
+    if name not in gpus.GPUS:
+        raise LabError(f"There is no GPU {name!r} to choose; there are {', '.join(gpus.GPUS)}. Nothing was made.", "bad_gpu")
+    for line in modal_setup.plan(training.profile, gpus.kind(name), training.budget_s, compute.prices):
+        say(line)
+    if dry_run:
+        say("Nothing was made: this was a dry run.")
+        return
+    state.mkdir(exist_ok=True)
+    _answer(modal_setup.set_up(state, training.profile, compute.environment, compute.app, say))
+    if not settings.rents:
+        say('To train there, set in lab.toml: [compute] backend = "modal"')
+
+
+def reap(root: Path, dry_run: bool) -> list[str]:
+    """End the lab's sandboxes that no experiment needs; what was ended, or would be, in words.
+
+    Raises:
+        LabError: `modal`.
+    """
+    from .compute.modal import end_orphans
+    from .compute.modal_service import Service
+
+    lab_settings.load(root)
+    state = root / lab_settings.STATE
+
+    async def end() -> list[str]:
+        found = deployment.load(state)
+        with contextlib.closing(Ledger(state / "ledger.sqlite")) as ledger:
+
+            def active() -> set[tuple[str, int]]:
+                return {(e.id, e.attempt) for e in ledger.open_experiments(*ACTIVE_STATES)}
+
+            return await end_orphans(Service(found.environment, found.app), found, active, dry_run)
+
+    return _answer(end())
+
+
+def look(state: Path) -> list[str]:
+    """What can be seen of the lab on Modal for nothing, in sentences.
+
+    Raises:
+        LabError: `modal`: what is missing, and what to do.
+    """
+    from .compute.modal_service import Service
+
+    async def ask() -> list[str]:
+        found = deployment.load(state)
+        service = Service(found.environment, found.app)
+        took = await service.ping()
+        for volume in (found.training, found.evaluation):
+            if await service.read(volume, prepare.META) is None:
+                raise ComputeError(f"The volume {volume} holds no prepared data: run `autoresearch-mcp setup modal`.")
+        running = await service.running({"lab": found.lab})
+        with contextlib.suppress(ComputeError):
+            rates = {name: usd for name, usd in (await service.rates()).items() if "gpu" in name.lower()}
+            return [
+                _seen(found, took, len(running)),
+                "Modal's own prices: " + ", ".join(f"{n} {usd:g}" for n, usd in sorted(rates.items())),
+            ]
+        return [_seen(found, took, len(running))]
+
+    return _answer(ask())
+
+
+def has_credentials() -> bool:
+    """Whether Modal's client would find a token: in the environment, or in its own file."""
+    file = Path(os.environ.get("MODAL_CONFIG_PATH") or "~/.modal.toml").expanduser()
+    return bool(os.environ.get("MODAL_TOKEN_ID") and os.environ.get("MODAL_TOKEN_SECRET")) or file.is_file()
+
+
+def _seen(found: deployment.Deployment, took_s: float, running: int) -> str:
+    return f"app {found.app} in {found.environment}, {took_s * 1e3:.0f} ms a call; data for {found.profile}; {running} sandboxes of this lab run"
+
+
+def _answer(work: Coroutine[Any, Any, _T]) -> _T:
+    from .compute.modal_service import ModalAway
+
+    try:
+        return asyncio.run(work)
+    except ComputeError as error:
+        raise LabError(str(error), "modal") from error
+    except ModalAway as error:
+        raise LabError(f"Modal can't be reached now: {error}. What was made is kept; try again later.", "modal") from error

@@ -1,0 +1,153 @@
+"""The runner over Modal's stand-in, as a process that can be killed: many at once, preemption, the cap in money, and no sandbox lost or doubled."""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.server.compute.rented import Rented
+from tests.standins.modal.standin import Standin
+from tests.waiting import until
+
+KILLS = int(os.environ.get("AUTORESEARCH_KILLS", "6"))
+SEED = int(os.environ.get("AUTORESEARCH_SEED", str(random.randrange(10**6))))
+
+
+@pytest.fixture
+def make_rented(modal_standin: Standin, make_modal_lab: Callable[..., Path]) -> Iterator[Callable[..., Rented]]:
+    made: list[Rented] = []
+
+    def make(toml: dict[str, str] | None = None) -> Rented:
+        made.append(Rented(modal_standin, make_modal_lab(toml=toml)))
+        return made[-1]
+
+    yield make
+    for lab in made:
+        lab.close()
+
+
+@pytest.fixture
+def rented(make_rented: Callable[..., Rented]) -> Rented:
+    return make_rented()
+
+
+def test_fifty_experiments_at_once_share_ten_slots(make_rented: Callable[..., Rented]) -> None:
+    lab = make_rented({"slots = 0": "slots = 10"})
+    lab.service.control(boot_s=0.3)
+    ids = lab.enqueue(50, lab.orders("submit"))
+    lab.runner()
+    until(lambda: lab.over(ids), 120)
+    assert lab.states(ids) == {"finished": 50}
+    assert all(lab.runs(id) == {"1": (1, 1)} for id in ids)
+    used = [c for c in lab.service.containers() if any(id in text for id in ids for text in (*c["argv"], c["name"]))]
+    until(lambda: not lab.service.running())
+    used = [c for c in lab.service.containers() if c["id"] in {u["id"] for u in used}]
+    running, most = 0, 0
+    for _, change in sorted([(c["created_at"], 1) for c in used] + [(c["finished_at"], -1) for c in used]):
+        running += change
+        most = max(most, running)
+    assert 8 <= most <= 10, "trainers and scorers together keep to the slots"
+    assert sum(c["tags"]["stage"] == "score" for c in used) < 40, "models are scored in batches"
+
+
+def test_a_preempted_training_is_queued_again_once_and_each_attempt_is_billed(rented: Rented) -> None:
+    (id,) = rented.enqueue(1, rented.orders("hold"))
+    rented.runner()
+    for attempt in ("1", "2"):
+        (sandbox,) = until(
+            lambda a=attempt: [c for c in rented.service.running(experiment=id, attempt=a) if (1, 0) in rented.runs(id).values()]
+        )  # type: ignore[misc]
+        until(lambda: any(e.state == "running" for e in rented.ledger.open_experiments()))
+        rented.service.control(preempt=[sandbox["id"]])
+        until(lambda a=attempt: not rented.service.running(experiment=id, attempt=a))  # type: ignore[misc]
+    until(lambda: rented.over([id]))
+    row = rented.ledger.ended([id])[id]
+    assert row["state"] == "crashed" and row["failure"].startswith("lost:")
+    assert len(rented.sandboxes(id)) == 2 and len(rented.ledger.unsettled(1e12)) == 2
+    assert rented.ledger.money()[0] > 2 * 5 * 0.0003 - 1e-9, "each attempt costs its boot at least"
+
+
+def test_at_the_cap_everything_is_stopped(rented: Rented) -> None:
+    held = rented.enqueue(3, rented.orders("hold"))
+    runner = rented.runner()
+    until(lambda: len(rented.service.running(stage="train")) >= 3 and rented.states(held) == {"running": 3})
+    text = (rented.root / "lab.toml").read_text(encoding="utf-8")
+    runner.kill()
+    runner.wait()
+    (rented.root / "lab.toml").write_text(text.replace("usd = 25.0", "usd = 0.001"), encoding="utf-8")
+    (paid,) = rented.enqueue(1, rented.orders("now"))
+    rented.ledger.move(paid, ["queued"], state="running", attempt=1)
+    rented.ledger.move(paid, ["running"], state="crashed", cost_usd=0.01)
+    queued = rented.enqueue(2, rented.orders("hold"))
+    rented.runner()
+    until(lambda: rented.over([*held, *queued]))
+    assert rented.states([*held, *queued]) == {"cancelled": 5}
+    until(lambda: not any(rented.service.running(experiment=id) for id in held))
+    assert not any(rented.sandboxes(id) for id in queued)
+
+
+def test_a_runner_killed_while_a_sandbox_is_being_made_leaves_one_that_the_next_runner_finds(rented: Rented) -> None:
+    rented.service.control(capacity=0)
+    (id,) = rented.enqueue(1, rented.orders("quick"))
+    runner = rented.runner()
+    until(lambda: rented.sandboxes(id))
+    runner.kill()
+    runner.wait()
+    rented.service.control(capacity=None)
+    rented.runner()
+    until(lambda: rented.over([id]))
+    assert rented.states([id]) == {"finished": 1} and rented.runs(id) == {"1": (1, 1)}
+
+
+def test_a_runner_killed_before_anything_is_made_makes_it_once_more(rented: Rented) -> None:
+    rented.service.control(away=True)
+    (id,) = rented.enqueue(1, rented.orders("quick"))
+    runner = rented.runner()
+    until(lambda: rented.states([id]) == {"starting": 1})
+    runner.kill()
+    runner.wait()
+    rented.service.control(away=False)
+    rented.runner()
+    until(lambda: rented.over([id]))
+    assert rented.states([id]) == {"finished": 1} and rented.runs(id) == {"2": (1, 1)}
+
+
+def talks_or_is_done(rented: Rented, ids: list[str], calls_before: int) -> bool:
+    return sum(rented.service.control()["calls"].values()) > calls_before or rented.over(ids)
+
+
+def test_random_kills_of_the_runner_lose_nothing_double_nothing_and_leave_nothing_running(rented: Rented) -> None:
+    """`make crash-test` does it AUTORESEARCH_KILLS times, and prints what became of everything."""
+    dice, commits = random.Random(SEED), [rented.orders("submit"), rented.orders("quick")]
+    rented.service.control(boot_s=0.1)
+    ids: list[str] = []
+    for _ in range(KILLS):
+        ids += rented.enqueue(2, dice.choice(commits))
+        before = sum(rented.service.control()["calls"].values())
+        runner = rented.runner()
+        until(partial(talks_or_is_done, rented, ids, before))
+        time.sleep(dice.uniform(0, 0.8))  # the random instant is the test
+        runner.kill()
+        runner.wait()
+    rented.runner()
+    until(lambda: rented.over(ids), 60 + KILLS)
+    until(lambda: not any(rented.service.running(experiment=id) for id in ids))
+    rows, runs = rented.ledger.ended(ids), {id: rented.runs(id) for id in ids}
+    states = rented.states(ids)
+    print(f"\nseed {SEED}: {KILLS} kills, {len(ids)} experiments: {dict(states)}; {sum(map(len, runs.values()))} sandboxes trained")
+    assert set(states) <= {"finished", "crashed"}
+    for id in ids:
+        record = rented.ledger.experiment(id)
+        attempts = record.attempt if record is not None else 2  # in the lake by now: attempts are not in the thin rows
+        assert all(began <= 1 and ended <= 1 for began, ended in runs[id].values()), "an attempt ran twice"
+        assert all(int(attempt) <= attempts for attempt in runs[id]), "a sandbox that no attempt knows of"
+        finished = sum(ended for _, ended in runs[id].values())
+        if rows[id]["state"] == "finished":
+            assert finished == 1, "run to completion twice"
+        else:
+            assert rows[id]["failure"].startswith("lost:")
+            assert finished == 0, "a result that nobody recorded"

@@ -1,0 +1,55 @@
+"""`trainer.remote` with nothing in it: keeps its protocol, trains nothing, and does what the mounted train.py says.
+
+`hold`: waits until its output folder holds a file `go`. `vanish`: ends without a result. `submit`: leaves the scoring to another sandbox.
+Each start leaves a line in the file `starts`, each end one in `ends`: what really ran can be counted.
+"""
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from trainer import protocol, remote
+
+HASHES = {"fixed": "", "data": "", "tokenizer": "", "code": ""}
+
+
+def result(state: str, **values: Any) -> dict[str, Any]:
+    return asdict(protocol.Result(state, hashes=HASHES, versions={"torch": ""}, device="cpu", **values))
+
+
+def train(spec: dict[str, Any], code: Path, out: Path) -> None:
+    if (out / protocol.ABANDONED).exists():
+        return
+    orders = (code / "train.py").read_text(encoding="utf-8")
+    remote.say(begun=time.time())
+    with (out / "starts").open("a", encoding="utf-8") as file:
+        file.write("started\n")
+    remote.say(**{protocol.LOG: "no training here\n"}, progress=asdict(protocol.Progress("running", 0.1)))
+    while "hold" in orders and not (out / "go").exists():
+        time.sleep(0.02)
+    if "vanish" in orders:
+        return
+    made = result("submitted") if "submit" in orders else result("finished", val_bpb=1.5, seed=spec["seed"])
+    protocol.write_json(out / protocol.SPEC, spec)
+    protocol.write_json(out / protocol.RESULT, made)
+    with (out / "ends").open("a", encoding="utf-8") as file:
+        file.write("ended\n")
+    remote.say(result=made, ended=time.time())
+
+
+def score(outs: list[Path]) -> None:
+    remote.say(begun=time.time())
+    for out in outs:
+        scored = result("finished", val_bpb=1.25, seed=(protocol.read_json(out / protocol.SPEC) or {})["seed"])
+        protocol.write_json(out / remote.SCORED, scored)
+        remote.say(scored=f"{out.parent.name}/{out.name}", result=scored, seconds=0.01)
+    remote.say(ended=time.time())
+
+
+if sys.argv[1] == "train":
+    train(json.loads(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))
+else:
+    score([Path(out) for out in sys.argv[3:]])

@@ -1,0 +1,24 @@
+"""`python -m tests.standins.modal.runner LAB`: the lab's runner, with sandboxes that train nothing. To be killed at any instant."""
+
+import sys
+from pathlib import Path
+
+import server.compute
+from server import daemon
+from server.compute.base import Compute
+from server.compute.gpus import requests
+from server.compute.modal import ModalCompute
+from server.settings import Settings
+
+NOOP = ("python3", "-u", "-m", "tests.standins.modal.noop_remote")
+
+
+def open_compute(settings: Settings, state: Path, log: Path) -> Compute:
+    compute = ModalCompute(settings.training.profile, state, requests(), NOOP, patience_s=0.2)
+    compute.poll_s = 0.05
+    return compute
+
+
+if __name__ == "__main__":
+    server.compute.open_compute = open_compute
+    raise SystemExit(daemon.main(Path(sys.argv[1])))
