@@ -5,6 +5,7 @@ Times are seconds since the epoch, UTC. Metrics are validation bits per byte (`v
 
 import math
 import os
+import threading
 import time
 from typing import Annotated, Any, Literal
 
@@ -19,18 +20,22 @@ ACTIVE_STATES: tuple[ExperimentState, ...] = ("starting", "running", "scoring")
 TERMINAL_STATES: tuple[ExperimentState, ...] = ("finished", "crashed", "timed_out", "stopped_early", "cancelled")
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_turn, _newest = threading.Lock(), 0
 
 
 def new_id(prefix: str) -> str:
     """A short id that sorts by time: prefix, 9 characters of milliseconds, 6 random ones (30 bits). Made by us, so a retried write is harmless."""
-    value = (time.time_ns() // 1_000_000 << 30) | int.from_bytes(os.urandom(4), "big") >> 2
+    global _newest
+    fresh = (time.time_ns() // 1_000_000 << 30) | int.from_bytes(os.urandom(4), "big") >> 2
+    with _turn:
+        _newest = value = max(fresh, _newest + 1)  # in one process never the same twice, however many a millisecond
     return f"{prefix}-" + "".join(_ALPHABET[value >> shift & 31] for shift in range(70, -1, -5))
 
 
 class Model(BaseModel):
     """Base of all models: unknown fields are an error, so a typo or a newer writer is noticed."""
 
-    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")  # NaN and inf survive as strict JSON
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings", defer_build=True)  # NaN and inf survive as strict JSON
 
 
 class Failure(Model):

@@ -2,6 +2,7 @@
 
 from mcp.server.caching import CacheHint
 from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import server as sdk
 
 from .. import __version__
 from ..lab import Lab
@@ -9,6 +10,9 @@ from .desk import Desk
 from .prompts import add_prompts
 from .resources import add_resources
 from .tools import tools
+
+# The SDK would import rich to colour a log that clients keep in files: 20 ms of each start. Each transport sets up plain lines on stderr.
+sdk.configure_logging = lambda level="INFO": None  # type: ignore[attr-defined]
 
 INSTRUCTIONS = """\
 A research lab for machine learning. You change train.py; the lab trains each change under the same fixed time budget and measures \
