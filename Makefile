@@ -12,7 +12,7 @@ help:
 	@echo "make test         every test"
 	@echo "make test-fast    every test but the slow ones"
 	@echo "make lint         ruff and mypy --strict"
-	@echo "make crash-test   kills processes at random, KILLS=300 times over each store, and prints what was lost: nothing"
+	@echo "make crash-test   kills processes at random, KILLS=300 times over each store and over Modal's stand-in, and prints what was lost"
 	@echo "make client-test  the server under the TypeScript SDK's client (node 18 or newer, npm)"
 	@echo "make bench        speed, as ratios measured in one run; ROWS=1000,100000 FLUSHES=3000 for a long log, LONG=1 for slots at 60 s"
 	@echo "make clean        remove what the targets made"
@@ -41,7 +41,8 @@ bench: $(READY)
 
 KILLS ?= 300
 crash-test: $(READY)
-	@AUTORESEARCH_KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/acceptance/test_crash.py
+	@AUTORESEARCH_KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/acceptance/test_crash.py \
+		tests/server/compute/test_modal_runner.py::test_random_kills_of_the_runner_lose_nothing_double_nothing_and_leave_nothing_running
 
 .node/node_modules: Makefile
 	@npm install --silent --no-audit --no-fund --prefix .node @modelcontextprotocol/sdk@1.32.2

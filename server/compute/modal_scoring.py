@@ -9,7 +9,8 @@ compile from the cache and answer. One model alone adds 14 s to an experiment, k
     seconds  14.0   9.0   6.5   5.3   4.6
     share    91.5% 92.9% 93.6% 93.9% 94.2%   of an experiment at 300 s that trains, with 14 s around its training
 
-So batches of 4 meet the aim of 92% with room, and more gains little. A batch starts when 4 wait, when the oldest has waited
+So batches of 4 meet the aim of 92% with room, and more gains little; that is with graphs from a compile cache, which Modal's
+sandboxes don't have yet: compiling in each of them leaves 86%. A batch starts when 4 wait, when the oldest has waited
 `PATIENCE_S`, or when nothing trains that it could wait for: waiting costs no GPU, only the slot in the lab's queue.
 
 A submission that takes a batch down with it (memory, a crash of the driver) is found by scoring each of that batch alone; one

@@ -1,0 +1,48 @@
+"""The GPU seconds of an experiment on a rented H100, part by part, as they are planned: arithmetic, nothing is measured here.
+
+A sandbox is paid from its placement on, so its boot and its imports count. The parts of a run are those of the plan in
+`trainer.prepare`; what a sandbox adds is estimated, and `details.timings` of a real experiment would show it.
+`python -m tests.bench.gpu_budget` prints the plan with graphs from the compile cache, as on a machine of one's own, and without
+one: Modal's sandboxes begin with an empty cache, and a compilation in each of them misses the aim.
+"""
+
+from pathlib import Path
+
+from server.compute.modal_scoring import BATCH
+from server.compute.modal_site import BOOT_S
+
+TRAIN_S = 300.0
+AIM = 92.0
+IMPORT_S = 5.0  # torch, from a cold page cache
+STARTUP_S = 0.1 + 0.6 + 0.4 + 0.4  # share of the tokens, CUDA context, kernels and weights, warm-up
+SUBMIT_S = 0.5 + 0.2
+COMPILE_S = {"from a cache": 2.5, "in each sandbox": 30.0}
+SCORE_S = 0.9 + 2.4 + 0.7  # of a model: servers, tokens, and its files fetched and written
+
+
+def parts(compiled: str) -> dict[str, float]:
+    """GPU seconds by part of one experiment, scored with `BATCH - 1` others."""
+    return {
+        "boot and imports": BOOT_S + IMPORT_S,
+        "to start()": STARTUP_S,
+        f"graphs {compiled}": COMPILE_S[compiled],
+        "training": TRAIN_S,
+        "submit": SUBMIT_S,
+        f"scoring, a share of {BATCH}": (BOOT_S + IMPORT_S) / BATCH + SCORE_S,
+    }
+
+
+def measure(scratch: Path) -> list[tuple[str, str, str, str, str]]:
+    rows = []
+    for compiled in COMPILE_S:
+        planned = parts(compiled)
+        told = ", ".join(f"{name} {seconds:.1f}" for name, seconds in planned.items() if name != "training")
+        rows.append(
+            (f"planned share that trains, graphs {compiled}", f"{100 * TRAIN_S / sum(planned.values()):.1f} %", told, "", f"{AIM:g} %")
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    for row in measure(Path()):
+        print(*(cell for cell in row if cell), sep=" | ")
