@@ -5,7 +5,7 @@ the outside (ABI 6). With seccomp, what `syscalls` refuses: sockets, shared memo
 process group. Both are needed to be called confined: elsewhere `level()` says `unsandboxed`, and the lab decides whether
 that counts. How much memory, disk, processes and time are used is the supervisor's to watch.
 Not covered: signals to processes of the same user before ABI 6 (Linux 6.12), and what can be told from the timing of a shared machine.
-What a CUDA device needs is let through by reading its documentation: no GPU was at hand to try it.
+What a CUDA device is let through is unproven: no GPU was at hand to try it.
 """
 
 import ctypes

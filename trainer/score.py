@@ -10,6 +10,7 @@ three things are checked of the model behind it:
 - It can't tell an extra row from a real one, nor answer it from memory: every extra row goes to the server that
   didn't get its original (half of the twins to the same one), both servers get the same number of each kind, and they
   can't talk: the second begins with the agent's code when the first is dead, and neither can write what the other reads.
+  What is left is timing, such as which pages of a file that both may read are in memory; syscalls.py refuses to tell.
 
 What that is worth. A model can answer a real row with knowledge of the next token, but then, asked again with another
 future, it must give that answer without it. Whatever it knows about decoys, it can't: so a look-ahead at a fraction f of

@@ -1,5 +1,6 @@
 """The doctor finds what is wrong, says what to do, and no secret."""
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from server import cli
+from server.daemon import runner_lock
 from server.doctor import examine
 from server.lab import Lab
 from server.lake.embedded import EmbeddedLake
+from server.settings import STATE
 from tests.server.lake.records import memory
 from tests.standins.deeplake.server import ORG, TOKEN, DeeplakeStandIn, Faults
 from tests.standins.embeddings import KEY as EMBEDDINGS_KEY
@@ -95,16 +98,16 @@ def test_the_service_is_asked_for_token_tables_and_latency(
     assert TOKEN not in said.out + said.err
 
 
-def test_what_an_agent_writes_reaches_the_service_and_the_tools_say_how_far_it_is_behind(lab_root: Path, deeplake: DeeplakeStandIn) -> None:
-    lab = Lab(lab_root)
+def test_the_tools_say_how_far_the_shared_log_is_behind(lab_root: Path, deeplake: DeeplakeStandIn) -> None:
     deeplake.faults = Faults(statuses=(503,), chance=1.0)
-    id = lab.write_memory("finding", "muon wants a higher learning rate", "ada").id
-    hits = lab.search_memory("muon")
+    with runner_lock(lab_root / STATE) as alone, contextlib.closing(Lab(lab_root)) as lab:
+        assert alone  # no runner is started, to wait for the service
+        id = lab.write_memory("finding", "muon wants a higher learning rate", "ada").id
+        hits = lab.search_memory("muon")
+        status = lab.status()
     assert [hit.id for hit in hits.memories] == [id] and "was not reached" in hits.note
-    status = lab.status()
     assert status.unflushed == 1 and any("was not reached" in text for text in status.warnings)
     assert TOKEN not in json.dumps(status.model_dump(mode="json")) + hits.note
-    lab.close()
 
 
 @pytest.mark.parametrize(("setting", "grade"), [("refuse", "bad"), ("allow", "note")])

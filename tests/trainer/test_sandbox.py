@@ -13,7 +13,7 @@ import pytest
 from trainer import sandbox
 from trainer.prepare import SPLITS
 
-from .conftest import BIGRAM, Warm
+from .conftest import BIGRAM, IN_CHILD, Warm
 
 pytestmark = pytest.mark.skipif(sandbox.level() == "unsandboxed", reason="this system has no Landlock or no seccomp: results say so")
 
@@ -28,7 +28,7 @@ def attempts(warm: Warm, body: str, **values: object) -> dict[str, str]:
                 print("ATTEMPT", json.dumps([name[4:], str(attempt())]))
             except BaseException as error:
                 print("ATTEMPT", json.dumps([name[4:], type(error).__name__]))"""
-    code = f"import ctypes, os, resource, signal, socket\nVALUES = {json.loads(json.dumps(values, default=str))!r}\n{body}\n{BIGRAM}"
+    code = f"import ctypes, os, resource, signal, socket\nVALUES = {json.loads(json.dumps(values, default=str))!r}\n{IN_CHILD}\n{body}\n{BIGRAM}"
     launched = warm.launch(code.replace("# before submit", report))
     result = launched.wait()
     assert result["state"] == "finished", result["failure"]
@@ -136,7 +136,8 @@ def try_system_v_memory(): return call(29 if x86 else 194, 0x5EED, 4096, 0o1666)
 def try_message_queue(): return call(68 if x86 else 186, 0x5EED, 0o1666)
 def try_io_uring(): return call(425, 1, ctypes.create_string_buffer(120))
 def try_memory_file(): return os.memfd_create("hidden")
-def try_leave_the_group(): return os.setsid()
+def try_leave_the_session(): return in_child(os.setsid)
+def try_leave_the_group(): return in_child(os.setpgid, 0, 0)
 def try_survive_the_supervisor(): return call(157 if x86 else 167, 1, 0, 0, 0, 0)
 def try_hide_children(): return signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 def try_raise_own_limit(): return resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)

@@ -9,7 +9,7 @@ import pytest
 
 from trainer import prepare, protocol, sandbox, stream
 
-from .conftest import BIGRAM, PACKAGE, Launched, Warm, processes_in
+from .conftest import BIGRAM, IN_CHILD, PACKAGE, Launched, Warm, processes_in
 from .test_score import bigram_bpb
 
 confined = pytest.mark.skipif(sandbox.level() == "unsandboxed", reason="this system has no Landlock or no seccomp: results say so")
@@ -133,10 +133,12 @@ def test_a_model_that_is_no_model_of_the_past_gets_no_number(warm: Warm, cheat: 
 @confined
 @pytest.mark.parametrize(
     "attempt",
-    ["os.setsid()", "os.setpgid(0, 0)", "os.listdir('../server-1'), os.listdir('../server-2')", "os.listdir('..')"],
+    ["in_child(os.setsid)", "in_child(os.setpgid, 0, 0)", "os.listdir('../server-1'), os.listdir('../server-2')", "os.listdir('..')"],
 )
 def test_model_servers_can_not_leave_their_group_or_see_each_other(warm: Warm, attempt: str) -> None:
-    code = BIGRAM.replace("def build_model(config):", f"def build_model(config):\n    import os\n    __name__ == '__main__' or ({attempt})")
+    code = IN_CHILD + BIGRAM.replace(
+        "def build_model(config):", f"def build_model(config):\n    import os\n    __name__ == '__main__' or ({attempt})"
+    )
     failure = warm.launch(code).wait()["failure"]
     assert failure["kind"] == "invalid_model" and "PermissionError" in failure["message"]
 
