@@ -21,6 +21,8 @@ _OWN = {"server", "trainer", "contracts"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     arguments, rest = _parser().parse_known_args(argv)
+    if rest and not rest[0].startswith("-") and getattr(arguments, "dir", rest) is None:
+        arguments.dir = Path(rest.pop(0))  # after an option, as in `setup modal --dry-run DIR`: argparse has settled DIR by then
     if rest and arguments.run is not _demo:
         arguments.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     arguments.rest = rest

@@ -16,7 +16,10 @@ from server import cli
 from server.answers import Budget, ExperimentLine, StatusAnswer, Summary
 from server.watch import frame
 
-COMMANDS = ("init", "serve", "install", "status", "watch", "approve", "reproduce", "scores", "runner", "demo")
+COMMANDS = (
+    *("init", "serve", "install", "status", "watch", "approve", "reproduce", "scores", "doctor", "repair", "export", "import"),
+    *("setup", "reap", "runner", "demo"),
+)
 
 
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -156,7 +156,8 @@ class Plane(api_grpc.ModalClientBase):
 
     @unary
     async def MountGetOrCreate(self, request: Any) -> Any:
-        id = made_id("mo")
+        files = sorted((file.filename, file.sha256_hex) for file in request.files)
+        id = f"mo-{hashlib.sha256(repr(files).encode()).hexdigest()[:22]}"  # by content: an image that copies the same files is the same
         self.mounts[id] = list(request.files)
         return api.MountGetOrCreateResponse(mount_id=id, handle_metadata=api.MountHandleMetadata(content_checksum_sha256_hex="0"))
 
