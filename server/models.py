@@ -76,6 +76,7 @@ class Experiment(Model):
     seed: int
     state: ExperimentState = "queued"
     attempt: int = 0
+    losses: int = Field(default=0, description="attempts that vanished without a result, save those that never began as their runner died")
     device: str = Field(description="kind of device, such as cpu or h100")
     created_at: float
     started_at: float | None = None

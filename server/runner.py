@@ -2,7 +2,7 @@
 
 It alone submits to the compute backend, moves experiments that left the queue, and writes to the lake. All it knows is in the
 ledger and in the run directories, so it can be killed at any instant: the next one adopts what runs, records what ended meanwhile,
-and queues what was lost again, once.
+and queues what was lost again, once, and what never began as often as a runner dies.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from .repo import Repo
 from .rundir import locate, read_tail
 from .source import fingerprint
 
-ATTEMPTS = 2  # a lost run is started again once
+ATTEMPTS = 2  # a lost run is started again once; one that never began, as its runner died, was no attempt
 START_LIMIT_S = 120.0  # from submission to the first sign of life
 FLUSH_EVERY_S = 5.0
 FLUSH_ROWS = 500
@@ -122,7 +122,7 @@ class Runner:
         intent = self._ledger.move(experiment.id, ["queued"], state="starting", attempt=experiment.attempt + 1, started_at=time.time())
         if intent is None:
             return  # cancelled in the meantime
-        if intent.attempt > 1 and not self._affordable():
+        if intent.losses and not self._affordable():
             message = "The run was lost, and [budget] usd does not cover that and another try."
             failure = Failure(kind="lost", message=message, advice="Ask the lab's owner to raise it, then launch again.")
             self._end(intent, "crashed", 0.0, failure=failure)
@@ -150,7 +150,7 @@ class Runner:
             failure = Failure(kind="error", message=seen.reason, advice="This is not the proposal's fault.")
             self._end(experiment, "crashed", seen.device_s, failure=failure)
         elif seen.phase == "lost" or (seen.phase == "starting" and self._overdue(experiment) and not await self._compute.adopt(job)):
-            self._lost(experiment, seen.device_s)
+            self._lost(experiment, seen)  # as seen before it was forbidden: what this runner waited for in vain counts
         elif seen.phase != experiment.state:
             self._ledger.move(experiment.id, ACTIVE_STATES, state=seen.phase)
 
@@ -165,19 +165,21 @@ class Runner:
             if running:
                 _log.info("%s adopted", experiment.id)
             else:
-                self._lost(experiment, (await self._compute.observe(self._job(experiment))).device_s)
+                self._lost(experiment, await self._compute.observe(self._job(experiment)))
 
-    def _lost(self, experiment: Experiment, device_s: float | None = None) -> None:
-        """The run vanished without a result: killed from outside, or the machine went down."""
+    def _lost(self, experiment: Experiment, seen: Observation) -> None:
+        """The run vanished without a result: killed from outside, or the machine went down, or its runner died before it began."""
+        losses = experiment.losses + (not seen.unbegun)
         if experiment.cancel_requested:
-            self._end(experiment, "cancelled", device_s)
-        elif experiment.attempt < ATTEMPTS:
-            _log.warning("%s lost, queued again", experiment.id)
-            self._ledger.move(experiment.id, ACTIVE_STATES, state="queued", started_at=None, **self._cost(experiment, device_s))
+            self._end(experiment, "cancelled", seen.device_s, losses=losses)
+        elif losses < ATTEMPTS:
+            _log.warning("%s %s, queued again", experiment.id, "had not begun" if seen.unbegun else "lost")
+            cost = self._cost(experiment, seen.device_s)
+            self._ledger.move(experiment.id, ACTIVE_STATES, state="queued", started_at=None, losses=losses, **cost)
         else:
             message = f"The run ended without a result {ATTEMPTS} times; something outside of it killed it."
             failure = Failure(kind="lost", message=message, advice="Look at the machine's memory and the runner's log, then launch again.")
-            self._end(experiment, "crashed", device_s, failure=failure)
+            self._end(experiment, "crashed", seen.device_s, losses=losses, failure=failure)
 
     def _record(self, experiment: Experiment, seen: Observation) -> None:
         result = seen.result or {}

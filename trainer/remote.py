@@ -33,6 +33,7 @@ def train(spec: str, code: Path, out: Path) -> None:
     """One run, mirrored while it goes, kept in `out` when it has ended. Nothing happens if `out` says that it is abandoned."""
     if (out / protocol.ABANDONED).exists():
         return
+    (out / protocol.BEGUN).touch()
     say(begun=time.time())
     with _directory() as run:
         shutil.copytree(code, run / protocol.CODE)

@@ -35,6 +35,7 @@ class Observation:
         phase: `lost`: it ended, or never began, without a result. `refused`: the backend will never run it, for `reason`.
         used_s, share: of the training budget.
         device_s: seconds that the job held a device, where that differs from the time since its start.
+        unbegun: `lost` before it began, as whoever submitted it died: that says nothing of the job, and another attempt is due.
     """
 
     phase: Literal["starting", "running", "scoring", "ended", "lost", "refused"]
@@ -43,6 +44,7 @@ class Observation:
     result: dict[str, Any] | None = None
     reason: str = ""
     device_s: float | None = None
+    unbegun: bool = False
 
 
 class Compute(Protocol):
@@ -67,7 +69,8 @@ class Compute(Protocol):
     async def observe(self, job: Job) -> Observation: ...
 
     async def adopt(self, job: Job) -> bool:
-        """After a crash: True if the job runs or has a result, or that can't be known now. False: it does not run and never will."""
+        """After a crash: True if the job runs or has a result, or that can't be known now. False: it does not run and never will,
+        and `observe` tells whether it had begun."""
         ...
 
     async def orphans(self, active: Callable[[], Collection[tuple[str, int]]]) -> list[str]:

@@ -192,6 +192,7 @@ def write_files(job: Job) -> None:
 
 def _observe(job: Job) -> Observation:
     # The order matters: a launcher locks, writes its id into the lock, works, writes the result, lets go.
+    forbidden = (job.directory / protocol.ABANDONED).exists()  # and if so, what is begun is so for good
     begun = _size(job.directory / protocol.LOCK) > 0
     alive = _held(job.directory / protocol.LOCK)
     result = protocol.read_json(job.directory / protocol.RESULT)
@@ -199,6 +200,8 @@ def _observe(job: Job) -> Observation:
         return Observation("ended", result=result)
     if begun and not alive:
         return Observation("lost")
+    if forbidden and not begun:
+        return Observation("lost", device_s=0.0, unbegun=True)
     progress = protocol.read_json(job.directory / protocol.PROGRESS) or {"phase": "starting"}
     used = float(progress.get("used_s", 0.0))
     return Observation(progress["phase"], used_s=used, share=min(1.0, used / job.spec.budget_s))

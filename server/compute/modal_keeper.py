@@ -42,7 +42,7 @@ class Keeper:
     """
 
     def __init__(self, site: Site, scoring: Scoring, job: Job, fresh: bool) -> None:
-        self._site, self._service, self._scoring, self._job = site, site.service, scoring, job
+        self._site, self._service, self._scoring, self._job, self._fresh = site, site.service, scoring, job, fresh
         self._cancelled = asyncio.Event()
         self._said: dict[str, Any] | None = None
         self._begun_at = self._heard_at = 0.0
@@ -52,7 +52,7 @@ class Keeper:
         if not fresh:
             self._show(protocol.read_json(job.directory / protocol.PROGRESS) or {})  # as the process before this one knew it
         self.found = asyncio.Event()
-        self.task = asyncio.create_task(self._keep(fresh))
+        self.task = asyncio.create_task(self._keep())
 
     def cancel(self) -> None:
         self._cancelled.set()
@@ -71,15 +71,15 @@ class Keeper:
             return replace(self.seen, device_s=self._device_s())
         return self.seen
 
-    async def _keep(self, fresh: bool) -> None:
+    async def _keep(self) -> None:
         try:
-            id = await (self._create() if fresh else self._find())
+            id = await (self._create() if self._fresh else self._find())
             if id is not None:
                 self.found.set()
                 protocol.write_json(self._job.directory / SANDBOX, {"id": id})
                 await self._follow(id)
                 self._service.forget(id)
-            result = await self._result(patient=id is not None or fresh)
+            result = await self._result(patient=id is not None or self._fresh)
             if result is not None:
                 self.found.set()
             await self._conclude(result)
@@ -282,7 +282,8 @@ class Keeper:
             blank = asdict(protocol.Result("cancelled", seed=self._job.spec.seed, device=self._job.spec.device))
             result = {**blank, **(result or {}), "state": "cancelled", "failure": None}
         if result is None:
-            self.seen = Observation("lost", device_s=device_s)
+            begun = self._fresh or self._begun_at or await self._bytes(protocol.BEGUN) is not None
+            self.seen = Observation("lost", device_s=device_s, unbegun=not begun)
             return
         await asyncio.to_thread(protocol.write_json, self._job.directory / protocol.RESULT, {**result, "device_s": round(device_s, 1)})
         self.seen = Observation("ended", result=await asyncio.to_thread(ended, self._job), device_s=device_s)

@@ -130,10 +130,33 @@ def test_a_killed_training_is_queued_again_once(house: House) -> None:
     assert answer.experiment.state == "finished" and answer.attempt == 2
 
 
-def test_a_training_that_is_lost_every_time_is_given_up(still: House) -> None:
+def test_a_training_that_never_began_as_its_runner_died_is_queued_again_as_often_as_that(still: House) -> None:
+    class Killed(BaseException): ...
+
+    async def killed(self: LocalCompute, job: object) -> None:
+        raise Killed
+
+    (id,) = still.launch()
+    reserved = still.lab.status().budget.reserved_s
+    release(still)
+    for attempt in range(1, ATTEMPTS + 2):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(LocalCompute, "submit", killed)
+            still.drive()
+        assert (still.record(id).state, still.record(id).attempt) == ("starting", attempt)
+    still.ledger.move(id, ["starting"], started_at=time.time() - 86_400)
+    still.drive()
+    answer = still.lab.get_experiment(id)
+    assert answer.experiment.state == "finished" and answer.attempt == ATTEMPTS + 2
+    assert answer.cost_s < reserved / 2, "what never began cost nothing"
+
+
+@pytest.mark.parametrize("start", ["open(line.strip() + '/launcher.lock', 'w').write('1')", "pass"], ids=["begun", "never begun"])
+def test_a_training_that_is_lost_every_time_is_given_up(still: House, monkeypatch: pytest.MonkeyPatch, start: str) -> None:
+    monkeypatch.setattr("server.runner.START_LIMIT_S", 0.0)
     (id,) = still.launch()
     release(still)
-    vanishing = "import sys\nfor line in sys.stdin:\n    open(line.strip() + '/launcher.lock', 'w').write('1')\n    print('{}', flush=True)"
+    vanishing = f"import sys\nfor line in sys.stdin:\n    {start}\n    print('{{}}', flush=True)"
     still.drive(command=(sys.executable, "-c", vanishing))
     answer = still.lab.get_experiment(id)
     assert answer.experiment.state == "crashed" and answer.attempt == ATTEMPTS

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from server.lake.embedded import EmbeddedLake
 from server.ledger import Ledger
 from server.models import Experiment, new_id
 from server.repo import Repo
@@ -62,6 +63,13 @@ class Rented:
 
     def over(self, ids: list[str]) -> bool:
         return len(self.ledger.ended(ids)) == len(ids)
+
+    def attempts(self, ids: list[str]) -> dict[str, int]:
+        """How often each of these, which are over, was started."""
+        lake = EmbeddedLake(self.state / "lake")
+        ended = [self.ledger.experiment(id) for id in ids] + lake.get("experiments", ids)
+        lake.close()
+        return {e.id: e.attempt for e in ended if isinstance(e, Experiment)}
 
     def sandboxes(self, id: str) -> list[dict[str, Any]]:
         return self.service.containers(experiment=id)

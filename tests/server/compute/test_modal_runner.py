@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from server.runner import ATTEMPTS
 from tests.server.compute.rented import Rented
 from tests.standins.modal.standin import Standin
 from tests.waiting import until
@@ -116,6 +117,29 @@ def test_a_runner_killed_before_anything_is_made_makes_it_once_more(rented: Rent
     assert rented.states([id]) == {"finished": 1} and rented.runs(id) == {"2": (1, 1)}
 
 
+def test_a_training_that_never_began_as_its_runner_died_takes_no_retry(rented: Rented) -> None:
+    (id,) = rented.enqueue(1, rented.orders("quick"))
+    intent = {"state": "starting", "attempt": ATTEMPTS, "started_at": time.time()}  # all that the last of several killed runners left
+    rented.ledger.move(id, ["queued"], **intent)
+    rented.runner()
+    until(lambda: rented.over([id]))
+    assert rented.states([id]) == {"finished": 1} and rented.runs(id) == {str(ATTEMPTS + 1): (1, 1)}
+
+
+def test_a_training_that_began_and_died_while_no_runner_looked_takes_the_retry(rented: Rented) -> None:
+    (id,) = rented.enqueue(1, rented.orders("hold"))
+    for attempt in range(1, ATTEMPTS + 1):
+        runner = rented.runner()
+        until(lambda a=str(attempt): rented.runs(id).get(a) == (1, 0))  # type: ignore[misc]
+        runner.kill()
+        runner.wait()
+        rented.service.control(preempt=[c["id"] for c in rented.service.running(experiment=id)])
+        until(lambda: not rented.service.running(experiment=id))
+    rented.runner()
+    until(lambda: rented.over([id]))
+    assert rented.states([id]) == {"crashed": 1} and len(rented.sandboxes(id)) == ATTEMPTS
+
+
 def talks_or_is_done(rented: Rented, ids: list[str], calls_before: int) -> bool:
     return sum(rented.service.control()["calls"].values()) > calls_before or rented.over(ids)
 
@@ -136,18 +160,17 @@ def test_random_kills_of_the_runner_lose_nothing_double_nothing_and_leave_nothin
     rented.runner()
     until(lambda: rented.over(ids), 60 + KILLS)
     until(lambda: not any(rented.service.running(experiment=id) for id in ids))
-    rows, runs = rented.ledger.ended(ids), {id: rented.runs(id) for id in ids}
+    rows, attempts, runs = rented.ledger.ended(ids), rented.attempts(ids), {id: rented.runs(id) for id in ids}
     states = rented.states(ids)
     print(f"\nseed {SEED}: {KILLS} kills, {len(ids)} experiments: {dict(states)}; {sum(map(len, runs.values()))} sandboxes trained")
     assert set(states) <= {"finished", "crashed"}
     for id in ids:
-        record = rented.ledger.experiment(id)
-        attempts = record.attempt if record is not None else 2  # in the lake by now: attempts are not in the thin rows
         assert all(began <= 1 and ended <= 1 for began, ended in runs[id].values()), "an attempt ran twice"
-        assert all(int(attempt) <= attempts for attempt in runs[id]), "a sandbox that no attempt knows of"
+        assert all(int(attempt) <= attempts[id] for attempt in runs[id]), "a sandbox that no attempt knows of"
         finished = sum(ended for _, ended in runs[id].values())
         if rows[id]["state"] == "finished":
             assert finished == 1, "run to completion twice"
         else:
             assert rows[id]["failure"].startswith("lost:")
             assert finished == 0, "a result that nobody recorded"
+            assert sum(began for began, _ in runs[id].values()) >= ATTEMPTS, "lost, and hardly tried"

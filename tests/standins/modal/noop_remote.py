@@ -24,6 +24,7 @@ def train(spec: dict[str, Any], code: Path, out: Path) -> None:
     if (out / protocol.ABANDONED).exists():
         return
     orders = (code / "train.py").read_text(encoding="utf-8")
+    (out / protocol.BEGUN).touch()
     remote.say(begun=time.time())
     with (out / "starts").open("a", encoding="utf-8") as file:
         file.write("started\n")
