@@ -119,8 +119,8 @@ def test_a_runner_killed_before_anything_is_made_makes_it_once_more(rented: Rent
 
 def test_a_training_that_never_began_as_its_runner_died_takes_no_retry(rented: Rented) -> None:
     (id,) = rented.enqueue(1, rented.orders("quick"))
-    intent = {"state": "starting", "attempt": ATTEMPTS, "started_at": time.time()}  # all that the last of several killed runners left
-    rented.ledger.move(id, ["queued"], **intent)
+    last_chance = {"attempt": ATTEMPTS, "losses": ATTEMPTS - 1}
+    rented.ledger.move(id, ["queued"], state="starting", started_at=time.time(), **last_chance)  # all that a killed runner left
     rented.runner()
     until(lambda: rented.over([id]))
     assert rented.states([id]) == {"finished": 1} and rented.runs(id) == {str(ATTEMPTS + 1): (1, 1)}
