@@ -12,10 +12,9 @@ import pytest
 if TYPE_CHECKING:
     from tests.standins.modal.standin import Standin
 
+# A shell that runs the tests in the background has them, and all that they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before anything runs git or starts a process: no test depends on, or touches, the user's own configuration.
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # a shell that runs the tests in the background has them, and all they start, ignore it
 os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
 # Deeplake's service itself is spoken to only where AUTORESEARCH_REAL_DEEPLAKE asks for it, by the crash test.
 DEEPLAKE = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("DEEPLAKE_")}
