@@ -33,7 +33,7 @@ def new_id(prefix: str) -> str:
 
 
 class Model(BaseModel):
-    """Base of all models: unknown fields are an error, so a typo or a newer writer is noticed."""
+    """Base of all models: unknown fields are an error, so a typo or a newer writer is noticed. Built when first used: a server starts sooner."""
 
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings", defer_build=True)  # NaN and inf survive as strict JSON
 
