@@ -21,7 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal, get_args
 
-from . import prepare, processes, protocol
+from . import prepare, processes, protocol, sandbox
 from .failures import Failure
 from .protocol import Result, Spec
 from .supervisor import Supervisor
@@ -40,6 +40,7 @@ _ENVIRONMENT = (
     "LD_LIBRARY_PATH",
     "CUDA_VISIBLE_DEVICES",
     "KERNELS_CACHE",
+    sandbox.PRIVATE,
 )
 _CLEAN = "AUTORESEARCH_CLEAN"
 
@@ -55,6 +56,7 @@ def supervise(run: Path, stage: Stage = "all") -> None:
         return
     if earlier is not None and earlier.get("state") != protocol.SUBMITTED:
         return
+    os.umask(0o077)  # a run's files are nobody else's
     signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: signals.append(received))

@@ -82,7 +82,7 @@ class Result:
     tokens: int = 0
     peak_memory_mb: float = 0.0  # resident, of training; a GPU's own memory is not in it
     notes: dict[str, str] = field(default_factory=dict)  # the code's own word on how it ran: dtype, attention
-    sandbox: str = "unsandboxed"  # or landlock-N+seccomp with the kernel's ABI version
+    sandbox: str = "unsandboxed"  # or what `trainer.sandbox.level` says
     hashes: dict[str, str] = field(default_factory=dict)  # fixed, data, tokenizer, code, weights
     versions: dict[str, str] = field(default_factory=dict)  # python, torch, numpy, platform
     timings: dict[str, float] = field(default_factory=dict)  # spawn_s, startup_s, startup_cpu_s, first_step_s, train_s, score_s

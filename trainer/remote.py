@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from . import prepare, protocol
+from . import prepare, protocol, sandbox
 
 SCORED = "scored.json"  # the completed result, beside the submitted one
 LOOK_S = 0.25  # between two looks at what the run wrote
@@ -36,7 +36,7 @@ def train(spec: str, code: Path, out: Path) -> None:
     (out / protocol.BEGUN).touch()
     say(begun=time.time())
     with _directory() as run:
-        shutil.copytree(code, run / protocol.CODE)
+        _copy(code, run / protocol.CODE)
         (run / protocol.SPEC).write_text(spec, encoding="utf-8")
         launcher = subprocess.Popen([sys.executable, "-m", "trainer.launch", str(run), "--stage", "train"], stdin=subprocess.DEVNULL)
         mirror = _Mirror(run)
@@ -133,7 +133,8 @@ class _Mirror:
 
 @contextmanager
 def _directory() -> Iterator[Path]:
-    """A run directory on the container's own disk: agents' code can pass through it, and list nothing."""
+    """A run directory on the container's own disk: agents' code, which has a user of its own here, can pass through it, and list nothing."""
+    sandbox.seal()
     with tempfile.TemporaryDirectory(prefix="run-") as name:
         Path(name).chmod(0o711)
         yield Path(name)
@@ -142,10 +143,21 @@ def _directory() -> Iterator[Path]:
 def _fetch(out: Path, run: Path, data: Path) -> None:
     for name in (protocol.CODE, protocol.SUBMISSION):
         if (out / name).is_dir():
-            shutil.copytree(out / name, run / name)
+            _copy(out / name, run / name)
     for name in (protocol.SPEC, protocol.RESULT):
         value = protocol.read_json(out / name) or {}
         protocol.write_json(run / name, {**value, "data": str(data)} if name == protocol.SPEC else value)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """For every user to read, whatever it was."""
+    for path in (source, *sorted(source.rglob("*"))):
+        copy = target / path.relative_to(source)
+        if path.is_dir():
+            copy.mkdir()
+        else:
+            shutil.copyfile(path, copy)
+        copy.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _alive(pid: int) -> bool:
@@ -171,6 +183,7 @@ def main() -> None:
     action.add_argument("training", type=Path)
     action.add_argument("evaluation", type=Path)
     arguments = vars(parser.parse_args())
+    os.umask(0o077)  # what agents' code may read is made so
     match arguments.pop("action"):
         case "train":
             train(**arguments)

@@ -1,17 +1,24 @@
-"""Confinement of code that agents wrote, without root: a forked child with nothing but what it was given (fixed).
+"""Confinement of code that agents wrote: a forked child with nothing but what it was given (fixed).
 
 Linux with Landlock (5.13 or newer): no file outside the lists, no TCP (ABI 4), no signals and no abstract sockets to
 the outside (ABI 6). With seccomp, what `syscalls` refuses: sockets, shared memory, other processes, ways out of the
-process group. Both are needed to be called confined: elsewhere `level()` says `unsandboxed`, and the lab decides whether
+process group, marks on files. In a container of our own, whose kernel may lack Landlock, each child is a user of its own instead,
+or besides: what it must not read is then beneath one folder that only root can enter, and nothing on the machine is for all to write.
+
+Seccomp and one of the two are needed to be called confined: elsewhere `level()` says `unsandboxed`, and the lab decides whether
 that counts. How much memory, disk, processes and time are used is the supervisor's to watch.
-Not covered: signals to processes of the same user before ABI 6 (Linux 6.12), and what can be told from the timing of a shared machine.
+
+Not covered: signals to processes of the same user before ABI 6 (Linux 6.12); what runs that live at the same time can tell each other
+by locks, where they have them, and by timing; and what stays of a run in a machine's memory and in times of access.
 What a CUDA device is let through is unproven: no GPU was at hand to try it.
 """
 
 import ctypes
+import errno
 import os
 import resource
 import signal
+import stat
 import struct
 import sys
 import tempfile
@@ -32,6 +39,10 @@ _CAPABILITY_VERSION = 0x20080522
 _SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime")
 _MACHINE = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system/cpu", "/sys/devices/system/node")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+PRIVATE = "AUTORESEARCH_PRIVATE"  # variable with the folder that only root can enter; set in images that are only for trainings
+_WRITABLE_BY_ALL = ("/tmp", "/var/tmp", "/run/lock", "/dev/shm", "/dev/mqueue")  # usually, besides what is mounted  # noqa: S108
+_FIRST_USER, _USERS = 1 << 16, 1 << 22  # one for each process id there can be
+
 _CUDA_READS = ("/proc/driver/nvidia", "/proc/devices", "/proc/modules", "/sys/bus/pci/devices", "/sys/devices", "/sys/module")
 
 
@@ -49,18 +60,58 @@ class Jail:
     file_mb: int
     cpu_s: int  # of one process: a backstop for whoever outlives a supervisor that was killed
     cuda: bool = False  # whether it may use the GPUs
+    locks: bool = True  # whether file locks are real
 
 
 def abi() -> int:
-    """The version of Landlock that the kernel enforces; 0 for none."""
+    """The version of Landlock that the kernel enforces; 0 for none, or for one that only takes rules (gVisor, while it learns)."""
     if sys.platform != "linux":
         return 0
+    for call in (_ADD_RULE, _RESTRICT_SELF):
+        if _libc().syscall(call, -1, 0, 0, 0) < 0 and ctypes.get_errno() == errno.ENOSYS:
+            return 0
     return max(0, int(_libc().syscall(_CREATE_RULESET, None, 0, 1)))
 
 
 def level() -> str:
-    """What `spawn` gives on this machine: `landlock-N+seccomp`, or `unsandboxed`, even if one of them is there. A child that can't get it doesn't run."""
-    return f"landlock-{abi()}+seccomp" if abi() and syscalls.available() else "unsandboxed"
+    """What `spawn` gives on this machine: `landlock-N+seccomp`, `user+seccomp`, `landlock-N+user+seccomp`; or `unsandboxed`, even if one
+    of them is there. A child that can't get it doesn't run."""
+    parts = [*([f"landlock-{abi()}"] if abi() else []), *(["user"] if separate_users() else [])]
+    return "+".join([*parts, "seccomp"]) if parts and syscalls.available() else "unsandboxed"
+
+
+def separate_users() -> bool:
+    """Whether children get users of their own: this is root, in a container whose private folder is only root's, and no place is everybody's."""
+    private = os.environ.get(PRIVATE)
+    if sys.platform != "linux" or not private or os.geteuid() != 0:
+        return False
+    ids = [[int(number) for number in line.split()] for line in Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines()]
+    if not any(first <= _FIRST_USER and first + count >= _FIRST_USER + _USERS for first, _, count in ids):
+        return False
+    try:
+        folder = Path(private).lstat()
+    except FileNotFoundError:
+        return False
+    return folder.st_uid == 0 and stat.S_ISDIR(folder.st_mode) and not folder.st_mode & 0o077 and not list(_open_to_all())
+
+
+def seal() -> None:
+    """In a container of our own, close what all may write: two model servers could talk by it. Elsewhere, nothing."""
+    if os.environ.get(PRIVATE):
+        for place in _open_to_all():
+            place.chmod(stat.S_IMODE(place.stat().st_mode) & ~0o022)
+
+
+def _open_to_all() -> Iterator[Path]:
+    """Directories that everybody could write, of those that are mounted or usual. The private folder's own are out of sight."""
+    mounted = [line.split()[1].encode().decode("unicode_escape") for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for place in {Path(path) for path in (*mounted, *_WRITABLE_BY_ALL) if not Path(path).is_relative_to(os.environ[PRIVATE])}:
+        try:
+            found, system = place.stat(), os.statvfs(place)
+        except OSError:
+            continue
+        if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_IWOTH and not system.f_flag & os.ST_RDONLY:
+            yield place
 
 
 def copies_of(package: str) -> tuple[Path, ...]:
@@ -97,6 +148,7 @@ def spawn(target: Callable[[], object], jail: Jail) -> int:
 
 
 def _become_confined(jail: Jail, parent: int) -> None:
+    separate = separate_users()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
@@ -109,14 +161,16 @@ def _become_confined(jail: Jail, parent: int) -> None:
     os.environ.update(jail.environment)
     os.chdir(jail.directory)
     tempfile.tempdir = None
-    processes.die_with(parent)
+    if separate:
+        _become_another_user(jail)
+    processes.die_with(parent)  # after the change of user, which would undo it
     if sys.platform == "linux":
         _drop_capabilities()
         _check(_libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     if abi():
         _restrict(jail)
     if syscalls.available():
-        syscalls.refuse(jail.cuda)
+        syscalls.refuse(jail.cuda, jail.locks)
 
 
 def _keep_descriptors(jail: Jail) -> None:
@@ -132,6 +186,19 @@ def _keep_descriptors(jail: Jail) -> None:
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - lives as long as the process
     sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+
+
+def _become_another_user(jail: Jail) -> None:
+    """One that no living process has, and that no file is of but those in `jail.write`."""
+    user = _FIRST_USER + os.getpid()
+    for directory in jail.write:
+        for path in (directory, *directory.rglob("*")):
+            os.chown(path, user, user, follow_symlinks=False)
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+    if seen := [path for path in jail.hidden if os.access(path, os.R_OK)]:
+        raise OSError(errno.EPERM, f"the sandbox could not be entered: every user can read {seen[0]}")
 
 
 def _libc() -> ctypes.CDLL:

@@ -1,23 +1,27 @@
 """Measures val_bpb of a submitted model without trusting it, and test_bpb of the hidden split beside it (fixed).
 
-The agent's `build_model` runs in two sandboxed model servers that see rows of token ids and answer logits through
-shared memory; the targets, the softmax and the sum are here. So the number is that of a normalised distribution, and
-three things are checked of the model behind it:
+The agent's `build_model` runs in sandboxed model servers that see rows of token ids and answer logits through shared
+memory; the targets, the softmax and the sum are here. So the number is that of a normalised distribution, and two things
+are checked of the model behind it:
 
 - It predicts from the past: each of `DECOYS` extra rows shares a validation row's beginning and continues with another
   row's end, and up to the split the log-probabilities must be the same.
-- It keeps no state and mixes no rows: `TWINS` extra rows repeat a row elsewhere in the stream.
-- It can't tell an extra row from a real one, nor answer it from memory: every extra row goes to the server that
-  didn't get its original (half of the twins to the same one), both servers get the same number of each kind, and they
-  can't talk: the second begins with the agent's code when the first is dead, and neither can write what the other reads.
-  What is left is timing, such as which pages of a file that both may read are in memory; syscalls.py refuses to tell.
+- It keeps no state and mixes no rows: `TWINS` extra rows repeat a row elsewhere, half of them in the same server.
+
+First one server answers everything that counts. When it is dead, and what it could write is gone, the decoys are drawn and
+asked of a second one, where the agent's code begins only then. So a server that answers what counts knows nothing of what
+will be checked, and one that is checked knows nothing of what was answered.
 
 What that is worth. A model can answer a real row with knowledge of the next token, but then, asked again with another
-future, it must give that answer without it. Whatever it knows about decoys, it can't: so a look-ahead at a fraction f of
-the positions, however chosen, passes with probability (1 - f)^DECOYS, and the rows that are asked are drawn anew each
-time. What passes within the tolerance is taken back on average: the mean gap at the splits is added to the number.
-A token's successor is never the first token of another row (a token is left out between rows), so that
+future, it must give that answer without it. So a look-ahead at a fraction f of the positions, however chosen, passes with
+probability (1 - f)^DECOYS. What passes within the tolerance is taken back on average: the mean gap at the splits is added
+to the number. A token's successor is never the first token of another row (a token is left out between rows), so that
 nothing could be gained by peeking into other rows either.
+
+What is left is what a dead process leaves on a machine: which pages are in memory, when a file was last read, how far a
+counter went. Through n bits of that the second server can learn which tokens the first one looked up, and what a look at
+a token gains, in bits, is no less than what it takes to say which one it was: so n bits take at most n bits off the sum
+(the cpu profile's is some 400,000). syscalls.py closes what lasts and is exact, and refuses questions about the rest.
 
 Where all logits are too many to be copied (`Profile.sealed`; those of the h100 profile would be 250 GB), a server says the
 log-probability of each row's next tokens first, and is asked then for the logits of the row's last position, whose target it
@@ -30,8 +34,8 @@ Measured on the stock model after 20 s, for a cheat that touches the positions o
 (`python -m tests.bench.detection`; 2,000 draws of decoys; the noise between two runs of one seed is 0.0013 bits per byte):
 
     positions of 54,528         2       4       8      16      44     128     294
-    caught in a run          0.4%    1.2%    2.1%    4.7%     11%     28%     52%
-    gain, bits per byte    0.0002  0.0004  0.0008  0.0015   0.004   0.011   0.024
+    caught in a run          0.4%    0.8%    1.6%    3.3%      9%     25%     50%
+    gain, bits per byte    0.0002  0.0004  0.0008  0.0016   0.004   0.011   0.024
 
 So what stays under 1% gains less than a third of the noise. A promotion takes at least three runs, each with its own draw.
 """
@@ -48,12 +52,12 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import prepare, sandbox
+from . import prepare, sandbox, scratch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,14 +116,16 @@ def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sa
     """Measure the submitted model.
 
     Args:
-        jail: the confinement of the model servers, without the descriptors and the directories that they need.
+        jail: the confinement of the model servers, without the descriptors and the directories that they need. Its `directory` is where
+            they get theirs.
         hush: makes sure that nobody reads what they print from now on. Called after the first has rehearsed on random tokens, whose
             failures may be explained, and before it sees any of the text, which it could print for other agents to read.
 
     Raises:
         ScoreError: the model can't be rebuilt, breaks a rule, or gives numbers that aren't finite.
     """
-    servers = [_ModelServer(submission, profile, jail, jail.directory / f"server-{number}") for number in (1, 2)]
+    first = _ModelServer(submission, profile, jail)
+    second = _ModelServer(submission, profile, replace(jail, output=os.open(os.devnull, os.O_WRONLY)))  # whatever fails here failed there
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # no reading of this memory, even where Landlock is missing
     import numpy as np
@@ -129,11 +135,10 @@ def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sa
     val = _read(data, "val", profile.seq_len, profile.eval_bytes)
     test = _read(data, "test", profile.seq_len, profile.eval_bytes // 2)
     contexts, targets = np.concatenate([val.contexts, test.contexts]), np.concatenate([val.targets, test.targets])
-    answers = np.zeros(contexts.shape)
-    checks: list[tuple[_Question, np.ndarray[Any, Any]]] = []
-    for server in servers:
+    for server in (first, second):
         server.wait()
-    for server, questions in zip(servers, _questions(contexts, len(val.contexts), profile.eval_rows)):
+
+    def ask(server: _ModelServer, questions: list[_Question]) -> Iterator[tuple[_Question, np.ndarray[Any, Any]]]:
         server.begin()
         server.rehearse()
         hush()
@@ -141,15 +146,18 @@ def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sa
             batch = questions[start : start + profile.eval_rows]
             rows, wanted = np.stack([question.tokens for question in batch]), targets[[question.row for question in batch]]
             logp = server.answer_sealed(rows, wanted, [q.opened for q in batch]) if profile.sealed else server.answer(rows, wanted)
-            for question, answer in zip(batch, logp):
-                if question.checked == 0:
-                    answers[question.row] = answer
-                else:
-                    checks.append((question, answer))
+            yield from zip(batch, logp)
         server.close()
-    gaps = [_compare(question, answer, answers[question.row], TOLERANCE[submission.device]) for question, answer in checks]
-    excess = [gap for (question, _), gap in zip(checks, gaps) if question.checked < profile.seq_len]
-    correction = math.fsum(excess) / len(excess) if excess else 0.0
+
+    told = list(ask(first, _questions(contexts, profile.eval_rows)))
+    answers = np.zeros(contexts.shape)
+    for question, answer in told:
+        if question.checked == 0:
+            answers[question.row] = answer
+    told += ask(second, _checks(contexts, len(val.contexts), profile.eval_rows))  # drawn only now
+    checks = [(q, _compare(q, answer, answers[q.row], TOLERANCE[submission.device])) for q, answer in told if q.checked]
+    excess = [gap for question, gap in checks if question.checked < profile.seq_len]
+    correction = math.fsum(excess) / len(excess)
     return Scores(val.bpb(answers[: len(val.contexts)] + correction), test.bpb(answers[len(val.contexts) :]))
 
 
@@ -179,34 +187,37 @@ class _Question:
     checked: int = 0
 
 
-def _questions(contexts: "np.ndarray[Any, Any]", validation: int, multiple: int) -> list[list[_Question]]:
-    """What to ask each of the two servers: half of the rows, decoys and twins of the others, in random order.
-
-    Args:
-        contexts: all rows, those of validation first.
-        validation: how many those are; they alone have decoys, so that each look there counts.
-        multiple: rows a batch; twins fill the last one.
-    """
+def _questions(contexts: "np.ndarray[Any, Any]", multiple: int) -> list[_Question]:
+    """All rows, in random order, each opened anywhere; and some of them twice: `TWINS // 2`, and what fills the last batch of `multiple`."""
     import numpy as np
 
     random = np.random.default_rng(secrets.randbits(128))
     rows, length = contexts.shape
-    owner = random.permutation(rows) % 2
-    opened = random.integers(0, length - 1, rows)  # as often as any other, wherever that is
-    streams = [[_Question(row, contexts[row], int(opened[row])) for row in range(rows) if owner[row] == side] for side in (0, 1)]
-    for side, stream in enumerate(streams):
-        mine, others = (np.flatnonzero(owner == which) for which in (side, 1 - side))
-        suspects = others[others < validation]
-        for row in random.choice(suspects, DECOYS // 2, replace=len(suspects) < DECOYS // 2):
-            split = int(random.integers(0, length - 1))  # the last position that must agree
-            ends = contexts[contexts[:, split + 1] != contexts[row, split + 1]]
-            spliced = np.concatenate([contexts[row, : split + 1], ends[random.integers(len(ends)), split + 1 :]])
-            stream.append(_Question(int(row), spliced, split, split + 1))
-        twins = [*random.choice(mine, TWINS // 4), *random.choice(others, TWINS // 4)]
-        twins += list(random.choice(others, -(len(stream) + len(twins)) % multiple))
-        stream.extend(_Question(int(row), contexts[row], int(random.integers(0, length - 1)), length) for row in twins)
-        random.shuffle(stream)
-    return streams
+    asked = [_Question(row, contexts[row], int(random.integers(length - 1))) for row in range(rows)]
+    asked += _twins(contexts, TWINS // 2 + -(rows + TWINS // 2) % multiple, random)
+    random.shuffle(asked)
+    return asked
+
+
+def _checks(contexts: "np.ndarray[Any, Any]", validation: int, multiple: int) -> list[_Question]:
+    """Decoys of the first `validation` rows, which alone have some, so that each look there counts; and twins of all."""
+    import numpy as np
+
+    random = np.random.default_rng(secrets.randbits(128))
+    length = contexts.shape[1]
+    asked = _twins(contexts, TWINS // 2 + -(DECOYS + TWINS // 2) % multiple, random)
+    for row in random.choice(validation, DECOYS, replace=validation < DECOYS):
+        split = int(random.integers(length - 1))  # the last position that must agree
+        ends = contexts[contexts[:, split + 1] != contexts[row, split + 1]]
+        spliced = np.concatenate([contexts[row, : split + 1], ends[random.integers(len(ends)), split + 1 :]])
+        asked.append(_Question(int(row), spliced, split, split + 1))
+    random.shuffle(asked)
+    return asked
+
+
+def _twins(contexts: "np.ndarray[Any, Any]", count: int, random: "np.random.Generator") -> list[_Question]:
+    rows, length = contexts.shape
+    return [_Question(int(row), contexts[row], int(random.integers(length - 1)), length) for row in random.integers(rows, size=count)]
 
 
 def _log_probabilities(logits: "torch.Tensor", targets: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
@@ -265,11 +276,12 @@ class _ModelServer:
     """A sandboxed process for the agent's model. Made before this process holds any text; the agent's code runs in it from `begin` on.
 
     Its memory is a file that this process maps only after all servers were forked: a mapping would be inherited by
-    the next server, and the two could talk.
+    the next server, and the two could talk. So could they by its home, which is of a name that is drawn, and goes with it.
     """
 
-    def __init__(self, submission: Submission, profile: prepare.Profile, jail: sandbox.Jail, home: Path) -> None:
+    def __init__(self, submission: Submission, profile: prepare.Profile, jail: sandbox.Jail) -> None:
         self._profile = profile
+        self._home = home = jail.directory / secrets.token_hex(16)
         home.mkdir()
         jail = replace(jail, write=(home,), directory=home, environment={**jail.environment, "HOME": str(home), "TMPDIR": str(home)})
         self._deadline = time.monotonic() + profile.score_s
@@ -362,6 +374,9 @@ class _ModelServer:
             os.waitpid(self._pid, 0)
         self._socket.close()
         os.close(self._memory)
+        scratch.remove(self._home)
+        if self._home.exists():
+            raise ScoreError("error", "what a model server left can't be removed.")
 
 
 def _anonymous_file(size: int) -> int:

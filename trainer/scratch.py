@@ -1,10 +1,13 @@
 """The one directory that the agent's code can write: made, watched and removed (fixed).
 
+Its name is drawn: whether a path exists is for all to see, Landlock or not, so a run that is told no name can't be told by it what
+another one found. Those who work in it under users of their own pass through, and list nothing.
 Counted are blocks, so a file with holes counts for what it takes, and files that were removed but are still open count
 too. Given up: a removed file that only a memory mapping holds.
 """
 
 import os
+import secrets
 import shutil
 import stat
 import subprocess
@@ -17,18 +20,21 @@ _BLOCK = 512  # bytes of st_blocks, whatever the file system's own are
 
 class Scratch:
     """Args:
-    path: where it is, or will be.
+    around: what is made, and removed, with it.
     limit_mb: what it may hold.
     """
 
-    def __init__(self, path: Path, limit_mb: int) -> None:
-        self.path = path
+    def __init__(self, around: Path, limit_mb: int) -> None:
+        self._around = around
+        self.path = around / secrets.token_hex(16)
         self.limit_mb = limit_mb
 
     def make(self) -> None:
         """An empty directory, whatever was there."""
-        self.remove()
-        self.path.mkdir()
+        remove(self._around)
+        for directory in (self._around, self.path):
+            directory.mkdir()
+            directory.chmod(0o711)
 
     def complaint(self, processes: Iterable[int]) -> str | None:
         """What is wrong with what it holds, if anything; `processes` are those that may hold removed files open."""
@@ -73,13 +79,17 @@ class Scratch:
                     pending.append((Path(entry.path), depth + 1))
 
     def remove(self) -> None:
-        """Also what is too deep for Python, or closed to us by its mode."""
-        try:
-            shutil.rmtree(self.path)
-        except FileNotFoundError:
-            return
-        except (OSError, RecursionError):
-            subprocess.run(["sh", "-c", 'chmod -R u+rwx "$0"; rm -rf "$0"', self.path], stderr=subprocess.DEVNULL, check=False)
+        remove(self._around)
+
+
+def remove(directory: Path) -> None:
+    """Also what is too deep for Python, or closed to us by its mode."""
+    try:
+        shutil.rmtree(directory)
+    except FileNotFoundError:
+        return
+    except (OSError, RecursionError):
+        subprocess.run(["sh", "-c", 'chmod -R u+rwx "$0"; rm -rf "$0"', directory], stderr=subprocess.DEVNULL, check=False)
 
 
 class _TooMuch(Exception):

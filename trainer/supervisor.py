@@ -367,6 +367,7 @@ class Supervisor:
             message = f"the submitted weights must be a plain file of at most {self._profile.checkpoint_mb} MB, got {info.st_size / 2**20:.1f} MB."
             raise Ended("crashed", Failure("invalid_model", message))
         submitted.rename(self._weights)
+        self._weights.chmod(0o644)
         self._hashes["weights"] = prepare.file_hash(self._weights)[:16]
 
     def _keep_submission(self) -> None:
@@ -380,6 +381,7 @@ class Supervisor:
         submission = self._run / protocol.SUBMISSION
         try:
             shutil.copyfile(submission / client.WEIGHTS, self._weights)
+            self._weights.chmod(0o644)
         except FileNotFoundError:
             raise Ended("crashed", Failure("error", "the submitted weights are missing.")) from None
         self._hashes["weights"] = prepare.file_hash(self._weights)[:16]
@@ -428,7 +430,7 @@ class Supervisor:
                 self._code, self._spec.entry, self._weights, self._config or {}, threads=self._spec.threads, device=self._device
             )
             jail = self._jail({})
-            jail = replace(jail, read=(*jail.read, self._weights))
+            jail = replace(jail, read=(*jail.read, self._weights), locks=False)
             outcome: dict[str, Any] = asdict(score.score(submission, self._data, self._profile, jail, hush))
         except score.ScoreError as error:
             outcome = {"kind": error.kind, "message": str(error)}

@@ -7,10 +7,14 @@ Landlock rules files, TCP and signals; this closes what it leaves open. Refused,
 - other processes: their memory, their limits, their priority; and leaving the process group that the run is stopped by;
 - what keeps CPU time out of the accounts: a parent that ignores its children's ends, or outlives its supervisor;
 - questions about the page cache, through which two processes that share no file they can write could still talk;
+- marks on files that outlive the process, for the next one to find: attributes, flags, lengths of files it may only read (Landlock
+  rules none of these for a file's owner), and watching who opens what;
 - kernel surface that no training needs: io_uring, bpf, namespaces, mounts, keys, perf, userfaultfd and the like.
 
-A handler of SIGCHLD is refused with the ignoring of it, which a filter can't tell apart; shells do without. `clone3` is
-answered as unknown, because its flags are out of a filter's sight, and libc falls back to `clone`.
+Modes, owners and times of files are such marks too, but `cp` and `ld` set them in passing: they are answered as set, and nothing
+is. So are locks, where `locks` says so. A handler of SIGCHLD is refused with the ignoring of it, which a filter can't tell apart;
+shells do without. `clone3` and `openat2` are answered as unknown, because their flags are out of a filter's sight, and libc
+falls back to the calls before them.
 """
 
 import ctypes
@@ -56,6 +60,18 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "mincore": (27, 232),
     "cachestat": (451, 451),
     "readahead": (187, 213),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "truncate": (76, 45),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "setxattrat": (463, 463),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "removexattrat": (466, 466),
+    "file_setattr": (469, 469),
     "fadvise64": (221, 223),
     "preadv2": (327, 286),
     "io_uring_setup": (425, 425),
@@ -115,6 +131,21 @@ _NOT_FOR_CUDA: dict[str, tuple[int | None, int | None]] = {
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
 }
+# Answered as done, and not done
+_PRETENDED: dict[str, tuple[int | None, int | None]] = {
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+}
 # Refused but for the calling thread itself, which their first argument calls 0
 _SELF_ONLY = {
     "prlimit64": (302, 261),
@@ -124,6 +155,7 @@ _SELF_ONLY = {
     "sched_setattr": (314, 274),
 }
 _SOCKET, _SOCKETPAIR, _SENDTO, _CLONE, _CLONE3 = (41, 198), (53, 199), (44, 206), (56, 220), (435, 435)
+_OPEN, _OPENAT, _OPENAT2, _IOCTL, _FCNTL, _FLOCK = (2, None), (257, 56), (437, 437), (16, 29), (72, 25), (73, 32)
 _PRCTL, _SIGACTION, _SECCOMP = (157, 167), (13, 134), (317, 277)
 
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of the tables, AUDIT_ARCH_*
@@ -131,9 +163,16 @@ _X32 = 0x40000000
 _NAMESPACES = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 _AF_UNIX, _SOCK_STREAM, _SOCK_SEQPACKET, _TYPE_MASK = 1, 1, 5, 0xF
 _PR_SET_PDEATHSIG, _SIGCHLD = 1, 17
+_O_TRUNC, _O_ACCMODE = 0x200, 3
+# Second byte of what an ioctl asks: of terminals and of every descriptor; of NVIDIA's devices, the second of unified memory
+_TERMINAL, _NVIDIA = 0x5400, (0x4600, 0x0000)
+_F_PLAIN = 4  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL are 0 to 4
+_F_SETLK, _F_SETLKW, _F_OFD_SETLK, _F_OFD_SETLKW = 6, 7, 37, 38
+_F_ASKED = (5, 36, 1030, 1032, 1034)  # F_GETLK, F_OFD_GETLK, F_DUPFD_CLOEXEC, F_GETPIPE_SZ, F_GET_SEALS
+_F_ADD_SEALS = 1033
 
 # seccomp(2) and bpf(4)
-_GET_ACTION_AVAIL, _SET_MODE_FILTER, _SPEC_ALLOW = 2, 1, 4  # without the last, older kernels slow the whole process down
+_SET_MODE_FILTER, _SPEC_ALLOW = 1, 4  # without the last, older kernels slow the whole process down; gVisor doesn't know it
 _ALLOW, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
 _LOAD, _AND, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
 _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data; an argument's lower half comes first on both machines
@@ -146,18 +185,22 @@ def available() -> bool:
     if sys.platform != "linux" or platform.machine() not in _MACHINES or sys.byteorder != "little":
         return False
     column, _ = _MACHINES[platform.machine()]
-    action = ctypes.c_uint32(_KILL_PROCESS)
-    return int(ctypes.CDLL(None, use_errno=True).syscall(_SECCOMP[column], _GET_ACTION_AVAIL, 0, ctypes.byref(action))) == 0
+    ctypes.CDLL(None, use_errno=True).syscall(_SECCOMP[column], _SET_MODE_FILTER, 0, None)
+    return ctypes.get_errno() == errno.EFAULT  # it would read a filter, and there is none
 
 
-def refuse(cuda: bool = False) -> None:
+def refuse(cuda: bool = False, locks: bool = True) -> None:
     """Take the calls away from this thread and all that descends from it, for good. Needs no_new_privs.
+
+    Args:
+        cuda: leave what a GPU's driver needs.
+        locks: whether file locks are real. They are a way to tell another process something, in either direction.
 
     Raises:
         OSError: the kernel doesn't take the filter.
     """
     column, _ = _MACHINES[platform.machine()]
-    install(_rules(column, cuda))
+    install(_rules(column, cuda, locks))
 
 
 def install(rules: Iterable[Instruction]) -> None:
@@ -170,23 +213,29 @@ def install(rules: Iterable[Instruction]) -> None:
     code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *instruction) for instruction in program))
     header = struct.pack("<HxxxxxxQ", len(program), ctypes.addressof(code))
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(_SECCOMP[column], _SET_MODE_FILTER, _SPEC_ALLOW, ctypes.c_char_p(header)) != 0:
-        raise OSError(ctypes.get_errno(), "the sandbox could not be entered: seccomp")
+    for flags in (_SPEC_ALLOW, 0):
+        if libc.syscall(_SECCOMP[column], _SET_MODE_FILTER, flags, ctypes.c_char_p(header)) == 0:
+            return
+        if ctypes.get_errno() != errno.EINVAL:
+            break
+    raise OSError(ctypes.get_errno(), "the sandbox could not be entered: seccomp")
 
 
 def answer(number: int, error: int) -> list[Instruction]:
-    """Rules that answer a call with an error."""
+    """Rules that answer a call with an error; with 0, as if it had been done."""
     return [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | error)]
 
 
-def _rules(column: int, cuda: bool) -> Iterator[Instruction]:
+def _rules(column: int, cuda: bool, locks: bool) -> Iterator[Instruction]:
     refused = _REFUSED if cuda else _REFUSED | _NOT_FOR_CUDA
-    for numbers in refused.values():
-        if (number := numbers[column]) is not None:
-            yield from answer(number, errno.EPERM)
-    yield from answer(_CLONE3[column], errno.ENOSYS)
-    for numbers in _SELF_ONLY.values():
-        yield from _unless(numbers[column], [*_argument(0), (_EQUAL, 0, 1, 0)])
+    for calls, error in ((refused, errno.EPERM), (_PRETENDED, 0)):
+        for numbers in calls.values():
+            if (number := numbers[column]) is not None:
+                yield from answer(number, error)
+    for call in (_CLONE3, _OPENAT2):
+        yield from answer(call[column], errno.ENOSYS)
+    for self_only in _SELF_ONLY.values():
+        yield from _unless(self_only[column], [*_argument(0), (_EQUAL, 0, 1, 0)])
     if cuda:
         yield from _unless(_SOCKET[column], _of_family_and_type(_SOCK_SEQPACKET))
     yield from _unless(_SOCKETPAIR[column], _of_family_and_type(_SOCK_STREAM))  # datagrams could be sent anywhere
@@ -195,10 +244,34 @@ def _rules(column: int, cuda: bool) -> Iterator[Instruction]:
     yield from _unless(_PRCTL[column], [*_argument(0), (_EQUAL, 1, 0, _PR_SET_PDEATHSIG)])
     looking = [*_argument(1), (_EQUAL, 0, 3, 0), *_argument(1, upper=True), (_EQUAL, 0, 1, 0)]
     yield from _unless(_SIGACTION[column], [*_argument(0), (_EQUAL, 0, len(looking), _SIGCHLD), *looking])
+    for opening, flags in ((_OPEN[column], 1), (_OPENAT[column], 2)):
+        if opening is not None:  # a file that is opened to read, and emptied: before Landlock's ABI 3, nothing else is in the way
+            yield from _unless(opening, [*_argument(flags), (_AND, 0, 0, _O_TRUNC | _O_ACCMODE), (_EQUAL, 1, 0, _O_TRUNC)])
+    devices = (_TERMINAL, *_NVIDIA) if cuda else (_TERMINAL,)
+    yield from _unless(_IOCTL[column], [*_argument(1), (_AND, 0, 0, 0xFF00), *_among(devices)])
+    yield from _descriptor_calls(column, cuda, locks)
+
+
+def _descriptor_calls(column: int, cuda: bool, locks: bool) -> Iterator[Instruction]:
+    """fcntl but for leases, hints, owners and sizes, which stay with a file or a pipe; and locks."""
+    taking = (_F_SETLK, _F_SETLKW, _F_OFD_SETLK, _F_OFD_SETLKW)
+    known = (*range(_F_PLAIN + 1), *_F_ASKED, *((_F_ADD_SEALS,) if cuda else ()), *(taking if locks else ()))
+    if not locks:
+        yield from answer(_FLOCK[column], 0)
+        pretending = [rule for command in taking for rule in answer(command, 0)]
+        block = [*_argument(1), *pretending, (_LOAD, 0, 0, _NUMBER)]
+        yield from [(_EQUAL, 0, len(block), _FCNTL[column]), *block]
+    yield from _unless(_FCNTL[column], [*_argument(1), *_among(known)])
 
 
 def _argument(index: int, upper: bool = False) -> list[Instruction]:
     return [(_LOAD, 0, 0, _ARGUMENTS + 8 * index + 4 * upper)]
+
+
+def _among(values: Sequence[int]) -> list[Instruction]:
+    """The end of a condition: what was loaded is one of these."""
+    *others, last = values
+    return [*((_EQUAL, len(others) - number, 0, value) for number, value in enumerate(others)), (_EQUAL, 0, 1, last)]
 
 
 def _of_family_and_type(kind: int) -> list[Instruction]:

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from trainer import device, prepare, protocol
+from trainer import device, prepare, protocol, sandbox
 
 from ..models import new_id
 from . import gpus
@@ -38,7 +38,8 @@ FETCH_KERNELS = (
     f'mkdir -p {KERNELS} && python -c "import os; from kernels import install_kernel; '
     f"os.symlink(install_kernel('{device.FLASH}', version={device.FLASH_VERSION}), '{KERNELS}/{device.FLASH_LINK}')\""
 )
-SEAL = f"mkdir -m 700 -p {PRIVATE} && chmod 755 /tmp /var/tmp"  # what only root may enter; no place that all may write
+# What only root may enter, and no place that all may write; what is mounted later is sealed by `trainer.sandbox.seal`.
+SEAL = f"mkdir -m 700 -p {PRIVATE} && find / -xdev -type d -perm -0002 -exec chmod o-w {{}} +"
 
 Say = Callable[[str], None]
 
@@ -91,7 +92,12 @@ async def set_up(state: Path, profile: str, environment: str, app: str, say: Say
 
 def trainer_image(images: Any) -> Any:
     """What every training and scoring runs in: no data, and no package that holds any. Triton compiles with gcc what launches its kernels."""
-    base = images.debian_slim(python_version=PYTHON).apt_install("gcc", "libc6-dev").pip_install(*TRAINER).env({"KERNELS_CACHE": KERNELS})
+    base = (
+        images.debian_slim(python_version=PYTHON)
+        .apt_install("gcc", "libc6-dev")
+        .pip_install(*TRAINER)
+        .env({"KERNELS_CACHE": KERNELS, sandbox.PRIVATE: PRIVATE})
+    )
     return _with_trainer(base.run_commands(FETCH_KERNELS, SEAL))
 
 

@@ -8,7 +8,6 @@ decide how often it is caught.
 """
 
 import importlib.util
-import itertools
 import math
 import subprocess
 import sys
@@ -64,7 +63,7 @@ def _looks(contexts: np.ndarray[Any, Any], validation: int) -> list[list[tuple[i
     """The (row, position) at which each draw of decoys sees another future."""
     draws = []
     for _ in range(DRAWS):
-        questions = itertools.chain(*score._questions(contexts, validation, PROFILE.eval_rows))
+        questions = score._checks(contexts, validation, PROFILE.eval_rows)
         draws.append([(question.row, question.checked - 1) for question in questions if 0 < question.checked < PROFILE.seq_len])
     return draws
 

@@ -252,7 +252,7 @@ def test_a_run_has_one_supervisor_and_one_result(warm: Warm) -> None:
 def test_runs_survive_the_end_of_the_warm_parent(data: Path, tmp_path: Path) -> None:
     parent = Warm(data, tmp_path)
     launched = parent.launch(
-        BIGRAM.replace("# before submit", "import os\n    while not os.path.exists('/proc/self/cwd/../code/go'): pass"), budget_s=30
+        BIGRAM.replace("# before submit", "import os\n    while not os.path.exists('/proc/self/cwd/../../code/go'): pass"), budget_s=30
     )
     launched.until("running")
     parent.close()

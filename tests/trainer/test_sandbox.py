@@ -1,6 +1,7 @@
 """What code that agents wrote can't reach. Real runs through the real launcher, on a kernel with Landlock."""
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import pytest
 from trainer import sandbox
 from trainer.prepare import SPLITS
 
-from .conftest import BIGRAM, IN_CHILD, Warm
+from .conftest import BIGRAM, IN_CHILD, Launched, Warm
 
 pytestmark = pytest.mark.skipif(sandbox.level() == "unsandboxed", reason="this system has no Landlock or no seccomp: results say so")
 
@@ -60,7 +61,7 @@ def try_descriptors(): return sorted(int(n) for n in os.listdir("/proc/self/fd")
 
 def test_the_run_directory_is_not_the_agents_to_write(warm: Warm) -> None:
     body = """
-def forge(name): return open(os.path.join(os.getcwd(), "..", name), "w")
+def forge(name): return open(os.path.join(os.getcwd(), "..", "..", name), "w")
 def try_result(): return forge("result.json")
 def try_progress(): return forge("progress.json")
 def try_spec(): return forge("spec.json")
@@ -68,13 +69,80 @@ def try_log(): return forge("run.log")
 def try_lock(): return forge("launcher.lock")
 def try_code(): return forge("code/train.py")
 def try_new(): return forge("new")
-def try_read_spec(): return open("../spec.json").read()
-def try_own_code(): return len(open("../code/train.py").read()) > 100
+def try_beside(): return open("../beside", "w")
+def try_read_spec(): return open("../../spec.json").read()
+def try_own_code(): return len(open("../../code/train.py").read()) > 100
 def try_scratch(): open("mine", "w").write("x"); return open("mine").read()
 """
     outcome = attempts(warm, body)
     assert (outcome.pop("own_code"), outcome.pop("scratch")) == ("True", "x")
     assert set(outcome.values()) == {"PermissionError"}, outcome
+
+
+def test_nothing_that_lasts_can_be_left_on_files_for_another_run_to_find(warm: Warm, tmp_path: Path) -> None:
+    """Landlock rules none of this for a file's owner, and rules nobody's looking whether a path exists."""
+    victim = tmp_path / "victim"
+    victim.write_text("whole", encoding="utf-8")
+    victim.chmod(0o644)
+    before = victim.stat()
+    body = """
+import array, fcntl, shutil
+code = os.path.join(os.getcwd(), "..", "..", "code", "train.py")
+def ask(path, request, value):
+    with open(path) as file:
+        return fcntl.ioctl(file, request, array.array("Q", [value]))
+def try_attribute(): return os.setxattr(VALUES["victim"], "user.told", b"secret")
+def try_attribute_of_own_code(): return os.setxattr(code, "user.told", b"secret")
+def try_flags(): return ask(code, 0x40086602, 0x40)
+def try_generation(): return ask(code, 0x40087602, 4711)
+def try_lifetime_hint(): return fcntl.fcntl(open(code), 1036, (2).to_bytes(8, "little"))
+def try_lease(): return fcntl.fcntl(open(code), 1024, 0)
+def try_owner_of_the_logs_pipe(): return fcntl.fcntl(1, 8, os.getpid())
+def try_size_of_the_logs_pipe(): return fcntl.fcntl(1, 1031, 4096)
+def try_truncate(): return os.truncate(VALUES["victim"], 1)
+def try_empty_by_reading(): return os.open(code, os.O_RDONLY | os.O_TRUNC)
+def try_watch():
+    if ctypes.CDLL(None, use_errno=True).inotify_init() < 0: raise OSError(ctypes.get_errno(), "refused")
+def try_mode(): return os.chmod(VALUES["victim"], 0o600)
+def try_times(): return os.utime(VALUES["victim"], ns=(1, 2))
+def try_owner(): return os.chown(VALUES["victim"], 12345, 12345)
+def try_copy(): shutil.copy2(code, "copy.py"); return open("copy.py").read() == open(code).read()
+"""
+    outcome = attempts(warm, body, victim=victim)
+    assert {outcome.pop(name) for name in ("mode", "times", "owner")} == {"None"}  # answered as done: cp and ld do it in passing
+    assert outcome.pop("copy") == "True"
+    assert set(outcome.values()) == {"PermissionError"}, outcome
+    after = victim.stat()
+    assert (after.st_mode, after.st_mtime_ns, after.st_uid, after.st_size, after.st_ctime_ns) == (
+        (before.st_mode, before.st_mtime_ns, before.st_uid, before.st_size, before.st_ctime_ns)
+    )
+
+
+def test_locks_are_real_while_training_and_pretended_in_a_model_server(warm: Warm, tmp_path: Path) -> None:
+    """Who sees the evaluation text could tell a run beside it by a lock on any file that both may read."""
+    lock = """
+import fcntl
+def lock(way):
+    try:
+        with open(__file__) as file:
+            way(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return "taken"
+    except OSError as error:
+        return type(error).__name__
+"""
+    told = "' '.join(lock(way) for way in (fcntl.flock, fcntl.lockf)), flush=True)"
+    code = lock + BIGRAM.replace("# before submit", f"print('TRAINING', {told}").replace(
+        "        return self.table(idx)", f"        print('SERVING', {told}\n        return self.table(idx)"
+    )
+    run = warm.directory(code)
+    with (run / "code" / "train.py").open("r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        with (run / "code" / "train.py").open("rb") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            launched = Launched(run, warm.ask(run)["pid"])
+            assert launched.wait()["state"] == "finished"
+    assert "TRAINING BlockingIOError BlockingIOError" in launched.log
+    assert "SERVING taken taken" in launched.log
 
 
 def test_no_network_and_no_sockets_of_any_kind(warm: Warm, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from trainer import protocol
 pytestmark = pytest.mark.anyio
 
 ENDLESS = BIGRAM.replace("# before submit", "print('begun', flush=True)\n    import time\n    while True: time.sleep(0.1)")
-GATED = BIGRAM.replace("# before submit", "import os\n    while not os.path.exists('/proc/self/cwd/../code/go'): pass")
+GATED = BIGRAM.replace("# before submit", "import os\n    while not os.path.exists('/proc/self/cwd/../../code/go'): pass")
 PHASES = ("starting", "running", "scoring", "ended")
 
 
