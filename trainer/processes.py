@@ -1,7 +1,8 @@
 """The processes of one run: everything that descends from its supervisor, measured together and killed together.
 
-Descent survives `setsid` and daemonising, because the supervisor adopts orphans (Linux). Given up, without `syscalls`:
-the CPU time of a helper that lives and dies between two looks while its parent ignores SIGCHLD, and a fork bomb that
+Descent survives `setsid` and daemonising, because the supervisor adopts orphans (Linux). Where it can't (older gVisor), orphans are
+known by the session of a child that they can't leave, and what they used is not counted once they are dead. Given up, without
+`syscalls`: the CPU time of a helper that lives and dies between two looks while its parent ignores SIGCHLD, and a fork bomb that
 leaves its process group faster than it is killed; and on macOS, helpers that daemonise.
 """
 
@@ -25,6 +26,7 @@ class Process:
     pid: int
     parent: int
     group: int
+    session: int
     threads: int
     cpu_s: float  # its own, and that of the children it waited for
     resident_mb: float
@@ -52,8 +54,8 @@ class Family:
     """The descendants of this process. Make one before the first fork."""
 
     def __init__(self) -> None:
-        if _LINUX:
-            _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        self._adopts = _LINUX and _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        self._sessions = set[int]()
         self.exits: dict[int, Exit] = {}
         self._buried_cpu_s = 0.0
 
@@ -72,7 +74,7 @@ class Family:
 
     def usage(self) -> Usage:
         self.reap()
-        living = list(_descendants(os.getpid()))
+        living = self._living()
         return Usage(
             cpu_s=self._buried_cpu_s + sum(p.cpu_s for p in living),
             resident_mb=sum(p.resident_mb for p in living),
@@ -84,7 +86,7 @@ class Family:
         """Kill every member and wait until none is left. A group dies at once, so forking in it gains nothing."""
         deadline, ours = time.monotonic() + 10, os.getpgrp()
         while time.monotonic() < deadline:
-            living = list(_descendants(os.getpid()))
+            living = self._living()
             for group in {process.group for process in living} - {ours}:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(group, signal.SIGKILL)
@@ -96,29 +98,36 @@ class Family:
                 return
             time.sleep(0.002)
 
+    def _living(self) -> list[Process]:
+        everybody = list(_all_from_proc() if _LINUX else _all_from_ps())
+        members = _descendants(os.getpid(), everybody)
+        if self._adopts or not _LINUX:
+            return members
+        self._sessions |= {process.session for process in members} - {os.getsid(0)}
+        orphans = {process.pid for process in everybody if process.session in self._sessions}
+        return [process for process in everybody if process in members or process.pid in orphans]
+
 
 def die_with(parent: int) -> None:
     """Have the kernel kill this process when `parent`, which forked it, is gone. Linux only; elsewhere it lives on."""
-    if _LINUX:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+    if _LINUX and (not _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) or os.getppid() != parent):
+        os._exit(1)
 
 
-def _prctl(option: int, value: int) -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
+def _prctl(option: int, value: int) -> bool:
+    return int(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)) == 0
 
 
-def _descendants(root: int) -> Iterator[Process]:
+def _descendants(root: int, everybody: list[Process]) -> list[Process]:
     children: dict[int, list[Process]] = {}
-    for process in _all_from_proc() if _LINUX else _all_from_ps():
+    for process in everybody:
         children.setdefault(process.parent, []).append(process)
-    stack = [root]
+    found, stack = list[Process](), [root]
     while stack:
         for process in children.get(stack.pop(), []):
-            yield process
+            found.append(process)
             stack.append(process.pid)
+    return found
 
 
 def _all_from_proc() -> Iterator[Process]:
@@ -132,7 +141,13 @@ def _all_from_proc() -> Iterator[Process]:
             continue
         fields = stat.rpartition(b")")[2].split()  # from the third field of proc_pid_stat(5) on
         yield Process(
-            int(name), int(fields[1]), int(fields[2]), int(fields[17]), sum(map(int, fields[11:15])) / tick, int(fields[21]) * page
+            int(name),
+            int(fields[1]),
+            int(fields[2]),
+            int(fields[3]),
+            int(fields[17]),
+            sum(map(int, fields[11:15])) / tick,
+            int(fields[21]) * page,
         )
 
 
@@ -147,4 +162,4 @@ def _all_from_ps() -> Iterator[Process]:
         seconds = 0.0
         for part in rest.split(":"):
             seconds = seconds * 60 + float(part)
-        yield Process(int(pid), int(parent), int(group), 1, seconds + 86400 * int(days or 0), int(resident) / 1024)
+        yield Process(int(pid), int(parent), int(group), 0, 1, seconds + 86400 * int(days or 0), int(resident) / 1024)

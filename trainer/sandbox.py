@@ -96,10 +96,14 @@ def separate_users() -> bool:
 
 
 def seal() -> None:
-    """In a container of our own, close what all may write: two model servers could talk by it. Elsewhere, nothing."""
+    """In a container of our own, close what all may write: two model servers could talk by it. So could they, and to whoever listens to us,
+    by our own descriptors, which gVisor lets every user open whom the mode allows. Elsewhere, nothing."""
     if os.environ.get(PRIVATE):
         for place in _open_to_all():
             place.chmod(stat.S_IMODE(place.stat().st_mode) & ~0o022)
+        for standard in (0, 1, 2):
+            if not stat.S_ISCHR(mode := os.fstat(standard).st_mode):
+                os.fchmod(standard, stat.S_IMODE(mode) & ~0o077)
 
 
 def _open_to_all() -> Iterator[Path]:

@@ -385,6 +385,7 @@ def _anonymous_file(size: int) -> int:
     else:
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
+    os.fchmod(descriptor, 0o600)  # gVisor lets every user open what the descriptors of others lead to, if its mode does
     os.ftruncate(descriptor, size)
     return descriptor
 
