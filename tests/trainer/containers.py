@@ -24,6 +24,7 @@ ENVIRONMENT = {
     "TMPDIR": "/mnt/tmp",
     sandbox.PRIVATE: PRIVATE,
 }
+GVISOR = ("--platform=ptrace", "--network=none", "--ignore-cgroups")
 PYTHON = ("/mnt/python/bin/python3", "-m", "trainer.remote")
 PACKAGES = Path(sysconfig.get_path("purelib")).resolve()
 
@@ -113,8 +114,7 @@ class Container:
         namespaces = [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]
         spec = {"ociVersion": "1.0.0", "process": process, "root": {"path": "rootfs"}, "mounts": [*mounts, *binding]}
         (bundle / "config.json").write_text(json.dumps({**spec, "linux": {"namespaces": namespaces}}), encoding="utf-8")
-        options = [f"--root={bundle / 'state'}", "--platform=ptrace", "--network=none", "--ignore-cgroups"]
-        return ["runsc", *options, "run", "-bundle", str(bundle), bundle.name]
+        return ["runsc", *GVISOR, f"--root={bundle / 'state'}", "run", "-bundle", str(bundle), bundle.name]
 
 
 def missing(kind: str) -> str:
@@ -122,6 +122,7 @@ def missing(kind: str) -> str:
     if sys.platform != "linux" or os.geteuid() != 0:
         return "needs root on Linux, as in a container"
     if kind == "gvisor":
-        return "" if shutil.which("runsc") else "needs gVisor: apt-get install runsc"
+        works = shutil.which("runsc") and subprocess.run(["runsc", *GVISOR, "do", "true"], check=False, capture_output=True).returncode == 0
+        return "" if works else "needs gVisor that runs here: apt-get install runsc"
     tried = subprocess.run([sys.executable, "-c", "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x00020000))"], check=False)
     return "" if tried.returncode == 0 and syscalls.available() else "needs mount namespaces and seccomp"
