@@ -24,6 +24,7 @@ from typing import Any
 from . import prepare, protocol, sandbox
 
 SCORED = "scored.json"  # the completed result, beside the submitted one
+SCORER = "scorer.json"  # {"sandbox", "begun", "jobs"} of who scores it, then "seconds" too
 LOOK_S = 0.25  # between two looks at what the run wrote
 CHUNK_BYTES = 48 << 10  # of text a line
 _KEPT = (protocol.SPEC, protocol.LOG, protocol.CURVE)
@@ -33,8 +34,7 @@ def train(spec: str, code: Path, out: Path) -> None:
     """One run, mirrored while it goes, kept in `out` when it has ended. Nothing happens if `out` says that it is abandoned."""
     if (out / protocol.ABANDONED).exists():
         return
-    (out / protocol.BEGUN).touch()
-    say(begun=time.time())
+    account = begin(protocol.BEGUN, [out])
     with _directory() as run:
         _copy(code, run / protocol.CODE)
         (run / protocol.SPEC).write_text(spec, encoding="utf-8")
@@ -51,6 +51,7 @@ def train(spec: str, code: Path, out: Path) -> None:
         shutil.copytree(code, out / protocol.CODE, dirs_exist_ok=True)
         if (run / protocol.SUBMISSION).is_dir():
             shutil.copytree(run / protocol.SUBMISSION, out / protocol.SUBMISSION, dirs_exist_ok=True)
+        protocol.write_json(out / protocol.BEGUN, {**account, "ended": time.time()})
         if result is not None:
             protocol.write_json(out / protocol.RESULT, result)
         os.sync()  # commits a mounted volume
@@ -59,7 +60,7 @@ def train(spec: str, code: Path, out: Path) -> None:
 
 def score(data: Path, outs: list[Path]) -> None:
     """Complete what `train` left in each of `outs`, one after the other, from one parent that imported torch once."""
-    say(begun=time.time())
+    account = begin(SCORER, outs)
     command = [sys.executable, "-m", "trainer.launch", "--warm", "--stage", "score"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as warm:
         assert warm.stdin is not None and warm.stdout is not None
@@ -73,10 +74,12 @@ def score(data: Path, outs: list[Path]) -> None:
                 while supervisor is not None and _alive(supervisor):
                     time.sleep(LOOK_S)
                 result = protocol.read_json(run / protocol.RESULT) or {}
+                seconds = time.time() - began
                 if result.get("state") != protocol.SUBMITTED:
+                    protocol.write_json(out / SCORER, {**account, "seconds": seconds})
                     protocol.write_json(out / SCORED, result)
                     os.sync()
-                say(scored=f"{out.parent.name}/{out.name}", result=result, seconds=time.time() - began)
+                say(scored=f"{out.parent.name}/{out.name}", result=result, seconds=seconds)
         warm.stdin.close()
     say(ended=time.time())
 
@@ -95,6 +98,15 @@ def prepare_data(profile: str, training: Path, evaluation: Path) -> None:
         for folder in (evaluation, training):
             shutil.copyfile(made / prepare.META, folder / prepare.META)
         os.sync()
+
+
+def begin(file: str, outs: list[Path]) -> dict[str, Any]:
+    """Say, and write where it can be read when this container is gone, what it is and since when: its price can be told from that."""
+    account = {"sandbox": os.environ.get("MODAL_SANDBOX_ID", ""), "begun": time.time(), "jobs": len(outs)}
+    for out in outs:
+        protocol.write_json(out / file, account)
+    say(**account)
+    return account
 
 
 def say(**message: Any) -> None:

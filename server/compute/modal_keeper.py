@@ -6,6 +6,11 @@ the result in the end. So whoever asks how the job is reads memory or that folde
 What decides, in this order: the result file on the runs volume (else the same result on stdout), never the exit code. A sandbox
 that ended without one is lost; one that nobody can find is forbidden first, by a mark in its folder that its entry point obeys,
 and looked for again after that, so that a creation that was still on its way can't run unseen.
+
+What an attempt is billed at first never waits for the service: the container says on stdout, and writes on the volume, who it is and when
+it began and ended. One that left no end is billed up to now, or to its time limit; one that never began but was placed, from its placement
+on. Modal's client finds ended sandboxes of this kind (v1, those with a GPU) by id only, so the id that the container left is what lets
+`ModalCompute.cost` ask for the provider's number; an attempt that left none keeps its estimate.
 """
 
 import asyncio
@@ -45,8 +50,8 @@ class Keeper:
         self._site, self._service, self._scoring, self._job, self._fresh = site, site.service, scoring, job, fresh
         self._cancelled = asyncio.Event()
         self._said: dict[str, Any] | None = None
-        self._begun_at = self._heard_at = 0.0
-        self._ended_s: float | None = None
+        self._account: dict[str, Any] = {}  # what the container says of itself: sandbox, begun, ended
+        self._placed_at = self._over_at = 0.0  # by this machine's clock
         self._heard_out = False
         self.seen = Observation("starting", device_s=0.0)
         if not fresh:
@@ -76,10 +81,14 @@ class Keeper:
             id = await (self._create() if self._fresh else self._find())
             if id is not None:
                 self.found.set()
+                self._placed_at = time.time()
                 protocol.write_json(self._job.directory / SANDBOX, {"id": id})
                 await self._follow(id)
                 self._service.forget(id)
+            self._over_at = time.time()
             result = await self._result(patient=id is not None or self._fresh)
+            if "ended" not in self._account:
+                await self._read_account()
             if result is not None:
                 self.found.set()
             await self._conclude(result)
@@ -107,6 +116,8 @@ class Keeper:
             except NameTaken:
                 return await self._look()
             except EndedEarly:
+                # Between two looks of the client's, which are half a second apart: too short for a result
+                self._placed_at, self._heard_out = time.time() - BOOT_S, True
                 return None
             except ModalAway as error:  # away or full; it may have been made all the same
                 if (id := await self._look()) is not None:
@@ -143,16 +154,19 @@ class Keeper:
     def _tags(self) -> dict[str, str]:
         return {"lab": self._site.deployment.lab, "stage": "train", "experiment": self._job.id, "attempt": str(self._job.attempt)}
 
+    def _limit_s(self) -> int:
+        spec = self._job.spec
+        return int(prepare.max_wall_s(spec.profile, spec.budget_s) - prepare.PROFILES[spec.profile].score_s + START_LIMIT_S)
+
     def _sandbox(self) -> Sandbox:
         job, deployment = self._job, self._site.deployment
-        limit = prepare.max_wall_s(job.spec.profile, job.spec.budget_s) - prepare.PROFILES[job.spec.profile].score_s
         code = "/run/code"
         return Sandbox(
             name=name(job),
             argv=(*self._site.command, "train", json.dumps(asdict(job.spec)), code, OUT),
             tags=self._tags(),
             image=deployment.image,
-            timeout_s=int(limit + START_LIMIT_S),
+            timeout_s=self._limit_s(),
             volumes={
                 TRAINING: Mount(deployment.training, read_only=True),
                 OUT: Mount(deployment.runs, sub_path=f"/{folder(job)}"),
@@ -215,15 +229,11 @@ class Keeper:
         self._heard_out = True
 
     def _hear(self, message: dict[str, Any]) -> None:
-        self._heard_at = time.time()
-        if "begun" in message:
-            self._begun_at = float(message["begun"])
+        self._learn(message)
         if "progress" in message:
             self._show(message["progress"])
         if isinstance(message.get("result"), dict):
             self._said = message["result"]
-        if "ended" in message and self._begun_at:
-            self._ended_s = float(message["ended"]) - self._begun_at
 
     def _show(self, progress: dict[str, Any]) -> None:
         used_s = float(progress.get("used_s", 0.0))
@@ -233,16 +243,29 @@ class Keeper:
         _overwrite(self._job.directory / protocol.PROGRESS, {**progress, "phase": phase})
 
     def _device_s(self) -> float:
-        """Seconds that its sandbox ran, by the sandbox's clock, and its boot."""
-        if not self._begun_at:
-            return 0.0
-        return BOOT_S + (self._ended_s if self._ended_s is not None else max(0.0, self._heard_at - self._begun_at))
+        """Seconds that its sandbox ran, boot included, by its own clock where it told; the most that it can be where that isn't known."""
+        over = self._over_at or time.time()
+        held_s = over - self._placed_at if self._placed_at else 0.0
+        if "begun" in self._account:
+            told_s = BOOT_S + max(0.0, self._account.get("ended", over) - self._account["begun"])
+            held_s = told_s if "ended" in self._account else max(held_s, told_s)
+        return min(held_s, BOOT_S + self._limit_s())
+
+    def _learn(self, account: dict[str, Any]) -> None:
+        known = {"sandbox": str, "begun": float, "ended": float}
+        self._account.update({key: account[key] for key, kind in known.items() if isinstance(account.get(key), kind)})
+
+    async def _read_account(self) -> None:
+        """What a container wrote of itself that was not heard to the end."""
+        self._learn(await self._read(protocol.BEGUN) or {})
+        if (id := self._account.get("sandbox")) and not (self._job.directory / SANDBOX).exists():
+            protocol.write_json(self._job.directory / SANDBOX, {"id": id})
 
     # Concluding
 
     async def _result(self, patient: bool) -> dict[str, Any] | None:
         """The result file, as late as the volume shows it; else what stdout said. None is awaited of a sandbox that was heard to die without."""
-        may_come = patient and not self._cancelled.is_set() and (self._ended_s is not None or not self._heard_out)
+        may_come = patient and not self._cancelled.is_set() and ("ended" in self._account or not self._heard_out)
         deadline = time.monotonic() + (COMMIT_S if may_come else 0.0)
         while True:
             result = await self._read(protocol.RESULT)
@@ -282,8 +305,7 @@ class Keeper:
             blank = asdict(protocol.Result("cancelled", seed=self._job.spec.seed, device=self._job.spec.device))
             result = {**blank, **(result or {}), "state": "cancelled", "failure": None}
         if result is None:
-            begun = self._fresh or self._begun_at or await self._bytes(protocol.BEGUN) is not None
-            self.seen = Observation("lost", device_s=device_s, unbegun=not begun)
+            self.seen = Observation("lost", device_s=device_s, unbegun=not (self._fresh or self._account))
             return
         await asyncio.to_thread(protocol.write_json, self._job.directory / protocol.RESULT, {**result, "device_s": round(device_s, 1)})
         self.seen = Observation("ended", result=await asyncio.to_thread(ended, self._job), device_s=device_s)

@@ -38,8 +38,8 @@ from .modal_site import BOOT_S, RETRY_S, Site, folder, persist
 BATCH = 4
 PATIENCE_S = 30.0
 TRIES_ALONE = 2
-# In a job's local folder: {"name"} of the sandbox that scores it, written before that is made, and {"paid"}, the ids of all that did with
-# how many jobs each scored.
+# In a job's local folder: {"name"} of the sandbox that scores it, written before that is made, {"paid"}, the ids of all that did with
+# how many jobs each scored, and {"used_s"}, the device seconds of those before it.
 BATCH_FILE = "scoring.json"
 LOOK_S = 5.0
 
@@ -52,6 +52,7 @@ Scored = tuple[dict[str, Any] | None, float]
 class _Wait:
     job: Job
     alone: bool
+    used_s: float
     since: float = field(default_factory=time.monotonic)
     scored: "asyncio.Future[Scored]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -68,11 +69,11 @@ class Scoring:
 
     async def score(self, job: Job) -> Scored:
         """The completed result of a job that submitted a model; None if scoring it never gave one."""
-        used_s = 0.0
+        result, used_s = await self._earlier(job)
+        if result is not None:
+            return result, used_s
         for attempt in range(1 + TRIES_ALONE):
-            if (earlier := await self._earlier(job)) is not None:
-                return earlier, used_s
-            wait = _Wait(job, alone=attempt > 0)
+            wait = _Wait(job, attempt > 0, used_s)
             self._waiting.append(wait)
             self._serve(job.spec.device)
             try:
@@ -90,16 +91,23 @@ class Scoring:
             task.cancel()
         await asyncio.gather(*self._batches.values(), return_exceptions=True)
 
-    async def _earlier(self, job: Job) -> dict[str, Any] | None:
-        """The score that a sandbox of an earlier process gave, or is about to."""
+    async def _earlier(self, job: Job) -> Scored:
+        """The score that a sandbox of an earlier process gave, or is about to, and what scoring has cost so far."""
         batch = protocol.read_json(job.directory / BATCH_FILE)
         if batch is None:
-            return None
-        while (result := await self._read(job)) is None:
+            return None, 0.0
+        while (result := await self._read(job, remote.SCORED)) is None:
             if await persist(lambda: self._service.find(str(batch["name"])), "finding a scorer") is None:
-                return await self._read(job)
+                result = await self._read(job, remote.SCORED)
+                break
             await asyncio.sleep(LOOK_S)
-        return result
+        used_s = float(batch.get("used_s", 0.0))
+        if (account := await self._read(job, remote.SCORER)) is not None:
+            paid = dict(scorers(job.directory)) | ({str(account["sandbox"]): account["jobs"]} if account["sandbox"] else {})
+            protocol.write_json(job.directory / BATCH_FILE, {**batch, "paid": list(paid.items())})
+            most = min(max(0.0, time.time() - account["begun"]), _limit_s(job, account["jobs"]))
+            used_s += BOOT_S / account["jobs"] + float(account.get("seconds", most / account["jobs"]))
+        return result, used_s
 
     def _serve(self, device: str) -> None:
         """See to it that what waits for this kind of device is scored."""
@@ -132,28 +140,41 @@ class Scoring:
     async def _score_batch(self, batch: list[_Wait]) -> None:
         name = new_id("s")
         for wait in batch:
-            protocol.write_json(wait.job.directory / BATCH_FILE, {"name": name, "paid": scorers(wait.job.directory)})
+            self._note(wait, name, scorers(wait.job.directory))
+        seconds = BOOT_S
         try:
             id = await self._create(self._sandbox(name, batch))
             if id is not None:
+                placed_at = time.monotonic()
                 for wait in batch:
-                    paid = [*scorers(wait.job.directory), (id, len(batch))]
-                    protocol.write_json(wait.job.directory / BATCH_FILE, {"name": name, "paid": paid})
-                await self._listen(id, {folder(wait.job): wait for wait in batch}, len(batch))
+                    self._note(wait, name, [*scorers(wait.job.directory), (id, len(batch))])
+                told_s = await self._listen(id, {folder(wait.job): wait for wait in batch})
                 while await persist(lambda: self._service.poll(id), "polling a scorer") is None:  # noqa: ASYNC110
                     await asyncio.sleep(RETRY_S[0])
                 self._service.forget(id)
-        except (NameTaken, EndedEarly) as error:
+                seconds = min(time.monotonic() - placed_at, _limit_s(batch[0].job, len(batch))) - told_s
+        except EndedEarly as error:
             _log.warning("the scorer %s did not start: %s", name, error)
-        for wait in batch:
-            if not wait.scored.done():
-                wait.scored.set_result((await self._read(wait.job), 0.0))
+        untold = [wait for wait in batch if not wait.scored.done()]
+        for wait in untold:  # theirs is what the others were not billed
+            wait.scored.set_result((await self._read(wait.job, remote.SCORED), max(0.0, seconds) / len(untold)))
+
+    @staticmethod
+    def _note(wait: _Wait, name: str, paid: list[tuple[str, int]]) -> None:
+        protocol.write_json(wait.job.directory / BATCH_FILE, {"name": name, "paid": paid, "used_s": wait.used_s})
 
     async def _create(self, sandbox: Sandbox) -> str | None:
+        """The id of the scorer; None if it has ended already.
+
+        Raises:
+            EndedEarly.
+        """
         wait_s = RETRY_S[0]
         while True:
             try:
                 return await self._service.create(sandbox)
+            except NameTaken:  # by an earlier try, of which the answer was lost
+                return await persist(lambda: self._service.find(sandbox.name), "finding a scorer")
             except ModalAway as error:
                 _log.warning("the scorer %s is not placed yet, next try in %.0f s: %s", sandbox.name, wait_s, error)
                 if (id := await persist(lambda: self._service.find(sandbox.name), "finding a scorer")) is not None:
@@ -163,50 +184,51 @@ class Scoring:
 
     def _sandbox(self, name: str, batch: list[_Wait]) -> Sandbox:
         deployment, spec = self._site.deployment, batch[0].job.spec
-        limit = len(batch) * (prepare.PROFILES[spec.profile].score_s + 10)
         return Sandbox(
             name=name,
             argv=(*self._site.command, "score", EVALUATION, *(f"{RUNS}/{folder(wait.job)}" for wait in batch)),
             tags={"lab": deployment.lab, "stage": "score"},
             image=deployment.image,
-            timeout_s=int(limit + SCORER_LIMIT_S),
+            timeout_s=_limit_s(batch[0].job, len(batch)),
             volumes={EVALUATION: Mount(deployment.evaluation, read_only=True), RUNS: Mount(deployment.runs)},
             gpu=self._site.gpus[spec.device],
             cpu=(2.0, 8.0),
             memory=(16_384, 65_536),
         )
 
-    async def _listen(self, id: str, waits: dict[str, _Wait], count: int) -> None:
-        """Hand out scores as they are made. What is missed here is on the volume."""
-        begun_at, shared_s = 0.0, BOOT_S
+    async def _listen(self, id: str, waits: dict[str, _Wait]) -> float:
+        """Hand out scores as they are made, each with its seconds and its share of the boot; the sum of those. What is missed is on the volume."""
+        told_s = 0.0
         try:
             async for line in self._service.lines(id):
                 try:
                     message = json.loads(line)
                 except ValueError:
                     continue
-                if "begun" in message:
-                    begun_at = time.time()
                 wait = waits.get(message.get("scored", ""))
                 if wait is None or wait.scored.done():
                     continue
-                seconds = float(message["seconds"])
-                if begun_at:
-                    shared_s, begun_at = BOOT_S + max(0.0, time.time() - begun_at - seconds), 0.0
                 result = message.get("result") or {}
                 if result.get("state") not in (None, protocol.SUBMITTED):
-                    wait.scored.set_result((result, seconds + shared_s / count))
+                    seconds = float(message["seconds"]) + BOOT_S / len(waits)
+                    wait.scored.set_result((result, seconds))
+                    told_s += seconds
         except ModalAway as error:
             _log.info("the scorer is no longer listened to: %s", error)
+        return told_s
 
-    async def _read(self, job: Job) -> dict[str, Any] | None:
-        path = f"{folder(job)}/{remote.SCORED}"
+    async def _read(self, job: Job, file: str) -> dict[str, Any] | None:
+        path = f"{folder(job)}/{file}"
         data = await persist(lambda: self._service.read(self._site.deployment.runs, path), "reading a score")
         try:
             value = json.loads(data) if data is not None else None
         except ValueError:
             return None
         return value if isinstance(value, dict) else None
+
+
+def _limit_s(job: Job, jobs: int) -> int:
+    return int(jobs * (prepare.PROFILES[job.spec.profile].score_s + 10) + SCORER_LIMIT_S)
 
 
 def scorers(directory: Path) -> list[tuple[str, int]]:

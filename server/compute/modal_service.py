@@ -177,9 +177,15 @@ class Service:
             await stream.aclose()
 
     async def cost(self, id: str) -> float | None:
-        """USD that the service says a sandbox cost so far; late by minutes, and None where it doesn't say yet."""
-        sandbox = await self._sandbox(id)
-        stats = await _answer(self._modal, sandbox._experimental_stats.aio())
+        """USD that the service says a sandbox cost so far; late by minutes, and None where it doesn't say yet, or no longer knows it."""
+        await self._connect()
+        try:
+            sandbox = await self._sandbox(id)
+            stats = await _answer(self._modal, sandbox._experimental_stats.aio())
+        except self._modal.exception.NotFoundError:
+            return None
+        finally:
+            self.forget(id)
         return float(stats.cost) if stats.cost is not None else None
 
     # Volumes

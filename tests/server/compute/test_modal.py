@@ -212,12 +212,15 @@ async def test_submitted_models_are_scored_together_and_one_by_one_where_their_s
         await compute.submit(job)
     (scorer,) = await eventually(lambda: bench.service.running(stage="score"))
     bench.service.control(preempt=[scorer["id"]], boot_s=0.0)
+    billed_s = 0.0
     for job in jobs:
         end = await bench.see(job, "ended", compute=compute)
+        billed_s += end.device_s or 0.0
         assert end.result is not None and (end.result["state"], end.result["val_bpb"]) == ("finished", 1.25)
     scorers = [[job.id for job in jobs if any(job.id in text for text in c["argv"])] for c in bench.service.containers(stage="score")]
     together, *alone = [ids for ids in scorers if ids]
     assert sorted(together) == sorted(job.id for job in jobs) == sorted(id for (id,) in alone)
+    assert billed_s >= (len(jobs) + 1 + len(alone)) * modal_site.BOOT_S, "what scored nothing is paid for, too"
     await compute.close()
 
 
@@ -259,5 +262,7 @@ async def test_the_providers_bill_counts_the_training_and_a_share_of_the_scoring
     seconds = {
         c["tags"]["stage"]: c["finished_at"] - c["started_at"] for c in bench.service.containers() if any(job.id in t for t in c["argv"])
     }
-    assert await bench.compute.cost(job.directory) == pytest.approx(0.002 * (seconds.get("train", 0) + seconds["score"]), abs=0.01)
+    assert await bench.compute.cost(job.directory) == pytest.approx(
+        bench.service.USD_S * (seconds.get("train", 0) + seconds["score"]), abs=0.01
+    )
     assert await bench.compute.cost(bench.scratch) is None

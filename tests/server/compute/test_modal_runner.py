@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from server.runner import ATTEMPTS
+from server.compute.modal_keeper import SANDBOX
+from server.compute.modal_site import BOOT_S
+from server.runner import ATTEMPTS, BILL_AFTER_S
 from tests.server.compute.rented import Rented
 from tests.standins.modal.standin import Standin
 from tests.waiting import until
@@ -70,6 +72,44 @@ def test_a_preempted_training_is_queued_again_once_and_each_attempt_is_billed(re
     assert row["state"] == "crashed" and row["failure"].startswith("lost:")
     assert len(rented.sandboxes(id)) == 2 and len(rented.ledger.unsettled(1e12)) == 2
     assert rented.ledger.money()[0] > 2 * 5 * 0.0003 - 1e-9, "each attempt costs its boot at least"
+
+
+def test_what_ended_while_no_runner_lived_is_billed_by_its_own_seconds_and_settled_by_the_providers_number(rented: Rented) -> None:
+    (id,) = rented.enqueue(1, rented.orders("hold submit"))
+    runner = rented.runner()
+    (sandbox,) = until(lambda: [c for c in rented.service.running(experiment=id) if rented.runs(id) == {"1": (1, 0)}])
+    began = time.monotonic()
+    runner.kill()
+    runner.wait()
+    until(lambda: time.monotonic() > began + 2)  # what is paid for while nobody looks
+    (rented.out(sandbox) / "go").touch()
+    until(lambda: not rented.service.running(experiment=id))
+    (rented.state / "runs" / id / "1" / SANDBOX).unlink(missing_ok=True)  # nor had the first runner learnt the sandbox's id
+    later = rented.runner()
+    until(lambda: rented.over([id]))
+    (trained,) = rented.sandboxes(id)
+    (scored,) = [c for c in rented.service.containers(stage="score") if any(id in text for text in c["argv"])]
+    seconds = sum(c["finished_at"] - c["started_at"] for c in (trained, scored))
+    assert rented.states([id]) == {"finished": 1}
+    assert 0.0003 * seconds < rented.ledger.money()[0] < 0.0003 * (seconds + 2 * BOOT_S)
+
+    later.kill()
+    later.wait()
+    rented.age_bills(BILL_AFTER_S)
+    rented.runner()
+    until(lambda: not rented.ledger.unsettled(1e12))
+    assert rented.ledger.money()[0] == pytest.approx(rented.service.USD_S * seconds, abs=1e-4)
+
+
+def test_a_sandbox_that_ended_before_it_was_seen_to_run_is_billed(rented: Rented) -> None:
+    rented.service.control(capacity=0)
+    (id,) = rented.enqueue(1, rented.orders("quick"))
+    rented.runner()
+    (sandbox,) = until(lambda: rented.sandboxes(id))
+    rented.service.control(preempt=[sandbox["id"]], capacity=None)
+    until(lambda: rented.over([id]))
+    assert rented.states([id]) == {"finished": 1} and len(rented.sandboxes(id)) == 2
+    assert len(rented.ledger.unsettled(1e12)) == 2 and rented.ledger.money()[0] > 0.0003 * 2 * BOOT_S
 
 
 def test_at_the_cap_everything_is_stopped(rented: Rented) -> None:

@@ -24,8 +24,7 @@ def train(spec: dict[str, Any], code: Path, out: Path) -> None:
     if (out / protocol.ABANDONED).exists():
         return
     orders = (code / "train.py").read_text(encoding="utf-8")
-    (out / protocol.BEGUN).touch()
-    remote.say(begun=time.time())
+    account = remote.begin(protocol.BEGUN, [out])
     with (out / "starts").open("a", encoding="utf-8") as file:
         file.write("started\n")
     remote.say(**{protocol.LOG: "no training here\n"}, progress=asdict(protocol.Progress("running", 0.1)))
@@ -35,6 +34,7 @@ def train(spec: dict[str, Any], code: Path, out: Path) -> None:
         return
     made = result("submitted") if "submit" in orders else result("finished", val_bpb=1.5, seed=spec["seed"])
     protocol.write_json(out / protocol.SPEC, spec)
+    protocol.write_json(out / protocol.BEGUN, {**account, "ended": time.time()})
     protocol.write_json(out / protocol.RESULT, made)
     with (out / "ends").open("a", encoding="utf-8") as file:
         file.write("ended\n")
@@ -42,9 +42,10 @@ def train(spec: dict[str, Any], code: Path, out: Path) -> None:
 
 
 def score(outs: list[Path]) -> None:
-    remote.say(begun=time.time())
+    account = remote.begin(remote.SCORER, outs)
     for out in outs:
         scored = result("finished", val_bpb=1.25, seed=(protocol.read_json(out / protocol.SPEC) or {})["seed"])
+        protocol.write_json(out / remote.SCORER, {**account, "seconds": 0.01})
         protocol.write_json(out / remote.SCORED, scored)
         remote.say(scored=f"{out.parent.name}/{out.name}", result=scored, seconds=0.01)
     remote.say(ended=time.time())

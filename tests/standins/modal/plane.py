@@ -20,6 +20,7 @@ from modal_proto import api_pb2 as api
 from .container import Container
 
 BLOCK_BYTES = 8 << 20
+USD_S = 0.002  # what the service says that a running sandbox costs a second, which is no price of the lab's
 REPOSITORY = Path(__file__).parents[3]
 _LETTERS = string.ascii_letters + string.digits
 
@@ -232,6 +233,7 @@ class Plane(api_grpc.ModalClientBase):
 
         argv = [sys.executable if text == "python3" else inside(text) for text in wanted.entrypoint_args]
         environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(directory / "tmp"), "OMP_NUM_THREADS": "1"}
+        environment["MODAL_SANDBOX_ID"] = id  # as the service does
         asked = {
             "gpu": wanted.resources.gpu_config.gpu_type,
             "timeout_s": wanted.timeout_secs,
@@ -348,7 +350,7 @@ class Plane(api_grpc.ModalClientBase):
     async def SandboxGetStats(self, request: Any) -> Any:
         container = self.container(request.sandbox_id)
         seconds = (container.finished_at or time.time()) - (container.started_at or container.created_at)
-        return api.SandboxGetStatsResponse(cost=f"{seconds * 0.002:.6f}", cost_by_resource={"H100": f"{seconds * 0.002:.6f}"})
+        return api.SandboxGetStatsResponse(cost=f"{seconds * USD_S:.6f}", cost_by_resource={"H100": f"{seconds * USD_S:.6f}"})
 
     async def SandboxGetLogs(self, stream: Any) -> None:
         request = await stream.recv_message()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .plane import REPOSITORY
+from .plane import REPOSITORY, USD_S
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Standin:
     environment: what a process needs to take the stand-in for Modal.
     """
 
+    USD_S = USD_S
     environment: dict[str, str]
     url: str
 
