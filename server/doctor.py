@@ -137,20 +137,14 @@ def sandbox(patient: Patient) -> list[Finding]:
 def modal(patient: Patient) -> list[Finding]:
     """What can be seen for nothing: package, deployment, token, and whether Modal has what `setup modal` made."""
     from .overview import obstacle
-    from .rental import has_credentials, look
+    from .rental import lacking, look
 
     if not patient.settings.rents:
         return []
-    if importlib.util.find_spec("modal") is None:
-        return [Finding("modal", "bad", "the package modal is not installed", "pip install 'autoresearch-mcp[modal]'")]
+    if (found := lacking()) is not None:
+        return [Finding("modal", "bad", *found)]
     if why := obstacle(patient.settings, patient.state):
         return [Finding("modal", "bad", why)]
-    if not has_credentials():
-        return [
-            Finding(
-                "modal", "bad", "there is no token: neither MODAL_TOKEN_ID and MODAL_TOKEN_SECRET nor a file of them", "modal token new"
-            )
-        ]
     return [Finding("modal", "ok", said) for said in look(patient.state)]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -23,7 +24,7 @@ def set_up(root: Path, gpu: str | None, dry_run: bool, say: Callable[[str], None
     """Say what will be made and what it costs; then make it, unless it is there.
 
     Raises:
-        LabError: `bad_gpu`, or `modal` for what Modal said.
+        LabError: `bad_gpu`, or `modal` for what is lacking here, or what Modal said.
     """
     from .compute import modal_setup
 
@@ -38,6 +39,7 @@ def set_up(root: Path, gpu: str | None, dry_run: bool, say: Callable[[str], None
     if dry_run:
         say("Nothing was made: this was a dry run.")
         return
+    _require_access("Nothing was made.")
     state.mkdir(exist_ok=True)
     _answer(modal_setup.set_up(state, training.profile, compute.environment, compute.app, say))
     if not settings.rents:
@@ -55,6 +57,7 @@ def reap(root: Path, dry_run: bool) -> list[str]:
 
     lab_settings.load(root)
     state = root / lab_settings.STATE
+    _require_access("Nothing was ended.")
 
     async def end() -> list[str]:
         found = deployment.load(state)
@@ -95,10 +98,21 @@ def look(state: Path) -> list[str]:
     return _answer(ask())
 
 
-def has_credentials() -> bool:
-    """Whether Modal's client would find a token: in the environment, or in its own file."""
+def lacking() -> tuple[str, str] | None:
+    """What this machine lacks to speak to Modal at all, and what brings it; nothing is asked of the service."""
+    if importlib.util.find_spec("modal") is None:
+        return "the package modal is not installed", "pip install 'autoresearch-mcp[modal]'"
     file = Path(os.environ.get("MODAL_CONFIG_PATH") or "~/.modal.toml").expanduser()
-    return bool(os.environ.get("MODAL_TOKEN_ID") and os.environ.get("MODAL_TOKEN_SECRET")) or file.is_file()
+    if not (os.environ.get("MODAL_TOKEN_ID") and os.environ.get("MODAL_TOKEN_SECRET")) and not file.is_file():
+        cure = "`modal token new` gets one from your account at modal.com and keeps it in Modal's own file"
+        return "there is no token: neither MODAL_TOKEN_ID and MODAL_TOKEN_SECRET nor a file of them", cure
+    return None
+
+
+def _require_access(kept: str) -> None:
+    if (found := lacking()) is not None:
+        what, cure = found
+        raise LabError(f"{what[0].upper()}{what[1:]}. {kept} {cure}.", "modal")
 
 
 def _seen(found: deployment.Deployment, took_s: float, running: int) -> str:

@@ -100,12 +100,15 @@ async def rent(found: deployment.Deployment, id: str) -> None:
 
 
 def test_the_doctor_sees_modal_and_says_what_to_do_without_a_token(
-    run: Run, make_modal_lab: Callable[..., Path], without_token: dict[str, str]
+    run: Run, modal_standin: Standin, make_modal_lab: Callable[..., Path], without_token: dict[str, str]
 ) -> None:
     root = make_modal_lab()
     assert "ok    modal: app autoresearch in autoresearch" in run("doctor", root)
     assert "BAD   modal: there is no token" in (said := run("doctor", root, status=1, env=without_token)) and "modal token new" in said
-    for command in ("setup", "modal", root), ("reap", root):
-        assert "modal token new" in run(*command, status=2, env=without_token)
+    calls = sum(modal_standin.control()["calls"].values())
+    for command, kept in ((("setup", "modal", root), "Nothing was made"), (("reap", root), "Nothing was ended")):
+        said = run(*command, status=2, env=without_token)
+        assert "There is no token" in said and kept in said and "`modal token new`" in said and "does not accept" not in said
+    assert sum(modal_standin.control()["calls"].values()) == calls, "nothing was tried"
     (root / ".autoresearch" / deployment.FILE).unlink()
     assert "Run `autoresearch-mcp setup modal`" in run("doctor", root, status=1)
