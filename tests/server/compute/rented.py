@@ -50,10 +50,10 @@ class Rented:
         self.ledger.enqueue(made, 1e9, None, "r", 1e9)
         return [e.id for e in made]
 
-    def runner(self) -> subprocess.Popen[bytes]:
-        """A runner process of this lab."""
+    def runner(self, *sandbox: str) -> subprocess.Popen[bytes]:
+        """A runner process of this lab; `sandbox` is what its sandboxes run instead of `noop_remote`, at the product's own pace."""
         with (self.state / "runner.log").open("ab") as log:
-            command = [sys.executable, "-P", "-m", "tests.standins.modal.runner", str(self.root)]
+            command = [sys.executable, "-P", "-m", "tests.standins.modal.runner", str(self.root), *sandbox]
             environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
             self._runners.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=REPOSITORY, env=environment))
         return self._runners[-1]

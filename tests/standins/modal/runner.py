@@ -1,4 +1,7 @@
-"""`python -m tests.standins.modal.runner LAB`: the lab's runner, with sandboxes that train nothing. To be killed at any instant."""
+"""`python -m tests.standins.modal.runner LAB`: the lab's runner, with sandboxes that train nothing. To be killed at any instant.
+
+With a command after LAB, sandboxes run that, and the runner keeps the product's own pace.
+"""
 
 import sys
 from pathlib import Path
@@ -14,6 +17,8 @@ NOOP = ("python3", "-u", "-m", "tests.standins.modal.noop_remote")
 
 
 def open_compute(settings: Settings, state: Path, log: Path) -> Compute:
+    if command := tuple(sys.argv[2:]):
+        return ModalCompute(settings.training.profile, state, requests(), command)
     compute = ModalCompute(settings.training.profile, state, requests(), NOOP, patience_s=0.2)
     compute.poll_s = 0.05
     return compute
