@@ -9,44 +9,71 @@ from mcp import Client
 
 from server import settings
 from server.daemon import stop_runner
+from server.repo import Repo
 from tests.acceptance.test_swarm import answer, server
 from tests.standins.modal.standin import Standin
 from tests.waiting import until
 
+SLOW, GOOD = "UNEMBEDDING_LR = 0.00004", "UNEMBEDDING_LR = 0.004"
+
 
 @pytest.fixture
 def lab(make_modal_lab: Callable[..., Path]) -> Path:
-    return make_modal_lab()
+    """Its champion hardly learns, so that two replicates of each show what is better."""
+    root = make_modal_lab(toml={"min_replicates = 3": "min_replicates = 2"})
+    stock = (root / "train.py").read_text(encoding="utf-8")
+    assert stock.count(GOOD) == 1
+    Repo(root).commit_files({"train.py": stock.replace(GOOD, SLOW).encode()}, "A slow start")
+    return root
 
 
 @pytest.mark.anyio
-async def test_a_proposal_is_trained_in_one_sandbox_measured_in_another_and_paid(lab: Path, modal_standin: Standin) -> None:
-    with anyio.fail_after(90):
+async def test_a_proposal_is_trained_in_one_sandbox_measured_in_another_paid_and_promoted(lab: Path, modal_standin: Standin) -> None:
+    with anyio.fail_after(240):
         async with Client(server(lab)) as client:
-            edits = [{"path": "train.py", "search": "SOFTCAP = 15.0", "replace": "SOFTCAP = 20.0"}]
-            idea = {"hypothesis": "A looser softcap lowers val_bpb.", "author": "ada", "edits": edits}
+            edits = [{"path": "train.py", "search": SLOW, "replace": GOOD}]
+            idea = {"hypothesis": "A faster unembedding lowers val_bpb.", "author": "ada", "edits": edits}
             commit = (await answer(client, "propose_patch", **idea))["commit"]
-            (id,) = (await answer(client, "launch_training", commit=commit, author="ada"))["experiments"]
+            ids = [
+                id
+                for each in (commit, "champion")
+                for id in (await answer(client, "launch_training", commit=each, replicates=2, author="ada"))["experiments"]
+            ]
             before = (await answer(client, "get_status"))["budget"]["usd"]
-            assert before["spent"] == 0 and before["running"] + before["reserved"] > 0.0003 * 180, "what it can cost at most is held back"
-            while not (await answer(client, "wait_for_experiments", ids=[id], timeout_s=40))["done"]:
+            assert before["spent"] == 0 and before["running"] + before["reserved"] > 4 * 0.0003 * 180, (
+                "what it can cost at most is held back"
+            )
+            refused = await answer(client, "promote_commit", commit=commit, author="ada")
+            assert not refused["promoted"] and refused["verdict"]["code"] == "too_few_replicates"
+            while not (await answer(client, "wait_for_experiments", ids=ids, timeout_s=40))["done"]:
                 pass
-            found = await answer(client, "get_experiment", id=id)
+            every = [await answer(client, "get_experiment", id=id) for id in ids]
+            promoted = await answer(client, "promote_commit", commit=commit, author="ada")
             status = await answer(client, "get_status")
 
-    line, money = found["experiment"], status["budget"]["usd"]
+    found, money = every[0], status["budget"]["usd"]
+    line = found["experiment"]
     assert (line["state"], line["device"], line["commit"]) == ("finished", "cpu", commit), found
     assert 1 < line["val_bpb"] < 10 and "reported_bpb" not in line and "verified" in status["metric"]
     assert found["cost_usd"] == pytest.approx(0.0003 * found["cost_s"], abs=1e-4) and found["cost_s"] > 5
-    assert money["spent"] == money["last_hour"] == money["by_agent"]["ada"] == pytest.approx(found["cost_usd"], abs=1e-4)
+    assert money["spent"] == money["last_hour"] == money["by_agent"]["ada"]
+    assert money["spent"] == pytest.approx(sum(each["cost_usd"] for each in every), abs=1e-3)
     assert (money["running"], money["reserved"], money["total"]) == (0, 0, 25)
     assert found["curve"] and found["log_tail"]
 
+    assert promoted["promoted"] and promoted["verdict"]["candidate_n"] == promoted["verdict"]["champion_n"] == 2, promoted
+    assert len({each["experiment"]["seed"] for each in every[:2]}) == 2
+    assert (status["champion"]["commit"], status["champion"]["n"], status["promotions"]) == (commit, 2, 1) and Repo(
+        lab
+    ).champion() == commit
+
+    id = ids[0]
     (trainer,) = modal_standin.containers(experiment=id)
     (scorer,) = [c for c in modal_standin.containers(stage="score") if any(id in text for text in c["argv"])]
+    assert len([c for c in modal_standin.containers() if c["tags"].get("experiment") in ids]) == 4
     assert (trainer["tags"]["stage"], trainer["secrets"], scorer["secrets"]) == ("train", [], [])
     assert not any("evaluation" in text for text in trainer["volumes"]) and any("evaluation" in text for text in scorer["volumes"])
-    until(lambda: not modal_standin.running(lab=trainer["tags"]["lab"]))
+    until(lambda: not modal_standin.running(lab=trainer["tags"]["lab"]))  # no orphan
     stop_runner(lab / settings.STATE)
     secret = modal_standin.environment["MODAL_TOKEN_SECRET"].encode()
     texts = contents(lab, Path(trainer["directory"]), Path(scorer["directory"]))
