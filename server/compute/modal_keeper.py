@@ -15,9 +15,11 @@ on. Modal's client finds ended sandboxes of this kind (v1, those with a GPU) by 
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import time
+from collections.abc import Coroutine
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +39,7 @@ LOG_BYTES = 6 << 20  # the launcher caps what it sends; this caps what is kept o
 SANDBOX = "sandbox.json"  # {"id"} of the job's sandbox, in its local folder
 
 _UNSCORED = {"kind": "killed", "message": "the sandbox that scored the model died each time, also with this model alone.", "advice": ""}
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # of this machine's disk
 _log = logging.getLogger("autoresearch.modal")
 
 
@@ -77,21 +80,17 @@ class Keeper:
         return self.seen
 
     async def _keep(self) -> None:
+        wait_s, made = RETRY_S[0], not self._fresh
         try:
-            id = await (self._create() if self._fresh else self._find())
-            if id is not None:
-                self.found.set()
-                self._placed_at = time.time()
-                protocol.write_json(self._job.directory / SANDBOX, {"id": id})
-                await self._follow(id)
-                self._service.forget(id)
-            self._over_at = time.time()
-            result = await self._result(patient=id is not None or self._fresh)
-            if "ended" not in self._account:
-                await self._read_account()
-            if result is not None:
-                self.found.set()
-            await self._conclude(result)
+            while True:
+                try:
+                    return await self._see_through(self._find() if made else self._create())
+                except OSError as error:
+                    if error.errno not in _FULL:
+                        raise
+                    _log.warning("%s runs on, and is looked for again in %.0f s: %s", name(self._job), wait_s, error)
+                await asyncio.sleep(wait_s)
+                wait_s, made = min(2 * wait_s, RETRY_S[1]), True
         except ModalRefused as error:
             self.seen = Observation("refused", reason=str(error), device_s=self._device_s())
         except Exception:
@@ -100,12 +99,28 @@ class Keeper:
         finally:
             self.found.set()
 
+    async def _see_through(self, finding: Coroutine[Any, Any, str | None]) -> None:
+        if (id := await finding) is not None:
+            self.found.set()
+            self._placed_at = self._placed_at or time.time()
+            protocol.write_json(self._job.directory / SANDBOX, {"id": id})
+            await self._follow(id)
+            self._service.forget(id)
+        self._over_at = self._over_at or time.time()
+        await self._read_account()
+        result = await self._result(patient=id is not None or self._fresh or bool(self._account))
+        if result is not None:
+            self.found.set()
+            await self._read_account()
+        await self._conclude(result)
+
     # Creating and finding
 
     async def _create(self) -> str | None:
         """The id of the sandbox, made or adopted. None if it is cancelled, or over already."""
         wait_s = RETRY_S[0]
         while not self._cancelled.is_set():
+            asked_at = time.time()
             creating = asyncio.create_task(self._service.create(self._sandbox()))
             cancelled = asyncio.create_task(self._cancelled.wait())
             try:
@@ -116,8 +131,9 @@ class Keeper:
             except NameTaken:
                 return await self._look()
             except EndedEarly:
-                # Between two looks of the client's, which are half a second apart: too short for a result
-                self._placed_at, self._heard_out = time.time() - BOOT_S, True
+                # Before it had anything to say. How long it waited for its place, at no charge, isn't told
+                held_s = min(max(BOOT_S, time.time() - asked_at), START_LIMIT_S)
+                self._placed_at, self._heard_out = time.time() - held_s, True
                 return None
             except ModalAway as error:  # away or full; it may have been made all the same
                 if (id := await self._look()) is not None:
@@ -257,7 +273,8 @@ class Keeper:
 
     async def _read_account(self) -> None:
         """What a container wrote of itself that was not heard to the end."""
-        self._learn(await self._read(protocol.BEGUN) or {})
+        if "ended" not in self._account:
+            self._learn(await self._read(protocol.BEGUN) or {})
         if (id := self._account.get("sandbox")) and not (self._job.directory / SANDBOX).exists():
             protocol.write_json(self._job.directory / SANDBOX, {"id": id})
 

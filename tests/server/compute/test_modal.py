@@ -5,6 +5,7 @@ Most sandboxes here run `tests.standins.modal.noop_remote`, which keeps the prot
 """
 
 import base64
+import errno
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -238,6 +239,49 @@ async def test_what_ended_while_nobody_looked_is_found_on_the_volume(bench: Benc
     await later.close()
 
 
+async def test_a_result_that_the_volume_shows_late_is_waited_for(bench: Bench) -> None:
+    job = bench.job("hold")
+    await bench.compute.submit(job)
+    await bench.running(job)
+    await bench.compute.close()
+    (bench.out(job) / "go").touch()
+    await eventually(lambda: not bench.service.running(experiment=job.id))
+    for file in (protocol.RESULT, protocol.BEGUN):
+        (bench.out(job) / file).rename(bench.scratch / file)
+    protocol.write_json(bench.out(job) / protocol.BEGUN, {"begun": 1.0})  # an earlier commit of the volume's
+    later = bench.make()
+    reads = bench.service.control()["calls"]["VolumeGetFile2"]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(later.adopt, replace(job, files={}))
+        await eventually(lambda: bench.service.control()["calls"]["VolumeGetFile2"] > reads + 2)
+        for file in (protocol.BEGUN, protocol.RESULT):
+            (bench.scratch / file).rename(bench.out(job) / file)
+    end = await bench.see(job, "ended", compute=later)
+    assert end.result is not None and end.result["state"] == "finished" and end.device_s and end.device_s < 60
+    await later.close()
+
+
+@pytest.mark.parametrize("file", [modal_keeper.SANDBOX, protocol.RESULT])
+async def test_a_disk_that_is_full_for_a_while_loses_no_training(bench: Bench, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modal_keeper, "RETRY_S", (0.1, 0.2))
+    write, refused = protocol.write_json, []
+
+    def full(path: Path, value: object) -> None:
+        if path.name == file and len(refused) < 2:
+            refused.append(path)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, value)
+
+    monkeypatch.setattr(protocol, "write_json", full)
+    job = bench.job("hold")
+    await bench.compute.submit(job)
+    await bench.running(job)
+    (bench.out(job) / "go").touch()
+    end = await bench.see(job, "ended")
+    assert len(refused) == 2 and end.result is not None and end.result["state"] == "finished" and len(bench.containers(job)) == 1
+    assert await bench.compute.cost(job.directory), "its sandbox is known all the same"
+
+
 async def test_orphans_of_this_lab_are_ended_and_nothing_else(bench: Bench) -> None:
     orphan, kept = bench.job("hold"), bench.job("hold")
     for job in (orphan, kept):
@@ -259,6 +303,7 @@ async def test_the_providers_bill_counts_the_training_and_a_share_of_the_scoring
     job = bench.job("submit")
     await bench.compute.submit(job)
     await bench.see(job, "ended")
+    await eventually(lambda: not bench.service.running(stage="score"))
     seconds = {
         c["tags"]["stage"]: c["finished_at"] - c["started_at"] for c in bench.service.containers() if any(job.id in t for t in c["argv"])
     }

@@ -87,6 +87,7 @@ def test_what_ended_while_no_runner_lived_is_billed_by_its_own_seconds_and_settl
     (rented.state / "runs" / id / "1" / SANDBOX).unlink(missing_ok=True)  # nor had the first runner learnt the sandbox's id
     later = rented.runner()
     until(lambda: rented.over([id]))
+    until(lambda: not rented.service.running(stage="score"))
     (trained,) = rented.sandboxes(id)
     (scored,) = [c for c in rented.service.containers(stage="score") if any(id in text for text in c["argv"])]
     seconds = sum(c["finished_at"] - c["started_at"] for c in (trained, scored))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import server.compute
 from server import daemon
+from server.compute import modal_keeper
 from server.compute.base import Compute
 from server.compute.gpus import requests
 from server.compute.modal import ModalCompute
@@ -21,6 +22,7 @@ def open_compute(settings: Settings, state: Path, log: Path) -> Compute:
         return ModalCompute(settings.training.profile, state, requests(), command)
     compute = ModalCompute(settings.training.profile, state, requests(), NOOP, patience_s=0.2)
     compute.poll_s = 0.05
+    modal_keeper.COMMIT_S = 1.0  # the stand-in's volumes don't lag
     return compute
 
 
