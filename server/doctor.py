@@ -145,7 +145,14 @@ def modal(patient: Patient) -> list[Finding]:
         return [Finding("modal", "bad", *found)]
     if why := obstacle(patient.settings, patient.state):
         return [Finding("modal", "bad", why)]
-    return [Finding("modal", "ok", said) for said in look(patient.state)]
+    seen, bare = look(patient.state, patient.settings.devices)
+    findings = [Finding("modal", "ok", said) for said in seen]
+    if bare:
+        said = (
+            f"there are no compiled graphs for {', '.join(bare)}: each training there compiles for itself, in 20 to 40 s before its budget"
+        )
+        findings.append(Finding("modal", "note", said, "autoresearch-mcp setup modal"))
+    return findings
 
 
 def ledger(patient: Patient) -> list[Finding]:

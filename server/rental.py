@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import importlib.util
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,17 +31,17 @@ def set_up(root: Path, gpu: str | None, dry_run: bool, say: Callable[[str], None
     settings = lab_settings.load(root)
     state = root / lab_settings.STATE
     training, compute = settings.training, settings.compute
-    name = gpu or settings.gpus[0]
-    if name not in gpus.GPUS:
-        raise LabError(f"There is no GPU {name!r} to choose; there are {', '.join(gpus.GPUS)}. Nothing was made.", "bad_gpu")
-    for line in modal_setup.plan(training.profile, gpus.kind(name), training.budget_s, compute.prices):
+    if gpu is not None and gpu not in gpus.GPUS:
+        raise LabError(f"There is no GPU {gpu!r} to choose; there are {', '.join(gpus.GPUS)}. Nothing was made.", "bad_gpu")
+    devices = [gpus.kind(name) for name in ([gpu] if gpu else settings.gpus)]
+    for line in modal_setup.plan(training.profile, devices, training.budget_s, compute.prices):
         say(line)
     if dry_run:
         say("Nothing was made: this was a dry run.")
         return
     _require_access("Nothing was made.")
     state.mkdir(exist_ok=True)
-    _answer(modal_setup.set_up(state, training.profile, compute.environment, compute.app, say))
+    _answer(modal_setup.set_up(state, training.profile, compute.environment, compute.app, say, devices, training.attention))
     if not settings.rents:
         say('To train there, set in lab.toml: [compute] backend = "modal"')
 
@@ -71,15 +71,16 @@ def reap(root: Path, dry_run: bool) -> list[str]:
     return _answer(end())
 
 
-def look(state: Path) -> list[str]:
-    """What can be seen of the lab on Modal for nothing, in sentences.
+def look(state: Path, devices: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What can be seen of the lab on Modal for nothing, in sentences; and those of its kinds of device that have no compiled graphs there.
 
     Raises:
         LabError: `modal`: what is missing, and what to do.
     """
+    from .compute import modal_graphs
     from .compute.modal_service import Service
 
-    async def ask() -> list[str]:
+    async def ask() -> tuple[list[str], list[str]]:
         found = deployment.load(state)
         service = Service(found.environment, found.app)
         took = await service.ping()
@@ -87,13 +88,11 @@ def look(state: Path) -> list[str]:
             if await service.read(volume, prepare.META) is None:
                 raise ComputeError(f"The volume {volume} holds no prepared data: run `autoresearch-mcp setup modal`.")
         running = await service.running({"lab": found.lab})
+        said = [_seen(found, took, len(running))]
         with contextlib.suppress(ComputeError):
             rates = {name: usd for name, usd in (await service.rates()).items() if "gpu" in name.lower()}
-            return [
-                _seen(found, took, len(running)),
-                "Modal's own prices: " + ", ".join(f"{n} {usd:g}" for n, usd in sorted(rates.items())),
-            ]
-        return [_seen(found, took, len(running))]
+            said.append("Modal's own prices: " + ", ".join(f"{n} {usd:g}" for n, usd in sorted(rates.items())))
+        return said, await modal_graphs.missing(service, found, devices)
 
     return _answer(ask())
 

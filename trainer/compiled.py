@@ -1,10 +1,17 @@
-"""What torch.compile made, kept for the next run on the same GPU (fixed).
+"""What torch.compile made, kept for the next run on the same kind of GPU (fixed).
 
 A compile cache holds code that whoever reads it runs, so nobody trains in the one that all read: each run gets a copy of
 its own in its scratch directory, and only what the stock train.py, byte for byte the one of this package, left in its
 copy is kept. A proposal that changes no graph (learning rates, schedule, batches of the same shape) finds its graphs; one that
 changes the model compiles them, in 20 to 40 s before start(), so outside of its budget. A cache for each commit would spare
 its replicates that, and would let a run hand its weights to the next.
+
+A machine of one's own keeps what its first stock run left. One that is rented for a single run keeps nothing, as its image has
+no stock train.py to compare with: its spec names a file that `launch --stage compile` made once (server/compute/modal_graphs.py).
+
+Kept is one archive, which is there whole or not at all and is read in one go: hundreds of small files would each cost a round
+trip on a mounted volume. Model servers get none: `build_model` of the stock train.py compiles nothing, main() does. Where an
+agent's compiles, it does so in that server's own home.
 
 Measured on a CPU with a small network: 49 s to compile, 4 s where the copy was made in another directory (inductor and
 autograd both hit). Not measured on a GPU.
@@ -14,36 +21,55 @@ import contextlib
 import hashlib
 import shutil
 import tempfile
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
-NAME = "compiled"  # in the scratch directory
+VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 STOCK = Path(__file__).with_name("train.py")
+
+
+def kept_in(cache: Path) -> Path:
+    """The archive that this machine keeps, or will, beside its prepared data: one for each version of torch and of the stock train.py."""
+    made_by = metadata.version("torch").encode() + (STOCK.read_bytes() if STOCK.exists() else b"")
+    return cache / f"compiled-{hashlib.sha256(made_by).hexdigest()[:12]}.zip"
+
+
+def is_stock(code: Path) -> bool:
+    """Whether a directory holds the stock train.py and nothing else."""
+    files = [path for path in code.rglob("*") if path.is_file()]
+    return files == [code / STOCK.name] and STOCK.exists() and files[0].read_bytes() == STOCK.read_bytes()
 
 
 class Compiled:
     """Args:
-    cache: the directory that holds prepared data, and what is kept for each version of torch and of the stock train.py.
+    kept: the archive, which need not be there.
     scratch: the run's own directory.
     """
 
-    def __init__(self, cache: Path, scratch: Path) -> None:
-        made_by = metadata.version("torch").encode() + (STOCK.read_bytes() if STOCK.exists() else b"")
-        self._kept = cache / f"{NAME}-{hashlib.sha256(made_by).hexdigest()[:12]}"
-        self._own = scratch / NAME
+    def __init__(self, kept: Path, scratch: Path) -> None:
+        self._kept = kept
+        self.own = scratch / "compiled"
 
-    def lend(self) -> None:
-        """Put a copy of what is kept, if anything, where the run may write."""
-        if self._kept.is_dir():
-            shutil.copytree(self._kept, self._own)
-        else:
-            self._own.mkdir()
+    def lend(self) -> bool:
+        """Put a copy of what is kept where the run may write; whether there was anything. What can't be read is none."""
+        self.own.mkdir()
+        try:
+            with zipfile.ZipFile(self._kept) as archive:  # whose extraction never leaves the directory, and makes no links
+                archive.extractall(self.own)
+        except (OSError, zipfile.BadZipFile):
+            shutil.rmtree(self.own)
+            self.own.mkdir()
+            return False
+        return True
 
-    def keep(self, code: Path) -> None:
-        """Keep what the run left, if its code was the stock train.py and nothing is kept yet. A full or read-only disk keeps nothing."""
-        files = [path for path in code.rglob("*") if path.is_file()]
-        if self._kept.exists() or files != [code / "train.py"] or not STOCK.exists() or files[0].read_bytes() != STOCK.read_bytes():
+    def keep(self) -> None:
+        """Keep what the run left, unless that is nothing or something is kept already. A full or read-only disk keeps nothing."""
+        made = [path for path in sorted(self.own.rglob("*")) if path.is_file() and not path.is_symlink()]
+        if not made or self._kept.exists():
             return
-        with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=self._kept.parent, prefix=f".{NAME}.") as building:
-            made = shutil.copytree(self._own, Path(building, NAME), symlinks=True)
-            made.rename(self._kept)
+        with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=self._kept.parent, prefix=f".{self._kept.name}.") as building:
+            with zipfile.ZipFile(Path(building, "zip"), "w", strict_timestamps=False) as archive:
+                for path in made:
+                    archive.write(path, path.relative_to(self.own))
+            Path(building, "zip").rename(self._kept)

@@ -104,15 +104,14 @@ def fetch_kernels(folder: Path) -> None:
     link.symlink_to(install_kernel(FLASH, version=FLASH_VERSION))
 
 
-def cuda_environment(kernels: Path, compiled: Path) -> dict[str, str]:
-    """Variables for a process that trains on a GPU, set before it starts.
+def cuda_environment(kernels: Path) -> dict[str, str]:
+    """Variables for a process that trains or answers on a GPU, set before it starts.
 
     `get_kernel` looks up which commit a version is on the hub, and without a network it doesn't find what it downloaded itself
     (kernels 0.17): so the place is named.
     """
     return {
         "PYTORCH_ALLOC_CONF": "expandable_segments:True",
-        "TORCHINDUCTOR_CACHE_DIR": str(compiled),
         "TORCHINDUCTOR_COMPILE_THREADS": "8",  # a process each, with a torch of its own
         "HF_HUB_OFFLINE": "1",
         "KERNELS_CACHE": str(kernels),

@@ -3,7 +3,8 @@
 `python -m trainer.launch RUNDIR` supervises one run and exits. `python -m trainer.launch --warm` imports torch once,
 then forks a supervisor for each directory that it reads from stdin, one a line, and answers one line of JSON as soon
 as it did: {"run", "pid"} or {"run", "error"}. When its stdin ends it exits, and its supervisors live on. Both ways
-meet in `supervise`, so there is one way to run. `--stage train` and `--stage score` split a run between two machines.
+meet in `supervise`, so there is one way to run. `--stage train` and `--stage score` split a run between two machines;
+`--stage compile` ends one at start(), and keeps what it compiled.
 
 Every run ends with a result, unless its supervisor is killed by SIGKILL: then the kernel kills the trainer too, and
 the missing result says that the run was lost.
@@ -19,14 +20,12 @@ import sys
 import time
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from . import prepare, processes, protocol, sandbox
 from .failures import Failure
 from .protocol import Result, Spec
-from .supervisor import Supervisor
-
-Stage = Literal["all", "train", "score"]
+from .supervisor import Stage, Supervisor
 
 # What a launcher needs of its environment. The rest may hold secrets, and forked children can read all of it.
 _ENVIRONMENT = (
@@ -65,7 +64,7 @@ def supervise(run: Path, stage: Stage = "all") -> None:
     family = processes.Family()
     try:
         supervisor = Supervisor(run.resolve(), _read_spec(run), family, signals)
-        result = supervisor.score(Result(**earlier)) if earlier is not None else supervisor.run(submit_only=stage == "train")
+        result = supervisor.score(Result(**earlier)) if earlier is not None else supervisor.run(stage)
     except prepare.PreparationError as error:
         result = Result("crashed", failure=Failure("error", str(error)).as_dict())
     except Exception as error:
@@ -159,7 +158,12 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("run", nargs="?", type=Path, help="the run directory")
     which.add_argument("--warm", action="store_true", help="read run directories from stdin, one a line")
-    parser.add_argument("--stage", choices=get_args(Stage), default="all", help="train without scoring, or score what was trained")
+    parser.add_argument(
+        "--stage",
+        choices=get_args(Stage),
+        default="all",
+        help="train without scoring, or score what was trained; or compile, with trusted code, and end at start()",
+    )
     arguments = parser.parse_args()
     if not arguments.warm and not arguments.run.is_dir():
         parser.exit(2, f"{arguments.run}: there is no such directory.\n")

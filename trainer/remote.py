@@ -1,7 +1,8 @@
 """The entry points of containers on another machine, where the only ways back are stdout and a mounted folder (fixed).
 
-`train` runs one experiment up to its submission, `score` completes several of those in a row, and `prepare` lays out a
-profile's data: what trains in one folder, what measures in another, which no trainer's container ever mounts.
+`train` runs one experiment up to its submission, `score` completes several of those in a row, `prepare` lays out a
+profile's data: what trains in one folder, what measures in another, which no trainer's container ever mounts; and
+`compile` has trusted code make the graphs that trainings on this kind of GPU begin with.
 
 Every line on stdout is one JSON object, made here: what the agent's code prints travels inside of strings, so it can't
 pass for a message. The folder has the last word, and in it `result.json`, which is written last.
@@ -25,6 +26,7 @@ from . import prepare, protocol, sandbox
 
 SCORED = "scored.json"  # the completed result, beside the submitted one
 SCORER = "scorer.json"  # {"sandbox", "begun", "jobs"} of who scores it, then "seconds" too
+WHOLE = "graphs.json"  # written when the archive of graphs beside it is whole: {"bytes", "startup_s", "device_name", "versions"}
 LOOK_S = 0.25  # between two looks at what the run wrote
 CHUNK_BYTES = 48 << 10  # of text a line
 _KEPT = (protocol.SPEC, protocol.LOG, protocol.CURVE)
@@ -97,6 +99,29 @@ def prepare_data(profile: str, training: Path, evaluation: Path) -> None:
         os.sync()
         for folder in (evaluation, training):
             shutil.copyfile(made / prepare.META, folder / prepare.META)
+        os.sync()
+
+
+def compile_graphs(spec: str, code: Path, graphs: Path) -> None:
+    """Launch trusted code up to start() and leave what it compiled in `graphs`; what says that it is whole is written last.
+
+    Raises:
+        SystemExit: it compiled nothing. The result that was said tells why.
+    """
+    if (graphs / WHOLE).exists():
+        return
+    with _directory() as run:
+        _copy(code, run / protocol.CODE)
+        (run / protocol.SPEC).write_text(spec, encoding="utf-8")
+        subprocess.run([sys.executable, "-m", "trainer.launch", str(run), "--stage", "compile"], stdin=subprocess.DEVNULL, check=False)
+        result = protocol.read_json(run / protocol.RESULT) or {}
+        say(result=result)
+        if not (run / protocol.GRAPHS).exists():
+            raise SystemExit(1)
+        shutil.copyfile(run / protocol.GRAPHS, graphs / protocol.GRAPHS)
+        os.sync()
+        told = {name: result.get(name) for name in ("device_name", "versions")} | {"startup_s": result["timings"]["startup_s"]}
+        protocol.write_json(graphs / WHOLE, {"bytes": (graphs / protocol.GRAPHS).stat().st_size, **told})
         os.sync()
 
 
@@ -194,6 +219,10 @@ def main() -> None:
     action.add_argument("profile", choices=prepare.PROFILES)
     action.add_argument("training", type=Path)
     action.add_argument("evaluation", type=Path)
+    action = actions.add_parser("compile", help="have trusted code make the graphs that trainings begin with")
+    action.add_argument("spec", help="spec.json, as text")
+    action.add_argument("code", type=Path)
+    action.add_argument("graphs", type=Path)
     arguments = vars(parser.parse_args())
     os.umask(0o077)  # what agents' code may read is made so
     match arguments.pop("action"):
@@ -203,6 +232,8 @@ def main() -> None:
             score(**arguments)
         case "prepare":
             prepare_data(**arguments)
+        case "compile":
+            compile_graphs(**arguments)
 
 
 if __name__ == "__main__":

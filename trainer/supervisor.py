@@ -18,18 +18,21 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
-from . import client, device, prepare, processes, protocol, sandbox, score, stream
-from .compiled import NAME, Compiled
+from . import client, compiled, device, prepare, processes, protocol, sandbox, score, stream
+from .compiled import Compiled
 from .failures import Failure, of_crash, read_traceback
 from .protocol import Progress, Result, Spec
 from .records import Curve, Log
 from .score import Scores
 from .scratch import Scratch
+
+Stage = Literal["all", "train", "score", "compile"]
 
 SCRATCH = "scratch"  # the only directory that the agent's code can write
 TOKENS = "train.bin"  # this run's share of the training tokens
@@ -65,7 +68,10 @@ class Supervisor:
         self._scratch = Scratch(run / SCRATCH, SCRATCH_CHECKPOINTS * self._profile.checkpoint_mb)
         self._weights = run / client.WEIGHTS
         self._device = "cpu" if spec.device == "cpu" else "cuda"
-        self._compiled = Compiled(self._data.parent, self._scratch.path) if self._device == "cuda" and not spec.metric else None
+        self._compiled: Compiled | None = None
+        if self._device == "cuda" and not spec.metric:
+            kept = Path(spec.graphs) if spec.graphs else compiled.kept_in(self._data.parent)
+            self._compiled = Compiled(kept, self._scratch.path)
         self._device_name = ""
         self._hashes = {"fixed": prepare.fixed_hash(), "code": code_hash(self._code, SCRIPT_BYTES if spec.metric else CODE_BYTES)}
         self._hashes |= {} if spec.metric else prepare.data_hashes(self._data)
@@ -83,13 +89,15 @@ class Supervisor:
         self._reported: float | None = None
         self._notes: dict[str, str] = {}
 
-    def run(self, submit_only: bool = False) -> Result:
-        """Train, and score what was submitted; or keep it, for another machine to score."""
+    def run(self, stage: Stage = "all") -> Result:
+        """Train, and score what was submitted; or keep it, for another machine to score. Or compile only, for other runs to begin with."""
         state, failure, scores = "finished", None, None
         try:
             if self._spec.metric:
                 self._run_script()
-            elif submit_only:
+            elif stage == "compile":
+                self._compile()
+            elif stage == "train":
                 self._train()
                 self._keep_submission()
                 state = protocol.SUBMITTED
@@ -150,37 +158,56 @@ class Supervisor:
             leftover.unlink(missing_ok=True)
 
     def _train(self) -> None:
+        channel = self._begin()
+        self._await(channel, lambda: self._config is not None)
+        self._family.kill()
+        self._drain(channel)
+        self._reported = self._log.reported_bpb()
+        self._take_weights()
+        if self._compiled and compiled.is_stock(self._code):
+            self._compiled.keep()
+
+    def _compile(self) -> None:
+        """Whoever asks for this answers for the code: others will run what it leaves. All graphs are made before start()."""
+        self._await(self._begin(), lambda: self._started_at is not None)
+        self._family.kill()
+        Compiled(self._run / protocol.GRAPHS, self._scratch.path).keep()
+
+    def _begin(self) -> socket.socket:
+        """Start train.py; our end of its channel."""
         self._scratch.make()
+        environment = dict[str, str]()
         if self._compiled:
-            self._compiled.lend()
+            began = time.monotonic()
+            if self._compiled.lend():
+                self._timings["lend_s"] = time.monotonic() - began
+            environment = {compiled.VARIABLE: str(self._compiled.own)}
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._receive(ours))
         config = {name: getattr(self._profile, name) for name in ("vocab_size", "seq_len", "clock")}
         config |= {name: getattr(self._spec, name) for name in ("seed", "threads", "budget_s", "profile", "attention")}
         config["device"] = self._device
-        jail = self._jail({client.CHANNEL: str(theirs.fileno()), client.CONFIG: json.dumps(config)})
+        jail = self._jail({client.CHANNEL: str(theirs.fileno()), client.CONFIG: json.dumps(config), **environment})
         self._spawned_at = time.monotonic()
         self._trainer = sandbox.spawn(self._run_entry, replace(jail, keep=(theirs.fileno(),)))
         theirs.close()
         # Both while train.py starts
         stream.write(self._data / "train.bin", self._run / TOKENS, self._profile.vocab_size - 1, self._spec.seed)
         self._device_name = device_name(self._device)
-        while self._config is None:
+        return ours
+
+    def _await(self, channel: socket.socket, reached: Callable[[], bool]) -> None:
+        """Let train.py run until it got there."""
+        while not reached():
             self._wait(TICK_S)
             self._enforce_limits()
-            if self._trainer in self._family.exits and self._config is None:
-                self._drain(ours)
-                if self._config is None:
+            if self._trainer in self._family.exits and not reached():
+                self._drain(channel)
+                if not reached():
                     self._reported = self._log.reported_bpb()
                     code = self._family.exits[self._trainer].code
                     raise Ended("crashed", of_crash(self._log.tail, self._code, self._curve.losses, code))
-        self._family.kill()
-        self._drain(ours)
-        self._reported = self._log.reported_bpb()
-        self._take_weights()
-        if self._compiled:
-            self._compiled.keep(self._code)
 
     def _run_script(self) -> None:
         """Code that keeps no contract: it runs in a copy of its files, has the budget from its first moment to its end, and only its own
@@ -225,7 +252,7 @@ class Supervisor:
         usual = {"HOME": home, "TMPDIR": home, "USER": "trainer", "LANG": "C.UTF-8", "PATH": "/usr/local/bin:/usr/bin:/bin"}
         cuda, kernels = self._device == "cuda", device.kernels_dir(self._data.parent)
         if cuda:
-            usual |= device.cuda_environment(kernels, self._scratch.path / NAME)
+            usual |= device.cuda_environment(kernels)
         return sandbox.Jail(
             read=(self._code, kernels) if cuda else (self._code,),
             write=(self._scratch.path,),

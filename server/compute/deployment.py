@@ -1,7 +1,8 @@
 """What `setup modal` made for a lab, as the runner finds it: ids and names, in one file of the lab's state folder."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from trainer import prepare, protocol
@@ -12,6 +13,8 @@ FILE = "modal.json"
 # In a sandbox, all that agents' code must not reach is under one folder that only root can enter.
 PRIVATE = "/private"
 TRAINING, EVALUATION, OUT, RUNS = f"{PRIVATE}/training", f"{PRIVATE}/evaluation", f"{PRIVATE}/out", f"{PRIVATE}/runs"
+GRAPHS = f"{PRIVATE}/graphs"
+CODE = "/run/code"  # the code to train, mounted by content
 RUNS_VOLUME = "autoresearch-runs"
 _AGAIN = "Run `autoresearch-mcp setup modal`: it makes what is missing."
 
@@ -21,6 +24,7 @@ class Deployment:
     """Attributes:
     lab: tags this lab's sandboxes; labs of several machines may share an app.
     fixed: hash of the trainer's fixed files in the image.
+    graphs: kind of device -> the volume with compiled graphs for it. A kind that is not here compiles in each training.
     """
 
     lab: str
@@ -32,6 +36,7 @@ class Deployment:
     training: str
     evaluation: str
     runs: str = RUNS_VOLUME
+    graphs: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, state: Path) -> None:
         protocol.write_json(state / FILE, asdict(self))

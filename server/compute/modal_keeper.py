@@ -27,7 +27,7 @@ from typing import Any, Literal
 from trainer import prepare, protocol
 
 from .base import Job, Observation
-from .deployment import OUT, TRAINING
+from .deployment import CODE, GRAPHS, OUT, TRAINING
 from .gpus import START_LIMIT_S
 from .modal_scoring import Scoring
 from .modal_service import EndedEarly, ModalAway, ModalRefused, Mount, NameTaken, Sandbox
@@ -176,22 +176,25 @@ class Keeper:
 
     def _sandbox(self) -> Sandbox:
         job, deployment = self._job, self._site.deployment
-        code = "/run/code"
+        spec, graphs = job.spec, dict[str, Mount]()
+        if volume := deployment.graphs.get(spec.device):
+            spec, graphs = replace(spec, graphs=f"{GRAPHS}/{protocol.GRAPHS}"), {GRAPHS: Mount(volume, read_only=True)}
         return Sandbox(
             name=name(job),
-            argv=(*self._site.command, "train", json.dumps(asdict(job.spec)), code, OUT),
+            argv=(*self._site.command, "train", json.dumps(asdict(spec)), CODE, OUT),
             tags=self._tags(),
             image=deployment.image,
             timeout_s=self._limit_s(),
             volumes={
                 TRAINING: Mount(deployment.training, read_only=True),
                 OUT: Mount(deployment.runs, sub_path=f"/{folder(job)}"),
+                **graphs,
             },
             gpu=self._site.gpus[job.spec.device],
             cpu=(max(2.0, job.spec.threads), max(8.0, job.spec.threads)),
             memory=(16_384, 65_536),
             folder=job.directory / protocol.CODE,
-            mounted=code,
+            mounted=CODE,
         )
 
     # Following

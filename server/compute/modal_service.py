@@ -191,11 +191,12 @@ class Service:
     # Volumes
 
     async def read(self, volume: str, path: str) -> bytes | None:
-        """A file of a volume; None if it isn't there (yet: a sandbox's writes are committed some time after)."""
-        handle = await self._volume(volume)
+        """A file of a volume; None if it isn't there, or the volume isn't (yet: a sandbox's writes are committed some time after)."""
+        await self._connect()
 
         async def collect() -> bytes:
             data = bytearray()
+            handle = await self._volume(volume)
             async for chunk in handle.read_file.aio(path):
                 data += chunk
                 if len(data) > FILE_BYTES:

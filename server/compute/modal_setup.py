@@ -3,12 +3,14 @@
 In this order, each step harmless to repeat and recorded only when all are done: environment and app, the image with the trainer's
 fixed files in it (its build is Modal's to cache; kernels are fetched at build time, because sandboxes have no network), the volume
 of runs, and a volume for what trains and one for what measures, filled by a sandbox that prepares the profile's data there. Their
-names carry the data's version, so they never change: a finished one is only looked at.
+names carry the data's version, so they never change: a finished one is only looked at. Then the lab can train; graphs, for each kind
+of GPU that it uses (`modal_graphs.py`), only make that cheaper, so where they fail the rest stands.
 """
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,19 +18,18 @@ from typing import Any
 from trainer import device, prepare, protocol, sandbox
 
 from ..models import new_id
-from . import gpus
+from . import gpus, modal_graphs
 from .base import ComputeError
 from .deployment import EVALUATION, FILE, PRIVATE, RUNS_VOLUME, TRAINING, Deployment, volumes
 from .modal import REMOTE
-from .modal_service import Mount, NameTaken, Sandbox, Service
-from .modal_site import persist
+from .modal_service import ModalAway, Mount, Sandbox, Service
+from .modal_site import LOOK_S, run_once
 
 PYTHON = "3.12"
 BUILD_S = 3600.0
 PREPARE_S = 3600  # limit of the sandbox that prepares data
 PREPARE_CORES, PREPARE_MIB = 8.0, 16_384
 CPU_USD_S, MIB_USD_S = 0.00004, 7e-9  # of a core and of a MiB in a sandbox
-LOOK_S = 2.0
 OVERHEAD_S = 20.0  # of an experiment, beside its training: see tests/bench/gpu_budget.py
 # The same versions as on a laptop, from pyproject.toml, and what a Hopper GPU needs beyond them.
 TRAINER = ("torch==2.13.*", "numpy>=2,<3", "safetensors>=0.5,<1", "kernels>=0.16,<0.18")
@@ -44,8 +45,9 @@ SEAL = f"mkdir -m 700 -p {PRIVATE} && find / -xdev -type d -perm -0002 -exec chm
 Say = Callable[[str], None]
 
 
-def plan(profile: str, device: str, budget_s: float, prices: dict[str, float]) -> list[str]:
-    """What `set_up` will make and what that and an experiment cost, in words, before anything is done."""
+def plan(profile: str, devices: Sequence[str], budget_s: float, prices: dict[str, float]) -> list[str]:
+    """What `set_up` will make and what that and an experiment on the first of the devices cost, in words, before anything is done."""
+    device = devices[0]
     data, held_out = volumes(profile)
     asked = gpus.requests().get(device) or "no GPU"
     preparing = PREPARE_S * (PREPARE_CORES * CPU_USD_S + PREPARE_MIB * MIB_USD_S)
@@ -55,13 +57,26 @@ def plan(profile: str, device: str, budget_s: float, prices: dict[str, float]) -
         f"image: Python {PYTHON} with {', '.join(TRAINER)} and the trainer's fixed files {prepare.fixed_hash()} (built by Modal at no charge)",
         f"volumes: {data} (training), {held_out} (validation and test), {RUNS_VOLUME} (results)",
         f"data: prepared once in a sandbox without a GPU, at most {PREPARE_S // 60} minutes: at most ${preparing:.2f}",
+        *(modal_graphs.plan(profile, kind, prices) for kind in modal_graphs.compiling(profile, devices)),
         f"after that nothing runs until an experiment is launched: about ${usual:.2f} each on {asked} at ${rate * 3600:.2f} an hour, billed by the "
         f"second; ${rate * longest:.2f} are reserved until it ends",
     ]
 
 
-async def set_up(state: Path, profile: str, environment: str, app: str, say: Say = lambda line: None) -> Deployment:
+async def set_up(
+    state: Path,
+    profile: str,
+    environment: str,
+    app: str,
+    say: Say = lambda line: None,
+    devices: Sequence[str] = (),
+    attention: str = "auto",
+) -> Deployment:
     """Make what is missing, and write down where it is.
+
+    Args:
+        devices: kinds that trainings may run on, to have graphs for where they compile any.
+        attention: of the lab's trainings; graphs depend on it.
 
     Raises:
         ComputeError, ModalAway: what was made stays, and the next call goes on from there.
@@ -84,8 +99,21 @@ async def set_up(state: Path, profile: str, environment: str, app: str, say: Say
         await _prepare(service, data_image, profile, training, evaluation, say)
     else:
         say("data: there already")
-    deployment = Deployment(_lab(state), environment, app, profile, image, prepare.fixed_hash(), training, evaluation)
+    graphs = {
+        kind: volume
+        for kind, volume in (protocol.read_json(state / FILE) or {}).get("graphs", {}).items()
+        if volume == modal_graphs.volume(profile, kind, image, attention)
+    }
+    deployment = Deployment(_lab(state), environment, app, profile, image, prepare.fixed_hash(), training, evaluation, graphs=graphs)
     deployment.save(state)
+    for kind in modal_graphs.compiling(profile, devices):
+        try:
+            volume = await modal_graphs.make(service, deployment, kind, attention, say)
+        except (ComputeError, ModalAway) as error:
+            say(f"graphs for {kind}: none were made, so each training there compiles for itself until `setup modal` has made them. {error}")
+            continue
+        deployment = replace(deployment, graphs={**deployment.graphs, kind: volume})
+        deployment.save(state)
     say(f"done: {FILE} in {state.name}/ says where everything is")
     return deployment
 
@@ -141,14 +169,7 @@ async def _prepare(service: Service, image: str, profile: str, training: str, ev
         memory=(4096, PREPARE_MIB),
         network=True,
     )
-    try:
-        id = await service.create(wanted)
-    except NameTaken:
-        say("data: another setup prepares it; waiting for that")
-        found = await service.find(wanted.name)
-        id = found if found is not None else await service.create(wanted)
-    while (code := await persist(lambda: service.poll(id), "polling")) is None:  # noqa: ASYNC110
-        await asyncio.sleep(LOOK_S)
+    id, code = await run_once(service, wanted, say)
     for _ in range(30):  # the volume's last writes may show late
         if (meta := await service.read(training, prepare.META)) is not None and await service.read(evaluation, prepare.META) == meta:
             say(f"data: {sum(json.loads(meta)['tokens'].values()):,} tokens")

@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from .base import Job
+from .base import ComputeError, Job
 from .deployment import Deployment
-from .modal_service import ModalAway, Service
+from .modal_service import EndedEarly, ModalAway, NameTaken, Sandbox, Service
 
 BOOT_S = 5.0  # from a sandbox's placement, where its price begins, to its first words; unproven
+LOOK_S = 2.0  # between two looks at a sandbox that is waited for
 RETRY_S = (1.0, 30.0)  # first and longest wait while the service is away or full
 
 _T = TypeVar("_T")
@@ -50,3 +51,23 @@ async def persist(call: Callable[[], Awaitable[_T]], what: str) -> _T:
             _log.warning("Modal is away (%s), next try in %.0f s: %s", what, wait_s, error)
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, RETRY_S[1])
+
+
+async def run_once(service: Service, wanted: Sandbox, say: Callable[[str], None]) -> tuple[str, int]:
+    """Run a sandbox that makes something for all, or wait for the one that does already; its id and return code once it has ended.
+
+    Raises:
+        ComputeError, ModalAway: it did not start.
+    """
+    try:
+        try:
+            id = await service.create(wanted)
+        except NameTaken:
+            say(f"another setup has {wanted.name} at work; waiting for that")
+            found = await service.find(wanted.name)
+            id = found if found is not None else await service.create(wanted)
+    except EndedEarly as error:
+        raise ComputeError(f"The sandbox {wanted.name} ended as it started: {error}.") from error
+    while (code := await persist(lambda: service.poll(id), "polling")) is None:  # noqa: ASYNC110
+        await asyncio.sleep(LOOK_S)
+    return id, code

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainer import client, device, protocol
+from trainer import client, compiled, device, protocol
 from trainer.compiled import Compiled
 
 from .conftest import BIGRAM, PACKAGE, STOCK, Launched, Warm
@@ -127,14 +127,14 @@ def test_kernels_are_fetched_for_a_hopper_gpu_alone_and_named_to_the_trainings(t
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     folder = device.kernels_dir(tmp_path)
     device.fetch_kernels(folder)
-    assert fetched == [] and "LOCAL_KERNELS" not in device.cuda_environment(folder, tmp_path)
+    assert fetched == [] and "LOCAL_KERNELS" not in device.cuda_environment(folder)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setenv("KERNELS_CACHE", "")  # set by it, and put back
     device.fetch_kernels(folder)
     device.fetch_kernels(folder)
     assert fetched == ["kernels-community/flash-attn3"]
-    environment = device.cuda_environment(folder, tmp_path / "compiled")
+    environment = device.cuda_environment(folder)
     assert environment["LOCAL_KERNELS"] == f"kernels-community/flash-attn3={folder}/flash-attn3-1"
     assert (folder / "flash-attn3-1").resolve() == built
     assert environment["CUDA_VISIBLE_DEVICES"] == "1" and environment["HF_HUB_OFFLINE"] == "1"
@@ -156,12 +156,12 @@ def test_a_machine_without_a_gpu_says_so(warm: Warm) -> None:
 
 
 def test_a_training_gets_its_own_copy_of_what_was_compiled_and_changes_nothing_for_others(warm: Warm, data: Path) -> None:
-    cache = Compiled(data.parent, data.parent / "scratch")
-    (data.parent / "scratch" / "compiled").mkdir(parents=True)
-    (data.parent / "scratch" / "compiled" / "graph.py").write_text("kept", encoding="utf-8")
-    (data.parent / "code").mkdir()
-    (data.parent / "code" / "train.py").write_text(STOCK, encoding="utf-8")
-    cache.keep(data.parent / "code")
+    kept = compiled.kept_in(data.parent)
+    stock_run = Compiled(kept, data.parent)
+    assert not stock_run.lend()
+    (stock_run.own / "graph.py").write_text("kept", encoding="utf-8")
+    stock_run.keep()
+    before = kept.read_bytes()
     code = """
 import os
 place = os.environ["TORCHINDUCTOR_CACHE_DIR"]
@@ -178,18 +178,31 @@ raise KeyError("enough")
         launched = on_a_gpu(warm, code)
         assert "enough" in launched.wait()["failure"]["message"]
         assert "found kept expandable_segments:True" in launched.log
-    (kept,) = data.parent.glob("compiled-*")
-    assert [path.name for path in kept.iterdir()] == ["graph.py"]
+        assert (protocol.read_json(launched.run / protocol.RESULT) or {})["timings"]["lend_s"] >= 0
+    assert kept.read_bytes() == before
 
 
 @pytest.mark.parametrize("change", [{"train.py": STOCK + "# mine"}, {"train.py": STOCK, "more.py": "import os"}, {}])
 def test_only_what_the_stock_file_compiled_is_kept(tmp_path: Path, change: dict[str, str]) -> None:
-    (tmp_path / "scratch" / "compiled").mkdir(parents=True)
-    (tmp_path / "code").mkdir()
     for name, text in change.items():
-        (tmp_path / "code" / name).write_text(text, encoding="utf-8")
-    Compiled(tmp_path, tmp_path / "scratch").keep(tmp_path / "code")
-    assert {path.name for path in tmp_path.iterdir()} == {"scratch", "code"}
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert not compiled.is_stock(tmp_path)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    (tmp_path / "train.py").write_text(STOCK, encoding="utf-8")
+    assert compiled.is_stock(tmp_path)
+
+
+def test_what_was_kept_badly_is_not_lent_and_links_are_not_kept(tmp_path: Path) -> None:
+    kept, secret = tmp_path / "kept.zip", tmp_path / "secret"
+    kept.write_bytes(b"PK, and no more")
+    secret.write_text("x", encoding="utf-8")
+    run = Compiled(kept, tmp_path)
+    assert not run.lend() and list(run.own.iterdir()) == []
+    kept.unlink()
+    (run.own / "link").symlink_to(secret)
+    run.keep()
+    assert not kept.exists()
 
 
 @pytest.mark.parametrize("window", [1, 8, 16])

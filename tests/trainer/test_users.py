@@ -99,6 +99,32 @@ def test_a_model_server_is_another_user_that_can_read_nothing_hidden(container: 
     assert found.pop("user") >= 1 << 16 and found == GIVEN
 
 
+LEAVES_A_FILE = """
+import os, pathlib
+from trainer import client
+run = client.connect()
+graph = pathlib.Path(os.environ["TORCHINDUCTOR_CACHE_DIR"], "graph.py")
+print("found", graph.read_text() if graph.exists() else "nothing", flush=True)
+graph.write_text("a graph")
+run.start()
+raise KeyError("enough")
+"""
+
+
+@pytest.mark.parametrize("container", ["namespace"], indirect=True)
+def test_another_user_gets_graphs_of_its_own_to_read_and_write(container: Container) -> None:
+    (container.code / "train.py").write_text(LEAVES_A_FILE, encoding="utf-8")
+    spec = protocol.Spec("x-1", 0, "tiny", 5.0, 1, f"{PRIVATE}/data", "h100")
+    container.run("compile", json.dumps(vars(spec)), "/mnt/code", f"{PRIVATE}/out")
+    archive = container.out / protocol.GRAPHS
+    before = archive.read_bytes()
+    lent = {**vars(spec), "graphs": f"{PRIVATE}/out/{protocol.GRAPHS}"}
+    container.run("train", json.dumps(lent), "/mnt/code", f"{PRIVATE}/out")
+    result = protocol.read_json(container.out / protocol.RESULT) or {}
+    assert result["sandbox"] == "user+seccomp" and "enough" in result["failure"]["message"], result
+    assert "found a graph" in (container.out / protocol.LOG).read_text(encoding="utf-8") and archive.read_bytes() == before
+
+
 @pytest.mark.parametrize("container", ["namespace"], indirect=True)
 def test_what_every_user_could_read_keeps_a_child_from_starting(container: Container) -> None:
     result = train(container, BIGRAM, hide=False)
