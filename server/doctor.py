@@ -148,9 +148,7 @@ def modal(patient: Patient) -> list[Finding]:
     seen, bare = look(patient.state, patient.settings.devices)
     findings = [Finding("modal", "ok", said) for said in seen]
     if bare:
-        said = (
-            f"there are no compiled graphs for {', '.join(bare)}: each training there compiles for itself, in 20 to 40 s before its budget"
-        )
+        said = f"there are no compiled graphs for {', '.join(bare)}: each training there compiles for itself, in an estimated 20 to 40 s"
         findings.append(Finding("modal", "note", said, "autoresearch-mcp setup modal"))
     return findings
 

@@ -3,8 +3,8 @@
 A compile cache holds code that whoever reads it runs, so nobody trains in the one that all read: each run gets a copy of
 its own in its scratch directory, and only what the stock train.py, byte for byte the one of this package, left in its
 copy is kept. A proposal that changes no graph (learning rates, schedule, batches of the same shape) finds its graphs; one that
-changes the model compiles them, in 20 to 40 s before start(), so outside of its budget. A cache for each commit would spare
-its replicates that, and would let a run hand its weights to the next.
+changes the model compiles them, in 20 to 40 s before start(), so outside of its budget; and so does all that is built on it, once
+it is the champion. A cache for each commit would spare its replicates that, and would let a run hand its weights to the next.
 
 A machine of one's own keeps what its first stock run left. One that is rented for a single run keeps nothing, as its image has
 no stock train.py to compare with: its spec names a file that `launch --stage compile` made once (server/compute/modal_graphs.py).

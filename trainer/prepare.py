@@ -9,13 +9,13 @@ the hidden test split `year % 20 == 17`. Documents are shuffled with a fixed see
 its years. `h100` trains on the original's web text (see shards.py): the first ten shards, about 600 million tokens, more
 than 300 s on an H100 can take in; validation is the beginning of the last shard, the test split of the one before.
 
-Outside its 300 s an h100 run is planned to take 8 s; the original takes 26 s. By arithmetic, nothing measured yet:
+Outside its 300 s an h100 run is planned to take 9 s; the original takes 26 s. By arithmetic, nothing measured yet:
 
     0.1 s  spawn, from the warm parent that has imported torch; while train.py starts, the run's share of the tokens is
            written (3.5 CPU seconds here, by a tenth of the size) and the GPU asked for its name
     0.6 s  the CUDA context
     0.4 s  the kernels' library, 50 million weights made and moved
-    2.5 s  graphs of forward and backward from the compile cache; one that the stock train.py hasn't compiles in 20 to 40 s
+    3.5 s  graphs of forward and backward, copied and loaded; one that the stock train.py hasn't compiles in 20 to 40 s
     0.4 s  two steps to warm up, before start()
     0.5 s  submit(): 200 MB of float32 weights to the disk, hashed
     0.9 s  two model servers, side by side: CUDA context, weights
