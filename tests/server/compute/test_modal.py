@@ -118,7 +118,7 @@ async def test_all_that_is_said_to_the_service_is_what_its_own_types_can_say(ben
     assert state["unimplemented"] == []
     assert {"SandboxCreate", "SandboxList", "AppGetOrCreate", "VolumeGetFile2", "SandboxGetLogs", "ImageGetOrCreate"} <= said.keys()
     for name, message in said.items():
-        assert message.SerializeToString(deterministic=True) and not unknown_fields(message), name
+        assert (message.ByteSize() or not message.DESCRIPTOR.fields) and not unknown_fields(message), name
     wanted = said["SandboxCreate"].definition
     assert list(wanted.entrypoint_args[:4]) == list(NOOP) and wanted.resources.gpu_config.gpu_type == "H100!"
     assert wanted.network_access.network_access_type == wanted.network_access.BLOCKED and not wanted.secret_ids
