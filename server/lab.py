@@ -57,10 +57,10 @@ class Lab:
         self._repo = Repo(self.root, self.settings.training.editable)
         embedder = open_embedder(self.settings.embeddings)
         self._view = View(open_lake(self.settings, self._state, embedder), self._ledger.pending, embedder)
-        self._precedents = Precedents(self._ledger, embedder)
-        self._promoter = Promoter(self.settings.promotion, self._state, self._ledger, self._repo)
+        self._promoter = Promoter(self.settings.promotion, self.settings.reference, self._state, self._ledger, self._repo)
         self._promoter.recover()
         self._overview = Overview(self.settings, self._state, self._ledger, self._repo)
+        self._precedents = Precedents(self._ledger, embedder, self._overview.conditions)
 
     def close(self) -> None:
         self._view.close()
@@ -354,7 +354,9 @@ class Lab:
         page = self._view.select("experiments", Query(wanted, order_by, descending, limit + 1, after))
         found = [e for e in page.value if isinstance(e, Experiment)]
         more = len(found) > limit
-        names = tuple(columns or (*_ROW_COLUMNS, *(["reported_bpb"] if self.settings.training.metric == "reported" else [])))
+        more_columns = ["reported_bpb"] if self.settings.training.metric == "reported" else []
+        more_columns += ["device"] if len(self.settings.devices) > 1 else []
+        names = tuple(columns or (*_ROW_COLUMNS, *more_columns))
         unknown = set(names) - set(Experiment.model_fields)
         if unknown:
             raise LabError(f"Unknown columns {sorted(unknown)}. Known: {', '.join(Experiment.model_fields)}.", "unknown_column")
@@ -472,7 +474,8 @@ class Lab:
 
         experiments = [e for e in self._all_experiments() if e.terminal]
         try:
-            return draw(experiments, self._ledger.promotions(), self.settings.lab.name, self.settings.training.reported_metric)
+            settings = self.settings
+            return draw(experiments, self._ledger.promotions(), settings.lab.name, settings.training.reported_metric, settings.reference)
         except ModuleNotFoundError as error:
             raise LabError(
                 f"The picture needs the package {error.name}, which is not installed here: pip install {error.name}. "

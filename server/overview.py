@@ -45,7 +45,7 @@ class Overview:
     def status(self, runner: bool) -> a.StatusAnswer:
         """Everything of `get_status`; `runner` says whether one is alive."""
         champion = self._repo.champion()
-        conditions = self._conditions(champion)
+        conditions = self.conditions()
         groups = self._ledger.summaries(conditions)
         open_ = self._ledger.open_experiments()
         budget = self.budget()
@@ -126,9 +126,10 @@ class Overview:
             + f"). One replicate proves nothing; promote_commit judges over several.{said}"
         )
 
-    def _conditions(self, commit: str) -> str:
-        """Under which the champion was measured last; results under others can't be compared with it."""
-        rows = [r for r in self._ledger.ended_of(commit) if r["state"] == "finished" and not r["reproduces"]] or self._ledger.recent(1)
+    def conditions(self) -> str:
+        """Under which the champion was measured last on the reference kind of device; results under others can't be compared with it."""
+        measured = [r for r in self._ledger.ended_of(self._repo.champion()) if r["state"] == "finished" and not r["reproduces"]]
+        rows = [r for r in measured or self._ledger.recent(1) if r["device"] == self._settings.reference]
         return rows[-1]["conditions"] if rows else ""
 
     def _summary(self, commit: str, conditions: str) -> a.Summary:

@@ -50,18 +50,24 @@ class Progress:
     reported: str  # name of the printed metric, where the lab goes by that; the champions are then those that it chose
     failed: list[int]
     cancelled: list[int]
+    screened: list[int]  # measured on another kind of device than the reference: on a scale of its own
     states: dict[str, int]
     champions: list[Champion]
 
     @classmethod
-    def of(cls, experiments: Sequence[Experiment], promotions: Sequence[Promotion], reported: str = "") -> "Progress":
+    def of(
+        cls, experiments: Sequence[Experiment], promotions: Sequence[Promotion], reported: str = "", reference: str = "cpu"
+    ) -> "Progress":
         ended = sorted((e for e in experiments if e.terminal), key=lambda e: (e.finished_at or e.created_at, e.id))
         verified: list[tuple[int, float, str]] = []
         unverified: list[tuple[int, float]] = []
         failed: list[int] = []
         cancelled: list[int] = []
+        screened: list[int] = []
         for number, e in enumerate(ended, 1):
-            if e.state == "finished" and (value := _finite(e.val_bpb)) is not None:
+            if e.state == "finished" and e.device != reference:
+                screened.append(number)
+            elif e.state == "finished" and (value := _finite(e.val_bpb)) is not None:
                 verified.append((number, value, e.commit))
             elif e.state == "finished" and (value := _finite(e.reported_bpb)) is not None:
                 unverified.append((number, value))
@@ -69,18 +75,20 @@ class Progress:
                 (cancelled if e.state == "cancelled" else failed).append(number)
         states = dict(Counter(str(e.state) for e in ended))
         chosen = [p for p in promotions if p.verdict.get("metric", "verified") == ("reported" if reported else "verified")]
-        champions = _champions(ended, chosen, bool(reported))
-        return cls(len(ended), verified, unverified, reported, failed, cancelled, states, champions)
+        champions = _champions(ended, chosen, bool(reported), reference)
+        return cls(len(ended), verified, unverified, reported, failed, cancelled, screened, states, champions)
 
 
-def draw(experiments: Sequence[Experiment], promotions: Sequence[Promotion], title: str, reported: str = "") -> ProgressPicture:
-    """The campaign as a PNG of 1000 x 600 pixels and as text. Thread-safe. `reported`: see `Progress`."""
-    progress = Progress.of(experiments, promotions, reported)
+def draw(
+    experiments: Sequence[Experiment], promotions: Sequence[Promotion], title: str, reported: str = "", reference: str = "cpu"
+) -> ProgressPicture:
+    """The campaign as a PNG of 1000 x 600 pixels and as text. Thread-safe. `reported`: see `Progress`; `reference`: the kind of device that is drawn."""
+    progress = Progress.of(experiments, promotions, reported, reference)
     with _DRAWING:
         return ProgressPicture(png=_png(progress, title), text=_text(progress, title))
 
 
-def _champions(ended: Sequence[Experiment], promotions: Sequence[Promotion], reported: bool) -> list[Champion]:
+def _champions(ended: Sequence[Experiment], promotions: Sequence[Promotion], reported: bool, reference: str) -> list[Champion]:
     """The baseline and every promoted commit of which a metric is known, in order; reported and verified ones are never mixed."""
     scores: dict[str, list[float]] = {}
     hypotheses: dict[str, str] = {}
@@ -88,7 +96,7 @@ def _champions(ended: Sequence[Experiment], promotions: Sequence[Promotion], rep
     for number, e in enumerate(ended, 1):
         first.setdefault(e.commit, number)
         hypotheses.setdefault(e.commit, e.hypothesis)
-        counts = (e.val_bpb is None) == reported and not e.reproduces
+        counts = (e.val_bpb is None) == reported and not e.reproduces and e.device == reference
         if counts and (value := _finite(e.metric)) is not None:
             scores.setdefault(e.commit, []).append(value)
     promotions = sorted(promotions, key=lambda p: (p.created_at, p.id))
@@ -192,6 +200,7 @@ def _points(axes: "Axes", progress: Progress, low: float, high: float) -> None:
         ("off the scale", [(x, top) for x, y, _ in progress.verified if y > high], "^", _POINT, "white", 0.5),
         ("failed", [(x, top) for x in progress.failed], "x", _FAILED, None, None),
         ("cancelled", [(x, top) for x in progress.cancelled], "x", "#B6BCC5", None, None),
+        ("another device", [(x, top) for x in progress.screened], "d", _POINT, "white", 0.5),
     )
     for label, points, marker, colour, edge, width in groups:
         if points:
@@ -332,6 +341,8 @@ def _text(progress: Progress, title: str) -> str:
     if progress.verified:
         number, value, commit = min(progress.verified, key=lambda point: point[1])
         lines.append(f"Best single run: {value:.4f} by {commit[:12]} (number {number}); one run can be luck, see compare and promote.")
+    if progress.screened:
+        lines.append(f"{_count(len(progress.screened), 'run')} on other kinds of device: marked at the edge, compared with nothing here.")
     if progress.reported:
         lines.append(f"The metric is {progress.reported}, as the training code prints it of itself: reported, verified by nobody.")
     if progress.champions:

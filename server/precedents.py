@@ -7,6 +7,7 @@ endpoint is not asked: it would have to be sent every hypothesis of the lab by e
 import math
 import threading
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import answers as a
@@ -26,8 +27,10 @@ NEAR_MEANING = 0.6  # cosine; of unrelated hypotheses it is below 0.3
 class Precedents:
     """The lab's proposals in memory, kept in step by reading only what is new. Thread-safe."""
 
-    def __init__(self, ledger: Ledger, embedder: Embedder | None) -> None:
+    def __init__(self, ledger: Ledger, embedder: Embedder | None, conditions: Callable[[], str]) -> None:
+        """`conditions` tells under which metrics are compared now: others go into no mean."""
         self._ledger = ledger
+        self._conditions = conditions
         self._embedder = embedder if embedder is not None and embedder.local else None
         self._lock = threading.Lock()
         self._read_to = 0
@@ -45,7 +48,8 @@ class Precedents:
             by_meaning = self._cosines(idea)
         likeness = [(max(w / NEAR_WORDS, m / NEAR_MEANING), max(w, m), n) for n, (w, m) in enumerate(zip(by_words, by_meaning))]
         best = sorted((each for each in likeness if each[0] >= 1 and self._proposals[each[2]].commit != but), reverse=True)[:limit]
-        return [self._precedent(self._proposals[n], min(like, 1.0)) for _, like, n in best]
+        conditions = self._conditions() if best else ""
+        return [self._precedent(self._proposals[n], min(like, 1.0), conditions) for _, like, n in best]
 
     def _extend(self) -> None:
         fresh = self._ledger.proposals_after(self._read_to, MOST)
@@ -78,9 +82,9 @@ class Precedents:
         query: Vectors = self._embedder.embed([idea])[0]
         return [float(value) for value in np.stack(self._vectors) @ query]
 
-    def _precedent(self, proposal: Proposal, likeness: float) -> a.Precedent:
+    def _precedent(self, proposal: Proposal, likeness: float, conditions: str) -> a.Precedent:
         scores = self._ledger.scores(proposal.commit)
-        metrics = [score.val_bpb for score in scores if score.val_bpb is not None]
+        metrics = [score.val_bpb for score in scores if score.val_bpb is not None and score.conditions == conditions]
         return a.Precedent(
             commit=proposal.commit,
             author=proposal.author,

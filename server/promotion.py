@@ -22,8 +22,9 @@ from .statistics import failures, judge
 class Promoter:
     """The gate and the champion's ref, for one lab."""
 
-    def __init__(self, settings: PromotionSection, state: Path, ledger: Ledger, repo: Repo) -> None:
+    def __init__(self, settings: PromotionSection, reference: str, state: Path, ledger: Ledger, repo: Repo) -> None:
         self._settings = settings
+        self._reference = reference
         self._lock = state / "promote.lock"
         self._ledger = ledger
         self._repo = repo
@@ -63,7 +64,7 @@ class Promoter:
 
     def _verdict(self, commit: str, against: str) -> Verdict:
         scores = self._ledger.scores
-        return judge(scores(commit), scores(against), self._settings)
+        return judge(scores(commit), scores(against), self._settings, self._reference)
 
     def _stack(self, proposal: Proposal, champion: str) -> PromoteAnswer | str:
         """The champion moved after `proposal` was made. Ask for the combination to be trained, or, where that was done already or is

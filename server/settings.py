@@ -227,6 +227,11 @@ class Settings(Model):
         """Kinds of device that experiments may run on, the reference first."""
         return tuple(gpus.kind(name) for name in self.gpus) if self.rents else (self.device,)
 
+    @property
+    def reference(self) -> str:
+        """The kind of device by which commits are ranked and promoted; what another kind measured is for screening."""
+        return self.devices[0]
+
     def usd_per_s(self, device: str) -> float:
         return gpus.usd_per_s(device, self.compute.prices) if self.rents else 0.0
 

@@ -135,18 +135,20 @@ def _normal_quantile(p: float) -> float:
     return (low + high) / 2
 
 
-def judge(candidate: Sequence[Score], champion: Sequence[Score], rules: PromotionSection) -> Verdict:
+def judge(candidate: Sequence[Score], champion: Sequence[Score], rules: PromotionSection, reference: str = "cpu") -> Verdict:
     """The gate's verdict over every attempt of both commits that left the queue for good.
 
-    Compared are finished replicates with a metric that counts (see `_bar`) under one set of conditions (see `_shared_conditions`).
+    Compared are finished replicates with a metric that counts (see `_bar`), on the `reference` kind of device, under one set of
+    conditions (see `_shared_conditions`).
     Failures of the candidate count whatever their conditions were; what was cancelled before it started doesn't.
     """
     if candidate and champion and candidate[0].commit == champion[0].commit:
         reason = "This commit is the champion already. Nothing to promote."
         return Verdict(promote=False, code="is_champion", level=rules.level, reason=reason)
     needed = max(2, rules.min_replicates)
-    conditions = _shared_conditions(_counted(candidate, rules), _counted(champion, rules), needed)
-    ours, theirs = (_counted(side, rules, conditions) for side in (candidate, champion))
+    eligible = [[score for score in _counted(side, rules) if score.device == reference] for side in (candidate, champion)]
+    conditions = _shared_conditions(eligible[0], eligible[1], needed)
+    ours, theirs = ([score for score in side if score.conditions == conditions] for side in eligible)
     verdict = Verdict(
         promote=False,
         reason="",
@@ -164,7 +166,12 @@ def judge(candidate: Sequence[Score], champion: Sequence[Score], rules: Promotio
         return verdict.model_copy(update={"code": "too_many_failures", "reason": reason})
     lacks = {name: needed - len(have) for name, have in (("candidate", ours), ("champion", theirs)) if len(have) < needed}
     if lacks:
-        return verdict.model_copy(update=_missing(lacks, {"candidate": candidate, "champion": champion}, rules, conditions))
+        sides = {"candidate": candidate, "champion": champion}
+        verdict = verdict.model_copy(update=_missing(lacks, sides, rules, conditions))
+        if any(score.metric is not None and score.device != reference for name in lacks for score in sides[name]):
+            screened = f" Only results on {reference} count here, the lab's reference: those on other kinds of device are for screening."
+            verdict = verdict.model_copy(update={"reason": verdict.reason + screened})
+        return verdict
     return verdict.model_copy(update=_compare(ours, theirs, rules.level))
 
 

@@ -34,7 +34,13 @@ class Bench:
         ).commit
 
     def measure(
-        self, commit: str, values: list[float | None], conditions: str = "k", hidden: float = 0.0, sandbox: str = "landlock-7"
+        self,
+        commit: str,
+        values: list[float | None],
+        conditions: str = "k",
+        hidden: float = 0.0,
+        sandbox: str = "landlock-7",
+        device: str = "cpu",
     ) -> None:
         """A replicate each: its metric, or None for a crash; on the hidden split it is worse by `hidden`."""
         for value in values:
@@ -45,7 +51,7 @@ class Bench:
                 author="ada",
                 hypothesis="h",
                 seed=1,
-                device="cpu",
+                device=device,
                 created_at=1.0,
                 reserved_s=1.0,
             )
@@ -58,6 +64,15 @@ class Bench:
 
     def git(self, *args: str) -> str:
         return subprocess.run(["git", "-C", str(self.root), *args], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def renting(make_lab: Callable[..., Path]) -> Iterator[Bench]:
+    """A lab that may screen on an L4 what it confirms on an H100."""
+    kinds = 'backend = "modal"\ngpus = ["H100", "L4"]'
+    bench = Bench(make_lab(toml={'profile = "tiny"': 'profile = "h100"', 'backend = "local"': kinds}))
+    yield bench
+    bench.close()
 
 
 @pytest.fixture
@@ -115,6 +130,31 @@ def test_metrics_of_other_conditions_do_not_count(bench: Bench) -> None:
     bench.measure(other, [*BETTER], conditions="120 seconds")
     answer = bench.lab.promote_commit(other, "ada")
     assert not answer.promoted and answer.verdict.code == "too_few_replicates"
+
+
+def test_what_was_screened_on_a_cheaper_device_is_compared_with_nothing_else_and_promoted_by_the_reference_only(renting: Bench) -> None:
+    lab, champion = renting.lab, renting.lab.status().champion.commit
+    idea = renting.propose("DEPTH = ", "DEPTH = 1 + ")
+    renting.measure(champion, [*CHAMPION], "on an H100", device="h100")
+    for commit, values in ((champion, [2.60, 2.61, 2.59]), (idea, [0.40, 0.41, 0.39])):
+        renting.measure(commit, [*values], "on an L4", device="l4")
+    status = lab.status()
+    assert (status.champion.n, status.champion.mean) == (3, pytest.approx(1.6)), "the reference's, though the L4's are newer"
+    assert [line.commit for line in status.leaderboard] == [champion]
+    refused = lab.promote_commit(idea, "ada")
+    assert not refused.promoted and refused.verdict.code == "too_few_replicates" and "Only results on h100 count" in refused.verdict.reason
+    (precedent,) = lab.search_memory("DEPTH = to DEPTH = 1 +").proposed
+    assert (precedent.ended, precedent.mean_val_bpb) == (3, None)
+    assert {row["device"] for row in lab.query_experiments().rows} == {"h100", "l4"}
+    drawn = lab.plot_progress().text
+    assert "Best single run: 1.5900" in drawn and "6 runs on other kinds of device" in drawn
+
+    renting.measure(idea, [*BETTER], "on an H100", device="h100")
+    assert lab.search_memory("DEPTH = to DEPTH = 1 +").proposed[0].mean_val_bpb == pytest.approx(1.4)
+    promoted = lab.promote_commit(idea, "ada")
+    assert promoted.promoted and (promoted.verdict.candidate_n, promoted.verdict.candidate_mean) == (3, pytest.approx(1.4))
+    against = lab.get_experiment(next(row["id"] for row in lab.query_experiments(commit=champion).rows if row["device"] == "l4"))
+    assert "worse than the champion's mean 0.4000 (n=3" in against.against_champion, "an L4's run is held against the L4's"
 
 
 def test_winners_of_parallel_branches_are_stacked_and_trained_again(bench: Bench) -> None:
