@@ -46,7 +46,12 @@ class Failure:
     lines: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, "message": self.message[:500], "lines": self.lines[:12], "advice": ADVICE[self.kind]}
+        return {
+            "kind": self.kind,
+            "message": self.message[:500],
+            "lines": [line[:300] for line in self.lines[:12]],
+            "advice": ADVICE[self.kind],
+        }
 
 
 def of_crash(log: str, code: Path, losses: Sequence[float], exit_code: int) -> Failure:

@@ -39,6 +39,7 @@ class Usage:
     cpu_s: float
     resident_mb: float
     threads: int
+    descriptors: int
     pids: tuple[int, ...]
 
 
@@ -79,6 +80,7 @@ class Family:
             cpu_s=self._buried_cpu_s + sum(p.cpu_s for p in living),
             resident_mb=sum(p.resident_mb for p in living),
             threads=sum(p.threads for p in living),
+            descriptors=sum(_descriptors(p.pid) for p in living),
             pids=tuple(p.pid for p in living),
         )
 
@@ -149,6 +151,14 @@ def _all_from_proc() -> Iterator[Process]:
             sum(map(int, fields[11:15])) / tick,
             int(fields[21]) * page,
         )
+
+
+def _descriptors(pid: int) -> int:
+    """Open files, sockets and pipes of a process; none where there is no /proc."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
+    except OSError:
+        return 0
 
 
 def _all_from_ps() -> Iterator[Process]:

@@ -48,9 +48,8 @@ class Log:
         self._tail.clear()
 
     def hush(self) -> None:
-        """Drop what is printed from now on."""
-        while self.pump():
-            pass
+        """Drop what is printed from now on. One look takes all that a pipe can hold, and whoever prints on and on is not waited for."""
+        self.pump()
         self._hushed = True
 
     def reported_bpb(self) -> float | None:
@@ -81,7 +80,7 @@ class Curve:
     def add(self, message: dict[str, Any], budget_s: float) -> None:
         """Record a report, which comes from the agent's code: whatever isn't a number is dropped, and `share` is its own word."""
         values = {name[:32]: value for name, value in list(message.items())[:20] if isinstance(value, float)}
-        share = min(max(values.pop("share", 0.0), 0.0), 1.0)
+        share = min(max(0.0, values.pop("share", 0.0)), 1.0)  # in this order NaN is 0
         self.steps, self.tokens = _count(values.get("step"), self.steps), _count(values.get("tokens"), self.tokens)
         loss = values.get("loss")
         if loss is not None:

@@ -37,13 +37,24 @@ _PR_SET_NO_NEW_PRIVS = 38
 _CAPABILITY_VERSION = 0x20080522
 
 _SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime")
-_MACHINE = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system/cpu", "/sys/devices/system/node")
+_MACHINE = ("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system/cpu", "/sys/devices/system/node")
+# Of itself. Left out is what tells of others: who else has a page of a file (pagemap, smaps), how many signals its user waits for (status).
+_SELF = tuple(f"/proc/self/{name}" for name in ("cgroup", "cmdline", "comm", "environ", "fd", "maps", "mem", "mounts", "stat", "statm"))
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 PRIVATE = "AUTORESEARCH_PRIVATE"  # variable with the folder that only root can enter; set in images that are only for trainings
+DESCRIPTORS = 4096  # of one process
 _WRITABLE_BY_ALL = ("/tmp", "/var/tmp", "/run/lock", "/dev/shm", "/dev/mqueue")  # usually, besides what is mounted  # noqa: S108
 _FIRST_USER, _USERS = 1 << 16, 1 << 22  # one for each process id there can be
 
-_CUDA_READS = ("/proc/driver/nvidia", "/proc/devices", "/proc/modules", "/sys/bus/pci/devices", "/sys/devices", "/sys/module")
+_CUDA_READS = (
+    "/proc/self",
+    "/proc/driver/nvidia",
+    "/proc/devices",
+    "/proc/modules",
+    "/sys/bus/pci/devices",
+    "/sys/devices",
+    "/sys/module",
+)
 
 
 @dataclass(frozen=True)
@@ -161,6 +172,10 @@ def _become_confined(jail: Jail, parent: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (jail.file_mb << 20, jail.file_mb << 20))
     resource.setrlimit(resource.RLIMIT_CPU, (jail.cpu_s, jail.cpu_s))
+    descriptors = min(DESCRIPTORS, os.sysconf("SC_OPEN_MAX"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+    if sys.platform == "linux" and not jail.cuda:
+        resource.setrlimit(resource.RLIMIT_SIGPENDING, (0, 0))  # counted over all of the user's processes
     os.environ.clear()
     os.environ.update(jail.environment)
     os.chdir(jail.directory)
@@ -250,7 +265,7 @@ def _restrict(jail: Jail) -> None:
 
 def _readable(jail: Jail) -> Iterator[tuple[Path, int]]:
     """Paths and the access to each: the interpreter, its packages, the system's libraries, and what the jail adds."""
-    roots = {Path(path) for path in (*_SYSTEM, *_MACHINE, *_DEVICES, *(_CUDA_READS if jail.cuda else ()))}
+    roots = {Path(path) for path in (*_SYSTEM, *_MACHINE, *_SELF, *_DEVICES, *(_CUDA_READS if jail.cuda else ()))}
     for prefix in (sys.prefix, sys.base_prefix):
         roots.update(Path(prefix, name) for name in ("bin", "lib", "lib64", "include", "pyvenv.cfg"))
     roots.update(Path(entry) for entry in sys.path if entry.endswith("-packages"))

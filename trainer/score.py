@@ -42,6 +42,7 @@ So what stays under 1% gains less than a third of the noise. A promotion takes a
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import math
 import mmap
@@ -380,13 +381,15 @@ class _ModelServer:
 
 
 def _anonymous_file(size: int) -> int:
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("logits")
+    if sys.platform == "linux":
+        descriptor = os.memfd_create("logits", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     else:
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
     os.fchmod(descriptor, 0o600)  # gVisor lets every user open what the descriptors of others lead to, if its mode does
     os.ftruncate(descriptor, size)
+    if sys.platform == "linux":  # shorter, it would end us when we read it; longer, it would be memory that nobody counts
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     return descriptor
 
 

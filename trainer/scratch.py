@@ -3,7 +3,7 @@
 Its name is drawn: whether a path exists is for all to see, Landlock or not, so a run that is told no name can't be told by it what
 another one found. Those who work in it under users of their own pass through, and list nothing.
 Counted are blocks, so a file with holes counts for what it takes, and files that were removed but are still open count
-too. Given up: a removed file that only a memory mapping holds.
+too. What a removed file takes that only a memory mapping holds can't be seen, so such are looked for where the disk has lost more.
 """
 
 import os
@@ -28,6 +28,7 @@ class Scratch:
         self._around = around
         self.path = around / secrets.token_hex(16)
         self.limit_mb = limit_mb
+        self._room = 0  # on the disk, in bytes, when it was made
 
     def make(self) -> None:
         """An empty directory, whatever was there."""
@@ -35,9 +36,11 @@ class Scratch:
         for directory in (self._around, self.path):
             directory.mkdir()
             directory.chmod(0o711)
+        self._room = _room(self.path)
 
     def complaint(self, processes: Iterable[int]) -> str | None:
         """What is wrong with what it holds, if anything; `processes` are those that may hold removed files open."""
+        processes = tuple(processes)
         size, count, seen = 0, 0, set[tuple[int, int]]()
         try:
             device = self.path.stat().st_dev
@@ -51,6 +54,8 @@ class Scratch:
             return f"the run's directory {error}."
         if size > self.limit_mb << 20:
             return f"the run holds {size >> 20} MB on disk, {self.limit_mb} MB are allowed."
+        if self._room - _room(self.path) - size > self.limit_mb << 20 and _removed_but_mapped(processes, self.path):
+            return f"the run maps removed files, and the disk has lost more than the {self.limit_mb} MB on disk that are allowed."
         return None
 
     def _files(self) -> Iterator[os.stat_result]:
@@ -92,6 +97,15 @@ def remove(directory: Path) -> None:
         subprocess.run(["sh", "-c", 'chmod -R u+rwx "$0"; rm -rf "$0"', directory], stderr=subprocess.DEVNULL, check=False)
 
 
+def _room(path: Path) -> int:
+    """Free bytes of the disk; 0 where the directory is gone."""
+    try:
+        disk = os.statvfs(path)
+    except FileNotFoundError:
+        return 0
+    return disk.f_bfree * disk.f_frsize
+
+
 class _TooMuch(Exception):
     pass
 
@@ -109,3 +123,14 @@ def _removed_but_open(processes: Iterable[int], device: int) -> Iterator[os.stat
                 continue
             if stat.S_ISREG(info.st_mode) and info.st_nlink == 0 and info.st_dev == device:
                 yield info
+
+
+def _removed_but_mapped(processes: Iterable[int], directory: Path) -> bool:
+    for pid in processes:
+        try:
+            lines = Path(f"/proc/{pid}/maps").read_bytes().splitlines()
+        except OSError:
+            continue
+        if any(os.fsencode(directory) in line and line.endswith(b" (deleted)") for line in lines):
+            return True
+    return False

@@ -39,6 +39,7 @@ TOKENS = "train.bin"  # this run's share of the training tokens
 CONFIG = "config.json"  # of a submitted model, beside its weights
 SCRATCH_CHECKPOINTS = 16  # it may hold as much as this many of the largest checkpoint
 THREADS = 1024  # of all processes of a run together
+DESCRIPTORS = sandbox.DESCRIPTORS  # the same: a pair of sockets holds 400 KB that are in no process's memory
 CODE_BYTES, SCRIPT_BYTES, LINE_BYTES = 256 << 10, 16 << 20, 64 << 10
 HUSH = b"hush"  # between scorer and supervisor: from now on the model sees text that nobody may read
 TICK_S = 0.1  # how soon a cancellation or an end is noticed
@@ -203,6 +204,7 @@ class Supervisor:
             self._wait(TICK_S)
             self._enforce_limits()
             if self._trainer in self._family.exits and not reached():
+                self._family.kill()  # or a helper could go on sending, and this would go on reading
                 self._drain(channel)
                 if not reached():
                     self._reported = self._log.reported_bpb()
@@ -229,6 +231,7 @@ class Supervisor:
             self._wait(TICK_S)
             self._enforce_limits()
         self._look()
+        self._family.kill()
         while self._log.pump():
             pass
         self._reported, code = self._log.reported_bpb(), self._family.exits[self._trainer].code
@@ -264,6 +267,7 @@ class Supervisor:
             file_mb=self._scratch.limit_mb,
             cpu_s=int(prepare.max_wall_s(self._spec.profile, self._spec.budget_s) + 1) * (os.cpu_count() or 1),
             cuda=cuda,
+            locks=cuda,  # of compile caches, in which several processes of a run may work
         )
 
     def _wait(self, seconds: float) -> None:
@@ -296,6 +300,9 @@ class Supervisor:
             raise Ended("crashed", Failure("oom", message))
         if usage.threads > THREADS:
             message = f"the run had {usage.threads} processes and threads, {THREADS} are allowed."
+            raise Ended("crashed", Failure("sandbox_violation", message))
+        if usage.descriptors > DESCRIPTORS:
+            message = f"the run had {usage.descriptors} files, sockets and pipes open, {DESCRIPTORS} are allowed."
             raise Ended("crashed", Failure("sandbox_violation", message))
         if complaint := self._scratch.complaint(usage.pids):
             raise Ended("crashed", Failure("sandbox_violation", complaint))
@@ -358,7 +365,8 @@ class Supervisor:
             self._timings.setdefault("first_step_s", since_spawn)
             self._curve.add(message, self._spec.budget_s)
         elif operation == "note":
-            self._notes |= {name[:32]: value[:80] for name, value in message.items() if name != "op" and isinstance(value, str)}
+            told = {_text(name)[:32]: _text(value)[:80] for name, value in message.items() if name != "op" and isinstance(value, str)}
+            self._notes |= told
             self._notes = dict(list(self._notes.items())[:8])
         elif operation == "submit" and self._started_at is not None and self._config is None:
             self._look()
@@ -473,6 +481,7 @@ class Supervisor:
         outcome = json.loads(answer)
         if "val_bpb" in outcome:
             return Scores(**outcome)
+        self._family.kill()
         while self._log.pump():
             pass
         cause, message, lines = read_traceback(self._log.tail, self._code)
@@ -494,6 +503,11 @@ def code_hash(code: Path, limit: int = CODE_BYTES) -> str:
             raise prepare.PreparationError(f"the files in {protocol.CODE}/ hold more than {limit >> 10} KB.")
         digest.update(f"{path.relative_to(code)}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()[:16]
+
+
+def _text(told: str) -> str:
+    """JSON can hold halves of characters, which no file can."""
+    return told.encode("utf-8", "replace").decode("utf-8")
 
 
 def device_name(kind: str) -> str:

@@ -6,15 +6,17 @@ Landlock rules files, TCP and signals; this closes what it leaves open. Refused,
 - shared memory, semaphores and message queues that have a name, and memory that is no process's (memfd), which nobody counts;
 - other processes: their memory, their limits, their priority; and leaving the process group that the run is stopped by;
 - what keeps CPU time out of the accounts: a parent that ignores its children's ends, or outlives its supervisor;
-- questions about the page cache, through which two processes that share no file they can write could still talk;
+- questions about the page cache, about other processes and about the room on the disk, calls between processes through the pages of a
+  file that both may read (futex), and limits, whose counts are those of all of a user's processes: through each, two processes that share
+  no file they can write could still talk, by a million bits a second;
 - marks on files that outlive the process, for the next one to find: attributes, flags, lengths of files it may only read (Landlock
   rules none of these for a file's owner), and watching who opens what;
 - kernel surface that no training needs: io_uring, bpf, namespaces, mounts, keys, perf, userfaultfd and the like.
 
 Modes, owners and times of files are such marks too, but `cp` and `ld` set them in passing: they are answered as set, and nothing
-is. So are locks, where `locks` says so. A handler of SIGCHLD is refused with the ignoring of it, which a filter can't tell apart;
-shells do without. `clone3` and `openat2` are answered as unknown, because their flags are out of a filter's sight, and libc
-falls back to the calls before them.
+is. So are locks, where `locks` says so. Waiting for a futex that is not a process's own ends at once, so `pthread_join` spins. A
+handler of SIGCHLD is refused with the ignoring of it, which a filter can't tell apart; shells do without. `clone3` and `openat2` are
+answered as unknown, because their flags are out of a filter's sight, and libc falls back to the calls before them.
 """
 
 import ctypes
@@ -110,6 +112,9 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "finit_module": (313, 273),
     "delete_module": (176, 106),
     "syslog": (103, 116),
+    "setrlimit": (160, 164),
+    "getpriority": (140, 141),
+    "ioprio_get": (252, 31),
     "personality": (135, 92),
     "settimeofday": (164, 170),
     "clock_settime": (227, 112),
@@ -130,6 +135,10 @@ _NOT_FOR_CUDA: dict[str, tuple[int | None, int | None]] = {
     "listen": (50, 201),
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
+    "sendmsg": (46, 211),  # what it sends besides bytes, open files, is nobody's until it is received, and nobody counts it
+    "sendmmsg": (307, 269),
+    "statfs": (137, 43),
+    "fstatfs": (138, 44),
 }
 # Answered as done, and not done
 _PRETENDED: dict[str, tuple[int | None, int | None]] = {
@@ -148,14 +157,29 @@ _PRETENDED: dict[str, tuple[int | None, int | None]] = {
 }
 # Refused but for the calling thread itself, which their first argument calls 0
 _SELF_ONLY = {
-    "prlimit64": (302, 261),
+    "getpgid": (121, 155),
+    "getsid": (124, 156),
+    "sched_getparam": (143, 121),
+    "sched_getscheduler": (145, 120),
+    "sched_getattr": (315, 275),
+    "sched_rr_get_interval": (148, 127),
     "sched_setaffinity": (203, 122),
     "sched_setparam": (142, 118),
     "sched_setscheduler": (144, 119),
     "sched_setattr": (314, 274),
 }
-_SOCKET, _SOCKETPAIR, _SENDTO, _CLONE, _CLONE3 = (41, 198), (53, 199), (44, 206), (56, 220), (435, 435)
-_OPEN, _OPENAT, _OPENAT2, _IOCTL, _FCNTL, _FLOCK = (2, None), (257, 56), (437, 437), (16, 29), (72, 25), (73, 32)
+# Answered as unknown, as by an older kernel
+_UNKNOWN = {
+    "clone3": (435, 435),
+    "openat2": (437, 437),
+    "futex_waitv": (449, 449),
+    "futex_wake": (454, 454),
+    "futex_wait": (455, 455),
+    "futex_requeue": (456, 456),
+}
+_SOCKET, _SOCKETPAIR, _SENDTO, _CLONE = (41, 198), (53, 199), (44, 206), (56, 220)
+_FUTEX, _GETAFFINITY, _PRLIMIT = (202, 98), (204, 123), (302, 261)
+_OPEN, _OPENAT, _IOCTL, _FCNTL, _FLOCK = (2, None), (257, 56), (16, 29), (72, 25), (73, 32)
 _PRCTL, _SIGACTION, _SECCOMP = (157, 167), (13, 134), (317, 277)
 
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of the tables, AUDIT_ARCH_*
@@ -168,8 +192,10 @@ _O_TRUNC, _O_ACCMODE = 0x200, 3
 _TERMINAL, _NVIDIA = 0x5400, (0x4600, 0x0000)
 _F_PLAIN = 4  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL are 0 to 4
 _F_SETLK, _F_SETLKW, _F_OFD_SETLK, _F_OFD_SETLKW = 6, 7, 37, 38
-_F_ASKED = (5, 36, 1030, 1032, 1034)  # F_GETLK, F_OFD_GETLK, F_DUPFD_CLOEXEC, F_GETPIPE_SZ, F_GET_SEALS
+_F_ASKED = (1030, 1032, 1034)  # F_DUPFD_CLOEXEC, F_GETPIPE_SZ, F_GET_SEALS; not F_GETLK, whose answer is 16 bytes of another's
 _F_ADD_SEALS = 1033
+_PRIVATE, _BY_THE_WALL_CLOCK = 128, 256  # of a futex
+_WAIT, _WAKE, _WAIT_BITSET, _WAKE_BITSET = 0, 1, 9, 10
 
 # seccomp(2) and bpf(4)
 _SET_MODE_FILTER, _SPEC_ALLOW = 1, 4  # without the last, older kernels slow the whole process down; gVisor doesn't know it
@@ -232,10 +258,14 @@ def _rules(column: int, cuda: bool, locks: bool) -> Iterator[Instruction]:
         for numbers in calls.values():
             if (number := numbers[column]) is not None:
                 yield from answer(number, error)
-    for call in (_CLONE3, _OPENAT2):
+    for call in _UNKNOWN.values():
         yield from answer(call[column], errno.ENOSYS)
     for self_only in _SELF_ONLY.values():
         yield from _unless(self_only[column], [*_argument(0), (_EQUAL, 0, 1, 0)])
+    yield from _unless(_GETAFFINITY[column], [*_argument(0), (_EQUAL, 0, 1, 0)], errno.ENOSYS)  # libc asks it of a thread, and does without
+    nothing_set = [*_argument(2), (_EQUAL, 0, 3, 0), *_argument(2, upper=True), (_EQUAL, 0, 1, 0)]
+    yield from _unless(_PRLIMIT[column], [*_argument(0), (_EQUAL, 0, len(nothing_set) + 1, 0), *nothing_set])
+    yield from _shared_futexes(_FUTEX[column])
     if cuda:
         yield from _unless(_SOCKET[column], _of_family_and_type(_SOCK_SEQPACKET))
     yield from _unless(_SOCKETPAIR[column], _of_family_and_type(_SOCK_STREAM))  # datagrams could be sent anywhere
@@ -264,6 +294,16 @@ def _descriptor_calls(column: int, cuda: bool, locks: bool) -> Iterator[Instruct
     yield from _unless(_FCNTL[column], [*_argument(1), *_among(known)])
 
 
+def _shared_futexes(number: int) -> list[Instruction]:
+    """Those of several processes, which may be a page of a file: nobody wakes another, so nobody may wait either."""
+    block = [*_argument(1), (_AND, 0, 0, _PRIVATE), (_EQUAL, 1, 0, 0), (_RETURN, 0, 0, _ALLOW)]
+    block += [*_argument(1), (_AND, 0, 0, 0xFFFFFFFF & ~_BY_THE_WALL_CLOCK)]
+    for operation, error in ((_WAIT, errno.EAGAIN), (_WAIT_BITSET, errno.EAGAIN), (_WAKE, 0), (_WAKE_BITSET, 0)):
+        block += answer(operation, error)
+    block.append((_RETURN, 0, 0, _ERRNO | errno.ENOSYS))
+    return [(_EQUAL, 0, len(block), number), *block]
+
+
 def _argument(index: int, upper: bool = False) -> list[Instruction]:
     return [(_LOAD, 0, 0, _ARGUMENTS + 8 * index + 4 * upper)]
 
@@ -278,7 +318,7 @@ def _of_family_and_type(kind: int) -> list[Instruction]:
     return [*_argument(0), (_EQUAL, 0, 4, _AF_UNIX), *_argument(1), (_AND, 0, 0, _TYPE_MASK), (_EQUAL, 0, 1, kind)]
 
 
-def _unless(number: int, condition: Sequence[Instruction]) -> list[Instruction]:
+def _unless(number: int, condition: Sequence[Instruction], error: int = errno.EPERM) -> list[Instruction]:
     """Rules that refuse a call unless the condition falls through its end; one that fails jumps one instruction further."""
-    block = [*condition, (_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _ERRNO | errno.EPERM)]
+    block = [*condition, (_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _ERRNO | error)]
     return [(_EQUAL, 0, len(block), number), *block]

@@ -118,7 +118,7 @@ def try_copy(): shutil.copy2(code, "copy.py"); return open("copy.py").read() == 
     )
 
 
-def test_locks_are_real_while_training_and_pretended_in_a_model_server(warm: Warm, tmp_path: Path) -> None:
+def test_locks_are_pretended_in_training_and_in_a_model_server(warm: Warm) -> None:
     """Who sees the evaluation text could tell a run beside it by a lock on any file that both may read."""
     lock = """
 import fcntl
@@ -141,8 +141,68 @@ def lock(way):
             fcntl.flock(other, fcntl.LOCK_EX)
             launched = Launched(run, warm.ask(run)["pid"])
             assert launched.wait()["state"] == "finished"
-    assert "TRAINING BlockingIOError BlockingIOError" in launched.log
+    assert "TRAINING taken taken" in launched.log
     assert "SERVING taken taken" in launched.log
+
+
+def test_two_runs_can_not_talk_by_what_the_kernel_keeps_for_all_of_a_users_processes(warm: Warm) -> None:
+    """Each of these told one run what another did with a file that both may only read, or with itself, exactly and by the kilobit."""
+    body = """
+import ctypes.util, errno, fcntl, mmap, threading, time
+x86 = os.uname().machine == "x86_64"
+libc = ctypes.CDLL(None, use_errno=True)
+def call(number, *arguments):
+    if libc.syscall(number, *arguments) < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+page = mmap.mmap(os.open(ctypes.__file__, os.O_RDONLY), 4096, mmap.MAP_SHARED, mmap.PROT_READ)
+address = ctypes.c_void_p(__import__("numpy").frombuffer(page, "u1").ctypes.data)
+content = ctypes.c_uint(int.from_bytes(page[:4], "little"))
+def wait_for(operation):
+    soon = (ctypes.c_long * 2)(0, 300_000_000)
+    libc.syscall(202 if x86 else 98, address, operation, content, soon, None, -1)
+    return errno.errorcode[ctypes.get_errno()]
+def try_wait_on_a_files_page(): return wait_for(0)
+def try_wait_on_it_for_a_bit(): return wait_for(9)
+def try_wait_in_ones_own(): return wait_for(128)
+def try_wake_who_waits():
+    child = os.fork()
+    if child == 0:
+        wait_for(0)
+        os._exit(0)
+    time.sleep(0.1)
+    woken = libc.syscall(202 if x86 else 98, address, 1, 1, None, None, 0)
+    os.waitpid(child, 0)
+    return woken
+def try_join_a_thread():
+    thread = threading.Thread(target=time.sleep, args=(0.01,)); thread.start(); thread.join(); return "joined"
+def try_whose_pages(): return open("/proc/self/pagemap", "rb").read(8)
+def try_how_many_share_pages(): return open("/proc/self/smaps").read()
+def try_how_many_signals(): return open("/proc/self/status").read()
+def try_queue_a_signal():
+    signal.pthread_sigmask(signal.SIG_BLOCK, {40})
+    return libc.sigqueue(os.getpid(), 40, None)
+def try_set_a_limit(): return resource.setrlimit(resource.RLIMIT_NPROC, (50, 50))
+def try_room_on_the_disk(): return os.statvfs("/")
+def try_room_by_descriptor(): return os.statvfs(0)
+def try_lock_of_another(): return fcntl.fcntl(open(ctypes.__file__), fcntl.F_GETLK, bytes(32))
+def try_affinity_of_another(): return os.sched_getaffinity(os.getppid())
+def try_policy_of_another(): return os.sched_getscheduler(os.getppid())
+def try_attributes_of_another(): return call(315 if x86 else 275, os.getppid(), ctypes.create_string_buffer(56), 56, 0)
+def try_priority_of_another(): return os.getpriority(os.PRIO_PROCESS, os.getppid())
+def try_session_of_another(): return os.getsid(os.getppid())
+def try_group_of_another(): return os.getpgid(os.getppid())
+def try_open_file_in_a_message():
+    ours, theirs = socket.socketpair()
+    return socket.send_fds(ours, [b"x"], [0])
+def try_own(): return os.getsid(0) == os.getpgid(0) == os.getpid(), len(os.sched_getaffinity(0)) > 0, resource.getrlimit(0)[0] != 0
+"""
+    outcome = attempts(warm, body)
+    waits = {outcome.pop("wait_on_a_files_page"), outcome.pop("wait_on_it_for_a_bit")}
+    assert waits == {"EAGAIN"} and outcome.pop("wake_who_waits") == "0" and outcome.pop("wait_in_ones_own") == "ETIMEDOUT"
+    assert outcome.pop("join_a_thread") == "joined" and outcome.pop("own") == "(True, True, True)"
+    assert outcome.pop("queue_a_signal") == "-1"
+    assert outcome.pop("affinity_of_another") == "OSError" and outcome.pop("set_a_limit") == "ValueError"  # as Python passes it on
+    assert set(outcome.values()) == {"PermissionError"}, outcome
 
 
 def test_no_network_and_no_sockets_of_any_kind(warm: Warm, tmp_path: Path) -> None:

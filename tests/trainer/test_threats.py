@@ -194,6 +194,33 @@ def test_a_second_start_does_not_turn_the_clock_back(warm: Warm) -> None:
     assert (result["state"], result["val_bpb"]) == ("timed_out", None)
 
 
+def test_a_helper_that_talks_on_when_training_has_ended_is_not_listened_to(warm: Warm) -> None:
+    """The launcher would read for as long as something came, and look neither at a clock nor for a cancellation."""
+    talk = """
+    import os
+    for _ in range(2):
+        if os.fork() == 0:
+            while True: run._channel.sendall(b'{"op": "log", "loss": 1.0}\\n' * 1000)
+    raise SystemExit(0)"""
+    result = warm.launch(before_submit(talk.lstrip())).wait(timeout_s=20)
+    assert result["state"] == "crashed" and "without submitting" in result["failure"]["message"]
+
+
+def test_what_is_no_number_or_no_text_in_a_message_does_no_harm(warm: Warm) -> None:
+    odd = """
+    run._send(op="log", share=float("nan"), loss=1.0)
+    run._send(op="note", how="\\ud800half")"""
+    launched = warm.launch(before_submit(odd.lstrip()))
+    result = launched.wait()
+    assert result["state"] == "finished", result["failure"]
+    assert result["notes"] == {"how": "?half"} and "NaN" not in (launched.run / protocol.CURVE).read_text(encoding="utf-8")
+
+
+def test_a_failure_shows_lines_and_no_volumes(warm: Warm) -> None:
+    result = warm.launch(before_submit("print('x' * 60000); raise SystemExit(1)")).wait()
+    assert result["failure"]["lines"] == ["x" * 300]
+
+
 def test_a_helper_does_not_train_on_after_submitting(warm: Warm) -> None:
     helper = """
     import os, time
@@ -234,6 +261,18 @@ HOARDS = {
         held.append(open('held', 'wb', buffering=0))
         os.remove('held')
         held[-1].write(bytes(16 << 20))""",
+    "files that were removed but stay mapped": """
+    import ctypes
+    libc = ctypes.CDLL(None)
+    for n in range(20):
+        with open('held', 'w+b', buffering=0) as file:
+            file.write(bytes(16 << 20))
+            libc.mmap(None, ctypes.c_size_t(4096), 1, 1, file.fileno(), ctypes.c_long(0))
+        os.remove('held')""",
+    "sockets": """
+    import socket
+    held = [socket.socketpair() for _ in range(1200)]
+    os.fork()""",
     "one large file": "file = os.open('large', os.O_WRONLY | os.O_CREAT)\n    while os.write(file, bytes(16 << 20)): pass",
     "a great many empty files": "[open(f'{n:x}', 'wb').close() for n in range(11000)]",
     "directories deep in each other": "[(os.mkdir('d'), os.chdir('d')) for _ in range(1500)]",
@@ -247,6 +286,7 @@ HOARDS = {
         os.posix_spawn("/bin/sleep", ["sleep", "3600"], {})""",
 }
 EXPLANATIONS = {"one large file": "too large", "a great many empty files": "10,000 files", "directories deep in each other": "32 deep"}
+EXPLANATIONS |= {"files that were removed but stay mapped": "maps removed files", "sockets": "files, sockets and pipes open"}
 EXPLANATIONS |= {"threads": "processes and threads", "processes": "processes and threads"}
 
 
@@ -270,6 +310,22 @@ def hanging(warm: Warm) -> Iterator[Launched]:
 def test_a_model_that_eats_memory_while_scored_is_ended(warm: Warm, hanging: Launched) -> None:
     failure = warm.launch(answering("        self.hog = bytearray(b'x') * (2100 << 20)\n        while True: pass")).wait()["failure"]
     assert failure["kind"] == "oom" and "2048 MB" in failure["message"]
+
+
+def test_the_memory_shared_with_the_scorer_keeps_its_size(warm: Warm) -> None:
+    """Cut short, it would end the scorer as it reads; grown, it would hold what no process is counted for."""
+    resize = """
+        import os
+        for descriptor in range(3, 20):
+            try:
+                size = os.fstat(descriptor).st_size
+            except OSError:
+                continue
+            if size:
+                os.ftruncate(descriptor, SIZE)"""
+    for size in ("size // 2", "2 * size"):
+        failure = warm.launch(answering(resize.replace("SIZE", size) + "\n        return self.table(idx)")).wait()["failure"]
+        assert failure["kind"] == "invalid_model" and "PermissionError" in failure["message"]
 
 
 def test_a_model_that_fills_the_disk_while_scored_is_ended(warm: Warm) -> None:
