@@ -2,14 +2,16 @@
 
 Linux with Landlock (5.13 or newer): no file outside the lists, no TCP (ABI 4), no signals and no abstract sockets to
 the outside (ABI 6). With seccomp, what `syscalls` refuses: sockets, shared memory, other processes, ways out of the
-process group, marks on files. In a container of our own, whose kernel may lack Landlock, each child is a user of its own instead,
+process group, marks on files, what the kernel counts for all of a user's processes. In a container of our own, whose kernel may lack Landlock, each child is a user of its own instead,
 or besides: what it must not read is then beneath one folder that only root can enter, and nothing on the machine is for all to write.
 
 Seccomp and one of the two are needed to be called confined: elsewhere `level()` says `unsandboxed`, and the lab decides whether
 that counts. How much memory, disk, processes and time are used is the supervisor's to watch.
 
 Not covered: signals to processes of the same user before ABI 6 (Linux 6.12); what runs that live at the same time can tell each other
-by locks, where they have them, and by timing; and what stays of a run in a machine's memory and in times of access.
+by which process ids are taken, by counters such as free memory, and by timing, so that a run which trains could keep for the second
+model server of another what the first one saw (one slot: nothing is beside); and what stays of a run in a machine's memory and in times
+of access.
 What a CUDA device is let through is unproven: no GPU was at hand to try it.
 """
 
@@ -174,8 +176,8 @@ def _become_confined(jail: Jail, parent: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (jail.cpu_s, jail.cpu_s))
     descriptors = min(DESCRIPTORS, os.sysconf("SC_OPEN_MAX"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
-    if sys.platform == "linux" and not jail.cuda:
-        resource.setrlimit(resource.RLIMIT_SIGPENDING, (0, 0))  # counted over all of the user's processes
+    if sys.platform == "linux" and not separate and not jail.cuda:
+        resource.setrlimit(resource.RLIMIT_SIGPENDING, (0, 0))  # counted over all of a user's processes
     os.environ.clear()
     os.environ.update(jail.environment)
     os.chdir(jail.directory)

@@ -77,6 +77,8 @@ class LocalCompute:
     def scored_beside(self, slots: int) -> int:
         if prepare.PROFILES[self._profile].clock == "wall":
             return 0  # the device is the training's alone: its clock runs while others use it
+        if slots == 1:
+            return 0  # one at a time, as was asked for: nobody whom a model could tell what it is scored on
         return max(0, physical_cores() // self._threads - slots)
 
     async def prepare(self) -> str:

@@ -1,6 +1,6 @@
 """A launcher that keeps the protocol and trains nothing: what is left is the loop's own time.
 
-With the argument `score`, a run is in scoring until another one is too, or a second has passed; `steps` says how many it saw there.
+With the arguments `score N`, a run is in scoring until N have been, or a second has passed; `steps` says how many it saw there.
 """
 
 import fcntl
@@ -33,8 +33,8 @@ def run(directory: Path) -> None:
 
 def score(directory: Path) -> int:
     protocol.write_json(directory / protocol.PROGRESS, protocol.Progress("scoring", 1.0))
-    deadline, seen = time.monotonic() + 1, 1
-    while seen < 2 and time.monotonic() < deadline:
+    deadline, seen, sought = time.monotonic() + 1, 1, int(sys.argv[sys.argv.index("score") + 1])
+    while seen < sought and time.monotonic() < deadline:
         seen = len(list(directory.parents[1].glob(f"*/*/{protocol.PROGRESS}")))
         time.sleep(0.01)
     return seen

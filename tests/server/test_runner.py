@@ -83,16 +83,16 @@ def test_slots_are_respected(make_lab: Callable[..., Path]) -> None:
     house.close()
 
 
-@pytest.mark.parametrize(("cores", "seen"), [(2, [2, 2]), (1, [1, 2])])
-def test_a_run_in_scoring_holds_its_slot_only_where_no_core_is_free(
-    make_lab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, cores: int, seen: list[int]
+@pytest.mark.parametrize(("slots", "cores", "seen"), [(2, 3, [3, 3, 3]), (2, 2, [2, 2, 3]), (1, 3, [1, 2, 3])])
+def test_a_run_in_scoring_holds_its_slot_where_no_core_is_free_or_one_at_a_time_was_asked_for(
+    make_lab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, slots: int, cores: int, seen: list[int]
 ) -> None:
     monkeypatch.setattr("server.compute.local.physical_cores", lambda: cores)
-    house = House(make_lab("scoring", {"slots = 0": "slots = 1"}))
+    house = House(make_lab("scoring", {"slots = 0": f"slots = {slots}"}))
     with runner_lock(house.state):
-        ids = house.launch(2)
+        ids = house.launch(3)
     stop_runner(house.state)
-    house.drive(command=(*NOOP, "score"))
+    house.drive(command=(*NOOP, "score", "3"))
     assert [house.lab.get_experiment(id).details["steps"] for id in ids] == seen
     house.close()
 
