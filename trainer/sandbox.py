@@ -2,8 +2,9 @@
 
 Linux with Landlock (5.13 or newer): no file outside the lists, no TCP (ABI 4), no signals and no abstract sockets to
 the outside (ABI 6). With seccomp, what `syscalls` refuses: sockets, shared memory, other processes, ways out of the
-process group, marks on files, what the kernel counts for all of a user's processes. In a container of our own, whose kernel may lack Landlock, each child is a user of its own instead,
-or besides: what it must not read is then beneath one folder that only root can enter, and nothing on the machine is for all to write.
+process group, marks on files, what the kernel counts for all of a user's processes. In a container of our own, whose
+kernel may lack Landlock, each child is a user of its own instead, or besides: what it must not read is then beneath one
+folder that only root can enter, and nothing on the machine is for all to write.
 
 Seccomp and one of the two are needed to be called confined: elsewhere `level()` says `unsandboxed`, and the lab decides whether
 that counts. How much memory, disk, processes and time are used is the supervisor's to watch.
