@@ -91,7 +91,7 @@ async def test_proposals_of_a_swarm_all_become_commits(lab: Path, swarm: list[Cl
         assert not made["duplicate"] and made["author"] == f"agent-{number % AGENTS}"
         commits[number] = made["commit"]
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(120):
         async with anyio.create_task_group() as tasks:
             for number in range(PROPOSALS):
                 tasks.start_soon(propose, number)

