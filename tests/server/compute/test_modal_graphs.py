@@ -141,6 +141,8 @@ async def test_each_training_gets_its_own_copy_of_its_kinds_graphs_and_can_alter
     assert set(found.graphs) == {"h100"} and name.startswith("autoresearch-graphs-tiny-h100-")
     assert (maker["gpu"], maker["network"], maker["secrets"], maker["image"]) == ("H100!", False, [], found.image)
     assert maker["volumes"] == {deployment.TRAINING: [found.training, True, ""], deployment.GRAPHS: [name, False, ""]}
+    package = Path(maker["environment"]["PYTHONPATH"].split(":")[0], "trainer")
+    assert (package / "compiled.py").exists() and not (package / "train.py").exists(), "the image holds no stock file to compare with"
     before = {path.name: path.read_bytes() for path in site.volume().iterdir()}
     assert before.keys() == {protocol.GRAPHS, remote.WHOLE}
     seen, log, container = await site.train(POISONS, "h100")

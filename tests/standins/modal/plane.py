@@ -76,6 +76,7 @@ class Plane(api_grpc.ModalClientBase):
         self.apps: dict[tuple[str, str], str] = {}
         self.environments = {"main"}
         self.volumes: dict[tuple[str, str], str] = {}
+        self.images: dict[str, Any] = {}
         self.mounts: dict[str, list[Any]] = {}
         self.files: dict[str, bytes] = {}
         self.blocks: dict[str, bytes] = {}
@@ -133,12 +134,27 @@ class Plane(api_grpc.ModalClientBase):
     @unary
     async def ImageGetOrCreate(self, request: Any) -> Any:
         digest = hashlib.sha256(request.image.SerializeToString(deterministic=True)).hexdigest()
+        id = f"im-{digest[:22]}"
+        self.images[id] = request.image
         result = api.GenericResult(status=api.GenericResult.GENERIC_STATUS_SUCCESS)
-        return api.ImageGetOrCreateResponse(image_id=f"im-{digest[:22]}", result=result, metadata=self._python())
+        return api.ImageGetOrCreateResponse(image_id=id, result=result, metadata=self._python())
 
     @unary
     async def ImageFromId(self, request: Any) -> Any:
         return api.ImageFromIdResponse(image_id=request.image_id, metadata=self._python())
+
+    def _copied(self, id: str) -> Path | None:
+        """The folder of what an image copied from its maker's machine, laid out as in the image; nothing else of it is made."""
+        while (image := self.images.get(id)) is not None and not image.context_mount_id:
+            id = image.base_images[0].image_id if image.base_images else ""
+        if image is None:
+            return None
+        folder = self.root / "images" / id
+        for file in self.mounts[image.context_mount_id] if not folder.exists() else ():
+            target = folder / file.filename.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(self.files[file.sha256_hex])
+        return folder
 
     @staticmethod
     def _python() -> Any:
@@ -232,7 +248,9 @@ class Plane(api_grpc.ModalClientBase):
             return text
 
         argv = [sys.executable if text == "python3" else inside(text) for text in wanted.entrypoint_args]
-        environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(directory / "tmp"), "OMP_NUM_THREADS": "1"}
+        copied = self._copied(wanted.image_id)
+        packages = [*([str(copied / "opt/autoresearch")] if copied else []), str(REPOSITORY)]
+        environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(packages), "TMPDIR": str(directory / "tmp"), "OMP_NUM_THREADS": "1"}
         environment["MODAL_SANDBOX_ID"] = id  # as the service does
         asked = {
             "gpu": wanted.resources.gpu_config.gpu_type,
