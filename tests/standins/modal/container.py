@@ -63,8 +63,8 @@ class Container:
 
     def kill(self) -> None:
         """The container and all in it, as a container's end does: the session, and what left it but descends from it."""
-        if self.process is None:
-            return
+        if self.process is None or self.process.returncode is not None:
+            return  # its id may be another process' by now
         for pid in [self.process.pid, *_descendants(self.process.pid)]:
             try:
                 os.kill(pid, signal.SIGKILL)
