@@ -83,6 +83,7 @@ class Profile:
     wall_cap: float  # a run may take this many times its budget in wall time, however little CPU it got
     startup_s: float  # wall, from spawn to start()
     score_s: float  # wall, all of scoring
+    build_s: float  # of the clock: what a model server may take up to its first answer, so that nobody trains there
     eval_bytes: int  # of validation text; half as many of the test split
     eval_rows: int  # rows a batch in scoring; on a CPU, logits of 16 MB are twice as fast as of 32 MB
     memory_mb: int  # resident, all processes of a run together
@@ -110,6 +111,7 @@ PROFILES = {
             wall_cap=3.0,
             startup_s=45.0,
             score_s=45.0,
+            build_s=3.0,
             eval_bytes=200_000,
             eval_rows=8,
             memory_mb=4096,
@@ -126,6 +128,7 @@ PROFILES = {
             wall_cap=10.0,
             startup_s=30.0,
             score_s=15.0,
+            build_s=2.0,
             eval_bytes=20_000,
             eval_rows=8,
             memory_mb=2048,
@@ -143,6 +146,7 @@ PROFILES = {
             wall_cap=1.1,
             startup_s=180.0,
             score_s=60.0,
+            build_s=20.0,
             eval_bytes=22_000_000,
             eval_rows=32,
             memory_mb=32_768,

@@ -12,6 +12,9 @@ First one server answers everything that counts. When it is dead, and what it co
 asked of a second one, where the agent's code begins only then. So a server that answers what counts knows nothing of what
 will be checked, and one that is checked knows nothing of what was answered.
 
+The weights may hold the training text, so what a server does up to its first answer could be training, and may take no longer than
+`Profile.build_s`. From then on its answers must stay what they are.
+
 What that is worth. A model can answer a real row with knowledge of the next token, but then, asked again with another
 future, it must give that answer without it. So a look-ahead at a fraction f of the positions, however chosen, passes with
 probability (1 - f)^DECOYS. What passes within the tolerance is taken back on average: the mean gap at the splits is added
@@ -56,7 +59,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from . import prepare, sandbox, scratch
 
@@ -68,6 +71,7 @@ DECOYS = 128
 TWINS = 8
 TOLERANCE = {"cpu": 2e-4, "cuda": 5e-2}  # nats that another place in the batch, or another choice of kernels, may change
 SAID_TOLERANCE = 1e-3  # nats between a server's softmax and ours, of the same logits in float32
+Stage = Literal["building", "rehearsed", "answering"]  # of a model server
 _READY, _GO, _DONE = b"R", b"G", b"D"
 _PR_SET_DUMPABLE = 4
 
@@ -113,14 +117,15 @@ class _Text:
         return float(-logp[self.widths > 0].sum() / math.log(2) / self.widths.sum())
 
 
-def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sandbox.Jail, hush: Callable[[], None]) -> Scores:
+def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sandbox.Jail, tell: Callable[[Stage], None]) -> Scores:
     """Measure the submitted model.
 
     Args:
         jail: the confinement of the model servers, without the descriptors and the directories that they need. Its `directory` is where
             they get theirs.
-        hush: makes sure that nobody reads what they print from now on. Called after the first has rehearsed on random tokens, whose
-            failures may be explained, and before it sees any of the text, which it could print for other agents to read.
+        tell: called at each stage of each model server. From `rehearsed` on, when it has answered random tokens, whose failures may be
+            explained, nobody must read what it prints: it sees text that it could print for other agents to read. What it does from
+            `building` to `answering` could be training, and must not take long; later it can learn no more, or its answers change.
 
     Raises:
         ScoreError: the model can't be rebuilt, breaks a rule, or gives numbers that aren't finite.
@@ -140,13 +145,16 @@ def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sa
         server.wait()
 
     def ask(server: _ModelServer, questions: list[_Question]) -> Iterator[tuple[_Question, np.ndarray[Any, Any]]]:
+        tell("building")
         server.begin()
         server.rehearse()
-        hush()
+        tell("rehearsed")
         for start in range(0, len(questions), profile.eval_rows):
             batch = questions[start : start + profile.eval_rows]
             rows, wanted = np.stack([question.tokens for question in batch]), targets[[question.row for question in batch]]
             logp = server.answer_sealed(rows, wanted, [q.opened for q in batch]) if profile.sealed else server.answer(rows, wanted)
+            if start == 0:
+                tell("answering")
             yield from zip(batch, logp)
         server.close()
 

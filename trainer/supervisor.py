@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 from . import client, compiled, device, prepare, processes, protocol, sandbox, score, stream
 from .compiled import Compiled
@@ -41,7 +41,7 @@ SCRATCH_CHECKPOINTS = 16  # it may hold as much as this many of the largest chec
 THREADS = 1024  # of all processes of a run together
 DESCRIPTORS = sandbox.DESCRIPTORS  # the same: a pair of sockets holds 400 KB that are in no process's memory
 CODE_BYTES, SCRIPT_BYTES, LINE_BYTES = 256 << 10, 16 << 20, 64 << 10
-HUSH = b"hush"  # between scorer and supervisor: from now on the model sees text that nobody may read
+NOTED = b"!"  # what the scorer waits for when it told a stage
 TICK_S = 0.1  # how soon a cancellation or an end is noticed
 LOOK_S = 0.5  # between two looks at CPU time and memory, unless the budget may end before
 SHOW_S = 1.0  # between two writes of progress.json
@@ -85,6 +85,7 @@ class Supervisor:
         self._started_at: float | None = None
         self._cpu_at_start = self._cpu_s = self._used_s = self._wall_s = self._peak_mb = 0.0
         self._look_at = self._show_at = 0.0
+        self._building_since: float | None = None  # by the budget's clock, while a model server has not answered yet
         self._inbox = b""
         self._config: dict[str, Any] | None = None  # of the model, once it is submitted
         self._reported: float | None = None
@@ -304,6 +305,11 @@ class Supervisor:
         if usage.descriptors > DESCRIPTORS:
             message = f"the run had {usage.descriptors} files, sockets and pipes open, {DESCRIPTORS} are allowed."
             raise Ended("crashed", Failure("sandbox_violation", message))
+        if self._building_since is not None and self._now() - self._building_since > self._profile.build_s:
+            message = (
+                f"a model server took more than {self._profile.build_s:g} s up to its first answer: what trains belongs before submit()."
+            )
+            raise Ended("crashed", Failure("invalid_model", message))
         if complaint := self._scratch.complaint(usage.pids):
             raise Ended("crashed", Failure("sandbox_violation", complaint))
 
@@ -439,10 +445,11 @@ class Supervisor:
 
         def listen() -> None:
             answer.extend(ours.recv(4096) or b"\n")
-            if answer == HUSH:
-                self._log.hush()
+            stage = answer.decode("ascii", "replace")
+            if stage in get_args(score.Stage):
+                self._note_stage(stage)
                 answer.clear()
-                ours.sendall(HUSH)
+                ours.sendall(NOTED)
 
         self._selector.register(ours, selectors.EVENT_READ, listen)
         while not answer.endswith(b"\n"):
@@ -452,12 +459,23 @@ class Supervisor:
         self._timings["score_s"] = time.monotonic() - began
         return self._read_score(answer.decode())
 
+    def _note_stage(self, stage: str) -> None:
+        if stage == "rehearsed":
+            self._log.hush()
+            return
+        self._look()
+        self._building_since = self._now() if stage == "building" else None
+
+    def _now(self) -> float:
+        """The budget's clock."""
+        return self._family.usage().cpu_s if self._profile.clock == "cpu" else time.monotonic()
+
     def _score_and_exit(self, answer: socket.socket, parent: int) -> NoReturn:
         """In the scorer, a child that is thrown away: the only process that reads validation text."""
 
-        def hush() -> None:
-            answer.sendall(HUSH)
-            answer.recv(len(HUSH))
+        def tell(stage: score.Stage) -> None:
+            answer.sendall(stage.encode())
+            answer.recv(len(NOTED))
 
         try:
             processes.die_with(parent)
@@ -466,7 +484,7 @@ class Supervisor:
             )
             jail = self._jail({})
             jail = replace(jail, read=(*jail.read, self._weights), locks=False)
-            outcome: dict[str, Any] = asdict(score.score(submission, self._data, self._profile, jail, hush))
+            outcome: dict[str, Any] = asdict(score.score(submission, self._data, self._profile, jail, tell))
         except score.ScoreError as error:
             outcome = {"kind": error.kind, "message": str(error)}
         except BaseException as error:

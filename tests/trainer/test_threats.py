@@ -251,6 +251,31 @@ def test_a_seed_of_its_own_and_sorted_documents_do_not_make_replicates_one_train
     assert all(f"DOCUMENTS {kept} {kept} 511" in launched.log for launched in runs)
 
 
+TRAINING_LATE = {
+    "as the model is built": "def build_model(config):\n    __name__ == '__main__' or burn()",
+    "on the first text": "    def forward(self, idx):\n        self.calls = getattr(self, 'calls', 0) + 1\n        self.calls != 2 or burn()",
+    "in a helper that nobody waits for": """def build_model(config):
+    if __name__ != "__main__" and os.fork() == 0:
+        if os.fork() == 0:
+            burn()
+            open("done", "w").close()
+        os._exit(0)
+    while __name__ != "__main__" and not os.path.exists("done"):
+        time.sleep(0.01)""",
+}
+
+
+@pytest.mark.parametrize("where", TRAINING_LATE)
+def test_a_model_server_does_not_train_on_after_the_budget(warm: Warm, where: str) -> None:
+    """The weights may hold the training text: a model that learns it here would be as good, at no cost."""
+    burn = "import os, time\ndef burn():\n    began = time.process_time()\n    while time.process_time() - began < 3: pass\n"
+    late = TRAINING_LATE[where]
+    code = BIGRAM.replace(late.partition("\n")[0], late)
+    assert code != BIGRAM
+    failure = warm.launch(burn + code).wait()["failure"]
+    assert failure["kind"] == "invalid_model" and "up to its first answer" in failure["message"]
+
+
 # The machine
 
 HOARDS = {
