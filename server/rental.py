@@ -126,4 +126,4 @@ def _answer(work: Coroutine[Any, Any, _T]) -> _T:
     except ComputeError as error:
         raise LabError(str(error), "modal") from error
     except ModalAway as error:
-        raise LabError(f"Modal can't be reached now: {error}. What was made is kept; try again later.", "modal") from error
+        raise LabError(f"Modal can't be reached now: {error}. What was done so far is kept; try again later.", "modal") from error

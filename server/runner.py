@@ -62,6 +62,7 @@ class Runner:
         self._active = time.monotonic()
         self._housekeeping: asyncio.Task[None] | None = None
         self._keep_house_at = 0.0
+        self._held_s: dict[str, float] = {}  # device seconds of what runs, as last seen
         self.stopping = asyncio.Event()
 
     async def run(self, linger_s: float = LINGER_S) -> None:
@@ -144,6 +145,7 @@ class Runner:
         if experiment.cancel_requested:
             await self._compute.cancel(job)
         seen = await self._compute.observe(job)
+        self._held_s[experiment.id] = seen.device_s or 0.0
         if seen.phase == "ended":
             self._record(experiment, seen)
         elif seen.phase == "refused":
@@ -239,12 +241,13 @@ class Runner:
 
     def _stop_at_the_cap(self) -> None:
         """Launches reserve the most that they can cost, so this happens only where lab.toml or the provider's bills changed the sum."""
-        spent, *_ = self._ledger.money()
-        if spent < self._settings.budget.usd:
-            return
-        for experiment in self._ledger.open_experiments():
+        open_, cap = self._ledger.open_experiments(), self._settings.budget.usd
+        active = [e for e in open_ if e.state in ACTIVE_STATES]
+        self._held_s = {e.id: self._held_s.get(e.id, 0.0) for e in active}
+        spent = self._ledger.money()[0] + sum(self._held_s[e.id] * self._settings.usd_per_s(e.device) for e in active)
+        for experiment in open_ if spent >= cap else []:
             if not experiment.cancel_requested:
-                _log.error("%s is stopped: $%.2f of [budget] usd = %.2f are spent", experiment.id, spent, self._settings.budget.usd)
+                _log.error("%s is stopped: $%.2f of [budget] usd = %.2f are spent, what runs included", experiment.id, spent, cap)
                 self._ledger.request_cancel(experiment.id)
 
     def _affordable(self) -> bool:

@@ -159,8 +159,11 @@ class Service:
         return code
 
     async def terminate(self, id: str) -> None:
-        sandbox = await self._sandbox(id)
-        await _answer(self._modal, sandbox.terminate.aio())
+        """End a sandbox, unless it has ended."""
+        await self._connect()
+        with suppress(self._modal.exception.NotFoundError):
+            sandbox = await self._sandbox(id)
+            await _answer(self._modal, sandbox.terminate.aio())
 
     async def lines(self, id: str) -> AsyncIterator[str]:
         """What a sandbox prints on stdout, from its beginning, then as it comes, until it ends."""

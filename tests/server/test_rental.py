@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -12,6 +13,8 @@ import pytest
 
 from server.compute import deployment
 from server.compute.modal_service import Sandbox, Service
+from server.errors import LabError
+from server.lab import Lab
 from tests.server.compute.rented import Rented
 from tests.standins.modal.standin import Standin
 from tests.waiting import until
@@ -91,6 +94,27 @@ def test_reap_ends_the_sandbox_that_no_experiment_needs_after_it_was_named(
         until(lambda: not modal_standin.running(experiment=over))
         assert modal_standin.running(experiment=needed)
         assert run("reap", root) == "Nothing runs that no experiment needs.\n"
+
+
+def test_where_modal_holds_other_data_or_another_trainer_nothing_is_queued(make_modal_lab: Callable[..., Path]) -> None:
+    root = make_modal_lab()
+    state, toml = root / ".autoresearch", root / "lab.toml"
+    found, text = deployment.load(state), toml.read_text(encoding="utf-8")
+    assert text.count('profile = "tiny"') == 1
+    toml.write_text(text.replace('profile = "tiny"', 'profile = "cpu"'), encoding="utf-8")
+    refuses(root, "the data of the profile 'cpu' is not on Modal")
+    toml.write_text(text, encoding="utf-8")
+    replace(found, fixed="another").save(state)
+    refuses(root, "another version of the trainer")
+    (state / deployment.FILE).write_text('{"lab": 1', encoding="utf-8")
+    refuses(root, "is damaged")
+
+
+def refuses(root: Path, why: str) -> None:
+    with closing(Lab(root)) as lab:
+        with pytest.raises(LabError, match=f"{why}.*autoresearch-mcp setup modal"):
+            lab.launch_training("champion", "ada")
+        assert any(why in warning for warning in lab.status().warnings) and not lab.status().queued
 
 
 async def rent(found: deployment.Deployment, id: str) -> None:

@@ -113,6 +113,15 @@ def test_a_sandbox_that_ended_before_it_was_seen_to_run_is_billed(rented: Rented
     assert len(rented.ledger.unsettled(1e12)) == 2 and rented.ledger.money()[0] > 0.0003 * 2 * BOOT_S
 
 
+def test_what_runs_counts_at_the_cap(make_rented: Callable[..., Rented]) -> None:
+    rented = make_rented({"usd = 25.0": "usd = 0.002"})  # the boots of two
+    ids = rented.enqueue(3, rented.orders("hold"))
+    rented.runner()
+    until(lambda: rented.over(ids))
+    assert rented.states(ids) == {"cancelled": 3} and rented.ledger.money()[0] >= 0.002
+    until(lambda: not any(rented.service.running(experiment=id) for id in ids))
+
+
 def test_at_the_cap_everything_is_stopped(rented: Rented) -> None:
     held = rented.enqueue(3, rented.orders("hold"))
     runner = rented.runner()
