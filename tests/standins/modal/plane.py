@@ -37,10 +37,16 @@ def unary(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], 
         self.calls.append(method.__name__)
         self.requests[method.__name__] = request.SerializeToString()
         self.refuse_if_away()
-        await stream.send_message(await method(self, request))
+        await tell(stream, await method(self, request))
 
     handler.__name__ = method.__name__
     return handler
+
+
+async def tell(stream: Any, message: Any) -> None:
+    """Unless whoever asked was killed meanwhile: asyncio complains of each write to a connection that is lost."""
+    if not stream._stream._transport.is_closing():
+        await stream.send_message(message)
 
 
 def complete(cls: type) -> type:
@@ -379,7 +385,7 @@ class Plane(api_grpc.ModalClientBase):
         async for data, position in container.stream(int(request.last_entry_id or 0), request.timeout):
             self.refuse_if_away()
             if data is None:
-                await stream.send_message(api.TaskLogsBatch(entry_id=str(position), eof=True))
+                await tell(stream, api.TaskLogsBatch(entry_id=str(position), eof=True))
             else:
                 items = [api.TaskLogs(data=data.decode("utf-8", "replace"), file_descriptor=api.FILE_DESCRIPTOR_STDOUT)]
-                await stream.send_message(api.TaskLogsBatch(entry_id=str(position), items=items))
+                await tell(stream, api.TaskLogsBatch(entry_id=str(position), items=items))
