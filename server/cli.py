@@ -148,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         "autoresearch-mcp setup modal my-lab --gpu H100",
     )
     setup.add_argument("where", choices=("modal",), help="who rents the GPUs out")
-    setup.add_argument("--gpu", metavar="KIND", help="the kind to tell the cost for (default: the lab's first)")
+    setup.add_argument("--gpu", metavar="KIND", help="the kind to tell the cost of, and to compile for (default: all of the lab's)")
     reap = command("reap", _reap, "end this lab's sandboxes that no experiment needs", "autoresearch-mcp reap --dry-run")
     runner = command("runner", _runner, "drive a lab's experiments; the server starts it on demand", "autoresearch-mcp runner my-lab")
     for parser_ in (serve, install, status, watch, approve, reproduce, scores, doctor, repair, export, import_, runner, setup, reap):
