@@ -189,6 +189,7 @@ def try_affinity_of_another(): return os.sched_getaffinity(os.getppid())
 def try_policy_of_another(): return os.sched_getscheduler(os.getppid())
 def try_attributes_of_another(): return call(315 if x86 else 275, os.getppid(), ctypes.create_string_buffer(56), 56, 0)
 def try_priority_of_another(): return os.getpriority(os.PRIO_PROCESS, os.getppid())
+def try_requests_of_the_machine(): return call(206 if x86 else 0, 1, ctypes.byref(ctypes.c_ulong(0)))
 def try_session_of_another(): return os.getsid(os.getppid())
 def try_group_of_another(): return os.getpgid(os.getppid())
 def try_open_file_in_a_message():
