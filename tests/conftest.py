@@ -23,6 +23,12 @@ for name in ("AUTORESEARCH_AGENT", "AUTORESEARCH_LAB", "AUTORESEARCH_EMBEDDINGS_
     os.environ.pop(name, None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: where two processes take a file each, none is left with a long one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

@@ -56,7 +56,7 @@ def probe(up):
 GIVEN = {"own directory": "worked", "own code": "worked"}
 
 
-@pytest.fixture(params=["namespace", "gvisor"])
+@pytest.fixture(params=["namespace", pytest.param("gvisor", marks=pytest.mark.slow)])
 def container(request: pytest.FixtureRequest, data: Path, tmp_path: Path) -> Container:
     if reason := missing(request.param):
         pytest.skip(reason)
