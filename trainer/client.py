@@ -30,7 +30,8 @@ class Run:
 
     Attributes:
         config: `vocab_size`, `seq_len` (tokens a row, as scored), `seed`, `threads`, `device` (a torch device type),
-            `clock` (`cpu` or `wall`), `budget_s` (seconds of that clock), `profile` (its name) and `attention` (as in lab.toml).
+            `clock` (`cpu` or `wall`), `budget_s` (seconds of that clock), `free_cpu_s` (before `start()`; more of them count, on the
+            `cpu` clock), `profile` (its name) and `attention` (as in lab.toml).
     """
 
     def __init__(self, channel: socket.socket, config: dict[str, Any]) -> None:
@@ -49,7 +50,7 @@ class Run:
         self._send(op="start")
         _, ancillary, _, _ = self._channel.recvmsg(1, socket.CMSG_SPACE(array.array("i", [0]).itemsize))
         (data,) = array.array("i", ancillary[0][2])
-        self._started_at = self._clock()
+        self._started_at = self._clock() if self.config["clock"] == "wall" else min(self._clock(), self.config["free_cpu_s"])
         tokens = np.frombuffer(mmap.mmap(data, 0, access=mmap.ACCESS_READ), dtype=np.uint16)
         os.close(data)
         return tokens

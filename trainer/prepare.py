@@ -82,6 +82,7 @@ class Profile:
     budget_s: float  # default; the lab may set another
     wall_cap: float  # a run may take this many times its budget in wall time, however little CPU it got
     startup_s: float  # wall, from spawn to start()
+    free_cpu_s: float  # CPU seconds before start() that are free; more count, where the clock counts those
     score_s: float  # wall, all of scoring
     build_s: float  # of the clock: what a model server may take up to its first answer, so that nobody trains there
     eval_bytes: int  # of validation text; half as many of the test split
@@ -110,6 +111,7 @@ PROFILES = {
             budget_s=60.0,
             wall_cap=3.0,
             startup_s=45.0,
+            free_cpu_s=10.0,
             score_s=45.0,
             build_s=3.0,
             eval_bytes=200_000,
@@ -127,6 +129,7 @@ PROFILES = {
             budget_s=1.0,
             wall_cap=10.0,
             startup_s=30.0,
+            free_cpu_s=3.0,
             score_s=15.0,
             build_s=2.0,
             eval_bytes=20_000,
@@ -145,6 +148,7 @@ PROFILES = {
             budget_s=300.0,
             wall_cap=1.1,
             startup_s=180.0,
+            free_cpu_s=math.inf,
             score_s=60.0,
             build_s=20.0,
             eval_bytes=22_000_000,

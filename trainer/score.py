@@ -5,7 +5,8 @@ memory; the targets, the softmax and the sum are here. So the number is that of 
 are checked of the model behind it:
 
 - It predicts from the past: each of `DECOYS` extra rows shares a validation row's beginning and continues with another
-  row's end, and up to the split the log-probabilities must be the same.
+  row's end, and up to the split the log-probabilities must be the same. Splits are drawn where an answer is better than a
+  token's frequency explains, by as much: a look ahead shows there, whatever it is for. `ANYWHERE` of them are drawn evenly.
 - It keeps no state and mixes no rows: `TWINS` extra rows repeat a row elsewhere, half of them in the same server.
 
 First one server answers everything that counts. When it is dead, and what it could write is gone, the decoys are drawn and
@@ -16,10 +17,10 @@ The weights may hold the training text, so what a server does up to its first an
 `Profile.build_s`. From then on its answers must stay what they are.
 
 What that is worth. A model can answer a real row with knowledge of the next token, but then, asked again with another
-future, it must give that answer without it. So a look-ahead at a fraction f of the positions, however chosen, passes with
-probability (1 - f)^DECOYS. What passes within the tolerance is taken back on average: the mean gap at the splits is added
-to the number. A token's successor is never the first token of another row (a token is left out between rows), so that
-nothing could be gained by peeking into other rows either.
+future, it must give that answer without it. So look-aheads at positions whose shares of the draws sum to q pass with
+probability (1 - q)^DECOYS, and q grows with what they gain. What passes within the tolerance is taken back on average: the
+mean gap at the splits, each weighted by how rarely it is drawn, is added to the number. A token's successor is never the
+first token of another row (a token is left out between rows), so that nothing could be gained by peeking into other rows either.
 
 What is left is what a dead process leaves on a machine: which pages are in memory, when a file was last read, how far a
 counter went. Through n bits of that the second server can learn which tokens the first one looked up, and what a look at
@@ -30,17 +31,18 @@ Where all logits are too many to be copied (`Profile.sealed`; those of the h100 
 log-probability of each row's next tokens first, and is asked then for the logits of the row's last position, whose target it
 hasn't seen, and of one other, which in a decoy is the split. What it said is read before that is asked, and must be the softmax
 of what it shows. Then nothing is normalised by construction, but the bound is the same one: a decoy's logits at the split are
-normalised here, and the original must have said for its own next token what they give it. So a probability that is too high at a
-fraction f of the positions, whether by looking ahead or by summing to more than 1, passes with (1 - f)^DECOYS.
+normalised here, and the original must have said for its own next token what they give it. So a probability that is too high, whether by looking
+ahead or by summing to more than 1, passes as often as there.
 
-Measured on the stock model after 20 s, for a cheat that touches the positions of highest loss and is certain there
-(`python -m tests.bench.detection`; 2,000 draws of decoys; the noise between two runs of one seed is 0.0013 bits per byte):
+Measured on the stock model after 20 s, for a cheat that is certain at the n of 54,528 positions that gain most for the risk
+(`python -m tests.bench.detection`; the noise between two runs of one seed is 0.0013 bits per byte):
 
-    positions of 54,528         2       4       8      16      44     128     294
-    caught in a run          0.4%    0.8%    1.6%    3.3%      9%     25%     50%
-    gain, bits per byte    0.0002  0.0004  0.0008  0.0016   0.004   0.011   0.024
+    n                           2       4       8      16      44     128     294
+    gain, bits per byte    0.0002  0.0003  0.0006  0.0011   0.003   0.009   0.020
+    caught in a run          1.4%    2.8%      6%     12%     32%     70%     95%
+    three runs pass           96%     92%     83%     68%     31%      3%      0%
 
-So what stays under 1% gains less than a third of the noise. A promotion takes at least three runs, each with its own draw.
+So a gain beyond twice the noise is more often caught than not, in the three runs that a promotion takes at least.
 """
 
 import contextlib
@@ -67,7 +69,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-DECOYS = 128
+DECOYS = 256
+ANYWHERE = 0.25  # the share of decoys that don't go by what was answered
 TWINS = 8
 TOLERANCE = {"cpu": 2e-4, "cuda": 5e-2}  # nats that another place in the batch, or another choice of kernels, may change
 SAID_TOLERANCE = 1e-3  # nats between a server's softmax and ours, of the same logits in float32
@@ -163,10 +166,11 @@ def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sa
     for question, answer in told:
         if question.checked == 0:
             answers[question.row] = answer
-    told += ask(second, _checks(contexts, len(val.contexts), profile.eval_rows))  # drawn only now
+    shares = _shares(val, answers[: len(val.contexts)], profile.vocab_size)
+    told += ask(second, _checks(contexts, shares, profile.eval_rows))  # drawn only now
     checks = [(q, _compare(q, answer, answers[q.row], TOLERANCE[submission.device])) for q, answer in told if q.checked]
-    excess = [gap for question, gap in checks if question.checked < profile.seq_len]
-    correction = math.fsum(excess) / len(excess)
+    decoys = [(question, gap) for question, gap in checks if question.checked < profile.seq_len]
+    correction = math.fsum(gap / shares[q.row, q.checked - 1] for q, gap in decoys) / shares.size / len(decoys)
     return Scores(val.bpb(answers[: len(val.contexts)] + correction), test.bpb(answers[len(val.contexts) :]))
 
 
@@ -208,18 +212,28 @@ def _questions(contexts: "np.ndarray[Any, Any]", multiple: int) -> list[_Questio
     return asked
 
 
-def _checks(contexts: "np.ndarray[Any, Any]", validation: int, multiple: int) -> list[_Question]:
-    """Decoys of the first `validation` rows, which alone have some, so that each look there counts; and twins of all."""
+def _shares(text: _Text, answers: "np.ndarray[Any, Any]", vocab_size: int) -> "np.ndarray[Any, Any]":
+    """How often a decoy is split at each position but the last (rows, positions - 1), given what was answered (rows, positions)."""
+    import numpy as np
+
+    counts = np.bincount(text.targets.ravel(), minlength=vocab_size) + 1.0
+    better = np.where(text.widths > 0, np.maximum(0.0, answers - np.log(counts / counts.sum())[text.targets]), 0.0)[:, :-1]
+    even = np.full(better.shape, 1 / better.size)
+    return even if better.sum() == 0 else ANYWHERE * even + (1 - ANYWHERE) * better / better.sum()
+
+
+def _checks(contexts: "np.ndarray[Any, Any]", shares: "np.ndarray[Any, Any]", multiple: int) -> list[_Question]:
+    """Decoys of the first rows, those of validation, by `shares`: no others have some, so each look there counts. And twins of all."""
     import numpy as np
 
     random = np.random.default_rng(secrets.randbits(128))
-    length = contexts.shape[1]
     asked = _twins(contexts, TWINS // 2 + -(DECOYS + TWINS // 2) % multiple, random)
-    for row in random.choice(validation, DECOYS, replace=validation < DECOYS):
-        split = int(random.integers(length - 1))  # the last position that must agree
+    for row, split in zip(
+        *np.unravel_index(random.choice(shares.size, DECOYS, p=shares.ravel()), shares.shape)
+    ):  # the last that must agree
         ends = contexts[contexts[:, split + 1] != contexts[row, split + 1]]
         spliced = np.concatenate([contexts[row, : split + 1], ends[random.integers(len(ends)), split + 1 :]])
-        asked.append(_Question(int(row), spliced, split, split + 1))
+        asked.append(_Question(int(row), spliced, int(split), int(split) + 1))
     random.shuffle(asked)
     return asked
 

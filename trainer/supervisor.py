@@ -187,7 +187,7 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._receive(ours))
-        config = {name: getattr(self._profile, name) for name in ("vocab_size", "seq_len", "clock")}
+        config = {name: getattr(self._profile, name) for name in ("vocab_size", "seq_len", "clock", "free_cpu_s")}
         config |= {name: getattr(self._spec, name) for name in ("seed", "threads", "budget_s", "profile", "attention")}
         config["device"] = self._device
         jail = self._jail({client.CHANNEL: str(theirs.fileno()), client.CONFIG: json.dumps(config), **environment})
@@ -384,7 +384,8 @@ class Supervisor:
     def _start_clock(self, channel: socket.socket) -> None:
         """Hand the training tokens over as a descriptor; the budget runs from here."""
         data = os.open(self._run / TOKENS, os.O_RDONLY | os.O_CLOEXEC)
-        self._cpu_at_start = self._timings["startup_cpu_s"] = self._family.usage().cpu_s
+        self._timings["startup_cpu_s"] = self._family.usage().cpu_s
+        self._cpu_at_start = min(self._timings["startup_cpu_s"], self._profile.free_cpu_s)
         self._started_at, self._phase = time.monotonic(), "running"
         self._look_at = self._show_at = 0.0
         channel.sendmsg([b"S"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [data]))])

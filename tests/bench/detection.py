@@ -1,8 +1,8 @@
 """How likely the scorer is to catch a look-ahead, and what one could gain: the table that `trainer.score` quotes.
 
-The stock model is trained for `BUDGET_S` through the real launcher. A cheat that knows the next token at the n positions
-of highest loss gains the whole loss there, which is the most that n positions can give; the scorer's own draws of decoys
-decide how often it is caught.
+The stock model is trained for `BUDGET_S` through the real launcher. A cheat that knows the next token at n positions gains the whole
+loss there, and takes those that gain most for the risk; the scorer's own draws of decoys, which go by what was answered, decide how
+often it is caught.
 
     python -m tests.bench.detection
 """
@@ -25,7 +25,7 @@ import trainer
 from trainer import client, prepare, protocol, score
 
 BUDGET_S = 20.0  # CPU seconds: less training leaves more loss to gain
-DRAWS = 2000
+DRAWS = 300
 TOUCHED = (1, 2, 4, 8, 16, 44, 128, 294, 1024)
 NOISE = 0.0013  # bits per byte between two runs of one seed
 PROFILE = prepare.PROFILES["cpu"]
@@ -48,47 +48,45 @@ def _train(run: Path) -> torch.nn.Module:
     return model.eval()
 
 
-def _gains(model: torch.nn.Module, text: "score._Text") -> np.ndarray[Any, Any]:
-    """What knowing the target at each position (rows, positions) would take off the metric, in bits per byte of the text."""
+def _answers(model: torch.nn.Module, text: "score._Text") -> np.ndarray[Any, Any]:
+    """Log-probability in nats of each target (rows, positions)."""
     logp = []
     with torch.inference_mode():
         for start in range(0, len(text.contexts), PROFILE.eval_rows):
             rows = slice(start, start + PROFILE.eval_rows)
             logp.append(score._log_probabilities(model(torch.from_numpy(text.contexts[rows])).float(), text.targets[rows]))
-    counted = (text.widths > 0) & (np.arange(PROFILE.seq_len) < PROFILE.seq_len - 1)  # the last target is in no context
-    return np.where(counted, -np.concatenate(logp), 0.0) / math.log(2) / text.widths.sum()
+    return np.concatenate(logp)
 
 
-def _looks(contexts: np.ndarray[Any, Any], validation: int) -> list[list[tuple[int, int]]]:
-    """The (row, position) at which each draw of decoys sees another future."""
-    draws = []
-    for _ in range(DRAWS):
-        questions = score._checks(contexts, validation, PROFILE.eval_rows)
-        draws.append([(question.row, question.checked - 1) for question in questions if 0 < question.checked < PROFILE.seq_len])
-    return draws
-
-
-def measure(scratch: Path) -> list[tuple[str, str, str, str, str]]:
-    """Rows of positions touched, their share, caught as measured, caught by the formula, gain."""
+def measure(scratch: Path) -> list[tuple[str, str, str, str, str, str]]:
+    """Rows of positions touched, gain, caught in a run as drawn, by the formula, three of three uncaught, and what even draws would catch."""
     data = prepare.prepare(PROFILE.name)
     val = score._read(data, "val", PROFILE.seq_len, PROFILE.eval_bytes)
-    test = score._read(data, "test", PROFILE.seq_len, PROFILE.eval_bytes // 2)
-    gains = _gains(_train(scratch / "run"), val)
-    draws = _looks(np.concatenate([val.contexts, test.contexts]), len(val.contexts))
-    order, rows = np.argsort(-gains, axis=None), []
+    answers = _answers(_train(scratch / "run"), val)
+    counted = (val.widths > 0) & (np.arange(PROFILE.seq_len) < PROFILE.seq_len - 1)  # the last target is in no context
+    gains = np.where(counted, -answers, 0.0) / math.log(2) / val.widths.sum()  # of knowing a target, in bits per byte of the text
+    risk = np.pad(score._shares(val, np.where(counted, 0.0, answers), PROFILE.vocab_size), ((0, 0), (0, 1)), constant_values=np.inf)
+    order, rows = np.argsort(-gains / risk, axis=None), []
     for touched in TOUCHED:
-        cheated = set(zip(*(index.tolist() for index in np.unravel_index(order[:touched], gains.shape))))
-        caught = sum(not cheated.isdisjoint(draw) for draw in draws) / DRAWS
-        share = touched / gains.size
-        gain = gains.flat[order[:touched]].sum()
-        formula = 1 - (1 - share) ** score.DECOYS
-        rows.append((f"{touched:,} of {gains.size:,}", f"{share:.3%}", f"{caught:.2%}", f"{formula:.2%}", f"{gain:.5f}"))
+        cheated = np.zeros(gains.shape, bool)
+        cheated.flat[order[:touched]] = True
+        shares = score._shares(val, np.where(cheated, 0.0, answers), PROFILE.vocab_size)
+        caught = 0
+        for _ in range(DRAWS):
+            questions = score._checks(val.contexts, shares, PROFILE.eval_rows)
+            caught += any(cheated[q.row, q.checked - 1] for q in questions if 0 < q.checked < PROFILE.seq_len)
+        missed = (1 - shares[cheated[:, :-1]].sum()) ** score.DECOYS
+        even = 1 - (1 - touched / shares.size) ** score.DECOYS
+        gain = gains[cheated].sum()
+        rows.append((f"{touched:,}", f"{gain:.5f}", f"{caught / DRAWS:.1%}", f"{1 - missed:.1%}", f"{missed**3:.1%}", f"{even:.1%}"))
     return rows
 
 
 def main() -> None:
-    title = f"A look-ahead at the positions of highest loss, {DRAWS} draws; the noise between two runs is {NOISE} bits per byte"
-    table = Table("positions", "share f", "caught", f"1-(1-f)^{score.DECOYS}", "gain, bits per byte", title=title)
+    title = (
+        f"A look-ahead at the n positions that gain most for the risk, {DRAWS} draws; the noise between two runs is {NOISE} bits per byte"
+    )
+    table = Table("n", "gain, bits per byte", "caught in a run", "by the formula", "three runs pass", "caught by even draws", title=title)
     with tempfile.TemporaryDirectory() as scratch:
         for row in measure(Path(scratch)):
             table.add_row(*row)

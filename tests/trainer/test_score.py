@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer import prepare, stream
+from trainer import prepare, score, stream
 
 from .conftest import BIGRAM, Warm
 
@@ -73,6 +73,23 @@ CHEATS = {
             answer.copy_(self.rows.setdefault(tuple(row[:4].tolist()), answer))
         return logits""",
 }
+
+
+def test_checks_are_drawn_where_answers_are_better_than_frequencies_explain(data: Path) -> None:
+    """A look ahead at the rarest tokens gains most. By even draws, these would be 1 % of the checks."""
+    profile = prepare.PROFILES["tiny"]
+    text = score._read(data, "val", profile.seq_len, profile.eval_bytes)
+    frequencies = np.bincount(text.targets.ravel(), minlength=profile.vocab_size) + 1.0
+    honest = np.log(frequencies / frequencies.sum())[text.targets]  # as good as a token's frequency: nothing to suspect
+    assert score._shares(text, honest, profile.vocab_size) == pytest.approx(1 / (text.targets.size - len(text.targets)))
+    rarest = np.zeros(honest.shape, bool)
+    rarest[:, :-1] = honest[:, :-1] <= np.quantile(honest[:, :-1], 0.01)
+    answers = np.where(rarest, 0.0, np.minimum(0.0, honest + 1.0))
+    shares = score._shares(text, answers, profile.vocab_size)
+    assert shares.sum() == pytest.approx(1.0) and shares.min() > 0
+    assert shares[rarest[:, :-1]].sum() > 4 * rarest[:, :-1].mean()
+    looks = [(q.row, q.checked - 1) for q in score._checks(text.contexts, shares, profile.eval_rows) if q.checked < profile.seq_len]
+    assert len(looks) == score.DECOYS and sum(rarest[look] for look in looks) > 0
 
 
 @pytest.fixture(params=["warm", "sealed"])

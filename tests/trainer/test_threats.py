@@ -188,6 +188,20 @@ def test_nothing_is_to_be_had_before_the_clock_runs(warm: Warm) -> None:
     assert (result["steps"], result["curve"][0][1]) == (1, 3.0)
 
 
+def test_work_before_the_start_is_free_for_a_moment_only(warm: Warm) -> None:
+    """Its source may hold text to train on."""
+    early = """
+    import time
+    while time.process_time() < 4.0:
+        pass
+    model = train(run)
+    print("SHARE", run.progress())"""
+    launched = warm.launch(BIGRAM.replace("    model = train(run)", early.lstrip("\n")), budget_s=10)
+    result = launched.wait()
+    assert result["state"] == "finished" and 0.9 < result["used_s"] < 3.0  # of 4 CPU seconds, 3 are free
+    assert float(launched.log.partition("SHARE ")[2].split()[0]) > 0.09  # as it is told, too
+
+
 def test_a_second_start_does_not_turn_the_clock_back(warm: Warm) -> None:
     again = "while True:\n        run._send(op='start')"
     result = warm.launch(before_submit(again), budget_s=0.3).wait()
