@@ -225,13 +225,19 @@ async def test_submitted_models_are_scored_together_and_one_by_one_where_their_s
     await compute.close()
 
 
-async def test_what_ended_while_nobody_looked_is_found_on_the_volume(bench: Bench) -> None:
+async def ended_unseen(bench: Bench) -> Job:
+    """A job that ended while no backend was there to see it."""
     job = bench.job("hold")
     await bench.compute.submit(job)
     await bench.running(job)
     await bench.compute.close()
     (bench.out(job) / "go").touch()
     await eventually(lambda: not bench.service.running(experiment=job.id))
+    return job
+
+
+async def test_what_ended_while_nobody_looked_is_found_on_the_volume(bench: Bench) -> None:
+    job = await ended_unseen(bench)
     later = bench.make()
     assert await later.adopt(replace(job, files={}))
     end = await bench.see(job, "ended", compute=later)
@@ -240,12 +246,7 @@ async def test_what_ended_while_nobody_looked_is_found_on_the_volume(bench: Benc
 
 
 async def test_a_result_that_the_volume_shows_late_is_waited_for(bench: Bench) -> None:
-    job = bench.job("hold")
-    await bench.compute.submit(job)
-    await bench.running(job)
-    await bench.compute.close()
-    (bench.out(job) / "go").touch()
-    await eventually(lambda: not bench.service.running(experiment=job.id))
+    job = await ended_unseen(bench)
     for file in (protocol.RESULT, protocol.BEGUN):
         (bench.out(job) / file).rename(bench.scratch / file)
     protocol.write_json(bench.out(job) / protocol.BEGUN, {"begun": 1.0})  # an earlier commit of the volume's
