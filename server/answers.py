@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from .models import Experiment, ExperimentState, Failure, Memory, Model, Verdict
+from autoresearch_mcp.server.models import Experiment, ExperimentState, Failure, Memory, Model, Verdict
 
 
 class ExperimentLine(Model):

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import __version__
-from .errors import LabError
+from autoresearch_mcp.server import __version__
+from autoresearch_mcp.server.errors import LabError
 
 _HOME = "AUTORESEARCH_LAB"
-_OWN = {"server", "trainer", "contracts"}
+_OWN = "autoresearch_mcp"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
-        if package in _OWN:
+        if package == _OWN:
             raise
         print(f"autoresearch-mcp: the package {package} is missing. Install it: pip install {package}", file=sys.stderr)  # noqa: T201
         return 2
@@ -187,7 +187,7 @@ def find_lab(given: Path | None) -> Path:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from .scaffold import create_lab
+    from autoresearch_mcp.server.commands.init import create_lab
 
     lines = create_lab(arguments.dir, arguments.from_repo, arguments.profile, arguments.budget)
     _say(f"Made the lab {arguments.dir}", *(f"  {line}" for line in lines), "", "Next:")
@@ -198,25 +198,25 @@ def _init(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     if arguments.http is None:
-        from .mcp.stdio import serve_stdio
+        from autoresearch_mcp.server.mcp.stdio import serve_stdio
 
         serve_stdio(find_lab(arguments.dir))
     else:
-        from .mcp.http import serve_http
+        from autoresearch_mcp.server.mcp.http import serve_http
 
         serve_http(find_lab(arguments.dir), arguments.http)
     return 0
 
 
 def _install(arguments: argparse.Namespace) -> int:
-    from .install import install
+    from autoresearch_mcp.server.commands.install import install
 
     _say(install(arguments.client, find_lab(arguments.dir), arguments.config, arguments.name, arguments.dry_run))
     return 0
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from .lab import Lab
+    from autoresearch_mcp.server.lab.lab import Lab
 
     with contextlib.closing(Lab(find_lab(arguments.dir))) as lab:
         status = lab.status()
@@ -225,7 +225,7 @@ def _status(arguments: argparse.Namespace) -> int:
         return 0
     from rich.console import Console
 
-    from .watch import frame
+    from autoresearch_mcp.server.commands.status import frame
 
     Console(highlight=False).print(frame(status))
     return 0
@@ -237,8 +237,8 @@ def _watch(arguments: argparse.Namespace) -> int:
         return _status(arguments)
     from rich.console import Console
 
-    from .lab import Lab
-    from .watch import watch
+    from autoresearch_mcp.server.commands.status import watch
+    from autoresearch_mcp.server.lab.lab import Lab
 
     with contextlib.closing(Lab(find_lab(arguments.dir))) as lab:
         watch(lab, Console(highlight=False))
@@ -248,7 +248,7 @@ def _watch(arguments: argparse.Namespace) -> int:
 def _approve(arguments: argparse.Namespace) -> int:
     import getpass
 
-    from .lab import Lab
+    from autoresearch_mcp.server.lab.lab import Lab
 
     with contextlib.closing(Lab(find_lab(arguments.dir))) as lab:
         answer = lab.promote_commit(arguments.commit, author="owner", approved_by=arguments.by or getpass.getuser())
@@ -260,7 +260,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     import getpass
     import time
 
-    from .lab import Lab
+    from autoresearch_mcp.server.lab.lab import Lab
 
     with contextlib.closing(Lab(find_lab(arguments.dir))) as lab:
         id = arguments.id if lab.is_reproduction(arguments.id) else lab.reproduce(arguments.id, getpass.getuser())
@@ -277,7 +277,7 @@ def _scores(arguments: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
-    from .scores import hidden_scores, table
+    from autoresearch_mcp.server.commands.hidden_scores import hidden_scores, table
 
     scores = hidden_scores(find_lab(arguments.dir))
     if arguments.json:
@@ -292,7 +292,7 @@ def _scores(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from .doctor import examine
+    from autoresearch_mcp.server.commands.doctor import examine
 
     findings = examine(find_lab(arguments.dir))
     for finding in findings:
@@ -301,10 +301,10 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _repair(arguments: argparse.Namespace) -> int:
-    from . import settings
-    from .daemon import stop_runner
-    from .lake.repair import repair
-    from .ledger import Ledger
+    from autoresearch_mcp.server import settings
+    from autoresearch_mcp.server.lake.embedded.repair import repair
+    from autoresearch_mcp.server.ledger import Ledger
+    from autoresearch_mcp.server.runner.process import stop_runner
 
     root = find_lab(arguments.dir)
     settings.load(root)
@@ -320,8 +320,8 @@ def _repair(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from .lab import Lab
-    from .transfer import export
+    from autoresearch_mcp.server.commands.transfer import export
+    from autoresearch_mcp.server.lab.lab import Lab
 
     with contextlib.closing(Lab(find_lab(arguments.dir))) as lab:
         _say(*export(lab, arguments.out))
@@ -329,8 +329,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from .lab import Lab
-    from .transfer import import_
+    from autoresearch_mcp.server.commands.transfer import import_
+    from autoresearch_mcp.server.lab.lab import Lab
 
     with contextlib.closing(Lab(find_lab(arguments.dir))) as lab:
         _say(*import_(lab, arguments.source))
@@ -338,27 +338,27 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _setup(arguments: argparse.Namespace) -> int:
-    from .rental import set_up
+    from autoresearch_mcp.server.commands.modal import set_up
 
     set_up(find_lab(arguments.dir), arguments.gpu, arguments.dry_run, _say)
     return 0
 
 
 def _reap(arguments: argparse.Namespace) -> int:
-    from .rental import reap
+    from autoresearch_mcp.server.commands.modal import reap
 
     _say(*reap(find_lab(arguments.dir), arguments.dry_run) or ["Nothing runs that no experiment needs."])
     return 0
 
 
 def _runner(arguments: argparse.Namespace) -> int:
-    from .daemon import main as run
+    from autoresearch_mcp.server.runner.process import main as run
 
     return run(find_lab(arguments.dir))
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from .demo import main as run
+    from autoresearch_mcp.server.commands.demo import main as run
 
     return run(arguments.rest)
 

@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import LabError
-from .models import TERMINAL_STATES, Experiment, ExperimentState, Memory, Promotion, Proposal, Record, Score, Table
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.models import TERMINAL_STATES, Experiment, ExperimentState, Memory, Promotion, Proposal, Record, Score, Table
 
 SCHEMA_VERSION = 4
 _BUSY_S = 30.0

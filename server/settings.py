@@ -13,12 +13,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from trainer.prepare import PROFILES, max_wall_s
-
-from .compute import gpus
-from .errors import LabError
-from .models import Metric, Model
-from .patch import Editable
+from autoresearch_mcp.server import devices
+from autoresearch_mcp.server.editable import Editable
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.models import Metric, Model
+from autoresearch_mcp.trainer.prepare import PROFILES, max_wall_s
 
 FILE = "lab.toml"
 STATE = ".autoresearch"
@@ -131,8 +130,8 @@ class ComputeSection(Model):
     @field_validator("gpus", "prices")
     @classmethod
     def _known(cls, names: Any) -> Any:
-        if unknown := sorted(set(names) - set(gpus.GPUS)):
-            raise ValueError(f"name kinds out of {', '.join(gpus.GPUS)}; {unknown[0]!r} is not one")
+        if unknown := sorted(set(names) - set(devices.GPUS)):
+            raise ValueError(f"name kinds out of {', '.join(devices.GPUS)}; {unknown[0]!r} is not one")
         return names
 
 
@@ -225,7 +224,7 @@ class Settings(Model):
     @property
     def devices(self) -> tuple[str, ...]:
         """Kinds of device that experiments may run on, the reference first."""
-        return tuple(gpus.kind(name) for name in self.gpus) if self.rents else (self.device,)
+        return tuple(devices.kind(name) for name in self.gpus) if self.rents else (self.device,)
 
     @property
     def reference(self) -> str:
@@ -233,12 +232,12 @@ class Settings(Model):
         return self.devices[0]
 
     def usd_per_s(self, device: str) -> float:
-        return gpus.usd_per_s(device, self.compute.prices) if self.rents else 0.0
+        return devices.usd_per_s(device, self.compute.prices) if self.rents else 0.0
 
     def longest_s(self) -> float:
         """The most device seconds that an attempt can use."""
         if self.rents:
-            return gpus.longest_s(self.training.profile, self.training.budget_s)
+            return devices.longest_s(self.training.profile, self.training.budget_s)
         return max_wall_s(self.training.profile, self.training.budget_s, script=self.training.metric == "reported")
 
 

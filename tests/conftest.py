@@ -37,8 +37,8 @@ def anyio_backend() -> str:
 @pytest.fixture
 def make_lab(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """Makes a lab on the tiny profile: `make_lab(name="lab", toml={"old text": "new text"}, files={"train.py": "..."})`."""
-    from server.daemon import stop_runner
-    from server.scaffold import create_lab
+    from autoresearch_mcp.server.commands.init import create_lab
+    from autoresearch_mcp.server.runner.process import stop_runner
 
     made: list[Path] = []
 
@@ -86,7 +86,7 @@ def modal_standin(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Standin
 @pytest.fixture
 def make_modal_lab(modal_standin: "Standin", make_lab: Callable[..., Path]) -> Callable[..., Path]:
     """Makes a lab that trains on the stand-in, and was set up there; the calls of `make_lab`."""
-    from server.compute.modal_setup import set_up
+    from autoresearch_mcp.server.compute.modal.setup import set_up
 
     def make(name: str = "rented", toml: dict[str, str] | None = None) -> Path:
         root = make_lab(name, {'backend = "local"': 'backend = "modal"', **(toml or {})})

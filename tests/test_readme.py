@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from server import cli, settings
+from autoresearch_mcp.server import cli, settings
 from tests.server.mcp.test_surface import TOOLS
 
 HERE = Path(__file__).parents[1]

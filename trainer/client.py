@@ -106,7 +106,7 @@ def connect() -> Run:
     """
     if CHANNEL not in os.environ:
         raise RuntimeError(
-            "train.py has no data and no clock of its own: train it with `python -m trainer.launch RUNDIR`, or through the lab."
+            "train.py has no data and no clock of its own: train it with `python -m autoresearch_mcp.trainer.launch RUNDIR`, or through the lab."
         )
     Path(WEIGHTS).unlink(missing_ok=True)
     return Run(socket.socket(fileno=int(os.environ[CHANNEL])), json.loads(os.environ[CONFIG]))

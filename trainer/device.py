@@ -145,7 +145,7 @@ def _flash_attention() -> "Attention":
         flash = get_kernel(FLASH, version=FLASH_VERSION).flash_attn_func
     except Exception as error:
         raise RuntimeError(
-            f"FlashAttention 3 can't be loaded: {error}. Run `python -m trainer.prepare h100` where there is a network, "
+            f"FlashAttention 3 can't be loaded: {error}. Run `python -m autoresearch_mcp.trainer.prepare h100` where there is a network, "
             'or set attention = "sdpa" in [training] of lab.toml, for all experiments of the lab.'
         ) from error
 

@@ -39,7 +39,7 @@ _CAUSE = re.compile(r"^(?P<type>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?$")
 
 @dataclass(frozen=True)
 class Failure:
-    """Mirrors `server.models.Failure`, which the server makes of it."""
+    """Mirrors `autoresearch_mcp.server.models.Failure`, which the server makes of it."""
 
     kind: str
     message: str

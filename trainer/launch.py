@@ -1,6 +1,6 @@
 """Starts supervisors of runs, cold or from a warm parent (fixed).
 
-`python -m trainer.launch RUNDIR` supervises one run and exits. `python -m trainer.launch --warm` imports torch once,
+`python -m autoresearch_mcp.trainer.launch RUNDIR` supervises one run and exits. `python -m autoresearch_mcp.trainer.launch --warm` imports torch once,
 then forks a supervisor for each directory that it reads from stdin, one a line, and answers one line of JSON as soon
 as it did: {"run", "pid"} or {"run", "error"}. When its stdin ends it exits, and its supervisors live on. Both ways
 meet in `supervise`, so there is one way to run. `--stage train` and `--stage score` split a run between two machines;
@@ -11,7 +11,6 @@ the missing result says that the run was lost.
 """
 
 import argparse
-import fcntl
 import gc
 import json
 import os
@@ -22,10 +21,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import get_args
 
-from . import prepare, processes, protocol, sandbox
-from .failures import Failure
-from .protocol import Result, Spec
-from .supervisor import Stage, Supervisor
+from autoresearch_mcp.trainer import files, prepare, protocol, sandbox
+from autoresearch_mcp.trainer.failures import Failure
+from autoresearch_mcp.trainer.protocol import Result, Spec
+from autoresearch_mcp.trainer.sandbox import processes
+from autoresearch_mcp.trainer.supervisor import Stage, Supervisor
 
 # What a launcher needs of its environment. The rest may hold secrets, and forked children can read all of it.
 _ENVIRONMENT = (
@@ -77,15 +77,11 @@ def supervise(run: Path, stage: Stage = "all") -> None:
 def _locked(lock: int, patience_s: float = 1.0) -> bool:
     """Take the lock, patiently: whoever only looks whether a launcher lives holds it for a moment."""
     deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.01)
-        else:
-            return True
+    while not files.try_process_lock(lock):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def _read_spec(run: Path) -> Spec:
@@ -151,9 +147,9 @@ def _clean_environment() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m trainer.launch",
+        prog="python -m autoresearch_mcp.trainer.launch",
         description="Supervise the run in a directory that holds spec.json and code/; or, warm, those that stdin names.",
-        epilog="example: python -m trainer.launch .autoresearch/runs/x-1",
+        epilog="example: python -m autoresearch_mcp.trainer.launch .autoresearch/runs/x-1",
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("run", nargs="?", type=Path, help="the run directory")

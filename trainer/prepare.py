@@ -31,7 +31,6 @@ and hashes.
 
 import argparse
 import base64
-import fcntl
 import hashlib
 import json
 import math
@@ -48,8 +47,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import device
-from .protocol import read_json, write_json
+from autoresearch_mcp.trainer import device, files
+from autoresearch_mcp.trainer.protocol import read_json, write_json
 
 if TYPE_CHECKING:
     import tiktoken
@@ -174,12 +173,18 @@ def for_scripts(profile: Profile) -> Profile:
     return replace(profile, clock="wall", wall_cap=math.inf, startup_s=0.0, score_s=0.0)
 
 
+def fixed_files() -> dict[str, Path]:
+    """Every source file of this package, by its path within the package."""
+    package = Path(__file__).parent
+    return {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
+
+
 def fixed_hash() -> str:
     """Hash of every file of this package except `train.py`: what measured a result."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.name != "train.py":
-            digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
+    for name, path in sorted(fixed_files().items()):
+        if name != "train.py":
+            digest.update(f"{name}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
@@ -216,8 +221,7 @@ def prepare(profile: str, directory: Path | None = None) -> Path:
     if (target / META).exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / f".{target.name}.lock").open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with files.locked(target.parent / f".{target.name}.lock"):
         if (target / META).exists():
             return target
         if target.exists():
@@ -286,7 +290,7 @@ def data_hashes(directory: Path) -> dict[str, str]:
     """
     meta = read_json(directory / META)
     if meta is None:
-        raise PreparationError(f"{directory} holds no prepared data: run `python -m trainer.prepare PROFILE`.")
+        raise PreparationError(f"{directory} holds no prepared data: run `python -m autoresearch_mcp.trainer.prepare PROFILE`.")
     text = json.dumps({name: digest for name, digest in meta["files"].items() if name != TOKENIZER}, sort_keys=True)
     return {"data": hashlib.sha256(text.encode()).hexdigest()[:16], "tokenizer": meta["files"][TOKENIZER][:16]}
 
@@ -310,7 +314,7 @@ class _Text:
 
 def _text_of_shards(profile: Profile, cache: Path) -> _Text:
     """Web text from the hub. The shards stay beside the data, for another profile or another try."""
-    from . import shards
+    from autoresearch_mcp.trainer import shards
 
     try:
         import pyarrow  # noqa: F401 - reads the shards
@@ -375,9 +379,9 @@ def _group(paragraphs: list[str], without: Container[str]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m trainer.prepare",
+        prog="python -m autoresearch_mcp.trainer.prepare",
         description="Make a profile's data unless it is there, and print its directory.",
-        epilog="example: python -m trainer.prepare cpu",
+        epilog="example: python -m autoresearch_mcp.trainer.prepare cpu",
     )
     parser.add_argument("profile", choices=PROFILES)
     parser.add_argument("--dir", type=Path, help="where to put it (default: the user's cache)")

@@ -12,11 +12,11 @@ whose state is `submitted`; the second scores it, next to the data that the firs
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from autoresearch_mcp.trainer import files
 
 SPEC = "spec.json"
 CODE = "code"  # directory with the files of the commit that lab.toml names: the editable ones, and those that they need
@@ -42,7 +42,7 @@ class Spec:
     profile: str  # a name in trainer.prepare.PROFILES: cpu, tiny, h100
     budget_s: float  # of the profile's clock: CPU seconds on cpu, wall seconds on h100
     threads: int
-    data: str  # directory that `trainer.prepare` made, as text
+    data: str  # directory that `autoresearch_mcp.trainer.prepare` made, as text
     device: str = "cpu"
     entry: str = "train.py"
     arguments: tuple[str, ...] = ()  # of the entry, on its command line
@@ -84,7 +84,7 @@ class Result:
     tokens: int = 0
     peak_memory_mb: float = 0.0  # resident, of training; a GPU's own memory is not in it
     notes: dict[str, str] = field(default_factory=dict)  # the code's own word on how it ran: dtype, attention
-    sandbox: str = "unsandboxed"  # or what `trainer.sandbox.level` says
+    sandbox: str = "unsandboxed"  # or what `autoresearch_mcp.trainer.sandbox.level` says
     hashes: dict[str, str] = field(default_factory=dict)  # fixed, data, tokenizer, code, weights
     versions: dict[str, str] = field(default_factory=dict)  # python, torch, numpy, platform
     timings: dict[str, float] = field(default_factory=dict)  # lend_s, spawn_s, startup_s, startup_cpu_s, first_step_s, train_s, score_s
@@ -94,16 +94,7 @@ class Result:
 def write_json(path: Path, value: object) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a part, and a power cut keeps one of them."""
     data = json.dumps(asdict(value) if hasattr(value, "__dataclass_fields__") else value, allow_nan=False)  # type: ignore[call-overload]
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    files.write_atomically(path, data.encode())
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from . import prepare, protocol, sandbox
+from autoresearch_mcp.trainer import prepare, protocol, sandbox
 
 SCORED = "scored.json"  # the completed result, beside the submitted one
 SCORER = "scorer.json"  # {"sandbox", "begun", "jobs"} of who scores it, then "seconds" too
@@ -40,7 +40,9 @@ def train(spec: str, code: Path, out: Path) -> None:
     with _directory() as run:
         _copy(code, run / protocol.CODE)
         (run / protocol.SPEC).write_text(spec, encoding="utf-8")
-        launcher = subprocess.Popen([sys.executable, "-m", "trainer.launch", str(run), "--stage", "train"], stdin=subprocess.DEVNULL)
+        launcher = subprocess.Popen(
+            [sys.executable, "-m", "autoresearch_mcp.trainer.launch", str(run), "--stage", "train"], stdin=subprocess.DEVNULL
+        )
         mirror = _Mirror(run)
         while launcher.poll() is None:
             mirror.show()
@@ -63,7 +65,7 @@ def train(spec: str, code: Path, out: Path) -> None:
 def score(data: Path, outs: list[Path]) -> None:
     """Complete what `train` left in each of `outs`, one after the other, from one parent that imported torch once."""
     account = begin(SCORER, outs)
-    command = [sys.executable, "-m", "trainer.launch", "--warm", "--stage", "score"]
+    command = [sys.executable, "-m", "autoresearch_mcp.trainer.launch", "--warm", "--stage", "score"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as warm:
         assert warm.stdin is not None and warm.stdout is not None
         for out in outs:
@@ -113,7 +115,9 @@ def compile_graphs(spec: str, code: Path, graphs: Path) -> None:
     with _directory() as run:
         _copy(code, run / protocol.CODE)
         (run / protocol.SPEC).write_text(spec, encoding="utf-8")
-        subprocess.run([sys.executable, "-m", "trainer.launch", str(run), "--stage", "compile"], stdin=subprocess.DEVNULL, check=False)
+        subprocess.run(
+            [sys.executable, "-m", "autoresearch_mcp.trainer.launch", str(run), "--stage", "compile"], stdin=subprocess.DEVNULL, check=False
+        )
         result = protocol.read_json(run / protocol.RESULT) or {}
         say(result=result)
         if not (run / protocol.GRAPHS).exists():
@@ -206,7 +210,7 @@ def _alive(pid: int) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m trainer.remote", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m autoresearch_mcp.trainer.remote", description=(__doc__ or "").partition("\n")[0])
     actions = parser.add_subparsers(dest="action", required=True)
     action = actions.add_parser("train", help="run one experiment up to its submission")
     action.add_argument("spec", help="spec.json, as text")

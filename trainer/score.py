@@ -63,7 +63,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from . import prepare, sandbox, scratch
+from autoresearch_mcp.trainer import legacy, prepare, sandbox
+from autoresearch_mcp.trainer.sandbox import scratch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -430,6 +431,7 @@ def _serving(submission: Submission, profile: prepare.Profile, channel: socket.s
         if channel.recv(1) != _GO:
             return
         sys.path.insert(0, str(submission.code))
+        legacy.alias_contract(submission.code)
         spec = importlib.util.spec_from_file_location("train", submission.code / submission.entry)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)

@@ -24,13 +24,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
-from . import client, compiled, device, prepare, processes, protocol, sandbox, score, stream
-from .compiled import Compiled
-from .failures import Failure, of_crash, read_traceback
-from .protocol import Progress, Result, Spec
-from .records import Curve, Log
-from .score import Scores
-from .scratch import Scratch
+from autoresearch_mcp.trainer import client, compiled, device, legacy, prepare, protocol, sandbox, score, stream
+from autoresearch_mcp.trainer.compiled import Compiled
+from autoresearch_mcp.trainer.failures import Failure, of_crash, read_traceback
+from autoresearch_mcp.trainer.protocol import Progress, Result, Spec
+from autoresearch_mcp.trainer.records import Curve, Log
+from autoresearch_mcp.trainer.sandbox import processes
+from autoresearch_mcp.trainer.sandbox.scratch import Scratch
+from autoresearch_mcp.trainer.score import Scores
 
 Stage = Literal["all", "train", "score", "compile"]
 
@@ -248,6 +249,8 @@ class Supervisor:
             sys.modules["torch"].set_num_threads(self._spec.threads)
         entry = (self._scratch.path if self._spec.metric else self._code) / self._spec.entry
         sys.path.insert(0, str(entry.parent if self._spec.metric else self._code))
+        if not self._spec.metric:
+            legacy.alias_contract(self._code)
         sys.argv = [str(entry), *self._spec.arguments]
         runpy.run_path(str(entry), run_name="__main__")
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from trainer import client, device
+from autoresearch_mcp.trainer import client, device
 
 # ---------------------------------------------------------------------------
 # GPT model

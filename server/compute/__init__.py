@@ -4,17 +4,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..settings import Settings
-    from .base import Compute
+    from autoresearch_mcp.server.compute.base import Compute
+    from autoresearch_mcp.server.settings import Settings
 
 
 def open_compute(settings: "Settings", state: Path, log: Path) -> "Compute":
     """The backend that `lab.toml` names. `log`: where the launchers' own messages go."""
     if settings.rents:
-        from .gpus import requests
-        from .modal import ModalCompute
+        from autoresearch_mcp.server.compute.modal.backend import ModalCompute
+        from autoresearch_mcp.server.devices import requests
 
         return ModalCompute(settings.training.profile, state, requests())
-    from .local import LocalCompute
+    from autoresearch_mcp.server.compute.local.backend import LocalCompute
 
     return LocalCompute(settings.training.profile, settings.training.threads, log)

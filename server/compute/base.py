@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from trainer.protocol import Spec
+from autoresearch_mcp.trainer import protocol
+from autoresearch_mcp.trainer.protocol import Spec
 
 
 class ComputeError(Exception):
@@ -90,3 +91,14 @@ class Compute(Protocol):
     async def close(self) -> None:
         """Let go of helpers. Jobs run on."""
         ...
+
+
+def write_files(job: Job) -> None:
+    """Write what the launcher expects in a run directory: the code, then the spec."""
+    code = job.directory / protocol.CODE
+    code.mkdir(parents=True, exist_ok=True)
+    for path, content in job.files.items():
+        target = code / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    protocol.write_json(job.directory / protocol.SPEC, job.spec)

@@ -5,12 +5,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import LabError
+from autoresearch_mcp.server.errors import LabError
 
 if TYPE_CHECKING:
-    from ..settings import Settings
-    from .base import Lake
-    from .embedding import Embedder
+    from autoresearch_mcp.server.lake.base import Lake
+    from autoresearch_mcp.server.search.embedding import Embedder
+    from autoresearch_mcp.server.settings import Settings
 
 KEY = "DEEPLAKE_API_KEY"
 
@@ -24,12 +24,12 @@ def open_lake(settings: "Settings", state: Path, embedder: "Embedder | None" = N
         LabError: `bad_settings`, where the managed tables are asked for and DEEPLAKE_API_KEY or the address is not usable.
     """
     if is_managed(settings):
-        from .managed import ManagedLake
-        from .service import Service
+        from autoresearch_mcp.server.lake.managed.service import Service
+        from autoresearch_mcp.server.lake.managed.store import ManagedLake
 
         service = Service.from_environment(settings.lake.workspace)
         return ManagedLake(state / "lake", service, settings.lake.tables or default_prefix(settings.lab.name), embedder)
-    from .embedded import EmbeddedLake
+    from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
 
     return EmbeddedLake(state / "lake", embedder)
 

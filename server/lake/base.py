@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from ..models import Record, Table
+from autoresearch_mcp.server.models import Record, Table
 
 if TYPE_CHECKING:
-    from .embedding import Vectors as Vector
+    from autoresearch_mcp.server.search.embedding import Vectors as Vector
 
 T = TypeVar("T")
 # contains: substring, any case; has: the list column holds the value; has any: one of the values

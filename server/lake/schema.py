@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import LabError
-from ..models import Experiment, Memory, Promotion, Record, Table
-from .base import Condition, Operator, Query
-from .meaning import COLUMN as MEANING
-from .ranking import terms
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lake.base import Condition, Operator, Query
+from autoresearch_mcp.server.models import Experiment, Memory, Promotion, Record, Table
+from autoresearch_mcp.server.search.text import terms
+from autoresearch_mcp.server.search.vectors import COLUMN as MEANING
 
 SCHEMA_VERSION = 3  # 2: started_at, steps and memory_mb of experiments; 3: the meaning of memories
 NO_VALUE = -1.0

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ..errors import LabError
-from ..models import Table
-from .schema import TABLES, Column
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lake.schema import TABLES, Column
+from autoresearch_mcp.server.models import Table
 
 LIMIT_S = 5.0
 MOST_TEXT = 50_000  # characters in an answer

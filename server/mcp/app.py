@@ -4,12 +4,12 @@ from mcp.server.caching import CacheHint
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver import server as sdk
 
-from .. import __version__
-from ..lab import Lab
-from .desk import Desk
-from .prompts import add_prompts
-from .resources import add_resources
-from .tools import tools
+from autoresearch_mcp.server import __version__
+from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.mcp.bridge import Desk
+from autoresearch_mcp.server.mcp.prompts import add_prompts
+from autoresearch_mcp.server.mcp.resources import add_resources
+from autoresearch_mcp.server.mcp.tools import tools
 
 # The SDK would import rich to colour a log that clients keep in files: 20 ms of each start. Each transport sets up plain lines on stderr.
 sdk.configure_logging = lambda level="INFO": None  # type: ignore[attr-defined]

@@ -21,9 +21,9 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..errors import LabError
-from ..lab import Lab
-from .app import build_server
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.mcp.app import build_server
 
 TOKEN = "AUTORESEARCH_TOKEN"  # noqa: S105 the variable's name
 PATIENCE_S = 1  # for calls in flight, after a signal; what the lab has begun is finished, waits are cut

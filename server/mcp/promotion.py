@@ -10,9 +10,9 @@ from typing import Annotated
 from mcp.server.mcpserver import AcceptedElicitation, Elicit, ElicitationResult, Resolve
 from pydantic import BaseModel, Field
 
-from .. import answers as a
-from .arguments import Author, Commit
-from .desk import Ctx, Desk
+from autoresearch_mcp.server import answers as a
+from autoresearch_mcp.server.mcp.arguments import Author, Commit
+from autoresearch_mcp.server.mcp.bridge import Ctx, Desk
 
 
 class Approval(BaseModel):

@@ -5,7 +5,7 @@ from typing import Annotated
 from mcp.server.mcpserver import MCPServer
 from pydantic import Field
 
-from contracts import contract
+from autoresearch_mcp.contracts import contract
 
 Line = Annotated[str, Field(max_length=4000)]
 

@@ -8,10 +8,10 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.types import Completion, CompletionArgument, CompletionContext, PromptReference, ResourceTemplateReference
 
-from ..errors import LabError
-from ..lake.sql import describe
-from .arguments import COMMIT, ID
-from .desk import Desk
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lake.sql import describe
+from autoresearch_mcp.server.mcp.arguments import COMMIT, ID
+from autoresearch_mcp.server.mcp.bridge import Desk
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -29,9 +29,9 @@ from mcp.server.stdio import stdio_server
 from mcp.shared.message import SessionMessage
 from mcp.types import JSONRPCRequest
 
-from ..errors import LabError
-from ..lab import Lab
-from .app import build_server
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.mcp.app import build_server
 
 PATIENCE_S = 3.0  # after a signal; then the process ends even if a disk or a client that doesn't read holds it
 

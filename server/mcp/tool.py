@@ -19,9 +19,9 @@ from mcp.types import CallToolResult, InputRequiredResult, TextContent, ToolAnno
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, to_json
 
-from ..errors import LabError
-from .desk import Ctx
-from .schema import Schema, outline, slim
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.mcp.bridge import Ctx
+from autoresearch_mcp.server.mcp.schema import Schema, outline, slim
 
 logger = logging.getLogger(__name__)
 

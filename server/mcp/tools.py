@@ -11,13 +11,13 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.types import ContentBlock, TextContent
 from pydantic import Field
 
-from .. import answers as a
-from ..models import ExperimentState, MemoryKind
-from .arguments import Author, Commit, Edit, ExperimentId, MemoryId, Path, Tag, Tags, Text
-from .desk import Ctx, Desk
-from .promotion import promotion
-from .tool import lab_tool
-from .wait import waiting
+from autoresearch_mcp.server import answers as a
+from autoresearch_mcp.server.mcp.arguments import Author, Commit, Edit, ExperimentId, MemoryId, Path, Tag, Tags, Text
+from autoresearch_mcp.server.mcp.bridge import Ctx, Desk
+from autoresearch_mcp.server.mcp.promotion import promotion
+from autoresearch_mcp.server.mcp.tool import lab_tool
+from autoresearch_mcp.server.mcp.wait import waiting
+from autoresearch_mcp.server.models import ExperimentState, MemoryKind
 
 
 def tools(desk: Desk) -> list[Tool]:

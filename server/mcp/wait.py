@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 import anyio
 from pydantic import Field
 
-from .. import answers as a
-from ..models import TERMINAL_STATES
-from .arguments import ExperimentId
-from .desk import Ctx, Desk
+from autoresearch_mcp.server import answers as a
+from autoresearch_mcp.server.mcp.arguments import ExperimentId
+from autoresearch_mcp.server.mcp.bridge import Ctx, Desk
+from autoresearch_mcp.server.models import TERMINAL_STATES
 
 POLL_S = 0.1  # between looks at the ledger's change counter
 REFRESH_S = 1.0  # between readings of progress, which changes without the ledger, and between progress notifications

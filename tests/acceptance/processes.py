@@ -10,7 +10,7 @@ from typing import Literal
 def processes(root: Path, command: Literal["serve", "runner"]) -> list[int]:
     """Those that run this command of the lab."""
     lines = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [int(line.split()[0]) for line in lines if line.endswith(f"server.cli {command} {root}")]
+    return [int(line.split()[0]) for line in lines if line.endswith(f"autoresearch_mcp.server.cli {command} {root}")]
 
 
 def launchers(root: Path) -> list[int]:

@@ -14,11 +14,11 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp.types import TextContent
 
-from server import settings
-from server.daemon import runner_lock
+from autoresearch_mcp.server import settings
+from autoresearch_mcp.server.runner.process import runner_lock
 from tests.server.mcp.pipe import HELLO, served
 
-CLI = "import sys; from server.cli import main; sys.exit(main(['serve', sys.argv[1]]))"
+CLI = "import sys; from autoresearch_mcp.server.cli import main; sys.exit(main(['serve', sys.argv[1]]))"
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("labs") / "lab"
-    subprocess.run([sys.executable, "-m", "server.cli", "init", str(root)], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "autoresearch_mcp.server.cli", "init", str(root)], check=True, capture_output=True)
     with runner_lock(root / settings.STATE) as mine:
         assert mine
         yield root

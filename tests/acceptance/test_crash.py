@@ -23,10 +23,10 @@ from mcp.client import Client
 from mcp.client.stdio import stdio_client
 from mcp_types import CallToolResult
 
-from server.daemon import stop_runner
-from server.lake.schema import SCHEMA_VERSION
-from server.models import TERMINAL_STATES
-from server.repo import Repo
+from autoresearch_mcp.server.lake.schema import SCHEMA_VERSION
+from autoresearch_mcp.server.models import TERMINAL_STATES
+from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.runner.process import stop_runner
 from tests.acceptance.processes import launchers, processes
 from tests.conftest import REAL_DEEPLAKE
 from tests.standins.deeplake.server import ORG, TOKEN, DeeplakeStandIn, Faults
@@ -61,7 +61,7 @@ class Agent:
         self.launches: dict[str, tuple[str, str, list[str]]] = {}  # by key: commit, author, experiments
         self.promoted: set[str] = set()
         self.server = StdioServerParameters(
-            command=sys.executable, args=["-P", "-m", "server.cli", "serve", str(root)], env=dict(os.environ)
+            command=sys.executable, args=["-P", "-m", "autoresearch_mcp.server.cli", "serve", str(root)], env=dict(os.environ)
         )
         self._log = root / ".autoresearch" / f"{name}.log"
         self._random = random.Random(f"{SEED} {name}")

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from server.daemon import runner_lock
-from server.lab import Lab
+from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.runner.process import runner_lock
 
 
 def edit(number: int) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def edit(number: int) -> dict[str, Any]:
 @pytest.mark.parametrize("end", ["closes its pipe", "SIGTERM", "SIGINT", "SIGKILL"])
 def test_a_client_that_leaves_in_the_middle_of_a_call_leaves_nothing_half_done(make_lab: Callable[..., Path], end: str) -> None:
     root = make_lab(end.split()[0])
-    command = [sys.executable, "-P", "-m", "server.cli", "serve", str(root)]
+    command = [sys.executable, "-P", "-m", "autoresearch_mcp.server.cli", "serve", str(root)]
     hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "mayfly", "version": "1"}}
     messages: list[dict[str, Any]] = [
         {"id": 0, "method": "initialize", "params": hello},

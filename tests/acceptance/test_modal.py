@@ -7,9 +7,9 @@ import anyio
 import pytest
 from mcp import Client
 
-from server import settings
-from server.daemon import stop_runner
-from server.repo import Repo
+from autoresearch_mcp.server import settings
+from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.runner.process import stop_runner
 from tests.acceptance.test_swarm import answer, server
 from tests.standins.modal.standin import Standin
 from tests.waiting import until

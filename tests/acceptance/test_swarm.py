@@ -15,9 +15,9 @@ import anyio
 import pytest
 from mcp import Client, StdioServerParameters
 
-from server import settings
-from server.daemon import runner_lock
-from server.scaffold import create_lab
+from autoresearch_mcp.server import settings
+from autoresearch_mcp.server.commands.init import create_lab
+from autoresearch_mcp.server.runner.process import runner_lock
 from tests.acceptance.processes import processes
 from tests.server.mcp.listening import served_over_http
 from tests.waiting import until
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 AGENTS = 8
 PROPOSALS = 200
-CLI = ["-P", "-m", "server.cli", "serve"]
+CLI = ["-P", "-m", "autoresearch_mcp.server.cli", "serve"]
 HERE = Path(__file__).parents[2]
 
 

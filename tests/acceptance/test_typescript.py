@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from server import settings
-from server.daemon import runner_lock
-from server.scaffold import create_lab
+from autoresearch_mcp.server import settings
+from autoresearch_mcp.server.commands.init import create_lab
+from autoresearch_mcp.server.runner.process import runner_lock
 from tests.server.mcp.listening import served_over_http
 from tests.server.mcp.test_surface import TOOLS
 
@@ -46,7 +46,7 @@ def drive(*arguments: str) -> dict[str, Any]:
 def test_the_typescript_sdk_lists_and_calls_everything(lab: Path, transport: str) -> None:
     if transport == "stdio":
         # The SDK gives a server a few variables of the environment only, so the module's place is said here.
-        start = f"import sys; sys.path.insert(0, {str(HERE)!r}); from server.cli import main; sys.exit(main())"
+        start = "import sys; from autoresearch_mcp.server.cli import main; sys.exit(main())"
         said = drive("stdio", sys.executable, "-c", start, "serve", str(lab))
     else:
         with served_over_http(lab) as server:

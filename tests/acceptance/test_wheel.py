@@ -25,7 +25,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of an installed wheel beside this environment's packages, of which the heavy ones can't be imported."""
     place = tmp_path_factory.mktemp("wheel")
     repository = Path(__file__).parents[2]
-    how = ["--no-isolation"] if importlib.util.find_spec("hatchling") else []
+    how = ["--no-isolation"] if importlib.util.find_spec("setuptools") else []
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", *how, "--outdir", str(place), str(repository)], check=True, capture_output=True
     )
@@ -39,7 +39,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def cli(environment: dict[str, str], place: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-m", "server.cli", *arguments]
+    command = [sys.executable, "-P", "-m", "autoresearch_mcp.server.cli", *arguments]
     return subprocess.run(command, env=environment, cwd=place, input=stdin, capture_output=True, text=True, timeout=60)
 
 
@@ -67,7 +67,7 @@ def test_the_wheel_makes_and_serves_a_lab_without_the_heavy_packages(installed: 
     ]
     answers = {}
     with subprocess.Popen(
-        [sys.executable, "-P", "-m", "server.cli", "serve", str(tmp_path / "lab")],
+        [sys.executable, "-P", "-m", "autoresearch_mcp.server.cli", "serve", str(tmp_path / "lab")],
         env=installed,
         cwd=tmp_path,
         stdin=subprocess.PIPE,
@@ -91,7 +91,8 @@ def test_the_wheel_makes_and_serves_a_lab_without_the_heavy_packages(installed: 
 
 def test_a_server_that_has_started_has_imported_nothing_heavy(lab_root: Path) -> None:
     look = (
-        "import sys, anyio\nfrom pathlib import Path\nfrom mcp.client import Client\nfrom server.lab import Lab\nfrom server.mcp import build_server\n"
+        "import sys, anyio\nfrom pathlib import Path\nfrom mcp.client import Client\nfrom autoresearch_mcp.server.lab.lab import Lab\n"
+        "from autoresearch_mcp.server.mcp import build_server\n"
         "async def main():\n    async with Client(build_server(Lab(Path(sys.argv[1])))) as client:\n        await client.list_tools()\n"
         "        await client.call_tool('get_status', {})\nanyio.run(main)\n"
         f"print(sorted({set(HEAVY) | {'git', 'numpy'}!r} & set(sys.modules)))"

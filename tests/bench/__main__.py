@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from . import calls, gpu_budget, kernels, lake, loop, rented, slots, start
+from tests.bench import calls, gpu_budget, kernels, lake, loop, rented, slots, start
 
 
 def main() -> None:

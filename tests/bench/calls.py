@@ -7,13 +7,12 @@ from pathlib import Path
 import anyio
 from mcp.client import Client
 
-from server.daemon import stop_runner
-from server.lab import Lab
-from server.ledger import Ledger
-from server.models import Experiment, new_id
-from server.scaffold import create_lab
-
-from .servers import BARE, ours
+from autoresearch_mcp.server.commands.init import create_lab
+from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.models import Experiment, new_id
+from autoresearch_mcp.server.runner.process import stop_runner
+from tests.bench.servers import BARE, ours
 
 CALLS = 300
 EXPERIMENTS = 1000

@@ -1,4 +1,4 @@
-"""How likely the scorer is to catch a look-ahead, and what one could gain: the table that `trainer.score` quotes.
+"""How likely the scorer is to catch a look-ahead, and what one could gain: the table that `autoresearch_mcp.trainer.score` quotes.
 
 The stock model is trained for `BUDGET_S` through the real launcher. A cheat that knows the next token at n positions gains the whole
 loss there, and takes those that gain most for the risk; the scorer's own draws of decoys, which go by what was answered, decide how
@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
 
-import trainer
-from trainer import client, prepare, protocol, score
+from autoresearch_mcp import trainer
+from autoresearch_mcp.trainer import client, prepare, protocol, score
 
 BUDGET_S = 20.0  # CPU seconds: less training leaves more loss to gain
 DRAWS = 300
@@ -37,7 +37,7 @@ def _train(run: Path) -> torch.nn.Module:
     (run / protocol.CODE).mkdir(parents=True)
     (run / protocol.CODE / "train.py").write_bytes(stock.read_bytes())
     protocol.write_json(run / protocol.SPEC, protocol.Spec(run.name, 1, PROFILE.name, BUDGET_S, 1, str(prepare.prepare(PROFILE.name))))
-    subprocess.run([sys.executable, "-m", "trainer.launch", str(run), "--stage", "train"], check=True)
+    subprocess.run([sys.executable, "-m", "autoresearch_mcp.trainer.launch", str(run), "--stage", "train"], check=True)
     spec = importlib.util.spec_from_file_location("bench_detection", stock)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

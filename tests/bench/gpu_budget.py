@@ -1,7 +1,7 @@
 """The GPU seconds of an experiment on a rented H100, part by part, as they are planned: arithmetic, nothing is measured here.
 
 A sandbox is paid from its placement on, so its boot and its imports count. The parts of a run are those of the plan in
-`trainer.prepare`; what a sandbox adds is estimated, and `details.timings` of a real experiment would show it.
+`autoresearch_mcp.trainer.prepare`; what a sandbox adds is estimated, and `details.timings` of a real experiment would show it.
 `python -m tests.bench.gpu_budget` prints the plan for code that changes none of the stock model's graphs, which `setup modal` had made
 once and the launcher lends (a copy from a volume: `details.timings.lend_s`), and for code that does, or a kind of GPU without graphs:
 that compiles in its own sandbox, and misses the aim.
@@ -9,8 +9,8 @@ that compiles in its own sandbox, and misses the aim.
 
 from pathlib import Path
 
-from server.compute.modal_scoring import BATCH
-from server.compute.modal_site import BOOT_S
+from autoresearch_mcp.server.compute.modal.context import BOOT_S
+from autoresearch_mcp.server.compute.modal.scoring import BATCH
 
 TRAIN_S = 300.0
 AIM = 92.0

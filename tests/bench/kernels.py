@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-import trainer
-from trainer import client, prepare
+from autoresearch_mcp import trainer
+from autoresearch_mcp.trainer import client, prepare
 
 STEPS = 240
 LAST = 40  # steps whose loss is compared

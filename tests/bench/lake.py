@@ -18,15 +18,15 @@ from typing import Any
 import anyio
 from mcp.client import Client
 
-from server import settings as lab_settings
-from server.daemon import stop_runner
-from server.lake import dataset, open_lake
-from server.lake.embedded import EmbeddedLake
-from server.lake.embedding import open_embedder
-from server.models import Experiment, Memory, Record, Table
-from server.scaffold import create_lab
-
-from .servers import ours
+from autoresearch_mcp.server import settings as lab_settings
+from autoresearch_mcp.server.commands.init import create_lab
+from autoresearch_mcp.server.lake import open_lake
+from autoresearch_mcp.server.lake.embedded import dataset
+from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
+from autoresearch_mcp.server.models import Experiment, Memory, Record, Table
+from autoresearch_mcp.server.runner.process import stop_runner
+from autoresearch_mcp.server.search.embedding import open_embedder
+from tests.bench.servers import ours
 
 SIZES = [int(size) for size in os.environ.get("AUTORESEARCH_BENCH_ROWS", "1000,10000").split(",")]
 FLUSHES = int(os.environ.get("AUTORESEARCH_BENCH_FLUSHES", "500"))

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import anyio
 
-from server import settings as lab_settings
-from server.compute.local import LocalCompute
-from server.lake.embedded import EmbeddedLake
-from server.ledger import Ledger
-from server.models import Experiment, new_id
-from server.repo import Repo
-from server.runner import Runner
-from server.scaffold import create_lab
+from autoresearch_mcp.server import settings as lab_settings
+from autoresearch_mcp.server.commands.init import create_lab
+from autoresearch_mcp.server.compute.local.backend import LocalCompute
+from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
+from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.models import Experiment, new_id
+from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.runner.loop import Runner
 
 EXPERIMENTS = 40
 

@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from trainer import protocol
+from autoresearch_mcp.trainer import protocol
 
 RESULT = protocol.Result(
     state="finished",

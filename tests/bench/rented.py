@@ -14,19 +14,19 @@ from typing import Any
 
 import anyio
 
-from server.compute import deployment
-from server.compute.base import Job
-from server.compute.gpus import requests
-from server.compute.modal import ModalCompute
-from server.compute.modal_setup import set_up
-from server.models import new_id
-from server.scaffold import create_lab
-from tests.server.compute.rented import Rented
+from autoresearch_mcp.server.commands.init import create_lab
+from autoresearch_mcp.server.compute.base import Job
+from autoresearch_mcp.server.compute.modal import deployment
+from autoresearch_mcp.server.compute.modal.backend import ModalCompute
+from autoresearch_mcp.server.compute.modal.setup import set_up
+from autoresearch_mcp.server.devices import requests
+from autoresearch_mcp.server.models import new_id
+from autoresearch_mcp.trainer import protocol
+from tests.server.compute.modal.rented import Rented
 from tests.standins.modal.plane import REPOSITORY
 from tests.standins.modal.runner import NOOP
 from tests.standins.modal.standin import Standin, standin
 from tests.waiting import until
-from trainer import protocol
 
 EXPERIMENTS = 6
 SANDBOXES = 100

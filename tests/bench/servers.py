@@ -13,4 +13,6 @@ BARE = StdioServerParameters(command=sys.executable, args=[str(Path(__file__).wi
 
 
 def ours(root: Path) -> StdioServerParameters:
-    return StdioServerParameters(command=sys.executable, args=["-P", "-m", "server.cli", "serve", str(root)], env=_ENVIRONMENT)
+    return StdioServerParameters(
+        command=sys.executable, args=["-P", "-m", "autoresearch_mcp.server.cli", "serve", str(root)], env=_ENVIRONMENT
+    )

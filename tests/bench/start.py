@@ -8,9 +8,8 @@ import anyio
 from mcp import StdioServerParameters
 from mcp.client import Client
 
-from server.scaffold import create_lab
-
-from .servers import BARE, ours
+from autoresearch_mcp.server.commands.init import create_lab
+from tests.bench.servers import BARE, ours
 
 ROUNDS = 11
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from server.errors import LabError
-from server.ledger import Ledger
-from server.models import ACTIVE_STATES, Experiment, Memory, Promotion, Proposal, new_id
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment, Memory, Promotion, Proposal, new_id
 
 
 @pytest.fixture
@@ -192,8 +192,8 @@ def test_changes_are_noticed_across_connections(ledger: Ledger, tmp_path: Path) 
 _WRITER = """
 import sys
 from pathlib import Path
-from server.ledger import Ledger
-from server.models import Memory, new_id
+from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.models import Memory, new_id
 ledger = Ledger(Path(sys.argv[1]))
 while True:
     memory = Memory(id=new_id("m"), kind="idea", text="t", author="a", created_at=1.0)

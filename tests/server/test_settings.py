@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from server import settings
-from server.errors import LabError
+from autoresearch_mcp.server import settings
+from autoresearch_mcp.server.errors import LabError
 
 
 def load(tmp_path: Path, text: str) -> settings.Settings:

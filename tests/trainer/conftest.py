@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from trainer import prepare, protocol
+from autoresearch_mcp.trainer import prepare, protocol
 
 PACKAGE = Path(prepare.__file__).parent
 STOCK = (PACKAGE / "train.py").read_text(encoding="utf-8")
@@ -22,7 +22,7 @@ STOCK = (PACKAGE / "train.py").read_text(encoding="utf-8")
 BIGRAM = """
 import numpy as np
 import torch
-from trainer import client
+from autoresearch_mcp.trainer import client
 
 class Bigram(torch.nn.Module):
     def __init__(self, vocab_size):
@@ -125,7 +125,11 @@ class Warm:
     """A warm parent, and a way to make run directories for it."""
 
     def __init__(
-        self, data: Path, root: Path, environment: dict[str, str] | None = None, program: tuple[str, ...] = ("-m", "trainer.launch")
+        self,
+        data: Path,
+        root: Path,
+        environment: dict[str, str] | None = None,
+        program: tuple[str, ...] = ("-m", "autoresearch_mcp.trainer.launch"),
     ) -> None:
         self._data, self._root, self._made = data, root, 0
         self.process = subprocess.Popen(
@@ -181,7 +185,7 @@ def warm(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]
 
 SEALED = """
 from dataclasses import replace
-from trainer import launch, prepare
+from autoresearch_mcp.trainer import launch, prepare
 
 prepare.PROFILES["tiny"] = replace(prepare.PROFILES["tiny"], sealed=True)
 launch.main()

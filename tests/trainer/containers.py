@@ -13,9 +13,9 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from trainer import prepare, sandbox, syscalls
-
-from .conftest import PACKAGE
+from autoresearch_mcp.trainer import prepare, sandbox
+from autoresearch_mcp.trainer.sandbox import seccomp
+from tests.trainer.conftest import PACKAGE
 
 PRIVATE = "/mnt/private"
 ENVIRONMENT = {
@@ -25,7 +25,7 @@ ENVIRONMENT = {
     sandbox.PRIVATE: PRIVATE,
 }
 GVISOR = ("--platform=ptrace", "--network=none", "--ignore-cgroups")
-PYTHON = ("/mnt/python/bin/python3", "-m", "trainer.remote")
+PYTHON = ("/mnt/python/bin/python3", "-m", "autoresearch_mcp.trainer.remote")
 PACKAGES = Path(sysconfig.get_path("purelib")).resolve()
 
 NAMESPACE = """
@@ -45,7 +45,7 @@ mount("tmpfs", "/mnt", "tmpfs", 0, "mode=755")
 Path("/mnt/private").mkdir(0o700)
 Path("/mnt/tmp").mkdir(0o755)
 for source, target in binds:
-    Path(target).mkdir(0o755, exist_ok=True)
+    Path(target).mkdir(0o755, parents=True, exist_ok=True)
     mount(source, target, None, BIND)
 for line in Path("/proc/self/mounts").read_text().splitlines():
     target = line.split()[1]
@@ -53,9 +53,9 @@ for line in Path("/proc/self/mounts").read_text().splitlines():
         mount(None, target, None, BIND | REMOUNT | READ_ONLY)
 mount("tmpfs", "/dev/shm", "tmpfs", 0, "mode=1777")
 sys.path.insert(0, "/mnt/repository")
-from trainer import syscalls
+from autoresearch_mcp.trainer.sandbox import seccomp
 libc.prctl(38, 1, 0, 0, 0)
-syscalls.install([rule for number in (444, 445, 446) for rule in syscalls.answer(number, errno.ENOSYS)])
+seccomp.install([rule for number in (444, 445, 446) for rule in seccomp.answer(number, errno.ENOSYS)])
 os.chdir("/mnt")
 os.execve(argv[0], argv, environment)
 """
@@ -75,11 +75,11 @@ class Container:
             made.mkdir(0o700)
 
     def run(self, *arguments: str, hide: bool = True) -> None:
-        """`trainer.remote` with these arguments, to its end."""
+        """`autoresearch_mcp.trainer.remote` with these arguments, to its end."""
         binds = [
             (sys.base_prefix, "/mnt/python"),
             (PACKAGES, "/mnt/packages"),
-            (PACKAGE.parent, "/mnt/repository"),
+            (PACKAGE.parent, "/mnt/repository/autoresearch_mcp"),
             (self.code, "/mnt/code"),
         ]
         binds += [(self._data, f"{PRIVATE}/data"), (self.out, f"{PRIVATE}/out")]
@@ -125,4 +125,4 @@ def missing(kind: str) -> str:
         works = shutil.which("runsc") and subprocess.run(["runsc", *GVISOR, "do", "true"], check=False, capture_output=True).returncode == 0
         return "" if works else "needs gVisor that runs here: apt-get install runsc"
     tried = subprocess.run([sys.executable, "-c", "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x00020000))"], check=False)
-    return "" if tried.returncode == 0 and syscalls.available() else "needs mount namespaces and seccomp"
+    return "" if tried.returncode == 0 and seccomp.available() else "needs mount namespaces and seccomp"

@@ -10,10 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainer import client, compiled, device, protocol
-from trainer.compiled import Compiled
-
-from .conftest import BIGRAM, PACKAGE, STOCK, Launched, Warm
+from autoresearch_mcp.trainer import client, compiled, device, protocol
+from autoresearch_mcp.trainer.compiled import Compiled
+from tests.trainer.conftest import BIGRAM, PACKAGE, STOCK, Launched, Warm
 
 
 @pytest.fixture(scope="module")

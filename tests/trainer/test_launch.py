@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer import prepare, protocol, sandbox, supervisor
-
-from .conftest import BIGRAM, PACKAGE, STOCK, Launched, Warm, processes_in, until, wait_for_exit
+from autoresearch_mcp.trainer import prepare, protocol, sandbox, supervisor
+from tests.trainer.conftest import BIGRAM, PACKAGE, STOCK, Launched, Warm, processes_in, until, wait_for_exit
 
 SPIN = BIGRAM.replace("# before submit", "while True: pass")
 SLEEP = BIGRAM.replace("# before submit", "import time; time.sleep(3600)")
@@ -85,7 +84,7 @@ def test_a_gpu_is_named_by_its_driver(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_cold_launch_gives_what_a_warm_one_gives(warm: Warm) -> None:
     run = warm.directory(BIGRAM)
-    subprocess.run([sys.executable, "-m", "trainer.launch", str(run)], cwd=PACKAGE.parent, check=True)
+    subprocess.run([sys.executable, "-m", "autoresearch_mcp.trainer.launch", str(run)], cwd=PACKAGE.parent, check=True)
     cold = protocol.read_json(run / protocol.RESULT)
     assert cold is not None
     assert cold["val_bpb"] == pytest.approx(warm.launch(BIGRAM).wait()["val_bpb"], abs=1e-6)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer import prepare
+from autoresearch_mcp.trainer import prepare
 
 
 def test_the_tokenizer_gives_back_the_text_and_its_bytes(data: Path) -> None:

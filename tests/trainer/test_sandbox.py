@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer import sandbox
-from trainer.prepare import SPLITS
-
-from .conftest import BIGRAM, IN_CHILD, Launched, Warm
+from autoresearch_mcp.trainer import sandbox
+from autoresearch_mcp.trainer.prepare import SPLITS
+from tests.trainer.conftest import BIGRAM, IN_CHILD, Launched, Warm
 
 pytestmark = pytest.mark.skipif(sandbox.level() == "unsandboxed", reason="this system has no Landlock or no seccomp: results say so")
 

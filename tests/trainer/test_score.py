@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer import prepare, score, stream
-
-from .conftest import BIGRAM, Warm
+from autoresearch_mcp.trainer import prepare, score, stream
+from tests.trainer.conftest import BIGRAM, Warm
 
 
 def bigram_bpb(data: Path, split: str = "val") -> float:

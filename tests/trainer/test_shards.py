@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from trainer import prepare, shards
+from autoresearch_mcp.trainer import prepare, shards
 
 DATASET = "karpathy/climbmix-400b-shuffle"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

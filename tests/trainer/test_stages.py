@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from autoresearch_mcp.trainer import prepare, protocol
 from tests.trainer.conftest import BIGRAM, PACKAGE, Warm
-from trainer import prepare, protocol
 
 
 def launch(run: Path, stage: str) -> dict[str, Any]:
-    subprocess.run([sys.executable, "-m", "trainer.launch", str(run), "--stage", stage], cwd=PACKAGE.parent, check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-m", "autoresearch_mcp.trainer.launch", str(run), "--stage", stage], cwd=PACKAGE.parent, check=True, timeout=60
+    )
     result = protocol.read_json(run / protocol.RESULT)
     assert result is not None
     return result

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer import prepare, protocol, sandbox, stream
-
-from .conftest import BIGRAM, IN_CHILD, PACKAGE, Launched, Warm, processes_in, until
-from .test_score import bigram_bpb
+from autoresearch_mcp.trainer import prepare, protocol, sandbox, stream
+from tests.trainer.conftest import BIGRAM, IN_CHILD, PACKAGE, Launched, Warm, processes_in, until
+from tests.trainer.test_score import bigram_bpb
 
 confined = pytest.mark.skipif(sandbox.level() == "unsandboxed", reason="this system has no Landlock or no seccomp: results say so")
 
@@ -28,7 +27,8 @@ def answering(body: str) -> str:
 PATCHES = """
 import builtins, json, math, os, sys, time, types
 import numpy as np, torch
-import trainer.client, trainer.protocol
+import autoresearch_mcp.trainer.client
+from autoresearch_mcp import trainer
 np.isfinite = lambda *a, **k: np.ones(1, bool)
 np.fromfile = lambda *a, **k: np.zeros(1, np.uint16)
 np.load = lambda *a, **k: np.full(512, 10**6)
@@ -38,14 +38,18 @@ math.fsum = lambda *a: 1e9
 json.dumps = lambda *a, **k: '{"val_bpb": 0.1, "test_bpb": 0.1}'
 time.monotonic = time.process_time = lambda: 0.0
 builtins.abs = lambda x: x * 0
-score = types.ModuleType("trainer.score")
+score = types.ModuleType("autoresearch_mcp.trainer.score")
 score.score = lambda *a, **k: {"val_bpb": 0.1, "test_bpb": 0.1}
 score.DECOYS = score.TWINS = 0
 for name in ("score", "supervisor", "launch", "sandbox", "processes", "records"):
-    sys.modules["trainer." + name] = score
+    sys.modules["autoresearch_mcp.trainer." + name] = score
 trainer.protocol.write_json = lambda *a, **k: None
 """
 SHADOWS = {
+    "autoresearch_mcp/__init__.py": "",
+    "autoresearch_mcp/trainer/__init__.py": "",
+    "autoresearch_mcp/trainer/score.py": "def score(*a, **k): return {'val_bpb': 0.1, 'test_bpb': 0.1}",
+    "autoresearch_mcp/trainer/client.py": "raise SystemExit('shadowed')",
     "trainer/__init__.py": "",
     "trainer/score.py": "def score(*a, **k): return {'val_bpb': 0.1, 'test_bpb': 0.1}",
     "trainer/client.py": "raise SystemExit('shadowed')",
@@ -77,7 +81,7 @@ def test_modules_that_shadow_the_fixed_files_reach_no_scorer(warm: Warm, data: P
     if warmly:
         result = Launched(run, warm.ask(run)["pid"]).wait()
     else:
-        subprocess.run([sys.executable, "-m", "trainer.launch", str(run)], cwd=PACKAGE.parent, check=True)
+        subprocess.run([sys.executable, "-m", "autoresearch_mcp.trainer.launch", str(run)], cwd=PACKAGE.parent, check=True)
         result = protocol.read_json(run / protocol.RESULT) or {}
     assert result["state"] == "finished", result["failure"]
     assert result["val_bpb"] == pytest.approx(bigram_bpb(data), abs=1e-5)

@@ -10,22 +10,21 @@ from typing import Any
 
 import pytest
 
-from trainer import protocol, sandbox
-
-from .conftest import BIGRAM, PACKAGE, Warm, processes_in
+from autoresearch_mcp.trainer import protocol, sandbox
+from tests.trainer.conftest import BIGRAM, PACKAGE, Warm, processes_in
 
 LINUX_WITHOUT = f"""
 import ctypes, os, sys
-from trainer import syscalls
+from autoresearch_mcp.trainer.sandbox import seccomp
 ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)
-syscalls.install(syscalls.answer(int(sys.argv[2]), {errno.ENOSYS}))
-os.execv(sys.executable, [sys.executable, "-m", "trainer.launch", sys.argv[1]])
+seccomp.install(seccomp.answer(int(sys.argv[2]), {errno.ENOSYS}))
+os.execv(sys.executable, [sys.executable, "-m", "autoresearch_mcp.trainer.launch", sys.argv[1]])
 """
 ANOTHER_SYSTEM = """
 import sys
 import torch, torch._dynamo, safetensors.torch  # they look at the system themselves
 sys.platform = "darwin"
-from trainer import launch
+from autoresearch_mcp.trainer import launch
 sys.argv = ["launch", sys.argv[1]]
 launch.main()
 """

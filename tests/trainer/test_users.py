@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from trainer import protocol
-
-from .conftest import BIGRAM
-from .containers import PRIVATE, Container, missing
-from .test_score import bigram_bpb
+from autoresearch_mcp.trainer import protocol
+from tests.trainer.conftest import BIGRAM
+from tests.trainer.containers import PRIVATE, Container, missing
+from tests.trainer.test_score import bigram_bpb
 
 # What each attempt of `probe` came to, but for those that were refused as they should be
 PROBES = """
@@ -101,7 +100,7 @@ def test_a_model_server_is_another_user_that_can_read_nothing_hidden(container: 
 
 LEAVES_A_FILE = """
 import os, pathlib
-from trainer import client
+from autoresearch_mcp.trainer import client
 run = client.connect()
 graph = pathlib.Path(os.environ["TORCHINDUCTOR_CACHE_DIR"], "graph.py")
 print("found", graph.read_text() if graph.exists() else "nothing", flush=True)

@@ -18,7 +18,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from trainer import client
+from autoresearch_mcp.trainer import client
 
 # ---------------------------------------------------------------------------
 # GPT model

@@ -5,7 +5,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from server.compute.modal_setup import set_up
+from autoresearch_mcp.server.compute.modal.setup import set_up
 from tests.standins.modal.standin import Standin
 
 

@@ -15,13 +15,13 @@ from typing import Any
 import anyio
 import pytest
 
-from server.compute.base import Compute, ComputeError, Job, Observation
-from server.compute.local import LocalCompute
-from server.compute.modal import ModalCompute
-from server.models import new_id
+from autoresearch_mcp.server.compute.base import Compute, ComputeError, Job, Observation
+from autoresearch_mcp.server.compute.local.backend import LocalCompute
+from autoresearch_mcp.server.compute.modal.backend import ModalCompute
+from autoresearch_mcp.server.models import new_id
+from autoresearch_mcp.trainer import protocol
 from tests.standins.modal.standin import Standin
 from tests.trainer.conftest import BIGRAM
-from trainer import protocol
 
 pytestmark = pytest.mark.anyio
 
@@ -48,7 +48,9 @@ def kill_supervisor(job: Job) -> None:
 
 
 def local(warm: bool) -> Backend:
-    def make(log: Path, profile: str = "tiny", command: tuple[str, ...] = (sys.executable, "-m", "trainer.launch")) -> Compute:
+    def make(
+        log: Path, profile: str = "tiny", command: tuple[str, ...] = (sys.executable, "-m", "autoresearch_mcp.trainer.launch")
+    ) -> Compute:
         return LocalCompute(profile, 1, log, command, warm)
 
     return Backend(

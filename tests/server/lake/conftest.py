@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from server.lake.base import Lake
-from server.lake.embedded import EmbeddedLake
-from server.lake.managed import ManagedLake
-from server.lake.schema import SCHEMA_VERSION, TABLES
-from server.lake.service import Service
+from autoresearch_mcp.server.lake.base import Lake
+from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
+from autoresearch_mcp.server.lake.managed.service import Service
+from autoresearch_mcp.server.lake.managed.store import ManagedLake
+from autoresearch_mcp.server.lake.schema import SCHEMA_VERSION, TABLES
 from tests.standins.deeplake.server import ORG, TOKEN, DeeplakeStandIn
 
 
@@ -30,7 +30,7 @@ def workspace(tmp_path: Path) -> str:
 @pytest.fixture
 def machine(deeplake: DeeplakeStandIn, workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ManagedLake]:
     """Makes the lake of another machine, with its own copy; every read looks at the service."""
-    monkeypatch.setattr("server.lake.managed.FOLLOW_EVERY_S", 0.0)
+    monkeypatch.setattr("autoresearch_mcp.server.lake.managed.store.FOLLOW_EVERY_S", 0.0)
 
     def make(name: str, token: str = TOKEN) -> ManagedLake:
         return ManagedLake(tmp_path / name, Service(token, workspace, ORG, deeplake.url), "lab_")
@@ -45,8 +45,8 @@ def version_before() -> Iterator[pytest.MonkeyPatch]:
         for name in ("started_at", "steps", "memory_mb"):
             patch.delitem(TABLES["experiments"], name)
         patch.delitem(TABLES["memories"], "meaning")
-        for module in ("schema", "dataset", "managed"):
-            patch.setattr(f"server.lake.{module}.SCHEMA_VERSION", SCHEMA_VERSION - 1)
+        for module in ("schema", "embedded.dataset", "managed.store"):
+            patch.setattr(f"autoresearch_mcp.server.lake.{module}.SCHEMA_VERSION", SCHEMA_VERSION - 1)
         yield patch
 
 

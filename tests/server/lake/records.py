@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from server.lake.base import Condition, Query
-from server.lake.schema import cells
-from server.models import Experiment, Failure, Memory, Promotion, Record, Table
+from autoresearch_mcp.server.lake.base import Condition, Query
+from autoresearch_mcp.server.lake.schema import cells
+from autoresearch_mcp.server.models import Experiment, Failure, Memory, Promotion, Record, Table
 
 HOSTILE = [
     "it's",

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from server.lake.base import Condition, LakeUnavailable, Query
-from server.lake.embedded import EmbeddedLake
-from server.lake.manifest import read_head, write_head
-from server.lake.schema import SCHEMA_VERSION
-from server.models import Record
-
-from .records import experiment, memory, promotion
+from autoresearch_mcp.server.lake.base import Condition, LakeUnavailable, Query
+from autoresearch_mcp.server.lake.embedded.manifest import read_head, write_head
+from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
+from autoresearch_mcp.server.lake.schema import SCHEMA_VERSION
+from autoresearch_mcp.server.models import Record
+from tests.server.lake.records import experiment, memory, promotion
 
 
 @pytest.fixture
@@ -30,7 +29,7 @@ def lake(tmp_path: Path) -> EmbeddedLake:
 @pytest.fixture
 def few_commits(monkeypatch: pytest.MonkeyPatch) -> int:
     """Rewrites come early, so that a test sees several."""
-    monkeypatch.setattr("server.lake.dataset.MOST_COMMITS", 6)
+    monkeypatch.setattr("autoresearch_mcp.server.lake.embedded.dataset.MOST_COMMITS", 6)
     return 6
 
 
@@ -79,7 +78,7 @@ def test_a_reader_that_slept_through_a_rewrite_wakes_up_in_the_newest_generation
 WRITER = """
 import sys
 from pathlib import Path
-from server.lake.embedded import EmbeddedLake
+from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
 from tests.server.lake.records import promotion
 lake = EmbeddedLake(Path(sys.argv[1]))
 for n in range(int(sys.argv[2]), int(sys.argv[3])):

@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from server.lake.base import Condition, Lake, Query
-from server.lake.schema import cell
-from server.models import Record
-
-from .records import HOSTILE, counted, experiment, matching, memory, ordered, promotion, random_experiment, random_query
+from autoresearch_mcp.server.lake.base import Condition, Lake, Query
+from autoresearch_mcp.server.lake.schema import cell
+from autoresearch_mcp.server.models import Record
+from tests.server.lake.records import HOSTILE, counted, experiment, matching, memory, ordered, promotion, random_experiment, random_query
 
 
 def ids(records: Sequence[Record]) -> list[str]:
@@ -55,7 +54,7 @@ def test_filters_orders_pages_and_counts_agree_with_brute_force(lake: Lake, monk
     for first in range(0, 40, 13):
         lake.append("experiments", rows[first : first + 13])
     assert lake.count("experiments") == {"": 40}
-    monkeypatch.setattr("server.lake.managed.FOLLOW_EVERY_S", 600.0)
+    monkeypatch.setattr("autoresearch_mcp.server.lake.managed.store.FOLLOW_EVERY_S", 600.0)
     for _ in range(150):
         query = random_query(rng)
         expected = ordered("experiments", rows, query)

@@ -10,17 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from server.errors import LabError
-from server.lake import default_prefix, open_lake
-from server.lake.base import Condition, LakeUnavailable, Query
-from server.lake.embedded import EmbeddedLake
-from server.lake.managed import ManagedLake
-from server.lake.service import Service
-from server.settings import Settings
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lake import default_prefix, open_lake
+from autoresearch_mcp.server.lake.base import Condition, LakeUnavailable, Query
+from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
+from autoresearch_mcp.server.lake.managed.service import Service
+from autoresearch_mcp.server.lake.managed.store import ManagedLake
+from autoresearch_mcp.server.settings import Settings
+from tests.server.lake.records import experiment, memory
 from tests.standins.deeplake.server import ORG, TOKEN, DeeplakeStandIn, Faults
 from tests.waiting import until
-
-from .records import experiment, memory
 
 Machine = Callable[..., ManagedLake]
 
@@ -28,12 +27,12 @@ Machine = Callable[..., ManagedLake]
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses and limits at a hundredth of their length."""
-    monkeypatch.setattr("server.lake.service.BACKOFF_S", (0.01, 0.05))
-    monkeypatch.setattr("server.lake.service.ATTEMPT_S", 0.5)
-    monkeypatch.setattr("server.lake.managed.AWAY_S", (0.05, 0.6))
-    monkeypatch.setattr("server.lake.managed.READ_S", 0.3)
-    monkeypatch.setattr("server.lake.managed.WRITE_S", 0.6)
-    monkeypatch.setattr("server.lake.managed.HOLD_S", 1.5)
+    monkeypatch.setattr("autoresearch_mcp.server.lake.managed.service.BACKOFF_S", (0.01, 0.05))
+    monkeypatch.setattr("autoresearch_mcp.server.lake.managed.service.ATTEMPT_S", 0.5)
+    monkeypatch.setattr("autoresearch_mcp.server.lake.managed.store.AWAY_S", (0.05, 0.6))
+    monkeypatch.setattr("autoresearch_mcp.server.lake.managed.store.READ_S", 0.3)
+    monkeypatch.setattr("autoresearch_mcp.server.lake.managed.store.WRITE_S", 0.6)
+    monkeypatch.setattr("autoresearch_mcp.server.lake.managed.store.HOLD_S", 1.5)
 
 
 def flush(lake: ManagedLake, outbox: dict[str, int]) -> None:
@@ -118,15 +117,15 @@ def test_rows_are_found_however_wrong_their_writers_clock_was(machine: Machine, 
     now = time.time()
     for n, skew_s in enumerate((0, 5, -86_400, 86_400, -3_600, 1)):
         with monkeypatch.context() as patch:
-            patch.setattr("server.lake.managed.time.time", lambda skew_s=skew_s: now + skew_s)
+            patch.setattr("autoresearch_mcp.server.lake.managed.store.time.time", lambda skew_s=skew_s: now + skew_s)
             writer.append("experiments", [experiment(n)])
         assert reader.count("experiments") == {"": n + 1}
 
 
 def test_a_lake_that_is_closed_keeps_nobody_waiting(deeplake: DeeplakeStandIn, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a runner that is told to leave while the service is silent."""
-    monkeypatch.setattr("server.lake.service.ATTEMPT_S", 60.0)
-    monkeypatch.setattr("server.lake.managed.WRITE_S", 60.0)
+    monkeypatch.setattr("autoresearch_mcp.server.lake.managed.service.ATTEMPT_S", 60.0)
+    monkeypatch.setattr("autoresearch_mcp.server.lake.managed.store.WRITE_S", 60.0)
     lake = machine("here")
     deeplake.faults = Faults(hang_s=2.0)
     refused = threading.Event()
@@ -152,8 +151,8 @@ def test_a_lake_that_is_closed_keeps_nobody_waiting(deeplake: DeeplakeStandIn, m
 def test_what_a_person_has_to_mend_is_said_at_once(
     status: int, says: str, deeplake: DeeplakeStandIn, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.lake.service.ATTEMPT_S", 20.0)
-    monkeypatch.setattr("server.lake.managed.WRITE_S", 60.0)  # for which it would be tried again and again
+    monkeypatch.setattr("autoresearch_mcp.server.lake.managed.service.ATTEMPT_S", 20.0)
+    monkeypatch.setattr("autoresearch_mcp.server.lake.managed.store.WRITE_S", 60.0)  # for which it would be tried again and again
     lake = machine("here", token="a.wrong.secret")
     deeplake.faults = Faults(statuses=(status,), chance=1.0, tokens={"a.wrong.secret"} if status != 401 else {TOKEN})
     began = time.monotonic()
@@ -245,8 +244,8 @@ def test_a_row_that_was_stored_twice_is_seen_once(deeplake: DeeplakeStandIn, wor
 
 def test_a_long_log_is_read_in_parts_and_says_what_is_missing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine("there").append("experiments", [experiment(n) for n in range(60)])
-    monkeypatch.setattr("server.lake.managed._FETCH_ROWS", 10)
-    monkeypatch.setattr("server.lake.managed._LIST_ROWS", 25)
+    monkeypatch.setattr("autoresearch_mcp.server.lake.managed.store._FETCH_ROWS", 10)
+    monkeypatch.setattr("autoresearch_mcp.server.lake.managed.store._LIST_ROWS", 25)
     lake = machine("here")
     with monkeypatch.context() as patch:
         patch.setattr(lake._copy, "append", lambda *row: (EmbeddedLake.append(lake._copy, *row), threading.Event().wait(0.4)))

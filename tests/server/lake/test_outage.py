@@ -15,16 +15,16 @@ import pytest
 from mcp import Client
 from mcp.types import CallToolResult
 
-from server import settings as lab_settings
-from server.compute.local import LocalCompute
-from server.daemon import runner_lock
-from server.lab import Lab
-from server.lake import open_lake
-from server.ledger import Ledger
-from server.mcp import build_server
-from server.repo import Repo
-from server.runner import Runner
-from tests.server.test_runner import NOOP
+from autoresearch_mcp.server import settings as lab_settings
+from autoresearch_mcp.server.compute.local.backend import LocalCompute
+from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.lake import open_lake
+from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.mcp import build_server
+from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.runner.loop import Runner
+from autoresearch_mcp.server.runner.process import runner_lock
+from tests.server.runner.test_loop import NOOP
 from tests.standins.deeplake.server import ORG, TOKEN, DeeplakeStandIn, Faults
 
 OUTAGE_S = 6.0
@@ -48,17 +48,17 @@ def a_hundred_times_faster(deeplake: DeeplakeStandIn, workspace: str, monkeypatc
     for name, value in {"API_KEY": TOKEN, "ORG_ID": ORG, "WORKSPACE": workspace, "API_URL": deeplake.url}.items():
         monkeypatch.setenv(f"DEEPLAKE_{name}", value)
     for name, pause in {
-        "service.BACKOFF_S": (0.01, 0.05),
-        "service.ATTEMPT_S": 0.5,
-        "managed.FOLLOW_EVERY_S": 0.05,
-        "managed.AWAY_S": (0.05, 0.6),
-        "managed.READ_S": 0.3,
-        "managed.WRITE_S": 1.0,
-        "managed.HOLD_S": 1.5,
+        "managed.service.BACKOFF_S": (0.01, 0.05),
+        "managed.service.ATTEMPT_S": 0.5,
+        "managed.store.FOLLOW_EVERY_S": 0.05,
+        "managed.store.AWAY_S": (0.05, 0.6),
+        "managed.store.READ_S": 0.3,
+        "managed.store.WRITE_S": 1.0,
+        "managed.store.HOLD_S": 1.5,
     }.items():
-        monkeypatch.setattr(f"server.lake.{name}", pause)
-    monkeypatch.setattr("server.runner.FLUSH_EVERY_S", 0.05)
-    monkeypatch.setattr("server.runner.LAKE_RETRY_S", (0.01, 0.6))
+        monkeypatch.setattr(f"autoresearch_mcp.server.lake.{name}", pause)
+    monkeypatch.setattr("autoresearch_mcp.server.runner.loop.FLUSH_EVERY_S", 0.05)
+    monkeypatch.setattr("autoresearch_mcp.server.runner.loop.LAKE_RETRY_S", (0.01, 0.6))
 
 
 class Machine:

@@ -9,17 +9,17 @@ from pathlib import Path
 import anyio
 import pytest
 
-from server import settings as lab_settings
-from server.compute.local import LocalCompute
-from server.daemon import runner_lock
-from server.lake import open_lake
-from server.lake.base import Query
-from server.lake.embedded import EmbeddedLake
-from server.ledger import Ledger
-from server.models import Record, Table
-from server.repo import Repo
-from server.runner import Runner
-from tests.server.test_runner import NOOP
+from autoresearch_mcp.server import settings as lab_settings
+from autoresearch_mcp.server.compute.local.backend import LocalCompute
+from autoresearch_mcp.server.lake import open_lake
+from autoresearch_mcp.server.lake.base import Query
+from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
+from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.models import Record, Table
+from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.runner.loop import Runner
+from autoresearch_mcp.server.runner.process import runner_lock
+from tests.server.runner.test_loop import NOOP
 from tests.waiting import until
 
 SERVERS = 3
@@ -29,7 +29,7 @@ FLUSHES = 20
 SERVER = """
 import json, sys
 from pathlib import Path
-from server.lab import Lab
+from autoresearch_mcp.server.lab.lab import Lab
 
 root, name, enough = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 lab = Lab(root)
@@ -70,8 +70,8 @@ class Counting(EmbeddedLake):
 
 
 def test_servers_see_every_row_once_while_the_runner_flushes(make_lab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.runner.FLUSH_EVERY_S", 0.05)
-    monkeypatch.setattr("server.lake.dataset.MOST_COMMITS", 10)  # and rewrites the tables
+    monkeypatch.setattr("autoresearch_mcp.server.runner.loop.FLUSH_EVERY_S", 0.05)
+    monkeypatch.setattr("autoresearch_mcp.server.lake.embedded.dataset.MOST_COMMITS", 10)  # and rewrites the tables
     root = make_lab()
     state = root / ".autoresearch"
     settings = lab_settings.load(root)

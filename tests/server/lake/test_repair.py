@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from server.lake import journal
-from server.lake.base import LakeUnavailable, Query
-from server.lake.embedded import EmbeddedLake
-from server.lake.repair import repair
-
-from .records import HOSTILE, experiment, memory, promotion
+from autoresearch_mcp.server.lake.base import LakeUnavailable, Query
+from autoresearch_mcp.server.lake.embedded import journal
+from autoresearch_mcp.server.lake.embedded.repair import repair
+from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
+from tests.server.lake.records import HOSTILE, experiment, memory, promotion
 
 
 def filled(folder: Path) -> EmbeddedLake:

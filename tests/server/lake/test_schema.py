@@ -6,12 +6,11 @@ from typing import Any, get_args
 
 import pytest
 
-from server.errors import LabError
-from server.lake.base import Condition, Query
-from server.lake.schema import RECORD, TABLES, cells, check_group, check_order, parse, predicates, row
-from server.models import Table
-
-from .records import HOSTILE, experiment, memory, promotion
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lake.base import Condition, Query
+from autoresearch_mcp.server.lake.schema import RECORD, TABLES, cells, check_group, check_order, parse, predicates, row
+from autoresearch_mcp.server.models import Table
+from tests.server.lake.records import HOSTILE, experiment, memory, promotion
 
 
 def test_every_table_has_columns_that_say_what_they_mean() -> None:

@@ -8,18 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from server.errors import LabError
-from server.lake.base import Condition
-from server.lake.embedded import EmbeddedLake
-from server.lake.embedding import Embedder, EmbeddingsUnavailable, Endpoint, open_embedder
-from server.lake.manifest import read_head
-from server.lake.overlay import Ranked, Read, View
-from server.lake.repair import repair
-from server.models import Record, Table
-from server.settings import EmbeddingsSection, load
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lake.base import Condition
+from autoresearch_mcp.server.lake.embedded.manifest import read_head
+from autoresearch_mcp.server.lake.embedded.repair import repair
+from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
+from autoresearch_mcp.server.lake.view import Ranked, Read, View
+from autoresearch_mcp.server.models import Record, Table
+from autoresearch_mcp.server.search.embedding import Embedder, EmbeddingsUnavailable, Endpoint, open_embedder
+from autoresearch_mcp.server.settings import EmbeddingsSection, load
+from tests.server.lake.records import memory
 from tests.standins.embeddings import KEY, EmbeddingsStandIn
-
-from .records import memory
 
 NOTES = [
     memory(1, "Muon wants a higher step size"),
@@ -122,7 +121,7 @@ def test_another_model_takes_over(tmp_path: Path, endpoint: Endpoint, service: E
 def test_a_rewrite_keeps_the_vectors(
     tmp_path: Path, endpoint: Endpoint, service: EmbeddingsStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.lake.dataset.MOST_COMMITS", 3)
+    monkeypatch.setattr("autoresearch_mcp.server.lake.embedded.dataset.MOST_COMMITS", 3)
     for n in range(8):
         EmbeddedLake(tmp_path, Endpoint(service.url, "topics", KEY)).append("memories", [memory(n, f"step {n}")])
     assert sum(map(len, service.asked)) == 8
@@ -153,8 +152,8 @@ def test_an_endpoint_that_fails_costs_a_ranking_and_no_note(
     asked = len(service.asked)
     View(lake, nothing, endpoint).search("another")
     assert len(service.asked) == asked  # it is left alone for a while
-    monkeypatch.setattr("server.lake.embedding.PAUSE_S", 0.0)
-    monkeypatch.setattr("server.lake.dataset.MOST_COMMITS", 1)
+    monkeypatch.setattr("autoresearch_mcp.server.search.embedding.PAUSE_S", 0.0)
+    monkeypatch.setattr("autoresearch_mcp.server.lake.embedded.dataset.MOST_COMMITS", 1)
     service.status, service.body = 200, None
     lake.append("memories", [memory(2, "faster")])
     assert set(ids(View(lake, nothing, endpoint).search("rate"))) >= {"m-000002"}
@@ -199,7 +198,7 @@ def test_settings_choose_the_model(make_lab: Callable[..., Path], monkeypatch: p
 
 def test_the_local_model_needs_no_torch_and_no_hub() -> None:
     script = (
-        "import sys, json; from server.lake.embedding import open_embedder; from server.settings import EmbeddingsSection\n"
+        "import sys, json; from autoresearch_mcp.server.search.embedding import open_embedder; from autoresearch_mcp.server.settings import EmbeddingsSection\n"
         "e = open_embedder(EmbeddingsSection(backend='local')); v = e.embed(['', 'muon', 'the muon optimizer', '\\0'])\n"
         "print(json.dumps([sorted({'torch', 'deeplake', 'wordllama', 'huggingface_hub'} & set(sys.modules)), (v @ v.T).tolist()]))"
     )

@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
-from server.errors import LabError
-from server.lake import sql
-from server.lake.base import Lake
-from server.lake.overlay import View
-from server.lake.schema import TABLES, cells
-from server.models import Record, Table
-
-from .records import experiment, memory, random_experiment
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lake import sql
+from autoresearch_mcp.server.lake.base import Lake
+from autoresearch_mcp.server.lake.schema import TABLES, cells
+from autoresearch_mcp.server.lake.view import View
+from autoresearch_mcp.server.models import Record, Table
+from tests.server.lake.records import experiment, memory, random_experiment
 
 
 def over(*records: Record) -> Callable[[Table, Sequence[str]], list[tuple[Any, ...]]]:

@@ -10,16 +10,15 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp.types import Implementation
 
-from server import settings
-from server.daemon import runner_lock
-from server.lab import Lab
-from server.ledger import Ledger
-from server.mcp import build_server
-from server.models import ExperimentState
-from server.repo import Repo
-
-from .listening import served_over_http
-from .pipe import SERVE
+from autoresearch_mcp.server import settings
+from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.mcp import build_server
+from autoresearch_mcp.server.models import ExperimentState
+from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.runner.process import runner_lock
+from tests.server.mcp.listening import served_over_http
+from tests.server.mcp.pipe import SERVE
 
 TRAIN = "WIDTH = 64\nDEPTH = 2\nRATE = 0.04\n\n\ndef train():\n    return WIDTH * DEPTH * RATE\n"
 

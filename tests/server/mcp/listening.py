@@ -12,7 +12,7 @@ class Listening:
     """The process, and where it listens."""
 
     def __init__(self, root: Path, address: str, environment: dict[str, str]) -> None:
-        command = [sys.executable, "-W", "error", "-m", "server.cli", "serve", str(root), "--http", address]
+        command = [sys.executable, "-W", "error", "-m", "autoresearch_mcp.server.cli", "serve", str(root), "--http", address]
         self.process = subprocess.Popen(
             command, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

@@ -8,13 +8,12 @@ from typing import Literal, get_args
 import pytest
 from mcp import Client
 
-from contracts import contract
-from server.lab import Lab
-from server.mcp import build_server
-from server.models import Verdict
-from trainer.failures import ADVICE
-
-from .conftest import make_stand
+from autoresearch_mcp.contracts import contract
+from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.mcp import build_server
+from autoresearch_mcp.server.models import Verdict
+from autoresearch_mcp.trainer.failures import ADVICE
+from tests.server.mcp.conftest import make_stand
 
 pytestmark = pytest.mark.anyio
 Role = Literal["orchestrator", "worker"]

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from mcp import Client
 
-from server import cli
-from server.daemon import runner_lock
-from server.mcp import build_server
-from tests.server.house import House
+from autoresearch_mcp.server import cli
+from autoresearch_mcp.server.mcp import build_server
+from autoresearch_mcp.server.runner.process import runner_lock
+from tests.server.harness import House
 
 pytestmark = pytest.mark.anyio
 
@@ -24,7 +24,7 @@ LAUNCHER = """
 import json, re, sys
 from dataclasses import replace
 from pathlib import Path
-from trainer import protocol
+from autoresearch_mcp.trainer import protocol
 for line in sys.stdin:
     run = Path(line.strip())
     val, test = (int(text) / 1000 for text in re.search(r"# val (\\d+) test (\\d+)", (run / "code/train.py").read_text()).groups())

@@ -18,8 +18,8 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 
-from .conftest import Stand, make_stand
-from .listening import served_over_http
+from tests.server.mcp.conftest import Stand, make_stand
+from tests.server.mcp.listening import served_over_http
 
 TOKEN = "correct-horse-battery-staple"
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}

@@ -12,11 +12,10 @@ from mcp import Client, StdioServerParameters
 from mcp.client import ClientRequestContext
 from mcp.types import ElicitRequestParams, ElicitResult, Implementation
 
-from server.lab import Lab
-from server.mcp import build_server
-
-from .conftest import Stand, make_stand
-from .pipe import SERVE
+from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.mcp import build_server
+from tests.server.mcp.conftest import Stand, make_stand
+from tests.server.mcp.pipe import SERVE
 
 pytestmark = pytest.mark.anyio
 Mode = Literal["auto", "legacy"]

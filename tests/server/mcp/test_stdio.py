@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from .conftest import Stand, make_stand
-from .pipe import ENVELOPE, HELLO, Pipe, served
+from tests.server.mcp.conftest import Stand, make_stand
+from tests.server.mcp.pipe import ENVELOPE, HELLO, Pipe, served
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_stray_prints_never_reach_the_wire(stand: Stand) -> None:
         [
             "import os, subprocess, sys",
             "from pathlib import Path",
-            "from server.mcp import stdio",
+            "from autoresearch_mcp.server.mcp import stdio",
             "build = stdio.build_server",
             "def noisy(*given):",
             "    print('python'); os.write(1, b'descriptor\\n'); subprocess.run(['echo', 'child'])",

@@ -9,7 +9,7 @@ from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp.types import CallToolResult, ImageContent, ResourceTemplateReference, TextContent
 
-from .conftest import Stand
+from tests.server.mcp.conftest import Stand
 
 pytestmark = pytest.mark.anyio
 

@@ -8,8 +8,8 @@ from mcp import Client
 from mcp.server.mcpserver import MCPServer
 from mcp.types import TextContent
 
-from server.errors import LabError
-from server.mcp.tool import lab_tool
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.mcp.tool import lab_tool
 
 pytestmark = pytest.mark.anyio
 

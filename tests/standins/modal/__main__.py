@@ -14,7 +14,7 @@ import grpclib.server
 from grpclib import GRPCError, Status
 from grpclib.events import RecvRequest, listen
 
-from .plane import Plane
+from tests.standins.modal.plane import Plane
 
 TOKEN = ("ak-standin", "as-standin")
 

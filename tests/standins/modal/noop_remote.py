@@ -1,4 +1,4 @@
-"""`trainer.remote` with nothing in it: keeps its protocol, trains nothing, and does what the mounted train.py says.
+"""`autoresearch_mcp.trainer.remote` with nothing in it: keeps its protocol, trains nothing, and does what the mounted train.py says.
 
 `hold`: waits until its output folder holds a file `go`. `vanish`: ends without a result. `submit`: leaves the scoring to another sandbox.
 Each start leaves a line in the file `starts`, each end one in `ends`: what really ran can be counted.
@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trainer import protocol, remote
+from autoresearch_mcp.trainer import protocol, remote
 
 HASHES = {"fixed": "", "data": "", "tokenizer": "", "code": ""}
 

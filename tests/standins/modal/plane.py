@@ -17,7 +17,7 @@ from grpclib import GRPCError, Status
 from modal_proto import api_grpc
 from modal_proto import api_pb2 as api
 
-from .container import Container
+from tests.standins.modal.container import Container
 
 BLOCK_BYTES = 8 << 20
 USD_S = 0.002  # what the service says that a running sandbox costs a second, which is no price of the lab's

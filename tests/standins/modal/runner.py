@@ -6,13 +6,13 @@ With a command after LAB, sandboxes run that, and the runner keeps the product's
 import sys
 from pathlib import Path
 
-import server.compute
-from server import daemon
-from server.compute import modal_keeper
-from server.compute.base import Compute
-from server.compute.gpus import requests
-from server.compute.modal import ModalCompute
-from server.settings import Settings
+from autoresearch_mcp.server import compute
+from autoresearch_mcp.server.compute.base import Compute
+from autoresearch_mcp.server.compute.modal import job
+from autoresearch_mcp.server.compute.modal.backend import ModalCompute
+from autoresearch_mcp.server.devices import requests
+from autoresearch_mcp.server.runner import process
+from autoresearch_mcp.server.settings import Settings
 
 NOOP = ("python3", "-u", "-m", "tests.standins.modal.noop_remote")
 
@@ -20,12 +20,12 @@ NOOP = ("python3", "-u", "-m", "tests.standins.modal.noop_remote")
 def open_compute(settings: Settings, state: Path, log: Path) -> Compute:
     if command := tuple(sys.argv[2:]):
         return ModalCompute(settings.training.profile, state, requests(), command)
-    compute = ModalCompute(settings.training.profile, state, requests(), NOOP, patience_s=0.2)
-    compute.poll_s = 0.05
-    modal_keeper.COMMIT_S = 1.0  # the stand-in's volumes don't lag
-    return compute
+    backend = ModalCompute(settings.training.profile, state, requests(), NOOP, patience_s=0.2)
+    backend.poll_s = 0.05
+    job.COMMIT_S = 1.0  # the stand-in's volumes don't lag
+    return backend
 
 
 if __name__ == "__main__":
-    server.compute.open_compute = open_compute
-    raise SystemExit(daemon.main(Path(sys.argv[1])))
+    compute.open_compute = open_compute
+    raise SystemExit(process.main(Path(sys.argv[1])))

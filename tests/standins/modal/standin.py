@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .plane import REPOSITORY, USD_S
+from tests.standins.modal.plane import REPOSITORY, USD_S
 
 
 @dataclass(frozen=True)

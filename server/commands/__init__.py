@@ -1,0 +1,1 @@
+"""What a person runs at the command line, a module a command."""

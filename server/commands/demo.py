@@ -1,0 +1,347 @@
+"""A research campaign in minutes: `autoresearch-mcp demo`.
+
+A scripted orchestrator and two workers, each an MCP client with a server of its own over stdio, research one fresh lab at once. The
+script knows which ideas to try; everything they answer is measured: real text, a real tokenizer, a real GPT, trained for real.
+"""
+
+import argparse
+import base64
+import math
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+from mcp import StdioServerParameters
+from mcp.client import Client
+from mcp.client.stdio import stdio_client
+from mcp_types import CallToolResult, ImageContent, Implementation, TextContent
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from autoresearch_mcp.server.commands.init import create_lab
+from autoresearch_mcp.server.errors import LabError
+
+REPLICATES = 3
+
+
+@dataclass(frozen=True)
+class Idea:
+    """One change to train.py and what it is good for in the demo."""
+
+    hypothesis: str
+    search: str
+    replace: str
+    replicates: int = REPLICATES
+    path: str = "train.py"
+
+    @property
+    def edits(self) -> list[dict[str, str]]:
+        return [{"path": self.path, "search": self.search, "replace": self.replace}]
+
+
+BETTER = Idea("Logits without a softcap: at this size it only blurs confident predictions", "SOFTCAP = 15.0", "SOFTCAP = 0.0")
+ALSO_BETTER = Idea("One layer instead of two: more steps in the same time", "DEPTH = 2", "DEPTH = 1")
+WORSE = Idea("Four times the batch: smoother gradients", "BATCH_TOKENS = 1024", "BATCH_TOKENS = 4096")
+CRASH = Idea("Wider heads see more at once", "HEAD_DIM = 32", "HEAD_DIM = 48", replicates=1)
+NAN = Idea("A far higher matrix learning rate learns faster", "MATRIX_LR = 0.04", "MATRIX_LR = 1e30", replicates=1)
+TWIN = Idea("What if the logits had no softcap?", "SOFTCAP = 15.0  # logits; 0 for none", "SOFTCAP = 0.0  # off, I'd say")
+FORBIDDEN = Idea("Measure on fewer bytes: a faster evaluation", "eval_bytes", "eval_bites", path="trainer/prepare.py")
+
+
+class Surprise(Exception):
+    """Something in the demo did not happen as it must."""
+
+
+class Stage:
+    """The terminal: a line for every event, and one live line with what is happening now."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._now: dict[str, str] = {}
+        self._live = console.status("", spinner="dots")
+        self._started = time.monotonic()
+        self._told = 0.0
+
+    def __enter__(self) -> "Stage":
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def say(self, who: str, text: str, style: str = "default") -> None:
+        line = f"[dim]{self._clock()}[/] [bold]{who:<12}[/] [{style}]{escape(text)}[/]"
+        self.console.print(line, highlight=False, soft_wrap=not self.console.is_terminal)
+
+    def now(self, who: str, text: str) -> None:
+        """What `who` is doing. Where there is no terminal to redraw, a line every ten seconds."""
+        self._now[who] = text
+        line = "   ".join(f"{name}: {what}" for name, what in self._now.items() if what)
+        if self.console.is_terminal:
+            self._live.update(f"[dim]{self._clock()}[/] {escape(line)}")
+        elif text and time.monotonic() - self._told > 10:
+            self._told = time.monotonic()
+            self.console.print(f"{self._clock()} ... {escape(line)}", highlight=False, soft_wrap=True)
+
+    def _clock(self) -> str:
+        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
+        return f"{minutes}:{seconds:02d}"
+
+
+@dataclass
+class Agent:
+    """An MCP client with a name."""
+
+    name: str
+    client: Client
+    stage: Stage
+    trained: list[str] = field(default_factory=list)
+
+    async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """A tool's structured answer; its error is a `Surprise`."""
+        result = await self.client.call_tool(tool, arguments)
+        if not isinstance(result, CallToolResult) or result.is_error:
+            raise Surprise(f"{tool}: {_text(result)}")
+        return result.structured_content or {}
+
+    async def refused(self, tool: str, **arguments: Any) -> str:
+        """A call that the server has to refuse; what it said."""
+        result = await self.client.call_tool(tool, arguments)
+        if not isinstance(result, CallToolResult) or not result.is_error:
+            raise Surprise(f"{tool} was not refused")
+        return _text(result)
+
+    async def wait(self, ids: list[str]) -> list[dict[str, Any]]:
+        """Wait until all have ended, as long as that takes, with what the server reports on the live line."""
+
+        async def report(progress: float, total: float | None, message: str | None) -> None:
+            self.stage.now(self.name, message or "")
+
+        while True:
+            result = await self.client.call_tool("wait_for_experiments", {"ids": ids, "timeout_s": 40}, progress_callback=report)
+            answer = result.structured_content or {} if isinstance(result, CallToolResult) else {}
+            if answer.get("done"):
+                self.stage.now(self.name, "")
+                return list(answer["experiments"])
+            if not answer:
+                raise Surprise(f"wait_for_experiments: {_text(result)}")
+
+    async def propose(self, idea: Idea) -> str:
+        answer = await self.call("propose_patch", hypothesis=idea.hypothesis, edits=idea.edits)
+        commit = str(answer["commit"])
+        note = "a duplicate of" if answer["duplicate"] else "proposed as"
+        self.stage.say(self.name, f"{idea.hypothesis} -> {note} {commit[:10]} ({answer['diff_stat'].strip()})")
+        return commit
+
+    async def train(self, commit: str, replicates: int) -> list[dict[str, Any]]:
+        """Launch and wait; returns the experiments as they ended."""
+        key = f"{self.name}-{commit}-{len(self.trained)}"
+        launched = await self.call("launch_training", commit=commit, replicates=replicates, idempotency_key=key)
+        ids = list(launched["experiments"])
+        self.trained += ids
+        self.stage.say(self.name, f"training {commit[:10]} x{replicates}: {', '.join(ids)}")
+        ended = await self.wait(ids)
+        for line in ended:
+            metric = f"val_bpb {line['val_bpb']:.4f}" if "val_bpb" in line else line.get("failure", "")
+            self.stage.say(self.name, f"{line['id']} {line['state']}: {metric}")
+        return ended
+
+    async def remember(self, kind: str, text: str, experiments: list[str]) -> None:
+        answer = await self.call("write_memory", kind=kind, text=text, experiments=experiments, tags=["demo"])
+        self.stage.say(self.name, f"remembered as {answer['id']}: {text}")
+
+    async def promote(self, commit: str) -> dict[str, Any]:
+        answer = await self.call("promote_commit", commit=commit)
+        self.stage.say(
+            self.name, f"promote {commit[:10]}: {'PROMOTED' if answer['promoted'] else 'refused'}. {answer['verdict']['reason']}"
+        )
+        return answer
+
+
+def _text(result: object) -> str:
+    parts = result.content if isinstance(result, CallToolResult) else []
+    return " ".join(part.text for part in parts if isinstance(part, TextContent))
+
+
+@asynccontextmanager
+async def agent(name: str, root: Path, stage: Stage) -> AsyncIterator[Agent]:
+    """Starts a server for this agent, as Claude Code and its kin do, and connects to it."""
+    with (root / ".autoresearch" / f"server-{name}.log").open("a", encoding="utf-8") as log:
+        server = StdioServerParameters(
+            command=sys.executable, args=["-P", "-m", "autoresearch_mcp.server.cli", "serve", str(root)], env=dict(os.environ)
+        )
+        async with Client(stdio_client(server, errlog=log), client_info=Implementation(name=name, version="1")) as client:
+            yield Agent(name, client, stage)
+
+
+async def campaign(root: Path, stage: Stage) -> None:
+    """Everything that the demo shows, in order. Raises `Surprise` where the lab does not do what it must."""
+    async with agent("orchestrator", root, stage) as boss, agent("worker-1", root, stage) as one, agent("worker-2", root, stage) as two:
+        status = await boss.call("get_status")
+        stage.say(
+            "orchestrator", f"champion {status['champion']['commit'][:10]}, budget {status['budget']['left_s'] / 3600:.1f} device hours"
+        )
+        plan = "Plan: worker-1 looks at the output layer and depth, worker-2 at batch size and learning rates."
+        await boss.remember("insight", plan, [])
+
+        winners: list[tuple[float, str]] = []
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_baseline, boss)
+            tasks.start_soon(_worker_one, one, winners)
+            tasks.start_soon(_worker_two, two)
+
+        (_, better), (_, also_better) = sorted(winners)
+        await _promotions(boss, better, also_better)
+        await _report(boss, root)
+
+
+async def _baseline(boss: Agent) -> None:
+    ended = await boss.train("champion", REPLICATES)
+    _expect_finished(ended, "The baseline")
+    mean = sum(line["val_bpb"] for line in ended) / len(ended)
+    await boss.remember("finding", f"The baseline reaches a val_bpb of {mean:.4f} over {len(ended)} replicates.", [e["id"] for e in ended])
+
+
+async def _worker_one(one: Agent, winners: list[tuple[float, str]]) -> None:
+    """Appends the val_bpb and the commit of each idea that should win."""
+    refusal = await one.refused("propose_patch", hypothesis=FORBIDDEN.hypothesis, edits=FORBIDDEN.edits)
+    one.stage.say(one.name, f"{FORBIDDEN.hypothesis} -> refused: {refusal}")
+    for idea in (BETTER, ALSO_BETTER):
+        commit = await one.propose(idea)
+        ended = await one.train(commit, idea.replicates)
+        _expect_finished(ended, idea.hypothesis)
+        mean = sum(line["val_bpb"] for line in ended) / len(ended)
+        winners.append((mean, commit))
+        await one.remember("finding", f"{idea.hypothesis}: val_bpb {mean:.4f} over {len(ended)} replicates.", [e["id"] for e in ended])
+
+
+async def _worker_two(two: Agent) -> None:
+    for idea, failure in ((CRASH, "shape_error"), (NAN, "nan")):
+        commit = await two.propose(idea)
+        (ended,) = await two.train(commit, idea.replicates)
+        full = await two.call("get_experiment", id=ended["id"])
+        got = full.get("failure", {})
+        _expect(got.get("kind") == failure, f"{idea.hypothesis}: expected {failure}, got {got}")
+        await two.remember("failure", f"{idea.hypothesis}: {failure}. {got['advice']}", [ended["id"]])
+    twin = await two.call("propose_patch", hypothesis=TWIN.hypothesis, edits=TWIN.edits)
+    _expect(twin["duplicate"], "the duplicate was not recognised")
+    two.stage.say(two.name, f"{TWIN.hypothesis} -> {twin['note']}")
+    commit = await two.propose(WORSE)
+    await two.train(commit, WORSE.replicates)
+    refused = await two.promote(commit)
+    _expect(not refused["promoted"], "a worse commit was promoted")
+    found = await two.call("search_memory", query="softcap logits")
+    if found["memories"]:
+        two.stage.say(two.name, f"found by 'softcap logits': {found['memories'][0]['text']}")
+
+
+async def _promotions(boss: Agent, better: str, also_better: str) -> None:
+    """The best winner first; the other, made on the old champion, is stacked onto the new one and trained again."""
+    first = await boss.promote(better)
+    if first["verdict"]["code"] == "not_better":  # three seeds can be unlucky; a few more of each decide
+        for commit in (better, "champion"):
+            await boss.train(commit, REPLICATES)
+        first = await boss.promote(better)
+    _expect(first["promoted"], "the better commit was not promoted")
+    second = await boss.promote(also_better)
+    if "retrain" in second:
+        boss.stage.say(boss.name, f"the two winners were stacked as {second['retrain'][:10]}: does the sum hold?")
+        await boss.train(second["retrain"], REPLICATES)
+        await boss.promote(second["retrain"])
+    found = await boss.call("search_memory", query="softcap")
+    _expect(bool(found["memories"]), "what was remembered was not found again")
+    boss.stage.say(boss.name, f"found again by 'softcap': {found['memories'][0]['text']}")
+
+
+async def _report(boss: Agent, root: Path) -> None:
+    """The leaderboard, the picture, and where to look next."""
+    picture = await boss.client.call_tool("plot_progress", {})
+    images = [part for part in picture.content if isinstance(part, ImageContent)] if isinstance(picture, CallToolResult) else []
+    _expect(len(images) == 1, "no picture came")
+    (root / "progress.png").write_bytes(base64.b64decode(images[0].data))
+    columns = ["commit", "state", "val_bpb", "author", "hypothesis", "failure"]
+    rows = (await boss.call("query_experiments", columns=columns, limit=100, descending=False))["rows"]
+    status = await boss.call("get_status")
+    boss.stage.console.print(_table(rows, status["champion"]["commit"]))
+
+
+def _table(rows: list[dict[str, Any]], champion: str) -> Table:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["commit"], []).append(row)
+
+    def mean(group: list[dict[str, Any]]) -> float:
+        values = [row["val_bpb"] for row in group if row.get("val_bpb") is not None]
+        return sum(values) / len(values) if values else math.inf
+
+    table = Table(title="What was tried, the best first", expand=True)
+    for column in ("", "commit", "runs", "val_bpb", "by"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("hypothesis", ratio=1)
+    for commit, group in sorted(groups.items(), key=lambda item: mean(item[1])):
+        failure = group[0].get("failure")
+        metric = f"{mean(group):.4f}" if math.isfinite(mean(group)) else failure["kind"] if failure else group[0]["state"]
+        mark = "champion" if commit == champion else ""
+        table.add_row(mark, commit[:10], str(len(group)), metric, group[0]["author"], escape(group[0]["hypothesis"]))
+    return table
+
+
+def _expect(true: object, otherwise: str) -> None:
+    if not true:
+        raise Surprise(otherwise)
+
+
+def _expect_finished(ended: list[dict[str, Any]], what: str) -> None:
+    for line in ended:
+        _expect(line["state"] == "finished", f"{what}: {line['id']} did not finish: {line.get('failure', line['state'])}")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _causes(inner)
+    else:
+        yield error
+
+
+def _free(directory: Path) -> Path:
+    """The directory, or the first of directory-2, directory-3, ... that does not exist yet."""
+    n = 1
+    free = directory
+    while free.exists():
+        n += 1
+        free = directory.with_name(f"{directory.name}-{n}")
+    return free
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the demo; 0 if all happened as it must."""
+    parser = argparse.ArgumentParser(
+        prog="autoresearch-mcp demo", description=__doc__, epilog="example: autoresearch-mcp demo my-first-lab"
+    )
+    parser.add_argument("directory", nargs="?", type=Path, default=Path("demo-lab"), help="where the lab is made (default: demo-lab)")
+    parser.add_argument("--budget-s", type=float, default=20.0, help="CPU seconds of training for each experiment (default: 20)")
+    arguments = parser.parse_args(argv)
+    console = Console()
+    root = _free(arguments.directory.resolve())
+    started = time.monotonic()
+    try:
+        create_lab(root, profile="cpu", budget_s=arguments.budget_s)
+        with Stage(console) as stage:
+            anyio.run(campaign, root, stage)
+    except (Surprise, LabError, BaseExceptionGroup) as error:
+        causes = list(_causes(error))
+        if not all(isinstance(cause, Surprise | LabError) for cause in causes):
+            raise
+        console.print(f"[red]The demo failed:[/] {escape(str(causes[0]))}\nThe lab is kept in {escape(str(root))}.", soft_wrap=True)
+        return 1
+    end = f"Done in {time.monotonic() - started:.0f} s. The lab: {root}\nThe picture: {root / 'progress.png'}"
+    console.print(f"{end}\nThe champions: git -C {root} log research", highlight=False, markup=False, soft_wrap=True)
+    return 0

@@ -1,0 +1,177 @@
+"""The log in files and back: Parquet for analysis and other labs, `results.tsv` as in karpathy's autoresearch.
+
+What is imported can be queried and searched, and never counts for the gate, the budget or the leaderboard: it was not
+measured here. A record whose id is known already is left as it is. `results.tsv` holds what a training script said of
+itself, so its metric becomes `reported_bpb`.
+"""
+
+import csv
+import hashlib
+import math
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lake.schema import RECORD, TABLES, cells, parse
+from autoresearch_mcp.server.models import Experiment, Failure, Record, Table
+from autoresearch_mcp.server.untrusted import clean
+
+if TYPE_CHECKING:
+    from autoresearch_mcp.server.lab.lab import Lab
+
+TSV = "results.tsv"
+TSV_COLUMNS = ("commit", "val_bpb", "memory_gb", "status", "description")
+IMPORTED = "imported"
+_BATCH = 2_000
+
+
+def export(lab: "Lab", folder: Path) -> list[str]:
+    """Writes the lab's log into `folder`. Returns a line for each file.
+
+    Raises:
+        LabError: `not_written`.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [_write_tsv(lab, folder / TSV)]
+        return lines + [_write_parquet(lab, table, folder / f"{table}.parquet") for table in get_args(Table)]
+    except OSError as error:
+        raise LabError(f"{folder} cannot be written ({error.strerror}). Give another folder.", "not_written") from None
+
+
+def import_(lab: "Lab", source: Path) -> list[str]:
+    """Takes in a `results.tsv`, a Parquet file of an export, or a folder with them. Returns a line for each file.
+
+    Raises:
+        LabError: `bad_import`: nothing of the file that it names was taken in.
+    """
+    inside = [path for path in sorted(source.glob("*.parquet")) if path.stem in TABLES] or list(source.glob(TSV))
+    files = inside if source.is_dir() else [source]
+    if not files or not all(path.is_file() for path in files):
+        raise LabError(f"{source} is no {TSV}, no Parquet file of an export, and no folder with them. Nothing was imported.", "bad_import")
+    return [_import_file(lab, path) for path in files]
+
+
+def _import_file(lab: "Lab", path: Path) -> str:
+    tables: dict[str, Table] = {table: table for table in get_args(Table)}
+    table = tables.get(path.stem, "experiments") if path.suffix == ".parquet" else "experiments"
+    try:
+        records = _from_parquet(table, path) if path.suffix == ".parquet" else _from_tsv(path)
+        found = [_marked(record) for record in records]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:  # pydantic's and Arrow's errors are ValueErrors
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise LabError(f"{path} can't be imported: {reason}. Nothing of it was taken in.", "bad_import") from None
+    new = lab.take_in(table, found)
+    return f"{path}: {new} new {table}, {len(found) - new} known already"
+
+
+# results.tsv
+
+
+def _write_tsv(lab: "Lab", path: Path) -> str:
+    kept = {promotion.commit for promotion in lab.records("promotions")} | {lab.champion()}  # type: ignore[union-attr]
+    experiments = [record for record in lab.records("experiments") if isinstance(record, Experiment) and record.terminal]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
+        writer.writerow(TSV_COLUMNS)
+        for e in sorted(experiments, key=lambda e: (e.created_at, e.id)):
+            status = "crash" if e.metric is None else "keep" if e.commit in kept else "discard"
+            memory_gb = float(e.details.get("peak_memory_mb") or 0) / 1024
+            text = ("[reported] " if e.metric is not None and e.val_bpb is None else "") + " ".join(clean(e.hypothesis).split())
+            writer.writerow([e.commit[:7], f"{e.metric or 0:.6f}", f"{memory_gb:.1f}", status, text])
+    return f"{path}: {len(experiments)} experiments"
+
+
+def _from_tsv(path: Path) -> Iterator[Record]:
+    now = time.time()
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        header = tuple(next(rows, []))
+        if header != TSV_COLUMNS:
+            raise ValueError(f"its first line must be {' '.join(TSV_COLUMNS)}, separated by tabs")
+        for number, row in enumerate(rows):
+            if len(row) != len(TSV_COLUMNS):
+                raise ValueError(f"line {number + 2} has {len(row)} fields instead of {len(TSV_COLUMNS)}")
+            yield _from_row(number, dict(zip(TSV_COLUMNS, row)), now)
+
+
+def _from_row(number: int, row: dict[str, str], now: float) -> Experiment:
+    metric, memory_gb = float(row["val_bpb"]), float(row["memory_gb"])
+    if row["status"] not in ("keep", "discard", "crash") or not math.isfinite(metric) or not math.isfinite(memory_gb):
+        raise ValueError(f"line {number + 2} holds no status of keep, discard or crash, or no finite numbers")
+    crashed = row["status"] == "crash"
+    digest = hashlib.sha256("\t".join([str(number), *row.values()]).encode()).hexdigest()
+    return Experiment(
+        id=f"e-{digest[:15]}",
+        commit=clean(row["commit"])[:40],
+        base="",
+        author="results.tsv",
+        hypothesis=row["description"][:2000],
+        tags=[row["status"]],
+        seed=0,
+        state="crashed" if crashed else "finished",
+        device="unknown",
+        created_at=now + number * 1e-3,
+        reserved_s=0.0,
+        reported_bpb=None if crashed else metric,
+        failure=Failure(kind="error", message="It crashed, says results.tsv.") if crashed else None,
+        details={"peak_memory_mb": memory_gb * 1024},
+    )
+
+
+# Parquet
+
+
+def _write_parquet(lab: "Lab", table: Table, path: Path) -> str:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    kinds = {"text": pa.string(), "integer": pa.int64(), "real": pa.float64(), "list": pa.list_(pa.string())}
+    columns = {name: column for name, column in TABLES[table].items() if not column.hidden}
+    schema = pa.schema([*((name, kinds[column.type]) for name, column in columns.items()), (RECORD, pa.string())])
+    written = 0
+    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in _batches(lab.records(table)):
+            rows = [
+                {**{name: cell for name, cell in cells(table, record).items() if name in columns}, RECORD: record.model_dump_json()}
+                for record in batch
+            ]
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+            written += len(rows)
+    return f"{path}: {written} {table}"
+
+
+def _from_parquet(table: Table, path: Path) -> Iterator[Record]:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(_BATCH, columns=[RECORD]):
+            for text in batch.column(0).to_pylist():
+                yield parse(table, text)
+
+
+def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
+    remaining = iter(records)
+    while batch := list(islice(remaining, _BATCH)):
+        yield batch
+
+
+def _marked(record: Record) -> Record:
+    """Says where it came from, its texts cleaned as if an agent had sent them. Only what has ended can be imported."""
+    if isinstance(record, Experiment) and not record.terminal:
+        raise ValueError(f"{record.id} has not ended")
+    cleaned = _cleaned(record.model_dump())
+    if "tags" in cleaned:
+        cleaned["tags"] = sorted({*cleaned["tags"], IMPORTED})
+    return type(record).model_validate(cleaned)
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {str(key): _cleaned(item) for key, item in value.items()}
+    return [_cleaned(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,238 @@
+"""Trainings as processes of this machine, supervised by `autoresearch_mcp.trainer.launch`, which outlives the runner that started it.
+
+A warm parent with torch imported forks each supervisor (0.4 s to the first step instead of 2.2 s). Where forking after importing
+torch is not safe (macOS), each launcher starts cold. The launcher's POSIX lock on its run directory tells whether it lives: unlike
+a process id it can't be mistaken for somebody else's.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation, write_files
+from autoresearch_mcp.server.installation import import_environment
+from autoresearch_mcp.server.settings import physical_cores
+from autoresearch_mcp.trainer import files, prepare, protocol
+
+_ENVIRONMENT = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "XDG_CACHE_HOME",
+    "AUTORESEARCH_CACHE",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+)
+_DOWNLOADING = ("HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE")
+_WARM_START_S = 120.0
+_DETACH = "import os, sys; os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)"  # asyncio kills its own children when it forgets them
+
+
+def environment(threads: int) -> dict[str, str]:
+    """What a training inherits: an explicit few variables, so that no secret of the server's reaches agents' code."""
+    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    return kept | import_environment() | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
+
+
+class LocalCompute:
+    """Implements `Compute` with processes.
+
+    Args:
+        profile: what is trained, a name in `autoresearch_mcp.trainer.prepare`.
+        threads: a training.
+        log: where the launcher's own messages go.
+        command: how the launcher is started, for tests and benchmarks that put another in its place.
+        warm: whether to fork from a warm parent.
+    """
+
+    poll_s = 0.05
+
+    def __init__(
+        self,
+        profile: str,
+        threads: int,
+        log: Path,
+        command: tuple[str, ...] = (sys.executable, "-m", "autoresearch_mcp.trainer.launch"),
+        warm: bool = sys.platform == "linux",
+    ) -> None:
+        self._profile = profile
+        self._threads = threads
+        self._environment = environment(threads)
+        self._log = log
+        self._command = command
+        self._warm = warm
+        self._parent: asyncio.subprocess.Process | None = None
+        self._turn = asyncio.Lock()
+
+    def scored_beside(self, slots: int) -> int:
+        if prepare.PROFILES[self._profile].clock == "wall":
+            return 0  # the device is the training's alone: its clock runs while others use it
+        if slots == 1:
+            return 0  # one at a time, as was asked for: nobody whom a model could tell what it is scored on
+        return max(0, physical_cores() // self._threads - slots)
+
+    async def prepare(self) -> str:
+        """Data, and meanwhile the warm parent, whose import of torch takes as long: the first job waits for neither twice."""
+        if self._warm:
+            async with self._turn:
+                await self._ensure_parent()
+        online = {name: os.environ[name] for name in _DOWNLOADING if name in os.environ}  # a proxy's password is not for trainings
+        process = await self._spawn(
+            sys.executable, "-m", "autoresearch_mcp.trainer.prepare", self._profile, stdout=subprocess.PIPE, more=online
+        )
+        out, _ = await process.communicate()
+        if process.returncode != 0:
+            raise ComputeError(f"The training data could not be prepared. {self._last_words()}")
+        return out.decode().strip().splitlines()[-1]
+
+    async def submit(self, job: Job) -> None:
+        try:
+            await asyncio.to_thread(write_files, job)
+        except OSError as error:
+            raise ComputeError(f"The run's files could not be written: {error}. Is the disk full?") from error
+        if self._warm:
+            async with self._turn:
+                await self._ask_parent(job.directory)
+        else:
+            starter = await self._spawn(sys.executable, "-I", "-S", "-c", _DETACH, *self._command, str(job.directory))
+            if await starter.wait() != 0:
+                raise ComputeError(f"The launcher could not be started. {self._last_words()}")
+
+    async def observe(self, job: Job) -> Observation:
+        return await asyncio.to_thread(_observe, job)
+
+    async def adopt(self, job: Job) -> bool:
+        return await asyncio.to_thread(_adopt, job)
+
+    async def cancel(self, job: Job) -> None:
+        await asyncio.to_thread(_cancel, job)
+
+    async def orphans(self, active: Callable[[], Collection[tuple[str, int]]]) -> list[str]:
+        return []  # a launcher ends by its own clock, and costs nothing
+
+    async def cost(self, directory: Path) -> float | None:
+        return None
+
+    async def close(self) -> None:
+        if self._parent is not None and self._parent.returncode is None:
+            assert self._parent.stdin is not None
+            self._parent.stdin.close()
+            await self._parent.wait()
+
+    async def _ensure_parent(self) -> asyncio.subprocess.Process:
+        if self._parent is None or self._parent.returncode is not None:
+            self._parent = await self._spawn(*self._command, "--warm", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        return self._parent
+
+    async def _ask_parent(self, directory: Path) -> None:
+        """One line asks for a run, one line answers. A parent that died is replaced, once a call."""
+        for _ in range(2):
+            parent = await self._ensure_parent()
+            assert parent.stdin is not None and parent.stdout is not None
+            try:
+                parent.stdin.write(f"{directory}\n".encode())
+                await parent.stdin.drain()
+                line = await asyncio.wait_for(parent.stdout.readline(), _WARM_START_S)
+            except (ConnectionError, TimeoutError):
+                line = b""
+            if line:
+                answer = json.loads(line)
+                if "error" in answer:
+                    raise ComputeError(f"The launcher could not start the run: {answer['error']}")
+                return
+            with contextlib.suppress(ProcessLookupError):
+                parent.kill()
+            await parent.wait()
+            if await asyncio.to_thread(_begun, directory):
+                return
+        raise ComputeError(f"The launcher does not start. {self._last_words()}")
+
+    async def _spawn(
+        self, *command: str, stdin: int = subprocess.DEVNULL, stdout: int | None = None, more: dict[str, str] | None = None
+    ) -> asyncio.subprocess.Process:
+        try:
+            with self._log.open("ab") as log:
+                return await asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=stdin,
+                    stdout=log if stdout is None else stdout,
+                    stderr=log,
+                    env=self._environment | (more or {}),
+                    cwd="/",
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise ComputeError(f"The launcher could not be started: {error}.") from error
+
+    def _last_words(self) -> str:
+        try:
+            lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        except OSError:
+            lines = []
+        hint = lines[-1][:400] if lines else "it said nothing"
+        return f"Its last line was: {hint}. Are the trainer's packages installed (`pip install 'autoresearch-mcp[local]'`)? See {self._log.name}."
+
+
+def _observe(job: Job) -> Observation:
+    # The order matters: a launcher locks, writes its id into the lock, works, writes the result, lets go.
+    forbidden = (job.directory / protocol.ABANDONED).exists()  # and if so, what is begun is so for good
+    begun = _size(job.directory / protocol.LOCK) > 0
+    alive = _held(job.directory / protocol.LOCK)
+    result = protocol.read_json(job.directory / protocol.RESULT)
+    if result is not None:
+        return Observation("ended", result=result)
+    if begun and not alive:
+        return Observation("lost")
+    if forbidden and not begun:
+        return Observation("lost", device_s=0.0, unbegun=True)
+    progress = protocol.read_json(job.directory / protocol.PROGRESS) or {"phase": "starting"}
+    used = float(progress.get("used_s", 0.0))
+    return Observation(progress["phase"], used_s=used, share=min(1.0, used / job.spec.budget_s))
+
+
+def _adopt(job: Job) -> bool:
+    job.directory.mkdir(parents=True, exist_ok=True)
+    with (job.directory / protocol.LOCK).open("a+b") as lock:
+        if not files.try_process_lock(lock):
+            return True
+        if protocol.read_json(job.directory / protocol.RESULT) is not None:
+            return True
+        (job.directory / protocol.ABANDONED).touch()
+    return False
+
+
+def _cancel(job: Job) -> None:
+    (job.directory / protocol.CANCEL).touch()
+    lock = job.directory / protocol.LOCK
+    if _held(lock):
+        with contextlib.suppress(ProcessLookupError, ValueError):
+            os.kill(int(lock.read_text(encoding="ascii")), signal.SIGTERM)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _held(lock: Path) -> bool:
+    """Whether a launcher holds the lock."""
+    try:
+        with lock.open("r+b") as file:
+            return not files.try_process_lock(file)
+    except FileNotFoundError:
+        return False
+
+
+def _begun(directory: Path) -> bool:
+    """Whether a launcher has taken the lock or even ended, after a warm parent died without answering."""
+    return (directory / protocol.RESULT).exists() or _held(directory / protocol.LOCK)

@@ -1,0 +1,173 @@
+"""Trainings in Modal sandboxes: one an experiment, its entry point the launcher, no network, the training split read-only.
+
+Nothing here waits for the service: `submit` writes the job's files and starts a keeper (`modal_keeper.py`), `observe` tells what the
+keeper knows. So a creation that blocks for capacity, or a service that is away for minutes, holds up no other experiment, and a
+closed laptop finds what it missed on the runs volume. The lab's slots are its GPU cap: of the experiments that wait for their scores
+(`modal_scoring.py`) one keeps its slot, for the scorer of all, so trainings and scorers together never exceed it.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation, write_files
+from autoresearch_mcp.server.compute.modal.client import ModalAway, Service
+from autoresearch_mcp.server.compute.modal.context import Site
+from autoresearch_mcp.server.compute.modal.deployment import TRAINING, Deployment, check, load
+from autoresearch_mcp.server.compute.modal.job import SANDBOX, Keeper, ended
+from autoresearch_mcp.server.compute.modal.scoring import PATIENCE_S, Scoring, scorers
+from autoresearch_mcp.trainer import protocol
+
+ADOPT_S = 30.0  # for the service to say whether a sandbox is there
+CREATION_S = 10.0  # that `close` leaves to creations on their way
+REMOTE = ("python3", "-u", "-m", "autoresearch_mcp.trainer.remote")
+
+
+class ModalCompute:
+    """Implements `Compute` with Modal.
+
+    Args:
+        profile: what is trained, a name in `autoresearch_mcp.trainer.prepare`.
+        state: the lab's state folder, where `setup modal` left its deployment.
+        gpus: experiment device -> GPU to ask for, or none.
+        command: a sandbox's entry point.
+        patience_s: how long a submitted model waits for others to be scored with.
+    """
+
+    poll_s = 0.5
+
+    def __init__(
+        self,
+        profile: str,
+        state: Path,
+        gpus: Mapping[str, str | None],
+        command: tuple[str, ...] = REMOTE,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._profile, self._state, self._gpus, self._command, self._patience_s = profile, state, gpus, command, patience_s
+        self._site: Site | None = None
+        self._scoring: Scoring | None = None
+        self._keepers: dict[tuple[str, int], Keeper] = {}
+
+    def scored_beside(self, slots: int) -> int:
+        """All but one of each kind of device: a batch of those that wait takes one sandbox."""
+        kinds = [keeper.device for keeper in self._keepers.values() if keeper.seen.phase == "scoring"]
+        return len(kinds) - len(set(kinds))
+
+    async def prepare(self) -> str:
+        check(self._open().deployment, self._profile)
+        return TRAINING
+
+    async def submit(self, job: Job) -> None:
+        if (job.directory / protocol.ABANDONED).exists():
+            return
+        check(self._open().deployment, self._profile)
+        try:
+            await asyncio.to_thread(write_files, job)
+        except OSError as error:
+            raise ComputeError(f"The run's files could not be written: {error}. Is the disk full?") from error
+        self._keep(job, fresh=True)
+
+    async def observe(self, job: Job) -> Observation:
+        keeper = self._keepers.get((job.id, job.attempt))
+        if keeper is not None and keeper.seen.phase != "ended":
+            return keeper.observation()
+        result = await asyncio.to_thread(ended, job)
+        if result is None:
+            return Observation("lost")
+        self._keepers.pop((job.id, job.attempt), None)
+        return Observation("ended", result=result, device_s=result.get("device_s"))
+
+    async def adopt(self, job: Job) -> bool:
+        if await asyncio.to_thread(ended, job) is not None:
+            return True
+        keeper = self._keepers.get((job.id, job.attempt))
+        if keeper is None:
+            try:
+                self._open()
+            except ComputeError:
+                return self._forbid(job)  # without a deployment, nobody can have started it
+            job.directory.mkdir(parents=True, exist_ok=True)
+            keeper = self._keep(job, fresh=False)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(keeper.found.wait(), ADOPT_S)
+        return keeper.seen.phase != "lost" or self._forbid(job)
+
+    @staticmethod
+    def _forbid(job: Job) -> bool:
+        job.directory.mkdir(parents=True, exist_ok=True)
+        (job.directory / protocol.ABANDONED).touch()
+        return False
+
+    async def cancel(self, job: Job) -> None:
+        if (keeper := self._keepers.get((job.id, job.attempt))) is not None:
+            keeper.cancel()
+
+    async def orphans(self, active: Callable[[], Collection[tuple[str, int]]]) -> list[str]:
+        site = self._open()
+        try:
+            return await end_orphans(site.service, site.deployment, lambda: {*active(), *self._keepers})
+        except ModalAway as error:
+            raise ComputeError(f"Modal is away: {error}") from error
+
+    async def cost(self, directory: Path) -> float | None:
+        sandbox = protocol.read_json(directory / SANDBOX)
+        if sandbox is None:
+            return None
+        shares = [(str(sandbox["id"]), 1), *scorers(directory)]
+        service = self._open().service
+        try:
+            costs = [(await service.cost(id), jobs) for id, jobs in shares]
+        except ModalAway as error:
+            raise ComputeError(f"Modal is away: {error}") from error
+        known = [usd / jobs for usd, jobs in costs if usd is not None]
+        return sum(known) if len(known) == len(costs) else None
+
+    async def close(self) -> None:
+        creating = [keeper for keeper in self._keepers.values() if not keeper.found.is_set()]
+        if creating:
+            await asyncio.wait([asyncio.create_task(keeper.found.wait()) for keeper in creating], timeout=CREATION_S)
+        for keeper in self._keepers.values():
+            keeper.task.cancel()
+        await asyncio.gather(*(keeper.task for keeper in self._keepers.values()), return_exceptions=True)
+        self._keepers.clear()
+        if self._scoring is not None:
+            await self._scoring.close()
+
+    def _open(self) -> Site:
+        if self._site is None:
+            deployment = load(self._state)
+            self._site = Site(Service(deployment.environment, deployment.app), deployment, self._gpus, self._command)
+            self._scoring = Scoring(self._site, self._trains, self._patience_s)
+        return self._site
+
+    def _trains(self) -> bool:
+        return any(keeper.training for keeper in self._keepers.values())
+
+    def _keep(self, job: Job, fresh: bool) -> Keeper:
+        assert self._site is not None and self._scoring is not None
+        keeper = self._keepers[job.id, job.attempt] = Keeper(self._site, self._scoring, job, fresh)
+        return keeper
+
+
+async def end_orphans(
+    service: Service, deployment: Deployment, active: Callable[[], Collection[tuple[str, int]]], dry_run: bool = False
+) -> list[str]:
+    """End this lab's sandboxes that train no active experiment, and its scorers where nothing is active; what was ended, in words.
+
+    Raises:
+        ModalAway, ModalRefused.
+    """
+    found = await service.running({"lab": deployment.lab})
+    needed = {(id, str(attempt)) for id, attempt in active()}
+    ended = []
+    for id, tags in found.items():
+        trained = tags.get("experiment", ""), tags.get("attempt", "")
+        if tags.get("stage") == "train" and trained not in needed:
+            ended.append((id, f"{id}, which trains {trained[0]}"))
+        elif tags.get("stage") == "score" and not needed:
+            ended.append((id, f"{id}, which scores"))
+    for id, _ in ended if not dry_run else []:
+        await service.terminate(id)
+    return [words for _, words in ended]

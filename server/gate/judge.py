@@ -1,0 +1,310 @@
+"""Noise, tests and the promotion gate: whether a commit is better than the champion beyond what another seed would change.
+
+The gate is what stands between a lucky seed and the champion. It counts verified metrics under equal conditions only, asks
+for replicates of both sides, and holds failures against the candidate, so that bad runs can't be cancelled out of sight. What
+validation shows has to be confirmed on a hidden split that no agent sees a number of.
+
+What the level means, and what it doesn't. It is the chance that one candidate which is no better passes, asked once. The gate corrects
+neither for how many candidates were tried (of 100 that change nothing, 5 would pass at 0.05) nor for asking again after more replicates
+(up to twice the level, with a handful of looks). Against both: more replicates of what won, a lower level, and the hidden split, which
+takes back what was gained by fitting the validation text. It shares the replicates' seeds with validation, so it does not take back a
+lucky seed. A train.py that sets its own seed doesn't make replicates one training: the lab's seed decides what is trained on
+(trainer/stream.py). Where weights are equal bit for bit after all, they count once.
+
+The hidden split. The candidate's mean must be lower there as well, with p <= `CONFIRMED` of the same test: looser than the lab's level,
+because the split is half as large. Simulated with the cpu profile's noise (0.0054 between seeds, 0.0025 and 0.0036 between texts), 3 replicates:
+a gain of 0.01 or 0.02 that passed validation is confirmed in 88% or 99%, and one that exists on the validation text alone in 27% or 15%.
+Every refusal of this kind tells an agent one bit of the split. It costs a candidate that beats the champion on validation, and the answer
+stays the same until there are more replicates, so a campaign learns little; the lab's owner sees both numbers (`autoresearch-mcp scores`).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from typing import Literal
+
+from autoresearch_mcp.server.models import Metric, Score, Verdict
+from autoresearch_mcp.server.settings import PromotionSection
+
+MOST_FAILURES = 0.25  # share of a candidate's attempts
+CONFIRMED = 0.1  # p on the hidden split, or the lab's level where that is looser
+POWER = 0.8
+_MOST_REPLICATES = 1_000
+
+
+def mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def sd(values: Sequence[float]) -> float | None:
+    """Sample standard deviation, or None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    centre = mean(values)
+    return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
+
+
+def pooled_sd(groups: Sequence[Sequence[float]]) -> float | None:
+    """The noise between replicates of one commit, over all commits that have at least two: the root of the pooled variance."""
+    spreads = [(len(group) - 1, spread) for group in groups if (spread := sd(group)) is not None]
+    degrees = sum(n for n, _ in spreads)
+    return math.sqrt(math.fsum(n * spread**2 for n, spread in spreads) / degrees) if degrees else None
+
+
+def welch_test(candidate: Sequence[float], champion: Sequence[float]) -> float:
+    """The one-sided p-value that the candidate's mean is lower, by Welch's t-test with the Welch-Satterthwaite degrees of freedom
+    (Welch, Biometrika 34, 1947). Each side needs two values.
+
+    Where neither side varies at all there is no noise to test against: equal means give 1, and any difference counts fully, 0 or 1.
+
+    Raises:
+        ValueError: a side has fewer than two values.
+    """
+    first, second = sd(candidate), sd(champion)
+    if first is None or second is None:
+        raise ValueError("Welch's test needs at least two values on each side")
+    a, b = first**2 / len(candidate), second**2 / len(champion)
+    difference = mean(candidate) - mean(champion)
+    if a + b == 0:
+        return 0.0 if difference < 0 else 1.0
+    share = a / (a + b)
+    degrees = 1 / (share**2 / (len(candidate) - 1) + (1 - share) ** 2 / (len(champion) - 1))
+    return student_t_cdf(difference / math.sqrt(a + b), degrees)
+
+
+def student_t_cdf(t: float, degrees: float) -> float:
+    """P(T <= t) of Student's distribution (Abramowitz and Stegun 26.7.1, through the incomplete beta function)."""
+    if math.isinf(t):
+        return 0.0 if t < 0 else 1.0
+    square = t * t
+    if square < degrees:  # the smaller argument keeps the digits on either side
+        centre = beta_cdf(square / (degrees + square), 0.5, degrees / 2) / 2
+        return 0.5 + math.copysign(centre, t)
+    tail = beta_cdf(degrees / (degrees + square), degrees / 2, 0.5) / 2
+    return tail if t < 0 else 1.0 - tail
+
+
+def beta_cdf(x: float, a: float, b: float) -> float:
+    """The regularised incomplete beta function I_x(a, b), by the continued fraction of DLMF 8.17.22 with Lentz's method
+    (Press et al., Numerical Recipes, 3rd ed., 6.4)."""
+    if x <= 0.0:
+        return 0.0
+    if x >= 1.0:
+        return 1.0
+    if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly, the mirror converges fast
+        return 1.0 - beta_cdf(1.0 - x, b, a)
+    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    return math.exp(log_front) * _beta_fraction(x, a, b) / a
+
+
+def _beta_fraction(x: float, a: float, b: float) -> float:
+    tiny = 1e-300
+    c, d = 1.0, 1.0 / (1.0 - (a + b) * x / (a + 1.0) or tiny)
+    value = d
+    for m in range(1, 10_000):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        step = 1.0
+        for term in (even, odd):
+            d = 1.0 / (1.0 + term * d or tiny)
+            c = 1.0 + term / c or tiny
+            step = c * d
+            value *= step
+        if abs(step - 1.0) < 1e-16:
+            break
+    return value
+
+
+def replicates_needed(difference: float, noise: float, level: float, power: float = POWER) -> int | None:
+    """Replicates of each side with which a true `difference` (candidate minus champion) would pass with probability `power`, in the
+    normal approximation plus Student's correction of a quarter of z squared. None where it is not better, or it takes over 1,000."""
+    if difference >= 0:
+        return None
+    if noise <= 0:
+        return 2
+    z = _normal_quantile(1 - level)
+    needed = 2 * ((z + _normal_quantile(power)) * noise / difference) ** 2 + z * z / 4
+    return max(2, math.ceil(needed)) if needed <= _MOST_REPLICATES else None
+
+
+def _normal_quantile(p: float) -> float:
+    low, high = -40.0, 40.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if math.erfc(-middle / math.sqrt(2)) / 2 < p else (low, middle)
+    return (low + high) / 2
+
+
+def judge(candidate: Sequence[Score], champion: Sequence[Score], rules: PromotionSection, reference: str = "cpu") -> Verdict:
+    """The gate's verdict over every attempt of both commits that left the queue for good.
+
+    Compared are finished replicates with a metric that counts (see `_bar`), on the `reference` kind of device, under one set of
+    conditions (see `_shared_conditions`).
+    Failures of the candidate count whatever their conditions were; what was cancelled before it started doesn't.
+    """
+    if candidate and champion and candidate[0].commit == champion[0].commit:
+        reason = "This commit is the champion already. Nothing to promote."
+        return Verdict(promote=False, code="is_champion", level=rules.level, reason=reason)
+    needed = max(2, rules.min_replicates)
+    eligible = [[score for score in _counted(side, rules) if score.device == reference] for side in (candidate, champion)]
+    conditions = _shared_conditions(eligible[0], eligible[1], needed)
+    ours, theirs = ([score for score in side if score.conditions == conditions] for side in eligible)
+    verdict = Verdict(
+        promote=False,
+        reason="",
+        code="too_few_replicates",
+        metric=_kind([*ours, *theirs] or [score for score in (*candidate, *champion) if score.metric is not None]),
+        level=rules.level,
+        candidate_n=len(ours),
+        candidate_mean=mean(_metrics(ours)) if ours else None,
+        candidate_sd=sd(_metrics(ours)),
+        champion_n=len(theirs),
+        champion_mean=mean(_metrics(theirs)) if theirs else None,
+        champion_sd=sd(_metrics(theirs)),
+    )
+    if reason := failures(candidate):
+        return verdict.model_copy(update={"code": "too_many_failures", "reason": reason})
+    lacks = {name: needed - len(have) for name, have in (("candidate", ours), ("champion", theirs)) if len(have) < needed}
+    if lacks:
+        sides = {"candidate": candidate, "champion": champion}
+        verdict = verdict.model_copy(update=_missing(lacks, sides, rules, conditions))
+        if any(score.metric is not None and score.device != reference for name in lacks for score in sides[name]):
+            screened = f" Only results on {reference} count here, the lab's reference: those on other kinds of device are for screening."
+            verdict = verdict.model_copy(update={"reason": verdict.reason + screened})
+        return verdict
+    return verdict.model_copy(update=_compare(ours, theirs, rules.level))
+
+
+Bar = Literal["reported", "unsandboxed", "untested"]
+
+
+def _bar(score: Score, rules: PromotionSection) -> Bar | None:
+    """Why a finished replicate is no evidence in this lab, if it isn't."""
+    if score.val_bpb is None:
+        if rules.reported == "refuse":
+            return "reported"
+    elif score.test_bpb is None:
+        return "untested"
+    return "unsandboxed" if not score.confined and rules.unsandboxed == "refuse" else None
+
+
+def _counted(scores: Sequence[Score], rules: PromotionSection, conditions: str | None = None) -> list[Score]:
+    """The evidence among attempts, under given conditions or any: each model once."""
+    found: dict[Hashable, Score] = {}
+    for score in scores:
+        if score.metric is not None and _bar(score, rules) is None and conditions in (None, score.conditions):
+            found.setdefault((score.conditions, _model(score)), score)
+    return list(found.values())
+
+
+def _model(score: Score) -> Hashable:
+    """What two runs share if they trained the very same model: the weights; of a run that only printed a number, that number."""
+    return score.weights or (score.experiment if score.val_bpb is not None else score.metric)
+
+
+def _metrics(scores: Sequence[Score]) -> list[float]:
+    return [score.metric for score in scores if score.metric is not None]
+
+
+def _kind(scores: Sequence[Score]) -> Metric:
+    return "reported" if scores and all(score.val_bpb is None for score in scores) else "verified"
+
+
+def _shared_conditions(candidate: Sequence[Score], champion: Sequence[Score], needed: int) -> str:
+    """The conditions to compare under: those for which the fewest replicates are missing; where none are, those under which the champion
+    has the most; the newest of equals. Neither side can be measured anew under conditions of the past, so they must not be waited for."""
+
+    def rank(conditions: str) -> tuple[int, int, float]:
+        ours, theirs = (sum(score.conditions == conditions for score in side) for side in (candidate, champion))
+        newest = max(score.finished_at for score in (*candidate, *champion) if score.conditions == conditions)
+        there = min(ours, needed) + min(theirs, needed)
+        return there, theirs if there == 2 * needed else 0, newest
+
+    return max({score.conditions for score in (*candidate, *champion)}, key=rank, default="")
+
+
+def failures(candidate: Sequence[Score]) -> str:
+    """What is wrong with a candidate that fails too often; empty where nothing is."""
+    attempts = [score for score in candidate if score.started or score.state != "cancelled"]
+    failed = [score for score in attempts if score.metric is None]
+    if len(failed) <= MOST_FAILURES * len(attempts):
+        return ""
+    states = ", ".join(
+        f"{sum(score.state == state for score in failed)} {state}" for state in dict.fromkeys(score.state for score in failed)
+    )
+    return (
+        f"{len(failed)} of the candidate's {len(attempts)} attempts did not finish with a metric ({states.replace('_', ' ')}); at most a "
+        f"quarter may, so that bad runs can't be left out. Fix the cause in a new proposal, or launch "
+        f"{math.ceil(len(failed) / MOST_FAILURES) - len(attempts)} more replicates that all finish."
+    )
+
+
+_BARRED = {
+    "reported": "have a metric that their own code printed and nobody verified, and this lab promotes by none such ([promotion] reported in "
+    "lab.toml, which is its owner's to change).",
+    "unsandboxed": "were trained without a sandbox, and this lab doesn't count those ([promotion] unsandboxed in lab.toml, which is its "
+    "owner's to change). On Linux 5.13 or newer with Landlock trainings are confined.",
+    "untested": "have no score on the hidden split, which didn't exist when they were trained.",
+}
+
+
+def _missing(lacks: dict[str, int], sides: dict[str, Sequence[Score]], rules: PromotionSection, conditions: str) -> dict[str, object]:
+    """What has to be trained before the two can be compared, and which of what was trained doesn't count for it, and why."""
+    lines = [f"the {name} needs {n} more {'replicate' if n == 1 else 'replicates'}" for name, n in lacks.items()]
+    reason = " and ".join(lines)
+    reason = f"{reason[0].upper()}{reason[1:]} of the {max(2, rules.min_replicates)} that a comparison takes."
+    bars: Counter[Bar] = Counter()
+    for name in lacks:
+        finished = [score for score in sides[name] if score.metric is not None]
+        own = Counter(bar for score in finished if (bar := _bar(score, rules)))
+        reason += "".join(f" {n} of the {name}'s {_BARRED[bar]}" for bar, n in own.items())
+        bars += own
+        counted, here = _counted(finished, rules), _counted(finished, rules, conditions)
+        if twins := len(finished) - own.total() - len(counted):
+            reason += (
+                f" {twins} of the {name}'s are equal bit for bit to another and count once with it: its code must use the seed it is given."
+            )
+        if elsewhere := len(counted) - len(here):
+            reason += f" {elsewhere} of the {name}'s were measured under other conditions (device, budget, data or fixed files) and can't be compared."
+    code = next((bar for bar in ("reported", "unsandboxed") if bars[bar]), "too_few_replicates")
+    if code == "too_few_replicates":
+        reason += " launch_training, then ask again."
+    return {"code": code, "reason": reason}
+
+
+def _compare(ours: Sequence[Score], theirs: Sequence[Score], level: float) -> dict[str, object]:
+    mine, other = _metrics(ours), _metrics(theirs)
+    difference, p = mean(mine) - mean(other), welch_test(mine, other)
+    numbers: dict[str, object] = {"difference": difference, "p_value": p}
+    name = "val_bpb" if _kind(ours) == "verified" else "the reported metric"
+    if difference >= 0:
+        reason = f"Not better: {name} {mean(mine):.4f} against {mean(other):.4f}, difference {difference:+.4f}. Build on what was learned, or drop it."
+        return numbers | {"code": "not_better", "reason": reason}
+    if p > level:
+        more = replicates_needed(difference, pooled_sd([mine, other]) or 0.0, level)
+        advice = (
+            f"If the difference is real, about {more} replicates of each would show it; the candidate has {len(mine)}, the champion {len(other)}."
+            if more is not None
+            else "More replicates are unlikely to show it: try a change with a larger effect."
+        )
+        return numbers | {
+            "code": "not_better",
+            "reason": f"Difference {difference:+.4f} is within noise (p = {p:.2g} > {level:g}). {advice}",
+        }
+    if not _confirmed(ours, theirs, level):
+        reason = (
+            f"Better on validation (difference {difference:+.4f}, p = {p:.2g}), but not on the hidden split, whose numbers are not shown: the "
+            "change fits the validation text rather than the language, or its gain is small. Leave it, or launch more replicates of it once."
+        )
+        return numbers | {"code": "not_confirmed", "reason": reason}
+    unverified = "" if _kind(ours) == "verified" else " Its own code printed it; nobody verified it."
+    reason = f"Better: {name} {mean(mine):.4f} against {mean(other):.4f}, difference {difference:+.4f} (p = {p:.2g}, level {level:g}).{unverified}"
+    return numbers | {"promote": True, "code": "better", "reason": reason}
+
+
+def _confirmed(ours: Sequence[Score], theirs: Sequence[Score], level: float) -> bool:
+    """Whether the hidden split says the same. What has no verified metric has no hidden one either: then there is nothing to ask."""
+    if _kind(ours) == "reported":
+        return True
+    mine, other = ([score.test_bpb for score in side if score.test_bpb is not None] for side in (ours, theirs))
+    return mean(mine) < mean(other) and welch_test(mine, other) <= max(CONFIRMED, level)

@@ -1,0 +1,150 @@
+"""Moving the champion: what the gate says, stacking onto a champion that moved meanwhile, and the move itself.
+
+The move is written down before and confirmed after the git ref changes, under a file lock, so that a crash at any instant leaves
+either the old champion and no promotion, or the new champion and its promotion.
+"""
+
+import time
+from pathlib import Path
+
+from autoresearch_mcp.server.answers import PromoteAnswer
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.gate.judge import failures, judge
+from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.models import Promotion, Proposal, Verdict, new_id
+from autoresearch_mcp.server.proposals.repo import Draft, Repo
+from autoresearch_mcp.server.settings import PromotionSection
+from autoresearch_mcp.trainer import files
+
+
+class Promoter:
+    """The gate and the champion's ref, for one lab."""
+
+    def __init__(self, settings: PromotionSection, reference: str, state: Path, ledger: Ledger, repo: Repo) -> None:
+        self._settings = settings
+        self._reference = reference
+        self._lock = state / "promote.lock"
+        self._ledger = ledger
+        self._repo = repo
+
+    def promote(self, commit: str, author: str, approved_by: str | None) -> PromoteAnswer:
+        """Promote `commit` (a full id of a proposal) if the gate lets it through.
+
+        Raises:
+            LabError: `not_a_proposal`.
+        """
+        with files.locked(self._lock):
+            self._recover()
+            champion = self._repo.champion()
+            if commit == champion:
+                return self._refusal(champion, Verdict(promote=False, code="is_champion", reason="This commit is the champion already."))
+            proposal = self._ledger.proposal(commit)
+            if proposal is None:
+                raise LabError(f"{commit[:12]} is no proposal, so it can't be promoted. Make one with propose_patch.", "not_a_proposal")
+            if not self._repo.is_ancestor(champion, commit):
+                stacked = self._stack(proposal, champion)
+                if isinstance(stacked, PromoteAnswer):
+                    return stacked
+                commit = stacked
+            verdict = self._verdict(proposal.commit, champion)
+            if not verdict.promote:
+                return self._refusal(champion, verdict)
+            if self._settings.approval == "human" and approved_by is None:
+                reason = f"{verdict.reason} This lab wants a person's approval before the champion moves."
+                return self._refusal(champion, verdict.model_copy(update={"promote": False, "code": "awaiting_approval", "reason": reason}))
+            return self._move(commit, champion, author, approved_by or "policy", verdict)
+
+    def recover(self) -> None:
+        """Settle a promotion that a crash interrupted. Cheap when there is none."""
+        if self._ledger.promotions(done=False):
+            with files.locked(self._lock):
+                self._recover()
+
+    def _verdict(self, commit: str, against: str) -> Verdict:
+        scores = self._ledger.scores
+        return judge(scores(commit), scores(against), self._settings, self._reference)
+
+    def _stack(self, proposal: Proposal, champion: str) -> PromoteAnswer | str:
+        """The champion moved after `proposal` was made. Ask for the combination to be trained, or, where that was done already or is
+        impossible, return the proposal's code as a commit on top of the champion: it has to beat it by itself."""
+        own = self._verdict(proposal.commit, self._repo.merge_base(proposal.commit, champion))
+        if not own.promote:
+            reason = f"The champion moved since this proposal was made, and against its own base: {own.reason}"
+            return self._refusal(champion, own.model_copy(update={"reason": reason}))
+        try:
+            combined = self._repo.rebase(
+                proposal.commit, champion, f"{proposal.hypothesis}\n\nStacked onto {champion[:12]}.", proposal.author
+            )
+        except LabError as error:
+            if error.code != "no_change":
+                raise
+            reason = f"The champion {champion[:12]} has this change already."  # such as when the same promotion is asked for again
+            return self._refusal(champion, own.model_copy(update={"promote": False, "code": "is_champion", "reason": reason}))
+        if isinstance(combined, Draft):
+            twin = self._ledger.twin(combined.fingerprint) or self._adopt(combined, proposal)
+            missing = self._settings.min_replicates - self._verdict(twin.commit, champion).candidate_n
+            if missing > 0 and not failures(self._ledger.scores(twin.commit)):
+                reason = (
+                    f"The champion moved to {champion[:12]} since this proposal was made. The change was rebased onto it as {twin.commit[:12]}: "
+                    f"launch_training on that commit ({missing} more replicates), then promote it. "
+                    "Gains don't always add up, so the combination has to be tested."
+                )
+                return self._refusal(
+                    champion, own.model_copy(update={"promote": False, "code": "stale_base", "reason": reason}), retrain=twin.commit
+                )
+        commit = self._repo.transplant(proposal.commit, champion, proposal.hypothesis, proposal.author)
+        self._ledger.add_alias(commit, proposal.commit)
+        return commit
+
+    def _adopt(self, draft: Draft, origin: Proposal) -> Proposal:
+        self._repo.keep(draft.commit)
+        return self._ledger.add_proposal(
+            Proposal(
+                commit=draft.commit,
+                base=draft.base,
+                fingerprint=draft.fingerprint,
+                author=origin.author,
+                hypothesis=f"{origin.hypothesis} (stacked onto {draft.base[:12]})",
+                tags=[*origin.tags, "stacked"],
+                files_changed=draft.files_changed,
+                insertions=draft.insertions,
+                deletions=draft.deletions,
+                created_at=time.time(),
+            )
+        )
+
+    def _move(self, commit: str, champion: str, author: str, approved_by: str, verdict: Verdict) -> PromoteAnswer:
+        promotion = Promotion(
+            id=new_id("p"),
+            commit=commit,
+            previous=champion,
+            author=author,
+            approved_by=approved_by,
+            verdict=verdict.model_dump(),
+            created_at=time.time(),
+        )
+        self._ledger.intend_promotion(promotion)
+        try:
+            self._repo.advance(champion, commit)
+        except LabError:
+            self._ledger.drop_promotion(promotion)
+            raise
+        self._ledger.confirm_promotion(promotion)
+        return PromoteAnswer(
+            promoted=True,
+            champion=commit,
+            previous=champion,
+            verdict=verdict,
+            note=f"The champion is now {commit[:12]}. Base new proposals on it; open proposals on the old one will be asked to retrain.",
+        )
+
+    def _recover(self) -> None:
+        for promotion in self._ledger.promotions(done=False):
+            if self._repo.champion() == promotion.commit:
+                self._ledger.confirm_promotion(promotion)
+            else:
+                self._ledger.drop_promotion(promotion)
+
+    @staticmethod
+    def _refusal(champion: str, verdict: Verdict, retrain: str | None = None) -> PromoteAnswer:
+        return PromoteAnswer(promoted=False, champion=champion, verdict=verdict, retrain=retrain, note=f"Not promoted. {verdict.reason}")

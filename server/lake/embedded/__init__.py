@@ -1,0 +1,1 @@
+"""Deeplake tables in the lab's own folder."""

@@ -1,0 +1,163 @@
+"""The typed columns of one table in memory, kept in step with the store by reading only the rows that are new.
+
+It answers filters, orders, pages and counts exactly and in the time of the rows looked at: an ordered page walks a sorted
+column and stops when it is full. Records stay in the store. Gives up memory for it: about half a kilobyte a row, for the
+columns that were asked for.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from autoresearch_mcp.server.lake.base import Condition, Query
+from autoresearch_mcp.server.lake.schema import TABLES, check_group, check_order, predicates
+from autoresearch_mcp.server.models import Table
+
+_FEW = 4_000  # rows that are sorted for a page; of more, the table's order is walked
+
+Read = Callable[[str, int, int], Sequence[Any]]  # column, first row, row after the last -> what the store holds
+
+
+class Catalog:
+    """Rows are known by their position in the store; of an id's rows only that with the newest version is seen."""
+
+    def __init__(self, table: Table, read: Read) -> None:
+        self.rows = 0
+        self.newest: dict[str, int] = {}
+        self._table = table
+        self._read = read
+        self._columns: dict[str, list[Any]] = {}
+        self._orders: dict[str, tuple[list[int], list[int]]] = {}
+        self._holders: dict[str, tuple[int, dict[str, list[int]]]] = {}
+
+    def extend(self, rows: int) -> None:
+        """Takes in the rows up to `rows`."""
+        first, self.rows = self.rows, rows
+        self._orders.clear()
+        ids, versions = self.column("id"), self.column("version")
+        for position in range(first, rows):
+            known = self.newest.get(ids[position])
+            if known is None or versions[known] <= versions[position]:
+                self.newest[ids[position]] = position
+
+    def column(self, name: str) -> list[Any]:
+        """The cells of all rows, read as far as they are missing."""
+        known = self._columns.setdefault(name, [])
+        if len(known) < self.rows:
+            fresh = TABLES[self._table][name].load(self._read(name, len(known), self.rows))
+            shared = {cell: cell for cell in known[-1_000:]}  # a commit, an author or a state is one object, however many rows name it
+            known += [shared.setdefault(cell, cell) for cell in fresh]
+        return known
+
+    def version(self, id: str) -> int | None:
+        position = self.newest.get(id)
+        return None if position is None else self.column("version")[position]
+
+    def select(self, query: Query) -> list[int]:
+        """Positions of the rows of one page."""
+        check_order(self._table, query)
+        tests = self._tests(query.where)
+        if (few := self._narrowed(query.where)) is not None and len(few) <= _FEW:
+            return query.page(_passing(few, tests), self._key(query.order_by))
+        found: list[int] = []
+        for chunk in self._walk(query):
+            found += _passing(chunk, tests)
+            if len(found) >= query.limit:
+                break
+        return found[: query.limit]
+
+    def count(self, where: Sequence[Condition], group_by: str | None) -> dict[str, int]:
+        positions = self.passing(where)
+        if group_by is None:
+            return {"": len(positions)}
+        check_group(self._table, group_by)
+        column = self.column(group_by)
+        return {"" if cell is None else str(cell): n for cell, n in Counter(column[position] for position in positions).items()}
+
+    def cells(self, names: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Every row that is seen, as the cells of these columns."""
+        columns = [self.column(name) for name in names]
+        positions = self.newest.values()
+        return list(zip(*([column[position] for position in positions] for column in columns)))
+
+    def passing(self, where: Sequence[Condition]) -> list[int]:
+        """Positions of the rows that meet the conditions."""
+        tests = self._tests(where)
+        few = self._narrowed(where)
+        return _passing(list(self.newest.values()) if few is None else few, tests)
+
+    def _tests(self, where: Sequence[Condition]) -> list[tuple[list[Any], Callable[[Any], bool]]]:
+        return [(self.column(name), test) for name, test in predicates(self._table, where)]
+
+    def _narrowed(self, where: Sequence[Condition]) -> list[int] | None:
+        """The rows that can meet the condition that the fewest can meet, by an index; None where no condition has one."""
+        found = [self._holding(condition) for condition in where if self._is_indexed(condition)]
+        if not found:
+            return None
+        fewest = min(found, key=lambda positions: len(positions))
+        if len(self.newest) == self.rows:
+            return fewest
+        ids, newest = self.column("id"), self.newest
+        return [position for position in fewest if newest[ids[position]] == position]
+
+    def _is_indexed(self, condition: Condition) -> bool:
+        kind = TABLES[self._table][condition.column].type
+        return kind == "list" or (kind == "text" and condition.op == "=")
+
+    def _holding(self, condition: Condition) -> list[int]:
+        holders = self._index(condition.column)
+        if condition.op == "has any":
+            return list(dict.fromkeys(position for value in condition.value for position in holders.get(value, ())))
+        return holders.get(condition.value, [])
+
+    def _index(self, name: str) -> dict[str, list[int]]:
+        """Positions by text, or by each item of a list; old versions included."""
+        column = self.column(name)
+        known, holders = self._holders.get(name, (0, {}))
+        for position in range(known, self.rows):
+            cell = column[position]
+            for value in (cell,) if isinstance(cell, str) else cell:
+                holders.setdefault(value, []).append(position)
+        self._holders[name] = self.rows, holders
+        return holders
+
+    def _walk(self, query: Query) -> Iterator[list[int]]:
+        """Positions in the query's order and past its `after`, in chunks that grow: a full page ends the walk early."""
+        known, null = self._order(query.order_by)
+        if query.after is not None:
+            value, id = query.after
+            if value is None:
+                known, null = [], self._past(null, id, self.column("id").__getitem__, query.descending)
+            else:
+                known = self._past(known, (value, id), self._key(query.order_by), query.descending)
+        positions = known[::-1] + null[::-1] if query.descending else known + null
+        first, size = 0, 4 * query.limit
+        while first < len(positions):
+            yield positions[first : first + size]
+            first, size = first + size, size * 4
+
+    def _order(self, name: str) -> tuple[list[int], list[int]]:
+        """Positions sorted by (cell, id), and those of null cells by id."""
+        if name not in self._orders:
+            column, ids = self.column(name), self.column("id")
+            known = [position for position in self.newest.values() if column[position] is not None]
+            null = [position for position in self.newest.values() if column[position] is None]
+            self._orders[name] = sorted(known, key=self._key(name)), sorted(null, key=ids.__getitem__)
+        return self._orders[name]
+
+    def _key(self, name: str) -> Callable[[int], tuple[Any, str]]:
+        column, ids = self.column(name), self.column("id")
+        return lambda position: (column[position], ids[position])
+
+    @staticmethod
+    def _past(positions: list[int], last: Any, key: Callable[[int], Any], descending: bool) -> list[int]:
+        if descending:
+            return positions[: bisect_left(positions, last, key=key)]
+        return positions[bisect_right(positions, last, key=key) :]
+
+
+def _passing(positions: list[int], tests: Sequence[tuple[list[Any], Callable[[Any], bool]]]) -> list[int]:
+    for column, test in tests:
+        positions = [position for position in positions if test(column[position])]
+    return positions

@@ -1,0 +1,104 @@
+"""A damaged lake made whole: what its journals and its sound files hold, in fresh tables. Nothing is deleted.
+
+The runner does it when it meets damage, or a person, with the command `repair`. A table whose files can't be trusted is set
+aside and written anew from its journal; what the ledger still keeps (unflushed
+records, every promotion) is added by the next flush or by the caller. Lost are only rows whose part of the journal is damaged too.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from autoresearch_mcp.server.lake.base import LakeUnavailable
+from autoresearch_mcp.server.lake.embedded import journal
+from autoresearch_mcp.server.lake.embedded.manifest import Head, write_head
+from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
+from autoresearch_mcp.server.lake.schema import SCHEMA_VERSION, parse
+from autoresearch_mcp.server.models import Record, Table
+
+_BATCH = 5_000
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What became of one table. `fault` is empty where it was sound."""
+
+    table: Table
+    fault: str
+    rows: int
+    set_aside: Path | None = None
+
+
+def repair(folder: Path, known: dict[Table, Sequence[Record]] | None = None) -> list[Repaired]:
+    """Checks every table of the lake in `folder`, and rebuilds the damaged ones; `known` are records that are had from elsewhere.
+
+    Raises:
+        LakeUnavailable: it can't be written.
+    """
+    aside = folder.parent / f"{folder.name}-damaged-{time.strftime('%Y%m%d-%H%M%S')}"
+    return [_table(folder, table, (known or {}).get(table, ()), aside) for table in get_args(Table)]
+
+
+def fault(folder: Path, table: Table) -> str:
+    """What is wrong with a table, or nothing. Reads all of its records."""
+    lake = EmbeddedLake(folder)
+    try:
+        for _ in lake.records(table):
+            pass
+        return ""
+    except LakeUnavailable as error:
+        return str(error)
+    except ValueError as error:
+        return f"a record can't be read ({type(error).__name__})"
+    finally:
+        lake.close()
+
+
+def _table(folder: Path, table: Table, known: Sequence[Record], aside: Path) -> Repaired:
+    lake = EmbeddedLake(folder)
+    try:
+        problem = fault(folder, table)
+        if not problem:
+            _complete(lake, folder, table)
+            return Repaired(table, "", lake.count(table)[""])
+        with lake.writing(table):
+            newest = _newest([*_journalled(folder, table), *known])
+            aside.mkdir(exist_ok=True)
+            old = [path for path in sorted(folder.glob(f"{table}.*")) if path.suffix != ".lock"]
+            for path in old:
+                path.rename(aside / path.name)
+            write_head(folder / f"{table}.json", Head(SCHEMA_VERSION))
+            for path in old:
+                if path.suffix[1:].isdecimal():
+                    (folder / path.name).mkdir()  # a generation's number is never used again: readers may be in the old one
+            (folder / "shared.json").unlink(missing_ok=True)  # of a managed lake: everything is compared with the service again
+            for first in range(0, len(newest), _BATCH):
+                lake.append(table, newest[first : first + _BATCH])
+        return Repaired(table, problem, lake.count(table)[""], aside)
+    finally:
+        lake.close()
+
+
+def _complete(lake: EmbeddedLake, folder: Path, table: Table) -> None:
+    """Gives a damaged journal what the sound table has and it lacks."""
+    noted = {(record.id, record.version) for record in _journalled(folder, table)}
+    if missing := [record.model_dump_json() for record in lake.records(table) if (record.id, record.version) not in noted]:
+        journal.write(folder / f"{table}.journal", missing)
+
+
+def _journalled(folder: Path, table: Table) -> Iterable[Record]:
+    for text in journal.read(folder / f"{table}.journal"):
+        try:
+            yield parse(table, text)
+        except ValueError:
+            continue  # one line of a member that decompresses and is not ours
+
+
+def _newest(records: Iterable[Record]) -> list[Record]:
+    newest: dict[str, Record] = {}
+    for record in records:
+        if record.id not in newest or newest[record.id].version < record.version:
+            newest[record.id] = record
+    return list(newest.values())

@@ -1,0 +1,1 @@
+"""Tables of Deeplake's service, kept in step with the lab's own folder."""

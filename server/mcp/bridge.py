@@ -1,0 +1,47 @@
+"""Where calls from an event loop meet the lab: worker threads for its blocking methods, and the name of who asks.
+
+A call that has begun is finished even when its client goes away, so nothing that the lab acknowledges is half done.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+import anyio
+import anyio.to_thread
+from mcp.server.mcpserver import Context
+
+from autoresearch_mcp.server.lab.lab import Lab
+
+Ctx = Context[Any, Any]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+THREADS = 64
+
+
+class Desk:
+    """A lab, with the default author of whoever speaks to it."""
+
+    def __init__(self, lab: Lab, agent: str | None = None) -> None:
+        self.lab = lab
+        self._agent = agent or os.environ.get("AUTORESEARCH_AGENT")
+        self._limiter = anyio.CapacityLimiter(THREADS)
+
+    async def call(self, use_case: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        return await anyio.to_thread.run_sync(partial(use_case, *args, **kwargs), limiter=self._limiter)
+
+    def author(self, given: str | None, context: Ctx) -> str:
+        """The name to sign with: the argument, else the server's own agent, else what the client calls itself."""
+        return given or _printable(self._agent) or self.client(context)
+
+    def client(self, context: Ctx) -> str:
+        params = context.session.client_params
+        return (_printable(params.client_info.name) if params else "") or "agent"
+
+
+def _printable(name: str | None) -> str:
+    """A name from outside, in the form that the `author` argument asks for."""
+    return re.sub(r"[^\w .@:/+-]+", "-", name or "").strip(" -")[:64]

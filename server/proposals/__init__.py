@@ -1,0 +1,1 @@
+"""From an agent's text to a commit: patches, their checks, and the repository."""

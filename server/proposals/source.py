@@ -1,0 +1,156 @@
+"""The text of an editable file: what it must be before it may become a commit, and when two of them are the same code.
+
+Promises: hostile text ends in a `LabError`, never in another exception. Gives up: sameness is of syntax trees, so renaming a
+variable makes different code, and trees of two Python versions may differ for one text (a duplicate then goes unnoticed).
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import io
+import sys
+import threading
+import tokenize
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+
+from autoresearch_mcp.server.errors import LabError
+
+MAX_FILE = 512 * 1024
+COUNTED_ON = (
+    "torch",
+    "numpy",
+    "safetensors",
+    "autoresearch_mcp",
+    "triton",
+    "kernels",
+)  # packages that are there when a GPU trains, if not here
+_QUIET = threading.Lock()  # warnings.catch_warnings is not thread-safe
+
+
+def decode(path: str, data: bytes) -> str:
+    """The text of a file, which must be UTF-8 without NUL.
+
+    Raises:
+        LabError: `bad_encoding`.
+    """
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise LabError(
+            f"{path} is not UTF-8 text (byte {error.start} is 0x{data[error.start]:02x}). Only text files can be edited.", "bad_encoding"
+        ) from None
+    if "\0" in text:
+        raise LabError(f"{path} holds a NUL character, so it is not a text file. Only text files can be edited.", "bad_encoding")
+    return text
+
+
+def encode(path: str, text: str) -> bytes:
+    """The bytes of a text that an agent sent.
+
+    Raises:
+        LabError: `bad_encoding` for NUL and lone surrogates, `too_large`.
+    """
+    if "\0" in text:
+        raise LabError(f"The new text of {path} holds a NUL character. Send text without it.", "bad_encoding")
+    try:
+        data = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise LabError(
+            f"The new text of {path} cannot be written as UTF-8: {error.reason} at character {error.start}.", "bad_encoding"
+        ) from None
+    if len(data) > MAX_FILE:
+        raise LabError(f"{path} would have {len(data):,} bytes; the cap is {MAX_FILE:,}. Make it smaller.", "too_large")
+    return data
+
+
+def check(path: str, data: bytes, modules: Collection[str] = ()) -> None:
+    """Refuse a file that cannot be meant: without text, or a `.py` that does not parse or imports what is nowhere.
+
+    Args:
+        modules: names that the lab's own files can be imported by.
+
+    Raises:
+        LabError: `empty_file`, `syntax_error` or `unknown_import`, the latter two with the line.
+    """
+    if not data.strip():
+        raise LabError(f"{path} would be left without text. Files cannot be deleted or emptied; send what it should hold.", "empty_file")
+    if not path.endswith(".py"):
+        return
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        if encoding not in ("utf-8", "utf-8-sig"):
+            raise LabError(f"{path} declares the encoding {encoding}; only UTF-8 is accepted. Remove the coding comment.", "bad_encoding")
+        tree = _parsed(data)
+        ast.dump(tree)  # as `fingerprint` will: it fails on what the parser lets pass
+        missing = [(name, line) for name, line in _needed_imports(tree) if name not in modules and not _importable(name)]
+    except SyntaxError as error:
+        where = f"line {error.lineno}" if error.lineno else "its head"
+        text = f": `{error.text.strip()[:160]}`" if error.text else ""
+        raise LabError(
+            f"{path} would not parse as Python: {error.msg} at {where}{text}. Nothing came of it; correct it and propose again.",
+            "syntax_error",
+        ) from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        reason = str(error) or "an expression is nested too deeply"
+        raise LabError(f"{path} would not parse as Python: {reason}. Nothing came of it; write it more simply.", "syntax_error") from None
+    if missing:
+        name, line = missing[0]
+        raise LabError(
+            f"{path} imports {name[:60]} at line {line}, which is not installed: torch, numpy, safetensors, the standard library and the lab's "
+            "own files can be counted on. Nothing came of it; do without, or import it inside of `try: ... except ImportError: ...`.",
+            "unknown_import",
+        )
+
+
+def fingerprint(files: Mapping[str, bytes]) -> str:
+    """A hash of files that comments and layout of Python code do not change; other files, and code that does not parse, count by their bytes."""
+    digest = hashlib.sha256()
+    for path, data in sorted(files.items()):
+        form = _normal_form(path, data)
+        digest.update(f"{len(path.encode('utf-8', 'surrogateescape'))}:{len(form)}:".encode())
+        digest.update(path.encode("utf-8", "surrogateescape") + form)
+    return digest.hexdigest()
+
+
+def _normal_form(path: str, data: bytes) -> bytes:
+    if path.endswith(".py"):
+        try:
+            return b"ast:" + ast.dump(_parsed(data)).encode("utf-8", "backslashreplace")
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            pass
+    return b"raw:" + data
+
+
+def _parsed(data: bytes) -> ast.Module:
+    with _QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a doubtful escape in an agent's code is no fault of this process
+        return ast.parse(data)
+
+
+def _needed_imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """First name and line of each absolute import, wherever it stands, but for those that a `try` with handlers is made for."""
+    stack: list[ast.AST] = [tree]
+    while stack:
+        node = stack.pop()
+        match node:
+            case ast.Import(names=names):
+                yield from ((alias.name.partition(".")[0], node.lineno) for alias in names)
+            case ast.ImportFrom(module=str(module), level=0):
+                yield module.partition(".")[0], node.lineno
+            case ast.Try(handlers=[_, *_]):
+                stack += [*node.handlers, *node.orelse, *node.finalbody]
+            case _:
+                stack += list(ast.iter_child_nodes(node))[::-1]
+
+
+@functools.cache
+def _importable(name: str) -> bool:
+    """Whether a module is there for sure, or may be: installed beside this server, if not beside the trainer."""
+    if name in sys.stdlib_module_names or name in COUNTED_ON:
+        return True
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False

@@ -1,0 +1,1 @@
+"""The second process of a lab: it drives experiments and writes the log."""

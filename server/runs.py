@@ -1,0 +1,80 @@
+"""An experiment's run directory: where it is, and reading its log, loss curve and progress while it runs and afterwards."""
+
+import json
+import math
+import os
+from collections import deque
+from pathlib import Path
+from typing import Literal
+
+from autoresearch_mcp.server.models import Experiment
+from autoresearch_mcp.trainer import protocol
+
+Mode = Literal["tail", "head", "grep", "window"]
+
+
+def locate(state: Path, experiment: Experiment) -> Path:
+    """The directory of an experiment's current attempt, under the lab's state directory."""
+    return state / "runs" / experiment.id / str(experiment.attempt)
+
+
+def read_tail(path: Path, limit: int = 4000) -> str:
+    """The end of a log, from a line's beginning."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - limit))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+    return text if size <= limit else text.split("\n", 1)[-1]
+
+
+def read_log(path: Path, mode: Mode, lines: int, pattern: str | None, first_line: int | None) -> tuple[str, str]:
+    """Numbered lines of the log at `path`, and a sentence on what part they are. Lines are cut at 500 characters.
+
+    `grep` matches plain text in any case, alternatives separated by `|`: a pattern language would let a pattern hang the server.
+    """
+    chosen: deque[tuple[int, str]] = deque(maxlen=lines if mode == "tail" else None)
+    start = first_line or 1
+    words = [word for word in (pattern or "").lower().split("|") if word]
+    total = 0
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        for total, line in enumerate(file, 1):
+            wanted = mode == "tail" or (
+                len(chosen) < lines
+                and (
+                    mode == "head"
+                    or (mode == "window" and total >= start)
+                    or (mode == "grep" and any(word in line.lower() for word in words))
+                )
+            )
+            if wanted:
+                chosen.append((total, line.rstrip("\r\n")[:500]))
+    text = "\n".join(f"{number:6d} {line}" for number, line in chosen)
+    return text, f"{len(chosen)} of {total} lines ({mode})"
+
+
+def read_curve(path: Path, points: int = 30) -> list[tuple[float, float]]:
+    """A digest of `curve.jsonl`: evenly spaced (share of budget, training loss); empty if there is none yet."""
+    rows: list[tuple[float, float]] = []
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    row = json.loads(line)
+                    share, loss = float(row["share"]), float(row["loss"])
+                except (ValueError, KeyError, TypeError):
+                    continue
+                if math.isfinite(share) and math.isfinite(loss):
+                    rows.append((round(share, 4), round(loss, 4)))
+    except FileNotFoundError:
+        return []
+    step = max(1, math.ceil(len(rows) / points))
+    return rows[::-1][::step][::-1]
+
+
+def read_share(directory: Path, budget_s: float) -> float | None:
+    """Share of the training budget that a running attempt has used, 0 to 1."""
+    progress = protocol.read_json(directory / protocol.PROGRESS)
+    return round(min(1.0, float(progress.get("used_s", 0.0)) / budget_s), 3) if progress else None

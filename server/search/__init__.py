@@ -1,0 +1,1 @@
+"""Search in memories and hypotheses: by words and by embeddings."""

@@ -1,0 +1,191 @@
+"""The command line explains itself, answers faults with a sentence and a status, and loads nothing that it does not need."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from autoresearch_mcp.server import cli
+from autoresearch_mcp.server.answers import Budget, ExperimentLine, StatusAnswer, Summary
+from autoresearch_mcp.server.commands.status import frame
+
+COMMANDS = (
+    *("init", "serve", "install", "status", "watch", "approve", "reproduce", "scores", "doctor", "repair", "export", "import"),
+    *("setup", "reap", "runner", "demo"),
+)
+
+
+def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ((), *((name,) for name in COMMANDS)):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*command, "--help"])
+        assert stop.value.code == 0
+        text = capsys.readouterr().out
+        assert "example" in text and f"autoresearch-mcp {' '.join(command)}".strip() in text.split("example")[1]
+
+
+def test_nothing_heavy_is_loaded_before_the_command_is_known() -> None:
+    heavy = ("pydantic", "mcp", "git", "rich", "numpy", "sqlite3", "asyncio")
+    code = f"import sys, server.cli; server.cli._parser(); print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == "autoresearch-mcp 0.1.0\n"
+
+
+def test_init_status_and_install_from_a_folder_inside_the_lab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = tmp_path / "my lab"
+    assert cli.main(["init", str(lab), "--budget", "5"]) == 0
+    assert "train.py" in capsys.readouterr().out
+    assert cli.main(["init", str(lab)]) == 2
+    assert capsys.readouterr().err == f"autoresearch-mcp: {lab} is a lab already. Nothing was changed.\n"
+    monkeypatch.chdir(lab / "trainer")
+    assert cli.main(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["lab"] == "my lab"
+    assert cli.main(["status"]) == cli.main(["watch", "--once"]) == cli.main(["watch"]) == 0
+    assert capsys.readouterr().out.count("not measured yet") == 3
+    assert cli.main(["install", "vscode", "--dry-run"]) == 0
+    assert str(lab) in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AUTORESEARCH_LAB", str(lab))
+    assert cli.main(["status"]) == 0
+
+
+def test_faults_are_one_sentence_and_status_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["status"], ["serve"], ["status", "nowhere"], ["approve", "abcdef0"], ["install", "cursor", "nowhere"]):
+        try:
+            status: object = cli.main(arguments)
+        except SystemExit as stop:
+            status = stop.code
+        out, err = capsys.readouterr()
+        assert (status, out) == (2, "") and err.startswith("autoresearch-mcp: ") and err.count("\n") == 1, (arguments, err)
+    for arguments in (["status", "--nonsense"], ["install", "emacs"], []):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(arguments)
+        assert stopped.value.code == 2
+
+
+def test_an_unknown_commit_cannot_be_approved(lab_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["approve", "abcdef0", str(lab_root)]) == 2
+    assert "abcdef0" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_named(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['pydantic'] = None; from autoresearch_mcp.server.cli import main; sys.exit(main(['init', sys.argv[1]]))"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "lab")], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "autoresearch-mcp: the package pydantic is missing. Install it: pip install pydantic\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_leaves_early_is_no_error(lab_root: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "autoresearch_mcp.server.cli", "status", "--json", str(lab_root)], stdout=write, stderr=subprocess.PIPE
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_ctrl_c_ends_a_command_with_130_and_no_traceback() -> None:
+    code = "import os, signal, sys; from autoresearch_mcp.server import cli\n"
+    code += "cli._status = lambda a: os.kill(os.getpid(), signal.SIGINT); sys.exit(cli.main(['status']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
+def test_watch_shows_the_lab_on_a_terminal_until_ctrl_c(lab_root: Path) -> None:
+    parent, child = os.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "autoresearch_mcp.server.cli", "watch", str(lab_root)],
+        stdout=child,
+        stderr=child,
+        stdin=child,
+        env=environment,
+    )
+    os.close(child)
+    seen = b""
+    while b"champion" not in seen:
+        seen += os.read(parent, 4096)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 0
+    while chunk := _read(parent):
+        seen += chunk
+    assert b"Traceback" not in seen and b"\x1b[?1049l" in seen  # the user's screen is back
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:  # Linux's end of file for a terminal
+        return b""
+
+
+@pytest.fixture
+def shown() -> Callable[[StatusAnswer], str]:
+    def show(status: StatusAnswer) -> str:
+        console = Console(file=StringIO(), width=140, force_terminal=False)
+        console.print(frame(status))
+        return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+    return show
+
+
+def test_the_frame_shows_what_happens_and_takes_nothing_that_agents_wrote_for_markup(shown: Callable[[StatusAnswer], str]) -> None:
+    line = ExperimentLine(
+        id="e-1",
+        commit="a" * 40,
+        state="running",
+        seed=1,
+        device="cpu",
+        author="[red]eve[/nope]",
+        hypothesis="\x1b[2J\x07[bold]wider",
+        progress=0.5,
+    )
+    ended = line.model_copy(update={"id": "e-2", "state": "crashed", "failure": "nan: loss is nan"})
+    champion = Summary(commit="a" * 40, n=3, mean=1.2345, sd=0.01)
+    text = shown(
+        StatusAnswer(
+            lab="bpb",
+            metric="verified val_bpb",
+            champion=champion,
+            noise_sd=0.005,
+            counts={"running": 1, "crashed": 1},
+            running=[line],
+            queued=[],
+            recent=[ended],
+            leaderboard=[champion],
+            budget=Budget(total_s=7200, spent_s=60, reserved_s=0, left_s=7140),
+            promotions=2,
+            unflushed=3,
+            runner=True,
+            warnings=["[link]look out"],
+            next=["launch"],
+        )
+    )
+    for part in (
+        "1.2345 ± 0.0100 (n=3)",
+        "noise 0.0050",
+        "[red]eve[/nope]",
+        "[bold]wider",
+        "nan: loss is nan",
+        "60 s of 2.00 h",
+        "2 promotions",
+        "[link]look out",
+    ):
+        assert part in text
+    assert "\x1b" not in text and "\x07" not in text

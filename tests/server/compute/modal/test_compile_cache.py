@@ -1,0 +1,234 @@
+"""Compiled graphs on Modal's stand-in: made once by trusted code, lent to trainings of their kind, changed by nobody, missed by nobody.
+
+The stock train.py is a small one here, which has torch compile on this CPU, or leaves a file where that would; and `tiny` is taken for a
+profile that trains on GPUs. What makes, stores and lends graphs is real.
+"""
+
+import re
+import zipfile
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from autoresearch_mcp.server.commands import doctor, modal
+from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation
+from autoresearch_mcp.server.compute.modal import compile_cache, deployment, setup
+from autoresearch_mcp.server.compute.modal.backend import REMOTE, ModalCompute
+from autoresearch_mcp.server.devices import requests
+from autoresearch_mcp.server.models import new_id
+from autoresearch_mcp.trainer import compiled, prepare, protocol, remote, sandbox
+from tests.standins.modal.runner import NOOP
+from tests.standins.modal.standin import Standin
+
+pytestmark = pytest.mark.anyio
+
+LEAVES_A_FILE = """
+import os, pathlib
+from autoresearch_mcp.trainer import client
+
+run = client.connect()
+graph = pathlib.Path(os.environ["TORCHINDUCTOR_CACHE_DIR"], "fx", "graph.py")
+graph.parent.mkdir()
+graph.write_text("a graph")
+run.start()
+while True:
+    pass
+"""
+# Products of matrices need no C++ compiler, so this takes seconds.
+COMPILES = """
+import torch
+from torch._dynamo.utils import counters
+from autoresearch_mcp.trainer import client
+
+run = client.connect()
+x = torch.randn(64, 64, requires_grad=True)
+torch.compile(lambda a, b: a @ b, dynamic=False)(x, torch.randn(64, 64)).backward(torch.ones(64, 64))
+print(dict(counters["inductor"]), dict(counters["aot_autograd"]), flush=True)
+run.start()
+while True:
+    pass
+"""
+# A proposal that means harm: it alters its copy, and tries the volume itself, which the stand-in has beside its directory.
+POISONS = COMPILES.replace(
+    "run.start()",
+    """
+import os, pathlib
+for path in pathlib.Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).rglob("*"):
+    if path.is_file():
+        path.write_text("poison")
+try:
+    open("../../../../fs/private/graphs/graphs.zip", "ab")
+    print("opened the volume")
+except OSError as error:
+    print(type(error).__name__)
+raise KeyError("enough")
+""",
+)
+
+
+@pytest.fixture
+def stock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts another file in the place of the package's train.py; never the same twice, so that each test makes its own graphs."""
+
+    def put(code: str) -> None:
+        (tmp_path / "train.py").write_text(f"# {new_id('t')}\n{code}", encoding="utf-8")
+        monkeypatch.setattr(compiled, "STOCK", tmp_path / "train.py")
+        monkeypatch.setitem(prepare.PROFILES, "tiny", replace(prepare.PROFILES["tiny"], device="cuda"))
+
+    return put
+
+
+class Site:
+    """A lab's state folder that `setup modal` works on, and trainings there."""
+
+    def __init__(self, service: Standin, state: Path) -> None:
+        self.service, self.state, self.said = service, state, list[str]()
+        self.before = {c["id"] for c in service.containers()}
+
+    async def set_up(self, *devices: str) -> deployment.Deployment:
+        self.said.clear()
+        return await setup.set_up(self.state, "tiny", "autoresearch", "autoresearch", self.said.append, devices)
+
+    def compilers(self) -> list[dict[str, Any]]:
+        """Sandboxes that compiled, or do, since this test began."""
+        return [c for c in self.service.containers(stage="compile") if c["id"] not in self.before]
+
+    async def compiling(self) -> str:
+        """The id of the one that does, once it runs."""
+        with anyio.fail_after(60):
+            while not (ids := [c["id"] for c in self.compilers() if c["running"] and c["started_at"]]):  # noqa: ASYNC110
+                await anyio.sleep(0.02)
+        return str(ids[0])
+
+    def volume(self) -> Path:
+        """Where the graphs of the latest compiler are on this machine."""
+        return Path(self.compilers()[-1]["directory"], "fs", deployment.GRAPHS.lstrip("/")).resolve()
+
+    async def train(self, code: str, device: str, command: tuple[str, ...] = REMOTE) -> tuple[Observation, str, dict[str, Any]]:
+        """A training from its submission to its end: how that was, its log, what its sandbox had."""
+        compute = ModalCompute("tiny", self.state, requests(), command, patience_s=0.1)
+        id = new_id("e")
+        spec = protocol.Spec(id, 1, "tiny", 5.0, 1, await compute.prepare(), device)
+        job = Job(id, 1, self.state / id / "1", spec, {"train.py": code.encode()})
+        await compute.submit(job)
+        with anyio.fail_after(60):
+            while (seen := await compute.observe(job)).phase not in ("ended", "lost", "refused"):  # noqa: ASYNC110
+                await anyio.sleep(0.05)
+        await compute.close()
+        (container,) = self.service.containers(experiment=id)
+        return seen, (job.directory / protocol.LOG).read_text(encoding="utf-8"), container
+
+
+@pytest.fixture
+async def site(modal_standin: Standin, deployed: Path, tmp_path: Path) -> AsyncIterator[Site]:
+    site = Site(modal_standin, tmp_path / "state")
+    site.state.mkdir()
+    yield site
+    modal_standin.control(preempt=[c["id"] for c in modal_standin.running()])
+
+
+async def test_each_training_gets_its_own_copy_of_its_kinds_graphs_and_can_alter_no_others(
+    site: Site, stock: Callable[[str], None]
+) -> None:
+    stock(COMPILES)
+    found = await site.set_up("cpu", "h100")
+    (maker,) = site.compilers()
+    name = found.graphs["h100"]
+    assert set(found.graphs) == {"h100"} and name.startswith("autoresearch-graphs-tiny-h100-")
+    assert (maker["gpu"], maker["network"], maker["secrets"], maker["image"]) == ("H100!", False, [], found.image)
+    assert maker["volumes"] == {deployment.TRAINING: [found.training, True, ""], deployment.GRAPHS: [name, False, ""]}
+    package = Path(maker["environment"]["PYTHONPATH"].split(":")[0], "autoresearch_mcp", "trainer")
+    assert (package / "compiled.py").exists() and not (package / "train.py").exists(), "the image holds no stock file to compare with"
+    before = {path.name: path.read_bytes() for path in site.volume().iterdir()}
+    assert before.keys() == {protocol.GRAPHS, remote.WHOLE}
+    seen, log, container = await site.train(POISONS, "h100")
+    assert "'fxgraph_cache_hit': 2" in log and "'autograd_cache_hit': 1" in log and "cache_miss" not in log, log
+    assert "opened the volume" not in log
+    assert "PermissionError" in log or sandbox.level() == "unsandboxed"
+    assert seen.result is not None and seen.result["timings"]["lend_s"] >= 0 and "enough" in seen.result["failure"]["message"]
+    assert container["volumes"][deployment.GRAPHS] == [name, True, ""], "mounted for reading alone"
+    assert {path.name: path.read_bytes() for path in site.volume().iterdir()} == before
+    seen, log, container = await site.train(POISONS, "l4")
+    assert "'fxgraph_cache_miss': 2" in log and "cache_hit" not in log and deployment.GRAPHS not in container["volumes"]
+    assert seen.result is not None and "lend_s" not in seen.result["timings"]
+
+
+async def test_a_setup_that_was_cut_short_is_taken_up_and_a_whole_one_only_looked_at(site: Site, stock: Callable[[str], None]) -> None:
+    stock(LEAVES_A_FILE)
+    async with anyio.create_task_group() as group:
+
+        async def first() -> None:
+            assert (await site.set_up("h100")).graphs == {}
+
+        group.start_soon(first)
+        site.service.control(preempt=[await site.compiling()])  # the sandbox dies; this setup says so, and ends
+    assert any("graphs for h100: none were made" in line for line in site.said) and site.said[-1].startswith("done:")
+    polls = site.service.control()["calls"]["SandboxWait"]
+    async with anyio.create_task_group() as group:
+        group.start_soon(site.set_up, "h100")
+        with anyio.fail_after(60):
+            while site.service.control()["calls"]["SandboxWait"] == polls:  # noqa: ASYNC110
+                await anyio.sleep(0.02)
+        group.cancel_scope.cancel()  # the setup dies; its sandbox goes on
+    made = await site.set_up("h100")
+    assert any("at work; waiting" in line for line in site.said) and len(site.compilers()) == 2
+    (site.volume() / remote.WHOLE).unlink()  # as after a crash between the two files
+    (site.volume() / protocol.GRAPHS).write_bytes(b"half of")
+    assert await site.set_up("h100") == made and len(site.compilers()) == 3
+    assert zipfile.ZipFile(site.volume() / protocol.GRAPHS).namelist() == ["fx/graph.py"]
+    assert await site.set_up("h100") == deployment.load(site.state) == made and len(site.compilers()) == 3
+    assert "graphs for h100: there already" in site.said
+
+
+async def test_a_step_that_fails_says_why_and_leaves_a_lab_that_trains(site: Site, stock: Callable[[str], None]) -> None:
+    stock("raise KeyError('no kernels')\n")
+    found = await site.set_up("h100")
+    assert found.graphs == {} and deployment.load(site.state) == found
+    (said,) = [line for line in site.said if "none were made" in line]
+    assert "KeyError: 'no kernels'" in said and "compiles for itself" in said
+    seen, _, container = await site.train("# quick", "h100", NOOP)
+    assert seen.result is not None and seen.result["state"] == "finished" and deployment.GRAPHS not in container["volumes"]
+
+
+def test_setup_tells_the_cost_of_graphs_and_the_doctor_where_they_are_missing(
+    stock: Callable[[str], None], make_modal_lab: Callable[..., Path]
+) -> None:
+    stock(LEAVES_A_FILE)
+    root = make_modal_lab(toml={'backend = "local"': 'backend = "modal"\ngpus = ["H100"]'})
+    said = list[str]()
+
+    def notes() -> list[str]:
+        return [found.said for found in doctor.examine(root) if found.name == "modal" and found.grade == "note"]
+
+    modal.set_up(root, None, True, said.append)
+    assert [line for line in said if line.startswith("graphs")] == [
+        "graphs for h100: compiled once, by the stock train.py in a sandbox on H100!, about $0.06, at most $0.26"
+    ]
+    assert not any("graphs" in line for line in setup.plan("cpu", ["h100"], 60.0, {})), "what trains on a CPU compiles nothing"
+    (note,) = notes()
+    assert "no compiled graphs for h100: each" in note
+    modal.set_up(root, None, False, said.append)
+    assert re.search(r"graphs for h100: 0\.0 MB, \d+ s to start\(\)", "\n".join(said)) and notes() == []
+
+
+def test_a_deployment_of_an_older_version_has_no_graphs_and_a_newer_one_says_what_to_run(deployed: Path, tmp_path: Path) -> None:
+    older = protocol.read_json(deployed / deployment.FILE) or {}
+    older.pop("graphs")
+    protocol.write_json(tmp_path / deployment.FILE, older)
+    assert deployment.load(tmp_path).graphs == {}
+    deployment.check(deployment.load(tmp_path), "tiny")
+    protocol.write_json(tmp_path / deployment.FILE, {**older, "of the future": 1})
+    with pytest.raises(ComputeError, match="setup modal"):
+        deployment.load(tmp_path)
+
+
+def test_graphs_of_another_image_file_or_attention_are_other_graphs(stock: Callable[[str], None]) -> None:
+    stock(LEAVES_A_FILE)
+    names = [compile_cache.volume("tiny", *what) for what in (("h100", "im-1", "auto"), ("h100", "im-2", "auto"), ("h100", "im-1", "sdpa"))]
+    stock(LEAVES_A_FILE)
+    names.append(compile_cache.volume("tiny", "h100", "im-1", "auto"))
+    assert len({*names}) == 4

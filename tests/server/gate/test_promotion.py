@@ -1,0 +1,281 @@
+"""The champion moves only for a commit that is better beyond noise, once, and winners of parallel branches are stacked and tested again."""
+
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.models import Experiment, new_id
+
+BETTER = [1.40, 1.41, 1.39]
+CHAMPION = [1.60, 1.61, 1.59]
+
+
+class Bench:
+    """A lab whose measurements are written into its ledger, as the runner would."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.lab = Lab(root)
+        self.ledger = Ledger(root / ".autoresearch" / "ledger.sqlite")
+
+    def close(self) -> None:
+        self.lab.close()
+        self.ledger.close()
+
+    def propose(self, old: str, new: str, base: str | None = None) -> str:
+        return self.lab.propose_patch(
+            f"{old} to {new}", "ada", edits=[{"path": "train.py", "search": old, "replace": new}], base=base
+        ).commit
+
+    def measure(
+        self,
+        commit: str,
+        values: list[float | None],
+        conditions: str = "k",
+        hidden: float = 0.0,
+        sandbox: str = "landlock-7",
+        device: str = "cpu",
+    ) -> None:
+        """A replicate each: its metric, or None for a crash; on the hidden split it is worse by `hidden`."""
+        for value in values:
+            e = Experiment(
+                id=new_id("e"),
+                commit=commit,
+                base=commit,
+                author="ada",
+                hypothesis="h",
+                seed=1,
+                device=device,
+                created_at=1.0,
+                reserved_s=1.0,
+            )
+            self.ledger.enqueue([e], 1e9, None, "r")
+            self.ledger.move(e.id, ["queued"], state="starting", started_at=1.0)
+            if value is not None:
+                self.ledger.keep_evidence(e.id, sandbox, value + hidden, e.id)
+            changes = {"state": "finished", "val_bpb": value} if value is not None else {"state": "crashed"}
+            self.ledger.move(e.id, ["starting"], finished_at=2.0, conditions=conditions, **changes)
+
+    def git(self, *args: str) -> str:
+        return subprocess.run(["git", "-C", str(self.root), *args], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def renting(make_lab: Callable[..., Path]) -> Iterator[Bench]:
+    """A lab that may screen on an L4 what it confirms on an H100."""
+    kinds = 'backend = "modal"\ngpus = ["H100", "L4"]'
+    bench = Bench(make_lab(toml={'profile = "tiny"': 'profile = "h100"', 'backend = "local"': kinds}))
+    yield bench
+    bench.close()
+
+
+@pytest.fixture
+def bench(make_lab: Callable[..., Path]) -> Iterator[Bench]:
+    bench = Bench(make_lab())
+    (bench.root / "train.py").write_text("", encoding="utf-8")  # what the user has in the work tree plays no part
+    yield bench
+    bench.close()
+
+
+def settled(bench: Bench) -> tuple[str, str]:
+    """A measured champion and a better proposal."""
+    champion = bench.lab.status().champion.commit
+    bench.measure(champion, [*CHAMPION])
+    better = bench.propose("DEPTH = ", "DEPTH = 1 + ")
+    bench.measure(better, [*BETTER])
+    return champion, better
+
+
+def test_a_better_commit_becomes_the_champion(bench: Bench) -> None:
+    champion, better = settled(bench)
+    answer = bench.lab.promote_commit(better[:10], "ada")
+    assert answer.promoted and answer.champion == better and answer.previous == champion
+    assert answer.verdict.p_value is not None and answer.verdict.p_value < 0.05
+    assert bench.git("rev-parse", "research") == better
+    assert bench.git("rev-parse", "main") == champion
+    status = bench.lab.status()
+    assert status.champion.commit == better and status.champion.mean == pytest.approx(1.40) and status.promotions == 1
+
+
+def test_a_commit_within_noise_is_refused_with_the_numbers(bench: Bench) -> None:
+    champion, _ = settled(bench)
+    same = bench.propose("DEPTH = ", "DEPTH = 2 + ")
+    bench.measure(same, [1.60, 1.59, 1.62])
+    answer = bench.lab.promote_commit(same, "ada")
+    assert not answer.promoted and answer.verdict.code == "not_better"
+    assert answer.verdict.champion_mean == pytest.approx(1.60) and answer.verdict.candidate_mean == pytest.approx(1.60333, abs=1e-4)
+    assert bench.git("rev-parse", "research") == champion
+
+
+def test_too_few_replicates_and_too_many_failures_are_refused(bench: Bench) -> None:
+    champion = bench.lab.status().champion.commit
+    bench.measure(champion, [*CHAMPION])
+    few = bench.propose("DEPTH = ", "DEPTH = 1 + ")
+    bench.measure(few, BETTER[:2])
+    assert bench.lab.promote_commit(few, "ada").verdict.code == "too_few_replicates"
+    bench.measure(few, [BETTER[2], None, None])
+    assert bench.lab.promote_commit(few, "ada").verdict.code == "too_many_failures"
+
+
+def test_metrics_of_other_conditions_do_not_count(bench: Bench) -> None:
+    champion = bench.lab.status().champion.commit
+    bench.measure(champion, [*CHAMPION], conditions="60 seconds")
+    other = bench.propose("DEPTH = ", "DEPTH = 1 + ")
+    bench.measure(other, [*BETTER], conditions="120 seconds")
+    answer = bench.lab.promote_commit(other, "ada")
+    assert not answer.promoted and answer.verdict.code == "too_few_replicates"
+
+
+def test_what_was_screened_on_a_cheaper_device_is_compared_with_nothing_else_and_promoted_by_the_reference_only(renting: Bench) -> None:
+    lab, champion = renting.lab, renting.lab.status().champion.commit
+    idea = renting.propose("DEPTH = ", "DEPTH = 1 + ")
+    renting.measure(champion, [*CHAMPION], "on an H100", device="h100")
+    for commit, values in ((champion, [2.60, 2.61, 2.59]), (idea, [0.40, 0.41, 0.39])):
+        renting.measure(commit, [*values], "on an L4", device="l4")
+    status = lab.status()
+    assert (status.champion.n, status.champion.mean) == (3, pytest.approx(1.6)), "the reference's, though the L4's are newer"
+    assert [line.commit for line in status.leaderboard] == [champion]
+    refused = lab.promote_commit(idea, "ada")
+    assert not refused.promoted and refused.verdict.code == "too_few_replicates" and "Only results on h100 count" in refused.verdict.reason
+    (precedent,) = lab.search_memory("DEPTH = to DEPTH = 1 +").proposed
+    assert (precedent.ended, precedent.mean_val_bpb) == (3, None)
+    assert {row["device"] for row in lab.query_experiments().rows} == {"h100", "l4"}
+    drawn = lab.plot_progress().text
+    assert "Best single run: 1.5900" in drawn and "6 runs on other kinds of device" in drawn
+
+    renting.measure(idea, [*BETTER], "on an H100", device="h100")
+    assert lab.search_memory("DEPTH = to DEPTH = 1 +").proposed[0].mean_val_bpb == pytest.approx(1.4)
+    promoted = lab.promote_commit(idea, "ada")
+    assert promoted.promoted and (promoted.verdict.candidate_n, promoted.verdict.candidate_mean) == (3, pytest.approx(1.4))
+    against = lab.get_experiment(next(row["id"] for row in lab.query_experiments(commit=champion).rows if row["device"] == "l4"))
+    assert "worse than the champion's mean 0.4000 (n=3" in against.against_champion, "an L4's run is held against the L4's"
+
+
+def test_winners_of_parallel_branches_are_stacked_and_trained_again(bench: Bench) -> None:
+    champion, first = settled(bench)
+    second = bench.propose("HEAD_DIM = ", "HEAD_DIM = 3 + ", base=champion)
+    bench.measure(second, [1.45, 1.46, 1.44])
+    assert bench.lab.promote_commit(first, "ada").promoted
+
+    answer = bench.lab.promote_commit(second, "bob")
+    assert not answer.promoted and answer.verdict.code == "stale_base"
+    stacked = answer.retrain
+    assert stacked is not None
+    code = bench.git("show", f"{stacked}:train.py")
+    assert "DEPTH = 1 + " in code and "HEAD_DIM = 3 + " in code
+    assert bench.git("rev-parse", f"{stacked}^") == first
+    assert bench.lab.promote_commit(second, "bob").retrain == stacked
+
+    bench.measure(stacked, [1.30, 1.31, 1.29])
+    assert bench.lab.promote_commit(stacked, "bob").promoted
+    assert bench.git("rev-list", "--count", f"{champion}..research") == "2"
+
+
+def test_a_combination_that_only_crashes_was_tested_too(bench: Bench) -> None:
+    champion, first = settled(bench)
+    second = bench.propose("HEAD_DIM = ", "HEAD_DIM = 3 + ", base=champion)
+    bench.measure(second, [1.20, 1.21, 1.19])
+    assert bench.lab.promote_commit(first, "ada").promoted
+    stacked = bench.lab.promote_commit(second, "ada").retrain
+    assert stacked is not None
+    bench.measure(stacked, [None, None, None])
+    assert bench.lab.promote_commit(second, "ada").promoted
+
+
+def test_what_the_hidden_split_does_not_confirm_and_what_had_no_sandbox_is_refused(bench: Bench) -> None:
+    champion = bench.lab.status().champion.commit
+    bench.measure(champion, [*CHAMPION])
+    overfit = bench.propose("DEPTH = ", "DEPTH = 1 + ")
+    bench.measure(overfit, [*BETTER], hidden=0.3)
+    answer = bench.lab.promote_commit(overfit, "ada")
+    assert not answer.promoted and answer.verdict.code == "not_confirmed"
+    loose = bench.propose("DEPTH = ", "DEPTH = 2 + ")
+    bench.measure(loose, [*BETTER], sandbox="unsandboxed")
+    answer = bench.lab.promote_commit(loose, "ada")
+    assert not answer.promoted and answer.verdict.code == "unsandboxed"
+    assert bench.lab.status().champion.commit == champion
+
+
+def test_a_stale_loser_is_not_worth_a_retrain(bench: Bench) -> None:
+    champion, first = settled(bench)
+    loser = bench.propose("HEAD_DIM = ", "HEAD_DIM = 3 + ", base=champion)
+    bench.measure(loser, [1.60, 1.61, 1.60])
+    assert bench.lab.promote_commit(first, "ada").promoted
+    answer = bench.lab.promote_commit(loser, "ada")
+    assert answer.verdict.code == "not_better" and answer.retrain is None
+
+
+def test_when_the_combination_was_tested_the_change_may_win_by_itself(bench: Bench) -> None:
+    champion, first = settled(bench)
+    second = bench.propose("HEAD_DIM = ", "HEAD_DIM = 3 + ", base=champion)
+    bench.measure(second, [1.20, 1.21, 1.19])
+    assert bench.lab.promote_commit(first, "ada").promoted
+    stacked = bench.lab.promote_commit(second, "ada").retrain
+    assert stacked is not None
+    bench.measure(stacked, [1.70, 1.71, 1.69])
+    answer = bench.lab.promote_commit(second, "ada")
+    assert answer.promoted and answer.previous == first
+    assert bench.git("show", f"{answer.champion}:train.py") == bench.git("show", f"{second}:train.py")
+    assert bench.git("rev-parse", f"{answer.champion}^") == first
+    assert bench.lab.status().champion.mean == pytest.approx(1.20)
+    again = bench.lab.promote_commit(second, "ada")  # by an agent that did not hear the answer
+    assert again.verdict.code == "is_champion" and again.champion == answer.champion
+
+
+def test_of_many_promotions_at_once_one_moves_the_champion(bench: Bench) -> None:
+    champion, _ = settled(bench)
+    rivals = [bench.propose("DEPTH = ", f"DEPTH = {n} + ", base=champion) for n in range(3, 7)]
+    for n, rival in enumerate(rivals):
+        bench.measure(rival, [1.0 + n / 100, 1.01 + n / 100, 0.99 + n / 100])
+    answers = []
+    threads = [threading.Thread(target=lambda r=rival: answers.append(bench.lab.promote_commit(r, "ada"))) for rival in rivals]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    winners = [a.champion for a in answers if a.promoted]
+    assert winners[0] in rivals and bench.git("rev-parse", "research") == winners[-1]
+    assert bench.lab.status().promotions == len(winners)
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_crash_in_the_middle_of_a_promotion_leaves_all_or_nothing(bench: Bench, moved: bool) -> None:
+    champion, better = settled(bench)
+    from autoresearch_mcp.server.models import Promotion
+
+    bench.ledger.intend_promotion(
+        Promotion(id=new_id("p"), commit=better, previous=champion, author="ada", approved_by="policy", verdict={}, created_at=1.0)
+    )
+    if moved:
+        bench.git("update-ref", "refs/heads/research", better, champion)
+    bench.lab.close()
+    bench.lab = Lab(bench.root)
+    status = bench.lab.status()
+    assert (status.champion.commit, status.promotions) == ((better, 1) if moved else (champion, 0))
+    assert bench.lab.promote_commit(better, "ada").promoted is not moved
+
+
+def test_where_a_person_must_approve_the_champion_waits(make_lab: Callable[..., Path]) -> None:
+    bench = Bench(make_lab("careful", {'approval = "none"': 'approval = "human"'}))
+    champion, better = settled(bench)
+    answer = bench.lab.promote_commit(better, "ada")
+    assert not answer.promoted and answer.verdict.code == "awaiting_approval" and answer.champion == champion
+    assert bench.lab.promote_commit(better, "ada", approved_by="the owner").promoted
+    assert bench.ledger.promotions()[0].approved_by == "the owner"
+    bench.close()
+
+
+def test_only_proposals_can_be_promoted(bench: Bench) -> None:
+    champion, _ = settled(bench)
+    assert bench.lab.promote_commit(champion, "ada").verdict.code == "is_champion"
+    (bench.root / "train.py").write_text("print('by hand')\n", encoding="utf-8")
+    bench.git("-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-qam", "by hand")
+    with pytest.raises(LabError) as error:
+        bench.lab.promote_commit(bench.git("rev-parse", "HEAD"), "ada")
+    assert error.value.code == "not_a_proposal"

@@ -1,0 +1,151 @@
+"""The picture tells the campaign's story whatever is in it, and the text beside it tells the same."""
+
+import io
+import struct
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autoresearch_mcp.server.lab.progress_plot import draw
+from autoresearch_mcp.server.models import Experiment, Failure, Promotion
+
+BASE, BETTER = "b" * 40, "c" * 40
+GREEN, VERMILLION, BLUE = (0, 158, 115), (213, 94, 0), (0, 114, 178)
+
+
+def experiment(n: int, val_bpb: float | None = 1.5, **changes: Any) -> Experiment:
+    values: dict[str, Any] = {
+        "id": f"e-{n:04d}",
+        "commit": f"{n:040d}",
+        "base": BASE,
+        "author": "ada",
+        "hypothesis": f"idea {n}",
+        "seed": n,
+        "state": "finished" if val_bpb is not None else "crashed",
+        "device": "cpu",
+        "created_at": float(n),
+        "finished_at": n + 0.5,
+        "reserved_s": 60.0,
+        "val_bpb": val_bpb,
+    }
+    return Experiment(**values | changes)
+
+
+def baseline(first: int = 1) -> list[Experiment]:
+    return [experiment(first + i, 1.5 + 0.002 * i, commit=BASE, hypothesis="stock") for i in range(3)]
+
+
+def promotion(commit: str = BETTER, after: float = 6.6, mean: float = 1.4) -> Promotion:
+    verdict = {"candidate_mean": mean, "champion_mean": 1.502}
+    return Promotion(id=f"p-{after}", commit=commit, previous=BASE, author="ada", approved_by="policy", verdict=verdict, created_at=after)
+
+
+def campaign(hypothesis: str = "Muon with a longer warm-up") -> tuple[list[Experiment], list[Promotion]]:
+    tried = [experiment(n, 1.4 + 0.002 * n, commit=BETTER, hypothesis=hypothesis) for n in (4, 5, 6)]
+    return [*baseline(), *tried, experiment(7, 1.52), experiment(8, None, failure=Failure(kind="oom", message="no memory"))], [promotion()]
+
+
+def pixels(png: bytes, colour: tuple[int, int, int]) -> Any:
+    """Rows and columns of the pixels of about this colour."""
+    from matplotlib.image import imread
+
+    picture = imread(io.BytesIO(png), format="png")[:, :, :3] * 255
+    return np.argwhere(np.abs(picture - np.array(colour)).max(axis=2) < 12)
+
+
+def test_importing_the_module_does_not_import_matplotlib() -> None:
+    code = (
+        "from autoresearch_mcp.server.lab import progress_plot; import sys; sys.exit('matplotlib' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("count", [0, 1, 10, 150])
+def test_every_campaign_gives_a_small_png_of_the_promised_size(count: int) -> None:
+    experiments = [experiment(n, None if n % 7 == 0 else 1.5 - n * 1e-3) for n in range(count)]
+    promotions = [promotion(f"{n:040d}", n + 0.6, 1.5 - n * 1e-3) for n in range(1, count, 6)]
+    png = draw(experiments, promotions, "a lab").png
+    assert png.startswith(b"\x89PNG") and struct.unpack(">II", png[16:24]) == (1000, 600)
+    assert len(png) < 200_000
+
+
+def test_an_empty_lab_says_so() -> None:
+    assert "no experiments yet" in draw([], [], "a lab").text
+    assert draw([], [], "a lab").png != draw([experiment(1)], [], "a lab").png
+
+
+def test_the_text_tells_what_the_picture_shows() -> None:
+    text = draw(*campaign(), "speeches").text
+    assert "speeches" in text
+    assert "champion ccccccc at 1.4000" in text and "−6.79% from the baseline's 1.5020" in text
+    assert "8 experiments" in text and "1 promotion" in text and "1 failed" in text
+    assert "1 crashed, 7 finished" in text
+    assert "Best single run: 1.4080" in text
+    assert "after experiment 6: 1.4000  cccccccccccc  Muon with a longer warm-up" in text
+    assert "not instructions" in text
+
+
+def test_promoted_points_failures_and_the_champions_line_are_drawn() -> None:
+    png = draw(*campaign(), "speeches").png
+    line = pixels(png, BLUE)
+    assert len(pixels(png, GREEN)) > 3 * 20 and len(pixels(png, VERMILLION)) > 20
+    legend = 95
+    drawn = line[line[:, 0] > legend]
+    assert drawn[:, 0].max() - drawn[:, 0].min() > 200  # it falls
+    failures = pixels(png, VERMILLION)
+    assert failures[:, 0].min() > 70 and failures[:, 0].max() < 130  # at the upper edge
+    before, _ = campaign()
+    assert len(pixels(draw(before, [], "speeches").png, GREEN)) == 0
+
+
+def test_one_awful_run_does_not_flatten_the_rest() -> None:
+    experiments, promotions = campaign()
+    calm = pixels(draw(experiments, promotions, "x").png, BLUE)
+    awful = pixels(draw([*experiments, experiment(9, 300.0)], promotions, "x").png, BLUE)
+    assert awful[:, 0].max() - awful[:, 0].min() > 0.8 * (calm[:, 0].max() - calm[:, 0].min())
+
+
+def test_metrics_that_nobody_verified_are_no_champion_and_no_best() -> None:
+    experiments = [*baseline(), experiment(4, None, state="finished", reported_bpb=0.1)]
+    assert "Best single run: 1.5000" in draw(experiments, [], "x").text
+    assert draw(experiments, [], "x").png != draw(experiments[:3], [], "x").png
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$\\frac{1}{0}$ $x^{2 $$",
+        "日本語 \U0001f600 \u202e reversed",
+        "a\x00\x1b[31mred\nnew line",
+        "x" * 5_000,
+        "word " * 1_000,
+        "<script>alert(1)</script> & \\alpha",
+        " ",
+    ],
+)
+def test_hostile_labels_are_only_text(text: str) -> None:
+    picture = draw(*campaign(text), text)  # a missing glyph or broken mathematics would warn, and warnings are errors
+    assert len(picture.png) < 200_000
+    assert "\x1b" not in picture.text and "\u202e" not in picture.text and len(picture.text) < 2_000
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e308, None])
+def test_numbers_that_are_none_are_left_out(value: float | None) -> None:
+    experiments = [*baseline(), experiment(4, value, state="finished", reported_bpb=value)]
+    wrong = promotion().model_copy(update={"verdict": {"candidate_mean": value}})
+    assert "4 experiments" in draw(experiments, [wrong], "x").text
+
+
+def test_threads_may_draw_at_once() -> None:
+    expected = draw(*campaign(), "x").png
+    drawn: list[bytes] = []
+    threads = [threading.Thread(target=lambda: drawn.append(draw(*campaign(), "x").png)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert drawn == [expected] * 4

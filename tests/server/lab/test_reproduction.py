@@ -1,0 +1,108 @@
+"""An experiment trained again with its seed: compared with what it was, and evidence for nothing."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoresearch_mcp.server import cli
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.reproduction import Reproduction
+from autoresearch_mcp.server.models import Experiment, Failure
+from autoresearch_mcp.server.runner.process import runner_lock
+from tests.server.harness import House
+
+OUTCOME = {"hashes": {"code": "c", "weights": "w1"}, "versions": {"torch": "2.12"}, "device_name": "a", "steps": 10}
+
+
+def experiment(val_bpb: float | None, **changes: Any) -> Experiment:
+    base: dict[str, Any] = {"id": "e-1", "commit": "c", "base": "b", "author": "ada", "hypothesis": "h", "seed": 7, "state": "finished"}
+    return Experiment(**(base | {"device": "cpu", "created_at": 1.0, "reserved_s": 0.0, "val_bpb": val_bpb, "details": OUTCOME} | changes))
+
+
+@pytest.mark.parametrize(
+    ("again", "noise", "holds", "words"),
+    [
+        (1.505, 0.005, True, "1.0 of the noise between seeds (0.0050)"),
+        (1.52, 0.005, False, "Not reproduced."),
+        (1.52, None, None, "can't be judged"),
+        (1.5, None, True, "difference +0.000000"),
+    ],
+)
+def test_the_difference_is_judged_against_the_noise(again: float, noise: float | None, holds: bool | None, words: str) -> None:
+    found = Reproduction(experiment(1.5), experiment(again), noise)
+    assert found.holds is holds and words in "\n".join(found.lines())
+
+
+def test_what_differs_is_named() -> None:
+    details = {**OUTCOME, "hashes": {"code": "c", "weights": "w2"}, "versions": {"torch": "2.13"}, "device_name": "b", "steps": 11}
+    lines = Reproduction(experiment(1.5), experiment(1.5, details=details), 0.01).lines()
+    assert "steps 10 -> 11" in lines
+    assert {line for line in lines if line.startswith("differs")} == {
+        "differs: versions.torch 2.12 -> 2.13",
+        "differs: device_name a -> b",
+    }
+    same = Reproduction(experiment(1.5), experiment(1.5), 0.01).lines()
+    assert any("bit for bit" in line for line in same) and any("nothing else differs" in line for line in same)
+
+
+def test_a_failure_is_reproduced_by_the_same_failure() -> None:
+    crashed = experiment(None, state="crashed", failure=Failure(kind="oom", message="no memory"))
+    assert Reproduction(crashed, crashed, None).holds
+    assert Reproduction(crashed, experiment(1.5), None).holds is False
+
+
+@pytest.fixture
+def house(make_lab: Callable[..., Path]) -> Iterator[House]:
+    house = House(make_lab())
+    yield house
+    house.close()
+
+
+def test_a_reproduction_has_the_same_seed_and_counts_neither_for_the_gate_nor_for_the_noise(house: House) -> None:
+    with runner_lock(house.state):
+        (id,) = house.launch()
+    house.drive()
+    with runner_lock(house.state):
+        again = house.lab.reproduce(id, "owner")
+        assert house.lab.reproduction(again) is None and house.lab.status().budget.reserved_s > 0
+    house.drive()
+    found = house.lab.reproduction(again)
+    assert found is not None and found.again.seed == found.original.seed and found.again.commit == found.original.commit
+    status = house.lab.status()
+    assert status.champion.n == 1 and status.noise_sd is None and [row.n for row in status.leaderboard] == [1]
+    assert status.counts == {"finished": 2} and status.budget.spent_s > 0
+    assert [score.experiment for score in house.ledger.scores(status.champion.commit)] == [id]
+    assert house.lab.query_experiments(tag="reproduction", columns=["reproduces"]).rows == [{"id": again, "reproduces": id}]
+
+
+def test_what_cannot_be_reproduced_is_refused_with_the_reason(make_lab: Callable[..., Path]) -> None:
+    house = House(make_lab("poor", {"device_hours = 8.0 ": "device_hours = 0.04"}))
+    with runner_lock(house.state):
+        (id,) = house.launch()
+        with pytest.raises(LabError, match="has not ended"):
+            house.lab.reproduce(id, "owner")
+        house.ledger.move(id, ["queued"], state="finished", started_at=1.0, val_bpb=1.5, cost_s=100.0)
+        with pytest.raises(LabError, match="budget"):
+            house.lab.reproduce(id, "owner")
+        with pytest.raises(LabError, match="reproduces no other"):
+            house.lab.reproduction(id)
+    house.close()
+
+
+def test_the_command_trains_a_real_experiment_again_and_compares(house: House, capsys: pytest.CaptureFixture[str]) -> None:
+    with runner_lock(house.state):
+        (id,) = house.launch()
+    house.drive(command=(sys.executable, "-m", "autoresearch_mcp.trainer.launch"))
+    assert cli.main(["reproduce", id, str(house.root)]) == 0
+    out = capsys.readouterr().out
+    again = out.split(" ")[0]
+    assert f"{id} val_bpb" in out and f"{again} val_bpb" in out and "difference" in out and "nothing else differs" in out
+    assert cli.main(["reproduce", again, str(house.root)]) == 0  # comes back to it, and trains nothing
+    assert "difference" in capsys.readouterr().out and house.lab.status().counts == {"finished": 2}
+    hidden = [score.test_bpb for score in house.ledger.scores(house.lab.status().champion.commit)]
+    assert len(hidden) == 1 and hidden[0] is not None
+    for result in house.state.rglob("result.json"):
+        assert str(hidden[0]) not in result.read_text(encoding="utf-8")

@@ -1,0 +1,187 @@
+"""Training code of somebody's own, without the contract: run as it is, in the sandbox, and its metric called what it is."""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from autoresearch_mcp.server import settings
+from autoresearch_mcp.server.commands.init import create_lab
+from autoresearch_mcp.server.commands.transfer import export
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.runner.process import runner_lock
+from tests.server.harness import House
+
+# As in a fork of autoresearch: a fixed prepare.py with the data's place, a train.py with its own clock, evaluation and printed metric.
+PREPARE = """
+import os
+CACHE_DIR = os.path.join(os.path.expanduser("~"), ".cache", "autoresearch")
+def load():
+    with open(os.path.join(CACHE_DIR, "data.txt")) as file:
+        return [float(line) for line in file]
+"""
+TRAIN = """
+import os, random, sys
+from prepare import load
+random.seed(int(os.environ.get("AUTORESEARCH_SEED", 42)))
+GUESS = 3.0
+data = load()
+loss = sum((value - GUESS) ** 2 for value in data) / len(data) + random.uniform(0, 0.01)
+open("checkpoint.bin", "wb").write(b"x" * 1000)
+print("---")
+print(f"val_bpb:          {loss:.6f}")
+print("peak_vram_mb:     0.0")
+"""
+
+
+def git(root: Path, *args: str) -> None:
+    subprocess.run(["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@example.org", *args], check=True, capture_output=True)
+
+
+@pytest.fixture
+def fork(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    home = tmp_path / "home"
+    (home / ".cache" / "autoresearch").mkdir(parents=True)
+    (home / ".cache" / "autoresearch" / "data.txt").write_text("1\n2\n3\n", encoding="utf-8")
+    (home / "secret.txt").write_text("hunter2", encoding="utf-8")
+    monkeypatch.setenv("HOME", str(home))
+    root = tmp_path / "fork"
+    root.mkdir()
+    git(root, "init", "-q")
+    for path, text in {"prepare.py": PREPARE, "train.py": TRAIN, "program.md": "# Do research\n"}.items():
+        (root / path).write_text(text, encoding="utf-8")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "A fork")
+    return root
+
+
+@pytest.fixture
+def house(fork: Path, tmp_path: Path) -> Iterator[House]:
+    lines = create_lab(tmp_path / "lab", fork, profile="tiny", budget_s=20.0)
+    assert any("reported, not verified" in line for line in lines) and not (tmp_path / "lab" / "trainer").exists()
+    house = House(tmp_path / "lab")
+    yield house
+    house.close()
+
+
+def test_a_fork_of_autoresearch_becomes_a_lab_that_runs_it_as_it_is(house: House) -> None:
+    training = settings.load(house.root).training
+    assert (training.reported_metric, training.files, training.data) == ("val_bpb", ["prepare.py"], "~/.cache/autoresearch")
+    assert settings.load(house.root).promotion.reported == "refuse"
+
+
+def train(house: House, commits: list[str], replicates: int = 3) -> None:
+    with runner_lock(house.state):
+        for commit in commits:
+            house.lab.launch_training(commit, "ada", replicates)
+    house.drive(command=(sys.executable, "-m", "autoresearch_mcp.trainer.launch"))
+
+
+def propose(house: House, guess: str) -> str:
+    edits = [{"path": "train.py", "search": "GUESS = 3.0", "replace": guess}]
+    return house.lab.propose_patch("A better guess lowers the loss.", "ada", edits=edits).commit
+
+
+def test_a_script_is_trained_marked_as_reported_and_promoted_only_where_the_owner_allows_it(house: House, tmp_path: Path) -> None:
+    better = propose(house, "GUESS = 2.0")
+    train(house, ["champion", better])
+    status = house.lab.status()
+    assert status.champion.reported and status.champion.mean == pytest.approx(1.672, abs=0.006) and status.noise_sd is not None
+    assert [row.reported for row in status.leaderboard] == [True, True] and status.leaderboard[0].commit == better
+    assert "verified by nobody" in status.metric and any("nothing can be promoted" in warning for warning in status.warnings)
+    rows = house.lab.query_experiments(order_by="reported_bpb", descending=False).rows
+    assert len(rows) == 6 and all(row["val_bpb"] is None and row["reported_bpb"] > 0 for row in rows) and rows[0]["commit"] == better
+    assert "nobody verified" in house.lab.get_experiment(rows[0]["id"]).against_champion
+    assert house.lab.get_experiment(rows[0]["id"]).details["sandbox"] != "unsandboxed"
+    refused = house.lab.promote_commit(better, "ada")
+    assert not refused.promoted and refused.verdict.code == "reported"
+
+    export(house.lab, tmp_path / "out")
+    exported = (tmp_path / "out" / "results.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    assert len(exported) == 6 and all("\t[reported] " in line and "crash" not in line for line in exported)
+
+    toml = house.root / "lab.toml"
+    toml.write_text(toml.read_text(encoding="utf-8").replace('reported = "refuse"', 'reported = "allow"'), encoding="utf-8")
+    with contextlib.closing(House(house.root)) as allowed:
+        check_that_it_promotes(allowed, better)
+
+
+def check_that_it_promotes(house: House, better: str) -> None:
+    answer = house.lab.promote_commit(better, "ada")
+    assert answer.promoted and answer.verdict.metric == "reported" and "nobody verified" in answer.verdict.reason
+    picture = house.lab.plot_progress()
+    assert "val_bpb, as the training code prints it" in picture.text and "reported" in picture.text.splitlines()[0]
+    assert house.lab.status().champion.reported
+
+
+PEEK = """GUESS = 2.0
+for path in {paths}:
+    try:
+        print("READ", open(path).read())
+    except OSError as error:
+        print("refused", type(error).__name__)"""
+
+
+def test_a_script_sees_its_data_and_its_own_copy_of_the_code_and_nothing_else(house: House) -> None:
+    commit = propose(house, PEEK.format(paths=[str(house.root.parent / "home" / "secret.txt"), str(house.root / "lab.toml")]))
+    train(house, [commit], 1)
+    (id, *_) = [row["id"] for row in house.lab.query_experiments().rows]
+    log = house.lab.read_log(id)
+    assert log.count("refused") == 2 and "READ" not in log
+    assert house.lab.get_experiment(id).experiment.state == "finished"
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind", "words"),
+    [
+        ("GUESS = 2.0\nsys.exit(0)", "error", "without printing a line `val_bpb: NUMBER`"),
+        ("GUESS = 2.0\nraise RuntimeError('no luck')", "error", "no luck"),
+        ("GUESS = 2.0\nwhile True: pass", "timeout", "without ending"),
+    ],
+)
+def test_a_script_that_fails_is_classed_like_any_training(house: House, ending: str, kind: str, words: str) -> None:
+    toml = house.root / "lab.toml"
+    toml.write_text(toml.read_text(encoding="utf-8").replace("budget_s = 20 ", "budget_s = 1.5 "), encoding="utf-8")
+    commit = propose(house, ending)
+    train(house, [commit], 1)
+    failures = [house.lab.get_experiment(row["id"]).failure for row in house.lab.query_experiments().rows]
+    assert all(failure is not None and failure.kind == kind and words in failure.message for failure in failures), failures
+
+
+def lab_toml(tmp_path: Path, text: str) -> settings.Settings:
+    (tmp_path / "lab.toml").write_text('[lab]\nname = "x"\n[training]\n' + text, encoding="utf-8")
+    return settings.load(tmp_path)
+
+
+def test_another_entry_with_arguments_and_other_files(tmp_path: Path) -> None:
+    loaded = lab_toml(tmp_path, 'entry = "run.py --depth 4"\neditable = ["model/**"]\nfiles = ["run.py"]\nreported_metric = "loss"\n')
+    assert loaded.training.metric == "reported" and loaded.longest_s() < 70
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("entry = '../run.py'", "[training] entry must name a Python file"),
+        ("entry = 'run.py'", 'editable must contain "run.py"'),
+        ("files = ['/etc/passwd']", "[training] files must hold paths inside"),
+        ("data = '/srv/text'", "[training] data must be left out unless reported_metric"),
+        ("reported_metric = 'loss'\ndata = 'here'", "[training] data must be an absolute path"),
+        ("reported_metric = 'loss'\ndata = '/'", "[training] data must not hold the lab itself"),
+        ("reported_metric = 'a b'", "[training] reported_metric must"),
+        ("reported_metric = 'loss'\n[compute]\nbackend = 'modal'", 'backend = "local" only'),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(LabError) as error:
+        lab_toml(tmp_path, line)
+    assert message in str(error.value)
+
+
+def test_a_lab_whose_data_is_gone_says_so(house: House, fork: Path) -> None:
+    (Path.home() / ".cache" / "autoresearch").rename(Path.home() / "moved")
+    assert any("there is no folder ~/.cache/autoresearch" in warning for warning in house.lab.status().warnings)
+    with pytest.raises(LabError, match="no folder"):
+        house.lab.launch_training("champion", "ada")

@@ -1,0 +1,212 @@
+"""Patches as language models write them apply where they can only mean one thing; a refusal says which part failed and shows the lines there."""
+
+import contextlib
+import difflib
+import random
+import time
+
+import pytest
+
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.proposals.patch import Editable, apply
+
+FILE = "import math\n\ndepth = 2\nwidth = 64\n\n\ndef build():\n    return depth * width\n\n\ndef step():\n    return width\n\n\nlr = 0.1\n"
+HUNK = "@@ -3,2 +3,2 @@\n-depth = 2\n+depth = 3\n width = 64\n"
+
+
+def applied(text: str | None = FILE, path: str = "train.py", editable: tuple[str, ...] = ("train.py",), **form: object) -> str:
+    return apply(lambda asked: text if asked == path else None, Editable(editable), **form)[path]  # type: ignore[arg-type]
+
+
+def refused(code: str, text: str | None = FILE, **form: object) -> str:
+    with pytest.raises(LabError) as error:
+        applied(text, **form)  # type: ignore[arg-type]
+    assert error.value.code == code, error.value
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "diff",
+    [
+        f"--- a/train.py\n+++ b/train.py\n{HUNK}",
+        f"--- train.py\n+++ train.py\n{HUNK}",
+        f"--- a/train.py\t2026-01-01\n+++ b/train.py\t2026-01-01\n{HUNK}",
+        f"diff --git a/train.py b/train.py\nindex 1234567..89abcde 100644\n--- a/train.py\n+++ b/train.py\n{HUNK}",
+        f"From 1234 Mon Sep 17 00:00:00 2001\nSubject: deeper\n\n---\n train.py | 2 +-\n\n--- a/train.py\n+++ b/train.py\n{HUNK}-- \n2.39.5\n\n",
+        f"```diff\n--- a/train.py\n+++ b/train.py\n{HUNK}```\n",
+        HUNK,
+        "--- a/train.py\n+++ b/train.py\n@@ -3,2 +3,2 @@\n-depth = 2\n+depth = 3\n width = 64",
+        "--- a/train.py\n+++ b/train.py\n@@ -99,7 +99,9 @@ def x\n-depth = 2\n+depth = 3\n width = 64\n\n",
+        "--- a/train.py\n+++ b/train.py\n@@ ... @@\n-depth = 2\n+depth = 3\n",
+        "--- a/train.py\n+++ b/train.py\n@@\n import math\n\n-depth = 2\n+depth = 3\n",
+        "--- a/train.py\n+++ b/train.py\n@@ -3 +3 @@\n-depth = 2  \n+depth = 3\n",
+        f"--- a/train.py\n+++ b/train.py\n{HUNK}".replace("\n", "\r\n"),
+    ],
+    ids=[
+        "git",
+        "no prefix",
+        "times",
+        "full header",
+        "mail",
+        "fenced",
+        "no header",
+        "cut end",
+        "wrong numbers",
+        "no numbers",
+        "bare",
+        "blanks",
+        "CRLF",
+    ],
+)
+def test_the_same_change_in_many_spellings(diff: str) -> None:
+    assert applied(diff=diff) == FILE.replace("depth = 2", "depth = 3")
+
+
+def test_any_diff_that_difflib_makes_applies_exactly() -> None:
+    chance = random.Random(7)
+    for _ in range(300):
+        old = "".join(f"{chance.choice('abcd')}\n" for _ in range(chance.randrange(1, 30)))
+        new = "".join(
+            line if chance.random() < 0.8 else chance.choice(["", f"{line}--x\n", "++ y\n"]) for line in old.splitlines(keepends=True)
+        )
+        old, new = (text.rstrip("\n") if chance.random() < 0.3 else text for text in (old, new))
+        lines = difflib.unified_diff(
+            old.splitlines(keepends=True), new.splitlines(keepends=True), "a/train.py", "b/train.py", n=chance.randrange(4)
+        )
+        diff = "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+        if diff:
+            assert applied(old, diff=diff) == new, diff
+
+
+def test_several_hunks_and_files_apply_as_one() -> None:
+    diff = f"--- a/train.py\n+++ b/train.py\n{HUNK}@@ -15,1 +15,1 @@\n-lr = 0.1\n+lr = 0.2\n--- /dev/null\n+++ b/model/new.py\n@@ -0,0 +1,1 @@\n+a = 1\n"
+    new = apply(lambda path: FILE if path == "train.py" else None, Editable(["train.py", "model/**"]), diff=diff)
+    assert new == {"train.py": FILE.replace("= 2", "= 3").replace("0.1", "0.2"), "model/new.py": "a = 1\n"}
+
+
+def test_line_endings_stay_those_of_the_file() -> None:
+    windows = FILE.replace("\n", "\r\n")
+    for form in (
+        {"diff": f"--- a/train.py\n+++ b/train.py\n{HUNK}"},
+        {"edits": [{"path": "train.py", "search": "depth = 2\nwidth", "replace": "depth = 3\nwidth"}]},
+        {"files": {"train.py": FILE.replace("depth = 2", "depth = 3")}},
+    ):
+        assert applied(windows, **form) == windows.replace("depth = 2", "depth = 3")
+    assert applied(files={"train.py": windows}) == FILE
+
+
+def test_a_missing_newline_at_the_end_is_kept_or_mended_as_the_diff_says() -> None:
+    assert applied("a\nb", diff="@@ -1,2 +1,2 @@\n-a\n+c\n b\n") == "c\nb"
+    assert applied("a\nb", diff="@@ -1,2 +1,3 @@\n a\n b\n\\ No newline at end of file\n+c\n") == "a\nb\nc\n"
+    assert applied("a\nb\n", diff="@@ -1,2 +1,2 @@\n a\n-b\n+c\n\\ No newline at end of file\n") == "a\nc"
+
+
+def test_a_hunk_that_does_not_apply_is_named_with_the_lines_there() -> None:
+    diff = f"--- a/train.py\n+++ b/train.py\n{HUNK}@@ -11,2 +11,2 @@\n def step():\n-    return depth\n+    return 1\n"
+    text = refused("does_not_apply", diff=diff)
+    assert "Hunk 2 of 2 (@@ -11,2 +11,2 @@) of train.py" in text
+    assert "line 12 of the file is `    return width`, but the hunk expects `    return depth`" in text
+    assert "   12 |     return width" in text and "    1 | import math" not in text
+    assert "end" in refused("does_not_apply", diff="@@ -15,2 +15,2 @@\n lr = 0.1\n-x = 1\n+x = 2\n")
+
+
+def test_a_hunk_that_fits_twice_or_overlaps_is_refused() -> None:
+    assert "lines 1, 3" in refused("does_not_apply", "a\nb\na\nc\n", diff="@@ -2 +2 @@\n-a\n+x\n")
+    assert applied("a\nb\na\nc\n", diff="@@ -3 +3 @@\n-a\n+x\n") == "a\nb\nx\nc\n"
+    assert "overlap" in refused("does_not_apply", diff=HUNK + HUNK)
+    assert "place is unknown" in refused("does_not_apply", diff="@@ -3,1 +3,2 @@\n+x = 1\n")
+
+
+@pytest.mark.parametrize(
+    ("diff", "says"),
+    [
+        ("diff --git a/train.py b/x.py\nsimilarity index 100%\nrename from train.py\nrename to x.py\n", "renames"),
+        (f"--- a/train.py\n+++ b/x.py\n{HUNK}", "not editable"),
+        (f"--- a/other.py\n+++ b/train.py\n{HUNK}", "renames"),
+        ("diff --git a/train.py b/train.py\ndeleted file mode 100644\n--- a/train.py\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n", "deletes"),
+        ("--- a/train.py\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n", "deletes"),
+        ("diff --git a/train.py b/train.py\nold mode 100644\nnew mode 100755\n", "mode"),
+        (
+            "diff --git a/l b/l\nnew file mode 120000\n--- /dev/null\n+++ b/l\n@@ -0,0 +1 @@\n+/etc/passwd\n\\ No newline at end of file\n",
+            "symbolic link",
+        ),
+        ("diff --git a/s b/s\nnew file mode 160000\n", "submodule"),
+        ("diff --git a/train.py b/train.py\nGIT binary patch\nliteral 3\nKcmZ\n", "binary"),
+        ("Binary files a/train.py and b/train.py differ\n", "binary"),
+        ("--- a/../train.py\n+++ b/../train.py\n" + HUNK, "not editable"),
+        ("--- /etc/passwd\n+++ /etc/passwd\n" + HUNK, "not editable"),
+        ("--- /dev/null\n+++ b/train.py\n@@ -0,0 +1 @@\n+x\n", "exists"),
+        ("please make it deeper", "No hunk"),
+        ("--- a/train.py\n+++ b/train.py\n", "No hunk"),
+        (f"{HUNK}and then some words\n", "not part of a hunk"),
+        ("   \n", "empty"),
+        ("", "empty"),
+    ],
+)
+def test_what_is_no_change_of_text_is_refused(diff: str, says: str) -> None:
+    with pytest.raises(LabError, match=says):
+        applied(diff=diff)
+
+
+def test_edits_apply_in_order_and_each_search_must_occur_once() -> None:
+    def edit(search: str, replace: str) -> dict[str, str]:
+        return {"path": "train.py", "search": search, "replace": replace}
+
+    assert applied(edits=[edit("depth = 2", "depth = 3"), edit("depth = 3", "depth = 4")]) == FILE.replace("depth = 2", "depth = 4")
+    assert applied(edits=[{"search": "0.1", "replace": ""}]) == FILE.replace("0.1", "")
+    assert "occurs 3 times, first at lines 4, 8, 12" in refused("does_not_apply", edits=[edit("width", "w")])
+    text = refused("does_not_apply", edits=[edit("lr = 0.1", "lr = 1"), edit("  return depth*width", "x")])
+    assert "Edit 2 of 2" in text and "0 times" in text and "    8 |     return depth * width" in text
+    refused("bad_patch", edits=[edit("", "x")])
+    refused("bad_patch", edits=[{"path": "train.py", "search": "x"}])
+    refused("bad_patch", edits=[{"path": "train.py", "old": "x", "replace": "y"}])
+    refused("does_not_apply", None, edits=[edit("a", "b")])
+
+
+def test_exactly_one_form_is_taken() -> None:
+    refused("bad_patch")
+    refused("bad_patch", diff=HUNK, files={"train.py": "x"})
+    refused("bad_patch", edits=[])
+    refused("bad_patch", files={})
+    refused("too_large", diff="+" * (1024 * 1024 + 1))
+    refused("too_large", edits=[{"search": "a", "replace": "b"}] * 1_001)
+
+
+def test_editable_paths_are_exact_or_below_a_folder() -> None:
+    editable = Editable(["train.py", "model/**"])
+    assert all(path in editable for path in ("train.py", "model/a.py", "model/b/c.py"))
+    others = [
+        "train.py/x",
+        "Train.py",
+        "./train.py",
+        "model",
+        "model/",
+        "models/a.py",
+        "model/../train.py",
+        "model/.GIT/x",
+        "model/.gitattributes",
+    ]
+    unclear = ["model/git~1", "model/a\\b", "model/a:b", "model/ a", "model/a.", "model/" + "x" * 400, "model/\u202etxt.py"]
+    assert [path for path in others + unclear if path in editable] == []
+    assert (editable.only, Editable(["train.py"]).only) == (None, "train.py")
+
+
+@pytest.mark.parametrize(
+    "diff",
+    [
+        "\n" * 500_000 + "x",
+        "@@\n" * 49_000,
+        "--- \n+++ \n" * 24_000,
+        "@@ -1 +1 @@\n" + "\n" * 49_000 + "+x",
+        "@@ -9 +9 @@\n" + " x\n" * 49_000,
+        "@@ -1,400000 +1 @@\n" + "-x\n" * 49_000,
+        "@@ -5 +5 @@\n" + "-- \n" * 49_000,
+        "@@ -5 +5 @@\n-x\n+y\n" * 16_000,
+        "@@ -5 +5 @@\n-x\n-y\n+y\n" * 999,
+    ],
+)
+def test_hostile_diffs_are_answered_in_time(diff: str) -> None:
+    started = time.process_time()
+    with contextlib.suppress(LabError):
+        applied("x\n" * 250_000, diff=diff)
+    assert time.process_time() - started < 3

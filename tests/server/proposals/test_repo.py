@@ -1,0 +1,463 @@
+"""Proposals are built beside the user's work tree, whatever the caller's environment, and the champion moves by compare-and-swap."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.proposals.repo import Conflict, Draft, Repo
+
+TRAIN = b"depth = 2\nwidth = 64\n\n\ndef build():\n    return depth * width\n\n\nlr = 0.1\n"
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Repo:
+    root = tmp_path / "lab"
+    root.mkdir()
+    repo = Repo.create(root)
+    repo.commit_files({"train.py": TRAIN, "trainer/score.py": b"fixed = 1\n", "model/net.py": b"layers = 3\n"}, "Set up")
+    return Repo(root, ("train.py", "model/**"))
+
+
+def git(root: Path, *args: str) -> str:
+    return subprocess.run(["git", "-C", str(root), *args], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def commit_all(root: Path, message: str = "x") -> str:
+    git(root, "add", "-A")
+    git(root, "-c", "user.name=ann", "-c", "user.email=ann@example.org", "commit", "-q", "--allow-empty", "-m", message)
+    return git(root, "rev-parse", "HEAD")
+
+
+def change(repo: Repo, search: str, replace: str, base: str | None = None, message: str = "try it", author: str = "ada") -> Draft:
+    return repo.build(base or repo.champion(), message, author, edits=[{"path": "train.py", "search": search, "replace": replace}])
+
+
+def refused(repo: Repo, code: str, **form: object) -> str:
+    with pytest.raises(LabError) as error:
+        repo.build(repo.champion(), "try it", "ada", **form)  # type: ignore[arg-type]
+    assert error.value.code == code, error.value
+    return str(error.value)
+
+
+def test_a_proposal_is_a_commit_on_its_base_that_leaves_work_tree_index_and_branches_alone(repo: Repo) -> None:
+    (repo.root / "train.py").write_text("my own unfinished work\n", encoding="utf-8")
+    before = (git(repo.root, "status", "--porcelain"), git(repo.root, "branch", "-v"), (repo.root / ".git/index").read_bytes())
+    draft = change(repo, "depth = 2", "depth = 3")
+    repo.keep(draft.commit)
+    assert (git(repo.root, "status", "--porcelain"), git(repo.root, "branch", "-v"), (repo.root / ".git/index").read_bytes()) == before
+    assert repo.read(draft.commit, "train.py") == TRAIN.replace(b"depth = 2", b"depth = 3")
+    assert repo.read(draft.commit, "trainer/score.py") == b"fixed = 1\n"
+    assert git(repo.root, "rev-parse", f"{draft.commit}^") == draft.base == repo.champion()
+    assert (draft.files_changed, draft.insertions, draft.deletions, draft.stat) == (1, 1, 1, "train.py | +1 -1")
+    assert "-depth = 2\n+depth = 3\n" in repo.diff(draft.base, draft.commit)
+
+
+def test_files_may_be_made_and_changed_below_an_editable_folder(repo: Repo) -> None:
+    draft = repo.build(repo.champion(), "m", "a", files={"model/deep/new.py": "a = 1\n", "model/net.py": "layers = 4\n"})
+    assert draft.files_changed == 2
+    assert repo.read(draft.commit, "model/deep/new.py") == b"a = 1\n"
+    assert set(repo.paths(draft.commit)) == {"train.py", "trainer/score.py", "model/net.py", "model/deep/new.py"}
+    git(repo.root, "fsck", "--strict")
+
+
+def test_a_kept_proposal_survives_garbage_collection(repo: Repo) -> None:
+    kept, lost = change(repo, "0.1", "0.2"), change(repo, "0.1", "0.3")
+    repo.keep(kept.commit)
+    git(repo.root, "gc", "--quiet", "--prune=now")
+    assert repo.resolve(kept.commit) == kept.commit
+    with pytest.raises(LabError):
+        repo.resolve(lost.commit)
+    assert repo.champion() == kept.base  # now a packed ref
+    assert repo.resolve(change(repo, "0.1", "0.4").commit)
+
+
+def test_nothing_in_the_callers_environment_or_the_users_settings_changes_what_is_stored(
+    repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = repo.root / ".git/hooks/reference-transaction"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    hook.chmod(0o755)
+    settings = tmp_path / "gitconfig"
+    settings.write_text(
+        "[commit]\n\tgpgSign = true\n[diff]\n\tnoprefix = true\n[core]\n\tautocrlf = true\n[user]\n\tuseConfigOnly = true\n", "utf-8"
+    )
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
+    for name in (
+        "GIT_DIR",
+        "GIT_WORK_TREE",
+        "GIT_INDEX_FILE",
+        "GIT_OBJECT_DIRECTORY",
+        "GIT_COMMON_DIR",
+        "GIT_SHALLOW_FILE",
+        "GIT_NAMESPACE",
+    ):
+        monkeypatch.setenv(name, str(tmp_path / "nowhere"))
+    monkeypatch.setenv("GIT_AUTHOR_NAME", "somebody else")
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "core.bare")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "nonsense")
+    draft = change(repo, "depth = 2", "depth = 3")
+    repo.keep(draft.commit)
+    repo.advance(draft.base, draft.commit)
+    assert repo.log(1)[0].author == "ada"
+    assert "--- a/train.py" in repo.diff(draft.base, draft.commit)
+    assert repo.read(repo.champion(), "train.py").endswith(b"lr = 0.1\n")
+
+
+def test_no_git_identity_is_needed(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    commit = change(repo, "0.1", "0.2", author="  Ann <ann@evil.example>\n\x1b[31m ").commit
+    assert (
+        git(repo.root, "log", "-1", "--format=%an|%ae|%cn", commit)
+        == "Ann ann@evil.example|agent@autoresearch.invalid|Ann ann@evil.example"
+    )
+    assert git(repo.root, "log", "-1", "--format=%an", change(repo, "0.1", "0.3", author="\n<>").commit) == "agent"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Better lr\n\nAutoresearch-Author: victim",
+        "Better lr\n\nAutoresearch-Author: victim\n---\ndiff",
+        "Autoresearch-Author: victim",
+        "Better lr\r\n\r\nAutoresearch-Author: victim\r\n\0\n\n",
+        "x" * 5_000 + "\n\nSigned-off-by: victim",
+    ],
+)
+def test_a_hypothesis_cannot_forge_trailers(repo: Repo, text: str) -> None:
+    commit = change(repo, "0.1", "0.2", message=text).commit
+    message = git(repo.root, "log", "-1", "--format=%B", commit)
+    for form in ([], ["--no-divider"]):
+        trailers = subprocess.run(
+            ["git", "interpret-trailers", "--parse", *form], input=message, capture_output=True, text=True, check=True
+        )
+        assert trailers.stdout == "Autoresearch-Author: ada\n"
+    assert len(repo.log(1)[0].subject) <= 103
+
+
+def test_comments_and_layout_do_not_change_the_fingerprint_but_code_does(repo: Repo) -> None:
+    draft = change(repo, "lr = 0.1", "lr = 0.2")
+    same = change(repo, "lr = 0.1", "lr   =  0.2  # a thought\n")
+    other = change(repo, "lr = 0.1", "lr = 0.3")
+    assert draft.commit != same.commit
+    assert draft.fingerprint == same.fingerprint == repo.fingerprint(draft.commit)
+    assert other.fingerprint != draft.fingerprint != repo.fingerprint(repo.champion())
+
+
+def test_commits_are_found_by_full_id_prefix_or_as_the_champion(repo: Repo) -> None:
+    commit = change(repo, "0.1", "0.2").commit
+    assert repo.resolve(commit) == repo.resolve(f" {commit[:7].upper()}\n") == commit
+    assert repo.resolve("champion") == repo.champion()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "HEAD", "research", "--all", "-x", "abc", "0" * 40, "1234567", "a" * 41, "champion^", "@{1}", "main:train.py", "\0" * 9, "é" * 8],
+)
+def test_other_names_of_commits_are_refused(repo: Repo, text: str) -> None:
+    with pytest.raises(LabError) as error:
+        repo.resolve(text)
+    assert error.value.code == "unknown_commit"
+
+
+def test_a_branch_or_tree_whose_name_looks_like_a_commit_is_not_one(repo: Repo) -> None:
+    draft = change(repo, "0.1", "0.2")
+    git(repo.root, "branch", "abcdef0", draft.commit)
+    tree = git(repo.root, "rev-parse", f"{draft.commit}^{{tree}}")
+    for text in ("abcdef0", tree, tree[:10]):
+        with pytest.raises(LabError):
+            repo.resolve(text)
+
+
+@pytest.mark.parametrize("path", ["nothing.py", "trainer", "../lab/train.py", "/etc/passwd", "", ".git/config", "trian.py"])
+def test_reading_what_is_no_file_is_refused(repo: Repo, path: str) -> None:
+    with pytest.raises(LabError) as error:
+        repo.read(repo.champion(), path)
+    assert error.value.code == "no_such_file"
+    assert path != "trian.py" or "train.py" in str(error.value)
+
+
+def test_changes_that_change_nothing_or_leave_the_editable_paths_are_refused(repo: Repo) -> None:
+    refused(repo, "no_change", files={"train.py": TRAIN.decode()})
+    refused(repo, "no_change", edits=[{"path": "train.py", "search": "0.1", "replace": "0.1"}])
+    assert "train.py, model/**" in refused(repo, "not_editable", files={"trainer/score.py": "x = 1\n"})
+    for path in (
+        "../x.py",
+        "/etc/x.py",
+        "model/../trainer/score.py",
+        "model/.git/hooks/x",
+        "model/./x.py",
+        "model//x.py",
+        "model/a\nb.py",
+        "model/",
+        "",
+    ):
+        refused(repo, "not_editable", files={path: "x = 1\n"})
+
+
+def test_new_text_must_be_capped_utf8_python(repo: Repo) -> None:
+    assert "line 2: `b = = 1`" in refused(repo, "syntax_error", files={"train.py": "a = 1\nb = = 1\n"})
+    refused(repo, "bad_encoding", files={"train.py": "a = '\0'\n"})
+    refused(repo, "bad_encoding", files={"train.py": "a = '\ud800'\n"})
+    refused(repo, "bad_encoding", files={"train.py": "# coding: utf-7\na = 1\n"})
+    refused(repo, "too_large", files={"train.py": "#" + "x" * (512 * 1024)})
+    refused(repo, "too_large", files={"train.py": "#" + "x" * (10 * 1024 * 1024)})
+    refused(repo, "empty_file", files={"train.py": " \n"})
+
+
+IMPORTED = [
+    "import torch, numpy as np\nfrom safetensors.torch import save_file\nimport os.path\n",
+    "from autoresearch_mcp.trainer import client\nfrom kernels import get_kernel\n",
+    "import train\n",
+    "from . import other\n",
+    "try:\n    import a_module_that_is_nowhere\nexcept ImportError:\n    pass\n",
+]
+NOT_IMPORTED = [
+    "import a_module_that_is_nowhere\n",
+    "def late():\n    from a_module_that_is_nowhere.deep import thing\n",
+    "try:\n    pass\nexcept ValueError:\n    import a_module_that_is_nowhere\n",
+    "try:\n    import a_module_that_is_nowhere\nfinally:\n    pass\n",
+]
+
+
+def test_an_import_of_what_is_nowhere_is_refused_unless_the_code_can_do_without(repo: Repo) -> None:
+    for text in IMPORTED:
+        repo.build(repo.champion(), "imports", "ada", files={"train.py": text})
+    for text in NOT_IMPORTED:
+        assert "imports a_module_that_is_nowhere at line" in refused(repo, "unknown_import", files={"train.py": text})
+
+
+@pytest.mark.parametrize(
+    "text", ["(" * 5_000, "-" * 100_000 + "1", "1" + "+1" * 90_000, "a" + ".b" * 90_000, "x = 0x" + "f" * 90_000, "if 1:\n" * 50_000]
+)
+def test_code_made_to_break_the_parser_is_refused_like_any_other(repo: Repo, text: str) -> None:
+    refused(repo, "syntax_error", files={"train.py": text})
+
+
+def test_a_link_cannot_be_edited_or_read_through(repo: Repo) -> None:
+    (repo.root / "train.py").unlink()
+    (repo.root / "train.py").symlink_to("/etc/passwd")
+    (repo.root / "model" / "link").symlink_to("/etc")
+    base = commit_all(repo.root)
+    for path in ("train.py", "model/link", "model/link/passwd", "model/net.py/x.py"):
+        with pytest.raises(LabError) as error:
+            repo.build(base, "m", "a", files={path: "x = 1\n"})
+        assert error.value.code == "not_editable"
+    with pytest.raises(LabError):
+        repo.read(base, "train.py")
+
+
+def test_a_file_that_is_not_text_can_only_be_replaced(repo: Repo) -> None:
+    (repo.root / "train.py").write_bytes(b"\xff\xfe\0")
+    base = commit_all(repo.root)
+    with pytest.raises(LabError) as error:
+        change(repo, "depth = 2", "depth = 3", base)
+    assert error.value.code == "bad_encoding"
+
+
+def test_the_champion_moves_only_from_where_the_caller_saw_it(repo: Repo) -> None:
+    start, one, two = repo.champion(), change(repo, "0.1", "0.2").commit, change(repo, "0.1", "0.3").commit
+    repo.advance(start, one)
+    with pytest.raises(LabError) as error:
+        repo.advance(start, two)
+    assert error.value.code == "champion_moved"
+    assert repo.champion() == one
+    assert git(repo.root, "status", "--porcelain") == ""
+    assert [entry.subject for entry in repo.log()] == ["try it", "Set up"]
+    assert repo.is_ancestor(start, one) and not repo.is_ancestor(one, two)
+
+
+def test_of_many_who_move_the_champion_at_once_one_wins(repo: Repo) -> None:
+    start = repo.champion()
+    commits = [change(repo, "0.1", f"0.{n + 2}").commit for n in range(8)]
+
+    def move(commit: str) -> str | None:
+        try:
+            Repo(repo.root).advance(start, commit)
+        except LabError as error:
+            assert error.code == "champion_moved"
+            return None
+        return commit
+
+    with ThreadPoolExecutor(8) as pool:
+        winners = [commit for commit in pool.map(move, commits) if commit]
+    assert winners == [repo.champion()]
+
+
+def test_a_change_is_rebased_onto_a_moved_champion(repo: Repo) -> None:
+    start, mine, theirs = repo.champion(), change(repo, "lr = 0.1", "lr = 0.2"), change(repo, "depth = 2", "depth = 3")
+    repo.advance(start, theirs.commit)
+    draft = repo.rebase(mine.commit, theirs.commit, "stacked", "ada")
+    assert isinstance(draft, Draft)
+    assert repo.read(draft.commit, "train.py") == TRAIN.replace(b"0.1", b"0.2").replace(b"depth = 2", b"depth = 3")
+    assert draft.base == theirs.commit
+
+
+def test_a_chain_of_proposals_is_rebased_as_a_whole(repo: Repo) -> None:
+    first = change(repo, "lr = 0.1", "lr = 0.2")
+    second = change(repo, "    return depth * width", "    return depth + width", base=first.commit)
+    theirs = change(repo, "depth = 2", "depth = 3").commit
+    draft = repo.rebase(second.commit, theirs, "stacked", "ada")
+    assert isinstance(draft, Draft)
+    assert repo.read(draft.commit, "train.py") == b"depth = 3\nwidth = 64\n\n\ndef build():\n    return depth + width\n\n\nlr = 0.2\n"
+
+
+def test_a_rebase_that_conflicts_names_the_lines_and_one_that_adds_nothing_says_so(repo: Repo) -> None:
+    mine, theirs = change(repo, "lr = 0.1", "lr = 0.2"), change(repo, "lr = 0.1", "lr = 0.3")
+    conflict = repo.rebase(mine.commit, theirs.commit, "stacked", "ada")
+    assert isinstance(conflict, Conflict)
+    assert conflict.files == ["train.py"] and "lr = 0.2" in conflict.text and "lr = 0.3" in conflict.text and "width" not in conflict.text
+    with pytest.raises(LabError) as error:
+        repo.rebase(mine.commit, change(repo, "lr = 0.1", "lr = 0.2", message="again").commit, "stacked", "ada")
+    assert error.value.code == "no_change"
+
+
+def test_a_transplant_has_the_code_of_one_commit_and_the_rest_of_another(repo: Repo) -> None:
+    mine = repo.build(repo.champion(), "m", "a", files={"model/extra.py": "a = 1\n"})
+    theirs = repo.build(repo.champion(), "m", "a", files={"model/deep/other.py": "b = 1\n", "train.py": "lr = 9\n"})
+    moved = repo.transplant(mine.commit, theirs.commit, "m", "a")
+    assert repo.fingerprint(moved) == mine.fingerprint
+    assert set(repo.paths(moved)) == set(repo.paths(mine.commit))
+    git(repo.root, "fsck", "--strict")
+
+
+def test_two_hundred_proposals_at_once_from_eight_processes_are_two_hundred_commits(repo: Repo) -> None:
+    script = (
+        "import sys; from concurrent.futures import ThreadPoolExecutor; from pathlib import Path; from autoresearch_mcp.server.proposals.repo import Repo\n"
+        "repo, k = Repo(Path(sys.argv[1])), int(sys.argv[2]); base = repo.champion()\n"
+        "def go(n):\n"
+        "    edit = {'path': 'train.py', 'search': 'lr = 0.1', 'replace': f'lr = {k + 1}.{n}'}\n"
+        "    draft = repo.build(base, 'm', 'a', edits=[edit]); repo.keep(draft.commit); return draft.commit\n"
+        "print('\\n'.join(ThreadPoolExecutor(5).map(go, range(1, 26))))"
+    )
+    clients = [
+        subprocess.Popen([sys.executable, "-c", script, str(repo.root), str(k)], stdout=subprocess.PIPE, text=True) for k in range(8)
+    ]
+    commits = {line for client in clients for line in client.communicate()[0].split()}
+    assert [client.returncode for client in clients] == [0] * 8
+    assert len(commits) == 200
+    kept = set(git(repo.root, "for-each-ref", "--format=%(objectname)", "refs/autoresearch/proposals").split())
+    assert kept == commits
+    git(repo.root, "fsck", "--strict")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    root = tmp_path / "source"
+    root.mkdir()
+    git(root, "init", "-q", "-b", "trunk")
+    (root / "train.py").write_bytes(TRAIN)
+    commit_all(root, "one")
+    return root
+
+
+def clone(existing: Path, tmp_path: Path) -> tuple[Repo, list[str]]:
+    root = tmp_path / "clone"
+    root.mkdir()
+    return Repo.clone(existing, root)
+
+
+def test_a_clone_of_a_dirty_repository_has_its_last_commit_and_leaves_it_as_it_was(source: Path, tmp_path: Path) -> None:
+    (source / "train.py").write_text("unfinished\n", encoding="utf-8")
+    (source / "other.py").write_text("new\n", encoding="utf-8")
+    index = (source / ".git/index").read_bytes()
+    repo, warnings = clone(source, tmp_path)
+    assert "2 uncommitted" in warnings[0]
+    assert (source / ".git/index").read_bytes() == index and (source / "train.py").read_text("utf-8") == "unfinished\n"
+    assert (repo.root / "train.py").read_bytes() == TRAIN
+    assert repo.champion() == git(source, "rev-parse", "HEAD") == git(repo.root, "rev-parse", "main")
+    assert git(repo.root, "status", "--porcelain", "-b") == "## main"
+
+
+@pytest.mark.parametrize("kind", ["bare", "shallow", "worktree"])
+def test_bare_shallow_and_linked_repositories_can_be_cloned(source: Path, tmp_path: Path, kind: str) -> None:
+    commit_all(source, "two")
+    other = tmp_path / "other"
+    options = {
+        "bare": ("clone", "-q", "--bare"),
+        "shallow": ("clone", "-q", "--depth=1"),
+        "worktree": ("worktree", "add", "-q", "--detach", str(other)),
+    }
+    git(source, *options[kind], *([] if kind == "worktree" else [f"file://{source}", str(other)]))
+    repo, warnings = clone(other, tmp_path)
+    assert (repo.champion(), warnings) == (git(source, "rev-parse", "HEAD"), [])
+    assert change(repo, "0.1", "0.2").base == repo.champion()
+
+
+def test_what_is_no_repository_or_has_no_commit_is_named(source: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(LabError) as error:
+        clone(empty, tmp_path)
+    assert error.value.code == "not_a_repository"
+    git(empty, "init", "-q")
+    (tmp_path / "clone" / ".git").rename(tmp_path / "first")
+    with pytest.raises(LabError) as error:
+        Repo.clone(empty, tmp_path / "clone")
+    assert error.value.code == "no_commits"
+
+
+def test_another_users_repository_must_be_trusted_before_it_is_cloned(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(LabError) as error:
+        clone(source, tmp_path)
+    assert error.value.code == "not_trusted" and "safe.directory" in str(error.value)
+
+
+def test_a_missing_git_or_repository_is_a_sentence(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LabError) as error:
+        Repo(tmp_path).champion()
+    assert error.value.code == "not_a_lab"
+    code = (
+        "import sys; from pathlib import Path; from autoresearch_mcp.server.proposals.repo import Repo\n"
+        "try: Repo(Path(sys.argv[1])).paths('0' * 40)\nexcept Exception as e: print(e.code)"
+    )
+    environment = {"PATH": str(tmp_path)}
+    for prelude in ("", "import git; "):  # missing from the start, or gone since
+        path = os.environ["PATH"] if prelude else str(tmp_path)
+        gone = f"import os; {prelude}os.environ['PATH'] = {str(tmp_path)!r}; " + code
+        done = subprocess.run(
+            [sys.executable, "-c", gone, str(repo.root)], env={**environment, "PATH": path}, capture_output=True, text=True
+        )
+        assert done.stdout.strip() == "git_missing", done.stderr
+
+
+def test_a_missing_champion_is_a_sentence(repo: Repo) -> None:
+    git(repo.root, "branch", "-D", "research")
+    with pytest.raises(LabError) as error:
+        repo.champion()
+    assert error.value.code == "no_champion"
+
+
+@pytest.fixture
+def unwritable(repo: Repo) -> Iterator[Repo]:
+    folders = [path for path in (repo.root / ".git").rglob("*") if path.is_dir()]
+    for folder in folders:
+        folder.chmod(0o555)
+    yield repo
+    for folder in folders:
+        folder.chmod(0o755)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_lab_that_cannot_be_written_says_so(unwritable: Repo) -> None:
+    with pytest.raises(LabError) as error:
+        change(unwritable, "0.1", "0.2")
+    assert error.value.code == "read_only"
+
+
+def test_importing_the_module_does_not_import_git() -> None:
+    subprocess.run(
+        [sys.executable, "-c", "from autoresearch_mcp.server.proposals import repo; import sys; assert 'git' not in sys.modules"],
+        check=True,
+    )

@@ -1,0 +1,285 @@
+"""The runner: experiments reach the lake, and a kill at any point loses nothing and trains nothing twice."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+import pytest
+
+from autoresearch_mcp.server import settings as lab_settings
+from autoresearch_mcp.server.compute.local.backend import LocalCompute
+from autoresearch_mcp.server.lake.base import LakeDamaged, Query
+from autoresearch_mcp.server.lake.embedded.manifest import read_head
+from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
+from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment
+from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.runner.loop import ATTEMPTS, Runner
+from autoresearch_mcp.server.runner.process import runner_alive, runner_lock, stop_runner
+from tests.server.harness import NOOP, House
+from tests.server.lake.records import memory
+from tests.waiting import until
+
+
+@pytest.fixture
+def house(make_lab: Callable[..., Path]) -> Iterator[House]:
+    house = House(make_lab())
+    yield house
+    for e in house.ledger.open_experiments():
+        house.ledger.request_cancel(e.id)
+    house.close()
+
+
+@pytest.fixture
+def still(house: House) -> Iterator[House]:
+    """A house in which calls wake no runner: the lock is taken, as if by one that is busy. Release it with `drive`."""
+    lock = runner_lock(house.state)
+    assert lock.__enter__()
+    house.release = lambda: lock.__exit__(None, None, None)  # type: ignore[attr-defined]
+    yield house
+    with suppress(ValueError, StopIteration, RuntimeError):
+        lock.__exit__(None, None, None)
+
+
+def release(house: House) -> None:
+    house.release()  # type: ignore[attr-defined]
+
+
+def test_what_ended_reaches_the_lake_and_leaves_the_outbox(still: House) -> None:
+    ids = still.launch(3)
+    memory = still.lab.write_memory("finding", "Nothing was trained.", "ada").id
+    release(still)
+    still.drive()
+    assert still.ledger.unflushed() == 0 and still.ledger.open_experiments() == []
+    lake = EmbeddedLake(still.state / "lake")
+    assert {e.id: e.val_bpb for e in lake.get("experiments", ids) if isinstance(e, Experiment)} == dict.fromkeys(ids, 1.5)
+    assert [m.id for m in lake.get("memories", [memory])] == [memory]
+    lake.close()
+    assert [still.lab.get_experiment(id).experiment.val_bpb for id in ids] == [1.5] * 3
+    assert still.lab.status().budget.reserved_s == 0
+
+
+def test_slots_are_respected(make_lab: Callable[..., Path]) -> None:
+    house = House(make_lab("narrow", {"slots = 0": "slots = 1"}))
+    most = 0
+    with runner_lock(house.state):
+        ids = house.launch(3)
+    ledger = house.ledger
+    move = ledger.move
+
+    def counting(id: str, states: object, **changes: object) -> object:
+        nonlocal most
+        most = max(most, len(ledger.open_experiments(*ACTIVE_STATES)))
+        return move(id, states, **changes)  # type: ignore[arg-type]
+
+    ledger.move = counting  # type: ignore[method-assign, assignment]
+    stop_runner(house.state)
+    house.drive()
+    assert most == 1 and house.ended(ids)
+    house.close()
+
+
+@pytest.mark.parametrize(("slots", "cores", "seen"), [(2, 3, [3, 3, 3]), (2, 2, [2, 2, 3]), (1, 3, [1, 2, 3])])
+def test_a_run_in_scoring_holds_its_slot_where_no_core_is_free_or_one_at_a_time_was_asked_for(
+    make_lab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, slots: int, cores: int, seen: list[int]
+) -> None:
+    monkeypatch.setattr("autoresearch_mcp.server.compute.local.backend.physical_cores", lambda: cores)
+    house = House(make_lab("scoring", {"slots = 0": f"slots = {slots}"}))
+    with runner_lock(house.state):
+        ids = house.launch(3)
+    stop_runner(house.state)
+    house.drive(command=(*NOOP, "score", "3"))
+    assert [house.lab.get_experiment(id).details["steps"] for id in ids] == seen
+    house.close()
+
+
+def test_a_real_training_is_measured_and_recorded(house: House) -> None:
+    (id,) = house.launch()
+    until(lambda: house.ended([id]), 90)
+    answer = house.lab.get_experiment(id)
+    assert answer.experiment.state == "finished", answer.failure
+    assert answer.experiment.val_bpb is not None and 1.5 < answer.experiment.val_bpb < 5
+    assert answer.curve and answer.details["steps"] > 0 and answer.cost_s > 0
+    assert answer.details["hashes"]["fixed"] and answer.details["sandbox"]
+    assert "num_steps" in house.lab.read_log(id)
+
+
+def test_a_killed_runner_is_replaced_by_the_next_call_and_trains_nothing_twice(house: House) -> None:
+    (id,) = house.launch()
+    launcher = house.launcher(id)
+    os.kill(house.runner(), signal.SIGKILL)
+    until(lambda: not runner_alive(house.state))
+    assert house.state_of(id) in ("starting", "running", "scoring", "finished")  # this call starts the next runner
+    until(lambda: house.ended([id]), 90)
+    answer = house.lab.get_experiment(id)
+    assert answer.experiment.state == "finished" and answer.attempt == 1
+    lock = house.state / "runs" / id / "1" / "launcher.lock"
+    assert int(lock.read_text(encoding="ascii")) == launcher
+    assert [path.name for path in (house.state / "runs" / id).iterdir()] == ["1"]
+
+
+def test_a_killed_training_is_queued_again_once(house: House) -> None:
+    (id,) = house.launch()
+    os.kill(house.launcher(id), signal.SIGKILL)
+    until(lambda: house.ended([id]), 90)
+    answer = house.lab.get_experiment(id)
+    assert answer.experiment.state == "finished" and answer.attempt == 2
+
+
+def test_a_training_that_never_began_as_its_runner_died_is_queued_again_as_often_as_that(still: House) -> None:
+    class Killed(BaseException): ...
+
+    async def killed(self: LocalCompute, job: object) -> None:
+        raise Killed
+
+    (id,) = still.launch()
+    reserved = still.lab.status().budget.reserved_s
+    release(still)
+    for attempt in range(1, ATTEMPTS + 2):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(LocalCompute, "submit", killed)
+            still.drive()
+        assert (still.record(id).state, still.record(id).attempt) == ("starting", attempt)
+    still.ledger.move(id, ["starting"], started_at=time.time() - 86_400)
+    still.drive()
+    answer = still.lab.get_experiment(id)
+    assert answer.experiment.state == "finished" and answer.attempt == ATTEMPTS + 2
+    assert answer.cost_s < reserved / 2, "what never began cost nothing"
+
+
+@pytest.mark.parametrize("start", ["open(line.strip() + '/launcher.lock', 'w').write('1')", "pass"], ids=["begun", "never begun"])
+def test_a_training_that_is_lost_every_time_is_given_up(still: House, monkeypatch: pytest.MonkeyPatch, start: str) -> None:
+    monkeypatch.setattr("autoresearch_mcp.server.runner.loop.START_LIMIT_S", 0.0)
+    (id,) = still.launch()
+    release(still)
+    vanishing = f"import sys\nfor line in sys.stdin:\n    {start}\n    print('{{}}', flush=True)"
+    still.drive(command=(sys.executable, "-c", vanishing))
+    answer = still.lab.get_experiment(id)
+    assert answer.experiment.state == "crashed" and answer.attempt == ATTEMPTS
+    assert answer.failure is not None and answer.failure.kind == "lost"
+
+
+def test_a_running_training_is_cancelled_and_returns_its_budget(make_lab: Callable[..., Path]) -> None:
+    house = House(make_lab("long", {"budget_s = 1 ": "budget_s = 30 "}))
+    (id,) = house.launch()
+    house.launcher(id)
+    assert house.lab.cancel_experiment(id, "ada").state in ACTIVE_STATES
+    until(lambda: house.ended([id]), 60)
+    assert house.state_of(id) == "cancelled"
+    assert house.lab.status().budget.reserved_s == 0
+    assert house.ledger.scores(house.lab.status().champion.commit)[0].started
+    house.close()
+
+
+@pytest.mark.parametrize("result", ['{"state": "finished", "val_bpb": 1.5}', '{"state": "done"}', '{"state": "crashed", "hashes": []}'])
+def test_a_result_that_makes_no_sense_ends_its_experiment_and_nothing_else(still: House, result: str) -> None:
+    (id,) = still.launch()
+    release(still)
+    damaged = (
+        f"import sys\nfor line in sys.stdin:\n    open(line.strip() + '/result.json', 'w').write({result!r})\n    print('{{}}', flush=True)"
+    )
+    still.drive(command=(sys.executable, "-c", damaged))
+    failure = still.lab.get_experiment(id).failure
+    assert failure is not None and "could not be understood" in failure.message
+    assert still.ledger.open_experiments() == [] and still.ledger.unflushed() == 0
+
+
+def test_a_run_whose_files_cannot_be_written_is_a_failure_with_the_reason(still: House) -> None:
+    (id,) = still.launch()
+    (still.state / "runs").mkdir(exist_ok=True)
+    (still.state / "runs" / id).write_text("in the way", encoding="utf-8")
+    release(still)
+    still.drive()
+    failure = still.lab.get_experiment(id).failure
+    assert failure is not None and failure.kind == "error" and "could not be written" in failure.message
+
+
+def test_an_end_that_is_noticed_a_day_later_costs_no_more_than_was_reserved(still: House) -> None:
+    (id,) = still.launch()
+    reserved = still.lab.status().budget.reserved_s
+    release(still)
+    still.ledger.move(id, ["queued"], state="running", attempt=1, started_at=time.time() - 86_400)
+    run = still.state / "runs" / id / "1"
+    run.mkdir(parents=True)
+    (run / "launcher.lock").write_text("1", encoding="ascii")  # it had begun, and nobody holds it
+    still.drive()
+    budget = still.lab.status().budget
+    assert still.lab.states([id])[0].state == "finished" and still.lab.get_experiment(id).attempt == 2
+    assert reserved <= budget.spent_s < reserved + 10 and budget.reserved_s == 0
+
+
+def test_a_launcher_that_cannot_start_fails_the_experiment_with_its_words(still: House) -> None:
+    (id,) = still.launch()
+    release(still)
+    still.drive(command=(sys.executable, "-c", "raise SystemExit('no such device')"))
+    failure = still.lab.get_experiment(id).failure
+    assert failure is not None and "no such device" in failure.message
+
+
+def test_while_the_lake_is_away_nothing_is_lost_and_queries_say_so(still: House) -> None:
+    lake = still.state / "lake"
+    lake.write_text("in the way", encoding="utf-8")
+    ids = still.launch(2)
+    release(still)
+    settings = lab_settings.load(still.root)
+    away = EmbeddedLake(lake)
+    compute = LocalCompute("tiny", 1, still.state / "runner.log", command=NOOP)
+    runner = Runner(settings, still.state, still.ledger, Repo(still.root), away, compute)
+
+    async def drive() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(runner.run, 0.0)
+            with anyio.fail_after(60):
+                while still.ledger.open_experiments():  # noqa: ASYNC110
+                    await anyio.sleep(0.02)
+            runner.stopping.set()
+
+    anyio.run(drive)
+    assert still.ledger.unflushed() == 2
+    with runner_lock(still.state):
+        page = still.lab.query_experiments()
+    assert {row["id"] for row in page.rows} == set(ids) and page.note
+    lake.unlink()
+    still.drive()
+    assert still.ledger.unflushed() == 0
+    assert {row["id"] for row in still.lab.query_experiments().rows} == set(ids)
+
+
+def test_an_idle_runner_leaves_and_the_next_call_starts_another(still: House) -> None:
+    first = still.launch()
+    release(still)
+    still.drive()
+    assert not runner_alive(still.state)
+    (second,) = still.launch()
+    assert until(lambda: runner_alive(still.state))
+    until(lambda: still.ended([second]), 90)
+    assert still.state_of(second) == "finished" and still.state_of(first[0]) == "finished"
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5], ids=["emptied", "cut"])
+def test_a_log_damaged_at_its_tail_is_rebuilt_and_refilled(keep: float, house: House) -> None:
+    folder = house.state / "lake"
+    for first in (0, 3):
+        for n in range(first, first + 3):
+            house.ledger.remember(memory(n, f"note {n}"))
+        house.drive()
+    reader = EmbeddedLake(folder)
+    assert reader.count("memories") == {"": 6}
+    head = read_head(folder / "memories.json")
+    assert head is not None
+    files = sorted((folder / f"memories.{head.generation}" / name for name in head.files), key=lambda path: path.stat().st_mtime_ns)
+    for path in files[-5:]:
+        path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    house.ledger.remember(memory(6, "note 6"))
+    with pytest.raises(LakeDamaged):
+        EmbeddedLake(folder).count("memories")
+    house.drive()
+    expected = [f"m-{n:06d}" for n in range(7)]
+    for each in (reader, EmbeddedLake(folder)):
+        assert [record.id for record in each.select("memories", Query(order_by="id", descending=False))] == expected
+    assert house.ledger.unflushed() == 0
+    assert len(list(house.state.glob("lake-damaged-*/memories.*"))) > 2  # nothing was deleted

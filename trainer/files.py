@@ -1,0 +1,97 @@
+"""Locks on files, and writes that survive a crash: the one home of both, for trainer and server. Standard library only (fixed).
+
+Two kinds of locks are in use, because they answer two questions. A file lock belongs to an open file, so it says "one at a time",
+also within a process. A process lock belongs to a process and dies with it, so it says "that process lives".
+"""
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+
+def try_lock(file: IO[Any] | int, *, shared: bool = False) -> bool:
+    """Take the lock of an open file unless another open file holds it.
+
+    Args:
+        file: an open file or descriptor. Closing it releases the lock.
+        shared: whether other shared locks may be held beside it.
+
+    Returns:
+        Whether the lock is held now.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, which is made if it is missing. Waits for as long as another holds it.
+
+    Raises:
+        OSError: the file can't be opened.
+    """
+    with path.open("a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def try_process_lock(file: IO[Any] | int) -> bool:
+    """Take the lock of a file for this process, unless another process holds it.
+
+    Args:
+        file: a descriptor or file open for writing. Closing any descriptor of the same file releases the lock.
+
+    Returns:
+        Whether this process holds it now.
+    """
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace a file so that a reader finds the old text or the new, and a power cut leaves one of them.
+
+    Args:
+        mode: permissions of the new file.
+
+    Raises:
+        OSError: nothing was changed.
+    """
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            if mode != 0o600:
+                os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Write a file, or the names in a directory, through to the disk.
+
+    Raises:
+        OSError: it is missing or can't be written.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,290 @@
+"""Confinement of code that agents wrote: a forked child with nothing but what it was given (fixed).
+
+Linux with Landlock (5.13 or newer): no file outside the lists, no TCP (ABI 4), no signals and no abstract sockets to
+the outside (ABI 6). With seccomp, what `syscalls` refuses: sockets, shared memory, other processes, ways out of the
+process group, marks on files, what the kernel counts for all of a user's processes. In a container of our own, whose
+kernel may lack Landlock, each child is a user of its own instead, or besides: what it must not read is then beneath one
+folder that only root can enter, and nothing on the machine is for all to write.
+
+Seccomp and one of the two are needed to be called confined: elsewhere `level()` says `unsandboxed`, and the lab decides whether
+that counts. How much memory, disk, processes and time are used is the supervisor's to watch.
+
+Not covered: signals to processes of the same user before ABI 6 (Linux 6.12); what runs that live at the same time can tell each other
+by which process ids are taken, by counters such as free memory, and by timing, so that a run which trains could keep for the second
+model server of another what the first one saw (one slot: nothing is beside); and what stays of a run in a machine's memory and in times
+of access.
+What a CUDA device is let through is unproven: no GPU was at hand to try it.
+"""
+
+import ctypes
+import errno
+import os
+import resource
+import signal
+import stat
+import struct
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoresearch_mcp.trainer.sandbox import processes, seccomp
+
+# Landlock's system calls and access rights, from linux/landlock.h; the numbers are the same on every architecture.
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
+_TRUNCATE, _IOCTL_DEVICE = 1 << 14, 1 << 15
+_PR_SET_NO_NEW_PRIVS = 38
+_CAPABILITY_VERSION = 0x20080522
+
+_SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime")
+_MACHINE = ("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system/cpu", "/sys/devices/system/node")
+# Of itself. Left out is what tells of others: who else has a page of a file (pagemap, smaps), how many signals its user waits for (status).
+_SELF = tuple(f"/proc/self/{name}" for name in ("cgroup", "cmdline", "comm", "environ", "fd", "maps", "mem", "mounts", "stat", "statm"))
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+PRIVATE = "AUTORESEARCH_PRIVATE"  # variable with the folder that only root can enter; set in images that are only for trainings
+DESCRIPTORS = 4096  # of one process
+_WRITABLE_BY_ALL = ("/tmp", "/var/tmp", "/run/lock", "/dev/shm", "/dev/mqueue")  # usually, besides what is mounted  # noqa: S108
+_FIRST_USER, _USERS = 1 << 16, 1 << 22  # one for each process id there can be
+
+_CUDA_READS = (
+    "/proc/self",
+    "/proc/driver/nvidia",
+    "/proc/devices",
+    "/proc/modules",
+    "/sys/bus/pci/devices",
+    "/sys/devices",
+    "/sys/module",
+)
+
+
+@dataclass(frozen=True)
+class Jail:
+    """What a confined child has: files, descriptors, environment. `write` comes with reading."""
+
+    read: tuple[Path, ...]
+    write: tuple[Path, ...]
+    hidden: tuple[Path, ...]  # never readable, even where a directory above is
+    keep: tuple[int, ...]  # descriptors that stay open; `output` becomes stdout and stderr
+    output: int
+    directory: Path  # where it starts, and its home
+    environment: Mapping[str, str]
+    file_mb: int
+    cpu_s: int  # of one process: a backstop for whoever outlives a supervisor that was killed
+    cuda: bool = False  # whether it may use the GPUs
+    locks: bool = True  # whether file locks are real
+
+
+def abi() -> int:
+    """The version of Landlock that the kernel enforces; 0 for none, or for one that only takes rules (gVisor, while it learns)."""
+    if sys.platform != "linux":
+        return 0
+    for call in (_ADD_RULE, _RESTRICT_SELF):
+        if _libc().syscall(call, -1, 0, 0, 0) < 0 and ctypes.get_errno() == errno.ENOSYS:
+            return 0
+    return max(0, int(_libc().syscall(_CREATE_RULESET, None, 0, 1)))
+
+
+def level() -> str:
+    """What `spawn` gives on this machine: `landlock-N+seccomp`, `user+seccomp`, `landlock-N+user+seccomp`; or `unsandboxed`, even if one
+    of them is there. A child that can't get it doesn't run."""
+    parts = [*([f"landlock-{abi()}"] if abi() else []), *(["user"] if separate_users() else [])]
+    return "+".join([*parts, "seccomp"]) if parts and seccomp.available() else "unsandboxed"
+
+
+def separate_users() -> bool:
+    """Whether children get users of their own: this is root, in a container whose private folder is only root's, and no place is everybody's."""
+    private = os.environ.get(PRIVATE)
+    if sys.platform != "linux" or not private or os.geteuid() != 0:
+        return False
+    ids = [[int(number) for number in line.split()] for line in Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines()]
+    if not any(first <= _FIRST_USER and first + count >= _FIRST_USER + _USERS for first, _, count in ids):
+        return False
+    try:
+        folder = Path(private).lstat()
+    except FileNotFoundError:
+        return False
+    return folder.st_uid == 0 and stat.S_ISDIR(folder.st_mode) and not folder.st_mode & 0o077 and not list(_open_to_all())
+
+
+def seal() -> None:
+    """In a container of our own, close what all may write: two model servers could talk by it. So could they, and to whoever listens to us,
+    by our own descriptors, which gVisor lets every user open whom the mode allows. Elsewhere, nothing."""
+    if os.environ.get(PRIVATE):
+        for place in _open_to_all():
+            place.chmod(stat.S_IMODE(place.stat().st_mode) & ~0o022)
+        for standard in (0, 1, 2):
+            if not stat.S_ISCHR(mode := os.fstat(standard).st_mode):
+                os.fchmod(standard, stat.S_IMODE(mode) & ~0o077)
+
+
+def _open_to_all() -> Iterator[Path]:
+    """Directories that everybody could write, of those that are mounted or usual. The private folder's own are out of sight."""
+    mounted = [line.split()[1].encode().decode("unicode_escape") for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for place in {Path(path) for path in (*mounted, *_WRITABLE_BY_ALL) if not Path(path).is_relative_to(os.environ[PRIVATE])}:
+        try:
+            found, system = place.stat(), os.statvfs(place)
+        except OSError:
+            continue
+        if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_IWOTH and not system.f_flag & os.ST_RDONLY:
+            yield place
+
+
+def copies_of(package: str) -> tuple[Path, ...]:
+    """Everywhere that a Python of this machine may hold an installed copy of `package`, whose files are then hidden."""
+    roots = {Path(entry) for entry in sys.path if entry}
+    for prefix in (sys.prefix, sys.base_prefix, "/usr", "/usr/local"):
+        roots.update(Path(prefix).glob("lib*/python3*/*-packages"))
+    return tuple({found.resolve() for root in roots for found in root.glob(f"{package}*")})
+
+
+def spawn(target: Callable[[], object], jail: Jail) -> int:
+    """Fork a child that enters the jail, runs `target` and exits; its process id. Dies with this process."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        _become_confined(jail, parent)
+        target()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        if isinstance(end.code, str):
+            sys.stderr.write(f"{end.code}\n")
+    except BaseException:
+        os.write(2, traceback.format_exc().encode("utf-8", "backslashreplace"))  # at once: two children may share the log
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+
+def _become_confined(jail: Jail, parent: int) -> None:
+    separate = separate_users()
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    os.setsid()
+    _keep_descriptors(jail)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (jail.file_mb << 20, jail.file_mb << 20))
+    resource.setrlimit(resource.RLIMIT_CPU, (jail.cpu_s, jail.cpu_s))
+    descriptors = min(DESCRIPTORS, os.sysconf("SC_OPEN_MAX"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+    if sys.platform == "linux" and not separate and not jail.cuda:
+        resource.setrlimit(resource.RLIMIT_SIGPENDING, (0, 0))  # counted over all of a user's processes
+    os.environ.clear()
+    os.environ.update(jail.environment)
+    os.chdir(jail.directory)
+    tempfile.tempdir = None
+    if separate:
+        _become_another_user(jail)
+    processes.die_with(parent)  # after the change of user, which would undo it
+    if sys.platform == "linux":
+        _drop_capabilities()
+        _check(_libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    if abi():
+        _restrict(jail)
+    if seccomp.available():
+        seccomp.refuse(jail.cuda, jail.locks)
+
+
+def _keep_descriptors(jail: Jail) -> None:
+    os.dup2(jail.output, 1)
+    os.dup2(jail.output, 2)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    low = 2
+    for descriptor in sorted(jail.keep):
+        os.closerange(low + 1, descriptor)
+        low = descriptor
+    os.closerange(low + 1, os.sysconf("SC_OPEN_MAX"))
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - lives as long as the process
+    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+
+
+def _become_another_user(jail: Jail) -> None:
+    """One that no living process has, and that no file is of but those in `jail.write`."""
+    user = _FIRST_USER + os.getpid()
+    for directory in jail.write:
+        for path in (directory, *directory.rglob("*")):
+            os.chown(path, user, user, follow_symlinks=False)
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+    if seen := [path for path in jail.hidden if os.access(path, os.R_OK)]:
+        raise OSError(errno.EPERM, f"the sandbox could not be entered: every user can read {seen[0]}")
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _check(outcome: int, what: str) -> int:
+    if outcome < 0:
+        raise OSError(ctypes.get_errno(), f"the sandbox could not be entered: {what}")
+    return outcome
+
+
+def _drop_capabilities() -> None:
+    """Root inside a container is not root here: no mounting, no raw devices, no rebooting."""
+    header = struct.pack("<Ii", _CAPABILITY_VERSION, 0)
+    _check(_libc().capset(ctypes.c_char_p(header), ctypes.c_char_p(bytes(24))), "capset")
+
+
+def _restrict(jail: Jail) -> None:
+    version, libc = abi(), _libc()
+    rights = (1 << 13) - 1 | (1 << 13 if version >= 2 else 0) | (_TRUNCATE if version >= 3 else 0) | (_IOCTL_DEVICE if version >= 5 else 0)
+    tcp, scopes = (3 if version >= 4 else 0), (3 if version >= 6 else 0)
+    size = 24 if version >= 6 else 16 if version >= 4 else 8
+    ruleset = _check(libc.syscall(_CREATE_RULESET, ctypes.c_char_p(struct.pack("<QQQ", rights, tcp, scopes)), size, 0), "ruleset")
+
+    def allow(path: Path, access: int) -> None:
+        access &= rights
+        if not path.is_dir():
+            access &= _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEVICE
+        handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        rule = struct.pack("<Qi", access, handle)
+        _check(libc.syscall(_ADD_RULE, ruleset, 1, ctypes.c_char_p(rule), 0), f"rule for {path}")
+        os.close(handle)
+
+    for path, access in _readable(jail):
+        allow(path, access)
+    for path in jail.write:
+        allow(path, rights)
+    allow(Path("/dev/null"), _READ_FILE | _WRITE_FILE)
+    for path in Path("/dev").glob("nvidia*") if jail.cuda else ():
+        allow(path, _READ_FILE | _WRITE_FILE | _READ_DIR | _IOCTL_DEVICE)
+    _check(libc.syscall(_RESTRICT_SELF, ruleset, 0), "restrict")
+    os.close(ruleset)
+
+
+def _readable(jail: Jail) -> Iterator[tuple[Path, int]]:
+    """Paths and the access to each: the interpreter, its packages, the system's libraries, and what the jail adds."""
+    roots = {Path(path) for path in (*_SYSTEM, *_MACHINE, *_SELF, *_DEVICES, *(_CUDA_READS if jail.cuda else ()))}
+    for prefix in (sys.prefix, sys.base_prefix):
+        roots.update(Path(prefix, name) for name in ("bin", "lib", "lib64", "include", "pyvenv.cfg"))
+    roots.update(Path(entry) for entry in sys.path if entry.endswith("-packages"))
+    roots.add(Path(__file__).parents[1])
+    for root in {path.resolve() for path in (*roots, *jail.read) if path.exists()}:
+        yield from _without(root, jail.hidden)
+
+
+def _without(path: Path, hidden: Iterable[Path]) -> Iterator[tuple[Path, int]]:
+    """`path`; or, where something hidden lies beneath it, its children without that, and the listing of its names."""
+    if path in hidden:
+        return
+    if not any(secret.is_relative_to(path) for secret in hidden):
+        yield path, _EXECUTE | _READ_FILE | _READ_DIR
+        return
+    yield path, _READ_DIR
+    for child in path.iterdir():
+        if not child.is_symlink():
+            yield from _without(child, hidden)
