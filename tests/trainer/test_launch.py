@@ -90,6 +90,25 @@ def test_a_cold_launch_gives_what_a_warm_one_gives(warm: Warm) -> None:
     assert cold["val_bpb"] == pytest.approx(warm.launch(BIGRAM).wait()["val_bpb"], abs=1e-6)
 
 
+CONTRACT = "from autoresearch_mcp.trainer import client"
+
+
+@pytest.mark.parametrize(
+    "imports", ["from trainer import client", "import trainer.client\nfrom trainer.client import connect\nfrom trainer import client"]
+)
+def test_code_of_an_older_lab_still_finds_its_contract(warm: Warm, imports: str) -> None:
+    result = warm.launch(BIGRAM.replace(CONTRACT, imports)).wait()
+    assert result["state"] == "finished", result["failure"]
+
+
+def test_code_may_have_packages_named_like_ours(warm: Warm) -> None:
+    names = ("trainer", "server", "contracts", "tests")
+    own = CONTRACT + "".join(f"\nimport {name}\nassert {name}.MINE == 1" for name in names)
+    run = warm.directory(BIGRAM.replace(CONTRACT, own), files={f"{name}/__init__.py": "MINE = 1\n" for name in names})
+    result = Launched(run, warm.ask(run)["pid"]).wait()
+    assert result["state"] == "finished", result["failure"]
+
+
 FAILURES = {
     "shape_error": (edited(("HEAD_DIM = 32", "HEAD_DIM = 48")), "invalid for input of size"),
     "nan": (edited(("MATRIX_LR = 0.04", "MATRIX_LR = 1e30")), "NaN"),

@@ -152,10 +152,17 @@ def test_a_repository_that_cannot_become_a_lab_is_refused_with_the_reason(tmp_pa
     (existing / ".mcp.json").write_text("{ // mine\n}", encoding="utf-8")
     commit(existing)
     refused("bad_config", tmp_path / "lab", existing)
-    (existing / ".mcp.json").unlink()
-    (existing / "trainer").write_text("a file\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize("own", ["trainer/__init__.py", "trainer", "trainer/autoresearch_trainer.py"])
+def test_a_repository_with_a_trainer_of_its_own_keeps_that_folder_as_it_was(tmp_path: Path, existing: Path, own: str) -> None:
+    (existing / own).parent.mkdir(exist_ok=True)
+    (existing / own).write_text("MINE = 1\n", encoding="utf-8")
     commit(existing)
-    refused("not_editable", tmp_path / "lab", existing)
+    lab = tmp_path / "lab"
+    create_lab(lab, existing)
+    assert git(lab, "ls-files", "trainer") == own
+    assert (lab / "autoresearch_trainer" / "sandbox" / "jail.py").exists() and not (lab / "autoresearch_trainer" / "train.py").exists()
 
 
 def test_a_train_file_that_never_submits_is_pointed_out(tmp_path: Path, existing: Path) -> None:
