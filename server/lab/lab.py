@@ -630,7 +630,7 @@ def _write_cursor(last: Experiment, order_by: str, descending: bool) -> str:
 def _read_cursor(cursor: str, order_by: str, descending: bool) -> tuple[Any, str]:
     try:
         column, direction, value, id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):  # TypeError: JSON, but no list
         column = direction = value = id = None
     if (column, direction) != (order_by, descending) or not isinstance(id, str):
         raise LabError("This cursor belongs to another query. Repeat the query without a cursor to start again.", "bad_cursor")

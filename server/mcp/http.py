@@ -43,9 +43,10 @@ def serve_http(lab_root: Path, address: str, agent: str | None = None) -> None:
     token = _token(host)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn passes on the signal that ended it
     with contextlib.suppress(KeyboardInterrupt), contextlib.closing(Lab(lab_root)) as lab, _bound(host, port) as listening:
+        logging.getLogger("mcp").setLevel(logging.WARNING)  # the SDK logs a line for every request otherwise
         app: ASGIApp = build_server(lab, agent).streamable_http_app(stateless_http=True, host=host)
         config = uvicorn.Config(
-            OnlyWith(token, app) if token else app,
+            BearerTokenMiddleware(token, app) if token else app,
             log_config=None,
             access_log=False,
             ws="none",
@@ -57,17 +58,17 @@ def serve_http(lab_root: Path, address: str, agent: str | None = None) -> None:
         anyio.run(uvicorn.Server(config).serve, [listening])
 
 
-class OnlyWith:
-    """An application for those who carry the token."""
+class BearerTokenMiddleware:
+    """Lets those requests through that carry the token."""
 
     def __init__(self, token: str, app: ASGIApp) -> None:
-        self._expected = f"Bearer {token}".encode()
+        self._expected = token.encode()
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            given = Headers(scope=scope).get("authorization", "")
-            if not hmac.compare_digest(given.encode("utf-8", "replace"), self._expected):
+            scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._expected):
                 refusal = Response(f"Send the header `Authorization: Bearer <token>`, with the {TOKEN} of the server.\n", 401)
                 refusal.headers["WWW-Authenticate"] = "Bearer"
                 await refusal(scope, receive, send)
@@ -103,7 +104,9 @@ def _token(host: str) -> str:
 
 
 def _bound(host: str, port: int) -> socket.socket:
+    """Listen at an address. The socket names its protocol, because asyncio sets TCP_NODELAY only on sockets that do."""
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise LabError(f"{host}:{port} can't be served: {error.strerror}. Choose another address.", "address_taken") from None
+    return socket.socket(listening.family, listening.type, socket.IPPROTO_TCP, fileno=listening.detach())

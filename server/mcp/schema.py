@@ -11,12 +11,13 @@ _KINDS = {str: "string", bool: "boolean", int: "integer", float: "number", list:
 
 
 def slim(schema: Schema) -> Schema:
-    """A closed input schema without titles, references, nulls and defaults that are null.
+    """Return an input schema without titles, references, nulls and defaults that are null.
 
-    The root is an object with properties and no union, which some clients can't read.
+    The root is an object with properties and no union, which some clients can't read. `additionalProperties: false` is left out,
+    because google-genai takes no boolean there; the server refuses unknown arguments anyway.
     """
     slimmed: Schema = _slim(schema, schema.get("$defs", {}))
-    return {"type": "object", "properties": {}} | slimmed | {"additionalProperties": False}
+    return {"type": "object", "properties": {}} | slimmed
 
 
 def outline(model: type[BaseModel]) -> Schema:
@@ -46,5 +47,5 @@ def _slim(node: Any, definitions: Schema) -> Any:
     return {
         key: {name: _slim(child, definitions) for name, child in value.items()} if key == "properties" else _slim(value, definitions)
         for key, value in node.items()
-        if key not in ("title", "$defs") and (key, value) != ("default", None)
+        if key not in ("title", "$defs") and (key, value) not in (("default", None), ("additionalProperties", False))
     }

@@ -1,5 +1,6 @@
 """The use cases on a real lab: what an agent may do, what it is refused, and what it reads back at once."""
 
+import base64
 import contextlib
 import os
 import subprocess
@@ -255,7 +256,9 @@ def test_queries_filter_order_page_and_count(lab: Lab, ledger: Ledger) -> None:
     assert by_state == [{"state": "queued", "n": 2}, {"state": "finished", "n": 3}]
     assert refusal(lambda: lab.query_experiments(sql="DELETE FROM experiments")).code == "bad_sql"
     assert {row["state"]: row["count"] for row in lab.query_experiments(group_by="state").rows} == {"finished": 3, "queued": 2}
-    assert refusal(lambda: lab.query_experiments(cursor="bm9uc2Vuc2U=")).code == "bad_cursor"
+    for text in ("nonsense", "5", "null", '"abcd"', "[1]", "{}", "[" * 5000):
+        cursor = base64.urlsafe_b64encode(text.encode()).decode()
+        assert refusal(lambda cursor=cursor: lab.query_experiments(cursor=cursor)).code == "bad_cursor", text
     assert refusal(lambda: lab.query_experiments(columns=["id", "secret"])).code == "unknown_column"
 
 

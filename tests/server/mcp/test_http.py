@@ -1,5 +1,6 @@
 """What only the HTTP transport has: who may come in, where it listens, how it ends. The rest is in test_surface, over it too."""
 
+import asyncio
 import contextlib
 import json
 import signal
@@ -18,6 +19,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 
+from autoresearch_mcp.server.mcp import http
 from tests.server.mcp.conftest import Stand, make_stand
 from tests.server.mcp.listening import served_over_http
 
@@ -54,6 +56,28 @@ def refused(root: Path, address: str, **environment: str) -> str:
         assert (server.said, server.process.returncode) == ("", 2)
         assert said.startswith("autoresearch-mcp: ") and said.count("\n") == 1, said
         return said
+
+
+def test_the_scheme_before_the_token_may_be_written_in_any_case(guarded: str) -> None:
+    for scheme in ("bearer", "BEARER"):
+        assert post(guarded, Authorization=f"{scheme} {TOKEN}")[0] == 200
+
+
+@pytest.mark.anyio
+async def test_small_answers_leave_at_once() -> None:
+    """asyncio sets TCP_NODELAY only where the listening socket names its protocol; without it each call waits 40 ms for an ACK."""
+    options = []
+
+    async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        options.append(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    with http._bound("127.0.0.1", 0) as listening:
+        async with await asyncio.start_server(accepted, sock=listening):
+            reader, writer = await asyncio.open_connection(*listening.getsockname())
+            assert await reader.read() == b""
+            writer.close()
+    assert options and options[0] != 0
 
 
 @pytest.mark.parametrize("given", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}, {"Authorization": TOKEN}])

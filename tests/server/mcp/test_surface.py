@@ -84,7 +84,7 @@ async def test_schemas_are_closed_objects_that_every_client_can_read(client: Cli
             assert schema["type"] == "object"
             assert not {"anyOf", "oneOf", "allOf", "$ref", "$defs"} & schema.keys()
             assert "anyOf" not in json.dumps(schema) and '"title"' not in json.dumps(schema)
-        assert tool.input_schema["additionalProperties"] is False
+        assert '"additionalProperties": false' not in json.dumps(tool.input_schema), "google-genai reads no boolean there"
         assert tool.output_schema or tool.name in ("read_file", "read_log", "plot_progress")
 
 
