@@ -1,7 +1,7 @@
 """Installs the top-level folders under one import name, `autoresearch_mcp`, so that nothing generic lands in site-packages.
 
 `setuptools` reads the rest from pyproject.toml. This file exists because only `package_dir` can give a folder another import name,
-for wheels and for editable installs alike (see docs/adr/0002-one-import-name.md).
+for wheels and for editable installs alike; hatchling cannot for the latter.
 """
 
 from setuptools import find_packages, setup
