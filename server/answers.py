@@ -97,6 +97,7 @@ class FileAnswer(Model):
     lines: int = Field(description="lines in the whole file")
     first_line: int
     truncated: bool
+    cut: bool = Field(default=False, description="whether the one line in `text` is longer than can be shown")
     editable: bool
     files: list[str] = Field(description="all paths at this commit, at most 200")
 

@@ -22,6 +22,7 @@ import hashlib
 import shutil
 import tempfile
 import zipfile
+import zlib
 from importlib import metadata
 from pathlib import Path
 
@@ -52,12 +53,16 @@ class Compiled:
         self.own = scratch / "compiled"
 
     def lend(self) -> bool:
-        """Put a copy of what is kept where the run may write; whether there was anything. What can't be read is none."""
+        """Put a copy of what is kept where the run may write.
+
+        Returns:
+            Whether there was anything. A damaged archive is nothing.
+        """
         self.own.mkdir()
         try:
             with zipfile.ZipFile(self._kept) as archive:  # whose extraction never leaves the directory, and makes no links
                 archive.extractall(self.own)
-        except (OSError, zipfile.BadZipFile):
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError):  # RuntimeError: encrypted, or no such method
             shutil.rmtree(self.own)
             self.own.mkdir()
             return False

@@ -38,6 +38,7 @@ MAX_REPLICATES = 16
 _EXPERIMENT_ID = re.compile(r"e-[0-9a-z]{15}")
 _MEMORY_ID = re.compile(r"m-[0-9a-z]{15}")
 _ROW_COLUMNS = ("id", "commit", "state", "val_bpb", "author", "hypothesis", "seed", "created_at")
+_FILE_CHARS = 100_000  # of one answer of read_file
 
 
 class Lab:
@@ -85,15 +86,18 @@ class Lab:
         except UnicodeDecodeError:
             raise LabError(f"{path} is not a text file, so it can't be shown.", "not_text") from None
         part = lines[first_line - 1 : first_line - 1 + max_lines]
-        while part and sum(map(len, part)) > 100_000:
+        while len(part) > 1 and sum(map(len, part)) > _FILE_CHARS:
             part = part[: len(part) // 2]
+        cut = bool(part) and len(part[0]) > _FILE_CHARS
+        part = [part[0][:_FILE_CHARS]] if cut else part
         return a.FileAnswer(
             path=path,
             commit=sha,
             text="\n".join(part) + "\n" if part else "",
             lines=len(lines),
             first_line=first_line,
-            truncated=first_line > 1 or len(part) < len(lines),
+            truncated=first_line > 1 or len(part) < len(lines) or cut,
+            cut=cut,
             editable=path in self._repo.editable,
             files=paths[:200],
         )

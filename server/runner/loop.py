@@ -32,6 +32,7 @@ START_LIMIT_S = 120.0  # from submission to the first sign of life
 FLUSH_EVERY_S = 5.0
 FLUSH_ROWS = 500
 LINGER_S = 20.0  # idle time before it exits; an agent's next call often comes within it
+ROUND_RETRY_S = (1.0, 60.0)  # first and longest wait after a round that failed
 LAKE_RETRY_S = (1.0, 60.0)  # first and longest wait after the lake was away
 GIVE_UP_S = 600.0  # idle time after which an unreachable lake no longer keeps it alive: the ledger keeps the rows
 KEEP_HOUSE_S = 300.0  # between two looks for sandboxes that nobody needs, and for what the provider charged
@@ -68,13 +69,16 @@ class Runner:
         """Work until there has been nothing to do for `linger_s`, or `stopping` is set."""
         try:
             await self._adopt_all()
+            failed_s = 0.0  # the wait after the last round, if that failed
             while not self.stopping.is_set():
                 try:
                     idle_s = await self._round()
-                except LabError as error:  # a full disk, a busy ledger: what is written stays true, so try again
-                    _log.error("%s", error)
-                    idle_s = 0.0
-                    await asyncio.sleep(LAKE_RETRY_S[0])
+                    failed_s = 0.0
+                except Exception as error:  # a full disk, a busy ledger, a fault of ours: what is written stays true, so try again
+                    _log.error("A round failed, and is tried again: %s", error, exc_info=not isinstance(error, LabError))
+                    idle_s, failed_s = 0.0, min(max(ROUND_RETRY_S[0], 2 * failed_s), ROUND_RETRY_S[1])
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self.stopping.wait(), failed_s)
                 if idle_s > linger_s:
                     await self._flushed()
                     if self._lake_keeps_up:  # else its next turn comes in `_round`
@@ -134,7 +138,7 @@ class Runner:
             files = await asyncio.to_thread(self._repo.editable_files, intent.commit)
             others = await asyncio.to_thread(self._repo.other_files, intent.commit, training.files) if training.files else {}
             await self._compute.submit(self._job(intent, files, others))
-        except (ComputeError, LabError) as error:
+        except (ComputeError, LabError, OSError) as error:
             _log.error("%s not started: %s", intent.id, error)
             failure = Failure(kind="error", message=str(error), advice="This is not the proposal's fault.")
             self._end(intent, "crashed", 0.0 if self._settings.rents else None, failure=failure)

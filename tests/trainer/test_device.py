@@ -1,7 +1,9 @@
 """What train.py is told of its device, and its fused loss, on what a CPU can show of them."""
 
 import importlib.util
+import random
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -190,6 +192,19 @@ def test_only_what_the_stock_file_compiled_is_kept(tmp_path: Path, change: dict[
         path.unlink()
     (tmp_path / "train.py").write_text(STOCK, encoding="utf-8")
     assert compiled.is_stock(tmp_path)
+
+
+@pytest.mark.parametrize("place", [0.3, 0.5, 0.7])
+def test_an_archive_that_is_damaged_inside_is_not_lent(tmp_path: Path, place: float) -> None:
+    kept = tmp_path / "kept.zip"
+    with zipfile.ZipFile(kept, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("graph.py", bytes(random.Random(1).choices(b"abcdef", k=20_000)))
+    data = bytearray(kept.read_bytes())
+    middle = int(len(data) * place)
+    data[middle : middle + 64] = b"\xff" * 64
+    kept.write_bytes(data)
+    run = Compiled(kept, tmp_path)
+    assert not run.lend() and list(run.own.iterdir()) == []
 
 
 def test_what_was_kept_badly_is_not_lent_and_links_are_not_kept(tmp_path: Path) -> None:

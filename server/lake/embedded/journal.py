@@ -13,6 +13,7 @@ from pathlib import Path
 from autoresearch_mcp.trainer import files
 
 _MAGIC = b"\x1f\x8b\x08"
+_CHUNK_BYTES = 1 << 16
 
 
 def write(path: Path, texts: Sequence[str]) -> None:
@@ -35,13 +36,29 @@ def read(path: Path) -> Iterator[str]:
         return
     start = data.find(_MAGIC)
     while start != -1:
-        unpacker = zlib.decompressobj(wbits=31)  # one gzip member, with its checksum
         try:
-            text = unpacker.decompress(data[start:])
+            text, end = _member(data, start)
         except zlib.error:
             start = data.find(_MAGIC, start + 1)
             continue
-        if not unpacker.eof:
+        if text is None:
             return  # torn at the end
         yield from text.decode().removesuffix("\n").split("\n")  # other line ends occur inside of records
-        start = data.find(_MAGIC, len(data) - len(unpacker.unused_data))
+        start = data.find(_MAGIC, end)
+
+
+def _member(data: bytes, start: int) -> tuple[bytes | None, int]:
+    """Unpack the gzip member at `start`, by chunks, so that what follows it is not copied.
+
+    Returns:
+        Its text, or None where it is torn, and where it ends.
+
+    Raises:
+        zlib.error: it is damaged.
+    """
+    unpacker, parts, position = zlib.decompressobj(wbits=31), [], start  # wbits=31: with its header and checksum
+    while position < len(data) and not unpacker.eof:
+        chunk = data[position : position + _CHUNK_BYTES]
+        parts.append(unpacker.decompress(chunk))
+        position += len(chunk)
+    return (b"".join(parts) if unpacker.eof else None), position - len(unpacker.unused_data)

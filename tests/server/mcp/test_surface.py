@@ -159,6 +159,14 @@ async def test_a_file_comes_back_as_it_is_below_a_heading(client: Client) -> Non
     assert "lines 2 to 3 of 7 (raise first_line for more); editable" in heading and "notes.md" in heading
 
 
+async def test_a_heading_counts_lines_as_the_lab_does(client: Client) -> None:
+    text = "DEPTH = 1\nPAGE = 'a\x0cb\u2028c'\nRATE = 1.0\n"  # where str.splitlines would see five
+    commit = (await answer(client, "propose_patch", hypothesis="Lines that other line ends are in.", files={"train.py": text}))["commit"]
+    result = await call(client, "read_file", commit=commit)
+    heading, body = (block.text for block in result.content if isinstance(block, TextContent))
+    assert body == text and "lines 1 to 3 of 3;" in heading
+
+
 async def test_a_proposal_is_signed_and_its_twin_recognised(client: Client, connection: str) -> None:
     signature = "agent" if connection == "http-legacy" else "Tester -v2"  # without sessions, only `initialize` has the client's name
     first = await propose(client, 96)
