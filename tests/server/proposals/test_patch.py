@@ -9,6 +9,8 @@ import pytest
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.proposals.patch import Editable, apply
+from autoresearch_mcp.server.proposals.placement import MAX_STEPS, Effort, FileLines
+from autoresearch_mcp.server.proposals.unified_diff import parse
 
 FILE = "import math\n\ndepth = 2\nwidth = 64\n\n\ndef build():\n    return depth * width\n\n\ndef step():\n    return width\n\n\nlr = 0.1\n"
 HUNK = "@@ -3,2 +3,2 @@\n-depth = 2\n+depth = 3\n width = 64\n"
@@ -210,3 +212,32 @@ def test_hostile_diffs_are_answered_in_time(diff: str) -> None:
     with contextlib.suppress(LabError):
         applied("x\n" * 250_000, diff=diff)
     assert time.process_time() - started < 3
+
+
+def steps(lines: list[str], diff: str) -> int:
+    """Place every hunk of a diff, and count the comparisons of lines that it took."""
+    effort = Effort()
+    file = FileLines("train.py", lines, effort)
+    for hunk in parse(diff, Editable(["train.py"]))[0].hunks:
+        file.place(hunk, "Hunk")
+    return effort.steps
+
+
+def test_hunks_with_wrong_numbers_cost_as_little_as_their_own_lines() -> None:
+    lines = [f"value_{n} = {n}" if n % 2 else "    return x" for n in range(60_000)]  # 0.8 MB
+    moved = "".join(f"@@ -1,2 +1,2 @@\n     return x\n-{lines[at]}\n+value = 0\n" for at in range(1, 2_000, 2))
+    assert moved.count("@@ -") == 1_000
+    assert steps(lines, moved) <= 2 * 1_000
+
+
+def test_hunks_that_would_take_too_long_to_place_are_refused() -> None:
+    chance = random.Random(7)
+    lines = [chance.choice("ab") for _ in range(100_000)]  # each line is everywhere, and each run of 30 lines is in one place
+    hunks = ["@@ -1 +1 @@\n" + "".join(f" {line}\n" for line in lines[at : at + 30]) + "+c\n" for at in range(0, 99_000, 99)]
+    assert 0 < steps(lines, hunks[1]) < MAX_STEPS / 10
+    assert "Correct the line numbers" in refused("too_large", "\n".join(lines), diff="".join(hunks))
+    effort = Effort()
+    with pytest.raises(LabError):
+        for hunk in parse("".join(hunks), Editable(["train.py"]))[0].hunks:
+            FileLines("train.py", lines, effort).place(hunk, "Hunk")
+    assert effort.steps <= MAX_STEPS + 1, "the work is capped over all files of a patch"

@@ -1,0 +1,165 @@
+"""Finds the place of a hunk in a file, and shows the file's lines where a change does not fit.
+
+Promises: one file is indexed once, however many hunks it has, and the work is capped: see `MAX_STEPS`.
+"""
+
+from collections import Counter
+from difflib import get_close_matches
+
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.proposals.unified_diff import Hunk
+
+MAX_STEPS = 2_000_000  # comparisons of lines for one patch: under a second
+_MOST_PLACES = 5  # named in a refusal
+
+
+class Effort:
+    """Counts the comparisons that one patch takes, over all of its files."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def spend(self, name: str, path: str) -> None:
+        """Count one comparison.
+
+        Raises:
+            LabError: `too_large` beyond `MAX_STEPS`.
+        """
+        self.steps += 1
+        if self.steps > MAX_STEPS:
+            raise LabError(
+                f"{name}: its lines, or those of hunks before it, occur so often in {path} that finding their places takes too long. "
+                "Correct the line numbers in the hunk headers, or send edits or files. Nothing was kept.",
+                "too_large",
+            )
+
+
+class FileLines:
+    """The lines of one file, with an index of where each occurs.
+
+    Args:
+        path: of the file, for refusals.
+        lines: its text, without line endings.
+        effort: counts the work; shared by the files of a patch.
+    """
+
+    def __init__(self, path: str, lines: list[str], effort: Effort) -> None:
+        self.path = path
+        self.lines = lines
+        self._effort = effort
+        self._forms = [_Form(lines)]
+
+    def place(self, hunk: Hunk, name: str) -> int:
+        """Return the index of the first line that a hunk replaces.
+
+        It is where the header says, else the only other place where the hunk's lines occur. Trailing blanks count only if they have to.
+
+        Args:
+            hunk: one hunk of this file.
+            name: what a refusal calls the hunk.
+
+        Raises:
+            LabError: `does_not_apply`, with the file's lines; `too_large` where the search would take more than `MAX_STEPS`.
+        """
+        old = hunk.old
+        if not old:
+            if not self.lines or (hunk.is_insertion and hunk.start is not None and hunk.start <= len(self.lines)):
+                return hunk.start or 0
+            raise LabError(f"{name} has no line of the file in it, so its place is unknown. Add some lines of context.", "does_not_apply")
+        for form, want in ((self._form(0), old), (self._form(1), [line.rstrip() for line in old])):
+            if hunk.start and form.lines[hunk.start - 1 : hunk.start - 1 + len(want)] == want:
+                return hunk.start - 1
+            places = self._find(form, want, name)
+            if len(places) == 1:
+                return places[0]
+            if places:
+                numbers = ", ".join(str(at + 1) for at in places)
+                raise LabError(f"{name} fits at lines {numbers} and more than one is too many. Add lines of context.", "does_not_apply")
+        at = nearest(self.lines, old, hunk.start)
+        raise LabError(
+            f"{name} does not apply: {_mismatch(self.lines, old, at)} The file's lines there:\n{excerpt(self.lines, at, len(old))}\n"
+            "Nothing was kept.",
+            "does_not_apply",
+        )
+
+    def _form(self, number: int) -> "_Form":
+        """Return the lines as they are (0) or without trailing blanks (1), indexed at the first use."""
+        if number == len(self._forms):
+            self._forms.append(_Form([line.rstrip() for line in self.lines]))
+        return self._forms[number]
+
+    def _find(self, form: "_Form", want: list[str], name: str) -> list[int]:
+        """Return where `want` occurs as a run of lines, at most `_MOST_PLACES` places. Tries the places of its rarest line only."""
+        offset, candidates = min(((n, form.places.get(line, [])) for n, line in enumerate(want)), key=lambda item: len(item[1]))
+        found: list[int] = []
+        for start in (at - offset for at in candidates):
+            if start >= 0 and start + len(want) <= len(form.lines) and self._same(form.lines, start, want, name):
+                found.append(start)
+                if len(found) == _MOST_PLACES:
+                    break
+        return found
+
+    def _same(self, lines: list[str], start: int, want: list[str], name: str) -> bool:
+        for at, line in enumerate(want, start):
+            self._effort.spend(name, self.path)
+            if lines[at] != line:
+                return False
+        return True
+
+
+class _Form:
+    """Lines, and the indices at which each text stands."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+        self.places: dict[str, list[int]] = {}
+        for at, line in enumerate(lines):
+            self.places.setdefault(line, []).append(at)
+
+
+def split_lines(text: str) -> list[str]:
+    """Return the lines of a text, as git counts them: a newline at the end starts no further line."""
+    lines = text.split("\n")
+    return lines[:-1] if not lines[-1] else lines
+
+
+def nearest(lines: list[str], want: list[str], start: int | None) -> int:
+    """Return the index where `want` fits best, blanks aside.
+
+    Args:
+        lines: of the file.
+        want: the lines that an agent expected there.
+        start: the line number at which they should be, where one was given.
+
+    Returns:
+        The place with most lines in common, else that of the likest line, else the line number given.
+    """
+    where: dict[str, list[int]] = {}
+    for at, line in enumerate(lines):
+        if line.strip():
+            where.setdefault(line.strip(), []).append(at)
+    votes = Counter(at - i for i, line in enumerate(want[:200]) for at in where.get(line.strip(), [])[:20])
+    if votes:
+        best, _ = max(votes.items(), key=lambda item: (item[1], -abs(item[0] - (start or 1) + 1)))
+        return max(0, best)
+    first = next((i for i, line in enumerate(want) if line.strip()), 0)
+    like = get_close_matches(want[first].strip()[:120], [line[:120] for line in list(where)[:3_000]], n=1) if want else []
+    if like:
+        at = next(places[0] for line, places in where.items() if line.startswith(like[0]))
+        return max(0, at - first)
+    return max(0, min(start or 1, len(lines)) - 1)
+
+
+def _mismatch(lines: list[str], want: list[str], at: int) -> str:
+    for number, line in enumerate(want, at):
+        if number >= len(lines):
+            return f"the file ends at line {len(lines)}, but the hunk goes on with `{line[:160]}`."
+        if lines[number].rstrip() != line.rstrip():
+            return f"line {number + 1} of the file is `{lines[number][:160]}`, but the hunk expects `{line[:160]}`."
+    return "its lines do not follow each other in the file."
+
+
+def excerpt(lines: list[str], at: int, length: int) -> str:
+    """Show `length` lines of a file from the index `at` (20 at most), and three around them, with line numbers."""
+    first, last = max(0, at - 3), min(len(lines), at + min(length, 20) + 3)
+    return "\n".join(f"{number + 1:5} | {lines[number][:160].rstrip()}" for number in range(first, last)) or "(the file is empty)"

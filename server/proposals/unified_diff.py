@@ -1,0 +1,156 @@
+"""Reads unified diffs as agents write them: which files they change, in which hunks.
+
+Forgives what language models get wrong: line numbers and counts in hunk headers, missing a/ b/ prefixes, code fences, CRLF.
+Refuses renames, deletes, modes, links and binary patches.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+from autoresearch_mcp.server.editable import Editable
+from autoresearch_mcp.server.errors import LabError
+
+MAX_LINES = 50_000  # of a diff
+MAX_HUNKS = 1_000  # of a diff
+
+_HEADER = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@")
+_METADATA = ("diff --git ", "index ", "new file mode 100644", "```", "\\ ", "similarity ", "dissimilarity ")
+_SIGNATURE = "-- "  # ends what git format-patch writes
+_REFUSED = (
+    (("rename ", "copy "), "renames or copies a file"),
+    (("deleted file mode ", "+++ /dev/null"), "deletes a file"),
+    (("GIT binary patch", "Binary files "), "is binary"),
+    (("new file mode 120000", "new mode 120000"), "makes a symbolic link"),
+    (("new file mode 160000", "Subproject commit"), "changes a submodule"),
+    (("old mode ", "new mode ", "new file mode 100755"), "changes a file's mode"),
+)
+
+
+@dataclass
+class Hunk:
+    """One hunk of a diff: lines to keep, to remove and to add."""
+
+    header: str
+    start: int | None  # first line that it replaces, counted from 1, as its header claims
+    is_insertion: bool  # the header says that it replaces no line
+    lines: list[tuple[str, str]] = field(default_factory=list)  # (" ", "+" or "-", text)
+    open_end: bool = False  # the new text ends without a newline
+
+    @property
+    def old(self) -> list[str]:
+        """The lines that the file must have: those to keep and those to remove."""
+        return [text for sign, text in self.lines if sign != "+"]
+
+
+@dataclass
+class FileDiff:
+    """The part of a diff that changes one file, with both paths as they stand in it."""
+
+    old: str
+    new: str
+    hunks: list[Hunk] = field(default_factory=list)
+
+
+def parse(diff: str, editable: Editable) -> list[FileDiff]:
+    """Split a diff into files and hunks.
+
+    Args:
+        diff: the whole text. It may stand in a code fence or in a mail of `git format-patch`.
+        editable: names the file of hunks without a file header, where only one file is editable.
+
+    Raises:
+        LabError: `too_large`, or `bad_patch` for text that is no hunk and for what may not be changed.
+    """
+    lines = [line.removesuffix("\r") for line in diff.rstrip("\r\n").split("\n")]
+    if len(lines) > MAX_LINES:
+        raise LabError(f"The diff has {len(lines):,} lines; the cap is {MAX_LINES:,}. Send a smaller change, or files.", "too_large")
+    parts: list[FileDiff] = []
+    at = hunks = 0
+    while at < len(lines):
+        line = lines[at]
+        if line.startswith("--- ") and lines[at + 1 : at + 2] and lines[at + 1].startswith("+++ "):
+            _refuse(lines[at + 1])
+            parts.append(FileDiff(_path(line), _path(lines[at + 1])))
+            at += 2
+        elif line.startswith("@@"):
+            if not parts:
+                parts.append(FileDiff(editable.only or "", editable.only or ""))
+            hunk, at = _parse_hunk(lines, at)
+            parts[-1].hunks.append(hunk)
+            hunks += 1
+        elif parts and parts[-1].hunks and line == _SIGNATURE:
+            break
+        else:
+            _refuse(line)
+            if parts and parts[-1].hunks and line.strip() and not line.startswith(_METADATA):
+                raise LabError(
+                    f"Line {at + 1} of the diff is not part of a hunk: `{line[:160]}`. In a hunk every line begins with a space, + or -.",
+                    "bad_patch",
+                )
+            at += 1
+        if hunks > MAX_HUNKS:
+            raise LabError(f"The diff has more than {MAX_HUNKS:,} hunks. Send a smaller change, or files.", "too_large")
+    return parts
+
+
+def _path(line: str) -> str:
+    return line[4:].split("\t")[0].strip()
+
+
+def _refuse(line: str) -> None:
+    for starts, does in _REFUSED:
+        if line.startswith(starts):
+            raise LabError(f"The diff {does} (`{line[:160]}`). Only the text of editable files can be changed.", "bad_patch")
+
+
+def _parse_hunk(lines: list[str], at: int) -> tuple[Hunk, int]:
+    """Return the hunk whose header is at `at`, and the index behind it.
+
+    The counts in its header decide where it ends if they lead to a boundary; else the next boundary does.
+    """
+    match = _HEADER.match(lines[at])
+    hunk = Hunk(lines[at][:120], None, False)
+    end = at + 1
+    if match:
+        old, new = (int(count) if count else 1 for count in match.group(2, 4))
+        hunk.start, hunk.is_insertion = int(match[1]), old == 0
+        end = _counted_end(lines, at + 1, old, new)
+    if not match or not _is_boundary(lines, end):
+        end = at + 1
+        while not _is_boundary(lines, end):
+            end += 1
+        while end > at + 1 and not lines[end - 1]:
+            end -= 1
+    for line in lines[at + 1 : end]:
+        if line.startswith("\\"):
+            hunk.open_end = bool(hunk.lines) and hunk.lines[-1][0] != "-"
+        else:
+            hunk.lines.append((line[:1] or " ", line[1:]))
+            hunk.open_end = hunk.open_end and line.startswith("-")
+    return hunk, end
+
+
+def _counted_end(lines: list[str], at: int, old: int, new: int) -> int:
+    """Return the index behind a hunk with these counts, or -1 where the lines don't add up to them."""
+    while at < len(lines) and (old > 0 or new > 0 or lines[at].startswith("\\")):
+        sign = lines[at][:1] or " "
+        if sign not in " +-\\":
+            break
+        old -= sign in " -"
+        new -= sign in " +"
+        at += 1
+    return at if old == new == 0 else -1
+
+
+def _is_boundary(lines: list[str], at: int) -> bool:
+    """Return whether a hunk ends before the line `at`. The index -1 is no boundary."""
+    if at < 0:
+        return False
+    rest = lines[at : at + 3]
+    if not rest or rest[0].startswith(("@@", "diff --git ")):
+        return True
+    if rest[0] == _SIGNATURE and at >= len(lines) - 3:
+        return True
+    if rest[0].startswith("--- ") and len(rest) > 1 and rest[1].startswith("+++ "):
+        return True
+    return rest[0][:1] not in (" ", "+", "-", "\\", "")
