@@ -5,13 +5,17 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast crash-test client-test bench lint format wheel clean
+.PHONY: help demo test test-fast coverage crash-test client-test bench lint format reference docs lock wheel clean
 
 help:
 	@echo "make demo         a research campaign on this machine, through the real MCP server (minutes)"
 	@echo "make test         every test, two files at a time"
 	@echo "make test-fast    every test but the slow ones"
-	@echo "make lint         ruff and mypy --strict"
+	@echo "make lint         ruff, mypy --strict and import-linter"
+	@echo "make coverage     every test, and the share of lines that ran"
+	@echo "make reference    write the generated pages: docs/settings.md, cli.md, tools.md"
+	@echo "make docs         build the docs as a site in site/; no broken link passes"
+	@echo "make lock         write requirements.lock, with hashes"
 	@echo "make crash-test   kills processes at random, KILLS=300 times over each store and over Modal's stand-in, and prints what was lost"
 	@echo "make client-test  the server under the TypeScript SDK's client (node 18 or newer, npm)"
 	@echo "make bench        speed, as ratios measured in one run; ROWS=1000,100000 FLUSHES=3000 for a long log, LONG=1 for slots at 60 s"
@@ -61,6 +65,25 @@ lint: $(READY)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache > $(VENV)/imports.txt || { cat $(VENV)/imports.txt; exit 1; }
 
+reference: $(READY)
+	@$(BIN)/python -m tests.reference
+
+$(VENV)/.docs: $(READY) pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.docs
+	@$(BIN)/mkdocs build --quiet --strict
+
+coverage: $(READY)
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) --cov --cov-report=term:skip-covered --cov-report=html:$(VENV)/coverage
+
+# The server and its clients of Deeplake and Modal. torch is left out: which build of it is right depends on the machine.
+lock: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip-tools>=7.5,<8'
+	@$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-annotate --strip-extras --no-emit-index-url --no-emit-find-links \
+		--no-emit-trusted-host --extra modal --extra export --extra embeddings --constraint constraints.txt --output-file requirements.lock pyproject.toml
+
 format: $(READY)
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
@@ -69,5 +92,5 @@ wheel: $(READY)
 	@$(BIN)/python -m build --wheel --outdir dist .
 
 clean:
-	@rm -rf $(VENV) .node build dist demo-lab* .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) .node build dist site demo-lab* .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

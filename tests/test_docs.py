@@ -1,0 +1,44 @@
+"""The docs against what is there: a room, a setting, a command or a tool that they don't name is one that nobody finds."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import reference
+from tests.server.mcp.test_surface import TOOLS
+
+HERE = Path(__file__).parents[1]
+PAGES = sorted([*HERE.glob("*.md"), *HERE.glob("docs/**/*.md")])
+README = (HERE / "README.md").read_text(encoding="utf-8")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def test_the_readme_is_short_and_names_every_tool() -> None:
+    assert len(README.encode()) <= 6_144
+    assert {tool for tool in TOOLS if f"`{tool}`" not in README} == set()
+
+
+@pytest.mark.parametrize("page", reference.PAGES)
+def test_generated_pages_are_current(page: str) -> None:
+    if page == "cli.md" and sys.version_info[:2] != (3, 11):
+        pytest.skip("argparse lays its help out differently in each version of Python; 3.11 is the reference")
+    assert (HERE / "docs" / page).read_text("utf-8") == reference.PAGES[page](), "run `make reference`"
+
+
+@pytest.mark.parametrize("package", ["server", "trainer"])
+def test_the_map_names_every_room(package: str) -> None:
+    page = (HERE / "docs" / "architecture.md").read_text("utf-8")
+    rooms = {f"{package}/{path.parent.name}/" for path in (HERE / package).glob("*/__init__.py")}
+    assert {room for room in rooms if f"`{room}`" not in page and f"`{room.rstrip('/')}`" not in page} == set()
+
+
+def test_no_link_leads_nowhere() -> None:
+    dead = []
+    for page in PAGES:
+        for target in LINK.findall(page.read_text("utf-8")):
+            path, _, _ = target.partition("#")
+            if "://" not in target and path and not (page.parent / path).exists():
+                dead.append(f"{page.relative_to(HERE)}: {target}")
+    assert dead == []
