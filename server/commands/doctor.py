@@ -137,13 +137,13 @@ def sandbox(patient: Patient) -> list[Finding]:
 def modal(patient: Patient) -> list[Finding]:
     """What can be seen for nothing: package, deployment, token, and whether Modal has what `setup modal` made."""
     from autoresearch_mcp.server.commands.modal import lacking, look
-    from autoresearch_mcp.server.lab.status import obstacle
+    from autoresearch_mcp.server.lab.status import preflight_error
 
     if not patient.settings.rents:
         return []
     if (found := lacking()) is not None:
         return [Finding("modal", "bad", *found)]
-    if why := obstacle(patient.settings, patient.state):
+    if why := preflight_error(patient.settings, patient.state):
         return [Finding("modal", "bad", why)]
     seen, bare = look(patient.state, patient.settings.devices)
     findings = [Finding("modal", "ok", said) for said in seen]

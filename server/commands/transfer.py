@@ -64,7 +64,7 @@ def _import_file(lab: "Lab", path: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:  # pydantic's and Arrow's errors are ValueErrors
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise LabError(f"{path} can't be imported: {reason}. Nothing of it was taken in.", "bad_import") from None
-    new = lab.take_in(table, found)
+    new = lab.import_records(table, found)
     return f"{path}: {new} new {table}, {len(found) - new} known already"
 
 

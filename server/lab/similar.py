@@ -24,7 +24,7 @@ NEAR_WORDS = 0.5  # of the weight of all words in either text, the share that is
 NEAR_MEANING = 0.6  # cosine; of unrelated hypotheses it is below 0.3
 
 
-class Precedents:
+class SimilarProposals:
     """The lab's proposals in memory, kept in step by reading only what is new. Thread-safe."""
 
     def __init__(self, ledger: Ledger, embedder: Embedder | None, conditions: Callable[[], str]) -> None:
@@ -39,7 +39,7 @@ class Precedents:
         self._holders: Counter[str] = Counter()
         self._vectors: list[Any] = []
 
-    def near(self, idea: str, but: str = "", limit: int = 3) -> list[a.Precedent]:
+    def find(self, idea: str, but: str = "", limit: int = 3) -> list[a.Precedent]:
         """The proposals that are most like the idea, best first, without the commit `but`. Empty where none is like it."""
         words = frozenset(terms(idea))
         with self._lock:

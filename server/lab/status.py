@@ -151,7 +151,7 @@ class Overview:
             found.append(_UNCONFINED[self._settings.promotion.unsandboxed])
         if self._settings.training.metric == "reported":
             found.append(_TOLD[self._settings.promotion.reported])
-        if why := obstacle(self._settings, self._state):
+        if why := preflight_error(self._settings, self._state):
             found.append(why)
         return found
 
@@ -184,7 +184,7 @@ def ended_line(row: dict[str, Any]) -> a.ExperimentLine:
     return a.ExperimentLine(**{name: row[name] for name in names})
 
 
-def obstacle(settings: Settings, state: Path) -> str:
+def preflight_error(settings: Settings, state: Path) -> str:
     """Why nothing can be trained, and what to do about it; empty where nothing stands in the way."""
     if settings.rents:
         try:

@@ -52,8 +52,8 @@ def test_a_labs_export_becomes_part_of_another_labs_log(lab: Lab, make_lab: Call
     hostile = "tab\there, line\nthere, 'quotes\", \u2028 and ünïcode"
     record = experiment(1, id="e-000000000000001", hypothesis=hostile, details={"peak_memory_mb": 2048.0}, tags=["lr"], curve=[(0.5, 3.0)])
     crashed = experiment(2, id="e-000000000000002", state="crashed", val_bpb=None, failure=Failure(kind="oom", message="out of memory"))
-    lab.take_in("experiments", [record, crashed])
-    lab.take_in("memories", [memory(1, hostile, id="m-000000000000001")])
+    lab.import_records("experiments", [record, crashed])
+    lab.import_records("memories", [memory(1, hostile, id="m-000000000000001")])
     out = tmp_path / "out"
     assert len(export(lab, out)) == 4
     lines = (out / "results.tsv").read_text(encoding="utf-8").splitlines()
@@ -71,10 +71,10 @@ def test_a_labs_export_becomes_part_of_another_labs_log(lab: Lab, make_lab: Call
 
 
 def test_an_import_replaces_nothing_that_is_known(lab: Lab, make_lab: Callable[..., Path], tmp_path: Path) -> None:
-    lab.take_in("experiments", [experiment(1, id="e-000000000000001", val_bpb=0.1, version=99)])
+    lab.import_records("experiments", [experiment(1, id="e-000000000000001", val_bpb=0.1, version=99)])
     export(lab, tmp_path / "out")
     other = Lab(make_lab("other"))
-    other.take_in("experiments", [experiment(1, id="e-000000000000001", val_bpb=1.5)])
+    other.import_records("experiments", [experiment(1, id="e-000000000000001", val_bpb=1.5)])
     import_(other, tmp_path / "out")
     (kept,) = other.records("experiments")
     assert isinstance(kept, Experiment) and kept.val_bpb == 1.5

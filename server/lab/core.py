@@ -1,0 +1,122 @@
+"""An opened lab's stores, and the look-ups that every use case needs."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from autoresearch_mcp.server import settings as lab_settings
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lake import open_lake
+from autoresearch_mcp.server.lake.view import View
+from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.models import Experiment
+from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.runner.process import ensure_runner, runner_alive
+from autoresearch_mcp.server.search.embedding import open_embedder
+from autoresearch_mcp.server.untrusted import clean
+
+_EXPERIMENT_ID = re.compile(r"e-[0-9a-z]{15}")
+
+
+class LabCore:
+    """The stores of the lab in `root`: its settings, ledger, repository, and the lake with the ledger laid over it. Thread-safe.
+
+    Raises:
+        LabError: `not_a_lab`, `newer_lab`, `bad_settings`, `read_only`, and the ledger's and the repository's own.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.settings = lab_settings.load(self.root)
+        self.state = self.root / lab_settings.STATE
+        _make_state(self.state)
+        self.ledger = Ledger(self.state / "ledger.sqlite")
+        self.repo = Repo(self.root, self.settings.training.editable)
+        self.embedder = open_embedder(self.settings.embeddings)
+        self.view = View(open_lake(self.settings, self.state, self.embedder), self.ledger.pending, self.embedder)
+
+    def close(self) -> None:
+        """Close the stores."""
+        self.view.close()
+        self.ledger.close()
+
+    def wake(self) -> bool:
+        """Start the runner if there is work for it and none is alive.
+
+        Returns:
+            Whether a runner is alive.
+        """
+        if self.ledger.open_experiments() or self.ledger.unflushed():
+            return ensure_runner(self.root, self.state)
+        return runner_alive(self.state)
+
+    def commit(self, text: str | None) -> str:
+        """Return the full id of a commit that is named in any way git knows; without a name, the champion's.
+
+        Raises:
+            LabError: the repository's own, for a name that is unknown or ambiguous.
+        """
+        return self.repo.champion() if text is None else self.repo.resolve(text)
+
+    def was_champion(self, sha: str) -> bool:
+        """Return whether the commit is the champion or was on the way to it."""
+        return self.repo.is_ancestor(sha, self.repo.champion())
+
+    def experiment(self, id: str) -> Experiment:
+        """Return the whole record of an experiment, from the ledger or the lake.
+
+        Raises:
+            LabError: `bad_id`, `unknown_experiment`, or `lake_unavailable` where it can't be looked up now.
+        """
+        record = self.ledger.experiment(experiment_id(id))
+        if record is not None:
+            return record
+        # Ended experiments leave the ledger only after they were read back from the lake, so it is there or nowhere.
+        page = self.view.get("experiments", [id])
+        if not page.value:
+            if page.warning:
+                raise LabError(f"{id} cannot be looked up now: {page.warning} Try again later.", "lake_unavailable")
+            raise LabError(f"There is no experiment {id}. Find ids with query_experiments.", "unknown_experiment")
+        (stored,) = page.value
+        assert isinstance(stored, Experiment)
+        return stored
+
+
+def experiment_id(id: str) -> str:
+    """Return the id if it has the form of an experiment's.
+
+    Raises:
+        LabError: `bad_id`.
+    """
+    return checked_id(id, _EXPERIMENT_ID, "an experiment")
+
+
+def checked_id(id: str, form: re.Pattern[str], what: str) -> str:
+    """Return the id if it has this form.
+
+    Raises:
+        LabError: `bad_id`.
+    """
+    if not form.fullmatch(id):
+        raise LabError(f"{clean(id)[:60]!r} is not the id of {what}; those look like {form.pattern[0]}-01h2xk3m4n5p6q7.", "bad_id")
+    return id
+
+
+def clean_tags(tags: Sequence[str] | None) -> list[str]:
+    """Return the tags sorted, each once, printable and at most 40 characters long."""
+    return sorted({tag for raw in tags or [] if (tag := clean(raw).strip()[:40])})
+
+
+def _make_state(state: Path) -> None:
+    try:
+        state.mkdir(exist_ok=True)
+        ignore = state / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n", encoding="utf-8")
+        if not os.access(state, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise LabError(
+            f"The lab's folder {state} cannot be written ({error.strerror}). Make it writable; nothing was changed.", "read_only"
+        ) from None

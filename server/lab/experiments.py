@@ -1,0 +1,102 @@
+"""Following experiments: where they are, what came of them, and what they printed."""
+
+from collections.abc import Sequence
+
+from autoresearch_mcp.server import answers as a
+from autoresearch_mcp.server import runs
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.core import LabCore
+from autoresearch_mcp.server.lab.status import Overview, ended_line
+from autoresearch_mcp.server.models import ACTIVE_STATES
+from autoresearch_mcp.server.untrusted import clean, fence
+from autoresearch_mcp.trainer import protocol
+
+
+class Experiments:
+    """The use cases that read experiments by their ids."""
+
+    def __init__(self, core: LabCore, overview: Overview) -> None:
+        self._core = core
+        self._overview = overview
+
+    def changes(self) -> int:
+        """Return a number that differs from the last answer when the ledger changed since.
+
+        It costs microseconds: poll it, then call `states`.
+        """
+        return self._core.ledger.changes()
+
+    def states(self, ids: Sequence[str]) -> list[a.ExperimentLine]:
+        """Return these experiments in one line each, in the order asked. Starts the runner if one of them waits for it.
+
+        Raises:
+            LabError: `bad_id`, `unknown_experiment`, or `lake_unavailable`.
+        """
+        open_ = {e.id: e for e in self._core.ledger.open_experiments()}
+        ended = self._core.ledger.ended([id for id in ids if id not in open_])
+        lines = []
+        for id in ids:
+            if id in open_:
+                lines.append(self._overview.line(open_[id]))
+            elif id in ended:
+                lines.append(ended_line(ended[id]))
+            else:
+                lines.append(a.ExperimentLine.of(self._core.experiment(id)))
+        if any(id in open_ for id in ids):
+            self._core.wake()
+        return lines
+
+    def get_experiment(self, id: str) -> a.ExperimentAnswer:
+        """Return all that is known of one experiment; for a running one, as far as it got.
+
+        Raises:
+            LabError: `bad_id`, `unknown_experiment`, or `lake_unavailable`.
+        """
+        e = self._core.experiment(id)
+        directory = runs.locate(self._core.state, e)
+        running = e.state in ACTIVE_STATES
+        tail = runs.read_log(directory / protocol.LOG, "tail", 15, None, None)[0] if running and (directory / protocol.LOG).exists() else ""
+        text = tail or "\n".join(e.log_tail.splitlines()[-15:])
+        return a.ExperimentAnswer(
+            experiment=self._overview.line(e),
+            against_champion=self._overview.against_champion(e),
+            base=e.base,
+            tags=e.tags,
+            attempt=e.attempt,
+            cost_s=round(e.cost_s, 1),
+            cost_usd=round(e.cost_usd + self._overview.accrued_usd(e), 4),
+            created_at=e.created_at,
+            started_at=e.started_at,
+            finished_at=e.finished_at,
+            curve=runs.read_curve(directory / protocol.CURVE) if running else e.curve,
+            details=e.details,
+            failure=e.failure.model_copy(update={"lines": [clean(line) for line in e.failure.lines]}) if e.failure else None,
+            log_tail=fence(text, f"end of the log of {e.id}, printed by the training code of {e.author}", 4000) if text else "",
+        )
+
+    def read_log(
+        self, id: str, mode: runs.Mode = "tail", lines: int = 60, pattern: str | None = None, first_line: int | None = None
+    ) -> str:
+        """Return part of an experiment's log, with line numbers, fenced as data.
+
+        Args:
+            id: the experiment.
+            mode: the log's end, its beginning, the lines that match `pattern`, or those from `first_line` on.
+            lines: at most.
+            pattern: plain text, alternatives separated by `|`.
+            first_line: counted from 1.
+
+        Raises:
+            LabError: `no_pattern`, `bad_id`, `unknown_experiment`, or `lake_unavailable`.
+        """
+        if mode == "grep" and not (pattern or "").strip("|"):
+            raise LabError("mode='grep' needs a pattern: plain text, alternatives separated by |.", "no_pattern")
+        e = self._core.experiment(id)
+        path = runs.locate(self._core.state, e) / protocol.LOG
+        if e.state == "queued":
+            return f"{e.id} is queued and has no log yet. wait_for_experiments tells when it starts."
+        if path.exists():
+            text, what = runs.read_log(path, mode, lines, pattern, first_line)
+        else:
+            text, what = e.log_tail, "the end of the log; the whole log is not on this machine"
+        return fence(text or "(no lines)", f"log of {e.id}, {what}, printed by the training code of {e.author}")

@@ -1,0 +1,122 @@
+"""What the lab's agents learned: writing it down, and finding it."""
+
+import re
+import time
+from collections.abc import Sequence
+
+from autoresearch_mcp.server import answers as a
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.core import LabCore, checked_id, clean_tags
+from autoresearch_mcp.server.lab.history import conditions
+from autoresearch_mcp.server.lab.similar import SimilarProposals
+from autoresearch_mcp.server.lake.base import Condition, Query
+from autoresearch_mcp.server.models import Memory, MemoryKind, Record, new_id
+from autoresearch_mcp.server.untrusted import clean
+
+_MEMORY_ID = re.compile(r"m-[0-9a-z]{15}")
+
+
+class Memories:
+    """The use cases around memories."""
+
+    def __init__(self, core: LabCore, similar: SimilarProposals) -> None:
+        self._core = core
+        self._similar = similar
+
+    def write_memory(
+        self,
+        kind: MemoryKind,
+        text: str,
+        author: str,
+        tags: list[str] | None = None,
+        experiments: list[str] | None = None,
+        commits: list[str] | None = None,
+        supersedes: list[str] | None = None,
+        contradicts: list[str] | None = None,
+    ) -> a.MemoryAnswer:
+        """Append a note. The experiments, commits and memories that it refers to must exist.
+
+        Raises:
+            LabError: `empty_memory`, `bad_id`, `unknown_memory`, `unknown_experiment`, `lake_unavailable`, and the repository's own.
+        """
+        core = self._core
+        text = clean(text).strip()
+        if not text:
+            raise LabError("The memory is empty. Write what was learned, in a sentence or more.", "empty_memory")
+        for id in experiments or []:
+            core.experiment(id)
+        older = [checked_id(id, _MEMORY_ID, "a memory") for id in [*(supersedes or []), *(contradicts or [])]]
+        known = {m.id for m in core.view.get("memories", older).value} if older else set()
+        if missing := [id for id in older if id not in known]:
+            raise LabError(f"There is no memory {missing[0]}. Find ids with search_memory. Nothing was written.", "unknown_memory")
+        memory = Memory(
+            id=new_id("m"),
+            kind=kind,
+            text=text,
+            author=author,
+            tags=clean_tags(tags),
+            experiments=experiments or [],
+            commits=[core.commit(c) for c in commits or []],
+            supersedes=supersedes or [],
+            contradicts=contradicts or [],
+            created_at=time.time(),
+        )
+        core.ledger.remember(memory)
+        core.wake()
+        return a.MemoryAnswer(id=memory.id, note="Written down for good. To correct it later, write another that supersedes it.")
+
+    def search_memory(
+        self,
+        query: str = "",
+        kind: MemoryKind | None = None,
+        tag: str | None = None,
+        author: str | None = None,
+        experiment: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        limit: int = 10,
+    ) -> a.SearchAnswer:
+        """Return memories by their relevance to `query`, the newest first on ties, and the proposals that resemble it.
+
+        Args:
+            query: words; without any, the newest memories are returned.
+            kind: of the memories.
+            tag: one that they have.
+            author: who wrote them.
+            experiment: one that they refer to.
+            since: not older, in seconds since the epoch.
+            until: not newer.
+            limit: the most memories to return.
+        """
+        where = conditions(
+            ("kind", "=", kind),
+            ("tags", "has", tag),
+            ("author", "=", author),
+            ("experiments", "has", experiment),
+            ("created_at", ">=", since),
+            ("created_at", "<=", until),
+        )
+        answer = self._core.view.search(query, where, limit)
+        return a.SearchAnswer(
+            memories=self._hits([(memory, score) for memory, score in answer.value.hits if isinstance(memory, Memory)]),
+            ranking=answer.value.ranking,
+            proposed=self._similar.find(query) if query.strip() else [],
+            note=answer.warning,
+        )
+
+    def _hits(self, ranked: Sequence[tuple[Memory, float]]) -> list[a.MemoryHit]:
+        """With what later memories say of each."""
+        ids = [memory.id for memory, _ in ranked]
+        later: dict[str, list[Record]] = {
+            column: self._core.view.select("memories", Query((Condition(column, "has any", ids),), limit=1_000)).value if ids else []
+            for column in ("supersedes", "contradicts")
+        }
+        return [
+            a.MemoryHit(
+                **memory.model_dump(),
+                score=round(score, 4),
+                superseded_by=[m.id for m in later["supersedes"] if isinstance(m, Memory) and memory.id in m.supersedes][:20],
+                contradicted_by=[m.id for m in later["contradicts"] if isinstance(m, Memory) and memory.id in m.contradicts][:20],
+            )
+            for memory, score in ranked
+        ]

@@ -1,0 +1,169 @@
+"""Queueing trainings and cancelling them."""
+
+import hashlib
+import json
+import secrets
+import time
+from typing import Any
+
+from autoresearch_mcp.server import answers as a
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.core import LabCore, clean_tags, experiment_id
+from autoresearch_mcp.server.lab.experiments import Experiments
+from autoresearch_mcp.server.lab.reproduction import TAG, Reproduction
+from autoresearch_mcp.server.lab.status import Overview, preflight_error
+from autoresearch_mcp.server.models import Experiment, new_id
+from autoresearch_mcp.server.untrusted import clean
+
+MAX_REPLICATES = 16
+
+
+class Trainings:
+    """The use cases that change what is trained."""
+
+    def __init__(self, core: LabCore, overview: Overview, experiments: Experiments) -> None:
+        self._core = core
+        self._overview = overview
+        self._experiments = experiments
+
+    def launch_training(
+        self,
+        commit: str,
+        author: str,
+        replicates: int = 1,
+        device: str | None = None,
+        idempotency_key: str | None = None,
+        tags: list[str] | None = None,
+    ) -> a.LaunchAnswer:
+        """Queue replicates of a proposal or champion, and reserve the most that they can cost.
+
+        Args:
+            commit: what is trained.
+            author: who asks.
+            replicates: how many, each with a seed of the server's choosing.
+            device: a kind of device; by default the lab's reference.
+            idempotency_key: makes a retry safe: the same key with the same request queues nothing again.
+            tags: added to the proposal's.
+
+        Raises:
+            LabError: `not_a_proposal`, `bad_replicates`, `unknown_device`, `over_budget`, `key_reused`, and `not_set_up` or
+                `missing_package` where nothing can be trained.
+        """
+        core = self._core
+        sha = core.commit(commit)
+        proposal = core.ledger.proposal(sha)
+        if proposal is None and not core.was_champion(sha):
+            raise LabError(
+                f"{sha[:12]} is neither a proposal nor a champion, so it can't be trained. Make a proposal of it with propose_patch.",
+                "not_a_proposal",
+            )
+        if not 1 <= replicates <= MAX_REPLICATES:
+            raise LabError(f"replicates must be 1 to {MAX_REPLICATES}, got {replicates}. Nothing was queued.", "bad_replicates")
+        reserved = self._reserved(device)
+        core.repo.check(sha)
+        now = time.time()
+        wanted = [
+            Experiment(
+                id=new_id("e"),
+                commit=sha,
+                base=proposal.base if proposal else sha,
+                author=author,
+                hypothesis=proposal.hypothesis if proposal else "baseline",
+                tags=sorted({*clean_tags(tags), *(proposal.tags if proposal else [])}),
+                seed=secrets.randbelow(2**31),
+                created_at=now + i * 1e-6,
+                **reserved,
+            )
+            for i in range(replicates)
+        ]
+        request = hashlib.sha256(json.dumps([sha, replicates, device, author, clean_tags(tags)]).encode()).hexdigest()
+        queued = self._enqueue(wanted, idempotency_key, request)
+        if queued is None:
+            ids = core.ledger.answer(idempotency_key or "", request) or []
+            return self._answer(sha, ids, [line.seed for line in self._experiments.states(ids)], 0.0, True)
+        return self._answer(sha, [e.id for e in queued], [e.seed for e in queued], sum(e.reserved_s for e in queued), False)
+
+    def reproduce(self, id: str, author: str) -> str:
+        """Queue an experiment again: the same commit, seed and kind of device. The new one counts nowhere.
+
+        Returns:
+            The id of the new experiment.
+
+        Raises:
+            LabError: `not_ended`, and those of `launch_training`.
+        """
+        original = self._core.experiment(id)
+        if not original.terminal:
+            raise LabError(f"{id} has not ended yet, so there is nothing to reproduce. Nothing was queued.", "not_ended")
+        again = Experiment(
+            id=new_id("e"),
+            commit=self._core.commit(original.commit),
+            base=original.base,
+            author=author,
+            hypothesis=f"Reproduction of {original.id}.",
+            tags=[TAG],
+            seed=original.seed,
+            created_at=time.time(),
+            reproduces=original.id,
+            **self._reserved(original.device),
+        )
+        self._enqueue([again], None, "")
+        return again.id
+
+    def is_reproduction(self, id: str) -> bool:
+        """Return whether `reproduce` queued this experiment."""
+        return bool(self._core.experiment(id).reproduces)
+
+    def reproduction(self, id: str) -> Reproduction | None:
+        """Compare an experiment that `reproduce` queued with its original.
+
+        Returns:
+            The comparison, or None while the experiment has not ended.
+
+        Raises:
+            LabError: `no_reproduction`.
+        """
+        again = self._core.experiment(id)
+        if not again.reproduces:
+            raise LabError(f"{id} reproduces no other experiment. `autoresearch-mcp reproduce {id}` trains it again.", "no_reproduction")
+        original = self._core.experiment(again.reproduces)
+        return Reproduction(original, again, self._overview.noise(original.conditions)) if again.terminal else None
+
+    def cancel_experiment(self, id: str, author: str) -> a.CancelAnswer:
+        """Stop an experiment; one that has ended stays as it is."""
+        changed = self._core.ledger.request_cancel(experiment_id(id))
+        if changed is None:
+            e = self._core.experiment(id)
+            return a.CancelAnswer(id=id, state=e.state, note="It had ended before; nothing was changed.")
+        self._core.wake()
+        if changed.terminal:
+            return a.CancelAnswer(id=id, state=changed.state, note="It was still queued; it will not start, and its budget is free again.")
+        return a.CancelAnswer(id=id, state=changed.state, note="It is being stopped; wait_for_experiments tells when it has ended.")
+
+    def _reserved(self, device: str | None) -> dict[str, Any]:
+        """An experiment's kind of device, and the most that it can cost there."""
+        settings = self._core.settings
+        kinds = settings.devices
+        if device is not None and device not in kinds:
+            raise LabError(f"This lab trains on {' or '.join(kinds)}, not on {clean(device)[:40]!r}. Nothing was queued.", "unknown_device")
+        if why := preflight_error(settings, self._core.state):
+            raise LabError(f"{why} Nothing was queued.", "not_set_up" if settings.rents else "missing_package")
+        kind, each = device or kinds[0], settings.longest_s()
+        return {"device": kind, "reserved_s": each, "reserved_usd": each * settings.usd_per_s(kind)}
+
+    def _enqueue(self, experiments: list[Experiment], key: str | None, request: str) -> list[Experiment] | None:
+        budget = self._core.settings.budget
+        queued = self._core.ledger.enqueue(experiments, budget.device_hours * 3600, key, request, budget.usd)
+        self._core.wake()
+        return queued
+
+    def _answer(self, commit: str, ids: list[str], seeds: list[int], reserved_s: float, repeated: bool) -> a.LaunchAnswer:
+        note = (
+            "This key was used for this launch before: these are its experiments."
+            if repeated
+            else "Queued. Wait with wait_for_experiments."
+        )
+        left = self._overview.budget().left_s
+        return a.LaunchAnswer(
+            experiments=ids, seeds=seeds, commit=commit, repeated=repeated, reserved_s=reserved_s, budget_left_s=left, note=note
+        )
