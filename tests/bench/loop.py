@@ -1,4 +1,4 @@
-"""What the loop adds to an experiment: queue, start, record and flush, with a launcher that trains nothing, one slot."""
+"""Measure what the loop adds to an experiment: queue, start, record and flush, with a launcher that trains nothing, one slot."""
 
 import sys
 import time
@@ -16,10 +16,20 @@ from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.loop import Runner
 
 EXPERIMENTS = 40
+QUEUED = 1000  # a long queue, behind those that are timed
 
 
 def measure(scratch: Path) -> list[tuple[str, str, str, str, str]]:
-    root = scratch / "loop"
+    """Return the loop's time an experiment, and the same with a long queue behind it as a ratio."""
+    short, long = _each_s(scratch / "loop", EXPERIMENTS), _each_s(scratch / "loop-queue", QUEUED)
+    return [
+        ("loop overhead an experiment", f"{short * 1e3:.0f} ms", "a no-op trainer", "", "200 ms"),
+        (f"the same, {QUEUED} queued", f"{long * 1e3:.0f} ms", f"{EXPERIMENTS} queued", f"{long / short:.2f}", "1.1"),
+    ]
+
+
+def _each_s(root: Path, queued: int) -> float:
+    """Return the seconds an experiment took, of the first `EXPERIMENTS` of a queue."""
     create_lab(root, profile="tiny")
     text = (root / "lab.toml").read_text(encoding="utf-8").replace("slots = 0", "slots = 1")
     (root / "lab.toml").write_text(text, encoding="utf-8")
@@ -35,7 +45,7 @@ def measure(scratch: Path) -> list[tuple[str, str, str, str, str]]:
                 id=new_id("e"), commit=champion, base=champion, author="bench", hypothesis="none", seed=n, device="cpu",
                 created_at=float(n), reserved_s=1.0,
             )
-            for n in range(EXPERIMENTS)
+            for n in range(queued)
         ],
         1e9,
         None,
@@ -47,7 +57,7 @@ def measure(scratch: Path) -> list[tuple[str, str, str, str, str]]:
         async with anyio.create_task_group() as tasks:
             began = time.perf_counter()
             tasks.start_soon(runner.run)
-            while ledger.open_experiments():  # noqa: ASYNC110
+            while ledger.counts().get("finished", 0) < EXPERIMENTS:  # noqa: ASYNC110
                 await anyio.sleep(0.01)
             took = time.perf_counter() - began
             runner.stopping.set()
@@ -56,5 +66,4 @@ def measure(scratch: Path) -> list[tuple[str, str, str, str, str]]:
     took = anyio.run(drive)
     lake.close()
     ledger.close()
-    each = took / EXPERIMENTS
-    return [("loop overhead an experiment", f"{each * 1e3:.0f} ms", "a no-op trainer", "", "200 ms")]
+    return took / EXPERIMENTS

@@ -57,8 +57,8 @@ def a_hundred_times_faster(deeplake: DeeplakeStandIn, workspace: str, monkeypatc
         "managed.store.HOLD_S": 1.5,
     }.items():
         monkeypatch.setattr(f"autoresearch_mcp.server.lake.{name}", pause)
-    monkeypatch.setattr("autoresearch_mcp.server.runner.loop.FLUSH_EVERY_S", 0.05)
-    monkeypatch.setattr("autoresearch_mcp.server.runner.loop.LAKE_RETRY_S", (0.01, 0.6))
+    monkeypatch.setattr("autoresearch_mcp.server.runner.flushing.FLUSH_EVERY_S", 0.05)
+    monkeypatch.setattr("autoresearch_mcp.server.runner.flushing.LAKE_RETRY_S", (0.01, 0.6))
 
 
 class Machine:

@@ -70,7 +70,7 @@ class Counting(EmbeddedLake):
 
 
 def test_servers_see_every_row_once_while_the_runner_flushes(make_lab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoresearch_mcp.server.runner.loop.FLUSH_EVERY_S", 0.05)
+    monkeypatch.setattr("autoresearch_mcp.server.runner.flushing.FLUSH_EVERY_S", 0.05)
     monkeypatch.setattr("autoresearch_mcp.server.lake.embedded.dataset.MOST_COMMITS", 10)  # and rewrites the tables
     root = make_lab()
     state = root / ".autoresearch"

@@ -19,7 +19,8 @@ from autoresearch_mcp.server.lake.embedded.manifest import read_head
 from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
 from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment
 from autoresearch_mcp.server.proposals.repo import Repo
-from autoresearch_mcp.server.runner.loop import ATTEMPTS, Runner
+from autoresearch_mcp.server.runner.attempts import ATTEMPTS
+from autoresearch_mcp.server.runner.loop import Runner
 from autoresearch_mcp.server.runner.process import runner_alive, runner_lock, stop_runner
 from tests.server.harness import NOOP, House
 from tests.server.lake.records import memory
@@ -154,7 +155,7 @@ def test_a_training_that_never_began_as_its_runner_died_is_queued_again_as_often
 
 @pytest.mark.parametrize("start", ["open(line.strip() + '/launcher.lock', 'w').write('1')", "pass"], ids=["begun", "never begun"])
 def test_a_training_that_is_lost_every_time_is_given_up(still: House, monkeypatch: pytest.MonkeyPatch, start: str) -> None:
-    monkeypatch.setattr("autoresearch_mcp.server.runner.loop.START_LIMIT_S", 0.0)
+    monkeypatch.setattr("autoresearch_mcp.server.runner.attempts.START_LIMIT_S", 0.0)
     (id,) = still.launch()
     release(still)
     vanishing = f"import sys\nfor line in sys.stdin:\n    {start}\n    print('{{}}', flush=True)"

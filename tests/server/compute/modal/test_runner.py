@@ -11,7 +11,8 @@ import pytest
 
 from autoresearch_mcp.server.compute.modal.context import BOOT_S
 from autoresearch_mcp.server.compute.modal.job import SANDBOX
-from autoresearch_mcp.server.runner.loop import ATTEMPTS, BILL_AFTER_S
+from autoresearch_mcp.server.runner.attempts import ATTEMPTS
+from autoresearch_mcp.server.runner.spending import BILL_AFTER_S
 from tests.server.compute.modal.rented import Rented
 from tests.standins.modal.standin import Standin
 from tests.waiting import until

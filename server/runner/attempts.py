@@ -1,0 +1,181 @@
+"""Moves one experiment at a time: starts its attempts, follows them, records how they ended."""
+
+import asyncio
+import contextlib
+import logging
+import math
+import shlex
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autoresearch_mcp.server.compute.base import Compute, ComputeError, Job, Observation
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment, ExperimentState, Failure
+from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.proposals.source import fingerprint
+from autoresearch_mcp.server.runner.spending import Spending
+from autoresearch_mcp.server.runs import locate, read_tail
+from autoresearch_mcp.server.settings import Settings
+from autoresearch_mcp.trainer import protocol
+
+ATTEMPTS = 2  # a lost run is started again once; one that never began, as its runner died, was no attempt
+START_LIMIT_S = 120.0  # from submission to the first sign of life
+
+_log = logging.getLogger("autoresearch.runner")
+_ENDINGS: dict[str, ExperimentState] = {"finished": "finished", "crashed": "crashed", "timed_out": "timed_out", "cancelled": "cancelled"}
+
+
+class Attempts:
+    """Starts, follows and ends the attempts of experiments. Only the runner's loop calls it."""
+
+    def __init__(self, settings: Settings, state: Path, ledger: Ledger, repo: Repo, compute: Compute, spending: Spending) -> None:
+        self._settings = settings
+        self._state = state
+        self._ledger = ledger
+        self._repo = repo
+        self._compute = compute
+        self._spending = spending
+        self._data: str | None = None
+
+    async def start(self, experiment: Experiment) -> None:
+        """Start the next attempt of a queued experiment, or end it with the reason why that is impossible."""
+        intent = self._ledger.move(experiment.id, ["queued"], state="starting", attempt=experiment.attempt + 1, started_at=time.time())
+        if intent is None:
+            return  # cancelled in the meantime
+        if intent.losses and not self._spending.affordable():
+            message = "The run was lost, and [budget] usd does not cover that and another try."
+            failure = Failure(kind="lost", message=message, advice="Ask the lab's owner to raise it, then launch again.")
+            self._end(intent, "crashed", 0.0, failure=failure)
+            return
+        try:
+            training = self._settings.training
+            if self._data is None:
+                self._data = await self._compute.prepare() if training.metric == "verified" else ""
+            files = await asyncio.to_thread(self._repo.editable_files, intent.commit)
+            others = await asyncio.to_thread(self._repo.other_files, intent.commit, training.files) if training.files else {}
+            await self._compute.submit(self._job(intent, files, others))
+        except (ComputeError, LabError, OSError) as error:
+            _log.error("%s not started: %s", intent.id, error)
+            failure = Failure(kind="error", message=str(error), advice="This is not the proposal's fault.")
+            self._end(intent, "crashed", 0.0 if self._settings.rents else None, failure=failure)
+
+    async def advance(self, experiment: Experiment) -> None:
+        """Look at an active experiment and record what changed: a new state, an end, a loss."""
+        job = self._job(experiment)
+        if experiment.cancel_requested:
+            await self._compute.cancel(job)
+        seen = await self._compute.observe(job)
+        self._spending.note_held(experiment.id, seen.device_s)
+        if seen.phase == "ended":
+            self._record(experiment, seen)
+        elif seen.phase == "refused":
+            failure = Failure(kind="error", message=seen.reason, advice="This is not the proposal's fault.")
+            self._end(experiment, "crashed", seen.device_s, failure=failure)
+        elif seen.phase == "lost" or (seen.phase == "starting" and _overdue(experiment) and not await self._compute.adopt(job)):
+            self._lose(experiment, seen)  # as seen before it was forbidden: what this runner waited for in vain counts
+        elif seen.phase != experiment.state:
+            self._ledger.move(experiment.id, ACTIVE_STATES, state=seen.phase)
+
+    async def adopt_all(self) -> None:
+        """Take over what an earlier runner started; what is gone is lost."""
+        active = self._ledger.open_experiments(*ACTIVE_STATES)
+        adopted = await asyncio.gather(*(self._compute.adopt(self._job(e)) for e in active))
+        for experiment, running in zip(active, adopted):
+            if running:
+                _log.info("%s adopted", experiment.id)
+            else:
+                self._lose(experiment, await self._compute.observe(self._job(experiment)))
+
+    def _lose(self, experiment: Experiment, seen: Observation) -> None:
+        """Queue a run again that vanished without a result, or give it up.
+
+        It was killed from outside, or the machine went down, or its runner died before it began.
+        """
+        losses = experiment.losses + (not seen.unbegun)
+        if experiment.cancel_requested:
+            self._end(experiment, "cancelled", seen.device_s, losses=losses)
+        elif losses < ATTEMPTS:
+            _log.warning("%s %s, queued again", experiment.id, "had not begun" if seen.unbegun else "lost")
+            cost = self._spending.cost(experiment, seen.device_s)
+            self._ledger.move(experiment.id, ACTIVE_STATES, state="queued", started_at=None, losses=losses, **cost)
+        else:
+            message = f"The run ended without a result {ATTEMPTS} times; something outside of it killed it."
+            failure = Failure(kind="lost", message=message, advice="Look at the machine's memory and the runner's log, then launch again.")
+            self._end(experiment, "crashed", seen.device_s, losses=losses, failure=failure)
+
+    def _record(self, experiment: Experiment, seen: Observation) -> None:
+        result = seen.result or {}
+        try:
+            changes = self._read(experiment, result)
+            self._keep_evidence(experiment, result)
+            self._end(experiment, device_s=seen.device_s, **changes)
+        except (AttributeError, KeyError, TypeError, ValueError):  # damaged, or by another version: it must not end the loop for all
+            _log.exception("%s has a result that could not be understood", experiment.id)
+            failure = Failure(kind="error", message="The launcher's result could not be understood.", advice="Launch it again.")
+            self._end(experiment, "crashed", seen.device_s, failure=failure)
+
+    def _keep_evidence(self, experiment: Experiment, result: dict[str, Any]) -> None:
+        """Move what agents must not see from the run directory to the ledger."""
+        hidden = _number(result.get("test_bpb"))
+        weights = result["hashes"].get("weights")
+        self._ledger.keep_evidence(experiment.id, str(result["sandbox"]), hidden, weights)
+        if hidden is not None:
+            with contextlib.suppress(OSError):  # a full disk: it stays where only a shell can read it
+                protocol.write_json(locate(self._state, experiment) / protocol.RESULT, {**result, "test_bpb": None})
+
+    def _read(self, experiment: Experiment, result: dict[str, Any]) -> dict[str, Any]:
+        """Return what a launcher's result says of an experiment, as changes to it."""
+        state = _ENDINGS[result["state"]]
+        directory = locate(self._state, experiment)
+        spec = protocol.read_json(directory / protocol.SPEC) or {}
+        metric = result.get("val_bpb")
+        compared = _number(result.get("reported_bpb" if spec.get("metric") else "val_bpb"))
+        if state == "finished" and compared is None:
+            state, metric = "crashed", None
+            result["failure"] = {"kind": "invalid_model", "message": "The scorer measured no finite val_bpb."}
+        return {
+            "state": state,
+            "val_bpb": metric if state == "finished" else None,
+            "reported_bpb": result.get("reported_bpb"),
+            "conditions": protocol.conditions(result, spec),
+            "device": result.get("device", experiment.device),
+            "failure": Failure.model_validate(result["failure"]) if result.get("failure") else None,
+            "curve": [(float(x), float(y)) for x, y in result.get("curve", []) if math.isfinite(x) and math.isfinite(y)],
+            "details": {k: v for k, v in result.items() if k not in ("state", "val_bpb", "test_bpb", "reported_bpb", "failure", "curve")},
+            "log_tail": read_tail(directory / protocol.LOG),
+        }
+
+    def _end(self, experiment: Experiment, state: ExperimentState, device_s: float | None = None, **changes: Any) -> None:
+        cost = self._spending.cost(experiment, device_s)
+        self._ledger.move(experiment.id, ACTIVE_STATES, state=state, finished_at=time.time(), **cost, **changes)
+
+    def _job(self, experiment: Experiment, files: Mapping[str, bytes] = {}, others: Mapping[str, bytes] = {}) -> Job:
+        training = self._settings.training
+        entry, *arguments = shlex.split(training.entry)
+        spec = protocol.Spec(
+            experiment=experiment.id,
+            seed=experiment.seed,
+            profile=training.profile,
+            budget_s=training.budget_s,
+            threads=training.threads,
+            data=self._data or "",
+            device=experiment.device,
+            attention=training.attention,
+            entry=entry,
+            arguments=tuple(arguments),
+            metric=training.reported_metric,
+            readable=str(Path(training.data).expanduser()) if training.data else "",
+            others=fingerprint(others)[:16] if others else "",
+        )
+        return Job(experiment.id, experiment.attempt, locate(self._state, experiment), spec, {**others, **files})
+
+
+def _overdue(experiment: Experiment) -> bool:
+    return time.time() - (experiment.started_at or 0.0) > START_LIMIT_S
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
