@@ -6,6 +6,7 @@ prefixes, code fences, trailing blanks in context, CRLF. Gives up: renames, dele
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
@@ -16,6 +17,14 @@ MAX_PATCH = 1024 * 1024
 MAX_PARTS = 1_000  # edits or files
 
 Read = Callable[[str], str | None]  # the text of an editable path at the base; None where there is no such file
+
+
+class Change(NamedTuple):
+    """A change to some files, as `apply` takes it: exactly one of the three is given."""
+
+    diff: str | None = None
+    edits: Sequence[Mapping[str, str]] | None = None
+    files: Mapping[str, str] | None = None
 
 
 def apply(

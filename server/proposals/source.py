@@ -30,7 +30,7 @@ _QUIET = threading.Lock()  # warnings.catch_warnings is not thread-safe
 
 
 def decode(path: str, data: bytes) -> str:
-    """The text of a file, which must be UTF-8 without NUL.
+    """Return the text of a file, which must be UTF-8 without NUL.
 
     Raises:
         LabError: `bad_encoding`.
@@ -47,7 +47,7 @@ def decode(path: str, data: bytes) -> str:
 
 
 def encode(path: str, text: str) -> bytes:
-    """The bytes of a text that an agent sent.
+    """Return the bytes of a text that an agent sent.
 
     Raises:
         LabError: `bad_encoding` for NUL and lone surrogates, `too_large`.
@@ -69,6 +69,8 @@ def check(path: str, data: bytes, modules: Collection[str] = ()) -> None:
     """Refuse a file that cannot be meant: without text, or a `.py` that does not parse or imports what is nowhere.
 
     Args:
+        path: of the file, for refusals.
+        data: its content.
         modules: names that the lab's own files can be imported by.
 
     Raises:
@@ -105,7 +107,10 @@ def check(path: str, data: bytes, modules: Collection[str] = ()) -> None:
 
 
 def fingerprint(files: Mapping[str, bytes]) -> str:
-    """A hash of files that comments and layout of Python code do not change; other files, and code that does not parse, count by their bytes."""
+    """Return a hash of files that comments and layout of Python code do not change.
+
+    Other files, and code that does not parse, count by their bytes.
+    """
     digest = hashlib.sha256()
     for path, data in sorted(files.items()):
         form = _normal_form(path, data)

@@ -1,0 +1,90 @@
+"""Work trees in which the owner has checked out the champion's branch: they follow a promotion, or the owner is warned.
+
+A ref that moves under a checked-out branch leaves the files behind, and git then shows the promotion as staged to be undone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.proposals.git import Git
+
+# The owner's work tree is checked out by the owner's settings, such as line endings.
+_OWNERS_SETTINGS = {"GIT_CONFIG_GLOBAL": None, "GIT_CONFIG_NOSYSTEM": None}
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A work tree of the lab's repository: the lab's own, or one of `git worktree add`."""
+
+    root: Path
+    directory: Path  # with its HEAD and index
+
+    @property
+    def environment(self) -> dict[str, str | None]:
+        """The variables by which git works here."""
+        place = {"GIT_DIR": str(self.directory), "GIT_WORK_TREE": str(self.root), "GIT_INDEX_FILE": str(self.directory / "index")}
+        return {**place, **_OWNERS_SETTINGS}
+
+
+def follow(git: Git, branch: str, previous: str, commit: str) -> list[str]:
+    """Bring work trees that have a branch checked out from the commit that it left to the one that it reached.
+
+    Local changes are carried along. Where they are in the way, nothing there changes. Calling it again does no harm.
+
+    Args:
+        git: of the lab's repository.
+        branch: the full name of a ref that has moved already.
+        previous: where it was.
+        commit: where it is.
+
+    Returns:
+        A warning for each work tree that could not follow.
+    """
+    return [
+        f"{checkout.root} has the branch {_short(branch)} checked out and could not follow it ({why}), so its files are those of "
+        f"{previous[:12]} and a commit made there now would undo the promotion. The owner can keep changes with "
+        f"`git diff {previous[:12]} > mine.patch`, then run `git reset --hard`."
+        for checkout in _having(git, branch)
+        if (why := _advance(git, checkout, previous, commit))
+    ]
+
+
+def behind(git: Git, branch: str) -> list[str]:
+    """Return a warning for each work tree that has a branch checked out, and other content staged. Cheap where none has."""
+    return [
+        f"{checkout.root} has the champion's branch {_short(branch)} checked out, and other content staged than the champion's: a commit "
+        f"made there would be on top of the champion without the gate's verdict, or undo a promotion. `git -C {checkout.root} status` "
+        "shows what; `git reset --hard` drops it."
+        for checkout in _having(git, branch)
+        if git.run("diff-index", "--cached", "--quiet", branch, env=checkout.environment)[0] == 1
+    ]
+
+
+def _having(git: Git, branch: str) -> Iterator[Checkout]:
+    """Find the work trees that have a branch checked out, without starting git."""
+    linked = git.directory / "worktrees"
+    for directory in (git.directory, *(sorted(linked.iterdir()) if linked.is_dir() else ())):
+        try:
+            if (directory / "HEAD").read_text(encoding="ascii").strip() != f"ref: {branch}":
+                continue
+            gitfile = git.directory if directory == git.directory else Path((directory / "gitdir").read_text(encoding="utf-8").strip())
+        except (OSError, ValueError):
+            continue
+        if gitfile.exists():
+            yield Checkout(gitfile.parent, directory)
+
+
+def _advance(git: Git, checkout: Checkout, previous: str, commit: str) -> str:
+    """Move a work tree's index and files from one commit to another; return why that was not possible, or nothing."""
+    try:
+        git.run("update-index", "-q", "--refresh", env=checkout.environment)
+        git.output("read-tree", "-m", "-u", previous, commit, env=checkout.environment)
+    except LabError as error:
+        return str(error).rstrip(".")
+    return ""
+
+
+def _short(branch: str) -> str:
+    return branch.removeprefix("refs/heads/")

@@ -1,0 +1,160 @@
+"""Builds commits from changes: of an agent's patch, of a rebase onto a moved champion, of another commit's whole code."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from autoresearch_mcp.server.editable import Editable
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.proposals import patch, source
+from autoresearch_mcp.server.proposals.git import Git
+from autoresearch_mcp.server.proposals.objects import Entry, Objects, check_place
+
+_MOST_CONFLICT_CHARS = 4_000
+
+
+@dataclass(frozen=True)
+class DiffStat:
+    """How much a commit changes, in numbers and as text: a line for each file."""
+
+    files_changed: int
+    insertions: int
+    deletions: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A commit in the object store that no ref holds yet: git may collect it after two weeks, unless `Repo.keep` is called."""
+
+    commit: str
+    base: str
+    fingerprint: str
+    files_changed: int
+    insertions: int
+    deletions: int
+    stat: str
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Why a change could not be put onto another commit: the files, and their text with git's conflict marks (capped)."""
+
+    files: list[str]
+    text: str
+
+
+class Drafts:
+    """Makes commits that change editable files only.
+
+    Args:
+        git: of the lab's repository.
+        objects: its object store.
+        editable: the paths that may change.
+    """
+
+    def __init__(self, git: Git, objects: Objects, editable: Editable) -> None:
+        self._git = git
+        self._objects = objects
+        self._editable = editable
+
+    def build(self, base: str, message: str, author: str, change: patch.Change) -> Draft:
+        """Commit a change on `base`. See `Repo.build`."""
+        entries = self._objects.entries(base)
+        old = self.editable_files(entries)
+
+        def read(path: str) -> str | None:
+            check_place(entries, path)
+            return source.decode(path, old[path]) if path in old else None
+
+        texts = patch.apply(read, self._editable, *change)
+        new = {path: source.encode(path, text) for path, text in texts.items()}
+        return self._draft(base, entries, old, {path: data for path, data in new.items() if data != old.get(path)}, message, author)
+
+    def rebase(self, commit: str, fork: str, onto: str, message: str, author: str) -> Draft | Conflict:
+        """Commit on `onto` what changed from `fork` to `commit`, merged file by file. See `Repo.rebase`."""
+        entries = self._objects.entries(onto)
+        before, theirs, ours = (self.editable_files(self._objects.entries(c) if c != onto else entries) for c in (fork, commit, onto))
+        changed: dict[str, bytes] = {}
+        conflicts: dict[str, str] = {}
+        for path in sorted(path for path in theirs if theirs[path] != before.get(path)):
+            check_place(entries, path)
+            merged, is_clean = self._objects.merge(ours.get(path, b""), before.get(path, b""), theirs[path])
+            if not is_clean:
+                conflicts[path] = merged.decode("utf-8", "replace")
+            elif merged != ours.get(path):
+                changed[path] = merged
+        if conflicts:
+            return Conflict(list(conflicts), "\n".join(f"{path}:\n{_conflict_lines(text)}" for path, text in conflicts.items()))
+        return self._draft(onto, entries, ours, changed, message, author)
+
+    def transplant(self, commit: str, onto: str, message: str, author: str) -> str:
+        """Commit the editable files of `commit` on `onto`. See `Repo.transplant`."""
+        entries = self._objects.entries(onto)
+        old, new = self.editable_files(entries), self.editable_files(self._objects.entries(commit))
+        for path in new:
+            check_place(entries, path)
+        gone = old.keys() - new.keys()
+        kept = {
+            path: entry._replace(id="") if any(other.startswith(f"{path}/") for other in gone) else entry  # no id: built anew
+            for path, entry in entries.items()
+            if path not in gone
+        }
+        return self._objects.commit(self._objects.write_tree(kept, self._objects.store(new, entries)), [onto], message, author)
+
+    def editable_files(self, entries: Mapping[str, Entry]) -> dict[str, bytes]:
+        """Return the content of the editable files among a tree's entries, by path."""
+        return self._objects.read_all({path: entry for path, entry in entries.items() if path in self._editable})
+
+    def check(self, commit: str) -> None:
+        """Refuse a commit whose editable files could not run. See `Repo.check`."""
+        entries = self._objects.entries(commit)
+        for path, data in self.editable_files(entries).items():
+            source.check(path, data, _modules(entries))
+
+    def stat(self, base: str, commit: str) -> DiffStat:
+        """Return how much changes from one commit to another."""
+        counts = self._git.output("diff-tree", "-r", "-z", "--numstat", "--no-renames", base, commit)
+        lines = [line.split("\t", 2) for line in counts.decode("utf-8", "replace").split("\0")[:-1]]
+        return DiffStat(
+            files_changed=len(lines),
+            insertions=sum(int(added) for added, _, _ in lines if added != "-"),
+            deletions=sum(int(removed) for _, removed, _ in lines if removed != "-"),
+            text="\n".join(f"{path} | +{added} -{removed}" for added, removed, path in lines),
+        )
+
+    def _draft(
+        self, base: str, entries: Mapping[str, Entry], old: Mapping[str, bytes], changed: Mapping[str, bytes], message: str, author: str
+    ) -> Draft:
+        if not changed:
+            raise LabError(f"The change leaves every file as it is at {base[:12]}. Nothing was kept.", "no_change")
+        modules = _modules(entries) | _modules(changed)
+        for path, data in changed.items():
+            source.check(path, data, modules)
+        tree = self._objects.write_tree(entries, self._objects.store(changed, entries))
+        commit = self._objects.commit(tree, [base], message, author)
+        stat = self.stat(base, commit)
+        return Draft(
+            commit=commit,
+            base=base,
+            fingerprint=source.fingerprint({**old, **changed}),
+            files_changed=stat.files_changed,
+            insertions=stat.insertions,
+            deletions=stat.deletions,
+            stat=stat.text,
+        )
+
+
+def _modules(paths: Iterable[str]) -> set[str]:
+    """Return the names that files could be imported by, from any folder."""
+    return {part.removesuffix(".py") for path in paths for part in path.split("/")}
+
+
+def _conflict_lines(text: str) -> str:
+    """Return the conflicts of a merged text, from mark to mark, each with its line number."""
+    out, inside = [], False
+    for number, line in enumerate(text.split("\n"), 1):
+        inside = inside or line.startswith("<<<<<<< ")
+        if inside:
+            out.append(f"{number:5} | {line[:160]}")
+        inside = inside and not line.startswith(">>>>>>> ")
+    return "\n".join(out)[:_MOST_CONFLICT_CHARS]

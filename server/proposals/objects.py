@@ -1,0 +1,146 @@
+"""Files, trees and commits in git's object store, read and written without a work tree or an index."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.proposals.git import Git, failure
+from autoresearch_mcp.server.proposals.message import commit_message, identity
+from autoresearch_mcp.trainer import files
+
+
+class Entry(NamedTuple):
+    """What a tree has under a name: git's mode, the kind of object, and its id."""
+
+    mode: str
+    kind: str
+    id: str
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a regular file."""
+        return self.mode in ("100644", "100755")
+
+
+class Objects:
+    """The object store of a repository. What a method stored is on the disk when it returns.
+
+    Raises:
+        LabError: from every method, those of `Git.output`.
+    """
+
+    def __init__(self, git: Git) -> None:
+        self._git = git
+
+    def entries(self, commit: str) -> dict[str, Entry]:
+        """Return everything in a commit's tree by path, folders too.
+
+        Bytes of a path that are not UTF-8 become lone surrogates, as in `os.fsdecode`.
+        """
+        entries = {}
+        for line in self._git.output("ls-tree", "-r", "-t", "-z", commit).split(b"\0")[:-1]:
+            head, _, path = line.partition(b"\t")
+            entries[path.decode("utf-8", "surrogateescape")] = Entry(*head.decode().split())
+        return entries
+
+    def read(self, entry: Entry) -> bytes:
+        """Return the content of a file."""
+        return self._git.output("cat-file", "blob", entry.id)
+
+    def read_all(self, entries: Mapping[str, Entry]) -> dict[str, bytes]:
+        """Return the content of those entries that are regular files, by path."""
+        wanted = {path: entry.id for path, entry in entries.items() if entry.is_file}
+        data = self._git.output("cat-file", "--batch", stdin="".join(f"{id}\n" for id in wanted.values()).encode()) if wanted else b""
+        contents, at = {}, 0
+        for path in wanted:
+            head = data.index(b"\n", at)
+            size = int(data[at:head].split()[2])
+            contents[path] = data[head + 1 : head + 1 + size]
+            at = head + size + 2
+        return contents
+
+    def store(self, contents: Mapping[str, bytes], like: Mapping[str, Entry]) -> dict[str, Entry]:
+        """Store files, by path. Each keeps the mode that it has in `like`, else it is not executable."""
+        return {path: Entry(like[path].mode if path in like else "100644", "blob", self._store(data)) for path, data in contents.items()}
+
+    def write_tree(self, entries: Mapping[str, Entry], changed: Mapping[str, Entry], folder: str = "") -> str:
+        """Store the tree of a folder.
+
+        Args:
+            entries: the whole tree to start from. An entry without an id is a folder that is built anew.
+            changed: files to put in place, by path.
+            folder: empty, or ending in a slash.
+
+        Returns:
+            The tree's id.
+        """
+        names = {
+            path[len(folder) :]: entry for path, entry in entries.items() if path.startswith(folder) and "/" not in path[len(folder) :]
+        }
+        for path, entry in changed.items():
+            if path.startswith(folder):
+                name, slash, _ = path[len(folder) :].partition("/")
+                names[name] = Entry("040000", "tree", "") if slash else entry
+        for name, entry in names.items():
+            if not entry.id:
+                names[name] = entry._replace(id=self.write_tree(entries, changed, f"{folder}{name}/"))
+        lines = (f"{entry.mode} {entry.kind} {entry.id}\t{name}\0" for name, entry in names.items())
+        return self._git.line("mktree", "-z", stdin="".join(lines).encode("utf-8", "surrogateescape"))
+
+    def commit(self, tree: str, parents: Iterable[str], message: str, author: str) -> str:
+        """Store a commit and return its id. No ref holds it yet.
+
+        Args:
+            tree: the id of its tree.
+            parents: ids of commits.
+            message: becomes the commit's message, and is cleaned.
+            author: signs it, and is cleaned.
+        """
+        parts = [part for parent in parents for part in ("-p", parent)]
+        commit = self._git.line("commit-tree", tree, *parts, "-F", "-", stdin=commit_message(message, author), env=identity(author))
+        for id in (commit, tree):
+            sync_folder(self._git.directory / "objects" / id[:2])
+        return commit
+
+    def merge(self, ours: bytes, before: bytes, theirs: bytes) -> tuple[bytes, bool]:
+        """Merge two changes of one text line by line.
+
+        Returns:
+            The merged text, with git's conflict marks where it has to have them, and whether there are none.
+        """
+        with tempfile.TemporaryDirectory(prefix="autoresearch-") as folder:
+            names = [Path(folder, name) for name in ("champion", "base", "proposal")]
+            for name, data in zip(names, (ours, before, theirs), strict=True):
+                name.write_bytes(data)
+            labels = [part for name in names for part in ("-L", name.name)]
+            conflicts, merged, err = self._git.run("merge-file", "-p", "--quiet", *labels, *map(str, names))
+        if conflicts > 127:
+            raise failure("merge-file", err)
+        return merged, conflicts == 0
+
+    def _store(self, data: bytes) -> str:
+        return self._git.line("hash-object", "-w", "--stdin", "--no-filters", stdin=data)
+
+
+def check_place(entries: Mapping[str, Entry], path: str) -> None:
+    """Refuse a path that is, or goes through, something other than folders and a regular file.
+
+    Raises:
+        LabError: `not_editable`.
+    """
+    entry = entries.get(path)
+    folders = ["/".join(path.split("/")[:n]) for n in range(1, path.count("/") + 1)]
+    if (entry and not entry.is_file) or any(entries[folder].kind != "tree" for folder in folders if folder in entries):
+        raise LabError(
+            f"{path} is not a regular file at this commit (a link, folder or submodule is in the way), so it cannot be edited.",
+            "not_editable",
+        )
+
+
+def sync_folder(folder: Path) -> None:
+    """Write a folder's names to the disk, as git does for files only. A folder may be gone: packed."""
+    with contextlib.suppress(FileNotFoundError):
+        files.sync(folder)
