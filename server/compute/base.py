@@ -36,7 +36,7 @@ class Observation:
         phase: `lost`: it ended, or never began, without a result. `refused`: the backend will never run it, for `reason`.
         used_s, share: of the training budget.
         device_s: seconds that the job held a device, where that differs from the time since its start.
-        unbegun: `lost` before it began, as whoever submitted it died: that says nothing of the job, and another attempt is due.
+        never_started: `lost` before it began, as whoever submitted it died: that says nothing of the job, and another attempt is due.
     """
 
     phase: Literal["starting", "running", "scoring", "ended", "lost", "refused"]
@@ -45,7 +45,7 @@ class Observation:
     result: dict[str, Any] | None = None
     reason: str = ""
     device_s: float | None = None
-    unbegun: bool = False
+    never_started: bool = False
 
 
 class Compute(Protocol):

@@ -94,11 +94,11 @@ class Attempts:
 
         It was killed from outside, or the machine went down, or its runner died before it began.
         """
-        losses = experiment.losses + (not seen.unbegun)
+        losses = experiment.losses + (not seen.never_started)
         if experiment.cancel_requested:
             self._end(experiment, "cancelled", seen.device_s, losses=losses)
         elif losses < ATTEMPTS:
-            _log.warning("%s %s, queued again", experiment.id, "had not begun" if seen.unbegun else "lost")
+            _log.warning("%s %s, queued again", experiment.id, "had not begun" if seen.never_started else "lost")
             cost = self._spending.cost(experiment, seen.device_s)
             self._ledger.move(experiment.id, ACTIVE_STATES, state="queued", started_at=None, losses=losses, **cost)
         else:

@@ -9,6 +9,7 @@ from autoresearch_mcp.server.lake.base import Lake, LakeDamaged, LakeUnavailable
 from autoresearch_mcp.server.lake.embedded.repair import repair
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Table
+from autoresearch_mcp.server.retry import Backoff
 
 FLUSH_EVERY_S = 5.0
 FLUSH_ROWS = 500
@@ -30,7 +31,7 @@ class Flusher:
         self._lake = lake
         self._due = 0.0
         self._under_way: asyncio.Task[None] | None = None
-        self._wait_s = LAKE_RETRY_S[0]
+        self._backoff = Backoff(LAKE_RETRY_S)
         self._repaired = False
         self.keeps_up = True
 
@@ -62,7 +63,7 @@ class Flusher:
         try:
             for table in ("promotions", "memories", "experiments"):
                 await asyncio.to_thread(self._flush_table, table)
-            self._wait_s = LAKE_RETRY_S[0]
+            self._backoff.succeeded()
             self.keeps_up = not self._ledger.unflushed()
         except LakeDamaged as error:
             await self._repair(str(error))
@@ -74,9 +75,9 @@ class Flusher:
         self._lake.close()
 
     def _postpone(self, why: str) -> None:
-        _log.warning("the lake is away, next try in %.0f s: %s", self._wait_s, why)
-        self._due = time.monotonic() + self._wait_s
-        self._wait_s = min(2 * self._wait_s, LAKE_RETRY_S[1])
+        wait_s = self._backoff.failed()
+        _log.warning("the lake is away, next try in %.0f s: %s", wait_s, why)
+        self._due = time.monotonic() + wait_s
         self.keeps_up = False
 
     async def _repair(self, why: str) -> None:

@@ -17,6 +17,7 @@ from autoresearch_mcp.server.lake.base import Lake
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES
 from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.retry import Backoff
 from autoresearch_mcp.server.runner.attempts import Attempts
 from autoresearch_mcp.server.runner.flushing import Flusher
 from autoresearch_mcp.server.runner.spending import Spending
@@ -46,16 +47,16 @@ class Runner:
         """Work until there has been nothing to do for `linger_s`, or `stopping` is set."""
         try:
             await self._attempts.adopt_all()
-            failed_s = 0.0  # the wait after the last round, if that failed
+            backoff = Backoff(ROUND_RETRY_S)
             while not self.stopping.is_set():
                 try:
                     idle_s = await self._round()
-                    failed_s = 0.0
+                    backoff.succeeded()
                 except Exception as error:  # a full disk, a busy ledger, a fault of ours: what is written stays true, so try again
                     _log.error("A round failed, and is tried again: %s", error, exc_info=not isinstance(error, LabError))
-                    idle_s, failed_s = 0.0, min(max(ROUND_RETRY_S[0], 2 * failed_s), ROUND_RETRY_S[1])
+                    idle_s = 0.0
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self.stopping.wait(), failed_s)
+                        await asyncio.wait_for(self.stopping.wait(), backoff.failed())
                 if idle_s > linger_s:
                     await self._flusher.wait()
                     if self._flusher.keeps_up:  # else its next turn comes in `_round`

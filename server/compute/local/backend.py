@@ -192,7 +192,7 @@ def _observe(job: Job) -> Observation:
     if begun and not alive:
         return Observation("lost")
     if forbidden and not begun:
-        return Observation("lost", device_s=0.0, unbegun=True)
+        return Observation("lost", device_s=0.0, never_started=True)
     progress = protocol.read_json(job.directory / protocol.PROGRESS) or {"phase": "starting"}
     used = float(progress.get("used_s", 0.0))
     return Observation(progress["phase"], used_s=used, share=min(1.0, used / job.spec.budget_s))

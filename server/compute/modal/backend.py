@@ -13,7 +13,7 @@ from pathlib import Path
 
 from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation, write_files
 from autoresearch_mcp.server.compute.modal.client import ModalAway, Service
-from autoresearch_mcp.server.compute.modal.context import Site
+from autoresearch_mcp.server.compute.modal.context import ModalContext
 from autoresearch_mcp.server.compute.modal.deployment import TRAINING, Deployment, check, load
 from autoresearch_mcp.server.compute.modal.job import SANDBOX, Keeper, ended
 from autoresearch_mcp.server.compute.modal.scoring import PATIENCE_S, Scoring, scorers
@@ -46,7 +46,7 @@ class ModalCompute:
         patience_s: float = PATIENCE_S,
     ) -> None:
         self._profile, self._state, self._gpus, self._command, self._patience_s = profile, state, gpus, command, patience_s
-        self._site: Site | None = None
+        self._context: ModalContext | None = None
         self._scoring: Scoring | None = None
         self._keepers: dict[tuple[str, int], Keeper] = {}
 
@@ -105,9 +105,9 @@ class ModalCompute:
             keeper.cancel()
 
     async def orphans(self, active: Callable[[], Collection[tuple[str, int]]]) -> list[str]:
-        site = self._open()
+        context = self._open()
         try:
-            return await end_orphans(site.service, site.deployment, lambda: {*active(), *self._keepers})
+            return await end_orphans(context.service, context.deployment, lambda: {*active(), *self._keepers})
         except ModalAway as error:
             raise ComputeError(f"Modal is away: {error}") from error
 
@@ -135,19 +135,19 @@ class ModalCompute:
         if self._scoring is not None:
             await self._scoring.close()
 
-    def _open(self) -> Site:
-        if self._site is None:
+    def _open(self) -> ModalContext:
+        if self._context is None:
             deployment = load(self._state)
-            self._site = Site(Service(deployment.environment, deployment.app), deployment, self._gpus, self._command)
-            self._scoring = Scoring(self._site, self._trains, self._patience_s)
-        return self._site
+            self._context = ModalContext(Service(deployment.environment, deployment.app), deployment, self._gpus, self._command)
+            self._scoring = Scoring(self._context, self._trains, self._patience_s)
+        return self._context
 
     def _trains(self) -> bool:
         return any(keeper.training for keeper in self._keepers.values())
 
     def _keep(self, job: Job, fresh: bool) -> Keeper:
-        assert self._site is not None and self._scoring is not None
-        keeper = self._keepers[job.id, job.attempt] = Keeper(self._site, self._scoring, job, fresh)
+        assert self._context is not None and self._scoring is not None
+        keeper = self._keepers[job.id, job.attempt] = Keeper(self._context, self._scoring, job, fresh)
         return keeper
 
 

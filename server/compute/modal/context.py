@@ -9,6 +9,7 @@ from typing import TypeVar
 from autoresearch_mcp.server.compute.base import ComputeError, Job
 from autoresearch_mcp.server.compute.modal.client import EndedEarly, ModalAway, NameTaken, Sandbox, Service
 from autoresearch_mcp.server.compute.modal.deployment import Deployment
+from autoresearch_mcp.server.retry import retry_async
 
 BOOT_S = 5.0  # from a sandbox's placement, where its price begins, to its first words; unproven
 LOOK_S = 2.0  # between two looks at a sandbox that is waited for
@@ -19,7 +20,7 @@ _log = logging.getLogger("autoresearch.modal")
 
 
 @dataclass(frozen=True)
-class Site:
+class ModalContext:
     """Attributes:
     gpus: experiment device -> GPU to ask for, or none.
     command: a sandbox's entry point, for tests and benchmarks that put another in its place.
@@ -41,16 +42,13 @@ def name(job: Job) -> str:
     return f"{job.id}-{job.attempt}"
 
 
-async def persist(call: Callable[[], Awaitable[_T]], what: str) -> _T:
+async def retry_until_available(call: Callable[[], Awaitable[_T]], what: str) -> _T:
     """Repeat a call until the service answers."""
-    wait_s = RETRY_S[0]
-    while True:
-        try:
-            return await call()
-        except ModalAway as error:
-            _log.warning("Modal is away (%s), next try in %.0f s: %s", what, wait_s, error)
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, RETRY_S[1])
+
+    def log(error: BaseException, wait_s: float) -> None:
+        _log.warning("Modal is away (%s), next try in %.0f s: %s", what, wait_s, error)
+
+    return await retry_async(call, lambda error: isinstance(error, ModalAway), RETRY_S, log)
 
 
 async def run_once(service: Service, wanted: Sandbox, say: Callable[[str], None]) -> tuple[str, int]:
@@ -68,6 +66,6 @@ async def run_once(service: Service, wanted: Sandbox, say: Callable[[str], None]
             id = found if found is not None else await service.create(wanted)
     except EndedEarly as error:
         raise ComputeError(f"The sandbox {wanted.name} ended as it started: {error}.") from error
-    while (code := await persist(lambda: service.poll(id), "polling")) is None:  # noqa: ASYNC110
+    while (code := await retry_until_available(lambda: service.poll(id), "polling")) is None:  # noqa: ASYNC110
         await asyncio.sleep(LOOK_S)
     return id, code

@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from autoresearch_mcp.server.compute.base import Job, Observation
 from autoresearch_mcp.server.compute.modal.client import EndedEarly, ModalAway, ModalRefused, Mount, NameTaken, Sandbox
-from autoresearch_mcp.server.compute.modal.context import BOOT_S, RETRY_S, Site, folder, name, persist
+from autoresearch_mcp.server.compute.modal.context import BOOT_S, RETRY_S, ModalContext, folder, name, retry_until_available
 from autoresearch_mcp.server.compute.modal.deployment import CODE, GRAPHS, OUT, TRAINING
 from autoresearch_mcp.server.compute.modal.scoring import Scoring
 from autoresearch_mcp.server.devices import START_LIMIT_S
@@ -48,8 +48,8 @@ class Keeper:
     found: set once it is known whether there is, or was, a sandbox; `seen` is `lost` then if there is none and won't be.
     """
 
-    def __init__(self, site: Site, scoring: Scoring, job: Job, fresh: bool) -> None:
-        self._site, self._service, self._scoring, self._job, self._fresh = site, site.service, scoring, job, fresh
+    def __init__(self, context: ModalContext, scoring: Scoring, job: Job, fresh: bool) -> None:
+        self._context, self._service, self._scoring, self._job, self._fresh = context, context.service, scoring, job, fresh
         self._cancelled = asyncio.Event()
         self._said: dict[str, Any] | None = None
         self._account: dict[str, Any] = {}  # what the container says of itself: sandbox, begun, ended
@@ -156,31 +156,31 @@ class Keeper:
         if await self._read(protocol.RESULT) is not None:
             return None
         path = f"{folder(self._job)}/{protocol.ABANDONED}"
-        await persist(lambda: self._service.write(self._site.deployment.runs, path, b""), "abandoning")
+        await retry_until_available(lambda: self._service.write(self._context.deployment.runs, path, b""), "abandoning")
         return await self._look()
 
     async def _look(self) -> str | None:
         """By name, then by tags."""
-        if (id := await persist(lambda: self._service.find(name(self._job)), "finding")) is not None:
+        if (id := await retry_until_available(lambda: self._service.find(name(self._job)), "finding")) is not None:
             return id
-        found = await persist(lambda: self._service.running(self._tags()), "listing")
+        found = await retry_until_available(lambda: self._service.running(self._tags()), "listing")
         return next(iter(found), None)
 
     def _tags(self) -> dict[str, str]:
-        return {"lab": self._site.deployment.lab, "stage": "train", "experiment": self._job.id, "attempt": str(self._job.attempt)}
+        return {"lab": self._context.deployment.lab, "stage": "train", "experiment": self._job.id, "attempt": str(self._job.attempt)}
 
     def _limit_s(self) -> int:
         spec = self._job.spec
         return int(prepare.max_wall_s(spec.profile, spec.budget_s) - prepare.PROFILES[spec.profile].score_s + START_LIMIT_S)
 
     def _sandbox(self) -> Sandbox:
-        job, deployment = self._job, self._site.deployment
+        job, deployment = self._job, self._context.deployment
         spec, graphs = job.spec, dict[str, Mount]()
         if volume := deployment.graphs.get(spec.device):
             spec, graphs = replace(spec, graphs=f"{GRAPHS}/{protocol.GRAPHS}"), {GRAPHS: Mount(volume, read_only=True)}
         return Sandbox(
             name=name(job),
-            argv=(*self._site.command, "train", json.dumps(asdict(spec)), CODE, OUT),
+            argv=(*self._context.command, "train", json.dumps(asdict(spec)), CODE, OUT),
             tags=self._tags(),
             image=deployment.image,
             timeout_s=self._limit_s(),
@@ -189,7 +189,7 @@ class Keeper:
                 OUT: Mount(deployment.runs, sub_path=f"/{folder(job)}"),
                 **graphs,
             },
-            gpu=self._site.gpus[job.spec.device],
+            gpu=self._context.gpus[job.spec.device],
             cpu=(max(2.0, job.spec.threads), max(8.0, job.spec.threads)),
             memory=(16_384, 65_536),
             folder=job.directory / protocol.CODE,
@@ -208,9 +208,9 @@ class Keeper:
                 awaited = {listening} if terminated or listening.done() else {listening, cancelled}
                 await asyncio.wait(awaited, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
                 if self._cancelled.is_set() and not terminated:
-                    await persist(lambda: self._service.terminate(id), "terminating")
+                    await retry_until_available(lambda: self._service.terminate(id), "terminating")
                     terminated = True
-                if await persist(lambda: self._service.poll(id), "polling") is not None:
+                if await retry_until_available(lambda: self._service.poll(id), "polling") is not None:
                     await asyncio.wait({listening}, timeout=LOOK_S)
                     return
                 if listening.done():
@@ -294,7 +294,7 @@ class Keeper:
 
     async def _bytes(self, file: str) -> bytes | None:
         path = f"{folder(self._job)}/{file}"
-        return await persist(lambda: self._service.read(self._site.deployment.runs, path), "reading")
+        return await retry_until_available(lambda: self._service.read(self._context.deployment.runs, path), "reading")
 
     async def _read(self, file: str) -> dict[str, Any] | None:
         data = await self._bytes(file)
@@ -324,7 +324,7 @@ class Keeper:
             blank = asdict(protocol.Result("cancelled", seed=self._job.spec.seed, device=self._job.spec.device))
             result = {**blank, **(result or {}), "state": "cancelled", "failure": None}
         if result is None:
-            self.seen = Observation("lost", device_s=device_s, unbegun=not (self._fresh or self._account))
+            self.seen = Observation("lost", device_s=device_s, never_started=not (self._fresh or self._account))
             return
         await asyncio.to_thread(protocol.write_json, self._job.directory / protocol.RESULT, {**result, "device_s": round(device_s, 1)})
         self.seen = Observation("ended", result=await asyncio.to_thread(ended, self._job), device_s=device_s)

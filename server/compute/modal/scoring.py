@@ -29,7 +29,7 @@ from typing import Any
 
 from autoresearch_mcp.server.compute.base import Job
 from autoresearch_mcp.server.compute.modal.client import EndedEarly, ModalAway, Mount, NameTaken, Sandbox
-from autoresearch_mcp.server.compute.modal.context import BOOT_S, RETRY_S, Site, folder, persist
+from autoresearch_mcp.server.compute.modal.context import BOOT_S, RETRY_S, ModalContext, folder, retry_until_available
 from autoresearch_mcp.server.compute.modal.deployment import EVALUATION, RUNS
 from autoresearch_mcp.server.devices import SCORER_LIMIT_S
 from autoresearch_mcp.server.models import new_id
@@ -62,8 +62,8 @@ class Scoring:
     more_to_come: whether something trains that may yet submit.
     """
 
-    def __init__(self, site: Site, more_to_come: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
-        self._site, self._service, self._more, self._patience_s = site, site.service, more_to_come, patience_s
+    def __init__(self, context: ModalContext, more_to_come: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+        self._context, self._service, self._more, self._patience_s = context, context.service, more_to_come, patience_s
         self._waiting: list[_Wait] = []
         self._batches: dict[str, asyncio.Task[None]] = {}  # by device: one at a time
 
@@ -97,7 +97,7 @@ class Scoring:
         if batch is None:
             return None, 0.0
         while (result := await self._read(job, remote.SCORED)) is None:
-            if await persist(lambda: self._service.find(str(batch["name"])), "finding a scorer") is None:
+            if await retry_until_available(lambda: self._service.find(str(batch["name"])), "finding a scorer") is None:
                 result = await self._read(job, remote.SCORED)
                 break
             await asyncio.sleep(LOOK_S)
@@ -149,7 +149,7 @@ class Scoring:
                 for wait in batch:
                     self._note(wait, name, [*scorers(wait.job.directory), (id, len(batch))])
                 told_s = await self._listen(id, {folder(wait.job): wait for wait in batch})
-                while await persist(lambda: self._service.poll(id), "polling a scorer") is None:  # noqa: ASYNC110
+                while await retry_until_available(lambda: self._service.poll(id), "polling a scorer") is None:  # noqa: ASYNC110
                     await asyncio.sleep(RETRY_S[0])
                 self._service.forget(id)
                 seconds = min(time.monotonic() - placed_at, _limit_s(batch[0].job, len(batch))) - told_s
@@ -174,24 +174,24 @@ class Scoring:
             try:
                 return await self._service.create(sandbox)
             except NameTaken:  # by an earlier try, of which the answer was lost
-                return await persist(lambda: self._service.find(sandbox.name), "finding a scorer")
+                return await retry_until_available(lambda: self._service.find(sandbox.name), "finding a scorer")
             except ModalAway as error:
                 _log.warning("the scorer %s is not placed yet, next try in %.0f s: %s", sandbox.name, wait_s, error)
-                if (id := await persist(lambda: self._service.find(sandbox.name), "finding a scorer")) is not None:
+                if (id := await retry_until_available(lambda: self._service.find(sandbox.name), "finding a scorer")) is not None:
                     return id
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, RETRY_S[1])
 
     def _sandbox(self, name: str, batch: list[_Wait]) -> Sandbox:
-        deployment, spec = self._site.deployment, batch[0].job.spec
+        deployment, spec = self._context.deployment, batch[0].job.spec
         return Sandbox(
             name=name,
-            argv=(*self._site.command, "score", EVALUATION, *(f"{RUNS}/{folder(wait.job)}" for wait in batch)),
+            argv=(*self._context.command, "score", EVALUATION, *(f"{RUNS}/{folder(wait.job)}" for wait in batch)),
             tags={"lab": deployment.lab, "stage": "score"},
             image=deployment.image,
             timeout_s=_limit_s(batch[0].job, len(batch)),
             volumes={EVALUATION: Mount(deployment.evaluation, read_only=True), RUNS: Mount(deployment.runs)},
-            gpu=self._site.gpus[spec.device],
+            gpu=self._context.gpus[spec.device],
             cpu=(2.0, 8.0),
             memory=(16_384, 65_536),
         )
@@ -219,7 +219,7 @@ class Scoring:
 
     async def _read(self, job: Job, file: str) -> dict[str, Any] | None:
         path = f"{folder(job)}/{file}"
-        data = await persist(lambda: self._service.read(self._site.deployment.runs, path), "reading a score")
+        data = await retry_until_available(lambda: self._service.read(self._context.deployment.runs, path), "reading a score")
         try:
             value = json.loads(data) if data is not None else None
         except ValueError:

@@ -9,7 +9,6 @@ in a message, a log or a repr.
 import math
 import os
 import queue
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 
 from autoresearch_mcp.server.lake.base import LakeUnavailable
+from autoresearch_mcp.server.retry import retry_within
 from autoresearch_mcp.server.search.url import checked_url
 
 ATTEMPT_S = 20.0  # the longest a single try may take
@@ -68,18 +68,15 @@ class Service:
             ServiceError: within about `within_s`.
         """
         deadline = time.monotonic() + within_s
-        pause_s = BACKOFF_S[0]
-        while True:
-            try:
-                left = min(ATTEMPT_S, deadline - time.monotonic())
-                return self._within(left, lambda left=left: self._try(sql, params, left))  # type: ignore[misc]
-            except ServiceError as error:
-                wait_s = random.uniform(0, 2 * pause_s)  # noqa: S311 - jitter, so that a swarm doesn't come back all at once
-                if not error.retry or (error.maybe_done and not reads) or time.monotonic() + wait_s >= deadline:
-                    raise
-                if self._closing.wait(wait_s):
-                    raise
-            pause_s = min(2 * pause_s, BACKOFF_S[1])
+
+        def attempt() -> list[Row]:
+            left_s = min(ATTEMPT_S, deadline - time.monotonic())
+            return self._within(left_s, lambda: self._try(sql, params, left_s))
+
+        def may_help(error: BaseException) -> bool:
+            return isinstance(error, ServiceError) and error.retry and (reads or not error.maybe_done)
+
+        return retry_within(attempt, may_help, BACKOFF_S, within_s, self._closing)
 
     def close(self) -> None:
         """Queries that wait fail now."""

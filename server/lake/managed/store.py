@@ -27,6 +27,7 @@ from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
 from autoresearch_mcp.server.lake.managed.service import Row, Service, ServiceError
 from autoresearch_mcp.server.lake.schema import RECORD, SCHEMA_VERSION, TABLES, parse, row
 from autoresearch_mcp.server.models import Record, Table
+from autoresearch_mcp.server.retry import pause_s
 from autoresearch_mcp.server.search.embedding import Embedder
 from autoresearch_mcp.trainer import files
 from autoresearch_mcp.trainer.protocol import read_json, write_json
@@ -58,8 +59,8 @@ class Followed:
 
     @property
     def due(self) -> bool:
-        pause_s = min(AWAY_S[0] * 2 ** (self.failures - 1), AWAY_S[1]) if self.failures else FOLLOW_EVERY_S
-        return not 0 <= time.time() - max(self.reached_at, self.failed_at) < pause_s
+        wait_s = pause_s(AWAY_S, self.failures) if self.failures else FOLLOW_EVERY_S
+        return not 0 <= time.time() - max(self.reached_at, self.failed_at) < wait_s
 
 
 class ManagedLake:

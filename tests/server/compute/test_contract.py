@@ -184,7 +184,7 @@ async def test_a_job_that_was_killed_is_lost_and_not_adopted(compute: Compute, b
     backend.kill(job)
     assert (await see(compute, job, "ended", "lost")).phase == "lost"
     assert not await compute.adopt(job)
-    assert not (await compute.observe(job)).unbegun
+    assert not (await compute.observe(job)).never_started
 
 
 async def test_jobs_run_on_when_their_runner_goes_and_the_next_one_adopts_them(
@@ -207,7 +207,7 @@ async def test_what_was_not_adopted_never_runs(compute: Compute, make_job: MakeJ
     late = await make_job(ENDLESS)
     assert not await compute.adopt(replace(late, files={}))
     found = await compute.observe(late)
-    assert (found.phase, found.unbegun, found.device_s) == ("lost", True, 0.0)
+    assert (found.phase, found.never_started, found.device_s) == ("lost", True, 0.0)
     await compute.submit(late)  # as if it had been on its way all the time
     after = await make_job()
     await compute.submit(after)

@@ -111,6 +111,7 @@ async def test_all_that_is_said_to_the_service_is_what_its_own_types_can_say(ben
     job = bench.job("submit", device="h100")
     await bench.compute.submit(job)
     await bench.see(job, "ended")
+    await eventually(lambda: not bench.service.running(stage="score"))
     assert await bench.compute.adopt(job) and await bench.compute.orphans(set) == [] and await bench.compute.cost(job.directory)
     assert not await bench.compute.adopt(bench.job())
     state = bench.service.control()
