@@ -79,8 +79,9 @@ def git(patient: Patient) -> list[Finding]:
     if shutil.which("git") is None:
         return [Finding("git", "bad", "there is no git in PATH", "Install git 2.34 or newer.")]
     version = subprocess.run(["git", "--version"], capture_output=True, text=True, check=False).stdout.split()
-    champion = Repo(patient.root, patient.settings.training.editable).champion()
-    return [Finding("git", "ok", f"{version[2] if len(version) > 2 else 'of unknown version'}; the champion is {champion[:12]}")]
+    repo = Repo(patient.root, patient.settings.training.editable)
+    sound = f"{version[2] if len(version) > 2 else 'of unknown version'}; the champion is {repo.champion()[:12]}"
+    return [Finding("git", "ok", sound), *(Finding("git", "note", warning) for warning in repo.behind())]
 
 
 def trainer(patient: Patient) -> list[Finding]:

@@ -125,22 +125,24 @@ class Promoter:
         )
         self._ledger.intend_promotion(promotion)
         try:
-            self._repo.advance(champion, commit)
+            warnings = self._repo.advance(champion, commit)
         except LabError:
             self._ledger.drop_promotion(promotion)
             raise
         self._ledger.confirm_promotion(promotion)
+        note = f"The champion is now {commit[:12]}. Base new proposals on it; open proposals on the old one will be asked to retrain."
         return PromoteAnswer(
             promoted=True,
             champion=commit,
             previous=champion,
             verdict=verdict,
-            note=f"The champion is now {commit[:12]}. Base new proposals on it; open proposals on the old one will be asked to retrain.",
+            note=" ".join([note, *warnings]),
         )
 
     def _recover(self) -> None:
         for promotion in self._ledger.promotions(done=False):
             if self._repo.champion() == promotion.commit:
+                self._repo.follow(promotion.previous, promotion.commit)
                 self._ledger.confirm_promotion(promotion)
             else:
                 self._ledger.drop_promotion(promotion)

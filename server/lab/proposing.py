@@ -136,7 +136,7 @@ class Proposing:
                 if similar := self._similar.find(hypothesis, but=twin.commit):
                     note += f" First see `similar`: {len(similar)} earlier hypotheses much like this one, and what became of them."
                 return self._answer(twin, draft.stat, False, note, similar)
-        stat = f"{twin.files_changed} file(s) changed, {twin.insertions} insertions(+), {twin.deletions} deletions(-)"
+        stat = core.repo.stat(twin.base, twin.commit).text
         note = f"This code was proposed before, by {twin.author}: use its results, or launch more replicates of {twin.commit[:12]}. Nothing new was made."
         return self._answer(twin, stat, True, note)
 

@@ -157,7 +157,7 @@ class Overview:
             found.append(_TOLD[self._settings.promotion.reported])
         if why := preflight_error(self._settings, self._state):
             found.append(why)
-        return found
+        return found + self._repo.behind()
 
     def _next_steps(self, champion: a.Summary, budget: a.Budget, open_: int) -> list[str]:
         needed = self._settings.promotion.min_replicates - champion.n

@@ -103,6 +103,19 @@ def test_a_better_commit_becomes_the_champion(bench: Bench) -> None:
     assert status.champion.commit == better and status.champion.mean == pytest.approx(1.40) and status.promotions == 1
 
 
+def test_an_owner_who_works_on_the_champions_branch_is_told_that_it_moved(bench: Bench) -> None:
+    champion, better = settled(bench)
+    bench.git("stash", "-q")
+    bench.git("switch", "-q", "research")
+    (bench.root / "train.py").write_text("mine\n", encoding="utf-8")
+    answer = bench.lab.promote_commit(better, "ada")
+    assert answer.promoted and "has the branch research checked out" in answer.note
+    assert any("undo a promotion" in warning for warning in bench.lab.status().warnings)
+    bench.git("reset", "-q", "--hard")
+    assert not any("promotion" in warning for warning in bench.lab.status().warnings)
+    assert bench.git("rev-parse", "HEAD") == better != champion
+
+
 def test_a_commit_within_noise_is_refused_with_the_numbers(bench: Bench) -> None:
     champion, _ = settled(bench)
     same = bench.propose("DEPTH = ", "DEPTH = 2 + ")

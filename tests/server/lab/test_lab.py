@@ -62,6 +62,7 @@ def test_the_three_forms_of_a_change_make_the_same_proposal(lab: Lab) -> None:
     patched = lab.propose_patch("the same as a diff", "eve", diff=diff)
     assert (whole.duplicate, whole.commit) == (patched.duplicate, patched.commit) == (True, commit)
     assert whole.author == "ada"
+    assert whole.diff_stat == patched.diff_stat == "train.py | +1 -1"
     assert "DEPTH = 3" in lab.read_file(commit=commit).text
     assert "+DEPTH = 3" in lab.diff(commit)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.proposals.git import _CONFIG
 from autoresearch_mcp.server.proposals.repo import Conflict, Draft, Repo
 
 TRAIN = b"depth = 2\nwidth = 64\n\n\ndef build():\n    return depth * width\n\n\nlr = 0.1\n"
@@ -430,6 +431,18 @@ def test_a_missing_git_or_repository_is_a_sentence(repo: Repo, tmp_path: Path, m
             [sys.executable, "-c", gone, str(repo.root)], env={**environment, "PATH": path}, capture_output=True, text=True
         )
         assert done.stdout.strip() == "git_missing", done.stderr
+
+
+def test_a_lock_that_a_dead_git_left_behind_is_named(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_CONFIG, "core.filesRefLockTimeout", "0")
+    draft = change(repo, "0.1", "0.2")
+    lock = repo.root / ".git/refs/heads/research.lock"
+    lock.touch()
+    with pytest.raises(LabError) as error:
+        repo.advance(draft.base, draft.commit)
+    assert error.value.code == "locked" and f"delete {lock} and try again" in str(error.value)
+    lock.unlink()
+    repo.advance(draft.base, draft.commit)
 
 
 def test_a_missing_champion_is_a_sentence(repo: Repo) -> None:
