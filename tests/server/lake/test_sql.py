@@ -96,13 +96,45 @@ def test_a_query_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None
         rows(f"SELECT count(*) FROM {many}", *(experiment(n) for n in range(30)))
 
 
-def test_an_answer_has_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_has_a_size() -> None:
     data = [memory(n, "x" * 5_000) for n in range(50)]
     found, more = sql.select("SELECT id, text FROM memories ORDER BY id", over(*data), 50)
     assert more and len(found) < 50 and all(len(row["text"]) == 2_000 for row in found)
     found, more = sql.select("SELECT id FROM memories", over(*data), 7)
     assert more and len(found) == 7
     assert sql.select("SELECT id FROM memories LIMIT 7", over(*data), 7)[1] is False
+
+
+def test_long_names_of_columns_count_too() -> None:
+    found, more = sql.select(
+        f'SELECT id AS "{"x" * 3_000}", id AS "{"y" * 3_000}" FROM memories', over(*(memory(n, "note") for n in range(300))), 300
+    )
+    assert more and sum(len(name) for row in found for name in row) <= sql.MOST_TEXT
+
+
+def test_a_row_that_no_answer_can_hold_is_refused() -> None:
+    wide = ", ".join(f"hex(zeroblob(1000)) AS c{n}" for n in range(40))
+    with pytest.raises(LabError, match="select fewer columns"):
+        rows(f"SELECT {wide} FROM memories", memory(1, "note"))
+
+
+def test_errors_list_the_columns_of_the_tables_that_the_statement_names() -> None:
+    with pytest.raises(LabError) as refusal:
+        rows("SELECT validation_loss FROM experiments", experiment(1))
+    assert "val_bpb" in str(refusal.value) and "supersedes" not in str(refusal.value)
+    with pytest.raises(LabError) as refusal:
+        rows("SELECT m.note, e.id FROM memories m JOIN experiments e", experiment(1), memory(1, "note"))
+    assert "supersedes" in str(refusal.value) and "val_bpb" in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["schema", " Schema; ", ".schema"])
+def test_the_word_schema_lists_every_column_that_a_select_can_name(text: str) -> None:
+    listed, more = sql.select(text, over(), 1)
+    assert not more
+    for table, columns in TABLES.items():
+        names = [row["column"] for row in listed if row["table"] == table]
+        assert names == [column.name for column in columns.values() if not column.hidden]
+        assert rows(f"SELECT {', '.join(names)} FROM {table}") == []
 
 
 def test_the_schema_names_every_column() -> None:

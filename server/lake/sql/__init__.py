@@ -1,0 +1,78 @@
+"""One read-only SELECT over the documented tables, the same for every store: the rows that are known now, in a passing SQLite.
+
+- `statement` parses the SELECT and refuses anything else with a reason.
+- `pool` runs it in a child process (`worker`), which is killed after `LIMIT_S` and may use `MEMORY_MB`.
+- `turns` decides whose statement runs next, so that one agent's statements don't hold up another's.
+
+Gives up speed for exactness: the columns that the statement names are copied for every call (half a second at 100,000 rows),
+so that unflushed rows count and both stores answer alike.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from autoresearch_mcp.server.lake.schema import TABLES
+from autoresearch_mcp.server.lake.sql.pool import Pool, Stopped
+from autoresearch_mcp.server.lake.sql.statement import TYPES, check, columns_of, refused
+from autoresearch_mcp.server.lake.sql.statement import describe as _describe
+from autoresearch_mcp.server.lake.sql.turns import Turns
+from autoresearch_mcp.server.models import Table
+
+__all__ = ["LIMIT_S", "MOST_TEXT", "Load", "close", "describe", "select"]
+
+LIMIT_S = 5.0
+MOST_TEXT = 50_000  # characters of an answer's values; as many again for the names of its columns
+
+Load = Callable[[Table, Sequence[str]], Iterable[tuple[Any, ...]]]  # a table's rows, as cells of these columns
+
+_turns = Turns()
+_pool = Pool()
+
+
+def select(sql: str, load: Load, limit: int, caller: str = "") -> tuple[list[dict[str, Any]], bool]:
+    """Answer a SELECT, or the word `schema` with the tables' columns.
+
+    Args:
+        sql: what the agent wrote.
+        load: gives the rows that are known now.
+        limit: the most rows to return. The schema is returned whole.
+        caller: who asks; statements of one caller wait for each other before others wait for them.
+
+    Returns:
+        The first rows by column name, and whether there are more.
+
+    Raises:
+        LabError: `bad_sql`, with the reason; `busy`, where too many statements wait already.
+    """
+    if sql.strip().strip(".;").lower() == "schema":
+        return _schema(), False
+    _pool.warm()  # it starts while the statement is parsed and the rows are read
+    statement, needed = check(sql)
+    tables: dict[str, list[tuple[str, str]]] = {
+        table: [(column.name, TYPES[column.type]) for column in columns] for table, columns in needed.items()
+    }
+    with _turns.turn(caller):
+        rows: dict[str, Iterable[tuple[Any, ...]]] = {
+            table: load(table, [column.name for column in columns]) for table, columns in needed.items()
+        }
+        try:
+            answer = _pool.run(statement, tables, rows, limit=limit, seconds=LIMIT_S, most_text=MOST_TEXT)
+        except Stopped as reason:
+            raise refused(str(reason), needed) from None
+    return [dict(zip(answer.names, values)) for values in answer.rows], answer.more
+
+
+def close() -> None:
+    """End the workers that wait for a statement; the next statement starts others."""
+    _pool.close()
+
+
+def describe() -> str:
+    """Describe the tables for agents, and the rules."""
+    return _describe(LIMIT_S)
+
+
+def _schema() -> list[dict[str, Any]]:
+    return [
+        {"table": table, "column": name, "type": kind, "meaning": meaning} for table in TABLES for name, kind, meaning in columns_of(table)
+    ]

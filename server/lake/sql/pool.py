@@ -1,0 +1,212 @@
+"""Worker processes that run statements, one each at a time, and that can be killed.
+
+A worker stays for the next statement, so an ordinary one pays no start; one that was killed is replaced at once. Messages
+are a length and marshalled data to a worker, a length and JSON from it. A worker inherits no secrets of the environment.
+"""
+
+import atexit
+import contextlib
+import json
+import marshal
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from autoresearch_mcp.server.lake.sql.worker import LENGTH_BYTES, MEMORY_MB
+
+_FILL_S = 60.0  # to send the rows; a worker that takes them more slowly is stuck
+_GRACE_S = 2.0  # for the last rows, and until the worker's own alarm
+_KEPT = 2  # workers that wait for the next statement
+_CHUNK_ROWS = 2_000
+_MOST_ANSWER = 8 << 20  # bytes; a worker that obeys its limits stays far below
+_ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # what some installations of Python need to start
+
+
+class Stopped(Exception):
+    """A statement was refused by SQLite or ran into a limit; the text says which."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The rows of a statement, and whether there are more."""
+
+    names: list[str]
+    rows: list[list[Any]]
+    more: bool
+
+
+class Pool:
+    """Thread-safe. It starts as many workers as there are statements at once: the callers bound those."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[_Worker] = []
+        self._registered = False
+
+    def warm(self) -> None:
+        """Start a worker where none waits, so that it is ready when the statement is."""
+        with self._lock:
+            if not self._registered:
+                atexit.register(self.close)
+                self._registered = True
+            if not self._idle:
+                self._idle.append(_Worker())
+
+    def run(
+        self,
+        statement: str,
+        tables: Mapping[str, Sequence[tuple[str, str]]],
+        rows: Mapping[str, Iterable[tuple[Any, ...]]],
+        *,
+        limit: int,
+        seconds: float,
+        most_text: int,
+    ) -> Answer:
+        """Run a SELECT over tables of its own.
+
+        Args:
+            statement: in SQLite's dialect.
+            tables: names and types of each table's columns.
+            rows: each table's rows; a tuple in a row becomes a JSON array.
+            limit: the most rows to return.
+            seconds: how long the statement may take once the tables are filled.
+            most_text: characters that the values may have, and again the names.
+
+        Raises:
+            Stopped: SQLite refused it, or it ran into a limit.
+        """
+        self.warm()
+        with self._lock:
+            worker = self._idle.pop() if self._idle else _Worker()
+        if not worker.alive:
+            worker.close()
+            worker = _Worker()
+        request: dict[str, Any] = {"statement": statement, "tables": {table: list(columns) for table, columns in tables.items()}}
+        request |= {"limit": limit, "seconds": seconds, "most_text": most_text}
+        try:
+            answer = worker.ask(request, [rows[table] for table in tables], seconds)
+        finally:
+            self._put_back(worker)
+        if "refused" in answer:
+            raise Stopped(answer["refused"])
+        return Answer(answer["names"], answer["rows"], answer["more"])
+
+    def close(self) -> None:
+        """End the workers that wait."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for worker in idle:
+            worker.close()
+
+    def _put_back(self, worker: "_Worker") -> None:
+        with self._lock:
+            if worker.usable and len(self._idle) < _KEPT:
+                self._idle.append(worker)
+                return
+        worker.close()
+        self.warm()
+
+
+class _Worker:
+    """One child process. After `ask`, `usable` tells whether it can run another statement."""
+
+    def __init__(self) -> None:
+        script = Path(__file__).with_name("worker.py")
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-B", str(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin.fileno(), self._process.stdout.fileno()
+        os.set_blocking(self._requests, False)
+        os.set_blocking(self._answers, False)
+        self.usable = True
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, request: dict[str, Any], tables: Iterable[Iterable[tuple[Any, ...]]], seconds: float) -> dict[str, Any]:
+        """Return what the worker answers, or a refusal in its name where it was killed."""
+        usable, self.usable = self.usable, False  # an exception leaves half a message behind
+        try:
+            with contextlib.suppress(BrokenPipeError):  # it ended; its answer or its exit status says why
+                deadline = time.monotonic() + _FILL_S
+                self._send(request, deadline)
+                for rows in tables:
+                    remaining = iter(rows)
+                    while chunk := list(islice(remaining, _CHUNK_ROWS)):
+                        self._send(chunk, deadline)
+                    self._send([], deadline)
+            deadline = time.monotonic() + seconds + _GRACE_S
+            length = int.from_bytes(self._receive(LENGTH_BYTES, deadline), "big")
+            if length > _MOST_ANSWER:
+                raise EOFError
+            answer: dict[str, Any] = json.loads(self._receive(length, deadline))
+        except TimeoutError:
+            return {"refused": _too_long(seconds)}
+        except EOFError:
+            self.close()
+            if self._process.returncode == -signal.SIGALRM:
+                return {"refused": _too_long(seconds)}
+            return {"refused": f"it ended the process that ran it, which may use {MEMORY_MB} MB; narrow it down"}
+        self.usable = usable and not answer.get("ends")
+        return answer
+
+    def close(self) -> None:
+        """Kill the process, wherever it is, and wait for its end."""
+        self.usable = False
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _send(self, message: Any, deadline: float) -> None:
+        content = marshal.dumps(message)
+        left = memoryview(len(content).to_bytes(LENGTH_BYTES, "big") + content)
+        while left:
+            _wait(self._requests, select.POLLOUT, deadline)
+            with contextlib.suppress(BlockingIOError):
+                left = left[os.write(self._requests, left) :]
+
+    def _receive(self, size: int, deadline: float) -> bytes:
+        """Read so many bytes.
+
+        Raises:
+            EOFError: the process ended before.
+            TimeoutError: at the deadline.
+        """
+        content = b""
+        while len(content) < size:
+            _wait(self._answers, select.POLLIN, deadline)
+            with contextlib.suppress(BlockingIOError):
+                part = os.read(self._answers, size - len(content))
+                if not part:
+                    raise EOFError
+                content += part
+        return content
+
+
+def _wait(descriptor: int, event: int, deadline: float) -> None:
+    poll = select.poll()
+    poll.register(descriptor, event)
+    if not poll.poll(max(0.0, deadline - time.monotonic()) * 1e3):
+        raise TimeoutError
+
+
+def _too_long(seconds: float) -> str:
+    return f"it took longer than {seconds:.0f} s; narrow it down"

@@ -1,0 +1,148 @@
+"""The process that runs agents' SELECTs, one after another: a script that needs the standard library only, so it starts fast.
+
+It reads requests from stdin and writes answers to stdout (see `pool`), and ends with its stdin. What a statement may do here:
+
+- Read the tables of its own request. SQLite's authorizer refuses everything else, files and recursion included.
+- Run for the seconds of the request; then the kernel's alarm ends this process, also inside a single SQL function.
+- Use `MEMORY_MB` in all, `HEAP_MB` of it in SQLite. It writes no file: what SQLite would spill to disk counts as memory.
+- Answer with so many characters. Rows are read one by one, and no row after the last that fits.
+"""
+
+import contextlib
+import json
+import marshal
+import os
+import resource
+import signal
+import sqlite3
+import sys
+from collections.abc import Sequence
+from typing import Any, BinaryIO
+
+MEMORY_MB = 512
+HEAP_MB = 256
+LENGTH_BYTES = 8  # before each message
+_MOST_CELL = 1_000_000  # bytes, of values while the statement runs
+_SHOWN_CELL = 2_000  # characters, in the answer
+_SHOWN_NAME = 100
+_LIMITS = {
+    sqlite3.SQLITE_LIMIT_LENGTH: _MOST_CELL,
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 100_000,
+    sqlite3.SQLITE_LIMIT_COLUMN: 100,
+    sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 500,
+    sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 50,
+    sqlite3.SQLITE_LIMIT_VDBE_OP: 250_000,
+    sqlite3.SQLITE_LIMIT_FUNCTION_ARG: 100,
+    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 1_000,
+    sqlite3.SQLITE_LIMIT_ATTACHED: 0,
+    sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 0,
+    sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
+}
+_ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION}
+
+
+def main() -> None:
+    """Answer requests until stdin ends."""
+    _confine()
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    while (request := _read(requests)) is not None:
+        database = sqlite3.connect(":memory:", isolation_level=None)
+        try:
+            _fill(database, request["tables"], requests)
+            answer = _answer(database, request)
+        except MemoryError:
+            answer = {"refused": f"it needs more than {HEAP_MB} MB of memory; narrow it down", "ends": True}
+        finally:
+            database.close()
+        content = json.dumps(answer).encode()
+        answers.write(len(content).to_bytes(LENGTH_BYTES, "big") + content)
+        answers.flush()
+        if "ends" in answer:
+            return
+
+
+def _confine() -> None:
+    """Take limits that hold for this process for good."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the alarm kills
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl+C on the terminal is the server's
+    os.chdir("/")
+    for limit, most in ((resource.RLIMIT_AS, MEMORY_MB << 20), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
+        with contextlib.suppress(OSError, ValueError):  # macOS refuses the first; SQLite's own limit holds there
+            resource.setrlimit(limit, (most, most))
+    database = sqlite3.connect(":memory:")
+    database.execute(f"PRAGMA hard_heap_limit = {HEAP_MB << 20}")  # of the process, not of this connection
+    database.close()
+
+
+def _read(requests: BinaryIO) -> Any:
+    """Return the next message, or None at the end of the stream."""
+    length = requests.read(LENGTH_BYTES)
+    return marshal.loads(requests.read(int.from_bytes(length, "big"))) if length else None  # noqa: S302 - from our own parent
+
+
+def _fill(database: sqlite3.Connection, tables: dict[str, list[tuple[str, str]]], requests: BinaryIO) -> None:
+    """Make the tables; each one's rows come in messages of their own, an empty one last."""
+    database.execute("PRAGMA temp_store = MEMORY")
+    database.execute("BEGIN")
+    for table, columns in tables.items():
+        declared = ", ".join(f'"{name}" {kind}' for name, kind in columns)
+        database.execute(f"CREATE TABLE {table} ({declared})")
+        insert = f"INSERT INTO {table} VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
+        while rows := _read(requests):
+            lists = any(isinstance(cell, tuple) for cell in rows[0])
+            database.executemany(insert, (tuple(map(_stored, row)) for row in rows) if lists else rows)
+    database.execute("COMMIT")
+
+
+def _stored(cell: Any) -> Any:
+    return json.dumps(cell, ensure_ascii=False) if isinstance(cell, tuple) else cell
+
+
+def _answer(database: sqlite3.Connection, request: dict[str, Any]) -> dict[str, Any]:
+    database.execute("SELECT 1 FROM json_each('[]')")  # it is there from now on; making it is not authorised below
+    for limit, most in _LIMITS.items():
+        database.setlimit(limit, most)
+    database.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY)
+    signal.setitimer(signal.ITIMER_REAL, request["seconds"])
+    try:
+        cursor = database.execute(request["statement"])
+        return _rows(cursor, request["limit"], request["most_text"])
+    except sqlite3.Error as error:
+        return {"refused": str(error)[:500]}
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _rows(cursor: sqlite3.Cursor, limit: int, most_text: int) -> dict[str, Any]:
+    """Read rows while they fit."""
+    names = _unique([name if len(name) <= _SHOWN_NAME else f"{name[:_SHOWN_NAME]}..." for name, *_ in cursor.description])
+    names_size = sum(map(len, names))
+    rows: list[list[Any]] = []
+    room, names_room = most_text, most_text
+    for values in cursor:
+        if len(rows) == limit:
+            return {"names": names, "rows": rows, "more": True}
+        row = list(map(_shown, values))
+        room -= sum(len(str(value)) for value in row)
+        names_room -= names_size
+        if min(room, names_room) < 0:
+            if not rows:
+                return {"refused": f"its first row alone has more than {most_text:,} characters; select fewer columns"}
+            return {"names": names, "rows": rows, "more": True}
+        rows.append(row)
+    return {"names": names, "rows": rows, "more": False}
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    return [name if name not in names[:index] else f"{name}_{index + 1}" for index, name in enumerate(names)]
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value[: _SHOWN_CELL // 2].hex()
+    return value[:_SHOWN_CELL] if isinstance(value, str) else value
+
+
+if __name__ == "__main__":
+    main()
