@@ -304,15 +304,16 @@ def _repair(arguments: argparse.Namespace) -> int:
     from autoresearch_mcp.server import settings
     from autoresearch_mcp.server.lake.embedded.repair import repair
     from autoresearch_mcp.server.ledger import Ledger
+    from autoresearch_mcp.server.paths import LabPaths
     from autoresearch_mcp.server.runner.process import stop_runner
 
     root = find_lab(arguments.dir)
     settings.load(root)
-    state = root / settings.STATE
-    if (state / "runner.lock").exists():
-        stop_runner(state)  # trainings go on; the next runner adopts them
-    with contextlib.closing(Ledger(state / "ledger.sqlite")) as ledger:
-        for each in repair(state / "lake", {"promotions": ledger.promotions()}):
+    paths = LabPaths(root)
+    if paths.runner_lock.exists():
+        stop_runner(paths.state)  # trainings go on; the next runner adopts them
+    with contextlib.closing(Ledger(paths.ledger)) as ledger:
+        for each in repair(paths.lake, {"promotions": ledger.promotions()}):
             _say(f"{each.table}: {each.rows} records" + (f", rebuilt; the old files are in {each.set_aside}" if each.fault else ", sound"))
             if each.fault:
                 _say(f"  {each.fault}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from autoresearch_mcp.server.models import Experiment
+from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.trainer import protocol
 
 Mode = Literal["tail", "head", "grep", "window"]
@@ -15,7 +16,7 @@ Mode = Literal["tail", "head", "grep", "window"]
 
 def locate(state: Path, experiment: Experiment) -> Path:
     """The directory of an experiment's current attempt, under the lab's state directory."""
-    return state / "runs" / experiment.id / str(experiment.attempt)
+    return StatePaths(state).run(experiment.id, experiment.attempt)
 
 
 def read_tail(path: Path, limit: int = 4000) -> str:

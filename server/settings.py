@@ -17,10 +17,9 @@ from autoresearch_mcp.server import devices
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.models import Metric, Model
+from autoresearch_mcp.server.paths import SETTINGS, STATE, LabPaths
 from autoresearch_mcp.trainer.prepare import PROFILES, max_wall_s
 
-FILE = "lab.toml"
-STATE = ".autoresearch"
 SCHEMA = 1
 
 
@@ -247,13 +246,13 @@ def load(root: Path) -> Settings:
     Raises:
         LabError: `not_a_lab`, `newer_lab` or `bad_settings`.
     """
-    path = root / FILE
+    path = LabPaths(root).settings
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise LabError(f"{root} is not a lab: it has no {FILE}. Make one with `autoresearch-mcp init DIR`.", "not_a_lab") from None
+        raise LabError(f"{root} is not a lab: it has no {SETTINGS}. Make one with `autoresearch-mcp init DIR`.", "not_a_lab") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise LabError(f"{FILE} is not valid TOML: {error}. Correct it; nothing was changed.", "bad_settings") from None
+        raise LabError(f"{SETTINGS} is not valid TOML: {error}. Correct it; nothing was changed.", "bad_settings") from None
     except OSError as error:
         raise LabError(f"{path} cannot be read: {error.strerror}.", "bad_settings") from None
     schema = raw["lab"].get("schema", SCHEMA) if isinstance(raw.get("lab"), dict) else SCHEMA
@@ -270,7 +269,8 @@ def load(root: Path) -> Settings:
     data = Path(settings.training.data).expanduser().resolve()
     if settings.training.data and (root.resolve().is_relative_to(data) or data.is_relative_to(root.resolve() / STATE)):
         raise LabError(
-            f"{FILE}: [training] data must not hold the lab itself, nor be in {STATE}/: training code may read all of it.", "bad_settings"
+            f"{SETTINGS}: [training] data must not hold the lab itself, nor be in {STATE}/: training code may read all of it.",
+            "bad_settings",
         )
     return settings
 
@@ -282,15 +282,15 @@ def _is_inside(path: str) -> bool:
 
 def _sentence(where: tuple[int | str, ...], message: str, got: object, kind: str) -> str:
     if not where:  # a rule over several keys, which its text names
-        return f"{FILE}: {message.removeprefix('Value error, ')}."
+        return f"{SETTINGS}: {message.removeprefix('Value error, ')}."
     section, *rest = [str(part) for part in where]
     key = " ".join([f"[{section}]", *rest[:1]])
     if kind == "extra_forbidden":
-        return f"{FILE}: {key} is not a known setting. Remove it, or see the README for the list."
+        return f"{SETTINGS}: {key} is not a known setting. Remove it, or see the README for the list."
     if kind == "missing":
-        return f"{FILE}: {key} is missing."
+        return f"{SETTINGS}: {key} is missing."
     text = message.removeprefix("Input ").removeprefix("Value error, ").removeprefix("should ")
-    return f"{FILE}: {key} must {text}, got {json.dumps(got, default=str)[:120]}."
+    return f"{SETTINGS}: {key} must {text}, got {json.dumps(got, default=str)[:120]}."
 
 
 def template(

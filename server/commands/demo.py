@@ -27,6 +27,7 @@ from rich.table import Table
 
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.paths import LabPaths
 
 REPLICATES = 3
 
@@ -174,7 +175,7 @@ def _text(result: object) -> str:
 @asynccontextmanager
 async def agent(name: str, root: Path, stage: Stage) -> AsyncIterator[Agent]:
     """Starts a server for this agent, as Claude Code and its kin do, and connects to it."""
-    with (root / ".autoresearch" / f"server-{name}.log").open("a", encoding="utf-8") as log:
+    with LabPaths(root).server_log(name).open("a", encoding="utf-8") as log:
         server = StdioServerParameters(
             command=sys.executable, args=["-P", "-m", "autoresearch_mcp.server.cli", "serve", str(root)], env=dict(os.environ)
         )

@@ -19,6 +19,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lake import KEY, is_managed, open_lake
 from autoresearch_mcp.server.lake.base import LakeUnavailable
 from autoresearch_mcp.server.models import Table
+from autoresearch_mcp.server.paths import LabPaths
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Patient:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.state = root / lab_settings.STATE
+        self.paths = LabPaths(root)
+        self.state = self.paths.state
 
     @cached_property
     def settings(self) -> lab_settings.Settings:
@@ -157,7 +159,7 @@ def modal(patient: Patient) -> list[Finding]:
 def ledger(patient: Patient) -> list[Finding]:
     from autoresearch_mcp.server.ledger import Ledger
 
-    path = patient.state / "ledger.sqlite"
+    path = patient.paths.ledger
     if not path.exists():
         return [Finding("ledger", "ok", "none yet; the first call makes it")]
     opened = Ledger(path)
@@ -182,7 +184,7 @@ def log(patient: Patient) -> list[Finding]:
     if importlib.util.find_spec("deeplake") is None:
         cure = "pip install deeplake; it has wheels for Linux (glibc) on x86-64 and arm64, and for macOS on arm64, Python 3.11 to 3.13."
         return [Finding("log", "bad", "the package deeplake is not installed", cure)]
-    faults = [text for table in get_args(Table) if (text := fault(patient.state / "lake", table))]
+    faults = [text for table in get_args(Table) if (text := fault(patient.paths.lake, table))]
     if faults:
         return [Finding("log", "bad", text, "autoresearch-mcp repair") for text in faults]
     lake = open_lake(patient.settings.model_copy(update={"lake": lab_settings.LakeSection(backend="embedded")}), patient.state)

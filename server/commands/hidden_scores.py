@@ -12,6 +12,7 @@ from rich.table import Table
 from autoresearch_mcp.server import settings as lab_settings
 from autoresearch_mcp.server.gate.judge import mean, sd
 from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.proposals.repo import Repo
 
 
@@ -37,7 +38,7 @@ def hidden_scores(root: Path) -> list[HiddenScore]:
     """
     lab_settings.load(root)
     champion = Repo(root).champion()
-    ledger = Ledger(root / lab_settings.STATE / "ledger.sqlite")
+    ledger = Ledger(LabPaths(root).ledger)
     try:
         same = ledger.proposal_of(champion)
         rows = sorted(ledger.test_scores())

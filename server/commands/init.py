@@ -15,6 +15,7 @@ from autoresearch_mcp.contracts import contract
 from autoresearch_mcp.server import settings
 from autoresearch_mcp.server.commands import install
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.paths import SETTINGS, LabPaths
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.untrusted import clean
 from autoresearch_mcp.trainer import prepare, sandbox
@@ -76,7 +77,7 @@ def create_lab(directory: Path, from_repo: Path | None = None, profile: str = "c
 
 
 def _check_free(directory: Path) -> None:
-    if (directory / settings.FILE).exists():
+    if LabPaths(directory).settings.exists():
         raise LabError(f"{directory} is a lab already. Nothing was changed.", "already_a_lab")
     if directory.is_symlink() and not directory.exists():
         raise LabError(f"{directory} is a link to nowhere. Nothing was made.", "not_empty")
@@ -122,9 +123,9 @@ def _furnish(root: Path, name: str, from_repo: Path | None, profile: str, budget
     new = {path: data for path, data in wanted.items() if there.get(path) != data and (path not in there or path == ".mcp.json")}
     repo.commit_files(new, "Set up the lab")
     settings.load(root)
-    state = root / settings.STATE
-    state.mkdir()
-    (state / ".gitignore").write_text("*\n", encoding="utf-8")
+    lab_paths = LabPaths(root)
+    lab_paths.state.mkdir()
+    lab_paths.ignore.write_text("*\n", encoding="utf-8")
     fixed = [] if script else [f"{folder}/: the fixed files, to read"]
     return [*(f"{path}: {_PURPOSES[path]}" for path in new if path in _PURPOSES), *fixed, *lines]
 
@@ -163,7 +164,7 @@ _UNCONFINED = (
 )
 _PURPOSES = {
     "train.py": "the file that agents improve; branch `research` points to the best",
-    settings.FILE: "the settings",
+    SETTINGS: "the settings",
     "orchestrator.md": "the contract to start a campaign with",
     AGENT: "the worker, as a Claude Code agent",
     ".mcp.json": "the server, for Claude Code opened here",
@@ -177,7 +178,7 @@ def _files(
     fixed = {name: path.read_bytes() for name, path in prepare.fixed_files().items() if not name.endswith("__init__.py")}
     return {
         "train.py": fixed.pop("train.py"),
-        settings.FILE: settings.template(clean(name)[:80] or "lab", profile, budget_s, unsandboxed, script).encode(),
+        SETTINGS: settings.template(clean(name)[:80] or "lab", profile, budget_s, unsandboxed, script).encode(),
         "orchestrator.md": contract("orchestrator").encode(),
         AGENT: (_WORKER_HEAD.format(tools=tools) + contract("worker")).encode(),
         ".mcp.json": _server(""),
@@ -202,7 +203,7 @@ def _move_in(workshop: Path, directory: Path) -> None:
         return
     moved: list[Path] = []
     try:
-        for item in sorted(workshop.iterdir(), key=lambda item: item.name == settings.FILE):
+        for item in sorted(workshop.iterdir(), key=lambda item: item.name == SETTINGS):
             moved.append(item.rename(directory / item.name))
         workshop.rmdir()
     except BaseException:

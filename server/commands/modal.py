@@ -15,6 +15,7 @@ from autoresearch_mcp.server.compute.modal import deployment
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES
+from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.trainer import prepare
 
 _T = TypeVar("_T")
@@ -29,7 +30,7 @@ def set_up(root: Path, gpu: str | None, dry_run: bool, say: Callable[[str], None
     from autoresearch_mcp.server.compute.modal import setup
 
     settings = lab_settings.load(root)
-    state = root / lab_settings.STATE
+    state = LabPaths(root).state
     training, compute = settings.training, settings.compute
     if gpu is not None and gpu not in devices.GPUS:
         raise LabError(f"There is no GPU {gpu!r} to choose; there are {', '.join(devices.GPUS)}. Nothing was made.", "bad_gpu")
@@ -56,12 +57,12 @@ def reap(root: Path, dry_run: bool) -> list[str]:
     from autoresearch_mcp.server.compute.modal.client import Service
 
     lab_settings.load(root)
-    state = root / lab_settings.STATE
+    paths = LabPaths(root)
     _require_access("Nothing was ended.")
 
     async def end() -> list[str]:
-        found = deployment.load(state)
-        with contextlib.closing(Ledger(state / "ledger.sqlite")) as ledger:
+        found = deployment.load(paths.state)
+        with contextlib.closing(Ledger(paths.ledger)) as ledger:
 
             def active() -> set[tuple[str, int]]:
                 return {(e.id, e.attempt) for e in ledger.open_experiments(*ACTIVE_STATES)}

@@ -12,6 +12,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.gate.judge import failures, judge
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Promotion, Proposal, Verdict, new_id
+from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.proposals.repo import Draft, Repo
 from autoresearch_mcp.server.settings import PromotionSection
 from autoresearch_mcp.trainer import files
@@ -23,7 +24,7 @@ class Promoter:
     def __init__(self, settings: PromotionSection, reference: str, state: Path, ledger: Ledger, repo: Repo) -> None:
         self._settings = settings
         self._reference = reference
-        self._lock = state / "promote.lock"
+        self._lock = StatePaths(state).promotion_lock
         self._ledger = ledger
         self._repo = repo
 

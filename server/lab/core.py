@@ -11,6 +11,7 @@ from autoresearch_mcp.server.lake import open_lake
 from autoresearch_mcp.server.lake.view import View
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Experiment
+from autoresearch_mcp.server.paths import LabPaths, StatePaths
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.process import ensure_runner, runner_alive
 from autoresearch_mcp.server.search.embedding import open_embedder
@@ -29,9 +30,10 @@ class LabCore:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         self.settings = lab_settings.load(self.root)
-        self.state = self.root / lab_settings.STATE
+        paths = LabPaths(self.root)
+        self.state = paths.state
         _make_state(self.state)
-        self.ledger = Ledger(self.state / "ledger.sqlite")
+        self.ledger = Ledger(paths.ledger)
         self.repo = Repo(self.root, self.settings.training.editable)
         self.embedder = open_embedder(self.settings.embeddings)
         self.view = View(open_lake(self.settings, self.state, self.embedder), self.ledger.pending, self.embedder)
@@ -111,7 +113,7 @@ def clean_tags(tags: Sequence[str] | None) -> list[str]:
 def _make_state(state: Path) -> None:
     try:
         state.mkdir(exist_ok=True)
-        ignore = state / ".gitignore"
+        ignore = StatePaths(state).ignore
         if not ignore.exists():
             ignore.write_text("*\n", encoding="utf-8")
         if not os.access(state, os.W_OK):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.paths import StatePaths
 
 if TYPE_CHECKING:
     from autoresearch_mcp.server.lake.base import Lake
@@ -28,10 +29,10 @@ def open_lake(settings: "Settings", state: Path, embedder: "Embedder | None" = N
         from autoresearch_mcp.server.lake.managed.store import ManagedLake
 
         service = Service.from_environment(settings.lake.workspace)
-        return ManagedLake(state / "lake", service, settings.lake.tables or default_prefix(settings.lab.name), embedder)
+        return ManagedLake(StatePaths(state).lake, service, settings.lake.tables or default_prefix(settings.lab.name), embedder)
     from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
 
-    return EmbeddedLake(state / "lake", embedder)
+    return EmbeddedLake(StatePaths(state).lake, embedder)
 
 
 def is_managed(settings: "Settings") -> bool:

@@ -9,6 +9,7 @@ from autoresearch_mcp.server.lake.base import Lake, LakeDamaged, LakeUnavailable
 from autoresearch_mcp.server.lake.embedded.repair import repair
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Table
+from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.retry import Backoff
 
 FLUSH_EVERY_S = 5.0
@@ -87,7 +88,7 @@ class Flusher:
             return
         self._repaired = True
         try:
-            for each in await asyncio.to_thread(repair, self._state / "lake", {"promotions": self._ledger.promotions()}):
+            for each in await asyncio.to_thread(repair, StatePaths(self._state).lake, {"promotions": self._ledger.promotions()}):
                 if each.fault:
                     _log.warning("%s: %d records rebuilt; the damaged files are in %s", each.table, each.rows, each.set_aside)
         except (LakeUnavailable, OSError) as error:

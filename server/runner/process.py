@@ -15,17 +15,15 @@ from typing import IO
 from autoresearch_mcp.server import settings as lab_settings
 from autoresearch_mcp.server.installation import import_environment
 from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.paths import LabPaths, StatePaths
 from autoresearch_mcp.trainer import files
-
-LOCK = "runner.lock"
-LOG = "runner.log"
 
 
 @contextlib.contextmanager
 def runner_lock(state: Path, patience_s: float = 0.0) -> Iterator[bool]:
     """Try to become the lab's runner. Yields whether this process now is it."""
     deadline = time.monotonic() + patience_s
-    with (state / LOCK).open("a+", encoding="ascii") as file:
+    with StatePaths(state).runner_lock.open("a+", encoding="ascii") as file:
         while not (mine := _locked(file)) and time.monotonic() < deadline:
             time.sleep(0.05)
         yield mine
@@ -41,7 +39,7 @@ def _locked(file: IO[str]) -> bool:
 def runner_alive(state: Path) -> bool:
     """Whether some process is the lab's runner. Looks with a shared lock, so that no look is taken for a runner by another."""
     try:
-        with (state / LOCK).open("a+", encoding="ascii") as file:
+        with StatePaths(state).runner_lock.open("a+", encoding="ascii") as file:
             return not files.try_lock(file, shared=True)
     except OSError:
         return False
@@ -49,10 +47,10 @@ def runner_alive(state: Path) -> bool:
 
 def stop_runner(state: Path) -> None:
     """Ask the lab's runner to leave, and wait until it has. Trainings run on; the next runner adopts them."""
-    with contextlib.suppress(FileNotFoundError), (state / LOCK).open("r+", encoding="ascii") as file:
+    with contextlib.suppress(FileNotFoundError), StatePaths(state).runner_lock.open("r+", encoding="ascii") as file:
         while not _locked(file):
             with contextlib.suppress(ProcessLookupError, ValueError):
-                os.kill(int((state / LOCK).read_text(encoding="ascii")), signal.SIGTERM)
+                os.kill(int(StatePaths(state).runner_lock.read_text(encoding="ascii")), signal.SIGTERM)
             time.sleep(0.02)
 
 
@@ -66,7 +64,7 @@ def ensure_runner(root: Path, state: Path) -> bool:
     # A small interpreter forks and leaves, so that the runner is nobody's child: no zombie here, no signal to it from there.
     detach = "import os, sys\nif os.fork() == 0:\n    os.setsid()\n    os.execv(sys.argv[1], sys.argv[1:])"
     try:
-        with (state / LOG).open("ab") as log:
+        with StatePaths(state).runner_log.open("ab") as log:
             subprocess.run(
                 [sys.executable, "-I", "-S", "-c", detach, sys.executable, "-P", "-m", "autoresearch_mcp.server.cli", "runner", str(root)],
                 stdin=subprocess.DEVNULL,
@@ -84,15 +82,15 @@ def ensure_runner(root: Path, state: Path) -> bool:
 def main(root: Path) -> int:
     """Be the lab's runner until there is nothing to do. Exits at once, quietly, if there is one already."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    state = root / lab_settings.STATE
+    paths = LabPaths(root)
     while True:
-        with runner_lock(state, patience_s=1.0) as mine:  # whoever only looks holds it for microseconds
+        with runner_lock(paths.state, patience_s=1.0) as mine:  # whoever only looks holds it for microseconds
             if not mine:
                 return 0
-            (state / LOCK).write_text(str(os.getpid()), encoding="ascii")
+            paths.runner_lock.write_text(str(os.getpid()), encoding="ascii")
             settings = lab_settings.load(root)
-            ledger = Ledger(state / "ledger.sqlite")
-            stopped = asyncio.run(_drive(root, settings, state, ledger))
+            ledger = Ledger(paths.ledger)
+            stopped = asyncio.run(_drive(root, settings, paths.state, ledger))
         # Work may have come between the last look and the release of the lock, by a server that saw the lock held.
         more = bool(ledger.open_experiments())
         ledger.close()
@@ -110,7 +108,7 @@ async def _drive(root: Path, settings: lab_settings.Settings, state: Path, ledge
 
     lake = open_lake(settings, state, open_embedder(settings.embeddings))
     repo = Repo(root, settings.training.editable)
-    runner = Runner(settings, state, ledger, repo, lake, open_compute(settings, state, state / LOG))
+    runner = Runner(settings, state, ledger, repo, lake, open_compute(settings, state, StatePaths(state).runner_log))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, runner.stopping.set)
     try:

@@ -9,6 +9,7 @@ from autoresearch_mcp.server.compute.base import Compute, ComputeError
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment
+from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.settings import Settings
 
 KEEP_HOUSE_S = 300.0  # between two looks for sandboxes that nobody needs, and for what the provider charged
@@ -87,7 +88,7 @@ class Spending:
                 _log.warning("ended %s: no experiment needs it", ended)
             now = time.time()
             for id, attempt in self._ledger.unsettled(now - BILL_AFTER_S):
-                if (usd := await self._compute.cost(self._state / "runs" / id / str(attempt))) is not None:
+                if (usd := await self._compute.cost(StatePaths(self._state).run(id, attempt))) is not None:
                     self._ledger.settle_bill(id, attempt, usd)
             for id, attempt in self._ledger.unsettled(now - BILL_WITHIN_S):
                 self._ledger.settle_bill(id, attempt, None)

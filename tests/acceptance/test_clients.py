@@ -14,7 +14,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp.types import TextContent
 
-from autoresearch_mcp.server import settings
+from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.runner.process import runner_lock
 from tests.server.mcp.pipe import HELLO, served
 
@@ -30,7 +30,7 @@ def anyio_backend() -> str:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("labs") / "lab"
     subprocess.run([sys.executable, "-m", "autoresearch_mcp.server.cli", "init", str(root)], check=True, capture_output=True)
-    with runner_lock(root / settings.STATE) as mine:
+    with runner_lock(LabPaths(root).state) as mine:
         assert mine
         yield root
 

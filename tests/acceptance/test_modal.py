@@ -7,7 +7,7 @@ import anyio
 import pytest
 from mcp import Client
 
-from autoresearch_mcp.server import settings
+from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.process import stop_runner
 from tests.acceptance.test_swarm import answer, server
@@ -74,7 +74,7 @@ async def test_a_proposal_is_trained_in_one_sandbox_measured_in_another_paid_and
     assert (trainer["tags"]["stage"], trainer["secrets"], scorer["secrets"]) == ("train", [], [])
     assert not any("evaluation" in text for text in trainer["volumes"]) and any("evaluation" in text for text in scorer["volumes"])
     until(lambda: not modal_standin.running(lab=trainer["tags"]["lab"]))  # no orphan
-    stop_runner(lab / settings.STATE)
+    stop_runner(LabPaths(lab).state)
     secret = modal_standin.environment["MODAL_TOKEN_SECRET"].encode()
     texts = contents(lab, Path(trainer["directory"]), Path(scorer["directory"]))
     assert len(texts) > 20 and not any(secret in text for text in texts), "the token is nowhere"

@@ -15,8 +15,8 @@ import anyio
 import pytest
 from mcp import Client, StdioServerParameters
 
-from autoresearch_mcp.server import settings
 from autoresearch_mcp.server.commands.init import create_lab
+from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.runner.process import runner_lock
 from tests.acceptance.processes import processes
 from tests.server.mcp.listening import served_over_http
@@ -44,7 +44,7 @@ def transport(request: pytest.FixtureRequest) -> str:
 def lab(transport: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("labs") / "lab"
     create_lab(root, profile="tiny", budget_s=1.0)
-    with runner_lock(root / settings.STATE) as mine:
+    with runner_lock(LabPaths(root).state) as mine:
         assert mine
         yield root
 

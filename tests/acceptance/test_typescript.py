@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from autoresearch_mcp.server import settings
 from autoresearch_mcp.server.commands.init import create_lab
+from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.runner.process import runner_lock
 from tests.server.mcp.listening import served_over_http
 from tests.server.mcp.test_surface import TOOLS
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Path]:
     create_lab(tmp_path / "lab", profile="tiny", budget_s=1.0)
-    with runner_lock(tmp_path / "lab" / settings.STATE):  # so nothing is trained
+    with runner_lock(LabPaths(tmp_path / "lab").state):  # so nothing is trained
         yield tmp_path / "lab"
 
 

@@ -24,6 +24,7 @@ from autoresearch_mcp.server.lake import open_lake
 from autoresearch_mcp.server.lake.embedded import dataset
 from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
 from autoresearch_mcp.server.models import Experiment, Memory, Record, Table
+from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.runner.process import stop_runner
 from autoresearch_mcp.server.search.embedding import open_embedder
 from tests.bench.servers import ours
@@ -76,7 +77,7 @@ def _id(prefix: str, n: int) -> str:
 def _fill(root: Path, rows: int) -> tuple[float, int]:
     """Returns the seconds that it took, and the bytes that the records themselves have."""
     settings = lab_settings.load(root)
-    lake = open_lake(settings, root / lab_settings.STATE, open_embedder(settings.embeddings))
+    lake = open_lake(settings, LabPaths(root).state, open_embedder(settings.embeddings))
     dice, size, began = random.Random(1), 0, time.perf_counter()
     for table in ("experiments", "memories"):
         for first in range(0, rows, _BATCH):
@@ -147,7 +148,7 @@ def _sizes(scratch: Path) -> Iterator[Row]:
     for rows, root in roots.items():
         create_lab(root, profile="tiny")
         took, size = _fill(root, rows)
-        _, disk = _size(root / lab_settings.STATE / "lake")
+        _, disk = _size(LabPaths(root).lake)
         beside = (disk - size) / (2 * rows)
         yield (
             f"disk beside the record, {rows:,} rows",
@@ -170,7 +171,7 @@ def _sizes(scratch: Path) -> Iterator[Row]:
                 "50 ms; 4",
             )
     for root in roots.values():
-        stop_runner(root / lab_settings.STATE)
+        stop_runner(LabPaths(root).state)
         shutil.rmtree(root)
 
 

@@ -12,6 +12,7 @@ from autoresearch_mcp.server.compute.local.backend import LocalCompute
 from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Experiment, new_id
+from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.loop import Runner
 
@@ -34,7 +35,7 @@ def _each_s(root: Path, queued: int) -> float:
     text = (root / "lab.toml").read_text(encoding="utf-8").replace("slots = 0", "slots = 1")
     (root / "lab.toml").write_text(text, encoding="utf-8")
     settings = lab_settings.load(root)
-    state = root / lab_settings.STATE
+    state = LabPaths(root).state
     state.mkdir(exist_ok=True)
     ledger, repo, lake = Ledger(state / "ledger.sqlite"), Repo(root, settings.training.editable), EmbeddedLake(state / "lake")
     compute = LocalCompute("tiny", 1, state / "runner.log", command=(sys.executable, str(Path(__file__).with_name("noop_launcher.py"))))

@@ -15,6 +15,7 @@ from autoresearch_mcp.server.compute.local.backend import LocalCompute
 from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Experiment, new_id
+from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.loop import Runner
 
@@ -29,7 +30,7 @@ def measure(scratch: Path) -> list[tuple[str, str, str, str, str]]:
     text = (root / "lab.toml").read_text(encoding="utf-8").replace("slots = 0", "slots = 1")
     (root / "lab.toml").write_text(text, encoding="utf-8")
     settings = lab_settings.load(root)
-    state = root / lab_settings.STATE
+    state = LabPaths(root).state
     ledger, repo, lake = Ledger(state / "ledger.sqlite"), Repo(root, settings.training.editable), EmbeddedLake(state / "lake")
     champion = repo.champion()
     queued = [

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from autoresearch_mcp.server.compute.base import ComputeError
+from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.trainer import prepare, protocol
 
-FILE = "modal.json"
 # In a sandbox, all that agents' code must not reach is under one folder that only root can enter.
 PRIVATE = "/private"
 TRAINING, EVALUATION, OUT, RUNS = f"{PRIVATE}/training", f"{PRIVATE}/evaluation", f"{PRIVATE}/out", f"{PRIVATE}/runs"
@@ -38,7 +38,7 @@ class Deployment:
     graphs: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, state: Path) -> None:
-        protocol.write_json(state / FILE, asdict(self))
+        protocol.write_json(StatePaths(state).deployment, asdict(self))
 
 
 def volumes(profile: str) -> tuple[str, str]:
@@ -53,12 +53,13 @@ def load(state: Path) -> Deployment:
     Raises:
         ComputeError: there is none; the text says what to run.
     """
+    path = StatePaths(state).deployment
     try:
-        return Deployment(**json.loads((state / FILE).read_text(encoding="utf-8")))
+        return Deployment(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ComputeError(f"The training could not be started: this lab was not set up on Modal. {_AGAIN}") from None
     except (ValueError, TypeError):
-        raise ComputeError(f"The training could not be started: {FILE} is damaged. {_AGAIN}") from None
+        raise ComputeError(f"The training could not be started: {path.name} is damaged. {_AGAIN}") from None
 
 
 def check(found: Deployment, profile: str) -> None:

@@ -21,8 +21,9 @@ from autoresearch_mcp.server.compute.modal import compile_cache
 from autoresearch_mcp.server.compute.modal.backend import REMOTE
 from autoresearch_mcp.server.compute.modal.client import ModalAway, Mount, Sandbox, Service
 from autoresearch_mcp.server.compute.modal.context import LOOK_S, run_once
-from autoresearch_mcp.server.compute.modal.deployment import EVALUATION, FILE, PRIVATE, RUNS_VOLUME, TRAINING, Deployment, volumes
+from autoresearch_mcp.server.compute.modal.deployment import EVALUATION, PRIVATE, RUNS_VOLUME, TRAINING, Deployment, volumes
 from autoresearch_mcp.server.models import new_id
+from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.trainer import device, prepare, protocol, sandbox
 
 PYTHON = "3.12"
@@ -101,7 +102,7 @@ async def set_up(
         say("data: there already")
     graphs = {
         kind: volume
-        for kind, volume in (protocol.read_json(state / FILE) or {}).get("graphs", {}).items()
+        for kind, volume in (protocol.read_json(StatePaths(state).deployment) or {}).get("graphs", {}).items()
         if volume == compile_cache.volume(profile, kind, image, attention)
     }
     deployment = Deployment(_lab(state), environment, app, profile, image, prepare.fixed_hash(), training, evaluation, graphs=graphs)
@@ -114,7 +115,7 @@ async def set_up(
             continue
         deployment = replace(deployment, graphs={**deployment.graphs, kind: volume})
         deployment.save(state)
-    say(f"done: {FILE} in {state.name}/ says where everything is")
+    say(f"done: {StatePaths(state).deployment.name} in {state.name}/ says where everything is")
     return deployment
 
 
@@ -152,7 +153,7 @@ def _version(package: str) -> str:
 
 def _lab(state: Path) -> str:
     """The lab's name among those that share an app, for good."""
-    known = protocol.read_json(state / FILE)
+    known = protocol.read_json(StatePaths(state).deployment)
     return str(known["lab"]) if known and "lab" in known else new_id("l")
 
 

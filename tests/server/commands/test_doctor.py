@@ -11,8 +11,8 @@ from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.commands.doctor import examine
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
+from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.runner.process import runner_lock
-from autoresearch_mcp.server.settings import STATE
 from tests.server.lake.records import memory
 from tests.standins.deeplake.server import ORG, TOKEN, DeeplakeStandIn, Faults
 from tests.standins.embeddings import KEY as EMBEDDINGS_KEY
@@ -100,7 +100,7 @@ def test_the_service_is_asked_for_token_tables_and_latency(
 
 def test_the_tools_say_how_far_the_shared_log_is_behind(lab_root: Path, deeplake: DeeplakeStandIn) -> None:
     deeplake.faults = Faults(statuses=(503,), chance=1.0)
-    with runner_lock(lab_root / STATE) as alone, contextlib.closing(Lab(lab_root)) as lab:
+    with runner_lock(LabPaths(lab_root).state) as alone, contextlib.closing(Lab(lab_root)) as lab:
         assert alone  # no runner is started, to wait for the service
         id = lab.write_memory("finding", "muon wants a higher learning rate", "ada").id
         hits = lab.search_memory("muon")

@@ -15,6 +15,7 @@ from autoresearch_mcp.server.compute.modal import deployment
 from autoresearch_mcp.server.compute.modal.client import Sandbox, Service
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.paths import StatePaths
 from tests.server.compute.modal.rented import Rented
 from tests.standins.modal.standin import Standin
 from tests.waiting import until
@@ -55,7 +56,7 @@ def test_setup_tells_the_cost_makes_everything_once_and_finds_it_again(
     before = prepared()
     planned = run("setup", "modal", root, "--dry-run", env=without_token)  # so it can't have asked for anything
     assert planned.endswith("Nothing was made: this was a dry run.\n") and "no GPU at $1.08 an hour" in planned
-    assert not (state / deployment.FILE).exists() and prepared() == before
+    assert not StatePaths(state).deployment.exists() and prepared() == before
 
     made = run("setup", "modal", root)
     assert made.startswith(planned.partition("Nothing")[0]), "the costs come first"
@@ -106,7 +107,7 @@ def test_where_modal_holds_other_data_or_another_trainer_nothing_is_queued(make_
     toml.write_text(text, encoding="utf-8")
     replace(found, fixed="another").save(state)
     refuses(root, "another version of the trainer")
-    (state / deployment.FILE).write_text('{"lab": 1', encoding="utf-8")
+    StatePaths(state).deployment.write_text('{"lab": 1', encoding="utf-8")
     refuses(root, "is damaged")
 
 
@@ -134,5 +135,5 @@ def test_the_doctor_sees_modal_and_says_what_to_do_without_a_token(
         said = run(*command, status=2, env=without_token)
         assert "There is no token" in said and kept in said and "`modal token new`" in said and "does not accept" not in said
     assert sum(modal_standin.control()["calls"].values()) == calls, "nothing was tried"
-    (root / ".autoresearch" / deployment.FILE).unlink()
+    StatePaths(root / ".autoresearch").deployment.unlink()
     assert "Run `autoresearch-mcp setup modal`" in run("doctor", root, status=1)

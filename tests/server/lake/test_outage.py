@@ -21,6 +21,7 @@ from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lake import open_lake
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.mcp import build_server
+from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.loop import Runner
 from autoresearch_mcp.server.runner.process import runner_lock
@@ -101,7 +102,7 @@ class Machine:
 
 @asynccontextmanager
 async def machine(name: str, root: Path) -> AsyncIterator[Machine]:
-    settings, state = lab_settings.load(root), root / lab_settings.STATE
+    settings, state = lab_settings.load(root), LabPaths(root).state
     lab = Lab(root)
     ledger, lake = Ledger(state / "ledger.sqlite"), open_lake(settings, state)
     runner = Runner(settings, state, ledger, Repo(root), lake, LocalCompute("tiny", 1, state / "runner.log", command=NOOP))

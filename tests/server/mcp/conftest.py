@@ -15,6 +15,7 @@ from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.mcp import build_server
 from autoresearch_mcp.server.models import ExperimentState
+from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.process import runner_lock
 from tests.server.mcp.listening import served_over_http
@@ -31,8 +32,8 @@ class Stand:
         root.mkdir()
         Repo.create(root).commit_files({"train.py": TRAIN.encode(), "notes.md": b"# Notes\n"}, "A lab")
         text = settings.template("stand").replace('approval = "none"', f'approval = "{approval}"')
-        (root / settings.FILE).write_text(text, encoding="utf-8")
-        state = root / settings.STATE
+        LabPaths(root).settings.write_text(text, encoding="utf-8")
+        state = LabPaths(root).state
         state.mkdir(exist_ok=True)
         self.state = state
         Lab(root).close()

@@ -13,8 +13,9 @@ import pytest
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES
+from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.runner import process
-from autoresearch_mcp.server.runner.process import LOCK, LOG, ensure_runner, runner_alive, runner_lock, stop_runner
+from autoresearch_mcp.server.runner.process import ensure_runner, runner_alive, runner_lock, stop_runner
 from tests.acceptance.processes import launchers, processes
 from tests.waiting import until
 
@@ -39,14 +40,14 @@ def test_calls_at_once_start_one_runner_that_is_nobodys_child(lab_root: Path) ->
     at_once(4, lambda: ensure_runner(lab_root, state))
     until(lambda: runner_alive(state) and len(processes(lab_root, "runner")) == 1)  # the others found the lock taken
     (runner,) = processes(lab_root, "runner")
-    assert int((state / LOCK).read_text(encoding="ascii")) == runner
+    assert int(StatePaths(state).runner_lock.read_text(encoding="ascii")) == runner
     assert os.getsid(runner) != os.getsid(0)
     assert f"PPid:\t{os.getpid()}\n" not in Path(f"/proc/{runner}/status").read_text(encoding="utf-8")
     ensure_runner(lab_root, state)
     assert processes(lab_root, "runner") == [runner]
     stop_runner(state)
     until(lambda: not processes(lab_root, "runner"))
-    assert "Traceback" not in (state / LOG).read_text(encoding="utf-8")
+    assert "Traceback" not in StatePaths(state).runner_log.read_text(encoding="utf-8")
 
 
 def test_whoever_looks_for_a_runner_is_not_taken_for_one(tmp_path: Path) -> None:
@@ -69,7 +70,7 @@ def test_a_second_runner_leaves_quietly(lab_root: Path) -> None:
 def test_a_stop_harms_nobody_who_has_got_the_process_id_of_a_dead_runner(lab_root: Path) -> None:
     state = lab_root / ".autoresearch"
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as innocent:
-        (state / LOCK).write_text(str(innocent.pid), encoding="ascii")
+        StatePaths(state).runner_lock.write_text(str(innocent.pid), encoding="ascii")
         stop_runner(state)
         stop_runner(state)
         assert innocent.stdin is not None

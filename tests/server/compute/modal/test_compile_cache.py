@@ -20,6 +20,7 @@ from autoresearch_mcp.server.compute.modal import compile_cache, deployment, set
 from autoresearch_mcp.server.compute.modal.backend import REMOTE, ModalCompute
 from autoresearch_mcp.server.devices import requests
 from autoresearch_mcp.server.models import new_id
+from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.trainer import compiled, prepare, protocol, remote, sandbox
 from tests.standins.modal.runner import NOOP
 from tests.standins.modal.standin import Standin
@@ -216,12 +217,12 @@ def test_setup_tells_the_cost_of_graphs_and_the_doctor_where_they_are_missing(
 
 
 def test_a_deployment_of_an_older_version_has_no_graphs_and_a_newer_one_says_what_to_run(deployed: Path, tmp_path: Path) -> None:
-    older = protocol.read_json(deployed / deployment.FILE) or {}
+    older = protocol.read_json(StatePaths(deployed).deployment) or {}
     older.pop("graphs")
-    protocol.write_json(tmp_path / deployment.FILE, older)
+    protocol.write_json(StatePaths(tmp_path).deployment, older)
     assert deployment.load(tmp_path).graphs == {}
     deployment.check(deployment.load(tmp_path), "tiny")
-    protocol.write_json(tmp_path / deployment.FILE, {**older, "of the future": 1})
+    protocol.write_json(StatePaths(tmp_path).deployment, {**older, "of the future": 1})
     with pytest.raises(ComputeError, match="setup modal"):
         deployment.load(tmp_path)
 

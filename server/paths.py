@@ -1,0 +1,87 @@
+"""Where a lab keeps its files. Every name in a lab's root and in its state folder is spelled here, and nowhere else."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+SETTINGS = "lab.toml"
+STATE = ".autoresearch"
+
+
+@dataclass(frozen=True)
+class StatePaths:
+    """The files of a lab's state folder.
+
+    Attributes:
+        state: the folder itself.
+    """
+
+    state: Path
+
+    @property
+    def ignore(self) -> Path:
+        """Keeps the folder out of git."""
+        return self.state / ".gitignore"
+
+    @property
+    def ledger(self) -> Path:
+        """The SQLite file of what is happening."""
+        return self.state / "ledger.sqlite"
+
+    @property
+    def lake(self) -> Path:
+        """The folder with the tables of what has ended."""
+        return self.state / "lake"
+
+    @property
+    def runs(self) -> Path:
+        """The folder with a folder for each experiment."""
+        return self.state / "runs"
+
+    def run(self, experiment: str, attempt: int) -> Path:
+        """Return the run directory of one attempt of an experiment."""
+        return self.runs / experiment / str(attempt)
+
+    @property
+    def runner_lock(self) -> Path:
+        """Held by the lab's runner, and holds its process id."""
+        return self.state / "runner.lock"
+
+    @property
+    def runner_log(self) -> Path:
+        """Everything that runners wrote to their output."""
+        return self.state / "runner.log"
+
+    @property
+    def promotion_lock(self) -> Path:
+        """Held while the champion moves."""
+        return self.state / "promote.lock"
+
+    @property
+    def deployment(self) -> Path:
+        """The record of what `setup modal` made."""
+        return self.state / "modal.json"
+
+    def server_log(self, name: str) -> Path:
+        """Return the log of a server that the demo started for the agent `name`."""
+        return self.state / f"server-{name}.log"
+
+
+class LabPaths(StatePaths):
+    """The files of a lab: those of its state folder, and its settings.
+
+    Args:
+        root: the lab's directory, a git repository.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root / STATE)
+
+    @property
+    def root(self) -> Path:
+        """The lab's directory."""
+        return self.state.parent
+
+    @property
+    def settings(self) -> Path:
+        """The lab's settings."""
+        return self.root / SETTINGS
