@@ -5,6 +5,7 @@ import importlib.util
 import math
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,21 @@ _LOOKING = threading.Lock()
 LATE_S = 60.0  # a record that is not in the shared log by then is worth a warning
 
 
+@dataclass(frozen=True)
+class _Snapshot:
+    """The part of the status that only a change of the ledger or of the champion can change."""
+
+    key: tuple[int, str, str]
+    leaders: list[Group]
+    noise: float | None
+    open: list[Experiment]
+    champion: a.Summary
+    counts: dict[str, int]
+    recent: list[a.ExperimentLine]
+    promotions: int
+    unflushed: int
+
+
 class Overview:
     """What can be said of a lab without its lake."""
 
@@ -45,35 +61,53 @@ class Overview:
         self._state = state
         self._ledger = ledger
         self._repo = repo
+        self._snapshot: _Snapshot | None = None
 
     def status(self, runner: bool) -> a.StatusAnswer:
         """Everything of `get_status`; `runner` says whether one is alive."""
-        champion = self._repo.champion()
-        conditions = self.conditions()
-        groups = self._ledger.summaries(conditions)
-        open_ = self._ledger.open_experiments()
+        now = self._current()
+        open_ = now.open
         budget = self.budget()
-        summary = self._summary(champion, conditions)
         return a.StatusAnswer(
             lab=self._settings.lab.name,
             metric=_METRIC if self._settings.training.metric == "verified" else f"{self._settings.training.reported_metric}, {_REPORTED}",
-            champion=summary,
-            noise_sd=_noise(groups),
-            counts=self._ledger.counts(),
+            champion=now.champion,
+            noise_sd=now.noise,
+            counts=now.counts,
             running=[self.line(e) for e in open_ if e.state in ACTIVE_STATES],
             queued=[self.line(e) for e in open_ if e.state == "queued"][:20],
-            recent=[ended_line(row) for row in self._ledger.recent(5)],
+            recent=now.recent,
             leaderboard=[
                 a.Summary(commit=commit, n=n, mean=mean, sd=math.sqrt(ss / (n - 1)) if n > 1 else None, reported=reported or None)
-                for commit, n, mean, ss, reported in groups[:5]
+                for commit, n, mean, ss, reported in now.leaders
             ],
             budget=budget,
-            promotions=self._ledger.promotion_count(),
-            unflushed=self._ledger.unflushed(),
+            promotions=now.promotions,
+            unflushed=now.unflushed,
             runner=runner,
             warnings=self._warnings(),
-            next=self._next_steps(summary, budget, len(open_)),
+            next=self._next_steps(now.champion, budget, len(open_)),
         )
+
+    def _current(self) -> "_Snapshot":
+        """Return what the ledger says now. It is read again only after a change, because every agent asks for the status all the time."""
+        # The counter is read before the rows: a change in between is read again next time, never missed.
+        key = (self._ledger.changes(), self._repo.champion(), self._settings.reference)
+        if self._snapshot is None or self._snapshot.key != key:
+            conditions = self.conditions()
+            groups = self._ledger.summaries(conditions)
+            self._snapshot = _Snapshot(
+                key=key,
+                leaders=groups[:5],
+                noise=_noise(groups),
+                open=self._ledger.open_experiments(),
+                champion=self._summary(key[1], conditions),
+                counts=self._ledger.counts(),
+                recent=[ended_line(row) for row in self._ledger.recent(5)],
+                promotions=self._ledger.promotion_count(),
+                unflushed=self._ledger.unflushed(),
+            )
+        return self._snapshot
 
     def line(self, e: Experiment) -> a.ExperimentLine:
         """An experiment in one line; while it runs, with how far it is."""
