@@ -8,7 +8,7 @@ from pathlib import Path
 from autoresearch_mcp.server import settings as lab_settings
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lake import open_lake
-from autoresearch_mcp.server.lake.view import View
+from autoresearch_mcp.server.lake.view import MergedView
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Experiment
 from autoresearch_mcp.server.paths import LabPaths, StatePaths
@@ -36,7 +36,7 @@ class LabCore:
         self.ledger = Ledger(paths.ledger)
         self.repo = Repo(self.root, self.settings.training.editable)
         self.embedder = open_embedder(self.settings.embeddings)
-        self.view = View(open_lake(self.settings, self.state, self.embedder), self.ledger.pending, self.embedder)
+        self.view = MergedView(open_lake(self.settings, self.state, self.embedder), self.ledger.pending, self.embedder)
 
     def close(self) -> None:
         """Close the stores."""

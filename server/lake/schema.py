@@ -15,7 +15,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lake.base import Condition, Operator, Query
 from autoresearch_mcp.server.models import Experiment, Memory, Promotion, Record, Table
 from autoresearch_mcp.server.search.text import terms
-from autoresearch_mcp.server.search.vectors import COLUMN as MEANING
+from autoresearch_mcp.server.search.vectors import COLUMN as EMBEDDING
 
 SCHEMA_VERSION = 3  # 2: started_at, steps and memory_mb of experiments; 3: the meaning of memories
 NO_VALUE = -1.0
@@ -127,7 +127,7 @@ TABLES: dict[Table, dict[str, Column]] = {
         Column(
             "terms", "text", "the note's search terms, indexed for BM25", source=lambda record: " ".join(terms(record.text)), hidden=True
         ),
-        Column(MEANING, "bytes", "the note's vector, put in by the store", source=lambda record: b"", hidden=True),
+        Column(EMBEDDING, "bytes", "the note's vector, put in by the store", source=lambda record: b"", hidden=True),
         Column("tags", "list", "given by the author"),
         Column("experiments", "list", "ids it speaks of"),
         Column("commits", "list", "commits it speaks of"),

@@ -41,7 +41,7 @@ class Ranked:
     ranking: str
 
 
-class View:
+class MergedView:
     """Reads over `lake` (None: there is none) and `pending`, which gives a table's unflushed and unfinished records in one snapshot.
 
     `embedder` is the lake's: with it, search knows meaning too.
@@ -147,9 +147,9 @@ class View:
         by_words = _by_words(words, said, fresh)
         if vector is not None:
             try:
-                by_meaning = self._by_meaning(vector, meant, fresh)
+                by_embedding = self._by_embedding(vector, meant, fresh)
                 ranking = f"full text (BM25) and meaning ({self._embedder.name}), fused by reciprocal ranks"  # type: ignore[union-attr]
-                return Read(Ranked(_fused([by_words[:depth], by_meaning[:depth]])[:limit], ranking), warning)
+                return Read(Ranked(_fused([by_words[:depth], by_embedding[:depth]])[:limit], ranking), warning)
             except EmbeddingsUnavailable as error:
                 why_not = str(error)
         return Read(Ranked(by_words[:limit], f"full text (BM25) alone: {why_not}"), warning)
@@ -163,7 +163,7 @@ class View:
         except EmbeddingsUnavailable as error:
             return None, str(error)
 
-    def _by_meaning(self, vector: Any, stored: Hits, fresh: Sequence[Record]) -> Hits:
+    def _by_embedding(self, vector: Any, stored: Hits, fresh: Sequence[Record]) -> Hits:
         assert self._embedder is not None
         there = {record.id for record, _ in stored}
         unflushed = [record for record in fresh if isinstance(record, Memory) and record.id not in there]

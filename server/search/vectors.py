@@ -29,7 +29,7 @@ def is_of(model: str, cell: bytes) -> bool:
     return cell.startswith(_mark(model))
 
 
-class Meanings:
+class VectorIndex:
     """Rows are known by their position in the store."""
 
     def __init__(self, model: str, read: Callable[[int, int], Sequence[bytes]]) -> None:

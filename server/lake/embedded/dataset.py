@@ -22,7 +22,7 @@ from typing import Any
 from autoresearch_mcp.server.lake.base import LakeDamaged, LakeUnavailable
 from autoresearch_mcp.server.lake.embedded import journal
 from autoresearch_mcp.server.lake.embedded.catalog import Catalog
-from autoresearch_mcp.server.lake.embedded.manifest import Head, cure, listed, read_head, seal, sweep, verify, write_head
+from autoresearch_mcp.server.lake.embedded.manifest import Head, hint, listed, read_head, seal, sweep, verify, write_head
 from autoresearch_mcp.server.lake.schema import RECORD, SCHEMA_VERSION, TABLES, parse, row
 from autoresearch_mcp.server.models import Memory, Record, Table
 from autoresearch_mcp.server.search import vectors
@@ -50,7 +50,7 @@ class Dataset:
     def forget(self) -> None:
         """Lets go of what is open; the next `refresh` opens and checks everything again."""
         self.catalog = Catalog(self._table, self._read)
-        self._meanings = vectors.Meanings(self._embedder.name, self._cells_of_meaning) if self._embedder else None
+        self._index = vectors.VectorIndex(self._embedder.name, self._vector_cells) if self._embedder else None
         self._head = Head(SCHEMA_VERSION)
         self._stamp: tuple[int, ...] | None = None
         self._reader: Any = None
@@ -99,10 +99,10 @@ class Dataset:
 
     def nearest(self, vector: Any, allowed: Sequence[int] | None, limit: int) -> list[tuple[int, float]]:
         """Positions and cosines of the rows whose vectors are nearest, best first; only of `allowed`, where it is given."""
-        if self._meanings is None:
+        if self._index is None:
             return []
-        self._meanings.extend(self._head.rows)
-        return self._meanings.nearest(vector, allowed, limit)
+        self._index.extend(self._head.rows)
+        return self._index.nearest(vector, allowed, limit)
 
     def append(self, records: Sequence[Record]) -> None:
         """Adds the records that are not there yet in this version or a newer one; on return they survive a power cut."""
@@ -134,7 +134,7 @@ class Dataset:
     def _follow(self, head: Head | None) -> None:
         if head is None:
             if self._generations():
-                raise LakeDamaged(f"{self._head_path} is missing: {cure(self._head_path)}")
+                raise LakeDamaged(f"{self._head_path} is missing: {hint(self._head_path)}")
             self.forget()
             return
         if head.schema > SCHEMA_VERSION:
@@ -160,7 +160,7 @@ class Dataset:
 
                 self._reader = deeplake.open_read_only(str(directory))
             if len(self._reader) < head.rows:
-                raise LakeDamaged(f"{directory} has {len(self._reader)} rows instead of {head.rows}: {cure(directory)}")
+                raise LakeDamaged(f"{directory} has {len(self._reader)} rows instead of {head.rows}: {hint(directory)}")
 
     def _tidy(self, directory: Path, head: Head) -> None:
         """A power cut may have torn files of an unpublished write: Deeplake must not see them, unless a writer is at work on them."""
@@ -196,7 +196,7 @@ class Dataset:
         kept = [position for id, position in self.catalog.newest.items() if id not in replaced]
         for first in range(0, len(kept), _REWRITE_ROWS):
             chunk = kept[first : first + _REWRITE_ROWS]
-            self._fill(dataset, [parse(self._table, text) for text in self.texts(chunk)], self._stored_meanings(chunk))
+            self._fill(dataset, [parse(self._table, text) for text in self.texts(chunk)], self._stored_vectors(chunk))
         self._fill(dataset, records)
         dataset.commit()
         self._publish(replace(head, rows=len(kept) + len(records), commits=1))
@@ -225,10 +225,10 @@ class Dataset:
             return
         columns = {name: [each[name] for each in rows] for name in rows[0]}
         if self._embedder is not None:
-            columns[vectors.COLUMN] = self._meant(self._embedder, records, meanings or [b""] * len(records))
+            columns[vectors.COLUMN] = self._with_vectors(self._embedder, records, meanings or [b""] * len(records))
         dataset.append(columns)
 
-    def _meant(self, embedder: Embedder, records: Sequence[Record], stored: Sequence[bytes]) -> list[Any]:
+    def _with_vectors(self, embedder: Embedder, records: Sequence[Record], stored: Sequence[bytes]) -> list[Any]:
         """The records' vectors: those that are stored, and the missing ones made."""
         unembedded = vectors.unembedded(embedder.name)
         cells = [cell if vectors.is_of(embedder.name, cell) else unembedded for cell in stored]
@@ -246,15 +246,15 @@ class Dataset:
         """Whether the vectors are of another model, or none: the first row tells, because a generation begins with what a rewrite embedded."""
         if self._embedder is None or not self._head.rows:
             return False
-        (cell,) = self._cells_of_meaning(0, 1)
+        (cell,) = self._vector_cells(0, 1)
         return not vectors.is_of(self._embedder.name, cell)
 
-    def _stored_meanings(self, positions: Sequence[int]) -> list[bytes]:
+    def _stored_vectors(self, positions: Sequence[int]) -> list[bytes]:
         if self._embedder is None or self._head.schema < SCHEMA_VERSION:
             return []
         return TABLES[self._table][vectors.COLUMN].load(self._reader[vectors.COLUMN][list(positions)])
 
-    def _cells_of_meaning(self, first: int, last: int) -> list[bytes]:
+    def _vector_cells(self, first: int, last: int) -> list[bytes]:
         return TABLES[self._table][vectors.COLUMN].load(self._read(vectors.COLUMN, first, last))
 
     def _publish(self, head: Head) -> None:

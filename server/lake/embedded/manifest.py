@@ -42,7 +42,7 @@ def read_head(path: Path) -> Head | None:
         files = {name: (int(size), int(crc)) for name, (size, crc) in content.pop("files").items()}  # type: ignore[union-attr]
         return Head(files=files, **{name: int(value) for name, value in content.items()})  # type: ignore[union-attr]
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise LakeDamaged(f"{path} can't be read ({type(error).__name__}): {cure(path)}") from error
+        raise LakeDamaged(f"{path} can't be read ({type(error).__name__}): {hint(path)}") from error
 
 
 def write_head(path: Path, head: Head) -> None:
@@ -84,7 +84,7 @@ def verify(directory: Path, files: Mapping[str, tuple[int, int]]) -> None:
             if len(content) == size and zlib.crc32(content) == crc:
                 continue
             fault = f"has {len(content)} bytes instead of {size}" if len(content) != size else "has other content than was written"
-        raise LakeDamaged(f"{directory / name} {fault}: {cure(directory)}")
+        raise LakeDamaged(f"{directory / name} {fault}: {hint(directory)}")
 
 
 def sweep(directory: Path, files: Mapping[str, tuple[int, int]]) -> None:
@@ -107,7 +107,7 @@ def listed(directory: Path) -> list[str]:
     )
 
 
-def cure(path: Path) -> str:
+def hint(path: Path) -> str:
     """What to do about a damaged store, in a sentence."""
     return (
         f"the lake is damaged. The runner rebuilds it before it writes again, and so does `autoresearch-mcp repair`; else restore {path.parent} "

@@ -10,7 +10,7 @@
 - Rows that only the copy has, written before there was a token or by a process without one, are sent with a process' first
   append. In the same way a new version of the schema, which has tables of its own, gets all rows: upgrade a swarm together.
 
-Gives up: disk for the copy, and freshness: other machines' rows are seen `FOLLOW_EVERY_S` after they are visible.
+Gives up: disk for the copy, and freshness: other machines' rows are seen `SYNC_EVERY_S` after they are visible.
 The tables hold the columns of `schema` with -1 for no value, `stored_at` (the writer's clock), and the record as JSON.
 """
 
@@ -32,7 +32,7 @@ from autoresearch_mcp.server.search.embedding import Embedder
 from autoresearch_mcp.trainer import files
 from autoresearch_mcp.trainer.protocol import read_json, write_json
 
-FOLLOW_EVERY_S = 5.0
+SYNC_EVERY_S = 5.0
 HOLD_S = 60.0  # a sent row that is not visible yet is not sent again before
 READ_S = 2.0  # of a tool call, for following
 WRITE_S = 30.0  # of the runner, for a batch
@@ -46,7 +46,7 @@ _TYPES = {"text": "TEXT", "list": "TEXT", "integer": "BIGINT", "real": "DOUBLE P
 
 
 @dataclass
-class Followed:
+class SyncState:
     """What is known of the shared log, for every process of this machine: rows seen and the newest `stored_at`, by table."""
 
     rows: dict[str, int] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Followed:
 
     @property
     def due(self) -> bool:
-        wait_s = pause_s(AWAY_S, self.failures) if self.failures else FOLLOW_EVERY_S
+        wait_s = pause_s(AWAY_S, self.failures) if self.failures else SYNC_EVERY_S
         return not 0 <= time.time() - max(self.reached_at, self.failed_at) < wait_s
 
 
@@ -142,38 +142,38 @@ class ManagedLake:
 
     def present(self, table: Table, ids: Sequence[str]) -> dict[str, int]:
         sent = any((table, id) == key[:2] for key in self._sent for id in ids) if self._sent else False
-        self._follow(WRITE_S if sent else None, now=sent)
+        self._sync(WRITE_S if sent else None, now=sent)
         found = self._copy.present(table, ids)
         for key in [key for key in self._sent if key[0] == table and found.get(key[1], -1) >= key[2]]:
             del self._sent[key]
         return found
 
     def get(self, table: Table, ids: Sequence[str]) -> list[Record]:
-        self._follow()
+        self._sync()
         return self._copy.get(table, ids)
 
     def select(self, table: Table, query: Query) -> list[Record]:
-        self._follow()
+        self._sync()
         return self._copy.select(table, query)
 
     def count(self, table: Table, where: tuple[Condition, ...] = (), group_by: str | None = None) -> dict[str, int]:
-        self._follow()
+        self._sync()
         return self._copy.count(table, where, group_by)
 
     def cells(self, table: Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-        self._follow()
+        self._sync()
         return self._copy.cells(table, columns)
 
     def search(self, text: str, where: tuple[Condition, ...] = (), limit: int = 10) -> list[tuple[Record, float]]:
-        self._follow()
+        self._sync()
         return self._copy.search(text, where, limit)
 
     def nearest(self, vector: Any, where: tuple[Condition, ...] = (), limit: int = 10) -> list[tuple[Record, float]]:
-        self._follow()
+        self._sync()
         return self._copy.nearest(vector, where, limit)
 
     def warning(self) -> str:
-        state = self._followed()
+        state = self._sync_state()
         if state.failures and not state.reached_at:
             return f"The shared log was not reached from here yet; this is what this machine knows. {state.why}"
         if state.failures:
@@ -205,23 +205,23 @@ class ManagedLake:
 
     # Following
 
-    def _follow(self, within_s: float | None = None, now: bool = False) -> None:
+    def _sync(self, within_s: float | None = None, now: bool = False) -> None:
         """Brings the copy up to date, if that is due and no other process is at it. Failing is noted for `warning`, not raised."""
-        if not (now or self._followed().due):
+        if not (now or self._sync_state().due):
             return
         with self._alone() as alone:
-            state = self._followed()
+            state = self._sync_state()
             if not alone or not (now or state.due):
                 return
             deadline = time.monotonic() + (READ_S if within_s is None else within_s)
             try:
-                state.unread = sum([self._take(table, state, deadline) for table in get_args(Table)])
+                state.unread = sum([self._pull(table, state, deadline) for table in get_args(Table)])
                 state.reached_at, state.failures, state.why = time.time(), 0, ""
             except ServiceError as error:
                 state.failed_at, state.failures, state.why = time.time(), state.failures + 1, str(error)
             write_json(self._path, asdict(state))
 
-    def _take(self, table: Table, state: Followed, deadline: float) -> int:
+    def _pull(self, table: Table, state: SyncState, deadline: float) -> int:
         """Reads what is new in a table. Returns how many rows are known to be there and were not read for lack of time."""
         try:
             count = self._count(table, deadline - time.monotonic())
@@ -320,11 +320,11 @@ class ManagedLake:
     def _name(self, table: Table) -> str:
         return f'"{self._prefix}{table}"'
 
-    def _followed(self) -> Followed:
+    def _sync_state(self) -> SyncState:
         try:
-            return Followed(**(read_json(self._path) or {}))
+            return SyncState(**(read_json(self._path) or {}))
         except (TypeError, OSError):
-            return Followed()  # everything is looked at again
+            return SyncState()  # everything is looked at again
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:

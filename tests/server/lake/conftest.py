@@ -30,7 +30,7 @@ def workspace(tmp_path: Path) -> str:
 @pytest.fixture
 def machine(deeplake: DeeplakeStandIn, workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ManagedLake]:
     """Makes the lake of another machine, with its own copy; every read looks at the service."""
-    monkeypatch.setattr("autoresearch_mcp.server.lake.managed.store.FOLLOW_EVERY_S", 0.0)
+    monkeypatch.setattr("autoresearch_mcp.server.lake.managed.store.SYNC_EVERY_S", 0.0)
 
     def make(name: str, token: str = TOKEN) -> ManagedLake:
         return ManagedLake(tmp_path / name, Service(token, workspace, ORG, deeplake.url), "lab_")

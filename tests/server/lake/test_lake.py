@@ -54,7 +54,7 @@ def test_filters_orders_pages_and_counts_agree_with_brute_force(lake: Lake, monk
     for first in range(0, 40, 13):
         lake.append("experiments", rows[first : first + 13])
     assert lake.count("experiments") == {"": 40}
-    monkeypatch.setattr("autoresearch_mcp.server.lake.managed.store.FOLLOW_EVERY_S", 600.0)
+    monkeypatch.setattr("autoresearch_mcp.server.lake.managed.store.SYNC_EVERY_S", 600.0)
     for _ in range(150):
         query = random_query(rng)
         expected = ordered("experiments", rows, query)

@@ -51,7 +51,7 @@ def a_hundred_times_faster(deeplake: DeeplakeStandIn, workspace: str, monkeypatc
     for name, pause in {
         "managed.service.BACKOFF_S": (0.01, 0.05),
         "managed.service.ATTEMPT_S": 0.5,
-        "managed.store.FOLLOW_EVERY_S": 0.05,
+        "managed.store.SYNC_EVERY_S": 0.05,
         "managed.store.AWAY_S": (0.05, 0.6),
         "managed.store.READ_S": 0.3,
         "managed.store.WRITE_S": 1.0,

@@ -13,7 +13,7 @@ from autoresearch_mcp.server.lake.base import Condition
 from autoresearch_mcp.server.lake.embedded.manifest import read_head
 from autoresearch_mcp.server.lake.embedded.repair import repair
 from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
-from autoresearch_mcp.server.lake.view import Ranked, Read, View
+from autoresearch_mcp.server.lake.view import MergedView, Ranked, Read
 from autoresearch_mcp.server.models import Record, Table
 from autoresearch_mcp.server.search.embedding import Embedder, EmbeddingsUnavailable, Endpoint, open_embedder
 from autoresearch_mcp.server.settings import EmbeddingsSection, load
@@ -57,18 +57,18 @@ def ids(read: Read[Ranked]) -> list[str]:
 def test_a_note_is_found_by_what_it_means(tmp_path: Path) -> None:
     lake = EmbeddedLake(tmp_path / "lake", local())
     lake.append("memories", NOTES)
-    found = View(lake, nothing, local()).search("bigger learning rate for muon", limit=2)
+    found = MergedView(lake, nothing, local()).search("bigger learning rate for muon", limit=2)
     assert ids(found)[0] == "m-000001" and "meaning (wordllama-l2-256)" in found.value.ranking
     for question, answer in {"larger minibatches": "m-000004", "shared vocabulary vectors": "m-000003"}.items():
-        assert ids(View(lake, nothing).search(question)) == []  # not a word in common
-        assert ids(View(lake, nothing, local()).search(question)) == [answer]
-    assert ids(View(lake, nothing, local()).search("gardening in winter")) == []
+        assert ids(MergedView(lake, nothing).search(question)) == []  # not a word in common
+        assert ids(MergedView(lake, nothing, local()).search(question)) == [answer]
+    assert ids(MergedView(lake, nothing, local()).search("gardening in winter")) == []
 
 
 def test_words_and_meaning_are_fused_by_reciprocal_ranks(tmp_path: Path, endpoint: Endpoint) -> None:
     lake = EmbeddedLake(tmp_path, endpoint)
     lake.append("memories", [memory(1, "step faster"), memory(2, "the rate of seven foxes"), memory(3, "seven foxes"), memory(4, "wider")])
-    hits = View(lake, nothing, endpoint).search("rate of seven foxes").value.hits
+    hits = MergedView(lake, nothing, endpoint).search("rate of seven foxes").value.hits
     assert [hit.id for hit, _ in hits][:1] == ["m-000002"]  # the first of both rankings
     assert hits[0][1] == pytest.approx(1 / 61 + 1 / 61)
     assert {hit.id for hit, _ in hits} >= {"m-000001", "m-000003"}  # each the best of one ranking
@@ -77,7 +77,7 @@ def test_words_and_meaning_are_fused_by_reciprocal_ranks(tmp_path: Path, endpoin
 def test_filters_hold_for_both_rankings_and_unflushed_notes_take_part(tmp_path: Path) -> None:
     lake = EmbeddedLake(tmp_path / "lake", local())
     lake.append("memories", NOTES)
-    view = View(lake, lambda table: [memory(9, "A larger LR for the muon optimizer", author="bob"), NOTES[0]], local())
+    view = MergedView(lake, lambda table: [memory(9, "A larger LR for the muon optimizer", author="bob"), NOTES[0]], local())
     assert set(ids(view.search("muon with a higher learning rate"))[:2]) == {"m-000009", "m-000001"}
     assert ids(view.search("muon with a higher learning rate", (Condition("author", "=", "bob"),))) == ["m-000009"]
     assert ids(view.search("shared vocabulary vectors", (Condition("kind", "=", "failure"),))) == ["m-000003"]
@@ -87,7 +87,7 @@ def test_filters_hold_for_both_rankings_and_unflushed_notes_take_part(tmp_path: 
 def test_without_a_model_full_text_alone_says_so(tmp_path: Path) -> None:
     lake = EmbeddedLake(tmp_path)
     lake.append("memories", NOTES)
-    found = View(lake, nothing).search("muon")
+    found = MergedView(lake, nothing).search("muon")
     assert ids(found) == ["m-000001"]
     assert found.value.ranking == "full text (BM25) alone: no embedding model is installed or set, see [embeddings] in the README"
 
@@ -96,7 +96,7 @@ def test_notes_from_before_the_model_are_embedded_with_the_next_write(tmp_path: 
     folder = tmp_path / "lake"
     EmbeddedLake(folder).append("memories", NOTES)
     lake = EmbeddedLake(folder, local())
-    view = View(lake, nothing, local())
+    view = MergedView(lake, nothing, local())
     assert ids(view.search("shared vocabulary vectors")) == []
     lake.append("memories", [memory(5, "one more")])
     assert ids(view.search("shared vocabulary vectors"))[:1] == ["m-000003"]
@@ -109,7 +109,7 @@ def test_notes_from_before_the_model_are_embedded_with_the_next_write(tmp_path: 
 def test_another_model_takes_over(tmp_path: Path, endpoint: Endpoint, service: EmbeddingsStandIn) -> None:
     EmbeddedLake(tmp_path, local()).append("memories", [memory(1, "step faster"), memory(2, "ramp")])
     lake = EmbeddedLake(tmp_path, endpoint)
-    view = View(lake, nothing, endpoint)
+    view = MergedView(lake, nothing, endpoint)
     assert ids(view.search("rate")) == []  # vectors of two models are never compared
     lake.append("memories", [memory(3, "wider")])
     assert ids(view.search("rate"))[0] == "m-000001"
@@ -125,7 +125,7 @@ def test_a_rewrite_keeps_the_vectors(
     for n in range(8):
         EmbeddedLake(tmp_path, Endpoint(service.url, "topics", KEY)).append("memories", [memory(n, f"step {n}")])
     assert sum(map(len, service.asked)) == 8
-    assert len(View(EmbeddedLake(tmp_path, endpoint), nothing, endpoint).search("rate").value.hits) == 8
+    assert len(MergedView(EmbeddedLake(tmp_path, endpoint), nothing, endpoint).search("rate").value.hits) == 8
 
 
 @pytest.mark.parametrize(
@@ -146,17 +146,17 @@ def test_an_endpoint_that_fails_costs_a_ranking_and_no_note(
     service.status, service.body = status, body
     lake = EmbeddedLake(tmp_path, endpoint)
     lake.append("memories", [memory(1, "muon steps")])
-    found = View(lake, nothing, endpoint).search("muon")
+    found = MergedView(lake, nothing, endpoint).search("muon")
     assert ids(found) == ["m-000001"]
     assert found.value.ranking.startswith("full text (BM25) alone: The embedding endpoint") and KEY not in found.value.ranking
     asked = len(service.asked)
-    View(lake, nothing, endpoint).search("another")
+    MergedView(lake, nothing, endpoint).search("another")
     assert len(service.asked) == asked  # it is left alone for a while
     monkeypatch.setattr("autoresearch_mcp.server.search.embedding.PAUSE_S", 0.0)
     monkeypatch.setattr("autoresearch_mcp.server.lake.embedded.dataset.MOST_COMMITS", 1)
     service.status, service.body = 200, None
     lake.append("memories", [memory(2, "faster")])
-    assert set(ids(View(lake, nothing, endpoint).search("rate"))) >= {"m-000002"}
+    assert set(ids(MergedView(lake, nothing, endpoint).search("rate"))) >= {"m-000002"}
 
 
 def test_no_key_is_in_an_error(endpoint: Endpoint, service: EmbeddingsStandIn) -> None:
@@ -173,7 +173,7 @@ def test_repair_restores_the_notes_and_the_next_write_their_vectors(tmp_path: Pa
     repair(folder)
     lake = EmbeddedLake(folder, local())
     lake.append("memories", [memory(5, "one more")])
-    assert ids(View(lake, nothing, local()).search("shared vocabulary vectors"))[:1] == ["m-000003"]
+    assert ids(MergedView(lake, nothing, local()).search("shared vocabulary vectors"))[:1] == ["m-000003"]
 
 
 def test_settings_choose_the_model(make_lab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lake import sql
 from autoresearch_mcp.server.lake.base import Lake
 from autoresearch_mcp.server.lake.schema import TABLES, cells
-from autoresearch_mcp.server.lake.view import View
+from autoresearch_mcp.server.lake.view import MergedView
 from autoresearch_mcp.server.models import Record, Table
 from tests.server.lake.records import experiment, memory, random_experiment
 
@@ -34,7 +34,7 @@ def test_sql_counts_unflushed_rows_and_newest_versions_in_both_stores(lake: Lake
     records = [random_experiment(rng, n) for n in range(40)]
     stale = [record.model_copy(update={"version": 1, "state": "cancelled"}) for record in records[10:20]]
     lake.append("experiments", [*records[:10], *stale, *records[20:30]])
-    view = View(lake, lambda table: list(records[5:20] + records[30:]) if table == "experiments" else [])
+    view = MergedView(lake, lambda table: list(records[5:20] + records[30:]) if table == "experiments" else [])
     found, _ = sql.select("SELECT state, count(*) AS n FROM experiments GROUP BY state", lambda *wanted: view.cells(*wanted).value, 10)
     assert {row["state"]: row["n"] for row in found} == Counter(record.state for record in records)
     best, _ = sql.select(

@@ -12,7 +12,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lake.base import Condition, LakeUnavailable, Query
 from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
 from autoresearch_mcp.server.lake.schema import cell
-from autoresearch_mcp.server.lake.view import View
+from autoresearch_mcp.server.lake.view import MergedView
 from autoresearch_mcp.server.models import Record, Table
 from tests.server.lake.records import counted, experiment, memory, ordered, random_experiment, random_query
 
@@ -53,7 +53,7 @@ def test_filters_orders_pages_and_counts_agree_with_brute_force_wherever_the_row
     rows = [random_experiment(rng, n) for n in range(40)]
     older = [random_experiment(rng, n).model_copy(update={"version": 2}) for n in range(20, 30)]
     lake.append("experiments", [*rows[:20], *older, *rows[30:35]])
-    view = View(lake, Outbox(*rows[15:35:2], *rows[20:30], *rows[35:]))
+    view = MergedView(lake, Outbox(*rows[15:35:2], *rows[20:30], *rows[35:]))
     for _ in range(150):
         query = random_query(rng)
         expected = ordered("experiments", rows, query)
@@ -68,7 +68,7 @@ def test_filters_orders_pages_and_counts_agree_with_brute_force_wherever_the_row
 
 def test_an_agent_reads_its_own_writes_before_there_is_a_lake(tmp_path: Path) -> None:
     for lake in (None, EmbeddedLake(tmp_path / "lake")):
-        view = View(lake, Outbox(memory(1, "muon helps"), memory(2, "adam")))
+        view = MergedView(lake, Outbox(memory(1, "muon helps"), memory(2, "adam")))
         assert ids(view.get("memories", ["m-000002", "m-nonsense"]).value) == ["m-000002"]
         assert ids(view.select("memories", Query()).value) == ["m-000002", "m-000001"]
         assert ids([hit for hit, _ in view.search("muon").value.hits]) == ["m-000001"]
@@ -79,7 +79,7 @@ def test_an_agent_reads_its_own_writes_before_there_is_a_lake(tmp_path: Path) ->
 
 def test_the_newest_version_wins_on_either_side(lake: EmbeddedLake) -> None:
     lake.append("experiments", [experiment(1, version=5), experiment(2, version=3)])
-    view = View(lake, Outbox(experiment(1, version=4, state="running"), experiment(2, version=4, state="cancelled")))
+    view = MergedView(lake, Outbox(experiment(1, version=4, state="running"), experiment(2, version=4, state="cancelled")))
     found = view.get("experiments", ["e-000001", "e-000002"]).value
     assert [(r.state, r.version) for r in found if r.id.startswith("e")] == [("finished", 5), ("cancelled", 4)]  # type: ignore[union-attr]
     assert view.count("experiments", group_by="state").value == {"finished": 1, "cancelled": 1}
@@ -88,7 +88,7 @@ def test_the_newest_version_wins_on_either_side(lake: EmbeddedLake) -> None:
 
 def test_unflushed_notes_are_ranked_among_the_lakes(lake: EmbeddedLake) -> None:
     lake.append("memories", [memory(n, "the learning rate of adam") for n in range(20)] + [memory(20, "muon learning rate")])
-    view = View(
+    view = MergedView(
         lake,
         Outbox(
             memory(30, "muon wants a higher learning rate"),
@@ -110,7 +110,7 @@ def test_without_the_lake_the_ledgers_part_is_answered_with_a_warning(lake: Embe
     lake.append("experiments", [experiment(1)])
     lake.close()
     (tmp_path / "lake" / "experiments.json").write_text("", encoding="utf-8")
-    view = View(EmbeddedLake(tmp_path / "lake"), Outbox(experiment(2)))
+    view = MergedView(EmbeddedLake(tmp_path / "lake"), Outbox(experiment(2)))
     with pytest.raises(LakeUnavailable):
         lake.count("experiments")
     for read in (view.get("experiments", ["e-000001", "e-000002"]), view.select("experiments", Query())):
@@ -120,7 +120,7 @@ def test_without_the_lake_the_ledgers_part_is_answered_with_a_warning(lake: Embe
 
 
 def test_a_query_that_makes_no_sense_is_refused_even_without_a_lake() -> None:
-    view = View(None, Outbox())
+    view = MergedView(None, Outbox())
     with pytest.raises(LabError):
         view.select("experiments", Query((Condition("nonsense", "=", 1),)))
     with pytest.raises(LabError):
@@ -151,7 +151,7 @@ def test_every_acknowledged_record_is_seen_exactly_once_while_records_move(tmp_p
         finally:
             done.set()
 
-    def watch(view: View, rng: random.Random) -> None:
+    def watch(view: MergedView, rng: random.Random) -> None:
         while not done.is_set():
             known = list(acknowledged)
             seen = ids(view.get("experiments", known).value)
@@ -168,7 +168,11 @@ def test_every_acknowledged_record_is_seen_exactly_once_while_records_move(tmp_p
             if not len(known) <= total <= len(acknowledged):
                 faults.append(f"count: {total} of {len(known)} to {len(acknowledged)}")
 
-    views = [View(runners, outbox), View(EmbeddedLake(tmp_path / "lake"), outbox), View(EmbeddedLake(tmp_path / "lake"), outbox)]
+    views = [
+        MergedView(runners, outbox),
+        MergedView(EmbeddedLake(tmp_path / "lake"), outbox),
+        MergedView(EmbeddedLake(tmp_path / "lake"), outbox),
+    ]
     watchers = [threading.Thread(target=watch, args=(view, random.Random(n))) for n, view in enumerate(views)]
     for thread in watchers:
         thread.start()
