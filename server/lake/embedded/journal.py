@@ -13,11 +13,19 @@ from pathlib import Path
 from autoresearch_mcp.trainer import files
 
 _MAGIC = b"\x1f\x8b\x08"
-_CHUNK_BYTES = 1 << 16
+_CHUNK_BYTES = 1 << 10, 1 << 16  # first and largest part of a member that is unpacked at once
 
 
 def write(path: Path, texts: Sequence[str]) -> None:
-    """Adds a batch of records' JSON texts; on return it survives a power cut."""
+    """Append a batch to the journal, made where there is none; on return it survives a power cut.
+
+    Args:
+        path: the journal.
+        texts: the records as JSON.
+
+    Raises:
+        OSError: it can't be written.
+    """
     member = gzip.compress("".join(f"{text}\n" for text in texts).encode(), compresslevel=6, mtime=0)
     created = not path.exists()
     with path.open("ab") as file:
@@ -29,7 +37,10 @@ def write(path: Path, texts: Sequence[str]) -> None:
 
 
 def read(path: Path) -> Iterator[str]:
-    """The records' texts, oldest first, as far as they can be read; none where there is no journal."""
+    """Yield the records' texts, oldest first, as far as they can be read; none where there is no journal.
+
+    It takes time in proportion to the journal's size, however small its batches are.
+    """
     try:
         data = path.read_bytes()
     except OSError:
@@ -57,8 +68,9 @@ def _member(data: bytes, start: int) -> tuple[bytes | None, int]:
         zlib.error: it is damaged.
     """
     unpacker, parts, position = zlib.decompressobj(wbits=31), [], start  # wbits=31: with its header and checksum
+    size, largest = _CHUNK_BYTES
     while position < len(data) and not unpacker.eof:
-        chunk = data[position : position + _CHUNK_BYTES]
+        chunk = data[position : position + size]
         parts.append(unpacker.decompress(chunk))
-        position += len(chunk)
+        position, size = position + len(chunk), min(2 * size, largest)
     return (b"".join(parts) if unpacker.eof else None), position - len(unpacker.unused_data)

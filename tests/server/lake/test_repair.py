@@ -1,7 +1,11 @@
 """A damaged lake is made whole from its journal; a copy of the folder is a backup."""
 
+import os
+import random
 import shutil
+import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,6 +79,32 @@ def test_a_torn_journal_costs_its_own_batch(tmp_path: Path) -> None:
     assert [line for line in journal.read(path) if line != "second"] == ['{"n": 0}', '{"n": 2}', '{"n": 3}']
     path.write_bytes(b"")
     assert list(journal.read(path)) == list(journal.read(tmp_path / "none")) == []
+
+
+def test_reading_a_journal_unpacks_each_byte_a_few_times_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many batches it has: with what follows in every batch's way, 20,000 took half a minute."""
+    path, dice, unpacked = tmp_path / "memories.journal", random.Random(1), 0
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    texts = [f'{{"n": {n}, "text": "{dice.randbytes(300).hex()}"}}' for n in range(1_000)]
+    for text in texts:
+        journal.write(path, [text])
+    original = zlib.decompressobj
+
+    class Counting:
+        def __init__(self, wbits: int) -> None:
+            self._unpacker = original(wbits)
+
+        def decompress(self, data: bytes) -> bytes:
+            nonlocal unpacked
+            unpacked += len(data)
+            return self._unpacker.decompress(data)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._unpacker, name)
+
+    monkeypatch.setattr(zlib, "decompressobj", Counting)
+    assert list(journal.read(path)) == texts
+    assert path.stat().st_size <= unpacked <= 4 * path.stat().st_size
 
 
 def test_a_damaged_journal_is_completed_from_a_sound_table(tmp_path: Path) -> None:
