@@ -104,7 +104,7 @@ class History:
             raise LabError(f"Nothing was imported: {known.warning}", "lake_unavailable")
         there = {record.id for record in known.value}
         new = list({record.id: record for record in records if record.id not in there}.values())
-        self._core.ledger.take_in(table, new)
+        self._core.ledger.import_records(table, new)
         self._core.wake()
         return len(new)
 

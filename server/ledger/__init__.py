@@ -1,0 +1,92 @@
+"""The ledger: what IS happening in a lab, in one SQLite file. ACID across processes, fsynced before a call returns.
+
+Promises
+- Whatever a method wrote is on disk when it returns (WAL, synchronous=FULL), or nothing of it is.
+- Any number of servers and one runner use it at once; a writer waits up to 30 s for the others.
+- State changes are guarded: an experiment moves only from the states that the caller names, and ends once.
+- A terminal experiment, a memory or a promotion leaves the outbox only through `settle`, after it was read back from the lake.
+- `proposals`, `promotions` and the thin `ended` rows stay for good: the gate, the budget and the status read them without the lake.
+
+Who writes: servers insert proposals, experiments, memories, promotions and cancel requests; only the runner moves experiments
+that have left the queue and settles the outbox.
+"""
+
+from pathlib import Path
+
+from autoresearch_mcp.server.ledger.budget import Budget
+from autoresearch_mcp.server.ledger.database import Database
+from autoresearch_mcp.server.ledger.evidence import Evidence
+from autoresearch_mcp.server.ledger.experiments import OpenExperiments
+from autoresearch_mcp.server.ledger.outbox import Outbox
+from autoresearch_mcp.server.ledger.promotions import Promotions
+from autoresearch_mcp.server.ledger.proposals import Proposals
+from autoresearch_mcp.server.ledger.results import Group, Results
+
+__all__ = ["Group", "Ledger"]
+
+
+class Ledger:
+    """The ledger file at `path`, made if it is missing. Thread-safe. Each method belongs to the part whose subject it is.
+
+    Args:
+        path: of the file, whose folder exists.
+
+    Raises:
+        LabError: `newer_lab`, `read_only`, `disk_full`, `busy` or `ledger_unusable`, here and from every method.
+    """
+
+    def __init__(self, path: Path) -> None:
+        database = Database(path)
+        self.close = database.close
+        self.changes = database.changes
+        self.fault = database.fault
+
+        proposals = Proposals(database)
+        self.proposal = proposals.proposal
+        self.proposals_after = proposals.proposals_after
+        self.twin = proposals.twin
+        self.add_proposal = proposals.add_proposal
+        self.proposal_of = proposals.proposal_of
+        self.add_alias = proposals.add_alias
+
+        experiments = OpenExperiments(database)
+        self.enqueue = experiments.enqueue
+        self.answer = experiments.answer
+        self.experiment = experiments.experiment
+        self.open_experiments = experiments.open_experiments
+        self.move = experiments.move
+        self.request_cancel = experiments.request_cancel
+
+        results = Results(database)
+        self.ended = results.ended
+        self.ended_of = results.ended_of
+        self.recent = results.recent
+        self.scores = results.scores
+        self.summaries = results.summaries
+        self.counts = results.counts
+
+        evidence = Evidence(database)
+        self.keep_evidence = evidence.keep_evidence
+        self.test_scores = evidence.test_scores
+
+        budget = Budget(database)
+        self.spending = budget.spending
+        self.money = budget.money
+        self.unsettled = budget.unsettled
+        self.settle_bill = budget.settle_bill
+
+        outbox = Outbox(database)
+        self.remember = outbox.remember
+        self.import_records = outbox.import_records
+        self.outbox = outbox.outbox
+        self.unflushed = outbox.unflushed
+        self.waiting_since = outbox.waiting_since
+        self.settle = outbox.settle
+        self.pending = outbox.pending
+
+        promotions = Promotions(database)
+        self.intend_promotion = promotions.intend_promotion
+        self.confirm_promotion = promotions.confirm_promotion
+        self.drop_promotion = promotions.drop_promotion
+        self.promotions = promotions.promotions
+        self.promotion_count = promotions.promotion_count

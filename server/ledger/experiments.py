@@ -1,0 +1,170 @@
+"""Experiments from the queue to their end, and the answers to launches that may be repeated."""
+
+import json
+import math
+import sqlite3
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.ledger import budget
+from autoresearch_mcp.server.ledger.database import Database
+from autoresearch_mcp.server.ledger.outbox import post
+from autoresearch_mcp.server.ledger.results import add_result
+from autoresearch_mcp.server.models import TERMINAL_STATES, Experiment, ExperimentState
+
+
+class OpenExperiments:
+    """Experiments that have not ended. Each moves only from the states that the caller names, and ends once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def enqueue(
+        self, experiments: Sequence[Experiment], total_s: float, key: str | None, request: str, total_usd: float = math.inf
+    ) -> list[Experiment] | None:
+        """Queue experiments and reserve their budget, all or none.
+
+        Args:
+            experiments: the new ones.
+            total_s: device seconds of the whole lab.
+            key: under which the launch may be repeated, or None.
+            request: a hash of the launch, to tell a repetition from another launch under the same key.
+            total_usd: money of the whole lab.
+
+        Returns:
+            The experiments; None if the key was used for this launch before: then nothing was queued.
+
+        Raises:
+            LabError: `over_budget`, or `key_reused` for another launch under the same key.
+        """
+        with self._database.write() as db:
+            if key is not None and _answer(db, key, request) is not None:
+                return None
+            _check_seconds(db, sum(e.reserved_s for e in experiments), total_s)
+            _check_money(db, sum(e.reserved_usd for e in experiments), total_usd)
+            for e in experiments:
+                row = (e.id, e.commit, e.state, e.reserved_s, e.created_at, e.model_dump_json())
+                db.execute("INSERT INTO experiments VALUES (?, ?, ?, ?, ?, ?)", row)
+            if key is not None:
+                answer = json.dumps([e.id for e in experiments])
+                db.execute("INSERT INTO answers VALUES (?, ?, ?, ?)", (key, request, answer, time.time()))
+        return list(experiments)
+
+    def answer(self, key: str, request: str) -> list[str] | None:
+        """Look up an earlier launch under this key.
+
+        Returns:
+            The ids of the experiments that it queued, or None.
+
+        Raises:
+            LabError: `key_reused`.
+        """
+        with self._database.read() as db:
+            return _answer(db, key, request)
+
+    def experiment(self, id: str) -> Experiment | None:
+        """Return the whole record of an experiment that has not ended or is still in the outbox, or None."""
+        with self._database.read() as db:
+            row = db.execute(
+                "SELECT record FROM experiments WHERE id = ? UNION ALL SELECT record FROM outbox WHERE tbl = 'experiments' AND id = ?",
+                (id, id),
+            ).fetchone()
+        return Experiment.model_validate_json(row[0]) if row else None
+
+    def open_experiments(self, *states: ExperimentState) -> list[Experiment]:
+        """List experiments that have not ended.
+
+        Args:
+            *states: only those in these states; none named: all.
+
+        Returns:
+            The experiments, the oldest first.
+        """
+        where = f"WHERE state IN ({', '.join('?' * len(states))})" if states else ""
+        with self._database.read() as db:
+            rows = db.execute(f"SELECT record FROM experiments {where} ORDER BY created_at, id", states).fetchall()  # noqa: S608
+        return [Experiment.model_validate_json(row[0]) for row in rows]
+
+    def move(self, id: str, states: Sequence[ExperimentState], **changes: Any) -> Experiment | None:
+        """Change an experiment. A terminal `state` among the changes ends it, once.
+
+        Args:
+            id: of the experiment.
+            states: the states from which it may move.
+            **changes: fields of `Experiment`; `cost_usd` bills the attempt.
+
+        Returns:
+            The changed experiment; None if it was in another state or had ended: then nothing was changed.
+        """
+        with self._database.write() as db:
+            return _move(db, id, states, changes)
+
+    def request_cancel(self, id: str) -> Experiment | None:
+        """Cancel at once what is queued; mark what runs, for the runner to stop.
+
+        Returns:
+            The changed experiment; None if it had ended.
+        """
+        with self._database.write() as db:
+            return _move(db, id, ["queued"], {"state": "cancelled", "finished_at": time.time()}) or _move(
+                db, id, ["starting", "running", "scoring"], {"cancel_requested": True}
+            )
+
+
+def _check_seconds(db: sqlite3.Connection, needed_s: float, total_s: float) -> None:
+    spent_s, reserved_s = budget.spent_s(db), budget.reserved_s(db)
+    left_s = total_s - spent_s - reserved_s
+    if needed_s > left_s:
+        raise LabError(
+            f"Not queued: this could use up to {needed_s:.0f} device seconds and the lab's budget has {max(0, left_s):.0f} left "
+            f"({spent_s:.0f} spent, {reserved_s:.0f} reserved by running and queued experiments, {total_s:.0f} in all). "
+            "Launch fewer replicates, wait for running experiments to return what they don't use, or ask the lab's owner to raise "
+            "[budget] device_hours in lab.toml.",
+            "over_budget",
+        )
+
+
+def _check_money(db: sqlite3.Connection, needed_usd: float, total_usd: float) -> None:
+    left_usd = total_usd - budget.billed_usd(db) - budget.reserved_usd(db)
+    if needed_usd > left_usd:
+        raise LabError(
+            f"Not queued: this could cost up to ${needed_usd:.2f} and the lab's budget has ${max(0, left_usd):.2f} left of ${total_usd:.2f}. "
+            "Launch fewer replicates, choose a cheaper device, wait for running experiments to return what they don't use, or ask "
+            "the lab's owner to raise [budget] usd in lab.toml.",
+            "over_budget",
+        )
+
+
+def _answer(db: sqlite3.Connection, key: str, request: str) -> list[str] | None:
+    row = db.execute("SELECT request, answer FROM answers WHERE key = ?", (key,)).fetchone()
+    if row is None:
+        return None
+    if row[0] != request:
+        raise LabError(
+            "Not queued: this idempotency_key was used before for another launch. Use a new key for a new launch; "
+            "repeat a key only to repeat the same call.",
+            "key_reused",
+        )
+    ids: list[str] = json.loads(row[1])
+    return ids
+
+
+def _move(db: sqlite3.Connection, id: str, states: Sequence[ExperimentState], changes: dict[str, Any]) -> Experiment | None:
+    row = db.execute("SELECT record FROM experiments WHERE id = ?", (id,)).fetchone()
+    before = Experiment.model_validate_json(row[0]) if row else None
+    if before is None or before.state not in states:
+        return None
+    after = Experiment.model_validate({**before.model_dump(), **changes, "version": before.version + 1})
+    if "cost_usd" in changes:
+        budget.add_bill(db, id, before.attempt, before.author, after.cost_usd - before.cost_usd)
+    if after.state not in TERMINAL_STATES:
+        db.execute("UPDATE experiments SET state = ?, record = ? WHERE id = ?", (after.state, after.model_dump_json(), id))
+        return after
+    after.reserved_s = after.reserved_usd = 0.0
+    db.execute("DELETE FROM experiments WHERE id = ?", (id,))
+    add_result(db, after)
+    budget.add_spent(db, after.cost_s)
+    post(db, "experiments", after)
+    return after

@@ -1,0 +1,62 @@
+"""Proposals, for good, and the commits that have a proposal's code on another parent."""
+
+from autoresearch_mcp.server.ledger.database import Database
+from autoresearch_mcp.server.models import Proposal
+
+
+class Proposals:
+    """Every commit that `propose_patch` made. The same code is one proposal."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def proposal(self, commit: str) -> Proposal | None:
+        """Return the proposal with this commit, or None."""
+        with self._database.read() as db:
+            row = db.execute('SELECT record FROM proposals WHERE "commit" = ?', (commit,)).fetchone()
+        return Proposal.model_validate_json(row[0]) if row else None
+
+    def proposals_after(self, row: int, limit: int) -> list[tuple[int, Proposal]]:
+        """List the newest proposals that were recorded after a known one.
+
+        Args:
+            row: the row number of the known one; 0 for all.
+            limit: how many at most.
+
+        Returns:
+            Pairs of row number and proposal, the oldest first.
+        """
+        with self._database.read() as db:
+            rows = db.execute("SELECT rowid, record FROM proposals WHERE rowid > ? ORDER BY rowid DESC LIMIT ?", (row, limit)).fetchall()
+        return [(number, Proposal.model_validate_json(record)) for number, record in reversed(rows)]
+
+    def twin(self, fingerprint: str) -> Proposal | None:
+        """Return the proposal whose code has this fingerprint, or None."""
+        with self._database.read() as db:
+            row = db.execute("SELECT record FROM proposals WHERE fingerprint = ?", (fingerprint,)).fetchone()
+        return Proposal.model_validate_json(row[0]) if row else None
+
+    def add_proposal(self, proposal: Proposal) -> Proposal:
+        """Record a proposal, unless its twin is recorded already.
+
+        Returns:
+            The recorded one: this proposal, or its twin.
+        """
+        with self._database.write() as db:
+            db.execute(
+                "INSERT INTO proposals VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (proposal.commit, proposal.base, proposal.fingerprint, proposal.created_at, proposal.model_dump_json()),
+            )
+            row = db.execute("SELECT record FROM proposals WHERE fingerprint = ?", (proposal.fingerprint,)).fetchone()
+        return Proposal.model_validate_json(row[0])
+
+    def proposal_of(self, commit: str) -> str:
+        """Return the commit of the proposal with the same code: `commit` itself, unless `add_alias` named another."""
+        with self._database.read() as db:
+            row = db.execute('SELECT proposal FROM aliases WHERE "commit" = ?', (commit,)).fetchone()
+        return row[0] if row else commit
+
+    def add_alias(self, commit: str, proposal: str) -> None:
+        """Record that a commit has a proposal's code on another parent, so that it shares the proposal's scores."""
+        with self._database.write() as db:
+            db.execute("INSERT INTO aliases VALUES (?, ?) ON CONFLICT DO NOTHING", (commit, proposal))

@@ -1,0 +1,85 @@
+"""The ledger's tables, and how the file of an older version is brought up to date."""
+
+import sqlite3
+
+from autoresearch_mcp.server.errors import LabError
+
+SCHEMA_VERSION = 4
+
+_SCHEMA = """
+CREATE TABLE proposals (
+    "commit" TEXT PRIMARY KEY, base TEXT NOT NULL, fingerprint TEXT NOT NULL UNIQUE, created_at REAL NOT NULL, record TEXT NOT NULL
+) STRICT;
+CREATE TABLE aliases (  -- commits with the code of a proposal, on another parent: its scores are theirs
+    "commit" TEXT PRIMARY KEY, proposal TEXT NOT NULL
+) STRICT;
+CREATE TABLE experiments (  -- not ended yet
+    id TEXT PRIMARY KEY, "commit" TEXT NOT NULL, state TEXT NOT NULL, reserved_s REAL NOT NULL, created_at REAL NOT NULL, record TEXT NOT NULL
+) STRICT;
+CREATE TABLE ended (  -- thin, for good
+    id TEXT PRIMARY KEY, "commit" TEXT NOT NULL, conditions TEXT NOT NULL, device TEXT NOT NULL, state TEXT NOT NULL, val_bpb REAL,
+    started INTEGER NOT NULL, finished_at REAL NOT NULL, seed INTEGER NOT NULL, author TEXT NOT NULL, hypothesis TEXT NOT NULL,
+    failure TEXT, reported_bpb REAL
+) STRICT;
+CREATE INDEX ended_by_commit ON ended ("commit");
+CREATE INDEX ended_by_time ON ended (finished_at);
+CREATE TABLE promotions (
+    seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, done INTEGER NOT NULL, record TEXT NOT NULL
+) STRICT;
+CREATE TABLE outbox (  -- acknowledged, not yet read back from the lake
+    seq INTEGER PRIMARY KEY, tbl TEXT NOT NULL, id TEXT NOT NULL, version INTEGER NOT NULL, record TEXT NOT NULL, UNIQUE (tbl, id)
+) STRICT;
+CREATE TABLE answers (  -- of calls with an idempotency key
+    key TEXT PRIMARY KEY, request TEXT NOT NULL, answer TEXT NOT NULL, created_at REAL NOT NULL
+) STRICT;
+CREATE TABLE totals (name TEXT PRIMARY KEY, value REAL NOT NULL) STRICT;
+INSERT INTO totals VALUES ('spent_s', 0);
+"""
+_UPGRADES = {  # from the version before
+    2: """
+CREATE TABLE evidence (  -- of finished experiments, for the gate and the lab's owner: in no tool, no resource and no lake
+    experiment TEXT PRIMARY KEY, test_bpb REAL, sandbox TEXT
+) STRICT
+""",
+    3: """
+ALTER TABLE evidence ADD COLUMN weights TEXT;
+ALTER TABLE ended ADD COLUMN reproduces TEXT NOT NULL DEFAULT ''
+""",
+    4: """
+CREATE TABLE bills (  -- what each ended attempt on a rented device cost: elapsed times rate at first, settled by the provider's number
+    experiment TEXT NOT NULL, attempt INTEGER NOT NULL, author TEXT NOT NULL, at REAL NOT NULL, usd REAL NOT NULL, settled INTEGER NOT NULL,
+    PRIMARY KEY (experiment, attempt)
+) STRICT
+""",
+}
+
+
+def is_current(db: sqlite3.Connection) -> bool:
+    """Return whether the file has today's tables; a new or older one needs `upgrade`.
+
+    Raises:
+        LabError: `newer_lab`.
+    """
+    version = _version(db)
+    if version > SCHEMA_VERSION:
+        raise LabError(
+            f"The ledger of this lab was written by a newer autoresearch-mcp (version {version}, this one knows {SCHEMA_VERSION}). "
+            "Upgrade with `pip install -U autoresearch-mcp`; nothing was changed.",
+            "newer_lab",
+        )
+    return version == SCHEMA_VERSION
+
+
+def upgrade(db: sqlite3.Connection) -> None:
+    """Make the tables, or bring those of an older version up to date. Call it alone among writers; it does nothing the second time."""
+    version = _version(db)
+    for statement in _SCHEMA.split(";\n") if version == 0 else []:
+        db.execute(statement)
+    for number in range(max(version, 1) + 1, SCHEMA_VERSION + 1):
+        for statement in _UPGRADES[number].split(";\n"):
+            db.execute(statement)
+    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
