@@ -251,7 +251,9 @@ def _approve(arguments: argparse.Namespace) -> int:
     from autoresearch_mcp.server.lab.lab import Lab
 
     with contextlib.closing(Lab(find_lab(arguments.dir))) as lab:
-        answer = lab.promote_commit(arguments.commit, author="owner", approved_by=arguments.by or getpass.getuser())
+        answer = lab.promote_commit(
+            arguments.commit, author="owner", approved_by=f"{arguments.by or getpass.getuser()} on the command line"
+        )
     _say(answer.note)
     return 0 if answer.promoted else 1
 

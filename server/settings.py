@@ -143,6 +143,9 @@ class PromotionSection(Model):
     level: float = Field(default=0.05, gt=0, lt=0.5)
     min_replicates: int = Field(default=3, ge=2, le=100)
     approval: Literal["none", "human"] = "none"
+    approval_clients: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(
+        default=[], max_length=50, description="names of MCP clients at which a person answers; the others' answers count for nothing"
+    )
     unsandboxed: Literal["refuse", "allow"] = "refuse"
     reported: Literal["refuse", "allow"] = "refuse"
 
@@ -330,7 +333,8 @@ usd = 25.0                      # the same in money, where devices are rented
 [promotion]
 level = 0.05                    # a promotion's chance of being noise (Welch's test, one-sided)
 min_replicates = 3              # of candidate and champion each
-approval = "none"               # "human": a person has to say yes to every promotion
+approval = "none"               # "human": a person has to say yes to every promotion, with `autoresearch-mcp approve`
+approval_clients = []           # clients in which a person may say it, by the names they give, such as ["claude-code"]
 unsandboxed = "{unsandboxed}"{" " * (16 - len(unsandboxed))}# may results count that were trained without a sandbox: "refuse", "allow"
 reported = "refuse"             # may a metric count that only the training code itself prints: "refuse", "allow"
 

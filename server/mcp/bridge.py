@@ -22,7 +22,7 @@ R = TypeVar("R")
 THREADS = 64
 
 
-class Desk:
+class Bridge:
     """A lab, with the default author of whoever speaks to it."""
 
     def __init__(self, lab: Lab, agent: str | None = None) -> None:

@@ -11,18 +11,18 @@ from mcp.types import Completion, CompletionArgument, CompletionContext, PromptR
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lake.sql import describe
 from autoresearch_mcp.server.mcp.arguments import COMMIT, ID
-from autoresearch_mcp.server.mcp.bridge import Desk
+from autoresearch_mcp.server.mcp.bridge import Bridge
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def add_resources(server: MCPServer[object], desk: Desk) -> None:
-    lab = desk.lab
+def add_resources(server: MCPServer[object], bridge: Bridge) -> None:
+    lab = bridge.lab
 
     async def read(use_case: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return await desk.call(use_case, *args, **kwargs)
+            return await bridge.call(use_case, *args, **kwargs)
         except LabError as error:
             kind = ResourceNotFoundError if error.code.startswith("unknown_") else ResourceError
             raise kind(str(error)) from error

@@ -8,14 +8,14 @@ from pydantic import Field
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.mcp.arguments import ExperimentId
-from autoresearch_mcp.server.mcp.bridge import Ctx, Desk
+from autoresearch_mcp.server.mcp.bridge import Bridge, Ctx
 from autoresearch_mcp.server.models import TERMINAL_STATES
 
 POLL_S = 0.1  # between looks at the ledger's change counter
 REFRESH_S = 1.0  # between readings of progress, which changes without the ledger, and between progress notifications
 
 
-def waiting(desk: Desk) -> Callable[..., Awaitable[a.WaitAnswer]]:
+def waiting(bridge: Bridge) -> Callable[..., Awaitable[a.WaitAnswer]]:
     """The tool, bound to a lab."""
 
     async def wait_for_experiments(
@@ -26,7 +26,7 @@ def waiting(desk: Desk) -> Callable[..., Awaitable[a.WaitAnswer]]:
     ) -> a.WaitAnswer:
         """Wait until experiments end, at most timeout_s, with progress notifications. Returns done, each state with its verified
         val_bpb or failure, and what changed meanwhile. Not done is no error: call again with the ids that haven't ended."""
-        watch = Watch(desk, list(dict.fromkeys(ids)), until)
+        watch = Watch(bridge, list(dict.fromkeys(ids)), until)
         started = anyio.current_time()
         await watch.look()
         while not watch.done and anyio.current_time() < started + timeout_s:
@@ -41,8 +41,8 @@ def waiting(desk: Desk) -> Callable[..., Awaitable[a.WaitAnswer]]:
 class Watch:
     """What one call saw of its experiments so far."""
 
-    def __init__(self, desk: Desk, ids: list[str], until: Literal["all", "any"]) -> None:
-        self.desk = desk
+    def __init__(self, bridge: Bridge, ids: list[str], until: Literal["all", "any"]) -> None:
+        self.bridge = bridge
         self.ids = ids
         self.until = until
         self.lines: list[a.ExperimentLine] = []
@@ -62,14 +62,14 @@ class Watch:
         until = min(until, anyio.current_time() + REFRESH_S)
         while anyio.current_time() < until:
             await anyio.sleep(POLL_S)
-            if await self.desk.call(self.desk.lab.changes) != self._counter:
+            if await self.bridge.call(self.bridge.lab.changes) != self._counter:
                 return
 
     async def look(self) -> None:
         # The counter is read before the states: a change in between is seen again, never missed.
-        self._counter = await self.desk.call(self.desk.lab.changes)
+        self._counter = await self.bridge.call(self.bridge.lab.changes)
         before = {line.id: line.state for line in self.lines}
-        self.lines = await self.desk.call(self.desk.lab.states, self.ids)
+        self.lines = await self.bridge.call(self.bridge.lab.states, self.ids)
         news = [line for line in self.lines if before.get(line.id, line.state) != line.state]
         self.changed += [f"{line.id}: {before[line.id]} -> {line.state}" for line in news]
 

@@ -20,7 +20,7 @@ from tests.waiting import until
 NOOP = (sys.executable, str(Path(__file__).parents[1] / "bench" / "noop_launcher.py"))
 
 
-class House:
+class LabHarness:
     """A lab with its ledger open beside it."""
 
     def __init__(self, root: Path) -> None:

@@ -12,7 +12,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.reproduction import Reproduction
 from autoresearch_mcp.server.models import Experiment, Failure
 from autoresearch_mcp.server.runner.process import runner_lock
-from tests.server.harness import House
+from tests.server.harness import LabHarness
 
 OUTCOME = {"hashes": {"code": "c", "weights": "w1"}, "versions": {"torch": "2.12"}, "device_name": "a", "steps": 10}
 
@@ -55,54 +55,54 @@ def test_a_failure_is_reproduced_by_the_same_failure() -> None:
 
 
 @pytest.fixture
-def house(make_lab: Callable[..., Path]) -> Iterator[House]:
-    house = House(make_lab())
-    yield house
-    house.close()
+def harness(make_lab: Callable[..., Path]) -> Iterator[LabHarness]:
+    harness = LabHarness(make_lab())
+    yield harness
+    harness.close()
 
 
-def test_a_reproduction_has_the_same_seed_and_counts_neither_for_the_gate_nor_for_the_noise(house: House) -> None:
-    with runner_lock(house.state):
-        (id,) = house.launch()
-    house.drive()
-    with runner_lock(house.state):
-        again = house.lab.reproduce(id, "owner")
-        assert house.lab.reproduction(again) is None and house.lab.status().budget.reserved_s > 0
-    house.drive()
-    found = house.lab.reproduction(again)
+def test_a_reproduction_has_the_same_seed_and_counts_neither_for_the_gate_nor_for_the_noise(harness: LabHarness) -> None:
+    with runner_lock(harness.state):
+        (id,) = harness.launch()
+    harness.drive()
+    with runner_lock(harness.state):
+        again = harness.lab.reproduce(id, "owner")
+        assert harness.lab.reproduction(again) is None and harness.lab.status().budget.reserved_s > 0
+    harness.drive()
+    found = harness.lab.reproduction(again)
     assert found is not None and found.again.seed == found.original.seed and found.again.commit == found.original.commit
-    status = house.lab.status()
+    status = harness.lab.status()
     assert status.champion.n == 1 and status.noise_sd is None and [row.n for row in status.leaderboard] == [1]
     assert status.counts == {"finished": 2} and status.budget.spent_s > 0
-    assert [score.experiment for score in house.ledger.scores(status.champion.commit)] == [id]
-    assert house.lab.query_experiments(tag="reproduction", columns=["reproduces"]).rows == [{"id": again, "reproduces": id}]
+    assert [score.experiment for score in harness.ledger.scores(status.champion.commit)] == [id]
+    assert harness.lab.query_experiments(tag="reproduction", columns=["reproduces"]).rows == [{"id": again, "reproduces": id}]
 
 
 def test_what_cannot_be_reproduced_is_refused_with_the_reason(make_lab: Callable[..., Path]) -> None:
-    house = House(make_lab("poor", {"device_hours = 8.0 ": "device_hours = 0.04"}))
-    with runner_lock(house.state):
-        (id,) = house.launch()
+    harness = LabHarness(make_lab("poor", {"device_hours = 8.0 ": "device_hours = 0.04"}))
+    with runner_lock(harness.state):
+        (id,) = harness.launch()
         with pytest.raises(LabError, match="has not ended"):
-            house.lab.reproduce(id, "owner")
-        house.ledger.move(id, ["queued"], state="finished", started_at=1.0, val_bpb=1.5, cost_s=100.0)
+            harness.lab.reproduce(id, "owner")
+        harness.ledger.move(id, ["queued"], state="finished", started_at=1.0, val_bpb=1.5, cost_s=100.0)
         with pytest.raises(LabError, match="budget"):
-            house.lab.reproduce(id, "owner")
+            harness.lab.reproduce(id, "owner")
         with pytest.raises(LabError, match="reproduces no other"):
-            house.lab.reproduction(id)
-    house.close()
+            harness.lab.reproduction(id)
+    harness.close()
 
 
-def test_the_command_trains_a_real_experiment_again_and_compares(house: House, capsys: pytest.CaptureFixture[str]) -> None:
-    with runner_lock(house.state):
-        (id,) = house.launch()
-    house.drive(command=(sys.executable, "-m", "autoresearch_mcp.trainer.launch"))
-    assert cli.main(["reproduce", id, str(house.root)]) == 0
+def test_the_command_trains_a_real_experiment_again_and_compares(harness: LabHarness, capsys: pytest.CaptureFixture[str]) -> None:
+    with runner_lock(harness.state):
+        (id,) = harness.launch()
+    harness.drive(command=(sys.executable, "-m", "autoresearch_mcp.trainer.launch"))
+    assert cli.main(["reproduce", id, str(harness.root)]) == 0
     out = capsys.readouterr().out
     again = out.split(" ")[0]
     assert f"{id} val_bpb" in out and f"{again} val_bpb" in out and "difference" in out and "nothing else differs" in out
-    assert cli.main(["reproduce", again, str(house.root)]) == 0  # comes back to it, and trains nothing
-    assert "difference" in capsys.readouterr().out and house.lab.status().counts == {"finished": 2}
-    hidden = [score.test_bpb for score in house.ledger.scores(house.lab.status().champion.commit)]
+    assert cli.main(["reproduce", again, str(harness.root)]) == 0  # comes back to it, and trains nothing
+    assert "difference" in capsys.readouterr().out and harness.lab.status().counts == {"finished": 2}
+    hidden = [score.test_bpb for score in harness.ledger.scores(harness.lab.status().champion.commit)]
     assert len(hidden) == 1 and hidden[0] is not None
-    for result in house.state.rglob("result.json"):
+    for result in harness.state.rglob("result.json"):
         assert str(hidden[0]) not in result.read_text(encoding="utf-8")

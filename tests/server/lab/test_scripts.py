@@ -13,7 +13,7 @@ from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.commands.transfer import export
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.runner.process import runner_lock
-from tests.server.harness import House
+from tests.server.harness import LabHarness
 
 # As in a fork of autoresearch: a fixed prepare.py with the data's place, a train.py with its own clock, evaluation and printed metric.
 PREPARE = """
@@ -59,62 +59,62 @@ def fork(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def house(fork: Path, tmp_path: Path) -> Iterator[House]:
+def harness(fork: Path, tmp_path: Path) -> Iterator[LabHarness]:
     lines = create_lab(tmp_path / "lab", fork, profile="tiny", budget_s=20.0)
     assert any("reported, not verified" in line for line in lines) and not (tmp_path / "lab" / "trainer").exists()
-    house = House(tmp_path / "lab")
-    yield house
-    house.close()
+    harness = LabHarness(tmp_path / "lab")
+    yield harness
+    harness.close()
 
 
-def test_a_fork_of_autoresearch_becomes_a_lab_that_runs_it_as_it_is(house: House) -> None:
-    training = settings.load(house.root).training
+def test_a_fork_of_autoresearch_becomes_a_lab_that_runs_it_as_it_is(harness: LabHarness) -> None:
+    training = settings.load(harness.root).training
     assert (training.reported_metric, training.files, training.data) == ("val_bpb", ["prepare.py"], "~/.cache/autoresearch")
-    assert settings.load(house.root).promotion.reported == "refuse"
+    assert settings.load(harness.root).promotion.reported == "refuse"
 
 
-def train(house: House, commits: list[str], replicates: int = 3) -> None:
-    with runner_lock(house.state):
+def train(harness: LabHarness, commits: list[str], replicates: int = 3) -> None:
+    with runner_lock(harness.state):
         for commit in commits:
-            house.lab.launch_training(commit, "ada", replicates)
-    house.drive(command=(sys.executable, "-m", "autoresearch_mcp.trainer.launch"))
+            harness.lab.launch_training(commit, "ada", replicates)
+    harness.drive(command=(sys.executable, "-m", "autoresearch_mcp.trainer.launch"))
 
 
-def propose(house: House, guess: str) -> str:
+def propose(harness: LabHarness, guess: str) -> str:
     edits = [{"path": "train.py", "search": "GUESS = 3.0", "replace": guess}]
-    return house.lab.propose_patch("A better guess lowers the loss.", "ada", edits=edits).commit
+    return harness.lab.propose_patch("A better guess lowers the loss.", "ada", edits=edits).commit
 
 
-def test_a_script_is_trained_marked_as_reported_and_promoted_only_where_the_owner_allows_it(house: House, tmp_path: Path) -> None:
-    better = propose(house, "GUESS = 2.0")
-    train(house, ["champion", better])
-    status = house.lab.status()
+def test_a_script_is_trained_marked_as_reported_and_promoted_only_where_the_owner_allows_it(harness: LabHarness, tmp_path: Path) -> None:
+    better = propose(harness, "GUESS = 2.0")
+    train(harness, ["champion", better])
+    status = harness.lab.status()
     assert status.champion.reported and status.champion.mean == pytest.approx(1.672, abs=0.006) and status.noise_sd is not None
     assert [row.reported for row in status.leaderboard] == [True, True] and status.leaderboard[0].commit == better
     assert "verified by nobody" in status.metric and any("nothing can be promoted" in warning for warning in status.warnings)
-    rows = house.lab.query_experiments(order_by="reported_bpb", descending=False).rows
+    rows = harness.lab.query_experiments(order_by="reported_bpb", descending=False).rows
     assert len(rows) == 6 and all(row["val_bpb"] is None and row["reported_bpb"] > 0 for row in rows) and rows[0]["commit"] == better
-    assert "nobody verified" in house.lab.get_experiment(rows[0]["id"]).against_champion
-    assert house.lab.get_experiment(rows[0]["id"]).details["sandbox"] != "unsandboxed"
-    refused = house.lab.promote_commit(better, "ada")
+    assert "nobody verified" in harness.lab.get_experiment(rows[0]["id"]).against_champion
+    assert harness.lab.get_experiment(rows[0]["id"]).details["sandbox"] != "unsandboxed"
+    refused = harness.lab.promote_commit(better, "ada")
     assert not refused.promoted and refused.verdict.code == "reported"
 
-    export(house.lab, tmp_path / "out")
+    export(harness.lab, tmp_path / "out")
     exported = (tmp_path / "out" / "results.tsv").read_text(encoding="utf-8").splitlines()[1:]
     assert len(exported) == 6 and all("\t[reported] " in line and "crash" not in line for line in exported)
 
-    toml = house.root / "lab.toml"
+    toml = harness.root / "lab.toml"
     toml.write_text(toml.read_text(encoding="utf-8").replace('reported = "refuse"', 'reported = "allow"'), encoding="utf-8")
-    with contextlib.closing(House(house.root)) as allowed:
+    with contextlib.closing(LabHarness(harness.root)) as allowed:
         check_that_it_promotes(allowed, better)
 
 
-def check_that_it_promotes(house: House, better: str) -> None:
-    answer = house.lab.promote_commit(better, "ada")
+def check_that_it_promotes(harness: LabHarness, better: str) -> None:
+    answer = harness.lab.promote_commit(better, "ada")
     assert answer.promoted and answer.verdict.metric == "reported" and "nobody verified" in answer.verdict.reason
-    picture = house.lab.plot_progress()
+    picture = harness.lab.plot_progress()
     assert "val_bpb, as the training code prints it" in picture.text and "reported" in picture.text.splitlines()[0]
-    assert house.lab.status().champion.reported
+    assert harness.lab.status().champion.reported
 
 
 PEEK = """GUESS = 2.0
@@ -125,13 +125,13 @@ for path in {paths}:
         print("refused", type(error).__name__)"""
 
 
-def test_a_script_sees_its_data_and_its_own_copy_of_the_code_and_nothing_else(house: House) -> None:
-    commit = propose(house, PEEK.format(paths=[str(house.root.parent / "home" / "secret.txt"), str(house.root / "lab.toml")]))
-    train(house, [commit], 1)
-    (id, *_) = [row["id"] for row in house.lab.query_experiments().rows]
-    log = house.lab.read_log(id)
+def test_a_script_sees_its_data_and_its_own_copy_of_the_code_and_nothing_else(harness: LabHarness) -> None:
+    commit = propose(harness, PEEK.format(paths=[str(harness.root.parent / "home" / "secret.txt"), str(harness.root / "lab.toml")]))
+    train(harness, [commit], 1)
+    (id, *_) = [row["id"] for row in harness.lab.query_experiments().rows]
+    log = harness.lab.read_log(id)
     assert log.count("refused") == 2 and "READ" not in log
-    assert house.lab.get_experiment(id).experiment.state == "finished"
+    assert harness.lab.get_experiment(id).experiment.state == "finished"
 
 
 @pytest.mark.parametrize(
@@ -142,12 +142,12 @@ def test_a_script_sees_its_data_and_its_own_copy_of_the_code_and_nothing_else(ho
         ("GUESS = 2.0\nwhile True: pass", "timeout", "without ending"),
     ],
 )
-def test_a_script_that_fails_is_classed_like_any_training(house: House, ending: str, kind: str, words: str) -> None:
-    toml = house.root / "lab.toml"
+def test_a_script_that_fails_is_classed_like_any_training(harness: LabHarness, ending: str, kind: str, words: str) -> None:
+    toml = harness.root / "lab.toml"
     toml.write_text(toml.read_text(encoding="utf-8").replace("budget_s = 20 ", "budget_s = 1.5 "), encoding="utf-8")
-    commit = propose(house, ending)
-    train(house, [commit], 1)
-    failures = [house.lab.get_experiment(row["id"]).failure for row in house.lab.query_experiments().rows]
+    commit = propose(harness, ending)
+    train(harness, [commit], 1)
+    failures = [harness.lab.get_experiment(row["id"]).failure for row in harness.lab.query_experiments().rows]
     assert all(failure is not None and failure.kind == kind and words in failure.message for failure in failures), failures
 
 
@@ -180,8 +180,8 @@ def test_settings_that_make_no_sense_are_named(tmp_path: Path, line: str, messag
     assert message in str(error.value)
 
 
-def test_a_lab_whose_data_is_gone_says_so(house: House, fork: Path) -> None:
+def test_a_lab_whose_data_is_gone_says_so(harness: LabHarness, fork: Path) -> None:
     (Path.home() / ".cache" / "autoresearch").rename(Path.home() / "moved")
-    assert any("there is no folder ~/.cache/autoresearch" in warning for warning in house.lab.status().warnings)
+    assert any("there is no folder ~/.cache/autoresearch" in warning for warning in harness.lab.status().warnings)
     with pytest.raises(LabError, match="no folder"):
-        house.lab.launch_training("champion", "ada")
+        harness.lab.launch_training("champion", "ada")

@@ -24,14 +24,17 @@ from tests.server.mcp.pipe import SERVE
 TRAIN = "WIDTH = 64\nDEPTH = 2\nRATE = 0.04\n\n\ndef train():\n    return WIDTH * DEPTH * RATE\n"
 
 
-class Stand:
-    """A lab and the hand that plays its runner."""
+class FakeRunnerLab:
+    """A lab of which the test is the runner."""
 
-    def __init__(self, root: Path, approval: str = "none") -> None:
+    def __init__(self, root: Path, changed: dict[str, str]) -> None:
         self.root = root
         root.mkdir()
         Repo.create(root).commit_files({"train.py": TRAIN.encode(), "notes.md": b"# Notes\n"}, "A lab")
-        text = settings.template("stand").replace('approval = "none"', f'approval = "{approval}"')
+        text = settings.template("small")
+        for old, new in changed.items():
+            assert old in text
+            text = text.replace(old, new)
         LabPaths(root).settings.write_text(text, encoding="utf-8")
         state = LabPaths(root).state
         state.mkdir(exist_ok=True)
@@ -53,12 +56,13 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def make_stand(root: Path, approval: str = "none") -> Iterator[Stand]:
-    stand = Stand(root, approval)
-    with runner_lock(stand.state) as mine:
+def make_runner_lab(root: Path, changed: dict[str, str] | None = None) -> Iterator[FakeRunnerLab]:
+    """Make a lab whose lab.toml has these texts replaced, and hold its runner's lock."""
+    runner_lab = FakeRunnerLab(root, changed or {})
+    with runner_lock(runner_lab.state) as mine:
         assert mine
-        yield stand
-    stand.ledger.close()
+        yield runner_lab
+    runner_lab.ledger.close()
     shutil.rmtree(root)
 
 
@@ -68,24 +72,24 @@ def connection(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def stand(connection: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
-    yield from make_stand(tmp_path_factory.mktemp("labs") / "lab")
+def runner_lab(connection: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeRunnerLab]:
+    yield from make_runner_lab(tmp_path_factory.mktemp("labs") / "lab")
 
 
 @pytest.fixture(scope="module")
-async def client(connection: str, stand: Stand) -> AsyncIterator[Client]:
+async def client(connection: str, runner_lab: FakeRunnerLab) -> AsyncIterator[Client]:
     """The SDK's client, in both protocol eras: in memory, over a real pipe, and over a real socket."""
     transport, mode = connection.split("-")
     who = Implementation(name="Tester (v2)", version="1")
     if transport == "stdio":
-        parameters = StdioServerParameters(command=sys.executable, args=["-W", "error", "-c", SERVE, str(stand.root)], cwd=Path.cwd())
+        parameters = StdioServerParameters(command=sys.executable, args=["-W", "error", "-c", SERVE, str(runner_lab.root)], cwd=Path.cwd())
         async with Client(parameters, mode=mode, client_info=who) as connected:
             yield connected
     elif transport == "http":
-        with served_over_http(stand.root) as server:
+        with served_over_http(runner_lab.root) as server:
             async with Client(server.url, mode=mode, client_info=who) as connected:
                 yield connected
     else:
-        with contextlib.closing(Lab(stand.root)) as lab:
+        with contextlib.closing(Lab(runner_lab.root)) as lab:
             async with Client(build_server(lab), mode=mode, client_info=who) as connected:
                 yield connected

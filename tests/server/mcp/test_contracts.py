@@ -13,7 +13,7 @@ from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.mcp import build_server
 from autoresearch_mcp.server.models import Verdict
 from autoresearch_mcp.trainer.failures import ADVICE
-from tests.server.mcp.conftest import make_stand
+from tests.server.mcp.conftest import make_runner_lab
 
 pytestmark = pytest.mark.anyio
 Role = Literal["orchestrator", "worker"]
@@ -21,8 +21,8 @@ Role = Literal["orchestrator", "worker"]
 
 @pytest.mark.parametrize("role", get_args(Role))
 async def test_every_call_in_a_contract_can_be_made(role: Role, tmp_path: Path) -> None:
-    for stand in make_stand(tmp_path / "lab"):
-        with contextlib.closing(Lab(stand.root)) as lab:
+    for runner_lab in make_runner_lab(tmp_path / "lab"):
+        with contextlib.closing(Lab(runner_lab.root)) as lab:
             async with Client(build_server(lab)) as client:
                 known = {tool.name: set(tool.input_schema["properties"]) for tool in (await client.list_tools()).tools}
     calls = re.findall(r"`(\w+)\(([^`]*)\)`", contract(role))

@@ -15,7 +15,7 @@ from mcp import Client
 from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.mcp import build_server
 from autoresearch_mcp.server.runner.process import runner_lock
-from tests.server.harness import House
+from tests.server.harness import LabHarness
 
 pytestmark = pytest.mark.anyio
 
@@ -43,20 +43,20 @@ class Campaign:
     """A champion, a commit that the hidden split confirms and one that it doesn't, three replicates each."""
 
     def __init__(self, root: Path) -> None:
-        self.house = House(root)
-        lab = self.house.lab
-        with runner_lock(self.house.state):
+        self.harness = LabHarness(root)
+        lab = self.harness.lab
+        with runner_lock(self.harness.state):
             self.first = self.propose("DEPTH = 2", f"DEPTH = 3{WORTH.format(1500, 71828)}")
-            self.house.git("update-ref", "refs/heads/research", self.first)  # the stock train.py says no numbers
+            self.harness.git("update-ref", "refs/heads/research", self.first)  # the stock train.py says no numbers
             self.good = self.propose(WORTH.format(1500, 71828), f" + 1{WORTH.format(1400, 61803)}")
             self.bad = self.propose(WORTH.format(1500, 71828), f" + 2{WORTH.format(1400, 94159)}")
             self.experiments = [id for c in (self.first, self.good, self.bad) for id in lab.launch_training(c, "ada", 3).experiments]
-        self.house.drive(command=(sys.executable, "-c", LAUNCHER))
-        self.scores = [score for c in (self.first, self.good, self.bad) for score in self.house.ledger.scores(c)]
+        self.harness.drive(command=(sys.executable, "-c", LAUNCHER))
+        self.scores = [score for c in (self.first, self.good, self.bad) for score in self.harness.ledger.scores(c)]
 
     def propose(self, old: str, new: str) -> str:
         edits = [{"path": "train.py", "search": old, "replace": new}]
-        return self.house.lab.propose_patch("Another depth.", "ada", edits=edits).commit
+        return self.harness.lab.propose_patch("Another depth.", "ada", edits=edits).commit
 
 
 WORTH = "  # val {} test {}"
@@ -71,7 +71,7 @@ def holds(data: bytes, packed: list[bytes]) -> bool:
 def campaign(make_lab: Callable[..., Path]) -> Iterator[Campaign]:
     campaign = Campaign(make_lab())
     yield campaign
-    campaign.house.close()
+    campaign.harness.close()
 
 
 async def test_no_answer_to_a_client_holds_a_score_of_the_hidden_split(campaign: Campaign) -> None:
@@ -102,8 +102,8 @@ async def test_no_answer_to_a_client_holds_a_score_of_the_hidden_split(campaign:
         "promote_commit": [{"commit": campaign.bad}, {"commit": campaign.good}, {"commit": campaign.good}],
     }
     said = ""
-    with runner_lock(campaign.house.state):
-        async with Client(build_server(campaign.house.lab)) as client:
+    with runner_lock(campaign.harness.state):
+        async with Client(build_server(campaign.harness.lab)) as client:
             assert {tool.name for tool in (await client.list_tools()).tools} == calls.keys()
             for tool, many in calls.items():
                 for arguments in many:
@@ -119,23 +119,23 @@ async def test_no_answer_to_a_client_holds_a_score_of_the_hidden_split(campaign:
 def test_no_file_of_the_lab_but_the_ledger_and_no_export_holds_a_score_of_the_hidden_split(
     campaign: Campaign, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    house = campaign.house
-    assert house.ledger.unflushed() == 0 and list((house.state / "lake").rglob("*"))
-    with runner_lock(house.state):
-        assert cli.main(["export", str(tmp_path / "out"), str(house.root)]) == 0
-        assert cli.main(["status", "--json", str(house.root)]) == 0
+    harness = campaign.harness
+    assert harness.ledger.unflushed() == 0 and list((harness.state / "lake").rglob("*"))
+    with runner_lock(harness.state):
+        assert cli.main(["export", str(tmp_path / "out"), str(harness.root)]) == 0
+        assert cli.main(["status", "--json", str(harness.root)]) == 0
     assert re.findall(HIDDEN, capsys.readouterr().out) == []
     values = [score.test_bpb for score in campaign.scores if score.test_bpb is not None]
     assert len(values) == 9 and all(re.fullmatch(HIDDEN, str(value)) for value in values)
     packed = [struct.pack(order, value) for value in values for order in ("<d", ">d")]
-    files = [path for root in (house.root, tmp_path / "out") for path in root.rglob("*") if path.is_file()]
+    files = [path for root in (harness.root, tmp_path / "out") for path in root.rglob("*") if path.is_file()]
     holders = {path.name for path in files if holds(path.read_bytes(), packed)}
     assert holders and all(name.startswith("ledger.sqlite") for name in holders)
     assert {path.name for path in files} >= {"result.json", "results.tsv", "experiments.parquet"}
 
 
 def test_the_owner_sees_both_splits_on_the_command_line(campaign: Campaign, capsys: pytest.CaptureFixture[str]) -> None:
-    root = str(campaign.house.root)
+    root = str(campaign.harness.root)
     assert cli.main(["scores", "--json", root]) == 0
     rows = {row["commit"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows[campaign.bad]["test_bpb"] == pytest.approx(94.159, abs=0.01) and rows[campaign.bad]["val_bpb"] == pytest.approx(
@@ -154,7 +154,7 @@ def test_a_lab_without_scores_says_so(lab_root: Path, capsys: pytest.CaptureFixt
 
 def test_a_result_that_is_recorded_again_after_a_crash_keeps_its_hidden_score(campaign: Campaign) -> None:
     id = campaign.experiments[0]
-    with contextlib.closing(House(campaign.house.root)) as house:
-        before = house.ledger.scores(campaign.first)[0].test_bpb
-        house.ledger.keep_evidence(id, "landlock-7", None, "w")  # as a runner does that finds the result file, its score moved already
-        assert before is not None and house.ledger.scores(campaign.first)[0].test_bpb == before
+    with contextlib.closing(LabHarness(campaign.harness.root)) as harness:
+        before = harness.ledger.scores(campaign.first)[0].test_bpb
+        harness.ledger.keep_evidence(id, "landlock-7", None, "w")  # as a runner does that finds the result file, its score moved already
+        assert before is not None and harness.ledger.scores(campaign.first)[0].test_bpb == before

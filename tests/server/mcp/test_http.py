@@ -20,7 +20,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 
 from autoresearch_mcp.server.mcp import http
-from tests.server.mcp.conftest import Stand, make_stand
+from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.listening import served_over_http
 
 TOKEN = "correct-horse-battery-staple"
@@ -28,14 +28,14 @@ LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
 
 
 @pytest.fixture(scope="module")
-def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
-    yield from make_stand(tmp_path_factory.mktemp("labs") / "lab")
+def runner_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeRunnerLab]:
+    yield from make_runner_lab(tmp_path_factory.mktemp("labs") / "lab")
 
 
 @pytest.fixture(scope="module")
-def guarded(stand: Stand) -> Iterator[str]:
+def guarded(runner_lab: FakeRunnerLab) -> Iterator[str]:
     """The URL of a server that asks for a token."""
-    with served_over_http(stand.root, AUTORESEARCH_TOKEN=TOKEN) as server:
+    with served_over_http(runner_lab.root, AUTORESEARCH_TOKEN=TOKEN) as server:
         yield server.url
 
 
@@ -108,26 +108,26 @@ def test_a_huge_request_is_refused(guarded: str) -> None:
     assert post(guarded, "x" * 5_000_000, Authorization=f"Bearer {TOKEN}")[0] == 413
 
 
-def test_beyond_this_machine_a_token_is_needed(stand: Stand) -> None:
-    assert "AUTORESEARCH_TOKEN" in refused(stand.root, "0.0.0.0:0")
-    said = refused(stand.root, "127.0.0.1:0", AUTORESEARCH_TOKEN="too short")
+def test_beyond_this_machine_a_token_is_needed(runner_lab: FakeRunnerLab) -> None:
+    assert "AUTORESEARCH_TOKEN" in refused(runner_lab.root, "0.0.0.0:0")
+    said = refused(runner_lab.root, "127.0.0.1:0", AUTORESEARCH_TOKEN="too short")
     assert "16 or more" in said and "too short" not in said
-    with served_over_http(stand.root, "0.0.0.0:0", AUTORESEARCH_TOKEN=TOKEN) as server:
+    with served_over_http(runner_lab.root, "0.0.0.0:0", AUTORESEARCH_TOKEN=TOKEN) as server:
         url = server.url.replace("0.0.0.0", "127.0.0.1")
         assert (post(url)[0], post(url, Authorization=f"Bearer {TOKEN}")[0]) == (401, 200)
 
 
-def test_an_address_that_cannot_be_served_is_named(stand: Stand) -> None:
-    assert "HOST:PORT" in refused(stand.root, "127.0.0.1:http")
+def test_an_address_that_cannot_be_served_is_named(runner_lab: FakeRunnerLab) -> None:
+    assert "HOST:PORT" in refused(runner_lab.root, "127.0.0.1:http")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        assert address in refused(stand.root, address)
-    assert "lab.toml" in refused(stand.root / "nowhere", "127.0.0.1:0")
+        assert address in refused(runner_lab.root, address)
+    assert "lab.toml" in refused(runner_lab.root / "nowhere", "127.0.0.1:0")
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_it_quickly_and_quietly_in_the_middle_of_a_wait(stand: Stand, number: signal.Signals) -> None:
+async def test_a_signal_ends_it_quickly_and_quietly_in_the_middle_of_a_wait(runner_lab: FakeRunnerLab, number: signal.Signals) -> None:
     waiting = anyio.Event()
 
     async def heard(*_: Any) -> None:
@@ -137,7 +137,7 @@ async def test_a_signal_ends_it_quickly_and_quietly_in_the_middle_of_a_wait(stan
         with anyio.move_on_after(10), contextlib.suppress(Exception):  # whatever a client makes of a cut connection
             await client.call_tool("wait_for_experiments", {"ids": [id], "timeout_s": 45}, progress_callback=heard)
 
-    with served_over_http(stand.root) as server:
+    with served_over_http(runner_lab.root) as server:
         with anyio.fail_after(30):
             async with Client(server.url) as client:
                 launched = await client.call_tool("launch_training", {"commit": "champion"})
@@ -151,8 +151,8 @@ async def test_a_signal_ends_it_quickly_and_quietly_in_the_middle_of_a_wait(stan
 
 
 @pytest.mark.anyio
-async def test_a_client_that_vanishes_in_the_middle_of_a_call_leaves_the_server_to_the_others(stand: Stand) -> None:
-    with served_over_http(stand.root) as server, anyio.fail_after(40):
+async def test_a_client_that_vanishes_in_the_middle_of_a_call_leaves_the_server_to_the_others(runner_lab: FakeRunnerLab) -> None:
+    with served_over_http(runner_lab.root) as server, anyio.fail_after(40):
         async with Client(server.url) as client:
             launched = await client.call_tool("launch_training", {"commit": "champion"})
             (id,) = (launched.structured_content or {})["experiments"]

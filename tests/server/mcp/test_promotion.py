@@ -1,4 +1,4 @@
-"""A human's approval through the client, in both protocol eras: an explicit yes or nothing."""
+"""A person's approval through the client, in both protocol eras: from a client that the owner named, an explicit yes or nothing."""
 
 import contextlib
 import sys
@@ -10,41 +10,44 @@ import anyio
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client import ClientRequestContext
+from mcp.server.mcpserver import MCPServer
 from mcp.types import ElicitRequestParams, ElicitResult, Implementation
 
+from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.mcp import build_server
-from tests.server.mcp.conftest import Stand, make_stand
-from tests.server.mcp.pipe import SERVE
+from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
+from tests.server.mcp.listening import served_over_http
+from tests.server.mcp.pipe import ENVELOPE, SERVE, served
 
 pytestmark = pytest.mark.anyio
 Mode = Literal["auto", "legacy"]
 
 
 @pytest.fixture
-def stand(tmp_path: Path) -> Iterator[Stand]:
-    yield from make_stand(tmp_path / "lab", approval="human")
+def runner_lab(tmp_path: Path) -> Iterator[FakeRunnerLab]:
+    yield from make_runner_lab(tmp_path / "lab", {'approval = "none"': 'approval = "human"', "clients = []": 'clients = ["claude"]'})
 
 
 @pytest.fixture
-def lab(stand: Stand) -> Iterator[Lab]:
-    with contextlib.closing(Lab(stand.root)) as lab:
+def lab(runner_lab: FakeRunnerLab) -> Iterator[Lab]:
+    with contextlib.closing(Lab(runner_lab.root)) as lab:
         yield lab
 
 
 @pytest.fixture
-def winner(stand: Stand, lab: Lab) -> str:
+def winner(runner_lab: FakeRunnerLab, lab: Lab) -> str:
     """A proposal that beat the champion, three replicates each."""
     edits = [{"path": "train.py", "search": "DEPTH = 2", "replace": "DEPTH = 1"}]
     commit = lab.propose_patch("One layer less is faster.", "ada", edits=edits).commit
     for sha, metrics in ((lab.status().champion.commit, [1.68, 1.681, 1.679]), (commit, [1.64, 1.641, 1.639])):
         for id, val_bpb in zip(lab.launch_training(sha, "ada", replicates=3).experiments, metrics, strict=True):
-            stand.finish(id, val_bpb, "same")
+            runner_lab.finish(id, val_bpb, "same")
     return commit
 
 
 async def promote(
-    lab: Lab, commit: str, mode: Mode, reply: ElicitResult | None, over_stdio: bool = False
+    lab: Lab, commit: str, mode: Mode, reply: ElicitResult | None, transport: str = "memory", name: str = "claude"
 ) -> tuple[dict[str, Any], list[str]]:
     questions: list[str] = []
 
@@ -53,25 +56,32 @@ async def promote(
         assert reply is not None
         return reply
 
-    who = Implementation(name="claude", version="1")
-    server = (
-        StdioServerParameters(command=sys.executable, args=["-c", SERVE, str(lab.root)], cwd=Path.cwd())
-        if over_stdio
-        else build_server(lab)
-    )
-    with anyio.fail_after(20):
-        async with Client(server, mode=mode, client_info=who, elicitation_callback=ask if reply else None) as client:
-            result = await client.call_tool("promote_commit", {"commit": commit})
+    with contextlib.ExitStack() as stack:
+        server: StdioServerParameters | MCPServer[object] | str = build_server(lab)
+        if transport == "stdio":
+            server = StdioServerParameters(command=sys.executable, args=["-c", SERVE, str(lab.root)], cwd=Path.cwd())
+        elif transport == "http":
+            server = stack.enter_context(served_over_http(lab.root)).url
+        who = Implementation(name=name, version="1")
+        with anyio.fail_after(20):
+            async with Client(server, mode=mode, client_info=who, elicitation_callback=ask if reply else None) as client:
+                result = await client.call_tool("promote_commit", {"commit": commit})
     assert not result.is_error and result.structured_content is not None, result.content
     return result.structured_content, questions
 
 
-@pytest.mark.parametrize("over_stdio", [False, True])
-@pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_a_yes_promotes_and_names_who_said_it(lab: Lab, stand: Stand, winner: str, mode: Mode, over_stdio: bool) -> None:
-    answer, questions = await promote(lab, winner, mode, ElicitResult(action="accept", content={"approve": True}), over_stdio)
+YES = ElicitResult(action="accept", content={"approve": True})
+
+
+@pytest.mark.parametrize(
+    ("transport", "mode"), [("memory", "auto"), ("memory", "legacy"), ("stdio", "auto"), ("stdio", "legacy"), ("http", "auto")]
+)
+async def test_a_yes_at_a_named_client_promotes_and_the_record_says_how(
+    lab: Lab, runner_lab: FakeRunnerLab, winner: str, transport: str, mode: Mode
+) -> None:
+    answer, questions = await promote(lab, winner, mode, YES, transport)
     assert answer["promoted"] and answer["champion"] == lab.status().champion.commit == winner
-    assert [promotion.approved_by for promotion in stand.ledger.promotions()] == ["claude user"]
+    assert [promotion.approved_by for promotion in runner_lab.ledger.promotions()] == ["a person at the client claude"]
     (question,) = questions
     assert winner[:12] in question
 
@@ -79,26 +89,54 @@ async def test_a_yes_promotes_and_names_who_said_it(lab: Lab, stand: Stand, winn
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 @pytest.mark.parametrize(
     "reply",
-    [ElicitResult(action="accept", content={"approve": False}), ElicitResult(action="decline"), ElicitResult(action="cancel")],
-    ids=["no", "decline", "cancel"],
+    [
+        *(ElicitResult(action="accept", content={"approve": value}) for value in (False, "yes", "true", "on", 1)),
+        ElicitResult(action="accept", content={}),
+        ElicitResult(action="decline"),
+        ElicitResult(action="cancel"),
+    ],
+    ids=["no", "yes as text", "true as text", "on", "1", "nothing", "decline", "cancel"],
 )
-async def test_anything_but_a_yes_keeps_the_champion(lab: Lab, stand: Stand, winner: str, mode: Mode, reply: ElicitResult) -> None:
+async def test_anything_but_a_yes_keeps_the_champion(
+    lab: Lab, runner_lab: FakeRunnerLab, winner: str, mode: Mode, reply: ElicitResult
+) -> None:
     answer, questions = await promote(lab, winner, mode, reply)
     assert (answer["promoted"], answer["verdict"]["code"], len(questions)) == (False, "awaiting_approval", 1)
     assert "did not approve" in answer["note"] and lab.status().champion.commit != winner
-    assert stand.ledger.promotions() == []
+    assert runner_lab.ledger.promotions() == []
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_a_client_that_cannot_ask_is_told_what_a_human_can_do(lab: Lab, winner: str, mode: Mode) -> None:
-    answer, _ = await promote(lab, winner, mode, None)
-    assert (answer["promoted"], answer["verdict"]["code"]) == (False, "awaiting_approval")
-    assert f"autoresearch-mcp approve {winner}" in answer["note"]
+async def test_a_client_that_the_owner_did_not_name_is_not_asked(lab: Lab, runner_lab: FakeRunnerLab, winner: str, mode: Mode) -> None:
+    answer, questions = await promote(lab, winner, mode, YES, name="script")
+    assert (answer["promoted"], answer["verdict"]["code"], questions) == (False, "awaiting_approval", [])
+    assert "'script'" in answer["note"] and "approval_clients" in answer["note"]
+    assert runner_lab.ledger.promotions() == []
+
+
+async def test_a_client_that_cannot_ask_is_told_why_and_what_a_person_can_do(lab: Lab, winner: str) -> None:
+    for mode, transport, why in (("auto", "memory", "no elicitation"), ("legacy", "http", "before 2026-07-28")):
+        answer, _ = await promote(lab, winner, mode, YES if transport == "http" else None, transport)  # type: ignore[arg-type]
+        assert (answer["promoted"], answer["verdict"]["code"]) == (False, "awaiting_approval")
+        assert why in answer["note"] and f"autoresearch-mcp approve {winner}" in answer["note"]
+
+
+async def test_the_question_is_named_in_plain_words(lab: Lab, winner: str) -> None:
+    with served(lab.root) as pipe:
+        able = ENVELOPE | {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {"form": {}}}}
+        able |= {"io.modelcontextprotocol/clientInfo": {"name": "claude", "version": "1"}}
+        asked = pipe.ask(1, "tools/call", name="promote_commit", arguments={"commit": winner}, _meta=able)["result"]
+    assert list(asked["inputRequests"]) == ["promote_commit:approval"]
+
+
+async def test_a_person_at_the_command_line_promotes_and_the_record_says_so(lab: Lab, runner_lab: FakeRunnerLab, winner: str) -> None:
+    assert cli.main(["approve", winner, str(lab.root), "--by", "Ada"]) == 0
+    assert [promotion.approved_by for promotion in runner_lab.ledger.promotions()] == ["Ada on the command line"]
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 async def test_nobody_is_asked_about_what_the_gate_refuses(lab: Lab, mode: Mode) -> None:
     edits = [{"path": "train.py", "search": "DEPTH = 2", "replace": "DEPTH = 3"}]
     commit = lab.propose_patch("One layer more is better.", "ada", edits=edits).commit
-    answer, questions = await promote(lab, commit, mode, ElicitResult(action="accept", content={"approve": True}))
+    answer, questions = await promote(lab, commit, mode, YES)
     assert (answer["verdict"]["code"], questions) == ("too_few_replicates", [])

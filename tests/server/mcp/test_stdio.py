@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from tests.server.mcp.conftest import Stand, make_stand
+from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.pipe import ENVELOPE, HELLO, Pipe, served
 
 
 @pytest.fixture(scope="module")
-def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
-    yield from make_stand(tmp_path_factory.mktemp("labs") / "lab")
+def runner_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeRunnerLab]:
+    yield from make_runner_lab(tmp_path_factory.mktemp("labs") / "lab")
 
 
 def call_status(pipe: Pipe, id: int, **params: Any) -> str:
@@ -22,19 +22,19 @@ def call_status(pipe: Pipe, id: int, **params: Any) -> str:
     return str(reply["result"]["structuredContent"]["lab"])
 
 
-def test_a_client_that_probes_and_then_initializes_is_served(stand: Stand) -> None:
-    with served(stand.root) as pipe:
+def test_a_client_that_probes_and_then_initializes_is_served(runner_lab: FakeRunnerLab) -> None:
+    with served(runner_lab.root) as pipe:
         assert "2026-07-28" in pipe.ask(0, "server/discover", _meta=ENVELOPE)["result"]["supportedVersions"]
         assert "supportedVersions" in pipe.ask(1, "server/discover", _meta=ENVELOPE)["result"]
         assert pipe.ask(2, "initialize", **HELLO)["result"]["protocolVersion"] == "2025-11-25"
         pipe.send({"method": "notifications/initialized"})
         pipe.send("this is not JSON")
-        assert call_status(pipe, 3) == "stand"
+        assert call_status(pipe, 3) == "small"
         assert pipe.end()[:2] == (0, "")
 
 
-def test_probes_pipelined_with_the_handshake_decide_nothing_even_malformed(stand: Stand) -> None:
-    with served(stand.root) as pipe:
+def test_probes_pipelined_with_the_handshake_decide_nothing_even_malformed(runner_lab: FakeRunnerLab) -> None:
+    with served(runner_lab.root) as pipe:
         pipe.send({"id": 0, "method": "server/discover"})
         pipe.send({"id": 1, "method": "server/discover", "params": {"_meta": ENVELOPE}})
         pipe.send({"id": 2, "method": "initialize", "params": HELLO})
@@ -42,15 +42,15 @@ def test_probes_pipelined_with_the_handshake_decide_nothing_even_malformed(stand
         assert pipe.next(2)["result"]["serverInfo"]["name"] == "autoresearch"
 
 
-def test_a_client_that_probes_and_stays_modern_is_served(stand: Stand) -> None:
-    with served(stand.root) as pipe:
+def test_a_client_that_probes_and_stays_modern_is_served(runner_lab: FakeRunnerLab) -> None:
+    with served(runner_lab.root) as pipe:
         pipe.ask(0, "server/discover", _meta=ENVELOPE)
-        assert call_status(pipe, 1, _meta=ENVELOPE) == "stand"
+        assert call_status(pipe, 1, _meta=ENVELOPE) == "small"
         assert pipe.ask(2, "initialize", **HELLO)["error"]["code"] == -32022
         assert pipe.ask(3, "server/discover", _meta=ENVELOPE)["result"]["instructions"]
 
 
-def test_stray_prints_never_reach_the_wire(stand: Stand) -> None:
+def test_stray_prints_never_reach_the_wire(runner_lab: FakeRunnerLab) -> None:
     noisy = "\n".join(
         [
             "import os, subprocess, sys",
@@ -65,7 +65,7 @@ def test_stray_prints_never_reach_the_wire(stand: Stand) -> None:
             "stdio.serve_stdio(Path(sys.argv[1]))",
         ]
     )
-    with served(stand.root, noisy) as pipe:
+    with served(runner_lab.root, noisy) as pipe:
         assert "result" in pipe.ask(1, "initialize", **HELLO)
         code, rest, errors = pipe.end()
     assert (code, rest) == (0, "")
@@ -73,9 +73,9 @@ def test_stray_prints_never_reach_the_wire(stand: Stand) -> None:
 
 
 @pytest.mark.parametrize(("escape", "kept"), [(r"\ud83d\ude00", "\U0001f600"), (r"\ud83d", "?"), (r"\\ud83d", r"\ud83d")])
-def test_half_a_character_is_lost_and_not_the_call(stand: Stand, escape: str, kept: str) -> None:
+def test_half_a_character_is_lost_and_not_the_call(runner_lab: FakeRunnerLab, escape: str, kept: str) -> None:
     arguments = '{"kind": "finding", "tags": ["cut"], "text": "Cut short: ' + escape + '"}'
-    with served(stand.root) as pipe:
+    with served(runner_lab.root) as pipe:
         pipe.ask(1, "initialize", **HELLO)
         pipe.send({"method": "notifications/initialized"})
         pipe.send('{"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "write_memory", "arguments": ' + arguments + "}}")
@@ -85,21 +85,21 @@ def test_half_a_character_is_lost_and_not_the_call(stand: Stand, escape: str, ke
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_quickly_and_quietly_in_the_middle_of_a_wait(stand: Stand, number: signal.Signals) -> None:
-    with served(stand.root) as pipe:
+def test_a_signal_ends_it_quickly_and_quietly_in_the_middle_of_a_wait(runner_lab: FakeRunnerLab, number: signal.Signals) -> None:
+    with served(runner_lab.root) as pipe:
         pipe.ask(1, "initialize", **HELLO)
         pipe.send({"method": "notifications/initialized"})
         launched = pipe.ask(2, "tools/call", name="launch_training", arguments={"commit": "champion"})["result"]
         ids = launched["structuredContent"]["experiments"]
         pipe.send({"id": 3, "method": "tools/call", "params": {"name": "wait_for_experiments", "arguments": {"ids": ids, "timeout_s": 45}}})
-        assert call_status(pipe, 4) == "stand"
+        assert call_status(pipe, 4) == "small"
         os.kill(pipe.process.pid, number)
         assert pipe.process.wait(timeout=15) == 0
         assert pipe.end()[2] == ""
 
 
-def test_the_end_of_input_ends_a_wait(stand: Stand) -> None:
-    with served(stand.root) as pipe:
+def test_the_end_of_input_ends_a_wait(runner_lab: FakeRunnerLab) -> None:
+    with served(runner_lab.root) as pipe:
         pipe.ask(1, "initialize", **HELLO)
         pipe.send({"method": "notifications/initialized"})
         launched = pipe.ask(2, "tools/call", name="launch_training", arguments={"commit": "champion"})["result"]

@@ -9,7 +9,7 @@ from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp.types import CallToolResult, ImageContent, ResourceTemplateReference, TextContent
 
-from tests.server.mcp.conftest import Stand
+from tests.server.mcp.conftest import FakeRunnerLab
 
 pytestmark = pytest.mark.anyio
 
@@ -176,7 +176,7 @@ async def test_a_proposal_is_signed_and_its_twin_recognised(client: Client, conn
     assert (await propose(client, 98, author="worker-7"))["author"] == "worker-7"
 
 
-async def test_a_wait_reports_progress_and_what_changed(client: Client, stand: Stand) -> None:
+async def test_a_wait_reports_progress_and_what_changed(client: Client, runner_lab: FakeRunnerLab) -> None:
     ids = await launch(client, 128, replicates=2)
     heard: list[str] = []
     waiting, running = anyio.Event(), anyio.Event()
@@ -190,10 +190,10 @@ async def test_a_wait_reports_progress_and_what_changed(client: Client, stand: S
     async def play_runner() -> None:
         await waiting.wait()
         for id in ids:
-            stand.move(id, "running")
+            runner_lab.move(id, "running")
         await running.wait()
         for id in ids:
-            stand.finish(id, 1.5, "c")
+            runner_lab.finish(id, 1.5, "c")
 
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
@@ -214,9 +214,9 @@ async def test_a_wait_ends_with_its_time_and_says_what_is_open(client: Client) -
     assert id in waited["note"]
 
 
-async def test_a_wait_for_any_ends_with_the_first(client: Client, stand: Stand) -> None:
+async def test_a_wait_for_any_ends_with_the_first(client: Client, runner_lab: FakeRunnerLab) -> None:
     ids = await launch(client, 192, replicates=2)
-    stand.finish(ids[0], 1.4, "c")
+    runner_lab.finish(ids[0], 1.4, "c")
     waited = await answer(client, "wait_for_experiments", ids=ids, until="any")
     assert waited["done"] and ids[1] in waited["note"]
 
@@ -273,7 +273,7 @@ async def test_resources_show_the_lab_an_experiment_and_a_diff(client: Client) -
     assert templates == {"experiment://{id}", "experiment://{id}/log", "commit://{sha}/diff"}
     assert "val_bpb REAL or NULL" in await read(client, "lab://schema")
     (id,) = await launch(client, 288)
-    assert json.loads(await read(client, "lab://status"))["lab"] == "stand"
+    assert json.loads(await read(client, "lab://status"))["lab"] == "small"
     experiment = json.loads(await read(client, f"experiment://{id}"))["experiment"]
     assert experiment["state"] == "queued"
     assert "no log yet" in await read(client, f"experiment://{id}/log")

@@ -22,36 +22,36 @@ from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.attempts import ATTEMPTS
 from autoresearch_mcp.server.runner.loop import Runner
 from autoresearch_mcp.server.runner.process import runner_alive, runner_lock, stop_runner
-from tests.server.harness import NOOP, House
+from tests.server.harness import NOOP, LabHarness
 from tests.server.lake.records import memory
 from tests.waiting import until
 
 
 @pytest.fixture
-def house(make_lab: Callable[..., Path]) -> Iterator[House]:
-    house = House(make_lab())
-    yield house
-    for e in house.ledger.open_experiments():
-        house.ledger.request_cancel(e.id)
-    house.close()
+def harness(make_lab: Callable[..., Path]) -> Iterator[LabHarness]:
+    harness = LabHarness(make_lab())
+    yield harness
+    for e in harness.ledger.open_experiments():
+        harness.ledger.request_cancel(e.id)
+    harness.close()
 
 
 @pytest.fixture
-def still(house: House) -> Iterator[House]:
-    """A house in which calls wake no runner: the lock is taken, as if by one that is busy. Release it with `drive`."""
-    lock = runner_lock(house.state)
+def still(harness: LabHarness) -> Iterator[LabHarness]:
+    """A harness in which calls wake no runner: the lock is taken, as if by one that is busy. Release it with `drive`."""
+    lock = runner_lock(harness.state)
     assert lock.__enter__()
-    house.release = lambda: lock.__exit__(None, None, None)  # type: ignore[attr-defined]
-    yield house
+    harness.release = lambda: lock.__exit__(None, None, None)  # type: ignore[attr-defined]
+    yield harness
     with suppress(ValueError, StopIteration, RuntimeError):
         lock.__exit__(None, None, None)
 
 
-def release(house: House) -> None:
-    house.release()  # type: ignore[attr-defined]
+def release(harness: LabHarness) -> None:
+    harness.release()  # type: ignore[attr-defined]
 
 
-def test_what_ended_reaches_the_lake_and_leaves_the_outbox(still: House) -> None:
+def test_what_ended_reaches_the_lake_and_leaves_the_outbox(still: LabHarness) -> None:
     ids = still.launch(3)
     memory = still.lab.write_memory("finding", "Nothing was trained.", "ada").id
     release(still)
@@ -66,11 +66,11 @@ def test_what_ended_reaches_the_lake_and_leaves_the_outbox(still: House) -> None
 
 
 def test_slots_are_respected(make_lab: Callable[..., Path]) -> None:
-    house = House(make_lab("narrow", {"slots = 0": "slots = 1"}))
+    harness = LabHarness(make_lab("narrow", {"slots = 0": "slots = 1"}))
     most = 0
-    with runner_lock(house.state):
-        ids = house.launch(3)
-    ledger = house.ledger
+    with runner_lock(harness.state):
+        ids = harness.launch(3)
+    ledger = harness.ledger
     move = ledger.move
 
     def counting(id: str, states: object, **changes: object) -> object:
@@ -79,10 +79,10 @@ def test_slots_are_respected(make_lab: Callable[..., Path]) -> None:
         return move(id, states, **changes)  # type: ignore[arg-type]
 
     ledger.move = counting  # type: ignore[method-assign, assignment]
-    stop_runner(house.state)
-    house.drive()
-    assert most == 1 and house.ended(ids)
-    house.close()
+    stop_runner(harness.state)
+    harness.drive()
+    assert most == 1 and harness.ended(ids)
+    harness.close()
 
 
 @pytest.mark.parametrize(("slots", "cores", "seen"), [(2, 3, [3, 3, 3]), (2, 2, [2, 2, 3]), (1, 3, [1, 2, 3])])
@@ -90,49 +90,49 @@ def test_a_run_in_scoring_holds_its_slot_where_no_core_is_free_or_one_at_a_time_
     make_lab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, slots: int, cores: int, seen: list[int]
 ) -> None:
     monkeypatch.setattr("autoresearch_mcp.server.compute.local.backend.physical_cores", lambda: cores)
-    house = House(make_lab("scoring", {"slots = 0": f"slots = {slots}"}))
-    with runner_lock(house.state):
-        ids = house.launch(3)
-    stop_runner(house.state)
-    house.drive(command=(*NOOP, "score", "3"))
-    assert [house.lab.get_experiment(id).details["steps"] for id in ids] == seen
-    house.close()
+    harness = LabHarness(make_lab("scoring", {"slots = 0": f"slots = {slots}"}))
+    with runner_lock(harness.state):
+        ids = harness.launch(3)
+    stop_runner(harness.state)
+    harness.drive(command=(*NOOP, "score", "3"))
+    assert [harness.lab.get_experiment(id).details["steps"] for id in ids] == seen
+    harness.close()
 
 
-def test_a_real_training_is_measured_and_recorded(house: House) -> None:
-    (id,) = house.launch()
-    until(lambda: house.ended([id]), 90)
-    answer = house.lab.get_experiment(id)
+def test_a_real_training_is_measured_and_recorded(harness: LabHarness) -> None:
+    (id,) = harness.launch()
+    until(lambda: harness.ended([id]), 90)
+    answer = harness.lab.get_experiment(id)
     assert answer.experiment.state == "finished", answer.failure
     assert answer.experiment.val_bpb is not None and 1.5 < answer.experiment.val_bpb < 5
     assert answer.curve and answer.details["steps"] > 0 and answer.cost_s > 0
     assert answer.details["hashes"]["fixed"] and answer.details["sandbox"]
-    assert "num_steps" in house.lab.read_log(id)
+    assert "num_steps" in harness.lab.read_log(id)
 
 
-def test_a_killed_runner_is_replaced_by_the_next_call_and_trains_nothing_twice(house: House) -> None:
-    (id,) = house.launch()
-    launcher = house.launcher(id)
-    os.kill(house.runner(), signal.SIGKILL)
-    until(lambda: not runner_alive(house.state))
-    assert house.state_of(id) in ("starting", "running", "scoring", "finished")  # this call starts the next runner
-    until(lambda: house.ended([id]), 90)
-    answer = house.lab.get_experiment(id)
+def test_a_killed_runner_is_replaced_by_the_next_call_and_trains_nothing_twice(harness: LabHarness) -> None:
+    (id,) = harness.launch()
+    launcher = harness.launcher(id)
+    os.kill(harness.runner(), signal.SIGKILL)
+    until(lambda: not runner_alive(harness.state))
+    assert harness.state_of(id) in ("starting", "running", "scoring", "finished")  # this call starts the next runner
+    until(lambda: harness.ended([id]), 90)
+    answer = harness.lab.get_experiment(id)
     assert answer.experiment.state == "finished" and answer.attempt == 1
-    lock = house.state / "runs" / id / "1" / "launcher.lock"
+    lock = harness.state / "runs" / id / "1" / "launcher.lock"
     assert int(lock.read_text(encoding="ascii")) == launcher
-    assert [path.name for path in (house.state / "runs" / id).iterdir()] == ["1"]
+    assert [path.name for path in (harness.state / "runs" / id).iterdir()] == ["1"]
 
 
-def test_a_killed_training_is_queued_again_once(house: House) -> None:
-    (id,) = house.launch()
-    os.kill(house.launcher(id), signal.SIGKILL)
-    until(lambda: house.ended([id]), 90)
-    answer = house.lab.get_experiment(id)
+def test_a_killed_training_is_queued_again_once(harness: LabHarness) -> None:
+    (id,) = harness.launch()
+    os.kill(harness.launcher(id), signal.SIGKILL)
+    until(lambda: harness.ended([id]), 90)
+    answer = harness.lab.get_experiment(id)
     assert answer.experiment.state == "finished" and answer.attempt == 2
 
 
-def test_a_training_that_never_began_as_its_runner_died_is_queued_again_as_often_as_that(still: House) -> None:
+def test_a_training_that_never_began_as_its_runner_died_is_queued_again_as_often_as_that(still: LabHarness) -> None:
     class Killed(BaseException): ...
 
     async def killed(self: LocalCompute, job: object) -> None:
@@ -154,7 +154,7 @@ def test_a_training_that_never_began_as_its_runner_died_is_queued_again_as_often
 
 
 @pytest.mark.parametrize("start", ["open(line.strip() + '/launcher.lock', 'w').write('1')", "pass"], ids=["begun", "never begun"])
-def test_a_training_that_is_lost_every_time_is_given_up(still: House, monkeypatch: pytest.MonkeyPatch, start: str) -> None:
+def test_a_training_that_is_lost_every_time_is_given_up(still: LabHarness, monkeypatch: pytest.MonkeyPatch, start: str) -> None:
     monkeypatch.setattr("autoresearch_mcp.server.runner.attempts.START_LIMIT_S", 0.0)
     (id,) = still.launch()
     release(still)
@@ -166,19 +166,19 @@ def test_a_training_that_is_lost_every_time_is_given_up(still: House, monkeypatc
 
 
 def test_a_running_training_is_cancelled_and_returns_its_budget(make_lab: Callable[..., Path]) -> None:
-    house = House(make_lab("long", {"budget_s = 1 ": "budget_s = 30 "}))
-    (id,) = house.launch()
-    house.launcher(id)
-    assert house.lab.cancel_experiment(id, "ada").state in ACTIVE_STATES
-    until(lambda: house.ended([id]), 60)
-    assert house.state_of(id) == "cancelled"
-    assert house.lab.status().budget.reserved_s == 0
-    assert house.ledger.scores(house.lab.status().champion.commit)[0].started
-    house.close()
+    harness = LabHarness(make_lab("long", {"budget_s = 1 ": "budget_s = 30 "}))
+    (id,) = harness.launch()
+    harness.launcher(id)
+    assert harness.lab.cancel_experiment(id, "ada").state in ACTIVE_STATES
+    until(lambda: harness.ended([id]), 60)
+    assert harness.state_of(id) == "cancelled"
+    assert harness.lab.status().budget.reserved_s == 0
+    assert harness.ledger.scores(harness.lab.status().champion.commit)[0].started
+    harness.close()
 
 
 @pytest.mark.parametrize("result", ['{"state": "finished", "val_bpb": 1.5}', '{"state": "done"}', '{"state": "crashed", "hashes": []}'])
-def test_a_result_that_makes_no_sense_ends_its_experiment_and_nothing_else(still: House, result: str) -> None:
+def test_a_result_that_makes_no_sense_ends_its_experiment_and_nothing_else(still: LabHarness, result: str) -> None:
     (id,) = still.launch()
     release(still)
     damaged = (
@@ -192,7 +192,7 @@ def test_a_result_that_makes_no_sense_ends_its_experiment_and_nothing_else(still
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("a fault of ours")])
 def test_a_round_that_fails_is_tried_again(
-    still: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+    still: LabHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     monkeypatch.setattr("autoresearch_mcp.server.runner.loop.ROUND_RETRY_S", (0.0, 0.0))
     failures, observe = [error, error, error], LocalCompute.observe
@@ -210,7 +210,7 @@ def test_a_round_that_fails_is_tried_again(
     assert str(error) in caplog.text
 
 
-def test_a_run_whose_files_cannot_be_written_is_a_failure_with_the_reason(still: House) -> None:
+def test_a_run_whose_files_cannot_be_written_is_a_failure_with_the_reason(still: LabHarness) -> None:
     (id,) = still.launch()
     (still.state / "runs").mkdir(exist_ok=True)
     (still.state / "runs" / id).write_text("in the way", encoding="utf-8")
@@ -220,7 +220,7 @@ def test_a_run_whose_files_cannot_be_written_is_a_failure_with_the_reason(still:
     assert failure is not None and failure.kind == "error" and "could not be written" in failure.message
 
 
-def test_an_end_that_is_noticed_a_day_later_costs_no_more_than_was_reserved(still: House) -> None:
+def test_an_end_that_is_noticed_a_day_later_costs_no_more_than_was_reserved(still: LabHarness) -> None:
     (id,) = still.launch()
     reserved = still.lab.status().budget.reserved_s
     release(still)
@@ -234,7 +234,7 @@ def test_an_end_that_is_noticed_a_day_later_costs_no_more_than_was_reserved(stil
     assert reserved <= budget.spent_s < reserved + 10 and budget.reserved_s == 0
 
 
-def test_a_launcher_that_cannot_start_fails_the_experiment_with_its_words(still: House) -> None:
+def test_a_launcher_that_cannot_start_fails_the_experiment_with_its_words(still: LabHarness) -> None:
     (id,) = still.launch()
     release(still)
     still.drive(command=(sys.executable, "-c", "raise SystemExit('no such device')"))
@@ -242,7 +242,7 @@ def test_a_launcher_that_cannot_start_fails_the_experiment_with_its_words(still:
     assert failure is not None and "no such device" in failure.message
 
 
-def test_while_the_lake_is_away_nothing_is_lost_and_queries_say_so(still: House) -> None:
+def test_while_the_lake_is_away_nothing_is_lost_and_queries_say_so(still: LabHarness) -> None:
     lake = still.state / "lake"
     lake.write_text("in the way", encoding="utf-8")
     ids = still.launch(2)
@@ -271,7 +271,7 @@ def test_while_the_lake_is_away_nothing_is_lost_and_queries_say_so(still: House)
     assert {row["id"] for row in still.lab.query_experiments().rows} == set(ids)
 
 
-def test_an_idle_runner_leaves_and_the_next_call_starts_another(still: House) -> None:
+def test_an_idle_runner_leaves_and_the_next_call_starts_another(still: LabHarness) -> None:
     first = still.launch()
     release(still)
     still.drive()
@@ -283,12 +283,12 @@ def test_an_idle_runner_leaves_and_the_next_call_starts_another(still: House) ->
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5], ids=["emptied", "cut"])
-def test_a_log_damaged_at_its_tail_is_rebuilt_and_refilled(keep: float, house: House) -> None:
-    folder = house.state / "lake"
+def test_a_log_damaged_at_its_tail_is_rebuilt_and_refilled(keep: float, harness: LabHarness) -> None:
+    folder = harness.state / "lake"
     for first in (0, 3):
         for n in range(first, first + 3):
-            house.ledger.remember(memory(n, f"note {n}"))
-        house.drive()
+            harness.ledger.remember(memory(n, f"note {n}"))
+        harness.drive()
     reader = EmbeddedLake(folder)
     assert reader.count("memories") == {"": 6}
     head = read_head(folder / "memories.json")
@@ -296,12 +296,12 @@ def test_a_log_damaged_at_its_tail_is_rebuilt_and_refilled(keep: float, house: H
     files = sorted((folder / f"memories.{head.generation}" / name for name in head.files), key=lambda path: path.stat().st_mtime_ns)
     for path in files[-5:]:
         path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    house.ledger.remember(memory(6, "note 6"))
+    harness.ledger.remember(memory(6, "note 6"))
     with pytest.raises(LakeDamaged):
         EmbeddedLake(folder).count("memories")
-    house.drive()
+    harness.drive()
     expected = [f"m-{n:06d}" for n in range(7)]
     for each in (reader, EmbeddedLake(folder)):
         assert [record.id for record in each.select("memories", Query(order_by="id", descending=False))] == expected
-    assert house.ledger.unflushed() == 0
-    assert len(list(house.state.glob("lake-damaged-*/memories.*"))) > 2  # nothing was deleted
+    assert harness.ledger.unflushed() == 0
+    assert len(list(harness.state.glob("lake-damaged-*/memories.*"))) > 2  # nothing was deleted
