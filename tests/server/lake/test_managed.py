@@ -245,7 +245,7 @@ def test_a_row_that_was_stored_twice_is_seen_once(deeplake: DeeplakeStandIn, wor
 def test_a_long_log_is_read_in_parts_and_says_what_is_missing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine("there").append("experiments", [experiment(n) for n in range(60)])
     monkeypatch.setattr("autoresearch_mcp.server.lake.managed.store._FETCH_ROWS", 10)
-    monkeypatch.setattr("autoresearch_mcp.server.lake.managed.store._LIST_ROWS", 25)
+    monkeypatch.setattr("autoresearch_mcp.server.lake.managed.tables._LIST_ROWS", 25)
     lake = machine("here")
     with monkeypatch.context() as patch:
         patch.setattr(lake._copy, "append", lambda *row: (EmbeddedLake.append(lake._copy, *row), threading.Event().wait(0.4)))
