@@ -52,6 +52,11 @@ class StatePaths:
         return self.state / "runner.log"
 
     @property
+    def runner_health(self) -> Path:
+        """What the runner that lives tells servers about itself."""
+        return self.state / "runner.json"
+
+    @property
     def promotion_lock(self) -> Path:
         """Held while the champion moves."""
         return self.state / "promote.lock"

@@ -58,7 +58,9 @@ class Compute(Protocol):
         ...
 
     async def prepare(self) -> str:
-        """Make ready what all jobs share (data, tokenizer), once; the `data` of every Spec. Raises ComputeError."""
+        """Make ready what all jobs share (data, tokenizer), once; the `data` of every Spec. Cancelling the call ends it.
+
+        Raises ComputeError."""
         ...
 
     async def submit(self, job: Job) -> None:

@@ -16,6 +16,7 @@ from autoresearch_mcp.server.compute.modal import deployment
 from autoresearch_mcp.server.ledger import Group, Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment
 from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.runner import health
 from autoresearch_mcp.server.settings import Settings
 
 AGENTS = 20  # whose spending is told, the largest first
@@ -85,8 +86,8 @@ class Overview:
             promotions=now.promotions,
             unflushed=now.unflushed,
             runner=runner,
-            warnings=self._warnings(),
-            next=self._next_steps(now.champion, budget, len(open_)),
+            warnings=[*self._warnings(), *(health.warnings(self._state) if runner else [])],
+            next=[*(health.news(self._state) if runner else []), *self._next_steps(now.champion, budget, len(open_))],
         )
 
     def _current(self) -> "_Snapshot":

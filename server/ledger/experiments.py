@@ -73,18 +73,20 @@ class OpenExperiments:
             ).fetchone()
         return Experiment.model_validate_json(row[0]) if row else None
 
-    def open_experiments(self, *states: ExperimentState) -> list[Experiment]:
+    def open_experiments(self, *states: ExperimentState, limit: int = -1) -> list[Experiment]:
         """List experiments that have not ended.
 
         Args:
             *states: only those in these states; none named: all.
+            limit: the most that are returned, the oldest; negative: all.
 
         Returns:
             The experiments, the oldest first.
         """
         where = f"WHERE state IN ({', '.join('?' * len(states))})" if states else ""
         with self._database.read() as db:
-            rows = db.execute(f"SELECT record FROM experiments {where} ORDER BY created_at, id", states).fetchall()  # noqa: S608
+            query = f"SELECT record FROM experiments {where} ORDER BY created_at, id LIMIT ?"  # noqa: S608
+            rows = db.execute(query, (*states, limit)).fetchall()
         return [Experiment.model_validate_json(row[0]) for row in rows]
 
     def move(self, id: str, states: Sequence[ExperimentState], **changes: Any) -> Experiment | None:

@@ -16,6 +16,8 @@ from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment, ExperimentState, Failure
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.proposals.source import fingerprint
+from autoresearch_mcp.server.runner.faults import FAULT_LIMIT, Faults
+from autoresearch_mcp.server.runner.health import mask_paths
 from autoresearch_mcp.server.runner.spending import Spending
 from autoresearch_mcp.server.runs import locate, read_tail
 from autoresearch_mcp.server.settings import Settings
@@ -25,6 +27,7 @@ ATTEMPTS = 2  # a lost run is started again once; one that never began, as its r
 START_LIMIT_S = 120.0  # from submission to the first sign of life
 
 _log = logging.getLogger("autoresearch.runner")
+_NOT_ITS_FAULT = "This is not the proposal's fault."
 _ENDINGS: dict[str, ExperimentState] = {"finished": "finished", "crashed": "crashed", "timed_out": "timed_out", "cancelled": "cancelled"}
 
 
@@ -38,10 +41,15 @@ class Attempts:
         self._repo = repo
         self._compute = compute
         self._spending = spending
-        self._data: str | None = None
+        self._faults = Faults()
 
-    async def start(self, experiment: Experiment) -> None:
-        """Start the next attempt of a queued experiment, or end it with the reason why that is impossible."""
+    async def start(self, experiment: Experiment, data: str) -> None:
+        """Start the next attempt of a queued experiment, or end it with the reason why that is impossible.
+
+        Args:
+            experiment: it is left alone if it has been cancelled in the meantime.
+            data: where the prepared data is.
+        """
         intent = self._ledger.move(experiment.id, ["queued"], state="starting", attempt=experiment.attempt + 1, started_at=time.time())
         if intent is None:
             return  # cancelled in the meantime
@@ -52,18 +60,50 @@ class Attempts:
             return
         try:
             training = self._settings.training
-            if self._data is None:
-                self._data = await self._compute.prepare() if training.metric == "verified" else ""
             files = await asyncio.to_thread(self._repo.editable_files, intent.commit)
             others = await asyncio.to_thread(self._repo.other_files, intent.commit, training.files) if training.files else {}
-            await self._compute.submit(self._job(intent, files, others))
-        except (ComputeError, LabError, OSError) as error:
-            _log.error("%s not started: %s", intent.id, error)
-            failure = Failure(kind="error", message=str(error), advice="This is not the proposal's fault.")
+            await self._compute.submit(self._job(intent, data, files, others))
+        except Exception as error:
+            expected = isinstance(error, ComputeError | LabError | OSError)
+            _log.error("%s not started: %s", intent.id, error, exc_info=not expected)
+            message = str(error) if expected else f"The run could not be started: {type(error).__name__}: {mask_paths(str(error))}."
+            failure = Failure(kind="error", message=message, advice=_NOT_ITS_FAULT)
             self._end(intent, "crashed", 0.0 if self._settings.rents else None, failure=failure)
 
+    def refuse(self, experiment: Experiment, why: str) -> None:
+        """End a queued experiment that can't be started. It costs nothing."""
+        _log.error("%s not started: %s", experiment.id, why)
+        failure = Failure(kind="error", message=why, advice=_NOT_ITS_FAULT)
+        self._ledger.move(experiment.id, ["queued"], state="crashed", finished_at=time.time(), failure=failure)
+
     async def advance(self, experiment: Experiment) -> None:
-        """Look at an active experiment and record what changed: a new state, an end, a loss."""
+        """Look at an active experiment and record what changed: a new state, an end, a loss.
+
+        A look that fails is repeated later, so that one experiment keeps no other waiting. After many the experiment is given up.
+
+        Raises:
+            LabError: the ledger can't be used.
+        """
+        if self._faults.waits(experiment.id):
+            return
+        try:
+            await self._look(experiment)
+            self._faults.forget(experiment.id)
+        except LabError:
+            raise
+        except Exception as error:
+            _log.exception("%s could not be looked at", experiment.id)
+            if self._faults.count(experiment.id):
+                await self._give_up(experiment, error)
+
+    async def _give_up(self, experiment: Experiment, error: Exception) -> None:
+        with contextlib.suppress(Exception):
+            await self._compute.cancel(self._job(experiment))
+        message = f"The runner could not look at the run, {FAULT_LIMIT} times in a row: {type(error).__name__}: {mask_paths(str(error))}."
+        self._end(experiment, "crashed", failure=Failure(kind="error", message=message, advice=_NOT_ITS_FAULT))
+        self._faults.forget(experiment.id)
+
+    async def _look(self, experiment: Experiment) -> None:
         job = self._job(experiment)
         if experiment.cancel_requested:
             await self._compute.cancel(job)
@@ -72,7 +112,7 @@ class Attempts:
         if seen.phase == "ended":
             self._record(experiment, seen)
         elif seen.phase == "refused":
-            failure = Failure(kind="error", message=seen.reason, advice="This is not the proposal's fault.")
+            failure = Failure(kind="error", message=seen.reason, advice=_NOT_ITS_FAULT)
             self._end(experiment, "crashed", seen.device_s, failure=failure)
         elif seen.phase == "lost" or (seen.phase == "starting" and _overdue(experiment) and not await self._compute.adopt(job)):
             self._lose(experiment, seen)  # as seen before it was forbidden: what this runner waited for in vain counts
@@ -81,13 +121,17 @@ class Attempts:
 
     async def adopt_all(self) -> None:
         """Take over what an earlier runner started; what is gone is lost."""
-        active = self._ledger.open_experiments(*ACTIVE_STATES)
-        adopted = await asyncio.gather(*(self._compute.adopt(self._job(e)) for e in active))
-        for experiment, running in zip(active, adopted):
-            if running:
+        await asyncio.gather(*map(self._adopt, self._ledger.open_experiments(*ACTIVE_STATES)))
+
+    async def _adopt(self, experiment: Experiment) -> None:
+        job = self._job(experiment)
+        try:
+            if await self._compute.adopt(job):
                 _log.info("%s adopted", experiment.id)
             else:
-                self._lose(experiment, await self._compute.observe(self._job(experiment)))
+                self._lose(experiment, await self._compute.observe(job))
+        except Exception:  # the rounds look at it again
+            _log.exception("%s could not be adopted", experiment.id)
 
     def _lose(self, experiment: Experiment, seen: Observation) -> None:
         """Queue a run again that vanished without a result, or give it up.
@@ -152,7 +196,7 @@ class Attempts:
         cost = self._spending.cost(experiment, device_s)
         self._ledger.move(experiment.id, ACTIVE_STATES, state=state, finished_at=time.time(), **cost, **changes)
 
-    def _job(self, experiment: Experiment, files: Mapping[str, bytes] = {}, others: Mapping[str, bytes] = {}) -> Job:
+    def _job(self, experiment: Experiment, data: str = "", files: Mapping[str, bytes] = {}, others: Mapping[str, bytes] = {}) -> Job:
         training = self._settings.training
         entry, *arguments = shlex.split(training.entry)
         spec = protocol.Spec(
@@ -161,7 +205,7 @@ class Attempts:
             profile=training.profile,
             budget_s=training.budget_s,
             threads=training.threads,
-            data=self._data or "",
+            data=data,
             device=experiment.device,
             attention=training.attention,
             entry=entry,

@@ -11,15 +11,17 @@ import logging
 import time
 from pathlib import Path
 
-from autoresearch_mcp.server.compute.base import Compute
+from autoresearch_mcp.server.compute.base import Compute, ComputeError
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lake.base import Lake
 from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.models import ACTIVE_STATES
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.retry import Backoff
 from autoresearch_mcp.server.runner.attempts import Attempts
 from autoresearch_mcp.server.runner.flushing import Flusher
+from autoresearch_mcp.server.runner.health import HealthFile
+from autoresearch_mcp.server.runner.open import OpenExperiments
+from autoresearch_mcp.server.runner.preparation import Preparation
 from autoresearch_mcp.server.runner.spending import Spending
 from autoresearch_mcp.server.settings import Settings
 
@@ -31,12 +33,19 @@ _log = logging.getLogger("autoresearch.runner")
 
 
 class Runner:
-    """Drives one lab. Hold the lab's runner lock while it lives."""
+    """Drives one lab. Hold the lab's runner lock while it lives.
+
+    Attributes:
+        stopping: set it to make `run` return soon. Trainings run on.
+    """
 
     def __init__(self, settings: Settings, state: Path, ledger: Ledger, repo: Repo, lake: Lake, compute: Compute) -> None:
         self._settings = settings
         self._ledger = ledger
         self._compute = compute
+        self._open = OpenExperiments(ledger)
+        self._health = HealthFile(state)
+        self._preparation = Preparation(compute, self._health)
         self._spending = Spending(settings, state, ledger, compute)
         self._attempts = Attempts(settings, state, ledger, repo, compute, self._spending)
         self._flusher = Flusher(state, ledger, lake)
@@ -52,42 +61,74 @@ class Runner:
                 try:
                     idle_s = await self._round()
                     backoff.succeeded()
+                    self._health.round_done()
                 except Exception as error:  # a full disk, a busy ledger, a fault of ours: what is written stays true, so try again
                     _log.error("A round failed, and is tried again: %s", error, exc_info=not isinstance(error, LabError))
+                    self._health.round_failed(str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}.")
                     idle_s = 0.0
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self.stopping.wait(), backoff.failed())
-                if idle_s > linger_s:
-                    await self._flusher.wait()
-                    if self._flusher.keeps_up:  # else its next turn comes in `_round`
-                        await self._flusher.flush()
-                    if not self._ledger.unflushed() or idle_s > GIVE_UP_S:
-                        break
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.stopping.wait(), self._compute.poll_s)
+                    await self._pause(backoff.failed())
+                if idle_s > linger_s and await self._all_flushed(idle_s):
+                    break
+                await self._pause(self._compute.poll_s)
         finally:
-            if self.stopping.is_set():
-                await asyncio.to_thread(self._flusher.close)
-            with contextlib.suppress(LabError):
-                await self._flusher.wait()
-            await self._spending.close()
-            await self._compute.close()
+            await self._leave()
 
     async def _round(self) -> float:
         """Look at everything once. Returns for how long there has been nothing to do."""
-        await asyncio.gather(*(self._attempts.advance(e) for e in self._ledger.open_experiments(*ACTIVE_STATES)))
-        self._spending.look_after_money()
-        if (free := self._free_slots()) > 0:
-            for experiment in self._ledger.open_experiments("queued")[:free]:
-                await self._attempts.start(experiment)
+        looks = await asyncio.gather(*map(self._attempts.advance, self._open.active()), return_exceptions=True)
+        for failure in looks:  # all looks are over: none goes on beside the next round
+            if failure is not None:
+                raise failure
+        self._spending.look_after_money(self._open.active())
+        await self._start_queued()
         await self._flusher.start_if_due()
-        if self._ledger.open_experiments():
+        if self._open.any():
             self._active = time.monotonic()
             return 0.0
         return time.monotonic() - self._active
 
+    async def _start_queued(self) -> None:
+        """Start what the slots allow. Experiments stay queued while the data is prepared, which costs them nothing."""
+        if not self._open.queued(1):
+            await self._preparation.cancel()
+            return
+        if (free := self._free_slots()) <= 0:
+            return
+        try:
+            data = await self._preparation.data() if self._settings.training.metric == "verified" else ""
+        except ComputeError as error:
+            for experiment in self._ledger.open_experiments("queued"):
+                self._attempts.refuse(experiment, str(error))
+            return
+        for experiment in self._open.queued(free) if data is not None else []:
+            await self._attempts.start(experiment, data or "")
+
     def _free_slots(self) -> int:
-        """A slot is held from start to the end of training. Scoring holds it on only where no core is free to score on beside full slots."""
-        active = self._ledger.open_experiments(*ACTIVE_STATES)
+        """Count the slots that nobody holds.
+
+        A run holds its slot from its start to the end of training. While it is scored it holds it only where no core is free to score
+        on beside full slots.
+        """
+        active = self._open.active()
         scored_beside = min(sum(e.state == "scoring" for e in active), self._compute.scored_beside(self._settings.slots))
         return self._settings.slots - len(active) + scored_beside
+
+    async def _all_flushed(self, idle_s: float) -> bool:
+        """Flush before leaving. Returns whether everything is in the lake, or the lake was away for too long."""
+        await self._flusher.wait()
+        if self._flusher.keeps_up:  # else its next turn comes in `_round`
+            await self._flusher.flush()
+        return not self._ledger.unflushed() or idle_s > GIVE_UP_S
+
+    async def _leave(self) -> None:
+        await self._preparation.cancel()
+        if self.stopping.is_set():
+            await asyncio.to_thread(self._flusher.close)
+        with contextlib.suppress(LabError):
+            await self._flusher.wait()
+        await self._spending.close()
+        await self._compute.close()
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.stopping.wait(), seconds)

@@ -53,11 +53,15 @@ class Spending:
         spent, reserved, *_ = self._ledger.money()
         return not self._settings.rents or spent + reserved <= self._settings.budget.usd
 
-    def look_after_money(self) -> None:
-        """Stop everything at the cap, and start the housekeeping if it is due. Does nothing where no device is rented."""
+    def look_after_money(self, active: list[Experiment]) -> None:
+        """Stop everything at the cap, and start the housekeeping if it is due. Does nothing where no device is rented.
+
+        Args:
+            active: the experiments that have left the queue.
+        """
         if self._settings.rents:
             self._keep_house()
-            self._stop_at_the_cap()
+            self._stop_at_the_cap(active)
 
     async def close(self) -> None:
         """Abandon the housekeeping under way."""
@@ -65,13 +69,12 @@ class Spending:
             self._housekeeping.cancel()
             await asyncio.wait({self._housekeeping})
 
-    def _stop_at_the_cap(self) -> None:
+    def _stop_at_the_cap(self, active: list[Experiment]) -> None:
         """Launches reserve the most that they can cost, so this happens only where lab.toml or the provider's bills changed the sum."""
-        open_, cap = self._ledger.open_experiments(), self._settings.budget.usd
-        active = [e for e in open_ if e.state in ACTIVE_STATES]
+        cap = self._settings.budget.usd
         self._held_s = {e.id: self._held_s.get(e.id, 0.0) for e in active}
         spent = self._ledger.money()[0] + sum(self._held_s[e.id] * self._settings.usd_per_s(e.device) for e in active)
-        for experiment in open_ if spent >= cap else []:
+        for experiment in self._ledger.open_experiments() if spent >= cap else []:
             if not experiment.cancel_requested:
                 _log.error("%s is stopped: $%.2f of [budget] usd = %.2f are spent, what runs included", experiment.id, spent, cap)
                 self._ledger.request_cancel(experiment.id)

@@ -33,6 +33,7 @@ _ENVIRONMENT = (
 )
 _DOWNLOADING = ("HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE")
 _WARM_START_S = 120.0
+_INTERRUPT_S = 5.0  # for a preparation to tidy up
 _DETACH = "import os, sys; os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)"  # asyncio kills its own children when it forgets them
 
 
@@ -88,7 +89,11 @@ class LocalCompute:
         process = await self._spawn(
             sys.executable, "-m", "autoresearch_mcp.trainer.prepare", self._profile, stdout=subprocess.PIPE, more=online
         )
-        out, _ = await process.communicate()
+        try:
+            out, _ = await process.communicate()
+        except asyncio.CancelledError:
+            await _interrupt(process)
+            raise
         if process.returncode != 0:
             raise ComputeError(f"The training data could not be prepared. {self._last_words()}")
         return out.decode().strip().splitlines()[-1]
@@ -179,6 +184,16 @@ class LocalCompute:
             lines = []
         hint = lines[-1][:400] if lines else "it said nothing"
         return f"Its last line was: {hint}. Are the trainer's packages installed (`pip install 'autoresearch-mcp[local]'`)? See {self._log.name}."
+
+
+async def _interrupt(process: asyncio.subprocess.Process) -> None:
+    """End a process and its helpers, with a moment to remove what it had half made."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), _INTERRUPT_S)
+            return
 
 
 def _observe(job: Job) -> Observation:

@@ -12,7 +12,6 @@ import anyio
 import pytest
 
 from autoresearch_mcp.server import settings as lab_settings
-from autoresearch_mcp.server.compute.base import Job, Observation
 from autoresearch_mcp.server.compute.local.backend import LocalCompute
 from autoresearch_mcp.server.lake.base import LakeDamaged, Query
 from autoresearch_mcp.server.lake.embedded.manifest import read_head
@@ -188,26 +187,6 @@ def test_a_result_that_makes_no_sense_ends_its_experiment_and_nothing_else(still
     failure = still.lab.get_experiment(id).failure
     assert failure is not None and "could not be understood" in failure.message
     assert still.ledger.open_experiments() == [] and still.ledger.unflushed() == 0
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("a fault of ours")])
-def test_a_round_that_fails_is_tried_again(
-    still: LabHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
-) -> None:
-    monkeypatch.setattr("autoresearch_mcp.server.runner.loop.ROUND_RETRY_S", (0.0, 0.0))
-    failures, observe = [error, error, error], LocalCompute.observe
-
-    async def fails_three_times(self: LocalCompute, job: Job) -> Observation:
-        if failures:
-            raise failures.pop()
-        return await observe(self, job)
-
-    monkeypatch.setattr(LocalCompute, "observe", fails_three_times)
-    (id,) = still.launch()
-    release(still)
-    still.drive()
-    assert still.ended([id]) and still.lab.get_experiment(id).failure is None and not failures
-    assert str(error) in caplog.text
 
 
 def test_a_run_whose_files_cannot_be_written_is_a_failure_with_the_reason(still: LabHarness) -> None:

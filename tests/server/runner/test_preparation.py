@@ -1,0 +1,142 @@
+"""The data's preparation: a state of its own, which holds up nothing, costs no experiment anything, and can be ended."""
+
+import contextlib
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from autoresearch_mcp.server import settings as lab_settings
+from autoresearch_mcp.server.compute.local.backend import LocalCompute
+from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
+from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.runner.loop import Runner
+from autoresearch_mcp.server.runner.process import runner_lock
+from autoresearch_mcp.trainer import files, prepare
+from tests.server.harness import NOOP, LabHarness
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty place for prepared data."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def house(cache: Path, make_lab: Callable[..., Path]) -> Iterator[LabHarness]:
+    """A lab whose runner is this test: calls start no other."""
+    house = LabHarness(make_lab())
+    with runner_lock(house.state) as mine:
+        assert mine
+        yield house
+    house.close()
+
+
+@contextlib.contextmanager
+def held_up(cache: Path) -> Iterator[None]:
+    """Let no preparation get on: each waits for another that seems to be at it."""
+    target = prepare.data_dir("tiny")
+    with files.locked(target.parent / f".{target.name}.lock"):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def driven(house: LabHarness) -> AsyncIterator[Runner]:
+    """Run the loop beside the test, and ask it to leave in the end."""
+    lake = EmbeddedLake(house.state / "lake")
+    compute = LocalCompute("tiny", 1, house.state / "runner.log", command=NOOP)
+    runner = Runner(lab_settings.load(house.root), house.state, house.ledger, Repo(house.root), lake, compute)
+    with anyio.fail_after(90):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(runner.run)
+            yield runner
+            runner.stopping.set()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110
+        await anyio.sleep(0.02)
+
+
+def preparations(cache: Path) -> list[int]:
+    """The processes that prepare data for this place."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (
+                b"autoresearch_mcp.trainer.prepare" in (process / "cmdline").read_bytes()
+                and str(cache).encode() in (process / "environ").read_bytes()
+            ):
+                found.append(int(process.name))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+async def test_while_data_is_prepared_the_runner_flushes_answers_and_leaves_when_told(house: LabHarness, cache: Path) -> None:
+    (id,) = house.launch()
+    with held_up(cache):
+        async with driven(house) as runner:
+            await until(lambda: preparations(cache))
+            house.lab.write_memory("finding", "Data takes long.", "ada")
+            await until(lambda: not house.ledger.unflushed())
+            status = house.lab.status()
+            assert "preparing data" in status.next[0] and not any("preparing" in warning for warning in status.warnings)
+            assert house.record(id).state == "queued" and house.record(id).started_at is None
+            runner.stopping.set()
+        assert preparations(cache) == [], "nothing goes on preparing for a runner that left"
+    assert house.state_of(id) == "queued"
+
+
+async def test_a_preparation_costs_the_experiments_that_wait_for_it_nothing(house: LabHarness, cache: Path) -> None:
+    (id,) = house.launch()
+    async with driven(house):
+        with held_up(cache):
+            await until(lambda: house.lab.status().next[0].startswith("The runner is preparing data"))
+            before = house.lab.status().budget
+            ready = time.time()
+        await until(lambda: house.ended([id]))
+    answer = house.lab.get_experiment(id)
+    assert answer.experiment.state == "finished" and answer.attempt == 1
+    assert answer.started_at is not None and answer.started_at > ready and answer.finished_at is not None
+    assert answer.cost_s <= answer.finished_at - answer.started_at + 0.1
+    assert before.spent_s == 0 and "preparing" not in " ".join(house.lab.status().next)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+async def test_cancelling_all_that_waits_ends_the_preparation(house: LabHarness, cache: Path) -> None:
+    ids = house.launch(2)
+    with held_up(cache):
+        async with driven(house):
+            await until(lambda: preparations(cache))
+            for id in ids:
+                house.lab.cancel_experiment(id, "ada")
+            await until(lambda: not preparations(cache))
+            assert [house.state_of(id) for id in ids] == ["cancelled", "cancelled"]
+            (again,) = house.launch()
+            await until(lambda: preparations(cache))
+            assert house.state_of(again) == "queued"
+
+
+async def test_a_preparation_that_fails_gives_all_that_wait_its_reason_once(house: LabHarness, cache: Path) -> None:
+    target = prepare.data_dir("tiny")
+    target.mkdir()  # with no data in it
+    ids = house.launch(3)
+    async with driven(house):
+        await until(lambda: house.ended(ids))
+        for id in ids:
+            answer = house.lab.get_experiment(id)
+            assert answer.experiment.state == "crashed" and answer.failure is not None and answer.cost_s == 0 and answer.started_at is None
+            assert "could not be prepared" in answer.failure.message and "is not a data directory" in answer.failure.message
+        assert (house.state / "runner.log").read_text(encoding="utf-8").count("is not a data directory") == 1
+        target.rmdir()
+        (again,) = house.launch()
+        await until(lambda: house.ended([again]))
+    assert house.state_of(again) == "finished"
