@@ -83,3 +83,14 @@ def test_a_lab_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="newer autoresearch-mcp") as error:
         load(tmp_path, '[lab]\nname = "x"\nschema = 2\nunheard_of = 1\n')
     assert error.value.code == "newer_lab"
+
+
+def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    assert load(tmp_path, '\ufeff[lab]\nname = "x"\n').lab.name == "x"
+
+
+def test_a_file_in_another_encoding_asks_for_utf_8_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "lab.toml").write_text('[lab]\nname = "x"\n', encoding="utf-16")
+    with pytest.raises(LabError, match=r"lab\.toml is not UTF-8 text: save it with the encoding UTF-8") as error:
+        settings.load(tmp_path)
+    assert error.value.code == "bad_settings"

@@ -1,48 +1,22 @@
-"""The lab's settings: `lab.toml` in the lab's root, validated with messages that name the key.
+"""The keys of `lab.toml`: which there are, what they mean, their defaults and limits.
 
 Secrets (DEEPLAKE_API_KEY, AUTORESEARCH_EMBEDDINGS_KEY, Modal's token) come from the environment only, are read where they are used, and are never kept here.
 """
 
-import json
 import os
 import shlex
-import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from autoresearch_mcp.server import devices
 from autoresearch_mcp.server.editable import Editable
-from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.models import Metric, Model
-from autoresearch_mcp.server.paths import SETTINGS, STATE, LabPaths
+from autoresearch_mcp.server.paths import STATE
 from autoresearch_mcp.trainer.prepare import PROFILES, max_wall_s
 
 SCHEMA = 1
-
-
-SCRIPT_BUDGET_S = 600.0  # for a script whose own budget is not known; the original's takes 330 s
-
-
-@dataclass(frozen=True)
-class Script:
-    """Training code that keeps no contract, and prints its own metric."""
-
-    metric: str
-    files: tuple[str, ...]
-    data: str
-
-    def toml(self) -> str:
-        """Its part of `[training]`."""
-        files, data = json.dumps(list(self.files), ensure_ascii=False), json.dumps(self.data, ensure_ascii=False)
-        return f"""\
-reported_metric = "{self.metric}"{" " * max(1, 12 - len(self.metric))} # the code prints it as `{self.metric}: 1.234`, lower is better; nobody verifies it
-files = {files}  # what else of the repository the code needs; proposals can't touch it
-data = {data}  # a folder that the code may read
-"""
-
 
 # No repeated `\w` in a pattern, as in `\w{0,40}`: each takes tens of milliseconds to compile, at every start of a server.
 
@@ -243,107 +217,9 @@ class Settings(Model):
         return max_wall_s(self.training.profile, self.training.budget_s, script=self.training.metric == "reported")
 
 
-def load(root: Path) -> Settings:
-    """Read and check `root/lab.toml`.
-
-    Raises:
-        LabError: `not_a_lab`, `newer_lab` or `bad_settings`.
-    """
-    path = LabPaths(root).settings
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise LabError(f"{root} is not a lab: it has no {SETTINGS}. Make one with `autoresearch-mcp init DIR`.", "not_a_lab") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise LabError(f"{SETTINGS} is not valid TOML: {error}. Correct it; nothing was changed.", "bad_settings") from None
-    except OSError as error:
-        raise LabError(f"{path} cannot be read: {error.strerror}.", "bad_settings") from None
-    schema = raw["lab"].get("schema", SCHEMA) if isinstance(raw.get("lab"), dict) else SCHEMA
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise LabError(
-            f"This lab was made by a newer autoresearch-mcp (schema {schema}, this one knows {SCHEMA}). "
-            "Upgrade with `pip install -U autoresearch-mcp`; nothing was changed.",
-            "newer_lab",
-        )
-    try:
-        settings = Settings.model_validate(raw)
-    except ValidationError as error:
-        raise LabError("\n".join(_sentence(e["loc"], e["msg"], e["input"], e["type"]) for e in error.errors()), "bad_settings") from None
-    data = Path(settings.training.data).expanduser().resolve()
-    if settings.training.data and (root.resolve().is_relative_to(data) or data.is_relative_to(root.resolve() / STATE)):
-        raise LabError(
-            f"{SETTINGS}: [training] data must not hold the lab itself, nor be in {STATE}/: training code may read all of it.",
-            "bad_settings",
-        )
-    return settings
-
-
 def _is_inside(path: str) -> bool:
     """Whether it is a plain path of the repository, as git writes them."""
     return path.isprintable() and set(path.split("/")).isdisjoint({"", ".", "..", ".git", STATE}) and not set(path) & set("\\*?[:")
-
-
-def _sentence(where: tuple[int | str, ...], message: str, got: object, kind: str) -> str:
-    if not where:  # a rule over several keys, which its text names
-        return f"{SETTINGS}: {message.removeprefix('Value error, ')}."
-    section, *rest = [str(part) for part in where]
-    key = " ".join([f"[{section}]", *rest[:1]])
-    if kind == "extra_forbidden":
-        return f"{SETTINGS}: {key} is not a known setting. Remove it, or see the README for the list."
-    if kind == "missing":
-        return f"{SETTINGS}: {key} is missing."
-    text = message.removeprefix("Input ").removeprefix("Value error, ").removeprefix("should ")
-    return f"{SETTINGS}: {key} must {text}, got {json.dumps(got, default=str)[:120]}."
-
-
-def template(
-    name: str,
-    profile: str = "cpu",
-    budget_s: float | None = None,
-    unsandboxed: Literal["refuse", "allow"] = "refuse",
-    script: Script | None = None,
-) -> str:
-    """A commented `lab.toml` for a new lab; with `script`, for training code that keeps no contract."""
-    clock = "CPU seconds of training on cpu, wall seconds on h100" if script is None else "wall seconds, from the script's start to its end"
-    if budget_s is None and script is not None:
-        budget_s = SCRIPT_BUDGET_S
-    if budget_s is None:
-        budget_s = PROFILES[profile].budget_s if profile in PROFILES else 60.0
-    return f"""\
-# The settings of this lab. Read when a server or runner starts; every section but [lab] may be left out.
-
-[lab]
-name = {json.dumps(name, ensure_ascii=False)}
-schema = {SCHEMA}                      # version of this file and of {STATE}/
-
-[training]
-profile = {json.dumps(profile):<21} # what is trained on what, measured how: cpu (a laptop), h100 (a GPU, the original's data)
-budget_s = {budget_s:<20g} # of one experiment: {clock}
-threads = 1                     # a training
-editable = ["train.py"]         # paths that proposals may touch; "dir/**" for a folder
-{script.toml() if script else ""}
-[compute]
-backend = "local"               # where trainings run: "local", or "modal" after `autoresearch-mcp setup modal`
-slots = 0                       # trainings at once; 0 = physical cores / threads, on Modal 4
-
-[budget]
-device_hours = 8.0              # of the whole lab; a launch that could pass it is refused
-usd = 25.0                      # the same in money, where devices are rented
-
-[promotion]
-level = 0.05                    # a promotion's chance of being noise (Welch's test, one-sided)
-min_replicates = 3              # of candidate and champion each
-approval = "none"               # "human": a person has to say yes to every promotion, with `autoresearch-mcp approve`
-approval_clients = []           # clients in which a person may say it, by the names they give, such as ["claude-code"]
-unsandboxed = "{unsandboxed}"{" " * (16 - len(unsandboxed))}# may results count that were trained without a sandbox: "refuse", "allow"
-reported = "refuse"             # may a metric count that only the training code itself prints: "refuse", "allow"
-
-[lake]
-backend = "auto"                # where the log is shared: "managed" (Deeplake's service), "embedded" (a folder); auto = by DEEPLAKE_API_KEY
-
-[embeddings]
-backend = "auto"                # search of memories by meaning: "local" (the extra `embeddings`), "endpoint" (url, model), "none"
-"""
 
 
 def physical_cores() -> int:

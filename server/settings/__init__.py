@@ -1,0 +1,33 @@
+"""The lab's settings: `lab.toml` in the lab's root, validated."""
+
+from autoresearch_mcp.server.settings.loading import load
+from autoresearch_mcp.server.settings.model import (
+    SCHEMA,
+    BudgetSection,
+    ComputeSection,
+    EmbeddingsSection,
+    LabSection,
+    LakeSection,
+    PromotionSection,
+    Settings,
+    Training,
+    physical_cores,
+)
+from autoresearch_mcp.server.settings.new_lab import SCRIPT_BUDGET_S, Script, template
+
+__all__ = [
+    "SCHEMA",
+    "SCRIPT_BUDGET_S",
+    "BudgetSection",
+    "ComputeSection",
+    "EmbeddingsSection",
+    "LabSection",
+    "LakeSection",
+    "PromotionSection",
+    "Script",
+    "Settings",
+    "Training",
+    "load",
+    "physical_cores",
+    "template",
+]

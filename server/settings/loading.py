@@ -1,0 +1,61 @@
+"""Reads `lab.toml`, with messages that name the key."""
+
+import json
+import tomllib
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.paths import SETTINGS, STATE, LabPaths
+from autoresearch_mcp.server.settings.model import SCHEMA, Settings
+
+
+def load(root: Path) -> Settings:
+    """Read and check `root/lab.toml`.
+
+    Raises:
+        LabError: `not_a_lab`, `newer_lab` or `bad_settings`.
+    """
+    path = LabPaths(root).settings
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a byte order mark
+    except (FileNotFoundError, NotADirectoryError):
+        raise LabError(f"{root} is not a lab: it has no {SETTINGS}. Make one with `autoresearch-mcp init DIR`.", "not_a_lab") from None
+    except tomllib.TOMLDecodeError as error:
+        raise LabError(f"{SETTINGS} is not valid TOML: {error}. Correct it; nothing was changed.", "bad_settings") from None
+    except UnicodeDecodeError:
+        raise LabError(f"{SETTINGS} is not UTF-8 text: save it with the encoding UTF-8. Nothing was changed.", "bad_settings") from None
+    except OSError as error:
+        raise LabError(f"{path} cannot be read: {error.strerror}.", "bad_settings") from None
+    schema = raw["lab"].get("schema", SCHEMA) if isinstance(raw.get("lab"), dict) else SCHEMA
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise LabError(
+            f"This lab was made by a newer autoresearch-mcp (schema {schema}, this one knows {SCHEMA}). "
+            "Upgrade with `pip install -U autoresearch-mcp`; nothing was changed.",
+            "newer_lab",
+        )
+    try:
+        settings = Settings.model_validate(raw)
+    except ValidationError as error:
+        raise LabError("\n".join(_sentence(e["loc"], e["msg"], e["input"], e["type"]) for e in error.errors()), "bad_settings") from None
+    data = Path(settings.training.data).expanduser().resolve()
+    if settings.training.data and (root.resolve().is_relative_to(data) or data.is_relative_to(root.resolve() / STATE)):
+        raise LabError(
+            f"{SETTINGS}: [training] data must not hold the lab itself, nor be in {STATE}/: training code may read all of it.",
+            "bad_settings",
+        )
+    return settings
+
+
+def _sentence(where: tuple[int | str, ...], message: str, got: object, kind: str) -> str:
+    if not where:  # a rule over several keys, which its text names
+        return f"{SETTINGS}: {message.removeprefix('Value error, ')}."
+    section, *rest = [str(part) for part in where]
+    key = " ".join([f"[{section}]", *rest[:1]])
+    if kind == "extra_forbidden":
+        return f"{SETTINGS}: {key} is not a known setting. Remove it, or see the README for the list."
+    if kind == "missing":
+        return f"{SETTINGS}: {key} is missing."
+    text = message.removeprefix("Input ").removeprefix("Value error, ").removeprefix("should ")
+    return f"{SETTINGS}: {key} must {text}, got {json.dumps(got, default=str)[:120]}."

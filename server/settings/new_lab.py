@@ -1,0 +1,79 @@
+"""Writes a new lab's `lab.toml`."""
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from autoresearch_mcp.server.paths import STATE
+from autoresearch_mcp.server.settings.model import SCHEMA
+from autoresearch_mcp.trainer.prepare import PROFILES
+
+SCRIPT_BUDGET_S = 600.0  # for a script whose own budget is not known; the original's takes 330 s
+
+
+@dataclass(frozen=True)
+class Script:
+    """Training code that keeps no contract, and prints its own metric."""
+
+    metric: str
+    files: tuple[str, ...]
+    data: str
+
+    def toml(self) -> str:
+        """Its part of `[training]`."""
+        files, data = json.dumps(list(self.files), ensure_ascii=False), json.dumps(self.data, ensure_ascii=False)
+        return f"""\
+reported_metric = "{self.metric}"{" " * max(1, 12 - len(self.metric))} # the code prints it as `{self.metric}: 1.234`, lower is better; nobody verifies it
+files = {files}  # what else of the repository the code needs; proposals can't touch it
+data = {data}  # a folder that the code may read
+"""
+
+
+def template(
+    name: str,
+    profile: str = "cpu",
+    budget_s: float | None = None,
+    unsandboxed: Literal["refuse", "allow"] = "refuse",
+    script: Script | None = None,
+) -> str:
+    """A commented `lab.toml` for a new lab; with `script`, for training code that keeps no contract."""
+    clock = "CPU seconds of training on cpu, wall seconds on h100" if script is None else "wall seconds, from the script's start to its end"
+    if budget_s is None and script is not None:
+        budget_s = SCRIPT_BUDGET_S
+    if budget_s is None:
+        budget_s = PROFILES[profile].budget_s if profile in PROFILES else 60.0
+    return f"""\
+# The settings of this lab. Read when a server or runner starts; every section but [lab] may be left out.
+
+[lab]
+name = {json.dumps(name, ensure_ascii=False)}
+schema = {SCHEMA}                      # version of this file and of {STATE}/
+
+[training]
+profile = {json.dumps(profile):<21} # what is trained on what, measured how: cpu (a laptop), h100 (a GPU, the original's data)
+budget_s = {budget_s:<20g} # of one experiment: {clock}
+threads = 1                     # a training
+editable = ["train.py"]         # paths that proposals may touch; "dir/**" for a folder
+{script.toml() if script else ""}
+[compute]
+backend = "local"               # where trainings run: "local", or "modal" after `autoresearch-mcp setup modal`
+slots = 0                       # trainings at once; 0 = physical cores / threads, on Modal 4
+
+[budget]
+device_hours = 8.0              # of the whole lab; a launch that could pass it is refused
+usd = 25.0                      # the same in money, where devices are rented
+
+[promotion]
+level = 0.05                    # a promotion's chance of being noise (Welch's test, one-sided)
+min_replicates = 3              # of candidate and champion each
+approval = "none"               # "human": a person has to say yes to every promotion, with `autoresearch-mcp approve`
+approval_clients = []           # clients in which a person may say it, by the names they give, such as ["claude-code"]
+unsandboxed = "{unsandboxed}"{" " * (16 - len(unsandboxed))}# may results count that were trained without a sandbox: "refuse", "allow"
+reported = "refuse"             # may a metric count that only the training code itself prints: "refuse", "allow"
+
+[lake]
+backend = "auto"                # where the log is shared: "managed" (Deeplake's service), "embedded" (a folder); auto = by DEEPLAKE_API_KEY
+
+[embeddings]
+backend = "auto"                # search of memories by meaning: "local" (the extra `embeddings`), "endpoint" (url, model), "none"
+"""
