@@ -19,6 +19,8 @@ Metric = Literal["verified", "reported"]  # measured by the scorer; printed by t
 ACTIVE_STATES: tuple[ExperimentState, ...] = ("starting", "running", "scoring")
 TERMINAL_STATES: tuple[ExperimentState, ...] = ("finished", "crashed", "timed_out", "stopped_early", "cancelled")
 
+IMPORTED = "imported"  # tag of records that another lab made: they count nowhere here
+
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _turn, _newest = threading.Lock(), 0
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lake.schema import RECORD, TABLES, cells, parse
-from autoresearch_mcp.server.models import Experiment, Failure, Record, Table
+from autoresearch_mcp.server.models import IMPORTED, Experiment, Failure, Record, Table
 from autoresearch_mcp.server.untrusted import clean
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 TSV = "results.tsv"
 TSV_COLUMNS = ("commit", "val_bpb", "memory_gb", "status", "description")
-IMPORTED = "imported"
 _BATCH = 2_000
 
 

@@ -20,9 +20,10 @@ stays the same until there are more replicates, so a campaign learns little; the
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
+from autoresearch_mcp.server.gate.evidence import BY_SETTING, Bar, counted, left_out, metrics
+from autoresearch_mcp.server.gate.spread import mean, pooled_sd, sd
 from autoresearch_mcp.server.models import Metric, Score, Verdict
 from autoresearch_mcp.server.settings import PromotionSection
 
@@ -30,25 +31,6 @@ MOST_FAILURES = 0.25  # share of a candidate's attempts
 CONFIRMED = 0.1  # p on the hidden split, or the lab's level where that is looser
 POWER = 0.8
 _MOST_REPLICATES = 1_000
-
-
-def mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def sd(values: Sequence[float]) -> float | None:
-    """Sample standard deviation, or None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    centre = mean(values)
-    return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
-
-
-def pooled_sd(groups: Sequence[Sequence[float]]) -> float | None:
-    """The noise between replicates of one commit, over all commits that have at least two: the root of the pooled variance."""
-    spreads = [(len(group) - 1, spread) for group in groups if (spread := sd(group)) is not None]
-    degrees = sum(n for n, _ in spreads)
-    return math.sqrt(math.fsum(n * spread**2 for n, spread in spreads) / degrees) if degrees else None
 
 
 def welch_test(candidate: Sequence[float], champion: Sequence[float]) -> float:
@@ -138,7 +120,7 @@ def _normal_quantile(p: float) -> float:
 def judge(candidate: Sequence[Score], champion: Sequence[Score], rules: PromotionSection, reference: str = "cpu") -> Verdict:
     """The gate's verdict over every attempt of both commits that left the queue for good.
 
-    Compared are finished replicates with a metric that counts (see `_bar`), on the `reference` kind of device, under one set of
+    Compared are finished replicates with a metric that counts (see `evidence`), on the `reference` kind of device, under one set of
     conditions (see `_shared_conditions`).
     Failures of the candidate count whatever their conditions were; what was cancelled before it started doesn't.
     """
@@ -146,7 +128,7 @@ def judge(candidate: Sequence[Score], champion: Sequence[Score], rules: Promotio
         reason = "This commit is the champion already. Nothing to promote."
         return Verdict(promote=False, code="is_champion", level=rules.level, reason=reason)
     needed = max(2, rules.min_replicates)
-    eligible = [[score for score in _counted(side, rules) if score.device == reference] for side in (candidate, champion)]
+    eligible = [[score for score in counted(side, rules) if score.device == reference] for side in (candidate, champion)]
     conditions = _shared_conditions(eligible[0], eligible[1], needed)
     ours, theirs = ([score for score in side if score.conditions == conditions] for side in eligible)
     verdict = Verdict(
@@ -156,11 +138,11 @@ def judge(candidate: Sequence[Score], champion: Sequence[Score], rules: Promotio
         metric=_kind([*ours, *theirs] or [score for score in (*candidate, *champion) if score.metric is not None]),
         level=rules.level,
         candidate_n=len(ours),
-        candidate_mean=mean(_metrics(ours)) if ours else None,
-        candidate_sd=sd(_metrics(ours)),
+        candidate_mean=mean(metrics(ours)) if ours else None,
+        candidate_sd=sd(metrics(ours)),
         champion_n=len(theirs),
-        champion_mean=mean(_metrics(theirs)) if theirs else None,
-        champion_sd=sd(_metrics(theirs)),
+        champion_mean=mean(metrics(theirs)) if theirs else None,
+        champion_sd=sd(metrics(theirs)),
     )
     if reason := failures(candidate):
         return verdict.model_copy(update={"code": "too_many_failures", "reason": reason})
@@ -173,37 +155,6 @@ def judge(candidate: Sequence[Score], champion: Sequence[Score], rules: Promotio
             verdict = verdict.model_copy(update={"reason": verdict.reason + screened})
         return verdict
     return verdict.model_copy(update=_compare(ours, theirs, rules.level))
-
-
-Bar = Literal["reported", "unsandboxed", "untested"]
-
-
-def _bar(score: Score, rules: PromotionSection) -> Bar | None:
-    """Why a finished replicate is no evidence in this lab, if it isn't."""
-    if score.val_bpb is None:
-        if rules.reported == "refuse":
-            return "reported"
-    elif score.test_bpb is None:
-        return "untested"
-    return "unsandboxed" if not score.confined and rules.unsandboxed == "refuse" else None
-
-
-def _counted(scores: Sequence[Score], rules: PromotionSection, conditions: str | None = None) -> list[Score]:
-    """The evidence among attempts, under given conditions or any: each model once."""
-    found: dict[Hashable, Score] = {}
-    for score in scores:
-        if score.metric is not None and _bar(score, rules) is None and conditions in (None, score.conditions):
-            found.setdefault((score.conditions, _model(score)), score)
-    return list(found.values())
-
-
-def _model(score: Score) -> Hashable:
-    """What two runs share if they trained the very same model: the weights; of a run that only printed a number, that number."""
-    return score.weights or (score.experiment if score.val_bpb is not None else score.metric)
-
-
-def _metrics(scores: Sequence[Score]) -> list[float]:
-    return [score.metric for score in scores if score.metric is not None]
 
 
 def _kind(scores: Sequence[Score]) -> Metric:
@@ -239,41 +190,24 @@ def failures(candidate: Sequence[Score]) -> str:
     )
 
 
-_BARRED = {
-    "reported": "have a metric that their own code printed and nobody verified, and this lab promotes by none such ([promotion] reported in "
-    "lab.toml, which is its owner's to change).",
-    "unsandboxed": "were trained without a sandbox, and this lab doesn't count those ([promotion] unsandboxed in lab.toml, which is its "
-    "owner's to change). On Linux 5.13 or newer with Landlock trainings are confined.",
-    "untested": "have no score on the hidden split, which didn't exist when they were trained.",
-}
-
-
 def _missing(lacks: dict[str, int], sides: dict[str, Sequence[Score]], rules: PromotionSection, conditions: str) -> dict[str, object]:
-    """What has to be trained before the two can be compared, and which of what was trained doesn't count for it, and why."""
+    """Say what has to be trained before the two can be compared, and which of what was trained doesn't count, and why."""
     lines = [f"the {name} needs {n} more {'replicate' if n == 1 else 'replicates'}" for name, n in lacks.items()]
     reason = " and ".join(lines)
     reason = f"{reason[0].upper()}{reason[1:]} of the {max(2, rules.min_replicates)} that a comparison takes."
-    bars: Counter[Bar] = Counter()
+    refused: Counter[Bar] = Counter()
     for name in lacks:
-        finished = [score for score in sides[name] if score.metric is not None]
-        own = Counter(bar for score in finished if (bar := _bar(score, rules)))
-        reason += "".join(f" {n} of the {name}'s {_BARRED[bar]}" for bar, n in own.items())
-        bars += own
-        counted, here = _counted(finished, rules), _counted(finished, rules, conditions)
-        if twins := len(finished) - own.total() - len(counted):
-            reason += (
-                f" {twins} of the {name}'s are equal bit for bit to another and count once with it: its code must use the seed it is given."
-            )
-        if elsewhere := len(counted) - len(here):
-            reason += f" {elsewhere} of the {name}'s were measured under other conditions (device, budget, data or fixed files) and can't be compared."
-    code = next((bar for bar in ("reported", "unsandboxed") if bars[bar]), "too_few_replicates")
+        uncounted = left_out(sides[name], rules, conditions)
+        reason += "".join(f" {sentence}" for sentence in uncounted.sentences(name))
+        refused += uncounted.barred
+    code = next((why for why in BY_SETTING if refused[why]), "too_few_replicates")
     if code == "too_few_replicates":
         reason += " launch_training, then ask again."
     return {"code": code, "reason": reason}
 
 
 def _compare(ours: Sequence[Score], theirs: Sequence[Score], level: float) -> dict[str, object]:
-    mine, other = _metrics(ours), _metrics(theirs)
+    mine, other = metrics(ours), metrics(theirs)
     difference, p = mean(mine) - mean(other), welch_test(mine, other)
     numbers: dict[str, object] = {"difference": difference, "p_value": p}
     name = "val_bpb" if _kind(ours) == "verified" else "the reported metric"
@@ -297,7 +231,11 @@ def _compare(ours: Sequence[Score], theirs: Sequence[Score], level: float) -> di
             "change fits the validation text rather than the language, or its gain is small. Leave it, or launch more replicates of it once."
         )
         return numbers | {"code": "not_confirmed", "reason": reason}
-    unverified = "" if _kind(ours) == "verified" else " Its own code printed it; nobody verified it."
+    unverified = ""
+    if _kind(ours) == "reported":
+        unverified = " Its own code printed it; nobody verified it."
+        if len(set(mine)) == 1:
+            unverified += " All of the candidate's numbers are equal: the metric is coarse, or the code may ignore its seed."
     reason = f"Better: {name} {mean(mine):.4f} against {mean(other):.4f}, difference {difference:+.4f} (p = {p:.2g}, level {level:g}).{unverified}"
     return numbers | {"promote": True, "code": "better", "reason": reason}
 

@@ -32,7 +32,7 @@ class Lab:
         self._promoter = Promoter(core.settings.promotion, core.settings.reference, core.state, core.ledger, core.repo)
         self._promoter.recover()
         self._overview = Overview(core.settings, core.state, core.ledger, core.repo)
-        similar = SimilarProposals(core.ledger, core.embedder, self._overview.conditions)
+        similar = SimilarProposals(core.ledger, core.embedder, self._overview)
 
         proposing = Proposing(core, similar)
         self.champion = proposing.champion

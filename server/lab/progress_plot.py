@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autoresearch_mcp.server.answers import ProgressPicture
-from autoresearch_mcp.server.gate.judge import mean
+from autoresearch_mcp.server.gate.spread import mean
 from autoresearch_mcp.server.models import Experiment, Promotion
 from autoresearch_mcp.server.untrusted import clean, fence
 

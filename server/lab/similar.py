@@ -1,16 +1,16 @@
-"""What was proposed before and resembles an idea, so that nobody spends a device on it again without knowing.
+"""Earlier proposals that resemble an idea, so that nobody spends a device on it again without knowing.
 
-Hypotheses are compared by their words, rare ones counting more, and by meaning where a local model is installed. An
-endpoint is not asked: it would have to be sent every hypothesis of the lab by every server.
+Hypotheses are compared by their words, where rare words count more, and by their meaning where a local model is installed. An
+endpoint is not asked: every server would have to send it every hypothesis of the lab.
 """
 
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from autoresearch_mcp.server import answers as a
+from autoresearch_mcp.server.lab.status import Overview
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Proposal
 from autoresearch_mcp.server.search.embedding import Embedder, EmbeddingsUnavailable
@@ -19,7 +19,7 @@ from autoresearch_mcp.server.search.text import terms
 if TYPE_CHECKING:
     from autoresearch_mcp.server.search.embedding import Vectors
 
-MOST = 5_000  # proposals that are remembered, the newest
+MOST = 5_000  # proposals to keep in memory, the newest
 NEAR_WORDS = 0.5  # of the weight of all words in either text, the share that is in both
 NEAR_MEANING = 0.6  # cosine; of unrelated hypotheses it is below 0.3
 
@@ -27,10 +27,10 @@ NEAR_MEANING = 0.6  # cosine; of unrelated hypotheses it is below 0.3
 class SimilarProposals:
     """The lab's proposals in memory, kept in step by reading only what is new. Thread-safe."""
 
-    def __init__(self, ledger: Ledger, embedder: Embedder | None, conditions: Callable[[], str]) -> None:
-        """`conditions` tells under which metrics are compared now: others go into no mean."""
+    def __init__(self, ledger: Ledger, embedder: Embedder | None, overview: Overview) -> None:
+        """Read nothing yet. `overview` knows under which conditions metrics are compared now: others go into no mean."""
         self._ledger = ledger
-        self._conditions = conditions
+        self._overview = overview
         self._embedder = embedder if embedder is not None and embedder.local else None
         self._lock = threading.Lock()
         self._read_to = 0
@@ -40,7 +40,13 @@ class SimilarProposals:
         self._vectors: list[Any] = []
 
     def find(self, idea: str, but: str = "", limit: int = 3) -> list[a.Precedent]:
-        """The proposals that are most like the idea, best first, without the commit `but`. Empty where none is like it."""
+        """Return the proposals that are most like the idea, best first.
+
+        Args:
+            idea: a hypothesis or a search text.
+            but: a commit to leave out.
+            limit: the most proposals to return. There may be none.
+        """
         words = frozenset(terms(idea))
         with self._lock:
             self._extend()
@@ -48,7 +54,7 @@ class SimilarProposals:
             by_meaning = self._cosines(idea)
         likeness = [(max(w / NEAR_WORDS, m / NEAR_MEANING), max(w, m), n) for n, (w, m) in enumerate(zip(by_words, by_meaning))]
         best = sorted((each for each in likeness if each[0] >= 1 and self._proposals[each[2]].commit != but), reverse=True)[:limit]
-        conditions = self._conditions() if best else ""
+        conditions = self._overview.conditions() if best else ""
         return [self._precedent(self._proposals[n], min(like, 1.0), conditions) for _, like, n in best]
 
     def _extend(self) -> None:
@@ -84,12 +90,12 @@ class SimilarProposals:
 
     def _precedent(self, proposal: Proposal, likeness: float, conditions: str) -> a.Precedent:
         scores = self._ledger.scores(proposal.commit)
-        metrics = [score.val_bpb for score in scores if score.val_bpb is not None and score.conditions == conditions]
+        metric = self._overview.summary(proposal.commit, conditions)
         return a.Precedent(
             commit=proposal.commit,
             author=proposal.author,
             hypothesis=proposal.hypothesis[:300],
             likeness=round(likeness, 2),
             ended=len(scores),
-            mean_val_bpb=round(sum(metrics) / len(metrics), 6) if metrics else None,
+            mean_val_bpb=round(metric.mean, 6) if metric.mean is not None and not metric.reported else None,
         )

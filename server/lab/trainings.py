@@ -11,11 +11,9 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.core import LabCore, clean_tags, experiment_id
 from autoresearch_mcp.server.lab.experiments import Experiments
 from autoresearch_mcp.server.lab.reproduction import TAG, Reproduction
-from autoresearch_mcp.server.lab.status import Overview, preflight_error
+from autoresearch_mcp.server.lab.status import MAX_REPLICATES, Overview, preflight_error
 from autoresearch_mcp.server.models import Experiment, new_id
 from autoresearch_mcp.server.untrusted import clean
-
-MAX_REPLICATES = 16
 
 
 class Trainings:

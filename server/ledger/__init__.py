@@ -20,9 +20,9 @@ from autoresearch_mcp.server.ledger.experiments import OpenExperiments
 from autoresearch_mcp.server.ledger.outbox import Outbox
 from autoresearch_mcp.server.ledger.promotions import Promotions
 from autoresearch_mcp.server.ledger.proposals import Proposals
-from autoresearch_mcp.server.ledger.results import Group, Results
+from autoresearch_mcp.server.ledger.results import Results
 
-__all__ = ["Group", "Ledger"]
+__all__ = ["Ledger"]
 
 
 class Ledger:
@@ -62,12 +62,11 @@ class Ledger:
         self.ended_of = results.ended_of
         self.recent = results.recent
         self.scores = results.scores
-        self.summaries = results.summaries
+        self.finished_after = results.finished_after
         self.counts = results.counts
 
         evidence = Evidence(database)
         self.keep_evidence = evidence.keep_evidence
-        self.test_scores = evidence.test_scores
 
         budget = Budget(database)
         self.spending = budget.spending

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from autoresearch_mcp.server.ledger.database import Database
-from autoresearch_mcp.server.ledger.evidence import evidence_of
-from autoresearch_mcp.server.models import Experiment, Score
+from autoresearch_mcp.server.models import Experiment, ExperimentState, Score
 
-Group = tuple[str, int, float, float, int]  # commit, replicates, mean, sum of squared deviations, 1 where the metric is reported
 _THIN = ("id", "commit", "conditions", "device", "state", "val_bpb", "seed", "author", "reported_bpb", "reproduces")
+_FACTS = (  # of replicates, for the gate: see `_score`
+    'SELECT e.rowid, e."commit", e.id, e.conditions, e.device, e.state, e.val_bpb, e.reported_bpb, e.started, e.finished_at, '
+    "v.sandbox, v.test_bpb, v.weights FROM ended e LEFT JOIN evidence v ON v.experiment = e.id"
+)
 
 
 class Results:
@@ -38,43 +40,29 @@ class Results:
         Returns:
             Every replicate that ended, the oldest first. A second run with the same seed is no replicate.
         """
-        rows = [r for r in self.ended_of(commit) if not r["reproduces"]]
         with self._database.read() as db:
-            evidence = evidence_of(db, [r["id"] for r in rows])
-        return [
-            Score(
-                experiment=r["id"],
-                commit=commit,
-                conditions=r["conditions"],
-                device=r["device"],
-                state=r["state"],
-                val_bpb=r["val_bpb"],
-                reported_bpb=r["reported_bpb"],
-                started=bool(r["started"]),
-                finished_at=r["finished_at"],
-                **evidence.get(r["id"], {}),
-            )
-            for r in rows
-        ]
+            rows = db.execute(
+                f'{_FACTS} WHERE e."commit" IN (SELECT ?1 UNION SELECT proposal FROM aliases WHERE "commit" = ?1) '  # noqa: S608
+                "AND e.reproduces = '' ORDER BY e.finished_at",
+                (commit,),
+            ).fetchall()
+        return [_score(commit, *facts) for _, _, *facts in rows]
 
-    def summaries(self, conditions: str) -> list[Group]:
-        """Group what finished under these conditions by commit.
+    def finished_after(self, row: int) -> list[tuple[int, Score]]:
+        """Return the replicates that finished and were recorded after a row.
 
         Args:
-            conditions: they never mix verified and reported metrics.
+            row: the row's number; 0 for all.
 
         Returns:
-            A group for each commit, the best mean first.
+            Each with the number of its row, the oldest first. A second run with the same seed is no replicate.
         """
         with self._database.read() as db:
-            return db.execute(
-                'WITH counted AS (SELECT "commit", coalesce(val_bpb, reported_bpb) AS metric, val_bpb IS NULL AS reported FROM ended '
-                "WHERE state = 'finished' AND conditions = ? AND reproduces = ''), "
-                'means AS (SELECT "commit", avg(metric) AS mean FROM counted GROUP BY "commit") '
-                'SELECT c."commit", count(*), m.mean, sum((metric - m.mean) * (metric - m.mean)), max(reported) FROM counted c '
-                'JOIN means m ON m."commit" = c."commit" WHERE metric IS NOT NULL GROUP BY c."commit" ORDER BY m.mean',
-                (conditions,),
+            rows = db.execute(
+                f"{_FACTS} WHERE e.rowid > ? AND e.state = 'finished' AND e.reproduces = '' ORDER BY e.rowid",
+                (row,),
             ).fetchall()
+        return [(number, _score(*facts)) for number, *facts in rows]
 
     def counts(self) -> dict[str, int]:
         """Count all experiments of the lab by state."""
@@ -104,3 +92,33 @@ def add_result(db: sqlite3.Connection, experiment: Experiment) -> None:
     }
     names = ", ".join(f'"{name}"' for name in thin)
     db.execute(f"INSERT INTO ended ({names}) VALUES ({', '.join(f':{name}' for name in thin)})", thin)  # noqa: S608
+
+
+def _score(
+    commit: str,
+    id: str,
+    conditions: str,
+    device: str,
+    state: ExperimentState,
+    val_bpb: float | None,
+    reported_bpb: float | None,
+    started: int,
+    finished_at: float,
+    sandbox: str | None,
+    test_bpb: float | None,
+    weights: str | None,
+) -> Score:
+    return Score(
+        experiment=id,
+        commit=commit,
+        conditions=conditions,
+        device=device,
+        state=state,
+        val_bpb=val_bpb,
+        reported_bpb=reported_bpb,
+        started=bool(started),
+        finished_at=finished_at,
+        confined=sandbox != "unsandboxed",
+        test_bpb=test_bpb,
+        weights=weights,
+    )

@@ -12,7 +12,7 @@ import pytest
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment, Memory, Promotion, Proposal, new_id
+from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment, ExperimentState, Memory, Promotion, Proposal, new_id
 
 
 @pytest.fixture
@@ -160,16 +160,24 @@ def test_a_promotion_counts_only_when_confirmed(ledger: Ledger) -> None:
     assert ledger.promotions(done=False) == []
 
 
-def test_summaries_are_the_mean_and_squared_deviations_of_finished_replicates(ledger: Ledger) -> None:
-    for commit, values in {"1" * 40: [1.0, 2.0, 3.0], "2" * 40: [0.5]}.items():
-        for value in values:
-            e = experiment(commit=commit)
-            ledger.enqueue([e], 1e6, None, "r")
-            ledger.move(e.id, ["queued"], state="finished", val_bpb=value, conditions="k", finished_at=1.0)
-    elsewhere = experiment(commit="1" * 40)
-    ledger.enqueue([elsewhere], 1e6, None, "r")
-    ledger.move(elsewhere.id, ["queued"], state="finished", val_bpb=9.0, conditions="other", finished_at=1.0)
-    assert ledger.summaries("k") == [("2" * 40, 1, 0.5, 0.0, 0), ("1" * 40, 3, 2.0, 2.0, 0)]
+def test_finished_replicates_are_read_once_with_their_evidence(ledger: Ledger) -> None:
+    def end(value: float | None, **changes: object) -> str:
+        e = experiment(commit="1" * 40, **changes)
+        ledger.enqueue([e], 1e6, None, "r")
+        if value is not None:
+            ledger.keep_evidence(e.id, "unsandboxed", value + 1, "w")
+        state: ExperimentState = "finished" if value is not None else "crashed"
+        ledger.move(e.id, ["queued"], state=state, val_bpb=value, conditions="k", finished_at=1.0)
+        return e.id
+
+    first = end(1.0)
+    end(None)
+    end(1.0, reproduces=first)
+    ((row, score),) = ledger.finished_after(0)
+    assert (score.experiment, score.val_bpb, score.test_bpb, score.weights, score.confined) == (first, 1.0, 2.0, "w", False)
+    assert score in ledger.scores("1" * 40) and ledger.finished_after(row) == []
+    second = end(2.0)
+    assert [score.experiment for _, score in ledger.finished_after(row)] == [second]
 
 
 def test_an_alias_shares_its_proposals_scores(ledger: Ledger) -> None:

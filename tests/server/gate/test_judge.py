@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from autoresearch_mcp.server.gate.judge import judge, pooled_sd, replicates_needed, sd, student_t_cdf, welch_test
+from autoresearch_mcp.server.gate.judge import judge, replicates_needed, student_t_cdf, welch_test
+from autoresearch_mcp.server.gate.spread import pooled_sd, sd
 from autoresearch_mcp.server.models import ExperimentState, Score
 from autoresearch_mcp.server.settings import PromotionSection
 
@@ -223,7 +224,18 @@ def test_replicates_that_are_equal_bit_for_bit_count_once() -> None:
     verdict = judge(same, CHAMPION, RULES)
     assert verdict.code == "too_few_replicates" and verdict.candidate_n == 1
     assert "equal bit for bit" in verdict.reason and "seed" in verdict.reason
-    assert (
-        judge(reported("candidate", [1.4] * 3), reported("champion", [1.5, 1.502, 1.498]), PromotionSection(reported="allow")).candidate_n
-        == 1
-    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ([0.41, 0.41, 0.42, 0.41, 0.42], [0.52, 0.51, 0.51]),
+        ([0.4, 0.4, 0.4], [0.5, 0.5, 0.6]),
+        ([0.015625] * 3, [0.03125] * 3),  # an error rate over 64 cases: coarse in every digit
+    ],
+)
+def test_equal_numbers_of_a_reported_metric_are_ties_and_each_counts(ours: list[float], theirs: list[float]) -> None:
+    verdict = judge(reported("candidate", ours), reported("champion", theirs), PromotionSection(reported="allow"))
+    assert verdict.promote and (verdict.candidate_n, verdict.champion_n) == (len(ours), len(theirs))
+    assert "bit for bit" not in verdict.reason
+    assert ("may ignore its seed" in verdict.reason) == (len(set(ours)) == 1)

@@ -1,6 +1,5 @@
 """The champion moves only for a commit that is better beyond noise, once, and winners of parallel branches are stacked and tested again."""
 
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,81 +8,31 @@ import pytest
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
-from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.models import Experiment, new_id
+from autoresearch_mcp.server.models import new_id
+from tests.server.measured import MeasuredLab
 
 BETTER = [1.40, 1.41, 1.39]
 CHAMPION = [1.60, 1.61, 1.59]
 
 
-class Bench:
-    """A lab whose measurements are written into its ledger, as the runner would."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.lab = Lab(root)
-        self.ledger = Ledger(root / ".autoresearch" / "ledger.sqlite")
-
-    def close(self) -> None:
-        self.lab.close()
-        self.ledger.close()
-
-    def propose(self, old: str, new: str, base: str | None = None) -> str:
-        return self.lab.propose_patch(
-            f"{old} to {new}", "ada", edits=[{"path": "train.py", "search": old, "replace": new}], base=base
-        ).commit
-
-    def measure(
-        self,
-        commit: str,
-        values: list[float | None],
-        conditions: str = "k",
-        hidden: float = 0.0,
-        sandbox: str = "landlock-7",
-        device: str = "cpu",
-    ) -> None:
-        """A replicate each: its metric, or None for a crash; on the hidden split it is worse by `hidden`."""
-        for value in values:
-            e = Experiment(
-                id=new_id("e"),
-                commit=commit,
-                base=commit,
-                author="ada",
-                hypothesis="h",
-                seed=1,
-                device=device,
-                created_at=1.0,
-                reserved_s=1.0,
-            )
-            self.ledger.enqueue([e], 1e9, None, "r")
-            self.ledger.move(e.id, ["queued"], state="starting", started_at=1.0)
-            if value is not None:
-                self.ledger.keep_evidence(e.id, sandbox, value + hidden, e.id)
-            changes = {"state": "finished", "val_bpb": value} if value is not None else {"state": "crashed"}
-            self.ledger.move(e.id, ["starting"], finished_at=2.0, conditions=conditions, **changes)
-
-    def git(self, *args: str) -> str:
-        return subprocess.run(["git", "-C", str(self.root), *args], capture_output=True, text=True, check=True).stdout.strip()
-
-
 @pytest.fixture
-def renting(make_lab: Callable[..., Path]) -> Iterator[Bench]:
+def renting(make_lab: Callable[..., Path]) -> Iterator[MeasuredLab]:
     """A lab that may screen on an L4 what it confirms on an H100."""
     kinds = 'backend = "modal"\ngpus = ["H100", "L4"]'
-    bench = Bench(make_lab(toml={'profile = "tiny"': 'profile = "h100"', 'backend = "local"': kinds}))
+    bench = MeasuredLab(make_lab(toml={'profile = "tiny"': 'profile = "h100"', 'backend = "local"': kinds}))
     yield bench
     bench.close()
 
 
 @pytest.fixture
-def bench(make_lab: Callable[..., Path]) -> Iterator[Bench]:
-    bench = Bench(make_lab())
+def bench(make_lab: Callable[..., Path]) -> Iterator[MeasuredLab]:
+    bench = MeasuredLab(make_lab())
     (bench.root / "train.py").write_text("", encoding="utf-8")  # what the user has in the work tree plays no part
     yield bench
     bench.close()
 
 
-def settled(bench: Bench) -> tuple[str, str]:
+def settled(bench: MeasuredLab) -> tuple[str, str]:
     """A measured champion and a better proposal."""
     champion = bench.lab.status().champion.commit
     bench.measure(champion, [*CHAMPION])
@@ -92,7 +41,7 @@ def settled(bench: Bench) -> tuple[str, str]:
     return champion, better
 
 
-def test_a_better_commit_becomes_the_champion(bench: Bench) -> None:
+def test_a_better_commit_becomes_the_champion(bench: MeasuredLab) -> None:
     champion, better = settled(bench)
     answer = bench.lab.promote_commit(better[:10], "ada")
     assert answer.promoted and answer.champion == better and answer.previous == champion
@@ -103,7 +52,7 @@ def test_a_better_commit_becomes_the_champion(bench: Bench) -> None:
     assert status.champion.commit == better and status.champion.mean == pytest.approx(1.40) and status.promotions == 1
 
 
-def test_an_owner_who_works_on_the_champions_branch_is_told_that_it_moved(bench: Bench) -> None:
+def test_an_owner_who_works_on_the_champions_branch_is_told_that_it_moved(bench: MeasuredLab) -> None:
     champion, better = settled(bench)
     bench.git("stash", "-q")
     bench.git("switch", "-q", "research")
@@ -116,7 +65,7 @@ def test_an_owner_who_works_on_the_champions_branch_is_told_that_it_moved(bench:
     assert bench.git("rev-parse", "HEAD") == better != champion
 
 
-def test_a_commit_within_noise_is_refused_with_the_numbers(bench: Bench) -> None:
+def test_a_commit_within_noise_is_refused_with_the_numbers(bench: MeasuredLab) -> None:
     champion, _ = settled(bench)
     same = bench.propose("DEPTH = ", "DEPTH = 2 + ")
     bench.measure(same, [1.60, 1.59, 1.62])
@@ -126,7 +75,7 @@ def test_a_commit_within_noise_is_refused_with_the_numbers(bench: Bench) -> None
     assert bench.git("rev-parse", "research") == champion
 
 
-def test_too_few_replicates_and_too_many_failures_are_refused(bench: Bench) -> None:
+def test_too_few_replicates_and_too_many_failures_are_refused(bench: MeasuredLab) -> None:
     champion = bench.lab.status().champion.commit
     bench.measure(champion, [*CHAMPION])
     few = bench.propose("DEPTH = ", "DEPTH = 1 + ")
@@ -136,7 +85,7 @@ def test_too_few_replicates_and_too_many_failures_are_refused(bench: Bench) -> N
     assert bench.lab.promote_commit(few, "ada").verdict.code == "too_many_failures"
 
 
-def test_metrics_of_other_conditions_do_not_count(bench: Bench) -> None:
+def test_metrics_of_other_conditions_do_not_count(bench: MeasuredLab) -> None:
     champion = bench.lab.status().champion.commit
     bench.measure(champion, [*CHAMPION], conditions="60 seconds")
     other = bench.propose("DEPTH = ", "DEPTH = 1 + ")
@@ -145,7 +94,9 @@ def test_metrics_of_other_conditions_do_not_count(bench: Bench) -> None:
     assert not answer.promoted and answer.verdict.code == "too_few_replicates"
 
 
-def test_what_was_screened_on_a_cheaper_device_is_compared_with_nothing_else_and_promoted_by_the_reference_only(renting: Bench) -> None:
+def test_what_was_screened_on_a_cheaper_device_is_compared_with_nothing_else_and_promoted_by_the_reference_only(
+    renting: MeasuredLab,
+) -> None:
     lab, champion = renting.lab, renting.lab.status().champion.commit
     idea = renting.propose("DEPTH = ", "DEPTH = 1 + ")
     renting.measure(champion, [*CHAMPION], "on an H100", device="h100")
@@ -170,7 +121,7 @@ def test_what_was_screened_on_a_cheaper_device_is_compared_with_nothing_else_and
     assert "worse than the champion's mean 0.4000 (n=3" in against.against_champion, "an L4's run is held against the L4's"
 
 
-def test_winners_of_parallel_branches_are_stacked_and_trained_again(bench: Bench) -> None:
+def test_winners_of_parallel_branches_are_stacked_and_trained_again(bench: MeasuredLab) -> None:
     champion, first = settled(bench)
     second = bench.propose("HEAD_DIM = ", "HEAD_DIM = 3 + ", base=champion)
     bench.measure(second, [1.45, 1.46, 1.44])
@@ -190,7 +141,7 @@ def test_winners_of_parallel_branches_are_stacked_and_trained_again(bench: Bench
     assert bench.git("rev-list", "--count", f"{champion}..research") == "2"
 
 
-def test_a_combination_that_only_crashes_was_tested_too(bench: Bench) -> None:
+def test_a_combination_that_only_crashes_was_tested_too(bench: MeasuredLab) -> None:
     champion, first = settled(bench)
     second = bench.propose("HEAD_DIM = ", "HEAD_DIM = 3 + ", base=champion)
     bench.measure(second, [1.20, 1.21, 1.19])
@@ -201,7 +152,7 @@ def test_a_combination_that_only_crashes_was_tested_too(bench: Bench) -> None:
     assert bench.lab.promote_commit(second, "ada").promoted
 
 
-def test_what_the_hidden_split_does_not_confirm_and_what_had_no_sandbox_is_refused(bench: Bench) -> None:
+def test_what_the_hidden_split_does_not_confirm_and_what_had_no_sandbox_is_refused(bench: MeasuredLab) -> None:
     champion = bench.lab.status().champion.commit
     bench.measure(champion, [*CHAMPION])
     overfit = bench.propose("DEPTH = ", "DEPTH = 1 + ")
@@ -215,7 +166,7 @@ def test_what_the_hidden_split_does_not_confirm_and_what_had_no_sandbox_is_refus
     assert bench.lab.status().champion.commit == champion
 
 
-def test_a_stale_loser_is_not_worth_a_retrain(bench: Bench) -> None:
+def test_a_stale_loser_is_not_worth_a_retrain(bench: MeasuredLab) -> None:
     champion, first = settled(bench)
     loser = bench.propose("HEAD_DIM = ", "HEAD_DIM = 3 + ", base=champion)
     bench.measure(loser, [1.60, 1.61, 1.60])
@@ -224,7 +175,7 @@ def test_a_stale_loser_is_not_worth_a_retrain(bench: Bench) -> None:
     assert answer.verdict.code == "not_better" and answer.retrain is None
 
 
-def test_when_the_combination_was_tested_the_change_may_win_by_itself(bench: Bench) -> None:
+def test_when_the_combination_was_tested_the_change_may_win_by_itself(bench: MeasuredLab) -> None:
     champion, first = settled(bench)
     second = bench.propose("HEAD_DIM = ", "HEAD_DIM = 3 + ", base=champion)
     bench.measure(second, [1.20, 1.21, 1.19])
@@ -241,7 +192,7 @@ def test_when_the_combination_was_tested_the_change_may_win_by_itself(bench: Ben
     assert again.verdict.code == "is_champion" and again.champion == answer.champion
 
 
-def test_of_many_promotions_at_once_one_moves_the_champion(bench: Bench) -> None:
+def test_of_many_promotions_at_once_one_moves_the_champion(bench: MeasuredLab) -> None:
     champion, _ = settled(bench)
     rivals = [bench.propose("DEPTH = ", f"DEPTH = {n} + ", base=champion) for n in range(3, 7)]
     for n, rival in enumerate(rivals):
@@ -258,7 +209,7 @@ def test_of_many_promotions_at_once_one_moves_the_champion(bench: Bench) -> None
 
 
 @pytest.mark.parametrize("moved", [True, False])
-def test_a_crash_in_the_middle_of_a_promotion_leaves_all_or_nothing(bench: Bench, moved: bool) -> None:
+def test_a_crash_in_the_middle_of_a_promotion_leaves_all_or_nothing(bench: MeasuredLab, moved: bool) -> None:
     champion, better = settled(bench)
     from autoresearch_mcp.server.models import Promotion
 
@@ -275,7 +226,7 @@ def test_a_crash_in_the_middle_of_a_promotion_leaves_all_or_nothing(bench: Bench
 
 
 def test_where_a_person_must_approve_the_champion_waits(make_lab: Callable[..., Path]) -> None:
-    bench = Bench(make_lab("careful", {'approval = "none"': 'approval = "human"'}))
+    bench = MeasuredLab(make_lab("careful", {'approval = "none"': 'approval = "human"'}))
     champion, better = settled(bench)
     answer = bench.lab.promote_commit(better, "ada")
     assert not answer.promoted and answer.verdict.code == "awaiting_approval" and answer.champion == champion
@@ -284,7 +235,7 @@ def test_where_a_person_must_approve_the_champion_waits(make_lab: Callable[..., 
     bench.close()
 
 
-def test_only_proposals_can_be_promoted(bench: Bench) -> None:
+def test_only_proposals_can_be_promoted(bench: MeasuredLab) -> None:
     champion, _ = settled(bench)
     assert bench.lab.promote_commit(champion, "ada").verdict.code == "is_champion"
     (bench.root / "train.py").write_text("print('by hand')\n", encoding="utf-8")

@@ -50,6 +50,7 @@ def test_a_search_names_proposals_and_what_became_of_them(lab: Lab, model: str) 
     warmup, _, _ = propose(lab, SAME_WORDS[0], 1)
     with closing(Ledger(lab.root / ".autoresearch" / "ledger.sqlite")) as ledger:
         for id, val_bpb in zip(lab.launch_training(warmup, "ada", 2).experiments, (1.5, 1.7)):
+            ledger.keep_evidence(id, "landlock-7", val_bpb, id)
             ledger.move(id, ["queued"], state="finished", val_bpb=val_bpb, conditions="k", started_at=1.0)
     (found,) = lab.search_memory(SAME_WORDS[1]).proposed
     assert (found.commit, found.author, found.hypothesis) == (warmup, "ada", SAME_WORDS[0])

@@ -1,0 +1,95 @@
+"""Which replicates count: the one rule for the gate, the status, the leaderboard and the noise.
+
+A replicate counts if it finished with a metric that this lab accepts (see `bar`). Each model counts once (see `model_of`).
+
+Models are told apart by the hash of their weights, which the scorer computed. A reported metric has no model behind it that the
+lab could look at, so each such run counts by itself. Equal numbers don't show equal models: many metrics are coarse or printed
+with few digits, and ties are data. The price: a script that ignores its seed repeats one training, and nothing here can tell.
+The owner accepts that with [promotion] reported = "allow", and the gate's verdict names a side whose numbers are all equal.
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from autoresearch_mcp.server.models import Score
+from autoresearch_mcp.server.settings import PromotionSection
+
+Bar = Literal["reported", "unsandboxed", "untested"]
+BY_SETTING: tuple[Bar, ...] = ("reported", "unsandboxed")  # barred by lab.toml: more replicates change nothing
+_BARRED: dict[Bar, str] = {
+    "reported": "have a metric that their own code printed and nobody verified, and this lab doesn't promote by such metrics "
+    "([promotion] reported in lab.toml, which is its owner's to change).",
+    "unsandboxed": "were trained without a sandbox, and this lab doesn't count those ([promotion] unsandboxed in lab.toml, which is its "
+    "owner's to change). On Linux 5.13 or newer with Landlock trainings are confined.",
+    "untested": "have no score on the hidden split, which didn't exist when they were trained.",
+}
+
+
+def bar(score: Score, rules: PromotionSection) -> Bar | None:
+    """Return why a finished replicate is no evidence in this lab, or None if it is."""
+    if score.val_bpb is None:
+        if rules.reported == "refuse":
+            return "reported"
+    elif score.test_bpb is None:
+        return "untested"
+    return "unsandboxed" if not score.confined and rules.unsandboxed == "refuse" else None
+
+
+def model_of(score: Score) -> Hashable:
+    """Return what two runs have in common if they trained the very same model."""
+    return score.weights or score.experiment
+
+
+def counted(scores: Sequence[Score], rules: PromotionSection, conditions: str | None = None) -> list[Score]:
+    """Return the evidence among attempts, under the given conditions or any: each model once under each conditions."""
+    first: dict[Hashable, Score] = {}
+    for score in scores:
+        if score.metric is not None and bar(score, rules) is None and conditions in (None, score.conditions):
+            first.setdefault((score.conditions, model_of(score)), score)
+    return list(first.values())
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Finished replicates that don't count: how many, and why."""
+
+    barred: Counter[Bar]
+    twins: int  # of a model that counts once already
+    elsewhere: int  # under other conditions than those to compare under
+
+    def sentences(self, name: str) -> list[str]:
+        """Return a sentence for each kind; `name` says whose replicates they are."""
+        lines = [f"{n} of the {name}'s {_BARRED[why]}" for why, n in self.barred.items()]
+        if self.twins:
+            lines.append(
+                f"{self.twins} of the {name}'s are equal bit for bit to another and count once with it: its code must use the seed it is given."
+            )
+        if self.elsewhere:
+            lines.append(
+                f"{self.elsewhere} of the {name}'s were measured under other conditions (device, budget, data or fixed files) "
+                "and can't be compared."
+            )
+        return lines
+
+
+def left_out(scores: Sequence[Score], rules: PromotionSection, conditions: str) -> LeftOut:
+    """Return what of these attempts finished and doesn't count in a comparison under these conditions."""
+    finished = [score for score in scores if score.metric is not None]
+    barred = Counter(why for score in finished if (why := bar(score, rules)))
+    anywhere, here = counted(finished, rules), counted(finished, rules, conditions)
+    return LeftOut(barred, len(finished) - barred.total() - len(anywhere), len(anywhere) - len(here))
+
+
+def metrics(scores: Iterable[Score]) -> list[float]:
+    """Return the metrics of those that have one."""
+    return [score.metric for score in scores if score.metric is not None]
+
+
+def for_display(rules: PromotionSection) -> PromotionSection:
+    """Return the rules by which a lab's numbers are shown.
+
+    They are the gate's, but reported metrics are shown (and marked) where the gate refuses them: such a lab has no other numbers.
+    """
+    return rules.model_copy(update={"reported": "allow"})

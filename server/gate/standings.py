@@ -1,0 +1,72 @@
+"""Commits by what counts of their replicates, and the noise between replicates: fast in a lab of any size."""
+
+import threading
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+from autoresearch_mcp.server.gate.evidence import bar, for_display, model_of
+from autoresearch_mcp.server.gate.spread import mean, pooled, sd
+from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.models import Score
+from autoresearch_mcp.server.settings import PromotionSection
+
+
+@dataclass
+class Standing:
+    """A commit's replicates that count, under one set of conditions."""
+
+    commit: str
+    reported: bool
+    n: int = 0
+    mean: float = 0.0
+    sd: float | None = None
+    _metrics: list[float] = field(default_factory=list)
+    _models: set[Hashable] = field(default_factory=set)
+
+    def add(self, score: Score) -> None:
+        """Take in a replicate, unless its model is there already."""
+        if score.metric is None or model_of(score) in self._models:
+            return
+        self._models.add(model_of(score))
+        self._metrics.append(score.metric)
+        self.n, self.mean, self.sd = len(self._metrics), mean(self._metrics), sd(self._metrics)
+
+
+class Standings:
+    """All commits of a lab, kept in step with its ledger by reading only what ended since the last call. Thread-safe.
+
+    They hold what `evidence.for_display` lets count.
+    """
+
+    def __init__(self, ledger: Ledger, rules: Callable[[], PromotionSection]) -> None:
+        """Read nothing yet. `rules` returns the lab's rules of this moment; when they change, everything is counted anew."""
+        self._ledger = ledger
+        self._current_rules = rules
+        self._lock = threading.Lock()
+        self._rules: PromotionSection | None = None
+        self._read_to = 0
+        self._by_conditions: dict[str, dict[str, Standing]] = {}
+
+    def best(self, conditions: str, limit: int) -> list[Standing]:
+        """Return the commits with the lowest mean under these conditions, best first."""
+        with self._lock:
+            return sorted(self._under(conditions).values(), key=lambda standing: standing.mean)[:limit]
+
+    def noise(self, conditions: str) -> float | None:
+        """Return the standard deviation between replicates of one commit, pooled over all commits under these conditions.
+
+        It is None where no commit has two replicates.
+        """
+        with self._lock:
+            return pooled([(standing.n, standing.sd) for standing in self._under(conditions).values() if standing.sd is not None])
+
+    def _under(self, conditions: str) -> dict[str, Standing]:
+        rules = for_display(self._current_rules())
+        if rules != self._rules:
+            self._rules, self._read_to, self._by_conditions = rules, 0, {}
+        for row, score in self._ledger.finished_after(self._read_to):
+            self._read_to = row
+            if score.metric is not None and bar(score, rules) is None:
+                commits = self._by_conditions.setdefault(score.conditions, {})
+                commits.setdefault(score.commit, Standing(score.commit, score.val_bpb is None)).add(score)
+        return self._by_conditions.get(conditions, {})

@@ -1,0 +1,100 @@
+"""The status counts what the gate counts, and what it advises agrees with the gate's verdict."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoresearch_mcp.server.gate.spread import pooled_sd
+from autoresearch_mcp.server.models import IMPORTED
+from tests.server.measured import MeasuredLab
+
+GOOD = [1.40, 1.41, 1.39]
+
+
+@pytest.fixture
+def measured(make_lab: Callable[..., Path]) -> Iterator[MeasuredLab]:
+    measured = MeasuredLab(make_lab())
+    yield measured
+    measured.close()
+
+
+def mean_of(values: list[float]) -> Any:
+    return pytest.approx(sum(values) / len(values))
+
+
+@pytest.mark.parametrize(
+    ("extra", "why"),
+    [
+        ({"weights": "w"}, "equal bit for bit"),
+        ({"sandbox": "unsandboxed"}, "without a sandbox"),
+        ({"scored": False}, "no score on the hidden split"),
+        ({"conditions": "older"}, None),
+        ({"reproduces": "e-00000000000000a"}, None),
+    ],
+)
+def test_the_champions_replicates_are_those_that_the_gate_counts(measured: MeasuredLab, extra: dict[str, Any], why: str | None) -> None:
+    lab, champion = measured.lab, measured.lab.champion()
+    better = measured.propose("DEPTH = ", "DEPTH = 1 + ")
+    measured.measure(better, GOOD)
+    measured.measure(champion, [1.50], **extra)
+    measured.measure(champion, [1.50, 1.70], **extra)
+    measured.measure(champion, [1.60])
+    once = [1.60, 1.50] if "weights" in extra else [1.60]
+    status, verdict = lab.status(), lab.promote_commit(better, "ada").verdict
+    assert (
+        (status.champion.n, status.champion.mean)
+        == (verdict.champion_n, pytest.approx(verdict.champion_mean))
+        == (len(once), mean_of(once))
+    )
+    assert verdict.code in ("too_few_replicates", "unsandboxed")
+    (row,) = [row for row in status.leaderboard if row.commit == champion]
+    assert (row.n, row.mean, row.sd) == (status.champion.n, status.champion.mean, status.champion.sd)
+    assert status.noise_sd == pytest.approx(pooled_sd([GOOD, once]))
+    assert any(f"{3 - len(once)} more" in step or f"replicates={3 - len(once)})" in step for step in status.next)
+    if why is not None:
+        assert any(why in step for step in status.next) and why in verdict.reason
+
+    measured.measure(champion, [1.61, 1.59][: 3 - len(once)])
+    assert lab.promote_commit(better, "ada").promoted
+
+
+def test_where_more_replicates_of_the_champion_would_not_count_either_none_are_asked_for(measured: MeasuredLab) -> None:
+    measured.measure(measured.lab.champion(), [1.60, 1.61, 1.59], sandbox="unsandboxed")
+    status = measured.lab.status()
+    assert status.champion.n == 0 and status.champion.mean is None and status.leaderboard == [] and status.noise_sd is None
+    assert not any("launch_training" in step for step in status.next)
+    assert any("without a sandbox" in step for step in status.next) and any("propose_patch" in step for step in status.next)
+
+
+def test_replicates_that_ended_since_the_last_look_are_counted(measured: MeasuredLab) -> None:
+    champion = measured.lab.champion()
+    for n, value in enumerate([1.60, 1.61, 1.59], 1):
+        measured.measure(champion, [value])
+        (row,) = measured.lab.status().leaderboard
+        assert (row.n, measured.lab.status().champion.n) == (n, n)
+    assert measured.lab.status().noise_sd == pytest.approx(0.01)
+
+
+def test_an_imported_record_of_the_champion_is_placed_without_counting(measured: MeasuredLab) -> None:
+    lab, champion = measured.lab, measured.lab.champion()
+    (id,) = measured.measure(champion, [1.60], conditions="elsewhere")
+    other = measured.ledger.experiment(id)
+    assert other is not None
+    imported = other.model_copy(update={"id": "e-000000000000001", "conditions": "unknown here", "tags": [IMPORTED]})
+    lab.import_records("experiments", [imported])
+    told = lab.get_experiment(imported.id).against_champion
+    assert "not measured under the same conditions" in told and "imported" in told
+    lab.import_records("experiments", [imported.model_copy(update={"id": "e-000000000000002", "conditions": "elsewhere"})])
+    told = lab.get_experiment("e-000000000000002").against_champion
+    assert "mean 1.6000 (n=1)" in told and "counts nowhere" in told
+    assert lab.status().champion.n == 1
+
+
+def test_a_reproduction_of_the_champion_under_new_conditions_is_placed_without_counting(measured: MeasuredLab) -> None:
+    lab, champion = measured.lab, measured.lab.champion()
+    (id,) = measured.measure(champion, [1.60], conditions="old")
+    (again,) = measured.measure(champion, [1.55], conditions="new", reproduces=id)
+    told = lab.get_experiment(again).against_champion
+    assert "not measured under the same conditions" in told and f"reproduction of {id}" in told

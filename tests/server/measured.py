@@ -1,0 +1,82 @@
+"""A lab whose measurements are written into its ledger by the test, as the runner would."""
+
+import subprocess
+from pathlib import Path
+
+from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.models import Experiment, new_id
+from autoresearch_mcp.server.paths import LabPaths
+
+
+class MeasuredLab:
+    """A lab whose measurements are written into its ledger, as the runner would."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.lab = Lab(root)
+        self.ledger = Ledger(LabPaths(root).ledger)
+
+    def close(self) -> None:
+        self.lab.close()
+        self.ledger.close()
+
+    def propose(self, old: str, new: str, base: str | None = None) -> str:
+        return self.lab.propose_patch(
+            f"{old} to {new}", "ada", edits=[{"path": "train.py", "search": old, "replace": new}], base=base
+        ).commit
+
+    def measure(
+        self,
+        commit: str,
+        values: list[float | None],
+        conditions: str = "k",
+        hidden: float = 0.0,
+        sandbox: str = "landlock-7",
+        device: str = "cpu",
+        weights: str | None = None,
+        scored: bool = True,
+        reported: bool = False,
+        reproduces: str = "",
+    ) -> list[str]:
+        """Record a replicate each, and return their ids.
+
+        Args:
+            commit: what was trained.
+            values: a metric each, or None for a crash.
+            conditions: of all of them.
+            hidden: by how much they are worse on the hidden split.
+            sandbox: what they were trained in.
+            device: what they were trained on.
+            weights: the hash of what all of them submitted; by default each has its own.
+            scored: whether they have a score on the hidden split.
+            reported: whether the code only printed the metric.
+            reproduces: the experiment that they train again.
+        """
+        ids = []
+        for value in values:
+            e = Experiment(
+                id=new_id("e"),
+                commit=commit,
+                base=commit,
+                author="ada",
+                hypothesis="h",
+                seed=1,
+                device=device,
+                created_at=1.0,
+                reserved_s=1.0,
+                reproduces=reproduces,
+            )
+            ids.append(e.id)
+            self.ledger.enqueue([e], 1e9, None, "r")
+            self.ledger.move(e.id, ["queued"], state="starting", started_at=1.0)
+            if value is not None:
+                test_bpb = value + hidden if scored and not reported else None
+                self.ledger.keep_evidence(e.id, sandbox, test_bpb, None if reported else weights or e.id)
+            metric = "reported_bpb" if reported else "val_bpb"
+            changes = {"state": "finished", metric: value} if value is not None else {"state": "crashed"}
+            self.ledger.move(e.id, ["starting"], finished_at=2.0, conditions=conditions, **changes)
+        return ids
+
+    def git(self, *args: str) -> str:
+        return subprocess.run(["git", "-C", str(self.root), *args], capture_output=True, text=True, check=True).stdout.strip()
