@@ -65,6 +65,7 @@ def test_a_reproduction_has_the_same_seed_and_counts_neither_for_the_gate_nor_fo
     with runner_lock(harness.state):
         (id,) = harness.launch()
     harness.drive()
+    harness.ledger.keep_evidence(id, "landlock-7", 1.0, None)  # the launcher of the test scores nothing
     with runner_lock(harness.state):
         again = harness.lab.reproduce(id, "owner")
         assert harness.lab.reproduction(again) is None and harness.lab.status().budget.reserved_s > 0
