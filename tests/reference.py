@@ -59,7 +59,7 @@ def _values(field: FieldInfo) -> str:
 def cli_page() -> str:
     """Return docs/cli.md: every command's help."""
     with mock.patch.dict(os.environ, {"COLUMNS": "110", "NO_COLOR": "1"}):
-        parser = cli._parser()
+        parser = cli.build_parser(*cli.COMMANDS)
         commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction)).choices
         parts = ["# Command line", NOTE, _block(parser.format_help())]
         for name, command in commands.items():

@@ -1,1 +1,1 @@
-"""What a person runs at the command line, a module a command."""
+"""What a person runs: a module for each command of `autoresearch-mcp`, with its arguments, its examples and `run`."""

@@ -29,6 +29,7 @@ from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.paths import LabPaths
 
+EXAMPLES = ("autoresearch-mcp demo", "autoresearch-mcp demo my-first-lab --budget-s 10")
 REPLICATES = 3
 
 
@@ -57,11 +58,11 @@ TWIN = Idea("What if the logits had no softcap?", "SOFTCAP = 15.0  # logits; 0 f
 FORBIDDEN = Idea("Measure on fewer bytes: a faster evaluation", "eval_bytes", "eval_bites", path="trainer/prepare.py")
 
 
-class Surprise(Exception):
+class DemoFailure(Exception):
     """Something in the demo did not happen as it must."""
 
 
-class Stage:
+class LiveConsole:
     """The terminal: a line for every event, and one live line with what is happening now."""
 
     def __init__(self, console: Console) -> None:
@@ -69,9 +70,9 @@ class Stage:
         self._now: dict[str, str] = {}
         self._live = console.status("", spinner="dots")
         self._started = time.monotonic()
-        self._told = 0.0
+        self._shown_at = 0.0
 
-    def __enter__(self) -> "Stage":
+    def __enter__(self) -> "LiveConsole":
         self._live.start()
         return self
 
@@ -88,8 +89,8 @@ class Stage:
         line = "   ".join(f"{name}: {what}" for name, what in self._now.items() if what)
         if self.console.is_terminal:
             self._live.update(f"[dim]{self._clock()}[/] {escape(line)}")
-        elif text and time.monotonic() - self._told > 10:
-            self._told = time.monotonic()
+        elif text and time.monotonic() - self._shown_at > 10:
+            self._shown_at = time.monotonic()
             self.console.print(f"{self._clock()} ... {escape(line)}", highlight=False, soft_wrap=True)
 
     def _clock(self) -> str:
@@ -103,43 +104,43 @@ class Agent:
 
     name: str
     client: Client
-    stage: Stage
+    screen: LiveConsole
     trained: list[str] = field(default_factory=list)
 
     async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
-        """A tool's structured answer; its error is a `Surprise`."""
+        """A tool's structured answer; its error is a `DemoFailure`."""
         result = await self.client.call_tool(tool, arguments)
         if not isinstance(result, CallToolResult) or result.is_error:
-            raise Surprise(f"{tool}: {_text(result)}")
+            raise DemoFailure(f"{tool}: {_text(result)}")
         return result.structured_content or {}
 
     async def refused(self, tool: str, **arguments: Any) -> str:
         """A call that the server has to refuse; what it said."""
         result = await self.client.call_tool(tool, arguments)
         if not isinstance(result, CallToolResult) or not result.is_error:
-            raise Surprise(f"{tool} was not refused")
+            raise DemoFailure(f"{tool} was not refused")
         return _text(result)
 
     async def wait(self, ids: list[str]) -> list[dict[str, Any]]:
         """Wait until all have ended, as long as that takes, with what the server reports on the live line."""
 
         async def report(progress: float, total: float | None, message: str | None) -> None:
-            self.stage.now(self.name, message or "")
+            self.screen.now(self.name, message or "")
 
         while True:
             result = await self.client.call_tool("wait_for_experiments", {"ids": ids, "timeout_s": 40}, progress_callback=report)
             answer = result.structured_content or {} if isinstance(result, CallToolResult) else {}
             if answer.get("done"):
-                self.stage.now(self.name, "")
+                self.screen.now(self.name, "")
                 return list(answer["experiments"])
             if not answer:
-                raise Surprise(f"wait_for_experiments: {_text(result)}")
+                raise DemoFailure(f"wait_for_experiments: {_text(result)}")
 
     async def propose(self, idea: Idea) -> str:
         answer = await self.call("propose_patch", hypothesis=idea.hypothesis, edits=idea.edits)
         commit = str(answer["commit"])
         note = "a duplicate of" if answer["duplicate"] else "proposed as"
-        self.stage.say(self.name, f"{idea.hypothesis} -> {note} {commit[:10]} ({answer['diff_stat'].strip()})")
+        self.screen.say(self.name, f"{idea.hypothesis} -> {note} {commit[:10]} ({answer['diff_stat'].strip()})")
         return commit
 
     async def train(self, commit: str, replicates: int) -> list[dict[str, Any]]:
@@ -148,20 +149,20 @@ class Agent:
         launched = await self.call("launch_training", commit=commit, replicates=replicates, idempotency_key=key)
         ids = list(launched["experiments"])
         self.trained += ids
-        self.stage.say(self.name, f"training {commit[:10]} x{replicates}: {', '.join(ids)}")
+        self.screen.say(self.name, f"training {commit[:10]} x{replicates}: {', '.join(ids)}")
         ended = await self.wait(ids)
         for line in ended:
             metric = f"val_bpb {line['val_bpb']:.4f}" if "val_bpb" in line else line.get("failure", "")
-            self.stage.say(self.name, f"{line['id']} {line['state']}: {metric}")
+            self.screen.say(self.name, f"{line['id']} {line['state']}: {metric}")
         return ended
 
     async def remember(self, kind: str, text: str, experiments: list[str]) -> None:
         answer = await self.call("write_memory", kind=kind, text=text, experiments=experiments, tags=["demo"])
-        self.stage.say(self.name, f"remembered as {answer['id']}: {text}")
+        self.screen.say(self.name, f"remembered as {answer['id']}: {text}")
 
     async def promote(self, commit: str) -> dict[str, Any]:
         answer = await self.call("promote_commit", commit=commit)
-        self.stage.say(
+        self.screen.say(
             self.name, f"promote {commit[:10]}: {'PROMOTED' if answer['promoted'] else 'refused'}. {answer['verdict']['reason']}"
         )
         return answer
@@ -173,21 +174,21 @@ def _text(result: object) -> str:
 
 
 @asynccontextmanager
-async def agent(name: str, root: Path, stage: Stage) -> AsyncIterator[Agent]:
+async def agent(name: str, root: Path, screen: LiveConsole) -> AsyncIterator[Agent]:
     """Starts a server for this agent, as Claude Code and its kin do, and connects to it."""
     with LabPaths(root).server_log(name).open("a", encoding="utf-8") as log:
         server = StdioServerParameters(
             command=sys.executable, args=["-P", "-m", "autoresearch_mcp.server.cli", "serve", str(root)], env=dict(os.environ)
         )
         async with Client(stdio_client(server, errlog=log), client_info=Implementation(name=name, version="1")) as client:
-            yield Agent(name, client, stage)
+            yield Agent(name, client, screen)
 
 
-async def campaign(root: Path, stage: Stage) -> None:
-    """Everything that the demo shows, in order. Raises `Surprise` where the lab does not do what it must."""
-    async with agent("orchestrator", root, stage) as boss, agent("worker-1", root, stage) as one, agent("worker-2", root, stage) as two:
+async def campaign(root: Path, screen: LiveConsole) -> None:
+    """Everything that the demo shows, in order. Raises `DemoFailure` where the lab does not do what it must."""
+    async with agent("orchestrator", root, screen) as boss, agent("worker-1", root, screen) as one, agent("worker-2", root, screen) as two:
         status = await boss.call("get_status")
-        stage.say(
+        screen.say(
             "orchestrator", f"champion {status['champion']['commit'][:10]}, budget {status['budget']['left_s'] / 3600:.1f} device hours"
         )
         plan = "Plan: worker-1 looks at the output layer and depth, worker-2 at batch size and learning rates."
@@ -214,7 +215,7 @@ async def _baseline(boss: Agent) -> None:
 async def _worker_one(one: Agent, winners: list[tuple[float, str]]) -> None:
     """Appends the val_bpb and the commit of each idea that should win."""
     refusal = await one.refused("propose_patch", hypothesis=FORBIDDEN.hypothesis, edits=FORBIDDEN.edits)
-    one.stage.say(one.name, f"{FORBIDDEN.hypothesis} -> refused: {refusal}")
+    one.screen.say(one.name, f"{FORBIDDEN.hypothesis} -> refused: {refusal}")
     for idea in (BETTER, ALSO_BETTER):
         commit = await one.propose(idea)
         ended = await one.train(commit, idea.replicates)
@@ -234,14 +235,14 @@ async def _worker_two(two: Agent) -> None:
         await two.remember("failure", f"{idea.hypothesis}: {failure}. {got['advice']}", [ended["id"]])
     twin = await two.call("propose_patch", hypothesis=TWIN.hypothesis, edits=TWIN.edits)
     _expect(twin["duplicate"], "the duplicate was not recognised")
-    two.stage.say(two.name, f"{TWIN.hypothesis} -> {twin['note']}")
+    two.screen.say(two.name, f"{TWIN.hypothesis} -> {twin['note']}")
     commit = await two.propose(WORSE)
     await two.train(commit, WORSE.replicates)
     refused = await two.promote(commit)
     _expect(not refused["promoted"], "a worse commit was promoted")
     found = await two.call("search_memory", query="softcap logits")
     if found["memories"]:
-        two.stage.say(two.name, f"found by 'softcap logits': {found['memories'][0]['text']}")
+        two.screen.say(two.name, f"found by 'softcap logits': {found['memories'][0]['text']}")
 
 
 async def _promotions(boss: Agent, better: str, also_better: str) -> None:
@@ -254,12 +255,12 @@ async def _promotions(boss: Agent, better: str, also_better: str) -> None:
     _expect(first["promoted"], "the better commit was not promoted")
     second = await boss.promote(also_better)
     if "retrain" in second:
-        boss.stage.say(boss.name, f"the two winners were stacked as {second['retrain'][:10]}: does the sum hold?")
+        boss.screen.say(boss.name, f"the two winners were stacked as {second['retrain'][:10]}: does the sum hold?")
         await boss.train(second["retrain"], REPLICATES)
         await boss.promote(second["retrain"])
     found = await boss.call("search_memory", query="softcap")
     _expect(bool(found["memories"]), "what was remembered was not found again")
-    boss.stage.say(boss.name, f"found again by 'softcap': {found['memories'][0]['text']}")
+    boss.screen.say(boss.name, f"found again by 'softcap': {found['memories'][0]['text']}")
 
 
 async def _report(boss: Agent, root: Path) -> None:
@@ -271,7 +272,7 @@ async def _report(boss: Agent, root: Path) -> None:
     columns = ["commit", "state", "val_bpb", "author", "hypothesis", "failure"]
     rows = (await boss.call("query_experiments", columns=columns, limit=100, descending=False))["rows"]
     status = await boss.call("get_status")
-    boss.stage.console.print(_table(rows, status["champion"]["commit"]))
+    boss.screen.console.print(_table(rows, status["champion"]["commit"]))
 
 
 def _table(rows: list[dict[str, Any]], champion: str) -> Table:
@@ -297,7 +298,7 @@ def _table(rows: list[dict[str, Any]], champion: str) -> Table:
 
 def _expect(true: object, otherwise: str) -> None:
     if not true:
-        raise Surprise(otherwise)
+        raise DemoFailure(otherwise)
 
 
 def _expect_finished(ended: list[dict[str, Any]], what: str) -> None:
@@ -323,24 +324,30 @@ def _free(directory: Path) -> Path:
     return free
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the demo; 0 if all happened as it must."""
-    parser = argparse.ArgumentParser(
-        prog="autoresearch-mcp demo", description=__doc__, epilog="example: autoresearch-mcp demo my-first-lab"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
     parser.add_argument("directory", nargs="?", type=Path, default=Path("demo-lab"), help="where the lab is made (default: demo-lab)")
-    parser.add_argument("--budget-s", type=float, default=20.0, help="CPU seconds of training for each experiment (default: 20)")
-    arguments = parser.parse_args(argv)
+    parser.add_argument(
+        "--budget-s", metavar="SECONDS", type=float, default=20.0, help="CPU seconds of training for each experiment (default: 20)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the demo.
+
+    Returns:
+        0 if all happened as it must, else 1.
+    """
     console = Console()
     root = _free(arguments.directory.resolve())
     started = time.monotonic()
     try:
         create_lab(root, profile="cpu", budget_s=arguments.budget_s)
-        with Stage(console) as stage:
-            anyio.run(campaign, root, stage)
-    except (Surprise, LabError, BaseExceptionGroup) as error:
+        with LiveConsole(console) as screen:
+            anyio.run(campaign, root, screen)
+    except (DemoFailure, LabError, BaseExceptionGroup) as error:
         causes = list(_causes(error))
-        if not all(isinstance(cause, Surprise | LabError) for cause in causes):
+        if not all(isinstance(cause, DemoFailure | LabError) for cause in causes):
             raise
         console.print(f"[red]The demo failed:[/] {escape(str(causes[0]))}\nThe lab is kept in {escape(str(root))}.", soft_wrap=True)
         return 1

@@ -4,6 +4,7 @@ Promises: the lab is made beside its place and moved there when it is whole, so 
 repository's copy, files that are there already are kept.
 """
 
+import argparse
 import itertools
 import os
 import shutil
@@ -14,6 +15,7 @@ from typing import Literal
 from autoresearch_mcp.contracts import contract
 from autoresearch_mcp.server import settings
 from autoresearch_mcp.server.commands import install
+from autoresearch_mcp.server.commands.arguments import say
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.paths import SETTINGS, LabPaths
 from autoresearch_mcp.server.proposals.repo import Repo
@@ -21,6 +23,11 @@ from autoresearch_mcp.server.untrusted import clean
 from autoresearch_mcp.trainer import prepare, sandbox
 from autoresearch_mcp.trainer.records import METRIC
 
+EXAMPLES = (
+    "autoresearch-mcp init my-lab",
+    "autoresearch-mcp init my-lab --from-repo ~/src/model",
+    "autoresearch-mcp init big --profile h100",
+)
 FIXED = "trainer"  # folder of the fixed files, for agents to read
 AGENT = ".claude/agents/experiment-worker.md"
 WORKER_TOOLS = (
@@ -46,6 +53,25 @@ tools: {tools}
 ---
 
 """
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument("dir", metavar="DIR", type=Path, help="a new or empty directory")
+    parser.add_argument(
+        "--from-repo", metavar="REPO", type=Path, help="start from the last commit of this git repository, which has a train.py"
+    )
+    parser.add_argument("--profile", default="cpu", help="what is trained on what: cpu, or h100 for a GPU (default: cpu)")
+    parser.add_argument("--budget", metavar="SECONDS", type=float, help="budget of one experiment (default: the profile's)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make the lab, and say what to do next."""
+    lines = create_lab(arguments.dir, arguments.from_repo, arguments.profile, arguments.budget)
+    say(f"Made the lab {arguments.dir}", *(f"  {line}" for line in lines), "", "Next:")
+    say(f"  cd {arguments.dir} && claude              # then: read orchestrator.md and start the campaign")
+    say(f"  autoresearch-mcp install claude-desktop {arguments.dir}", f"  autoresearch-mcp watch {arguments.dir}")
+    return 0
 
 
 def create_lab(directory: Path, from_repo: Path | None = None, profile: str = "cpu", budget_s: float | None = None) -> list[str]:

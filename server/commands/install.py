@@ -4,6 +4,7 @@ Promises: the file is replaced as a whole or not at all, and every byte that is 
 plain JSON (comments, a syntax error) is left alone: the error holds the lines to add by hand.
 """
 
+import argparse
 import json
 import os
 import re
@@ -11,14 +12,31 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from autoresearch_mcp.server.commands.arguments import add_lab, find_lab, say
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.installation import import_environment
 from autoresearch_mcp.trainer import files
 
 CLIENTS = ("claude-code", "claude-desktop", "cursor", "vscode")
 NAME = "autoresearch"
+EXAMPLES = ("autoresearch-mcp install claude-desktop my-lab --dry-run", "autoresearch-mcp install vscode")
 _SPACE = re.compile(r"[ \t\r\n]*")
 _STRING = json.JSONDecoder()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument("client", choices=CLIENTS)
+    add_lab(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print what would be added, and write nothing")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="the configuration file, where it is not at its usual place")
+    parser.add_argument("--name", default=NAME, help=f"the server's name there (default: {NAME})")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Add the entry, and say where."""
+    say(install(arguments.client, find_lab(arguments.dir), arguments.config, arguments.name, arguments.dry_run))
+    return 0
 
 
 def entry(lab: str) -> dict[str, Any]:

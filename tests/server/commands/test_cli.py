@@ -14,27 +14,30 @@ from rich.console import Console
 
 from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.answers import Budget, ExperimentLine, StatusAnswer, Summary
-from autoresearch_mcp.server.commands.status import frame
-
-COMMANDS = (
-    *("init", "serve", "install", "status", "watch", "approve", "reproduce", "scores", "doctor", "repair", "export", "import"),
-    *("setup", "reap", "runner", "demo"),
-)
+from autoresearch_mcp.server.commands.screen import frame
 
 
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ((), *((name,) for name in COMMANDS)):
+    for command in ((), *((name,) for name in cli.COMMANDS)):
         with pytest.raises(SystemExit) as stop:
             cli.main([*command, "--help"])
         assert stop.value.code == 0
         text = capsys.readouterr().out
+        assert all(f"\n    {name}" in text for name in cli.COMMANDS) or command
         assert "example" in text and f"autoresearch-mcp {' '.join(command)}".strip() in text.split("example")[1]
 
 
 def test_nothing_heavy_is_loaded_before_the_command_is_known() -> None:
     heavy = ("pydantic", "mcp", "git", "rich", "numpy", "sqlite3", "asyncio")
-    code = f"import sys, server.cli; server.cli._parser(); print([m for m in {heavy} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
+    code = "import sys; from autoresearch_mcp.server import cli; cli.build_parser(*sys.argv[1:])\n"
+    code += f"print([m for m in {heavy} if m in sys.modules], [m for m in sys.modules if '.commands.' in m])"
+
+    def loaded(*commands: str) -> str:
+        return subprocess.run([sys.executable, "-c", code, *commands], check=True, capture_output=True, text=True).stdout
+
+    assert loaded() == "[] []\n"
+    ours = [f"autoresearch_mcp.server.commands.{name}" for name in ("arguments", "serve")]
+    assert loaded("serve") == f"[] {ours}\n"
 
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,6 +86,15 @@ def test_an_unknown_commit_cannot_be_approved(lab_root: Path, capsys: pytest.Cap
     assert "abcdef0" in capsys.readouterr().err
 
 
+def test_a_client_that_starts_its_server_elsewhere_is_told_which_file_to_mend(lab_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    serve = [sys.executable, "-P", "-m", "autoresearch_mcp.server.cli", "serve", "."]
+    for folder, status in ((lab_root, 0), (lab_root / "trainer", 0), (tmp_path / "elsewhere", 2)):
+        done = subprocess.run(serve, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (status, ""), done.stderr
+    assert str(tmp_path / "elsewhere") in done.stderr and ".mcp.json" in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_a_missing_package_is_named(tmp_path: Path) -> None:
     code = "import sys; sys.modules['pydantic'] = None; from autoresearch_mcp.server.cli import main; sys.exit(main(['init', sys.argv[1]]))"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "lab")], capture_output=True, text=True)
@@ -101,8 +113,8 @@ def test_a_reader_that_leaves_early_is_no_error(lab_root: Path) -> None:
 
 
 def test_ctrl_c_ends_a_command_with_130_and_no_traceback() -> None:
-    code = "import os, signal, sys; from autoresearch_mcp.server import cli\n"
-    code += "cli._status = lambda a: os.kill(os.getpid(), signal.SIGINT); sys.exit(cli.main(['status']))"
+    code = "import os, signal, sys; from autoresearch_mcp.server import cli; from autoresearch_mcp.server.commands import status\n"
+    code += "status.run = lambda a: os.kill(os.getpid(), signal.SIGINT); sys.exit(cli.main(['status']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True)
     assert (done.returncode, done.stderr) == (130, b"")
 

@@ -58,7 +58,7 @@ def test_an_embedding_endpoint_is_asked(make_lab: Callable[..., Path], monkeypat
         for key, grade, says in ((EMBEDDINGS_KEY, "ok", "topics, 4 dimensions"), ("wrong", "bad", "401")):
             monkeypatch.setenv("AUTORESEARCH_EMBEDDINGS_KEY", key)
             found = {finding.name: finding for finding in examine(root)}["search"]
-            assert found.grade == grade and says in found.said and key not in found.said
+            assert found.grade == grade and says in found.text and key not in found.text
     finally:
         service.close()
     (root / "lab.toml").write_text((root / "lab.toml").read_text(encoding="utf-8").replace(section, '[embeddings]\nbackend = "none"'))
@@ -80,7 +80,7 @@ def test_the_service_is_asked_for_token_tables_and_latency(
     lab_root: Path, deeplake: DeeplakeStandIn, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shared = {finding.name: finding for finding in examine(lab_root)}["shared log"]
-    assert shared.grade == "ok" and "workspace doctors" in shared.said and "ms a query" in shared.said and "no table of" in shared.said
+    assert shared.grade == "ok" and "workspace doctors" in shared.text and "ms a query" in shared.text and "no table of" in shared.text
     for faults, says in (
         (Faults(tokens={"other"}), "DEEPLAKE_API_KEY is wrong"),
         (Faults(statuses=(402,), chance=1.0), "out of credits"),
@@ -117,4 +117,4 @@ def test_a_machine_without_a_sandbox_is_a_fault_unless_the_lab_lets_its_results_
     root = make_lab("loose", {'unsandboxed = "refuse"': f'unsandboxed = "{setting}"'})
     monkeypatch.setattr("autoresearch_mcp.trainer.sandbox.level", lambda: "unsandboxed")
     (found,) = [finding for finding in examine(root) if finding.name == "sandbox"]
-    assert found.grade == grade and "[promotion] unsandboxed" in found.cure
+    assert found.grade == grade and "[promotion] unsandboxed" in found.hint

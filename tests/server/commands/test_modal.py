@@ -94,7 +94,7 @@ def test_reap_ends_the_sandbox_that_no_experiment_needs_after_it_was_named(
         assert run("reap", root) == named
         until(lambda: not modal_standin.running(experiment=over))
         assert modal_standin.running(experiment=needed)
-        assert run("reap", root) == "Nothing runs that no experiment needs.\n"
+        assert run("reap", root) == "Nothing to end: every sandbox that runs belongs to an experiment.\n"
 
 
 def test_where_modal_holds_other_data_or_another_trainer_nothing_is_queued(make_modal_lab: Callable[..., Path]) -> None:

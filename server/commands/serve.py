@@ -1,0 +1,49 @@
+"""`autoresearch-mcp serve`: a lab for MCP clients."""
+
+import argparse
+from pathlib import Path
+
+from autoresearch_mcp.server.commands.arguments import add_lab, find_lab, nearest_lab
+from autoresearch_mcp.server.errors import LabError
+
+EXAMPLES = ("autoresearch-mcp serve my-lab", "AUTORESEARCH_TOKEN=... autoresearch-mcp serve my-lab --http 0.0.0.0:8765")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument(
+        "--http", metavar="HOST:PORT", help="Streamable HTTP instead of stdio; beyond this machine $AUTORESEARCH_TOKEN must be set"
+    )
+    add_lab(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until the client goes away, or until a signal."""
+    lab = _find_lab(arguments.dir)
+    if arguments.http is None:
+        from autoresearch_mcp.server.mcp.stdio import serve_stdio
+
+        serve_stdio(lab)
+    else:
+        from autoresearch_mcp.server.mcp.http import serve_http
+
+        serve_http(lab, arguments.http)
+    return 0
+
+
+def _find_lab(given: Path | None) -> Path:
+    """Return the lab to serve. A client may start `serve .` in a folder of the lab's, or somewhere else altogether.
+
+    Raises:
+        LabError: `not_a_lab`.
+    """
+    if given != Path():
+        return find_lab(given)
+    here = Path.cwd()
+    if (lab := nearest_lab(here)) is not None:
+        return lab
+    raise LabError(
+        f"The client started `serve .` in {here}, where no lab is. In the client's configuration (such as .mcp.json), replace the "
+        '"." by the full path of the lab, or run `autoresearch-mcp install CLIENT LAB`, which writes it.',
+        "not_a_lab",
+    )
