@@ -17,9 +17,12 @@ KEY = "DEEPLAKE_API_KEY"
 
 
 def open_lake(settings: "Settings", state: Path, embedder: "Embedder | None" = None) -> "Lake":
-    """The lab's lake, unopened: the folder `state/lake`, synchronised with Deeplake's managed tables where `[lake] backend` says so.
+    """Make the lab's lake without opening it.
 
-    `embedder` gives the notes that are written their vectors.
+    Args:
+        settings: `[lake] backend` decides between the folder alone and Deeplake's managed tables with a copy in the folder.
+        state: the lab's folder `.autoresearch`; the lake is the folder `lake` in it.
+        embedder: gives a vector to each memory that is written; without one they have none.
 
     Raises:
         LabError: `bad_settings`, where the managed tables are asked for and DEEPLAKE_API_KEY or the address is not usable.
@@ -36,7 +39,11 @@ def open_lake(settings: "Settings", state: Path, embedder: "Embedder | None" = N
 
 
 def is_managed(settings: "Settings") -> bool:
-    """Whether this process shares its log through the service."""
+    """Return whether this process shares its log through Deeplake's service.
+
+    Raises:
+        LabError: `bad_settings`, where it should and has no key.
+    """
     if settings.lake.backend == "managed" and not os.environ.get(KEY):
         raise LabError(
             f'lab.toml: [lake] backend is "managed", which needs {KEY} in the environment of this process: '
@@ -47,5 +54,5 @@ def is_managed(settings: "Settings") -> bool:
 
 
 def default_prefix(name: str) -> str:
-    """Of the tables of a lab: machines whose labs have the same name share one log."""
+    """Return the prefix of the tables of a lab with this name. Labs of the same name on several machines share one log."""
     return (re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:30] or "lab") + "_"

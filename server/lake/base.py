@@ -2,8 +2,8 @@
 
 - One process a host writes (the runner); any number read at the same time.
 - `append` is idempotent: a row is known by its id, and its newest `version` is the one that readers see.
-- A row that `append` acknowledged may take seconds to be readable (managed tables); `present` tells. What `present`
-  names survives a power cut.
+- A row that `append` acknowledged may take seconds to be readable (managed tables). What `present` names is readable,
+  and survives a power cut.
 - Reads raise `LakeUnavailable` when the store is away; nothing is lost, because the ledger keeps what was not read back.
 
 `Query` is small on purpose: every store and the ledger's overlay must answer it in the same way. Its conditions and its
@@ -41,7 +41,7 @@ class Condition:
     value: Any
 
     def predicate(self) -> Callable[[Any], bool]:
-        """The test as a function of a cell, as `schema.cells` gives it."""
+        """Return the test as a function of a cell, as `schema.cells` gives it."""
         value = self.value
         match self.op:
             case "=":
@@ -77,7 +77,12 @@ class Query:
     after: tuple[Any, str] | None = None
 
     def page(self, rows: Iterable[T], key: Callable[[T], tuple[Any, str]]) -> list[T]:
-        """The first `limit` of `rows` in this order and past `after`; `key` gives a row's order value and id."""
+        """Return the first `limit` of some rows in this order and past `after`.
+
+        Args:
+            rows: in any order; all of them pass the conditions.
+            key: gives a row's order value and its id.
+        """
         known: list[T] = []
         null: list[T] = []
         for row in rows:
@@ -95,42 +100,108 @@ class Query:
 
 
 class Lake(Protocol):
-    def append(self, table: Table, records: Sequence[Record]) -> None: ...
+    """The contract of every store; the module's docstring has its promises. Thread-safe."""
+
+    def append(self, table: Table, records: Sequence[Record]) -> None:
+        """Store the records that are not there yet in this version or a newer one.
+
+        Args:
+            table: which; it is made with its first record.
+            records: of an id, only the newest version counts.
+
+        Raises:
+            LakeUnavailable: they may be stored or not. Repeating the call is safe.
+        """
+        ...
+
     def present(self, table: Table, ids: Sequence[str]) -> dict[str, int]:
-        """The newest stored version of each id that is readable now."""
+        """Return the newest stored version of each of these ids that is readable now.
+
+        Raises:
+            LakeUnavailable: the store can't be read.
+        """
         ...
 
     def get(self, table: Table, ids: Sequence[str]) -> list[Record]:
-        """The records that exist, in the order of `ids`."""
+        """Return the records that exist, in the order of `ids`.
+
+        Raises:
+            LakeUnavailable: the store can't be read.
+        """
         ...
 
-    def select(self, table: Table, query: Query) -> list[Record]: ...
+    def select(self, table: Table, query: Query) -> list[Record]:
+        """Return one page of a query.
+
+        Raises:
+            LakeUnavailable: the store can't be read.
+            LabError: `bad_query`, for conditions and orders that the table doesn't have.
+        """
+        ...
+
     def count(self, table: Table, where: tuple[Condition, ...] = (), group_by: str | None = None) -> dict[str, int]:
-        """Rows by the group column's value as text, null as the empty string; without `group_by`, one entry under the empty string."""
+        """Count the rows that meet the conditions.
+
+        Args:
+            table: which.
+            where: all must hold.
+            group_by: a column of text or whole numbers.
+
+        Returns:
+            Rows by the group column's value as text, null as the empty string. Without `group_by`, one entry under the empty string.
+
+        Raises:
+            LakeUnavailable: the store can't be read.
+            LabError: `bad_query`, for conditions and groups that the table doesn't have.
+        """
         ...
 
     def cells(self, table: Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-        """All rows, in any order, as the cells of these columns."""
+        """Return all rows, in any order, as the cells of these columns.
+
+        Raises:
+            LakeUnavailable: the store can't be read.
+        """
         ...
 
     def search(self, text: str, where: tuple[Condition, ...] = (), limit: int = 10) -> list[tuple[Record, float]]:
-        """Memories ranked by full-text relevance, best first, the newest first on ties.
+        """Rank memories by full-text relevance.
 
-        A text without a word to search for matches every memory with score 0: the newest come first.
+        Args:
+            text: with no word to search for in it, every memory matches with score 0.
+            where: conditions that all must hold.
+            limit: the most hits to return.
+
+        Returns:
+            Memories and their scores, best first, the newest first on ties.
+
+        Raises:
+            LakeUnavailable: the store can't be read.
+            LabError: `bad_query`, for conditions that the table doesn't have.
         """
         ...
 
     def nearest(self, vector: "Vector", where: tuple[Condition, ...] = (), limit: int = 10) -> list[tuple[Record, float]]:
-        """Memories by the cosine of their meaning with this vector of the lake's model, best first, the newest first on ties.
+        """Rank memories by the cosine of their embeddings with a vector.
 
-        Only those that were embedded with that model: none, in a lake without one.
+        Args:
+            vector: of the lake's model. Only memories that were embedded with that model count: none, in a lake without one.
+            where: conditions that all must hold.
+            limit: the most hits to return.
+
+        Returns:
+            Memories and their cosines, best first, the newest first on ties.
+
+        Raises:
+            LakeUnavailable: the store can't be read.
+            LabError: `bad_query`, for conditions that the table doesn't have.
         """
         ...
 
     def warning(self) -> str:
-        """What is to be said about answers of this moment: empty, or how far behind the shared log they are."""
+        """Return how far the answers of this moment are behind the shared log, or nothing."""
         ...
 
     def close(self) -> None:
-        """Lets go of everything. A call that waits for a service in another thread fails soon."""
+        """Let go of everything. A call that waits for a service in another thread fails soon."""
         ...

@@ -41,7 +41,7 @@ class Column:
     hidden: bool = False  # serves the store; nobody filters by it
 
     def cell(self, record: Record) -> Any:
-        """The value that conditions and orders see: str, int, float or None, or a tuple of str.
+        """Return the value that conditions and orders see: str, int, float or None, or a tuple of str.
 
         NUL becomes U+FFFD (PostgreSQL refuses it); a number that is negative or not finite becomes None in a nullable column.
         """
@@ -57,13 +57,13 @@ class Column:
                 return value
 
     def store(self, cell: Any) -> str | int | float | bytes:
-        """What the store's column holds for a cell."""
+        """Return what the store's column holds for a cell."""
         if self.type == "list":
             return json.dumps(cell, ensure_ascii=False, separators=(",", ":"))
         return NO_VALUE if cell is None else cell
 
     def load(self, stored: Sequence[Any]) -> list[Any]:
-        """Cells from a slice of the store's column."""
+        """Return the cells of a slice of the store's column."""
         if self.type == "list":
             known = {text: tuple(json.loads(text)) for text in set(stored)}
             return [known[text] for text in stored]
@@ -76,7 +76,7 @@ class Column:
 
 
 def _number(value: Any) -> float | None:
-    """A number from a result that some launcher wrote, or None for whatever else stands there."""
+    """Return a number from a result that some launcher wrote, or None for anything else that stands there."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15 else None
 
 
@@ -154,28 +154,32 @@ _MODELS: dict[Table, type[Experiment] | type[Memory] | type[Promotion]] = {
 
 
 def cells(table: Table, record: Record) -> dict[str, Any]:
-    """The record's typed columns as conditions, orders and cursors see them."""
+    """Return the record's typed columns as conditions, orders and cursors see them."""
     return {name: column.cell(record) for name, column in TABLES[table].items()}
 
 
 def cell(table: Table, record: Record, column: str) -> Any:
-    """One of `cells`: with the record's id it is the `after` of the next page."""
+    """Return one of `cells`. With the record's id it is the `after` of the next page."""
     return TABLES[table][column].cell(record)
 
 
 def row(table: Table, record: Record) -> dict[str, str | int | float | bytes]:
-    """The record as the store keeps it: its columns, and itself as JSON text."""
+    """Return the record as the store keeps it: its columns, and itself as JSON text."""
     stored = {name: column.store(column.cell(record)) for name, column in TABLES[table].items()}
     return stored | {RECORD: record.model_dump_json()}
 
 
 def parse(table: Table, text: str) -> Record:
-    """The record back from its JSON text."""
+    """Read a record from its JSON text.
+
+    Raises:
+        ValueError: it is not one of this table.
+    """
     return _MODELS[table].model_validate_json(text)
 
 
 def predicates(table: Table, where: Sequence[Condition]) -> list[tuple[str, Callable[[Any], bool]]]:
-    """The conditions as tests of cells, by column.
+    """Return the conditions as tests of cells, by column.
 
     Raises:
         LabError: `bad_query`, for an unknown column, an operator that its type doesn't have, or a value of another type.
@@ -184,7 +188,7 @@ def predicates(table: Table, where: Sequence[Condition]) -> list[tuple[str, Call
 
 
 def check_order(table: Table, query: Query) -> None:
-    """Refuses an order that no store can give.
+    """Refuse an order that no store can give.
 
     Raises:
         LabError: `bad_query`.
@@ -198,7 +202,7 @@ def check_order(table: Table, query: Query) -> None:
 
 
 def check_group(table: Table, group_by: str) -> None:
-    """Refuses to count by a column whose values don't make groups.
+    """Refuse to count by a column whose values don't make groups.
 
     Raises:
         LabError: `bad_query`.

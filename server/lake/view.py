@@ -1,6 +1,6 @@
-"""What is acknowledged, as one answer: the ledger's records that are not in the lake yet, laid over the lake's.
+"""Merges the ledger's records that are not in the lake yet with the lake's, into one answer.
 
-An agent reads its own writes at once, and a record is seen exactly once while it moves from the ledger to the lake. That
+An agent reads its own writes at once, and reads a record exactly once while it moves from the ledger to the lake. That
 rests on an order: the ledger lets go of a record only after it was read back from the lake, and here the ledger is read
 first. A record that is in both counts in its newest version. When the lake is away the answer holds the ledger's part and
 says so in `warning`.
@@ -27,7 +27,7 @@ _RANKS = 60  # Cormack, Clarke and Buettcher (2009): how little the first ranks 
 
 @dataclass(frozen=True)
 class Read(Generic[T]):
-    """An answer, and what is to be said about it: empty, or that the lake's part is missing and why."""
+    """An answer. `warning` says that the lake's part is missing and why, or is empty."""
 
     value: T
     warning: str = ""
@@ -42,10 +42,14 @@ class Ranked:
 
 
 class MergedView:
-    """Reads over `lake` (None: there is none) and `pending`, which gives a table's unflushed and unfinished records in one snapshot.
+    """Reads of the ledger and the lake as one log. Thread-safe.
 
-    `embedder` is the lake's: with it, search knows meaning too.
-    Thread-safe; `LabError` `bad_query` for conditions and orders that the table doesn't have.
+    No read raises `LakeUnavailable`, but for `records`: the answer's `warning` says it.
+
+    Args:
+        lake: None, where there is none.
+        pending: gives a table's unflushed and unfinished records, in one snapshot.
+        embedder: the lake's own; with it, search ranks by meaning too.
     """
 
     def __init__(self, lake: Lake | None, pending: Callable[[Table], list[Record]], embedder: Embedder | None = None) -> None:
@@ -54,12 +58,17 @@ class MergedView:
         self._embedder = embedder
 
     def get(self, table: Table, ids: Sequence[str]) -> Read[list[Record]]:
-        """The records that exist, in the order of `ids`."""
-        ours, stored, warning = self._laid_over(table, lambda lake, _: lake.get(table, ids))
-        found = _newest([*(stored or []), *ours.values()])
-        return Read([found[id] for id in ids if id in found], warning)
+        """Return the records that exist, in the order of `ids`."""
+        ours, stored, warning = self._merged(table, lambda lake, _: lake.get(table, ids))
+        newest = _newest([*(stored or []), *ours.values()])
+        return Read([newest[id] for id in ids if id in newest], warning)
 
     def select(self, table: Table, query: Query) -> Read[list[Record]]:
+        """Return one page of a query.
+
+        Raises:
+            LabError: `bad_query`, for conditions and orders that the table doesn't have.
+        """
         check_order(table, query)
         passes = _test(table, query.where)
 
@@ -72,14 +81,21 @@ class MergedView:
                     return kept
                 limit += len(rows) - len(kept)
 
-        ours, rows, warning = self._laid_over(table, page)
+        ours, rows, warning = self._merged(table, page)
         stored = rows or []
-        there = {record.id for record in stored}
-        fresh = [record for record in ours.values() if record.id not in there and passes(record)]
+        known = {record.id for record in stored}
+        fresh = [record for record in ours.values() if record.id not in known and passes(record)]
         return Read(query.page([*stored, *fresh], lambda record: (cell(table, record, query.order_by), record.id)), warning)
 
     def count(self, table: Table, where: tuple[Condition, ...] = (), group_by: str | None = None) -> Read[dict[str, int]]:
-        """Rows by the group column's value as text, null as the empty string; without `group_by`, one entry under the empty string."""
+        """Count the rows that meet the conditions.
+
+        Returns:
+            Rows by the group column's value as text, null as the empty string. Without `group_by`, one entry under the empty string.
+
+        Raises:
+            LabError: `bad_query`, for conditions and groups that the table doesn't have.
+        """
         if group_by is not None:
             check_group(table, group_by)
         passes = _test(table, where)
@@ -98,19 +114,19 @@ class MergedView:
                 ours = left  # some arrived between these reads: count again
             return counts
 
-        ours, counts, warning = self._laid_over(table, counted)
+        ours, counts, warning = self._merged(table, counted)
         if counts is None:
             counts = groups(ours.values())
         return Read({key: counts[key] for key in counts if counts[key]} if group_by else {"": counts[""]}, warning)
 
     def cells(self, table: Table, columns: Sequence[str]) -> Read[list[tuple[Any, ...]]]:
-        """All rows, in any order, as the cells of these columns."""
-        ours, rows, warning = self._laid_over(table, lambda lake, _: lake.cells(table, ["id", *columns]))
+        """Return all rows, in any order, as the cells of these columns."""
+        ours, rows, warning = self._merged(table, lambda lake, _: lake.cells(table, ["id", *columns]))
         stored = [row[1:] for row in rows or [] if row[0] not in ours]
         return Read([*stored, *(tuple(cell(table, record, name) for name in columns) for record in ours.values())], warning)
 
     def records(self, table: Table) -> Iterator[Record]:
-        """All of them, a few thousand at a time; those that arrive meanwhile may be missing.
+        """Yield all records, a few thousand at a time; those that arrive meanwhile may be missing.
 
         Raises:
             LakeUnavailable: the lake can't be read, so not all are known.
@@ -125,9 +141,15 @@ class MergedView:
             yield from page.value
 
     def search(self, text: str, where: tuple[Condition, ...] = (), limit: int = 10) -> Read[Ranked]:
-        """Memories by full text and, with a model, by meaning, the two rankings fused by reciprocal ranks.
+        """Rank memories by full text and, with a model, by meaning; the two rankings are fused by reciprocal ranks.
 
-        A text without a word to search for finds every memory, the newest first.
+        Args:
+            text: with no word to search for in it, every memory matches, the newest first.
+            where: conditions that all must hold.
+            limit: the most hits to return.
+
+        Raises:
+            LabError: `bad_query`, for conditions that the table doesn't have.
         """
         words = terms(text)
         if not words:
@@ -140,14 +162,14 @@ class MergedView:
             wanted = depth + len(ours)
             return lake.search(text, where, wanted), lake.nearest(vector, where, wanted) if vector is not None else []
 
-        ours, found, warning = self._laid_over("memories", both)
-        said, meant = found or ([], [])
+        ours, rankings, warning = self._merged("memories", both)
+        by_lake, near = rankings or ([], [])
         passes = _test("memories", where)
         fresh = [record for record in ours.values() if passes(record)]
-        by_words = _by_words(words, said, fresh)
+        by_words = _by_words(words, by_lake, fresh)
         if vector is not None:
             try:
-                by_embedding = self._by_embedding(vector, meant, fresh)
+                by_embedding = self._by_embedding(vector, near, fresh)
                 ranking = f"full text (BM25) and meaning ({self._embedder.name}), fused by reciprocal ranks"  # type: ignore[union-attr]
                 return Read(Ranked(_fused([by_words[:depth], by_embedding[:depth]])[:limit], ranking), warning)
             except EmbeddingsUnavailable as error:
@@ -155,7 +177,7 @@ class MergedView:
         return Read(Ranked(by_words[:limit], f"full text (BM25) alone: {why_not}"), warning)
 
     def _vector(self, text: str) -> tuple[Any, str]:
-        """The text's meaning, or why there is none."""
+        """Return the text's vector, or None and the reason."""
         if self._embedder is None:
             return None, "no embedding model is installed or set, see [embeddings] in the README"
         try:
@@ -165,29 +187,30 @@ class MergedView:
 
     def _by_embedding(self, vector: Any, stored: Hits, fresh: Sequence[Record]) -> Hits:
         assert self._embedder is not None
-        there = {record.id for record, _ in stored}
-        unflushed = [record for record in fresh if isinstance(record, Memory) and record.id not in there]
+        known = {record.id for record, _ in stored}
+        unflushed = [record for record in fresh if isinstance(record, Memory) and record.id not in known]
         cosines = self._embedder.embed([record.text for record in unflushed]) @ vector if unflushed else []
         hits = [*stored, *((record, float(cosine)) for record, cosine in zip(unflushed, cosines))]
         return _sorted(hit for hit in hits if hit[1] > self._embedder.floor)
 
     def warning(self) -> str:
-        """How far the lake's part of the answers is behind, without looking at the store."""
+        """Return how far the lake's part of the answers is behind, or nothing, without a look at the store."""
         return self._lake.warning() if self._lake is not None else ""
 
     def close(self) -> None:
+        """Let go of the lake."""
         if self._lake is not None:
             self._lake.close()
 
-    def _laid_over(self, table: Table, lakes_part: Callable[[Lake, dict[str, Record]], T]) -> tuple[dict[str, Record], T | None, str]:
-        """The ledger's records that the lake doesn't have, the lake's part of the answer if there is one, and the warning."""
+    def _merged(self, table: Table, lakes_part: Callable[[Lake, dict[str, Record]], T]) -> tuple[dict[str, Record], T | None, str]:
+        """Return the ledger's records that the lake doesn't have, the lake's part of the answer if there is one, and the warning."""
         mine = _newest(self._pending(table))
         if self._lake is None:
             return mine, None, ""
         try:
             ours = _absent(self._lake, table, mine)
-            found = lakes_part(self._lake, ours)
-            return ours, found, self._lake.warning()
+            part = lakes_part(self._lake, ours)
+            return ours, part, self._lake.warning()
         except LakeUnavailable as error:
             warning = (
                 f"The shared log can't be read now; this answer knows only the {len(mine)} {table} that it has not received yet. {error}"
@@ -196,15 +219,15 @@ class MergedView:
 
 
 def _newest(records: Iterable[Record]) -> dict[str, Record]:
-    found: dict[str, Record] = {}
+    newest: dict[str, Record] = {}
     for record in records:
-        if record.id not in found or found[record.id].version < record.version:
-            found[record.id] = record
-    return found
+        if record.id not in newest or newest[record.id].version < record.version:
+            newest[record.id] = record
+    return newest
 
 
 def _absent(lake: Lake, table: Table, records: dict[str, Record]) -> dict[str, Record]:
-    """Those that the lake has not got in this version or a newer one."""
+    """Return those that the lake has not got in this version or a newer one."""
     versions = lake.present(table, list(records)) if records else {}
     return {id: record for id, record in records.items() if versions.get(id, -1) < record.version}
 
@@ -215,9 +238,9 @@ def _test(table: Table, where: Sequence[Condition]) -> Callable[[Record], bool]:
 
 
 def _by_words(words: Sequence[str], stored: Hits, fresh: Sequence[Record]) -> Hits:
-    """The lake's ranking; where unflushed memories match too, they and the lake's best are ranked together among themselves."""
-    there = {record.id for record, _ in stored}
-    unflushed = [record for record in fresh if record.id not in there and not set(words).isdisjoint(_terms(record))]
+    """Return the lake's ranking. Where unflushed memories match too, rank them and the lake's best together among themselves."""
+    known = {record.id for record, _ in stored}
+    unflushed = [record for record in fresh if record.id not in known and not set(words).isdisjoint(_terms(record))]
     if not unflushed:
         return stored
     records = [*(record for record, _ in stored), *unflushed]
@@ -225,7 +248,7 @@ def _by_words(words: Sequence[str], stored: Hits, fresh: Sequence[Record]) -> Hi
 
 
 def _fused(rankings: Sequence[Hits]) -> Hits:
-    """Each record once, by the sum of its reciprocal ranks."""
+    """Rank each record once, by the sum of its reciprocal ranks."""
     records: dict[str, Record] = {}
     scores: Counter[str] = Counter()
     for ranking in rankings:

@@ -1,9 +1,9 @@
-"""What a text means, as a vector: by a small local model, or by an endpoint that speaks OpenAI's protocol.
+"""Embeds texts as vectors, with a small local model or with an endpoint that speaks OpenAI's protocol.
 
 The local model (the extra `embeddings`) is WordLlama's table of 32,000 token vectors, averaged: no torch, 0.1 ms a text, 35 MB.
 It knows words rather than sentences ("not" hardly counts). An endpoint is sent the text of notes and of queries.
 
-A vector is a row of float32 of length 1; zeros, near nothing, for a text without a meaning.
+A vector is a row of float32 of length 1. A text without known words gets zeros, which are near nothing.
 """
 
 import importlib.util
@@ -42,14 +42,14 @@ class EmbeddingsUnavailable(Exception):
 
 
 class Embedder(Protocol):
-    """Thread-safe. Vectors of one `name` can be compared."""
+    """The contract of every model. Thread-safe. Vectors of one `name` can be compared."""
 
     name: str
     local: bool  # costs next to nothing, and no text leaves the machine
     floor: float  # texts with a smaller cosine have nothing to do with each other
 
     def embed(self, texts: Sequence[str]) -> "Vectors":
-        """A row for each text.
+        """Return a row for each text.
 
         Raises:
             EmbeddingsUnavailable: within about `WITHIN_S`.
@@ -58,18 +58,18 @@ class Embedder(Protocol):
 
 
 def open_embedder(section: "EmbeddingsSection") -> Embedder | None:
-    """As `[embeddings]` says; with "auto" the local model where the extra is installed, else none.
+    """Make the model that `[embeddings]` names; with "auto" the local one where the extra is installed, else none.
 
     Raises:
-        LabError: `bad_settings`.
+        LabError: `bad_settings`: the model is not installed, or the address is not usable.
     """
     if section.backend == "none":
         return None
     if section.backend == "endpoint":
         return Endpoint(checked_url(section.url, "lab.toml: [embeddings] url"), section.model, os.environ.get(KEY, "").strip())
-    found = importlib.util.find_spec("wordllama")
-    if found is not None and found.submodule_search_locations:
-        return LocalModel(Path(found.submodule_search_locations[0]))
+    package = importlib.util.find_spec("wordllama")
+    if package is not None and package.submodule_search_locations:
+        return LocalModel(Path(package.submodule_search_locations[0]))
     if section.backend == "local":
         raise LabError(
             "lab.toml: [embeddings] backend is \"local\", and the model is not installed: pip install 'autoresearch-mcp[embeddings]'.",
@@ -91,6 +91,11 @@ class LocalModel:
         self._loaded: tuple[Any, Any] | None = None
 
     def embed(self, texts: Sequence[str]) -> "Vectors":
+        """Return a row for each text.
+
+        Raises:
+            EmbeddingsUnavailable: the model's files can't be read.
+        """
         import numpy as np
 
         tokenizer, table = self._model()
@@ -132,6 +137,11 @@ class Endpoint:
         self._failed_at: float | None = None
 
     def embed(self, texts: Sequence[str]) -> "Vectors":
+        """Return a row for each text; texts that are known are not sent again.
+
+        Raises:
+            EmbeddingsUnavailable: the endpoint fails, or failed less than `PAUSE_S` ago.
+        """
         import numpy as np
 
         short = [text[:_MOST_TEXT] or " " for text in texts]
@@ -152,8 +162,8 @@ class Endpoint:
             if isinstance(error, HTTPError):
                 reason = str(error.code)
                 error.close()
-            said = f"The embedding endpoint {self._url} does not answer as it should ({reason})."
-            raise EmbeddingsUnavailable(said) from None  # the request in its chain holds the key
+            reason = f"The embedding endpoint {self._url} does not answer as it should ({reason})."
+            raise EmbeddingsUnavailable(reason) from None  # the request in its chain holds the key
         with self._lock:
             self._failed_at = None
             self._known = known | (self._known if len(self._known) < _MOST_KNOWN else {})

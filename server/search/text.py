@@ -16,25 +16,35 @@ _MOST_TERMS = 2_000
 
 
 def terms(text: str) -> list[str]:
-    """Lower-case terms without accents, plurals folded: "Warm-up losses of 3e-4" gives warm, up, warmup, loss, of, 3e_4.
+    """Cut a text into lower-case terms without accents, plurals folded: "Warm-up losses of 3e-4" gives warm, up, warmup, loss, of, 3e_4.
 
     A compound gives its parts and the whole, so warm-up, warm_up and warmup meet; a number such as 3e-4 or 0.02 stays whole.
     """
     plain = "".join(c for c in unicodedata.normalize("NFKD", text[:100_000]).casefold() if not unicodedata.combining(c))
-    found: list[str] = []
+    cut: list[str] = []
     for word in _WORD.findall(plain):
         parts = _PART.findall(word)
         if len(parts) == 1:
-            found.append(_singular(parts[0]))
+            cut.append(_singular(parts[0]))
         elif _NUMBER.match(word):
-            found.append("_".join(parts))
+            cut.append("_".join(parts))
         elif parts:
-            found += [*map(_singular, parts), _singular("".join(parts))]
-    return found[:_MOST_TERMS]
+            cut += [*map(_singular, parts), _singular("".join(parts))]
+    return cut[:_MOST_TERMS]
 
 
 def rank(query: Sequence[str], documents: Sequence[Sequence[str]], k1: float = 1.2, b: float = 0.75) -> list[float]:
-    """A BM25 score for each document, 0 where no term of the query is in it (Robertson and Zaragoza, 2009, with the +1 inside idf)."""
+    """Score documents by BM25 (Robertson and Zaragoza, 2009, with the +1 inside idf).
+
+    Args:
+        query: terms.
+        documents: their terms.
+        k1: how soon more of the same term stops to count.
+        b: how much long documents are discounted, from 0 to 1.
+
+    Returns:
+        A score for each document, 0 where no term of the query is in it.
+    """
     mean = sum(map(len, documents)) / len(documents) if documents else 1.0
     scores = [0.0] * len(documents)
     for term in set(query):

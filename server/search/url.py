@@ -7,7 +7,11 @@ from autoresearch_mcp.server.errors import LabError
 
 
 def checked_url(url: str, name: str) -> str:
-    """The address without a slash at its end. `name` is where it was set.
+    """Return the address without a slash at its end.
+
+    Args:
+        url: where a secret is sent.
+        name: where it was set, for the error.
 
     Raises:
         LabError: `bad_settings`, where a secret would travel in the clear, or where one stands in the address.

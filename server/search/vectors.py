@@ -15,22 +15,29 @@ COLUMN = "meaning"
 
 
 def pack(model: str, vectors: "Vectors") -> list[bytes]:
+    """Return the cells of a model's vectors, one a row."""
     import numpy as np
 
     return [_mark(model) + vector.tobytes() for vector in vectors.astype(np.float16)]
 
 
 def unembedded(model: str) -> bytes:
-    """The cell of a text that this model could not be asked about."""
+    """Return the cell of a text that this model could not be asked about."""
     return _mark(model)
 
 
 def is_of(model: str, cell: bytes) -> bool:
+    """Return whether the cell was made for this model."""
     return cell.startswith(_mark(model))
 
 
 class VectorIndex:
-    """Rows are known by their position in the store."""
+    """One model's vectors of a table. Rows are known by their position in the store. Not thread-safe.
+
+    Args:
+        model: whose vectors count; others are passed over.
+        read: gives the cells of the rows from a first one up to, and without, a last one.
+    """
 
     def __init__(self, model: str, read: Callable[[int, int], Sequence[bytes]]) -> None:
         self._mark = _mark(model)
@@ -41,29 +48,35 @@ class VectorIndex:
         self._known = 0
 
     def extend(self, rows: int) -> None:
-        """Takes in the rows up to `rows`."""
+        """Read the rows that are new, up to `rows`."""
         import numpy as np
 
         cells = self._read(self._rows, rows) if rows > self._rows else []
         first, self._rows = self._rows, max(rows, self._rows)
-        found = [(first + n, cell[len(self._mark) :]) for n, cell in enumerate(cells) if cell.startswith(self._mark)]
-        width = 2 * self._matrix.shape[1] if self._matrix is not None else next((len(cell) for _, cell in found if cell), 0)
-        found = [(position, cell) for position, cell in found if cell and len(cell) == width]
-        if not found:
+        fresh = [(first + n, cell[len(self._mark) :]) for n, cell in enumerate(cells) if cell.startswith(self._mark)]
+        width = 2 * self._matrix.shape[1] if self._matrix is not None else next((len(cell) for _, cell in fresh if cell), 0)
+        fresh = [(position, cell) for position, cell in fresh if cell and len(cell) == width]
+        if not fresh:
             return
-        if self._matrix is None or self._known + len(found) > len(self._matrix):
-            room = max(self._known + len(found), 2 * self._known)
+        if self._matrix is None or self._known + len(fresh) > len(self._matrix):
+            room = max(self._known + len(fresh), 2 * self._known)
             matrix, positions = np.zeros((room, width // 2), np.float32), np.zeros(room, np.int64)
             if self._matrix is not None:
                 matrix[: self._known], positions[: self._known] = self._matrix[: self._known], self._positions[: self._known]
             self._matrix, self._positions = matrix, positions
-        fresh = slice(self._known, self._known + len(found))
-        self._matrix[fresh] = np.frombuffer(b"".join(cell for _, cell in found), np.float16).reshape(len(found), -1)
-        self._positions[fresh] = [position for position, _ in found]
-        self._known += len(found)
+        place = slice(self._known, self._known + len(fresh))
+        self._matrix[place] = np.frombuffer(b"".join(cell for _, cell in fresh), np.float16).reshape(len(fresh), -1)
+        self._positions[place] = [position for position, _ in fresh]
+        self._known += len(fresh)
 
     def nearest(self, vector: Any, allowed: Sequence[int] | None, limit: int) -> list[tuple[int, float]]:
-        """Positions and cosines, best first, the newest on ties; only of `allowed` positions, where they are given."""
+        """Return positions and cosines, best first, the newest first on ties.
+
+        Args:
+            vector: of this model, of length 1.
+            allowed: the only positions that count, or None for all.
+            limit: the most hits to return.
+        """
         import numpy as np
 
         if self._matrix is None or self._matrix.shape[1] != len(vector):

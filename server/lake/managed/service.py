@@ -1,8 +1,8 @@
 """Queries to Deeplake's managed tables: one call with a deadline, tries that back off, and errors that say what to do.
 
-Only `client.query` is used, with parameters. `deeplake.Client` (4.7.4) has a timeout a socket operation but none a call,
-repeats nothing, and lets raw errors out; all of that is made good here. A failure tells whether the statement may have
-been carried out all the same (`maybe_done`): then it is for the caller to look before it repeats it. The token is never
+Only `client.query` is used, with parameters. `deeplake.Client` (4.7.4) has a timeout for a socket operation but none for a
+call. It repeats nothing, and lets raw errors out. This module makes up for all three. A failure tells whether the statement may have
+been carried out all the same (`maybe_done`): then the caller looks before it repeats the statement. The token is never
 in a message, a log or a repr.
 """
 
@@ -29,7 +29,13 @@ Row = dict[str, Any]
 
 
 class ServiceError(LakeUnavailable):
-    """A query failed. `maybe_done`: it may have had its effect; `retry`: the same query may succeed later; `status`: of HTTP, or 0."""
+    """A query failed.
+
+    Attributes:
+        maybe_done: whether it may have had its effect.
+        retry: whether the same query may succeed later.
+        status: of HTTP, or 0.
+    """
 
     def __init__(self, message: str, *, maybe_done: bool = False, retry: bool = False, status: int = 0) -> None:
         super().__init__(message)
@@ -39,7 +45,7 @@ class ServiceError(LakeUnavailable):
 
 
 class Service:
-    """One workspace, reached with one token. Safe to use from several threads."""
+    """One workspace, reached with one token. Thread-safe."""
 
     def __init__(self, token: str, workspace: str = "default", org_id: str = "", api_url: str = "") -> None:
         self._token = token
@@ -52,7 +58,10 @@ class Service:
 
     @classmethod
     def from_environment(cls, workspace: str) -> "Service":
-        """By DEEPLAKE_API_KEY, and DEEPLAKE_WORKSPACE (where `workspace` is empty), DEEPLAKE_ORG_ID and DEEPLAKE_API_URL.
+        """Make the service from DEEPLAKE_API_KEY, DEEPLAKE_ORG_ID and DEEPLAKE_API_URL.
+
+        Args:
+            workspace: its name; where it is empty, DEEPLAKE_WORKSPACE or "default".
 
         Raises:
             LabError: `bad_settings`.
@@ -62,7 +71,16 @@ class Service:
         return cls(token, named, os.environ.get("DEEPLAKE_ORG_ID", "").strip(), os.environ.get("DEEPLAKE_API_URL", "").strip())
 
     def query(self, sql: str, params: Sequence[Any] = (), *, within_s: float, reads: bool = True) -> list[Row]:
-        """The rows of one statement. A statement that reads is repeated after any passing failure; another only when it surely did nothing.
+        """Run one statement, and repeat it after a passing failure.
+
+        Args:
+            sql: with places `$1`, `$2`, ...
+            params: for the places.
+            within_s: seconds for all tries together.
+            reads: whether it only reads. Another is repeated only when it surely had no effect.
+
+        Returns:
+            Its rows, by column name.
 
         Raises:
             ServiceError: within about `within_s`.
@@ -79,11 +97,11 @@ class Service:
         return retry_within(attempt, may_help, BACKOFF_S, within_s, self._closing)
 
     def close(self) -> None:
-        """Queries that wait fail now."""
+        """Make queries that wait in other threads fail now."""
         self._closing.set()
 
     def ping(self) -> float:
-        """Seconds that the smallest query takes.
+        """Return the seconds that the smallest query takes.
 
         Raises:
             ServiceError: as `query`.
@@ -98,13 +116,13 @@ class Service:
         except ImportError as error:
             raise ServiceError("The package deeplake is not installed or does not fit this platform: see the README.") from error
         except Exception as error:
-            raise self._explained(error) from None  # the chain holds requests, and requests hold the token
+            raise self._translated(error) from None  # the chain holds requests, and requests hold the token
         if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
             raise ServiceError("Deeplake's answer had no rows in it; it is not as documented.", maybe_done=True, retry=True)
         return rows
 
     def _within(self, seconds: float, call: Callable[[], list[Row]]) -> list[Row]:
-        """The call's outcome, or an error after `seconds`: a thread that hangs is left behind, and ends with the process."""
+        """Return the call's outcome, or fail after `seconds`. A thread that hangs is left behind, and ends with the process."""
         outcome: queue.SimpleQueue[list[Row] | BaseException] = queue.SimpleQueue()
 
         def work() -> None:
@@ -134,15 +152,15 @@ class Service:
                 self._client = Client(token=self._token, workspace_id=self.workspace, api_url=self._url, org_id=self._org_id or None)
             return self._client
 
-    def _explained(self, error: BaseException) -> ServiceError:
-        """The sentence for whatever the client let out: its own errors say nothing apart, but they keep their causes."""
+    def _translated(self, error: BaseException) -> ServiceError:
+        """Make our error for one of the client's. Its own errors are all alike, but they keep their causes."""
         chain = [error]
         while chain[-1].__cause__ is not None and len(chain) < 8:
             chain.append(chain[-1].__cause__)
         for cause in chain:
             if isinstance(cause, HTTPError):
                 cause.close()  # the client leaves it open
-                return self._by_status(cause.code, self._said(error))
+                return self._by_status(cause.code, self._text(error))
         if any(isinstance(cause, TimeoutError) or "timed out" in str(cause) for cause in chain):
             return ServiceError("Deeplake did not answer in time.", maybe_done=True, retry=True)
         if any(type(cause).__name__ == "TokenError" for cause in chain):
@@ -151,12 +169,12 @@ class Service:
             )
         unsent = any(isinstance(cause, URLError) for cause in chain)  # urllib wraps so what fails before the request is out
         if unsent or any(isinstance(cause, OSError | HTTPException) for cause in chain):
-            return ServiceError(f"Deeplake can't be reached at {self._url} ({self._said(chain[-1])}).", maybe_done=not unsent, retry=True)
+            return ServiceError(f"Deeplake can't be reached at {self._url} ({self._text(chain[-1])}).", maybe_done=not unsent, retry=True)
         return ServiceError(
             f"Deeplake's answer could not be understood ({type(error).__name__}); it is not as documented.", maybe_done=True, retry=True
         )
 
-    def _by_status(self, status: int, said: str) -> ServiceError:
+    def _by_status(self, status: int, reason: str) -> ServiceError:
         match status:
             case 401:
                 text = "Deeplake refused the token (401): DEEPLAKE_API_KEY is wrong or has expired. Set a valid one"
@@ -169,9 +187,9 @@ class Service:
             case _ if status >= 500:
                 return ServiceError(f"Deeplake is out of order ({status}).", maybe_done=True, retry=True, status=status)
             case _:
-                return ServiceError(f"Deeplake refused a statement ({status}): {said}", status=status)
+                return ServiceError(f"Deeplake refused a statement ({status}): {reason}", status=status)
         return ServiceError(f"{text}; until then new records wait, safe, in the ledger.", status=status)
 
-    def _said(self, error: BaseException) -> str:
+    def _text(self, error: BaseException) -> str:
         text = " ".join(str(error).split()).removeprefix("Query failed: ").removeprefix("API request failed: ")
         return (text.replace(self._token, "***") or type(error).__name__)[:300]

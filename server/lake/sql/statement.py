@@ -13,7 +13,7 @@ TYPES = {"text": "TEXT", "list": "TEXT", "integer": "INTEGER", "real": "REAL"}
 
 
 def check(sql: str) -> tuple[str, dict[Table, list[Column]]]:
-    """The statement as SQLite takes it, and the columns that it may need.
+    """Return the statement as SQLite takes it, and the columns that it may need.
 
     Raises:
         LabError: `bad_sql`: it is not one SELECT over the documented tables.
