@@ -20,7 +20,7 @@ import anyio
 from mcp import StdioServerParameters
 from mcp.client import Client
 from mcp.client.stdio import stdio_client
-from mcp_types import CallToolResult, ImageContent, Implementation, TextContent
+from mcp.types import CallToolResult, ImageContent, Implementation, TextContent
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table

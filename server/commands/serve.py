@@ -14,6 +14,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--http", metavar="HOST:PORT", help="Streamable HTTP instead of stdio; beyond this machine $AUTORESEARCH_TOKEN must be set"
     )
+    parser.add_argument(
+        "--allow-host", metavar="HOST", action="append", default=[], help="with --http: accept this Host header too, as a TLS proxy keeps it"
+    )
+    parser.add_argument(
+        "--allow-origin", metavar="ORIGIN", action="append", default=[], help="with --http: let web pages of this origin call (CORS)"
+    )
     add_lab(parser)
 
 
@@ -27,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         from autoresearch_mcp.server.mcp.http import serve_http
 
-        serve_http(lab, arguments.http)
+        serve_http(lab, arguments.http, hosts=arguments.allow_host, origins=arguments.allow_origin)
     return 0
 
 

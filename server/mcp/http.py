@@ -6,33 +6,41 @@ so put a TLS proxy in front of it. A client of the older era is not named to its
 """
 
 import contextlib
-import hmac
 import logging
 import os
 import signal
 import socket
 import sys
 from asyncio import CancelledError
+from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
 import uvicorn
-from starlette.datastructures import Headers
-from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from mcp.server.transport_security import RequestBodyLimitMiddleware, TransportSecuritySettings
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.mcp.app import build_server
+from autoresearch_mcp.server.mcp.front import TOKEN, BearerTokenMiddleware, ReadableMessages
 
-TOKEN = "AUTORESEARCH_TOKEN"  # noqa: S105 the variable's name
+MAX_BODY = 4 * 1024 * 1024
 PATIENCE_S = 1  # for calls in flight, after a signal; what the lab has begun is finished, waits are cut
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def serve_http(lab_root: Path, address: str, agent: str | None = None) -> None:
-    """Serve the lab in `lab_root` at `http://ADDRESS/mcp` until a signal; port 0 takes a free one. Its first line on stdout is the URL.
+def serve_http(lab_root: Path, address: str, agent: str | None = None, hosts: Sequence[str] = (), origins: Sequence[str] = ()) -> None:
+    """Serve the lab in `lab_root` at `http://ADDRESS/mcp` until a signal. The first line on stdout is the URL.
+
+    Args:
+        lab_root: the lab's folder.
+        address: `HOST:PORT` or `PORT`; port 0 takes a free one.
+        agent: signs what is written, where a call names no author.
+        hosts: Host headers to accept besides this machine's own, such as that of a TLS proxy.
+        origins: origins of web pages that may call, such as `https://inspector.example`.
 
     Raises:
         LabError: the lab's own, `bad_address`, `no_token`, `bad_token`, and `address_taken`: nothing is served.
@@ -44,9 +52,15 @@ def serve_http(lab_root: Path, address: str, agent: str | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn passes on the signal that ended it
     with contextlib.suppress(KeyboardInterrupt), contextlib.closing(Lab(lab_root)) as lab, _bound(host, port) as listening:
         logging.getLogger("mcp").setLevel(logging.WARNING)  # the SDK logs a line for every request otherwise
-        app: ASGIApp = build_server(lab, agent).streamable_http_app(stateless_http=True, host=host)
+        security = _security(host, hosts, origins)
+        app: ASGIApp = build_server(lab, agent).streamable_http_app(stateless_http=True, transport_security=security)
+        app = RequestBodyLimitMiddleware(ReadableMessages(app), MAX_BODY)
+        if token:
+            app = BearerTokenMiddleware(token, app)
+        if origins:
+            app = CORSMiddleware(app, allow_origins=origins, allow_methods=["POST"], allow_headers=["*"])
         config = uvicorn.Config(
-            BearerTokenMiddleware(token, app) if token else app,
+            app,
             log_config=None,
             access_log=False,
             ws="none",
@@ -56,24 +70,6 @@ def serve_http(lab_root: Path, address: str, agent: str | None = None) -> None:
         shown = f"[{host}]" if ":" in host else host
         print(f"Serving {lab.root} at http://{shown}:{listening.getsockname()[1]}/mcp", flush=True)  # noqa: T201
         anyio.run(uvicorn.Server(config).serve, [listening])
-
-
-class BearerTokenMiddleware:
-    """Lets those requests through that carry the token."""
-
-    def __init__(self, token: str, app: ASGIApp) -> None:
-        self._expected = token.encode()
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._expected):
-                refusal = Response(f"Send the header `Authorization: Bearer <token>`, with the {TOKEN} of the server.\n", 401)
-                refusal.headers["WWW-Authenticate"] = "Bearer"
-                await refusal(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -88,6 +84,17 @@ def _parsed(address: str) -> tuple[str, int]:
     if not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise LabError(f"{address!r} is no address. Give HOST:PORT, such as 127.0.0.1:8765.", "bad_address")
     return host, int(port)
+
+
+def _security(host: str, hosts: Sequence[str], origins: Sequence[str]) -> TransportSecuritySettings:
+    """Return which Host and Origin headers are accepted. Beyond this machine all are, because every request carries the token there."""
+    if host not in _LOOPBACK:
+        return TransportSecuritySettings(enable_dns_rebinding_protection=False)
+    own = ("127.0.0.1", "localhost", "[::1]")
+    return TransportSecuritySettings(
+        allowed_hosts=[form for each in (*own, *hosts) for form in (each, f"{each}:*")],
+        allowed_origins=[*(f"http://{each}:*" for each in own), *origins],
+    )
 
 
 def _token(host: str) -> str:

@@ -7,7 +7,6 @@ quickly and quietly: calls that the lab has begun are finished, waits are cut.
 """
 
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -32,6 +31,7 @@ from mcp.types import JSONRPCRequest
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.mcp.app import build_server
+from autoresearch_mcp.server.mcp.messages import whole
 
 PATIENCE_S = 3.0  # after a signal; then the process ends even if a disk or a client that doesn't read holds it
 
@@ -140,18 +140,6 @@ class Lines:
         async with lines:
             async for line in lines:
                 yield line
-
-
-def whole(line: str) -> str:
-    """The line without half characters. JavaScript writes one, as an escape, where it cut a text inside an emoji; the SDK's
-    reader drops the whole message then, and the call would never be answered."""
-    if "\\ud" not in line and "\\uD" not in line:
-        return line
-    try:
-        message = json.dumps(json.loads(line), ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return line
-    return message.encode("utf-8", "replace").decode("utf-8")
 
 
 class Sink:

@@ -4,15 +4,15 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
 class Listening:
     """The process, and where it listens."""
 
-    def __init__(self, root: Path, address: str, environment: dict[str, str]) -> None:
-        command = [sys.executable, "-W", "error", "-m", "autoresearch_mcp.server.cli", "serve", str(root), "--http", address]
+    def __init__(self, root: Path, address: str, environment: dict[str, str], options: Sequence[str] = ()) -> None:
+        command = [sys.executable, "-W", "error", "-m", "autoresearch_mcp.server.cli", "serve", str(root), "--http", address, *options]
         self.process = subprocess.Popen(
             command, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -22,8 +22,9 @@ class Listening:
 
 
 @contextlib.contextmanager
-def served_over_http(root: Path, address: str = "127.0.0.1:0", **environment: str) -> Iterator[Listening]:
-    server = Listening(root, address, environment)
+def served_over_http(root: Path, address: str = "127.0.0.1:0", options: Sequence[str] = (), **environment: str) -> Iterator[Listening]:
+    """Serve the lab until the block ends; `options` are those of the command, the rest is its environment."""
+    server = Listening(root, address, environment, options)
     try:
         yield server
     finally:

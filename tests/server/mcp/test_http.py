@@ -22,6 +22,7 @@ from mcp.shared._httpx_utils import create_mcp_http_client
 from autoresearch_mcp.server.mcp import http
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.listening import served_over_http
+from tests.server.mcp.pipe import ENVELOPE
 
 TOKEN = "correct-horse-battery-staple"
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
@@ -39,14 +40,102 @@ def guarded(runner_lab: FakeRunnerLab) -> Iterator[str]:
         yield server.url
 
 
-def post(url: str, body: object = LIST, **headers: str) -> tuple[int, str]:
-    """What a client without manners is answered: status and text."""
+def ask(url: str, method: str = "POST", body: str | None = None, path: str = "/mcp", **headers: str) -> tuple[int, str, dict[str, str]]:
+    """What a client without manners is answered: status, text and headers."""
     where = urlsplit(url)
     usual = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
     with contextlib.closing(HTTPConnection(where.hostname or "", where.port, timeout=10)) as connection:
-        connection.request("POST", where.path, json.dumps(body), usual | headers)
+        connection.request(method, path, body, usual | {name.replace("_", "-"): value for name, value in headers.items()})
         with connection.getresponse() as answer:
-            return answer.status, answer.read().decode()
+            return answer.status, answer.read().decode(), {name.lower(): value for name, value in answer.getheaders()}
+
+
+def post(url: str, body: object = LIST, **headers: str) -> tuple[int, str]:
+    """Status and text of the answer to a message."""
+    return ask(url, body=json.dumps(body), **headers)[:2]
+
+
+@pytest.fixture(scope="module")
+def open_url(runner_lab: FakeRunnerLab) -> Iterator[str]:
+    """The URL of a server that asks for no token, behind a proxy with a name, open to the pages of one origin."""
+    options = ("--allow-host", "lab.example", "--allow-origin", "https://inspector.example")
+    with served_over_http(runner_lab.root, options=options) as server:
+        yield server.url
+
+
+@pytest.mark.parametrize("host", ["lab.example", "lab.example:443", "127.0.0.1", "localhost:1", "[::1]"])
+def test_the_host_of_a_proxy_is_accepted_where_the_owner_says_so(open_url: str, host: str) -> None:
+    assert post(open_url, Host=host)[0] == 200
+    assert post(open_url, Host="lab.example.attacker.example")[0] == 421
+
+
+def test_pages_of_an_origin_may_call_where_the_owner_says_so(open_url: str, guarded: str) -> None:
+    preflight = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "authorization, mcp-method"}
+    status, _, headers = ask(open_url, "OPTIONS", Origin="https://inspector.example", **preflight)
+    assert (status, headers["access-control-allow-origin"]) == (200, "https://inspector.example")
+    assert "mcp-method" in headers["access-control-allow-headers"]
+    assert post(open_url, Origin="https://inspector.example")[0] == 200
+    assert post(open_url, Origin="https://attacker.example")[0] == 403
+    assert "access-control-allow-origin" not in ask(guarded, "OPTIONS", Origin="https://inspector.example", **preflight)[2]
+
+
+def call(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": arguments}}
+
+
+@pytest.mark.parametrize("era", ["2025-11-25", "2026-07-28"])
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        ("write_memory", {"kind": "finding", "text": "Cut short: \ud83d", "tags": ["cut"]}),
+        ("search_memory", {"query": "\udc00 half"}),
+        ("read_file", {"path": "\ud83d.py"}),
+        ("propose_patch", {"hypothesis": "Half an emoji \ud83d", "files": {"train.py": "A = '\ud83d'\n", "\ud83d": "x"}}),
+        ("query_experiments", {"sql": "SELECT '\ud83d' AS x", "\ud83d": 1}),
+    ],
+)
+def test_half_a_character_is_lost_and_not_the_call(open_url: str, era: str, tool: str, arguments: dict[str, Any]) -> None:
+    message = call(tool, arguments)
+    if era == "2026-07-28":
+        message["params"]["_meta"] = ENVELOPE
+    said, answer = post(open_url, message, MCP_Protocol_Version=era, Mcp_Method="tools/call", Mcp_Name=tool)
+    assert said == 200 and '"result"' in answer and "Internal error" not in answer
+
+
+@pytest.mark.parametrize("era", ["2025-03-26", "2025-11-25"])
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ({"jsonrpc": "2.0", "id": None, "method": "tools/list"}, "string or an integer"),
+        ({"jsonrpc": "2.0", "id": 1.5, "method": "tools/list"}, "string or an integer"),
+        ({"jsonrpc": "2.0", "id": True, "method": "tools/list"}, "string or an integer"),
+        ([LIST, LIST], "one message a request"),
+    ],
+)
+def test_what_is_no_request_is_refused_with_the_reason(open_url: str, era: str, message: object, words: str) -> None:
+    status, answer = post(open_url, message, MCP_Protocol_Version=era)
+    error = json.loads(answer)["error"]
+    assert (status, error["code"]) == (400, -32600) and words in error["message"]
+
+
+def test_no_stream_is_opened_on_which_nothing_would_come(open_url: str, guarded: str) -> None:
+    status, _, headers = ask(open_url, "GET")
+    assert (status, headers["allow"]) == (405, "POST")
+    assert ask(guarded, "GET")[0] == 401
+    for path in ("/.well-known/oauth-protected-resource", "/.well-known/oauth-authorization-server/mcp"):
+        assert ask(guarded, "GET", path=path)[0] == 404 and ask(open_url, "GET", path=path)[0] == 404
+
+
+def test_an_upload_that_was_dropped_leaves_no_trace(runner_lab: FakeRunnerLab) -> None:
+    with served_over_http(runner_lab.root) as server:
+        where = urlsplit(server.url)
+        head = "POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+        for _ in range(3):
+            with socket.create_connection((where.hostname or "", where.port or 0)) as dropped:
+                dropped.sendall(head.encode())
+        assert post(server.url)[0] == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.communicate(timeout=20)[1] == ""
 
 
 def refused(root: Path, address: str, **environment: str) -> str:

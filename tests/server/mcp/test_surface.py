@@ -316,6 +316,25 @@ async def test_prompts_hold_the_contracts_and_the_campaign(client: Client) -> No
     assert message.content.text.startswith("# Orchestrator") and "This campaign" not in message.content.text
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [("boss", {}, "orchestrator and worker"), ("worker", {"nmae": "w"}, "nmae"), ("worker", {"name": "x" * 5000}, "at most 4000")],
+)
+async def test_a_prompt_that_cannot_be_made_is_refused_with_the_reason(
+    client: Client, name: str, arguments: dict[str, str], words: str
+) -> None:
+    with anyio.fail_after(10), pytest.raises(MCPError) as refused:
+        await client.get_prompt(name, arguments)
+    assert refused.value.error.code == -32602 and words in refused.value.error.message
+
+
+async def test_an_unknown_cursor_is_refused(client: Client) -> None:
+    for list_ in (client.list_tools, client.list_resources, client.list_prompts, client.list_resource_templates):
+        with anyio.fail_after(10), pytest.raises(MCPError) as refused:
+            await list_(cursor="bm93aGVyZQ")
+        assert refused.value.error.code == -32602 and "cursor" in refused.value.error.message
+
+
 async def test_ids_are_completed_from_the_lab(client: Client) -> None:
     (id,) = await launch(client, 320)
     reference = ResourceTemplateReference(type="ref/resource", uri="experiment://{id}")
