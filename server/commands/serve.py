@@ -15,7 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--http", metavar="HOST:PORT", help="Streamable HTTP instead of stdio; beyond this machine $AUTORESEARCH_TOKEN must be set"
     )
     parser.add_argument(
-        "--allow-host", metavar="HOST", action="append", default=[], help="with --http: accept this Host header too, as a TLS proxy keeps it"
+        "--allow-host",
+        metavar="HOST",
+        action="append",
+        default=[],
+        help="with --http: accept this Host header too, as a TLS proxy keeps it",
     )
     parser.add_argument(
         "--allow-origin", metavar="ORIGIN", action="append", default=[], help="with --http: let web pages of this origin call (CORS)"
