@@ -13,6 +13,7 @@ from autoresearch_mcp.server.lab.experiments import Experiments
 from autoresearch_mcp.server.lab.reproduction import TAG, Reproduction
 from autoresearch_mcp.server.lab.status import MAX_REPLICATES, Overview, preflight_error
 from autoresearch_mcp.server.models import Experiment, new_id
+from autoresearch_mcp.server.settings import Settings
 from autoresearch_mcp.server.untrusted import clean
 
 
@@ -57,7 +58,8 @@ class Trainings:
             )
         if not 1 <= replicates <= MAX_REPLICATES:
             raise LabError(f"replicates must be 1 to {MAX_REPLICATES}, got {replicates}. Nothing was queued.", "bad_replicates")
-        reserved = self._reserved(device)
+        settings = core.settings  # one snapshot: what is reserved is what runs
+        reserved = self._reserved(settings, device)
         core.repo.check(sha)
         now = time.time()
         wanted = [
@@ -75,7 +77,7 @@ class Trainings:
             for i in range(replicates)
         ]
         request = hashlib.sha256(json.dumps([sha, replicates, device, author, clean_tags(tags)]).encode()).hexdigest()
-        queued = self._enqueue(wanted, idempotency_key, request)
+        queued = self._enqueue(settings, wanted, idempotency_key, request)
         if queued is None:
             ids = core.ledger.answer(idempotency_key or "", request) or []
             return self._answer(sha, ids, [line.seed for line in self._experiments.states(ids)], 0.0, True)
@@ -93,6 +95,7 @@ class Trainings:
         original = self._core.experiment(id)
         if not original.terminal:
             raise LabError(f"{id} has not ended yet, so there is nothing to reproduce. Nothing was queued.", "not_ended")
+        settings = self._core.settings
         again = Experiment(
             id=new_id("e"),
             commit=self._core.commit(original.commit),
@@ -103,9 +106,9 @@ class Trainings:
             seed=original.seed,
             created_at=time.time(),
             reproduces=original.id,
-            **self._reserved(original.device),
+            **self._reserved(settings, original.device),
         )
-        self._enqueue([again], None, "")
+        self._enqueue(settings, [again], None, "")
         return again.id
 
     def is_reproduction(self, id: str) -> bool:
@@ -138,9 +141,8 @@ class Trainings:
             return a.CancelAnswer(id=id, state=changed.state, note="It was still queued; it will not start, and its budget is free again.")
         return a.CancelAnswer(id=id, state=changed.state, note="It is being stopped; wait_for_experiments tells when it has ended.")
 
-    def _reserved(self, device: str | None) -> dict[str, Any]:
+    def _reserved(self, settings: Settings, device: str | None) -> dict[str, Any]:
         """An experiment's kind of device, and the most that it can cost there."""
-        settings = self._core.settings
         kinds = settings.devices
         if device is not None and device not in kinds:
             raise LabError(f"This lab trains on {' or '.join(kinds)}, not on {clean(device)[:40]!r}. Nothing was queued.", "unknown_device")
@@ -149,9 +151,10 @@ class Trainings:
         kind, each = device or kinds[0], settings.longest_s()
         return {"device": kind, "reserved_s": each, "reserved_usd": each * settings.usd_per_s(kind)}
 
-    def _enqueue(self, experiments: list[Experiment], key: str | None, request: str) -> list[Experiment] | None:
-        budget = self._core.settings.budget
-        queued = self._core.ledger.enqueue(experiments, budget.device_hours * 3600, key, request, budget.usd)
+    def _enqueue(self, settings: Settings, experiments: list[Experiment], key: str | None, request: str) -> list[Experiment] | None:
+        queued = self._core.ledger.enqueue(
+            experiments, settings.budget.device_hours * 3600, key, request, settings.budget.usd, settings.launch()
+        )
         self._core.wake()
         return queued
 

@@ -54,6 +54,9 @@ class Ledger:
         self.answer = experiments.answer
         self.experiment = experiments.experiment
         self.open_experiments = experiments.open_experiments
+        self.launch_settings = experiments.launch_settings
+        self.next_launch = experiments.next_launch
+        self.open_launches = experiments.open_launches
         self.move = experiments.move
         self.request_cancel = experiments.request_cancel
 

@@ -13,6 +13,7 @@ from autoresearch_mcp.server.ledger.database import Database
 from autoresearch_mcp.server.ledger.outbox import post
 from autoresearch_mcp.server.ledger.results import add_result
 from autoresearch_mcp.server.models import TERMINAL_STATES, Experiment, ExperimentState
+from autoresearch_mcp.server.settings import LaunchSettings
 
 
 class OpenExperiments:
@@ -22,7 +23,13 @@ class OpenExperiments:
         self._database = database
 
     def enqueue(
-        self, experiments: Sequence[Experiment], total_s: float, key: str | None, request: str, total_usd: float = math.inf
+        self,
+        experiments: Sequence[Experiment],
+        total_s: float,
+        key: str | None,
+        request: str,
+        total_usd: float = math.inf,
+        launch: LaunchSettings | None = None,
     ) -> list[Experiment] | None:
         """Queue experiments and reserve their budget, all or none.
 
@@ -32,6 +39,7 @@ class OpenExperiments:
             key: under which the launch may be repeated, or None.
             request: a hash of the launch, to tell a repetition from another launch under the same key.
             total_usd: money of the whole lab.
+            launch: the settings that the budget was reserved for, and that the experiments run under; None leaves that to the runner.
 
         Returns:
             The experiments; None if the key was used for this launch before: then nothing was queued.
@@ -47,6 +55,8 @@ class OpenExperiments:
             for e in experiments:
                 row = (e.id, e.commit, e.state, e.reserved_s, e.created_at, e.model_dump_json())
                 db.execute("INSERT INTO experiments VALUES (?, ?, ?, ?, ?, ?)", row)
+                if launch is not None:
+                    db.execute("INSERT INTO launches VALUES (?, ?)", (e.id, launch.model_dump_json()))
             if key is not None:
                 answer = json.dumps([e.id for e in experiments])
                 db.execute("INSERT INTO answers VALUES (?, ?, ?, ?)", (key, request, answer, time.time()))
@@ -88,6 +98,32 @@ class OpenExperiments:
             query = f"SELECT record FROM experiments {where} ORDER BY created_at, id LIMIT ?"  # noqa: S608
             rows = db.execute(query, (*states, limit)).fetchall()
         return [Experiment.model_validate_json(row[0]) for row in rows]
+
+    def launch_settings(self, id: str) -> LaunchSettings | None:
+        """Return the settings under which an open experiment was queued; None if it has ended or an older program queued it."""
+        with self._database.read() as db:
+            row = db.execute("SELECT settings FROM launches WHERE experiment = ?", (id,)).fetchone()
+        return LaunchSettings.model_validate_json(row[0]) if row else None
+
+    def next_launch(self) -> LaunchSettings | None:
+        """Return the settings of the open experiment that comes first: the oldest that left the queue, else the oldest in it.
+
+        Returns:
+            None if no experiment is open, or an older program queued it.
+        """
+        with self._database.read() as db:
+            row = db.execute(
+                "SELECT settings FROM experiments LEFT JOIN launches ON experiment = id ORDER BY state = 'queued', created_at, id LIMIT 1"
+            ).fetchone()
+        return LaunchSettings.model_validate_json(row[0]) if row and row[0] else None
+
+    def open_launches(self) -> list[tuple[LaunchSettings, int]]:
+        """Return the settings that open experiments run under, each with the number of experiments."""
+        with self._database.read() as db:
+            rows = db.execute(
+                "SELECT settings, count(*) FROM launches JOIN experiments ON experiment = id GROUP BY settings ORDER BY min(created_at)"
+            ).fetchall()
+        return [(LaunchSettings.model_validate_json(settings), count) for settings, count in rows]
 
     def move(self, id: str, states: Sequence[ExperimentState], **changes: Any) -> Experiment | None:
         """Change an experiment. A terminal `state` among the changes ends it, once.
@@ -166,6 +202,7 @@ def _move(db: sqlite3.Connection, id: str, states: Sequence[ExperimentState], ch
         return after
     after.reserved_s = after.reserved_usd = 0.0
     db.execute("DELETE FROM experiments WHERE id = ?", (id,))
+    db.execute("DELETE FROM launches WHERE experiment = ?", (id,))
     add_result(db, after)
     budget.add_spent(db, after.cost_s)
     post(db, "experiments", after)

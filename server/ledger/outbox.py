@@ -1,7 +1,7 @@
 """The outbox: records that were acknowledged and can't be read back from the lake yet."""
 
-import json
 import sqlite3
+import time
 from collections.abc import Sequence
 
 from autoresearch_mcp.server.ledger.database import Database
@@ -30,8 +30,8 @@ class Outbox:
         with self._database.write() as db:
             for record in records:
                 db.execute(
-                    "INSERT INTO outbox (tbl, id, version, record) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                    (table, record.id, record.version, record.model_dump_json()),
+                    "INSERT INTO outbox (tbl, id, version, record, posted_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                    (table, record.id, record.version, record.model_dump_json(), time.time()),
                 )
 
     def outbox(self, table: Table, limit: int = -1) -> list[Record]:
@@ -54,13 +54,10 @@ class Outbox:
             return int(db.execute("SELECT count(*) FROM outbox").fetchone()[0])
 
     def waiting_since(self) -> float | None:
-        """Return when the oldest record that waits to be flushed came to be; None if none waits."""
+        """Return since when the oldest record here has waited to be flushed; None if none waits. An imported record waits since its import."""
         with self._database.read() as db:
-            oldest = db.execute("SELECT record FROM outbox ORDER BY seq LIMIT 1").fetchone()
-        if oldest is None:
-            return None
-        record = json.loads(oldest[0])
-        return float(record.get("finished_at") or record["created_at"])
+            row = db.execute("SELECT posted_at FROM outbox WHERE posted_at IS NOT NULL ORDER BY seq LIMIT 1").fetchone()
+        return row[0] if row else None
 
     def settle(self, table: Table, versions: dict[str, int]) -> None:
         """Let go of records that were read back from the lake.
@@ -90,6 +87,6 @@ def post(db: sqlite3.Connection, table: Table, record: Record) -> None:
         sqlite3.IntegrityError: a record with this id waits already.
     """
     db.execute(
-        "INSERT INTO outbox (tbl, id, version, record) VALUES (?, ?, ?, ?)",
-        (table, record.id, record.version, record.model_dump_json()),
+        "INSERT INTO outbox (tbl, id, version, record, posted_at) VALUES (?, ?, ?, ?, ?)",
+        (table, record.id, record.version, record.model_dump_json(), time.time()),
     )

@@ -4,7 +4,7 @@ import sqlite3
 
 from autoresearch_mcp.server.errors import LabError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _SCHEMA = """
 CREATE TABLE proposals (
@@ -50,6 +50,13 @@ CREATE TABLE bills (  -- what each ended attempt on a rented device cost: elapse
     experiment TEXT NOT NULL, attempt INTEGER NOT NULL, author TEXT NOT NULL, at REAL NOT NULL, usd REAL NOT NULL, settled INTEGER NOT NULL,
     PRIMARY KEY (experiment, attempt)
 ) STRICT
+""",
+    5: """
+CREATE TABLE launches (  -- the settings under which an experiment was queued, until it ends; a table of its own, as older programs go on queueing
+    experiment TEXT PRIMARY KEY, settings TEXT NOT NULL
+) STRICT;
+ALTER TABLE outbox ADD COLUMN posted_at REAL;
+UPDATE outbox SET posted_at = CAST(strftime('%s', 'now') AS REAL)
 """,
 }
 

@@ -20,7 +20,7 @@ from autoresearch_mcp.server.runner.faults import FAULT_LIMIT, Faults
 from autoresearch_mcp.server.runner.health import mask_paths
 from autoresearch_mcp.server.runner.spending import Spending
 from autoresearch_mcp.server.runs import locate, read_tail
-from autoresearch_mcp.server.settings import Settings
+from autoresearch_mcp.server.settings import Settings, Training
 from autoresearch_mcp.trainer import protocol
 
 ATTEMPTS = 2  # a lost run is started again once; one that never began, as its runner died, was no attempt
@@ -42,6 +42,7 @@ class Attempts:
         self._compute = compute
         self._spending = spending
         self._faults = Faults()
+        self._launches: dict[str, Training] = {}
 
     async def start(self, experiment: Experiment, data: str) -> None:
         """Start the next attempt of a queued experiment, or end it with the reason why that is impossible.
@@ -59,9 +60,12 @@ class Attempts:
             self._end(intent, "crashed", 0.0, failure=failure)
             return
         try:
-            training = self._settings.training
-            files = await asyncio.to_thread(self._repo.editable_files, intent.commit)
-            others = await asyncio.to_thread(self._repo.other_files, intent.commit, training.files) if training.files else {}
+            training = self._training(intent)
+            repo = self._repo
+            if tuple(training.editable) != repo.editable.patterns:  # lab.toml has changed since the launch
+                repo = Repo(repo.root, training.editable)
+            files = await asyncio.to_thread(repo.editable_files, intent.commit)
+            others = await asyncio.to_thread(repo.other_files, intent.commit, training.files) if training.files else {}
             await self._compute.submit(self._job(intent, data, files, others))
         except Exception as error:
             expected = isinstance(error, ComputeError | LabError | OSError)
@@ -195,9 +199,17 @@ class Attempts:
     def _end(self, experiment: Experiment, state: ExperimentState, device_s: float | None = None, **changes: Any) -> None:
         cost = self._spending.cost(experiment, device_s)
         self._ledger.move(experiment.id, ACTIVE_STATES, state=state, finished_at=time.time(), **cost, **changes)
+        self._launches.pop(experiment.id, None)
+
+    def _training(self, experiment: Experiment) -> Training:
+        """Return the settings under which the experiment was launched; the lab's own if an older program queued it."""
+        if experiment.id not in self._launches:
+            launch = self._ledger.launch_settings(experiment.id)
+            self._launches[experiment.id] = launch.training if launch else self._settings.training
+        return self._launches[experiment.id]
 
     def _job(self, experiment: Experiment, data: str = "", files: Mapping[str, bytes] = {}, others: Mapping[str, bytes] = {}) -> Job:
-        training = self._settings.training
+        training = self._training(experiment)
         entry, *arguments = shlex.split(training.entry)
         spec = protocol.Spec(
             experiment=experiment.id,

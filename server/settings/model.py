@@ -142,6 +142,13 @@ class EmbeddingsSection(Model):
         return self
 
 
+class LaunchSettings(Model):
+    """The settings that belong to an experiment from its launch: it runs under these, whatever `lab.toml` says by then."""
+
+    backend: Literal["local", "modal"]
+    training: Training
+
+
 class Settings(Model):
     """A whole, valid `lab.toml`. Every section but `[lab]` may be left out."""
 
@@ -172,6 +179,19 @@ class Settings(Model):
         if self.rents and self.training.reported_metric:
             raise ValueError('[training] reported_metric works with [compute] backend = "local" only')
         return self
+
+    def current(self) -> "Settings":
+        """Return these settings: they are their own `SettingsSource` where nothing changes them."""
+        return self
+
+    def launch(self) -> LaunchSettings:
+        """Return what belongs to an experiment that is launched now."""
+        return LaunchSettings(backend=self.compute.backend, training=self.training)
+
+    def under(self, launch: LaunchSettings) -> "Settings":
+        """Return these settings with the backend and the training of an earlier launch."""
+        compute = self.compute.model_copy(update={"backend": launch.backend})
+        return self.model_copy(update={"compute": compute, "training": launch.training})
 
     @property
     def slots(self) -> int:

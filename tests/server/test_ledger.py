@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment, ExperimentState, Memory, Promotion, Proposal, new_id
+from autoresearch_mcp.server.settings import LaunchSettings, Training
 
 
 @pytest.fixture
@@ -35,6 +37,10 @@ def experiment(**changes: object) -> Experiment:
         "reserved_s": 100.0,
     }
     return Experiment.model_validate(values | changes)
+
+
+def launched(**training: object) -> LaunchSettings:
+    return LaunchSettings(backend="local", training=Training.model_validate(training))
 
 
 def proposal(fingerprint: str, commit: str = "c" * 40) -> Proposal:
@@ -249,17 +255,55 @@ def test_money_is_reserved_at_launch_billed_by_attempt_and_settled_by_the_provid
     assert ledger.money() == (1.0, 0.0, 1.0, {"ada": 0.875, "bo": 0.125})
 
 
+def test_the_settings_of_a_launch_stay_with_its_experiments_until_they_end(ledger: Ledger) -> None:
+    first, second, third = launched(budget_s=10.0), launched(budget_s=10.0), launched(budget_s=20.0)
+    a, b, c = experiment(created_at=1.0), experiment(created_at=2.0), experiment(created_at=3.0)
+    for e, launch in ((a, first), (b, second), (c, third)):
+        ledger.enqueue([e], 1e9, None, "r", launch=launch)
+    assert ledger.launch_settings(c.id) == third
+    assert ledger.open_launches() == [(first, 2), (third, 1)]
+    ledger.move(c.id, ["queued"], state="running")
+    assert ledger.next_launch() == third  # it runs, and the older ones wait
+    ledger.move(c.id, ["running"], state="finished")
+    assert ledger.launch_settings(c.id) is None and ledger.next_launch() == first
+    assert ledger.open_launches() == [(first, 2)]
+
+
+def test_an_experiment_that_an_older_program_queued_has_no_settings_of_its_own(ledger: Ledger) -> None:
+    ledger.enqueue([e := experiment()], 1e9, None, "r")
+    assert ledger.launch_settings(e.id) is None and ledger.next_launch() is None and ledger.open_launches() == []
+
+
+def test_an_imported_record_waits_since_its_import(ledger: Ledger) -> None:
+    assert ledger.waiting_since() is None
+    before = time.time()
+    ledger.import_records("memories", [Memory(id=new_id("m"), kind="idea", text="t", author="a", created_at=1.0)])
+    since = ledger.waiting_since()
+    assert since is not None and before <= since <= time.time()
+    ledger.remember(Memory(id=new_id("m"), kind="idea", text="t", author="a", created_at=2.0))
+    assert ledger.waiting_since() == since
+
+
 def test_a_ledger_of_an_older_version_is_brought_up_to_date_with_all_that_is_in_it(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     new = Ledger(path)
     new.enqueue([old := experiment()], 1e9, None, "r")
     new.close()
+    waiting = Memory(id=new_id("m"), kind="idea", text="t", author="a", created_at=1.0)
     db = sqlite3.connect(path)
     db.execute("DROP TABLE bills")
+    db.execute("DROP TABLE launches")
+    db.execute("ALTER TABLE outbox DROP COLUMN posted_at")
+    db.execute("INSERT INTO outbox (tbl, id, version, record) VALUES ('memories', ?, 1, ?)", (waiting.id, waiting.model_dump_json()))
     db.execute("PRAGMA user_version = 3")
+    db.commit()
     db.close()
     ledger = Ledger(path)
     assert [e.id for e in ledger.open_experiments()] == [old.id] and ledger.money() == (0.0, 0.0, 0.0, {})
+    assert ledger.launch_settings(old.id) is None
+    assert ledger.outbox("memories") == [waiting]
+    since = ledger.waiting_since()
+    assert since is not None and abs(since - time.time()) < 60.0
     ledger.close()
 
 
