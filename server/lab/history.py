@@ -8,6 +8,8 @@ from typing import Any, Literal
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.core import LabCore
+from autoresearch_mcp.server.lab.progress import Campaign
+from autoresearch_mcp.server.lab.status import Overview
 from autoresearch_mcp.server.lake.base import Condition, LakeUnavailable, Operator, Query
 from autoresearch_mcp.server.models import Experiment, Record, Table
 
@@ -17,8 +19,9 @@ _ROW_COLUMNS = ("id", "commit", "state", "val_bpb", "author", "hypothesis", "see
 class History:
     """The use cases that read the log as a whole."""
 
-    def __init__(self, core: LabCore) -> None:
+    def __init__(self, core: LabCore, overview: Overview) -> None:
         self._core = core
+        self._overview = overview
 
     def query_experiments(
         self,
@@ -116,10 +119,18 @@ class History:
         """
         from autoresearch_mcp.server.lab.progress_plot import draw
 
-        settings, promotions = self._core.settings, self._core.ledger.promotions()
-        experiments = [e for e in self._all_experiments() if e.terminal]
+        settings, conditions = self._core.settings, self._overview.conditions()
+        campaign = Campaign(
+            experiments=self._all_experiments(),
+            promotions=self._core.ledger.promotions(),
+            title=settings.lab.name,
+            champion=self._overview.summary(self._core.repo.champion(), conditions),
+            conditions=conditions,
+            reported=settings.training.reported_metric,
+            reference=settings.reference,
+        )
         try:
-            return draw(experiments, promotions, settings.lab.name, settings.training.reported_metric, settings.reference)
+            return draw(campaign)
         except ModuleNotFoundError as error:
             raise LabError(
                 f"The picture needs the package {error.name}, which is not installed here: pip install {error.name}. "

@@ -53,7 +53,7 @@ class Lab:
         self.is_reproduction = trainings.is_reproduction
         self.reproduction = trainings.reproduction
 
-        history = History(core)
+        history = History(core, self._overview)
         self.query_experiments = history.query_experiments
         self.records = history.records
         self.import_records = history.import_records

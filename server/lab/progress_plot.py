@@ -1,21 +1,17 @@
 """The picture of a campaign: every ended experiment as a point, the champion's metric as a falling line, promotions labelled.
 
-Drawn with matplotlib's Agg canvas and without pyplot, so it needs no display and holds no state; matplotlib is imported on the
+Drawn with matplotlib's Agg canvas and without pyplot, so it needs no display and holds no state. matplotlib is imported on the
 first call (about a second). Labels are agents' text: cleaned, capped, and never read as mathematics.
 """
 
 import io
 import math
 import threading
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autoresearch_mcp.server.answers import ProgressPicture
-from autoresearch_mcp.server.gate.spread import mean
-from autoresearch_mcp.server.models import Experiment, Promotion
-from autoresearch_mcp.server.untrusted import clean, fence
+from autoresearch_mcp.server.lab.progress import Campaign, Champion, Progress, headline, in_words
+from autoresearch_mcp.server.untrusted import clean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +19,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, told apart with any colour vision
 _KEPT, _LINE, _FAILED, _POINT, _INK, _FAINT = "#009E73", "#0072B2", "#D55E00", "#8C939C", "#22262B", "#6B7280"
+_APART = "#B6BCC5"  # what is compared with nothing here
 _FONT = "DejaVu Sans"  # comes with matplotlib: the picture is the same everywhere
 _MOST_LABELS = 12
 _LABEL_LENGTH = 34
@@ -30,95 +27,11 @@ _MOST_COVERED = 3  # points of the picture that a label may hide
 _DRAWING = threading.Lock()  # matplotlib's caches of fonts and text layouts are shared by all figures
 
 
-@dataclass(frozen=True)
-class Champion:
-    """A commit that the research branch pointed to, from experiment number `start` on."""
-
-    commit: str
-    start: int
-    level: float
-    hypothesis: str
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A campaign as data; experiments are numbered from 1 in the order in which they ended."""
-
-    total: int
-    verified: list[tuple[int, float, str]]  # number, val_bpb, commit
-    unverified: list[tuple[int, float]]  # finished, with a printed metric only
-    reported: str  # name of the printed metric, where the lab goes by that; the champions are then those that it chose
-    failed: list[int]
-    cancelled: list[int]
-    screened: list[int]  # measured on another kind of device than the reference: on a scale of its own
-    states: dict[str, int]
-    champions: list[Champion]
-
-    @classmethod
-    def of(
-        cls, experiments: Sequence[Experiment], promotions: Sequence[Promotion], reported: str = "", reference: str = "cpu"
-    ) -> "Progress":
-        ended = sorted((e for e in experiments if e.terminal), key=lambda e: (e.finished_at or e.created_at, e.id))
-        verified: list[tuple[int, float, str]] = []
-        unverified: list[tuple[int, float]] = []
-        failed: list[int] = []
-        cancelled: list[int] = []
-        screened: list[int] = []
-        for number, e in enumerate(ended, 1):
-            if e.state == "finished" and e.device != reference:
-                screened.append(number)
-            elif e.state == "finished" and (value := _finite(e.val_bpb)) is not None:
-                verified.append((number, value, e.commit))
-            elif e.state == "finished" and (value := _finite(e.reported_bpb)) is not None:
-                unverified.append((number, value))
-            else:
-                (cancelled if e.state == "cancelled" else failed).append(number)
-        states = dict(Counter(str(e.state) for e in ended))
-        chosen = [p for p in promotions if p.verdict.get("metric", "verified") == ("reported" if reported else "verified")]
-        champions = _champions(ended, chosen, bool(reported), reference)
-        return cls(len(ended), verified, unverified, reported, failed, cancelled, screened, states, champions)
-
-
-def draw(
-    experiments: Sequence[Experiment], promotions: Sequence[Promotion], title: str, reported: str = "", reference: str = "cpu"
-) -> ProgressPicture:
-    """The campaign as a PNG of 1000 x 600 pixels and as text. Thread-safe. `reported`: see `Progress`; `reference`: the kind of device that is drawn."""
-    progress = Progress.of(experiments, promotions, reported, reference)
+def draw(campaign: Campaign) -> ProgressPicture:
+    """Draw the campaign as a PNG of 1000 x 600 pixels, and say the same as text. Thread-safe."""
+    progress = Progress.of(campaign)
     with _DRAWING:
-        return ProgressPicture(png=_png(progress, title), text=_text(progress, title))
-
-
-def _champions(ended: Sequence[Experiment], promotions: Sequence[Promotion], reported: bool, reference: str) -> list[Champion]:
-    """The baseline and every promoted commit of which a metric is known, in order; reported and verified ones are never mixed."""
-    scores: dict[str, list[float]] = {}
-    hypotheses: dict[str, str] = {}
-    first: dict[str, int] = {}
-    for number, e in enumerate(ended, 1):
-        first.setdefault(e.commit, number)
-        hypotheses.setdefault(e.commit, e.hypothesis)
-        counts = (e.val_bpb is None) == reported and not e.reproduces and e.device == reference
-        if counts and (value := _finite(e.metric)) is not None:
-            scores.setdefault(e.commit, []).append(value)
-    promotions = sorted(promotions, key=lambda p: (p.created_at, p.id))
-    baseline = promotions[0].previous if promotions else next((e.commit for e in ended if e.base == e.commit), "")
-    measured = _finite(promotions[0].verdict.get("champion_mean")) if promotions else None
-    found = []
-    if baseline in scores or measured is not None:
-        level = mean(scores[baseline]) if baseline in scores else measured
-        found.append(Champion(baseline, first.get(baseline, 1), level or 0.0, "baseline"))
-    for promotion in promotions:
-        level = _finite(promotion.verdict.get("candidate_mean"))
-        if level is None and promotion.commit in scores:
-            level = mean(scores[promotion.commit])
-        if level is not None:
-            before = sum((e.finished_at or e.created_at) <= promotion.created_at for e in ended)
-            found.append(Champion(promotion.commit, max(before, 1), level, hypotheses.get(promotion.commit, "")))
-    return found
-
-
-def _finite(value: Any) -> float | None:
-    """A number that can be drawn, or None."""
-    return float(value) if isinstance(value, int | float) and abs(value) < 1e6 else None
+        return ProgressPicture(png=_png(progress, campaign.title), text=in_words(progress, campaign.title, _short))
 
 
 def _png(progress: Progress, title: str) -> bytes:
@@ -160,7 +73,7 @@ def _frame(axes: "Axes", progress: Progress) -> None:
     axes.set_xlabel("experiments, in the order they ended", color=_FAINT, fontsize=10, fontfamily=_FONT)
     axes.set_xlim(1 - max(0.6, 0.02 * progress.total), progress.total + max(0.6, 0.02 * progress.total))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    if progress.verified or progress.unverified:
+    if progress.verified or progress.unverified or progress.elsewhere or any(y is not None for _, y in progress.imported):
         name = f"{progress.reported}, reported by the code itself, not verified" if progress.reported else "val_bpb"
         _write(axes, -0.055, 1.035, f"{name}, lower is better", transform=axes.transAxes, color=_FAINT, fontsize=10, va="center")
     else:
@@ -171,13 +84,17 @@ def _frame(axes: "Axes", progress: Progress) -> None:
 
 def _head(figure: "Figure", progress: Progress, title: str) -> None:
     _write(figure, 0.022, 0.955, _short(title, 70) or "Progress", fontsize=16, fontweight="bold", color=_INK, va="center")
-    _write(figure, 0.022, 0.908, _summary(progress), fontsize=10.5, color=_FAINT, va="center")
+    _write(figure, 0.022, 0.908, headline(progress), fontsize=10.5, color=_FAINT, va="center")
 
 
 def _limits(progress: Progress) -> tuple[float, float]:
-    """Room for all but the awful: what lies beyond Tukey's upper fence is marked at the edge, unless a champion was there."""
-    values = sorted([y for _, y, _ in progress.verified]) or sorted(y for _, y in progress.unverified)
+    """Return the lowest and highest value to show: all but the awful of what is compared.
+
+    What lies beyond Tukey's upper fence is marked at the edge, unless a champion was there. What stands apart makes no room for itself.
+    """
     levels = [champion.level for champion in progress.champions]
+    apart = [y for _, y in progress.elsewhere] + [y for _, y in progress.imported if y is not None]
+    values = sorted([y for _, y, _ in progress.verified] or [y for _, y in progress.unverified] or ([] if levels else apart))
     if not values and not levels:
         return 0.0, 1.0
     quarter, three = (values or levels)[len(values) // 4], (values or levels)[3 * len(values) // 4]
@@ -191,7 +108,10 @@ def _limits(progress: Progress) -> tuple[float, float]:
 def _points(axes: "Axes", progress: Progress, low: float, high: float) -> None:
     size = 42 if progress.total <= 60 else 26 if progress.total <= 300 else 12
     top = high - 0.022 * (high - low)
+    bottom = low + 0.022 * (high - low)
     champions = {champion.commit for champion in progress.champions[1:]}
+    elsewhere = [(x, min(max(y, bottom), top)) for x, y in progress.elsewhere]
+    imported = [(x, top if y is None else min(max(y, bottom), top)) for x, y in progress.imported]
     style: dict[str, Any] = {"s": size, "linewidths": 1.1, "zorder": 3, "clip_on": False}
     groups = (
         ("tried", [(x, y) for x, y, commit in progress.verified if y <= high and commit not in champions], "o", _POINT, "white", 0.5),
@@ -199,7 +119,9 @@ def _points(axes: "Axes", progress: Progress, low: float, high: float) -> None:
         ("not verified", [(x, y) for x, y in progress.unverified if low <= y <= high], "o", "none", _POINT, None),
         ("off the scale", [(x, top) for x, y, _ in progress.verified if y > high], "^", _POINT, "white", 0.5),
         ("failed", [(x, top) for x in progress.failed], "x", _FAILED, None, None),
-        ("cancelled", [(x, top) for x in progress.cancelled], "x", "#B6BCC5", None, None),
+        ("cancelled", [(x, top) for x in progress.cancelled], "x", _APART, None, None),
+        ("other conditions", elsewhere, "o", "none", _APART, None),
+        ("imported", imported, "s", "none", _APART, None),
         ("another device", [(x, top) for x in progress.screened], "d", _POINT, "white", 0.5),
     )
     for label, points, marker, colour, edge, width in groups:
@@ -209,32 +131,38 @@ def _points(axes: "Axes", progress: Progress, low: float, high: float) -> None:
 
 
 def _champion_line(axes: "Axes", progress: Progress) -> None:
-    if progress.champions:
-        xs = [champion.start for champion in progress.champions] + [progress.total + max(0.6, 0.02 * progress.total)]
-        ys = [champion.level for champion in progress.champions]
-        label = "champion (mean, reported)" if progress.reported else "champion (mean)"
-        axes.step(xs, [*ys, ys[-1]], where="post", color=_LINE, linewidth=2, zorder=2.5, solid_capstyle="round", label=label)
+    if not progress.champions:
+        return
+    xs = [champion.start for champion in progress.champions] + [progress.total + max(0.6, 0.02 * progress.total)]
+    metric = "mean, reported" if progress.reported else "mean"
+    style: dict[str, Any] = {"where": "post", "linewidth": 2, "zorder": 2.5, "solid_capstyle": "round"}
+    for comparable, colour, label in ((False, _APART, f"earlier champion ({metric})"), (True, _LINE, f"champion ({metric})")):
+        ys = [champion.level if champion.comparable is comparable else math.nan for champion in progress.champions]
+        if not all(map(math.isnan, ys)):
+            axes.step(xs, [*ys, ys[-1]], color=colour, label=label, **style)
 
 
 def _legend(figure: "Figure", axes: "Axes") -> None:
     handles, labels = axes.get_legend_handles_labels()
+    rows = 1 if len(labels) <= 6 else 2
     figure.legend(
         handles,
         labels,
         loc="upper right",
-        bbox_to_anchor=(0.985, 0.88),
-        ncols=len(labels),
+        bbox_to_anchor=(0.985, 0.88 if rows == 1 else 0.894),
+        ncols=math.ceil(len(labels) / rows),
         frameon=False,
-        prop={"family": _FONT, "size": 9.5},
+        prop={"family": _FONT, "size": 9.5 if rows == 1 else 8},
         labelcolor=_FAINT,
         handletextpad=0.3,
         columnspacing=1.4,
+        labelspacing=0.3,
         borderaxespad=0,
     )
 
 
 def _labels(canvas: Any, axes: "Axes", progress: Progress) -> None:
-    """Names the champions, largest steps first, each where it covers as little as possible; without room the text alone names it."""
+    """Name the champions, largest steps first, each where it covers as little as possible. Where there is no room, only the text does."""
     from matplotlib.transforms import Bbox
 
     steps = list(zip(progress.champions, [None, *progress.champions]))
@@ -265,7 +193,7 @@ def _labels(canvas: Any, axes: "Axes", progress: Progress) -> None:
 
 def _obstacles(axes: "Axes", progress: Progress) -> list[tuple[float, float]]:
     """What a label should not cover, in pixels: the points, and the champion's line every few pixels."""
-    points = [(x, y) for x, y, _ in progress.verified] + [(float(x), y) for x, y in progress.unverified]
+    points = [(x, y) for x, y, _ in progress.verified] + [(float(x), y) for x, y in progress.unverified + progress.elsewhere]
     line: list[tuple[float, float]] = []
     ends = [champion.start for champion in progress.champions[1:]] + [progress.total]
     for champion, end in zip(progress.champions, ends):
@@ -312,42 +240,3 @@ def _short(text: str, length: int) -> str:
         return line
     head = line[: length - 1]
     return (head.rsplit(" ", 1)[0] if " " in head[length // 2 :] else head).rstrip(" ,.;:") + "…"
-
-
-def _summary(progress: Progress) -> str:
-    parts = []
-    if progress.champions:
-        champion, baseline = progress.champions[-1], progress.champions[0]
-        parts.append(f"champion {champion.commit[:7]} at {champion.level:.4f}{' reported' if progress.reported else ''}")
-        if champion is not baseline and baseline.level > 0:
-            parts.append(f"{(champion.level / baseline.level - 1) * 100:+.2f}% from the baseline's {baseline.level:.4f}".replace("-", "−"))
-    parts.append(_count(progress.total, "experiment") if progress.total else "no experiments yet")
-    if promotions := max(len(progress.champions) - 1, 0):
-        parts.append(_count(promotions, "promotion"))
-    if progress.failed:
-        parts.append(f"{len(progress.failed)} failed")
-    return "  ·  ".join(parts)
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def _text(progress: Progress, title: str) -> str:
-    """What the picture shows, for readers without eyes."""
-    lines = [f"Progress of {_short(title, 70)}: {_summary(progress)}."]
-    if progress.states:
-        lines.append("Ended: " + ", ".join(f"{n} {state.replace('_', ' ')}" for state, n in sorted(progress.states.items())) + ".")
-    if progress.verified:
-        number, value, commit = min(progress.verified, key=lambda point: point[1])
-        lines.append(f"Best single run: {value:.4f} by {commit[:12]} (number {number}); one run can be luck, see compare and promote.")
-    if progress.screened:
-        lines.append(f"{_count(len(progress.screened), 'run')} on other kinds of device: marked at the edge, compared with nothing here.")
-    if progress.reported:
-        lines.append(f"The metric is {progress.reported}, as the training code prints it of itself: reported, verified by nobody.")
-    if progress.champions:
-        rows = [
-            f"after experiment {c.start}: {c.level:.4f}  {c.commit[:12]}  {_short(c.hypothesis, 160)}" for c in progress.champions[-40:]
-        ]
-        lines.append(fence("\n".join(rows), "champions in order, with their hypotheses"))
-    return "\n".join(lines)

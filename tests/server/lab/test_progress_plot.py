@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autoresearch_mcp.server.lab.progress_plot import draw
-from autoresearch_mcp.server.models import Experiment, Failure, Promotion
+from autoresearch_mcp.server.answers import ProgressPicture, Summary
+from autoresearch_mcp.server.lab import progress_plot
+from autoresearch_mcp.server.lab.progress import Campaign, Progress
+from autoresearch_mcp.server.models import IMPORTED, Experiment, Failure, Promotion
 
 BASE, BETTER = "b" * 40, "c" * 40
 GREEN, VERMILLION, BLUE = (0, 158, 115), (213, 94, 0), (0, 114, 178)
@@ -31,6 +33,7 @@ def experiment(n: int, val_bpb: float | None = 1.5, **changes: Any) -> Experimen
         "finished_at": n + 0.5,
         "reserved_s": 60.0,
         "val_bpb": val_bpb,
+        "conditions": "k",
     }
     return Experiment(**values | changes)
 
@@ -47,6 +50,17 @@ def promotion(commit: str = BETTER, after: float = 6.6, mean: float = 1.4) -> Pr
 def campaign(hypothesis: str = "Muon with a longer warm-up") -> tuple[list[Experiment], list[Promotion]]:
     tried = [experiment(n, 1.4 + 0.002 * n, commit=BETTER, hypothesis=hypothesis) for n in (4, 5, 6)]
     return [*baseline(), *tried, experiment(7, 1.52), experiment(8, None, failure=Failure(kind="oom", message="no memory"))], [promotion()]
+
+
+def campaign_of(experiments: list[Experiment], promotions: list[Promotion], title: str = "x", **changes: Any) -> Campaign:
+    champion = Summary(commit=promotions[-1].commit if promotions else BASE, n=3, mean=1.502)
+    return Campaign(
+        **{"experiments": experiments, "promotions": promotions, "title": title, "champion": champion, "conditions": "k"} | changes
+    )
+
+
+def draw(experiments: list[Experiment], promotions: list[Promotion], title: str) -> ProgressPicture:
+    return progress_plot.draw(campaign_of(experiments, promotions, title))
 
 
 def pixels(png: bytes, colour: tuple[int, int, int]) -> Any:
@@ -149,3 +163,46 @@ def test_threads_may_draw_at_once() -> None:
     for thread in threads:
         thread.join()
     assert drawn == [expected] * 4
+
+
+def test_imported_numbers_are_drawn_apart_and_move_nothing() -> None:
+    experiments, promotions = campaign()
+    foreign = [experiment(100 + n, 0.2, commit=BASE, tags=[IMPORTED, "x"], finished_at=float(n)) for n in range(3)]
+    foreign.append(experiment(104, None, tags=[IMPORTED]))
+    alone, mixed = Progress.of(campaign_of(experiments, promotions)), Progress.of(campaign_of([*experiments, *foreign], promotions))
+    assert [value for _, value in mixed.imported] == [0.2, 0.2, 0.2, None]
+    assert [point[1:] for point in mixed.verified] == [point[1:] for point in alone.verified]
+    assert [c.level for c in mixed.champions] == [c.level for c in alone.champions]
+    assert len(mixed.failed) == len(alone.failed) == 1
+    for moved in ([], promotions):
+        before, after = draw(experiments, moved, "x"), draw([*experiments, *foreign], moved, "x")
+        line, kept = (pixels(picture.png, BLUE) for picture in (before, after))
+        assert abs(line[:, 0].max() - kept[:, 0].max()) <= 1, "the champion's line lies where it lay"
+        assert "Best single run: 1.4080" in after.text and "4 experiments imported" in after.text
+    first = Progress.of(campaign_of(foreign, [], champion=Summary(commit=BASE, n=0)))
+    assert first.champions == [] and first.verified == []
+
+
+def test_what_was_measured_under_other_conditions_is_drawn_apart() -> None:
+    experiments, promotions = campaign()
+    longer = [experiment(20 + n, 1.2, commit=BASE, conditions="8 seconds") for n in range(3)]
+    progress = Progress.of(campaign_of([*experiments, *longer], promotions))
+    assert [value for _, value in progress.elsewhere] == [1.2] * 3 and all(value != 1.2 for _, value, _ in progress.verified)
+    text = draw([*experiments, *longer], promotions, "x").text
+    assert "Best single run: 1.4080" in text and "3 runs under other conditions" in text and "baseline's 1.5020" in text
+
+
+def test_a_champion_that_was_measured_under_other_conditions_only_is_no_measure_of_the_gain() -> None:
+    experiments, promotions = campaign()
+    old = [e.model_copy(update={"conditions": "8 seconds"}) if e.commit == BASE else e for e in experiments]
+    text = draw(old, promotions, "x").text
+    assert "from the baseline" not in text and "(under other conditions) baseline" in text
+    picture = draw(old, promotions, "x")
+    line = pixels(picture.png, BLUE)
+    assert np.ptp(line[line[:, 0] > 95][:, 0]) < 60, "it doesn't fall from a level that can't be compared"
+
+
+def test_printed_metrics_under_other_conditions_are_drawn_apart_too() -> None:
+    printed = [experiment(n, None, state="finished", reported_bpb=1.0 + n / 10, conditions=c) for n, c in ((1, "k"), (2, "j"))]
+    progress = Progress.of(campaign_of(printed, [], reported="loss"))
+    assert [value for _, value in progress.unverified] == [1.1] and [value for _, value in progress.elsewhere] == [1.2]
