@@ -52,6 +52,11 @@ class StatePaths:
         return self.state / "runner.log"
 
     @property
+    def runner_starts(self) -> Path:
+        """Counts how often the runner was started since it last got to work."""
+        return self.state / "runner.starts"
+
+    @property
     def runner_health(self) -> Path:
         """What the runner that lives tells servers about itself."""
         return self.state / "runner.json"

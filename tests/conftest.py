@@ -38,7 +38,7 @@ def anyio_backend() -> str:
 def make_lab(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """Makes a lab on the tiny profile: `make_lab(name="lab", toml={"old text": "new text"}, files={"train.py": "..."})`."""
     from autoresearch_mcp.server.commands.init import create_lab
-    from autoresearch_mcp.server.runner.process import stop_runner
+    from autoresearch_mcp.server.runner.lock import stop_runner
 
     made: list[Path] = []
 

@@ -8,7 +8,7 @@ from autoresearch_mcp.server.commands.arguments import add_lab, find_lab, say
 from autoresearch_mcp.server.lake.embedded.repair import repair
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.paths import LabPaths
-from autoresearch_mcp.server.runner.process import stop_runner
+from autoresearch_mcp.server.runner.lock import stop_runner
 
 EXAMPLES = ("autoresearch-mcp repair my-lab",)
 

@@ -13,7 +13,8 @@ from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Experiment
 from autoresearch_mcp.server.paths import LabPaths, StatePaths
 from autoresearch_mcp.server.proposals.repo import Repo
-from autoresearch_mcp.server.runner.process import ensure_runner, runner_alive
+from autoresearch_mcp.server.runner.lock import runner_alive
+from autoresearch_mcp.server.runner.start import ensure_runner
 from autoresearch_mcp.server.search.embedding import open_embedder
 from autoresearch_mcp.server.untrusted import clean
 
@@ -49,7 +50,7 @@ class LabCore:
         Returns:
             Whether a runner is alive.
         """
-        if self.ledger.open_experiments() or self.ledger.unflushed():
+        if self.ledger.open_experiments(limit=1) or self.ledger.unflushed():
             return ensure_runner(self.root, self.state)
         return runner_alive(self.state)
 

@@ -18,7 +18,7 @@ from autoresearch_mcp.server.gate.standings import Standings
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, IMPORTED, Experiment
 from autoresearch_mcp.server.proposals.repo import Repo
-from autoresearch_mcp.server.runner import health
+from autoresearch_mcp.server.runner import health, start
 from autoresearch_mcp.server.settings import Settings
 
 AGENTS = 20  # whose spending is told, the largest first
@@ -88,7 +88,7 @@ class Overview:
             promotions=now.promotions,
             unflushed=now.unflushed,
             runner=runner,
-            warnings=[*self._warnings(), *(health.warnings(self._state) if runner else [])],
+            warnings=[*self._warnings(), *(health.warnings(self._state) if runner else []), *start.failed_starts(self._state)],
             next=[*(health.news(self._state) if runner else []), *self._next_steps(now.champion, now.uncounted, budget, len(open_))],
         )
 

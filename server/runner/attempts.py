@@ -6,7 +6,7 @@ import logging
 import math
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from autoresearch_mcp.server.proposals.source import fingerprint
 from autoresearch_mcp.server.runner.faults import FAULT_LIMIT, Faults
 from autoresearch_mcp.server.runner.health import mask_paths
 from autoresearch_mcp.server.runner.spending import Spending
+from autoresearch_mcp.server.runner.watch import LabMoved
 from autoresearch_mcp.server.runs import locate, read_tail
 from autoresearch_mcp.server.settings import Settings, Training
 from autoresearch_mcp.trainer import protocol
@@ -34,13 +35,23 @@ _ENDINGS: dict[str, ExperimentState] = {"finished": "finished", "crashed": "cras
 class Attempts:
     """Starts, follows and ends the attempts of experiments. Only the runner's loop calls it."""
 
-    def __init__(self, settings: Settings, state: Path, ledger: Ledger, repo: Repo, compute: Compute, spending: Spending) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        state: Path,
+        ledger: Ledger,
+        repo: Repo,
+        compute: Compute,
+        spending: Spending,
+        check_place: Callable[[], None],
+    ) -> None:
         self._settings = settings
         self._state = state
         self._ledger = ledger
         self._repo = repo
         self._compute = compute
         self._spending = spending
+        self._check_place = check_place  # raises LabMoved
         self._faults = Faults()
         self._launches: dict[str, Training] = {}
 
@@ -50,6 +61,10 @@ class Attempts:
         Args:
             experiment: it is left alone if it has been cancelled in the meantime.
             data: where the prepared data is.
+
+        Raises:
+            LabMoved: nothing is recorded.
+            LabError: the ledger can't be used.
         """
         intent = self._ledger.move(experiment.id, ["queued"], state="starting", attempt=experiment.attempt + 1, started_at=time.time())
         if intent is None:
@@ -68,6 +83,7 @@ class Attempts:
             others = await asyncio.to_thread(repo.other_files, intent.commit, training.files) if training.files else {}
             await self._compute.submit(self._job(intent, data, files, others))
         except Exception as error:
+            self._check_place()
             expected = isinstance(error, ComputeError | LabError | OSError)
             _log.error("%s not started: %s", intent.id, error, exc_info=not expected)
             message = str(error) if expected else f"The run could not be started: {type(error).__name__}: {mask_paths(str(error))}."
@@ -86,6 +102,7 @@ class Attempts:
         A look that fails is repeated later, so that one experiment keeps no other waiting. After many the experiment is given up.
 
         Raises:
+            LabMoved: nothing is recorded.
             LabError: the ledger can't be used.
         """
         if self._faults.waits(experiment.id):
@@ -93,9 +110,10 @@ class Attempts:
         try:
             await self._look(experiment)
             self._faults.forget(experiment.id)
-        except LabError:
+        except (LabMoved, LabError):
             raise
         except Exception as error:
+            self._check_place()
             _log.exception("%s could not be looked at", experiment.id)
             if self._faults.count(experiment.id):
                 await self._give_up(experiment, error)
@@ -112,6 +130,7 @@ class Attempts:
         if experiment.cancel_requested:
             await self._compute.cancel(job)
         seen = await self._compute.observe(job)
+        self._check_place()
         self._spending.note_held(experiment.id, seen.device_s)
         if seen.phase == "ended":
             self._record(experiment, seen)
@@ -133,7 +152,11 @@ class Attempts:
             if await self._compute.adopt(job):
                 _log.info("%s adopted", experiment.id)
             else:
-                self._lose(experiment, await self._compute.observe(job))
+                seen = await self._compute.observe(job)
+                self._check_place()
+                self._lose(experiment, seen)
+        except LabMoved:
+            raise
         except Exception:  # the rounds look at it again
             _log.exception("%s could not be adopted", experiment.id)
 

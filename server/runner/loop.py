@@ -23,6 +23,8 @@ from autoresearch_mcp.server.runner.health import HealthFile
 from autoresearch_mcp.server.runner.open import OpenExperiments
 from autoresearch_mcp.server.runner.preparation import Preparation
 from autoresearch_mcp.server.runner.spending import Spending
+from autoresearch_mcp.server.runner.start import got_to_work
+from autoresearch_mcp.server.runner.watch import LabMoved, LabWatch, Outcome, SettingsChanged
 from autoresearch_mcp.server.settings import Settings
 
 LINGER_S = 20.0  # idle time before it exits; an agent's next call often comes within it
@@ -35,46 +37,76 @@ _log = logging.getLogger("autoresearch.runner")
 class Runner:
     """Drives one lab. Hold the lab's runner lock while it lives.
 
+    Args:
+        settings: the lab's, for as long as the loop runs.
+        state: the lab's state folder.
+        ledger: where experiments are queued.
+        repo: where their code is.
+        lake: where what has ended goes.
+        compute: where trainings run.
+        watch: tells when to leave, as the lab has other settings or is gone.
+
     Attributes:
         stopping: set it to make `run` return soon. Trainings run on.
     """
 
-    def __init__(self, settings: Settings, state: Path, ledger: Ledger, repo: Repo, lake: Lake, compute: Compute) -> None:
+    def __init__(
+        self, settings: Settings, state: Path, ledger: Ledger, repo: Repo, lake: Lake, compute: Compute, watch: LabWatch | None = None
+    ) -> None:
         self._settings = settings
+        self._state = state
         self._ledger = ledger
         self._compute = compute
+        self._watch = watch
         self._open = OpenExperiments(ledger)
         self._health = HealthFile(state)
         self._preparation = Preparation(compute, self._health)
         self._spending = Spending(settings, state, ledger, compute)
-        self._attempts = Attempts(settings, state, ledger, repo, compute, self._spending)
+        self._attempts = Attempts(settings, state, ledger, repo, compute, self._spending, self._check_place)
         self._flusher = Flusher(state, ledger, lake)
         self._active = time.monotonic()
         self.stopping = asyncio.Event()
 
-    async def run(self, linger_s: float = LINGER_S) -> None:
-        """Work until there has been nothing to do for `linger_s`, or `stopping` is set."""
+    async def run(self, linger_s: float = LINGER_S) -> Outcome:
+        """Work until there has been nothing to do for `linger_s`, or there is another reason to leave. Returns which."""
+        got_to_work(self._state)
         try:
+            self._check_place()
             await self._attempts.adopt_all()
-            backoff = Backoff(ROUND_RETRY_S)
-            while not self.stopping.is_set():
-                try:
-                    idle_s = await self._round()
-                    backoff.succeeded()
-                    self._health.round_done()
-                except Exception as error:  # a full disk, a busy ledger, a fault of ours: what is written stays true, so try again
-                    _log.error("A round failed, and is tried again: %s", error, exc_info=not isinstance(error, LabError))
-                    self._health.round_failed(str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}.")
-                    idle_s = 0.0
-                    await self._pause(backoff.failed())
-                if idle_s > linger_s and await self._all_flushed(idle_s):
-                    break
-                await self._pause(self._compute.poll_s)
+            return await self._rounds(linger_s)
+        except SettingsChanged:
+            _log.info("lab.toml has changed: the new settings hold from now on")
+            return "new settings"
+        except LabMoved as error:
+            _log.warning("%s This runner leaves; the next call starts another where the lab is.", error)
+            return "moved"
         finally:
             await self._leave()
 
+    async def _rounds(self, linger_s: float) -> Outcome:
+        backoff = Backoff(ROUND_RETRY_S)
+        while not self.stopping.is_set():
+            try:
+                idle_s = await self._round()
+                backoff.succeeded()
+                self._health.round_done()
+            except (LabMoved, SettingsChanged):
+                raise
+            except Exception as error:  # a full disk, a busy ledger, a fault of ours: what is written stays true, so try again
+                self._check_place()
+                _log.error("A round failed, and is tried again: %s", error, exc_info=not isinstance(error, LabError))
+                self._health.round_failed(str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}.")
+                idle_s = 0.0
+                await self._pause(backoff.failed())
+            if idle_s > linger_s and await self._all_flushed(idle_s):
+                return "idle"
+            await self._pause(self._compute.poll_s)
+        return "stopped"
+
     async def _round(self) -> float:
         """Look at everything once. Returns for how long there has been nothing to do."""
+        self._check_place()
+        self._check_settings()
         looks = await asyncio.gather(*map(self._attempts.advance, self._open.active()), return_exceptions=True)
         for failure in looks:  # all looks are over: none goes on beside the next round
             if failure is not None:
@@ -97,11 +129,21 @@ class Runner:
         try:
             data = await self._preparation.data() if self._settings.training.metric == "verified" else ""
         except ComputeError as error:
+            self._check_place()
             for experiment in self._ledger.open_experiments("queued"):
                 self._attempts.refuse(experiment, str(error))
             return
         for experiment in self._open.queued(free) if data is not None else []:
+            self._check_settings()  # after the queue was read: what was queued after a change starts after it
             await self._attempts.start(experiment, data or "")
+
+    def _check_place(self) -> None:
+        if self._watch is not None:
+            self._watch.check_place()
+
+    def _check_settings(self) -> None:
+        if self._watch is not None:
+            self._watch.check_settings()
 
     def _free_slots(self) -> int:
         """Count the slots that nobody holds.
@@ -124,8 +166,10 @@ class Runner:
         await self._preparation.cancel()
         if self.stopping.is_set():
             await asyncio.to_thread(self._flusher.close)
-        with contextlib.suppress(LabError):
+        try:
             await self._flusher.wait()
+        except Exception as error:  # its rows stay in the ledger
+            _log.warning("the last flush failed: %s", error)
         await self._spending.close()
         await self._compute.close()
 

@@ -15,7 +15,7 @@ from mcp import Client, StdioServerParameters
 from mcp.types import TextContent
 
 from autoresearch_mcp.server.paths import LabPaths
-from autoresearch_mcp.server.runner.process import runner_lock
+from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.mcp.pipe import HELLO, served
 
 CLI = "import sys; from autoresearch_mcp.server.cli import main; sys.exit(main(['serve', sys.argv[1]]))"

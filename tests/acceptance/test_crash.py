@@ -26,7 +26,7 @@ from mcp_types import CallToolResult
 from autoresearch_mcp.server.lake.schema import SCHEMA_VERSION
 from autoresearch_mcp.server.models import TERMINAL_STATES
 from autoresearch_mcp.server.proposals.repo import Repo
-from autoresearch_mcp.server.runner.process import stop_runner
+from autoresearch_mcp.server.runner.lock import stop_runner
 from tests.acceptance.processes import launchers, processes
 from tests.conftest import REAL_DEEPLAKE
 from tests.standins.deeplake.server import ORG, TOKEN, DeeplakeStandIn, Faults

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from autoresearch_mcp.server.lab.lab import Lab
-from autoresearch_mcp.server.runner.process import runner_lock
+from autoresearch_mcp.server.runner.lock import runner_lock
 
 
 def edit(number: int) -> dict[str, Any]:

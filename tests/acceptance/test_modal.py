@@ -9,7 +9,7 @@ from mcp import Client
 
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.proposals.repo import Repo
-from autoresearch_mcp.server.runner.process import stop_runner
+from autoresearch_mcp.server.runner.lock import stop_runner
 from tests.acceptance.test_swarm import answer, server
 from tests.standins.modal.standin import Standin
 from tests.waiting import until

@@ -17,7 +17,7 @@ from mcp import Client, StdioServerParameters
 
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.paths import LabPaths
-from autoresearch_mcp.server.runner.process import runner_lock
+from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.acceptance.processes import processes
 from tests.server.mcp.listening import served_over_http
 from tests.waiting import until

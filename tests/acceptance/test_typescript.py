@@ -13,7 +13,7 @@ import pytest
 
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.paths import LabPaths
-from autoresearch_mcp.server.runner.process import runner_lock
+from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.mcp.listening import served_over_http
 from tests.server.mcp.test_surface import TOOLS
 

@@ -11,7 +11,7 @@ from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Experiment, new_id
-from autoresearch_mcp.server.runner.process import stop_runner
+from autoresearch_mcp.server.runner.lock import stop_runner
 from tests.bench.servers import BARE, ours
 
 CALLS = 300

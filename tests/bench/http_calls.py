@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from autoresearch_mcp.server.commands.init import create_lab
-from autoresearch_mcp.server.runner.process import stop_runner
+from autoresearch_mcp.server.runner.lock import stop_runner
 from tests.bench.calls import EXPERIMENTS, fill
 from tests.bench.servers import ENVIRONMENT
 from tests.waiting import until

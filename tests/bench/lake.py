@@ -25,7 +25,7 @@ from autoresearch_mcp.server.lake.embedded import dataset
 from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
 from autoresearch_mcp.server.models import Experiment, Memory, Record, Table
 from autoresearch_mcp.server.paths import LabPaths
-from autoresearch_mcp.server.runner.process import stop_runner
+from autoresearch_mcp.server.runner.lock import stop_runner
 from autoresearch_mcp.server.search.embedding import open_embedder
 from tests.bench.servers import ours
 

@@ -13,8 +13,8 @@ from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment
 from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.runner.lock import runner_lock
 from autoresearch_mcp.server.runner.loop import Runner
-from autoresearch_mcp.server.runner.process import runner_lock
 from tests.waiting import until
 
 NOOP = (sys.executable, str(Path(__file__).parents[1] / "bench" / "noop_launcher.py"))

@@ -12,7 +12,7 @@ from autoresearch_mcp.server.commands.doctor import examine
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
 from autoresearch_mcp.server.paths import LabPaths
-from autoresearch_mcp.server.runner.process import runner_lock
+from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.lake.records import memory
 from tests.standins.deeplake.server import ORG, TOKEN, DeeplakeStandIn, Faults
 from tests.standins.embeddings import KEY as EMBEDDINGS_KEY

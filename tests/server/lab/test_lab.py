@@ -17,7 +17,7 @@ from autoresearch_mcp.server.lab import status
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES
-from autoresearch_mcp.server.runner.process import runner_lock, stop_runner
+from autoresearch_mcp.server.runner.lock import runner_lock, stop_runner
 
 
 @pytest.fixture

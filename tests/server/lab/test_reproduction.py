@@ -11,7 +11,7 @@ from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.reproduction import Reproduction
 from autoresearch_mcp.server.models import Experiment, Failure
-from autoresearch_mcp.server.runner.process import runner_lock
+from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.harness import LabHarness
 
 OUTCOME = {"hashes": {"code": "c", "weights": "w1"}, "versions": {"torch": "2.12"}, "device_name": "a", "steps": 10}

@@ -12,7 +12,7 @@ from autoresearch_mcp.server import settings
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.commands.transfer import export
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.runner.process import runner_lock
+from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.harness import LabHarness
 
 # As in a fork of autoresearch: a fixed prepare.py with the data's place, a train.py with its own clock, evaluation and printed metric.

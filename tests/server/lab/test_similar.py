@@ -8,7 +8,7 @@ import pytest
 
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.runner.process import runner_lock
+from autoresearch_mcp.server.runner.lock import runner_lock
 
 PARAPHRASE = ("Use a bigger LR for muon", "A larger learning rate for the muon optimizer")
 SAME_WORDS = ("Warm-up over 200 steps instead of 100", "warmup over 200 steps instead of the 100")

@@ -23,8 +23,8 @@ from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.mcp import build_server
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.runner.lock import runner_lock
 from autoresearch_mcp.server.runner.loop import Runner
-from autoresearch_mcp.server.runner.process import runner_lock
 from tests.server.runner.test_loop import NOOP
 from tests.standins.deeplake.server import ORG, TOKEN, DeeplakeStandIn, Faults
 

@@ -17,8 +17,8 @@ from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Record, Table
 from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.runner.lock import runner_lock
 from autoresearch_mcp.server.runner.loop import Runner
-from autoresearch_mcp.server.runner.process import runner_lock
 from tests.server.runner.test_loop import NOOP
 from tests.waiting import until
 

@@ -17,7 +17,7 @@ from autoresearch_mcp.server.mcp import build_server
 from autoresearch_mcp.server.models import ExperimentState
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.proposals.repo import Repo
-from autoresearch_mcp.server.runner.process import runner_lock
+from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.mcp.listening import served_over_http
 from tests.server.mcp.pipe import SERVE
 

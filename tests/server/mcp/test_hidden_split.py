@@ -14,7 +14,7 @@ from mcp import Client
 
 from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.mcp import build_server
-from autoresearch_mcp.server.runner.process import runner_lock
+from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.harness import LabHarness
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,7 @@ from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation
 from autoresearch_mcp.server.compute.local.backend import LocalCompute
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.runner import faults
-from autoresearch_mcp.server.runner.process import runner_lock
+from autoresearch_mcp.server.runner.lock import runner_lock
 from autoresearch_mcp.server.runner.spending import Spending
 from tests.server.harness import LabHarness
 

@@ -19,8 +19,8 @@ from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
 from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.attempts import ATTEMPTS
+from autoresearch_mcp.server.runner.lock import runner_alive, runner_lock, stop_runner
 from autoresearch_mcp.server.runner.loop import Runner
-from autoresearch_mcp.server.runner.process import runner_alive, runner_lock, stop_runner
 from tests.server.harness import NOOP, LabHarness
 from tests.server.lake.records import memory
 from tests.waiting import until

@@ -13,8 +13,8 @@ from autoresearch_mcp.server import settings as lab_settings
 from autoresearch_mcp.server.compute.local.backend import LocalCompute
 from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
 from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.runner.lock import runner_lock
 from autoresearch_mcp.server.runner.loop import Runner
-from autoresearch_mcp.server.runner.process import runner_lock
 from autoresearch_mcp.trainer import files, prepare
 from tests.server.harness import NOOP, LabHarness
 

@@ -13,9 +13,12 @@ import pytest
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES
-from autoresearch_mcp.server.paths import StatePaths
+from autoresearch_mcp.server.paths import LabPaths, StatePaths
 from autoresearch_mcp.server.runner import process
-from autoresearch_mcp.server.runner.process import ensure_runner, runner_alive, runner_lock, stop_runner
+from autoresearch_mcp.server.runner.lock import runner_alive, runner_lock, stop_runner
+from autoresearch_mcp.server.runner.start import ensure_runner
+from autoresearch_mcp.server.runner.watch import Outcome
+from autoresearch_mcp.trainer import files
 from tests.acceptance.processes import launchers, processes
 from tests.waiting import until
 
@@ -79,6 +82,26 @@ def test_a_stop_harms_nobody_who_has_got_the_process_id_of_a_dead_runner(lab_roo
     stop_runner(lab_root / "nowhere")
 
 
+def test_a_stop_harms_nobody_who_has_got_that_id_while_others_look_at_the_lock(lab_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, looks = LabPaths(lab_root).runner_lock, 0
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as innocent, path.open("w", encoding="ascii") as looker:
+        looker.write(str(innocent.pid))
+        looker.flush()
+        assert files.try_lock(looker, shared=True)
+
+        def until_the_third_look(_seconds: float) -> None:
+            nonlocal looks
+            looks += 1
+            if looks == 3:
+                looker.close()
+
+        monkeypatch.setattr("autoresearch_mcp.server.runner.lock.time.sleep", until_the_third_look)
+        stop_runner(LabPaths(lab_root).state)
+        assert innocent.stdin is not None
+        innocent.stdin.close()
+    assert innocent.returncode == 0 and looks == 3
+
+
 def test_a_training_outlives_a_stopped_runner_and_the_next_one_records_it(make_lab: Callable[..., Path]) -> None:
     root = make_lab("stopped", {"budget_s = 1 ": "budget_s = 2 "})
     state = root / ".autoresearch"
@@ -97,7 +120,7 @@ def test_work_that_came_while_the_runner_was_leaving_is_seen(lab_root: Path, mon
     state, lab = lab_root / ".autoresearch", Lab(lab_root)
     seen = []
 
-    async def drive(_root: Path, _settings: object, _state: Path, ledger: Ledger) -> bool:
+    async def drive(_settings: object, _paths: object, ledger: Ledger, _watch: object) -> Outcome:
         """In the place of the loop: its last look is over, and its lock still held, when a server launches."""
         seen.append(len(ledger.open_experiments()))
         if len(seen) == 1:
@@ -105,7 +128,7 @@ def test_work_that_came_while_the_runner_was_leaving_is_seen(lab_root: Path, mon
             assert processes(lab_root, "runner") == []
         else:
             ledger.request_cancel(ledger.open_experiments()[0].id)
-        return False
+        return "idle"
 
     monkeypatch.setattr(process, "_drive", drive)
     assert process.main(lab_root) == 0

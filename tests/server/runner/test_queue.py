@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch_mcp.server.models import Experiment
-from autoresearch_mcp.server.runner.process import runner_lock
+from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.harness import LabHarness
 
 

@@ -1,0 +1,131 @@
+"""The runner notices what happens to its lab: new settings hold from then on, and in a lab that moved nothing is recorded."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from autoresearch_mcp.server import compute, settings
+from autoresearch_mcp.server.compute.base import Job
+from autoresearch_mcp.server.compute.local.backend import LocalCompute
+from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
+from autoresearch_mcp.server.paths import LabPaths
+from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.runner import loop, process
+from autoresearch_mcp.server.runner.lock import runner_lock
+from autoresearch_mcp.server.runner.loop import Runner
+from autoresearch_mcp.server.runner.watch import LabWatch
+from tests.server.harness import NOOP, LabHarness
+
+
+@pytest.fixture
+def house(make_lab: Callable[..., Path]) -> Iterator[LabHarness]:
+    house = LabHarness(make_lab("watched", {"slots = 0": "slots = 1"}))
+    yield house
+    house.close()
+
+
+def open_noop(_settings: settings.Settings, _state: Path, log: Path) -> LocalCompute:
+    return LocalCompute("tiny", 1, log, command=NOOP)
+
+
+def spec(root: Path, id: str) -> dict[str, Any]:
+    """The spec of an experiment's first attempt."""
+    answer: dict[str, Any] = json.loads((LabPaths(root).run(id, 1) / "spec.json").read_text(encoding="utf-8"))
+    return answer
+
+
+def edit(root: Path, old: str, new: str) -> None:
+    path = LabPaths(root).settings
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_what_is_launched_after_a_change_of_lab_toml_runs_under_the_new_settings(
+    house: LabHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compute, "open_compute", open_noop)
+    monkeypatch.setattr(loop.Runner.run, "__defaults__", (0.0,))
+    later, submit = list[str](), LocalCompute.submit
+
+    async def submit_and_edit(self: LocalCompute, job: Job) -> None:
+        await submit(self, job)
+        if not later:
+            edit(house.root, "budget_s = 1 ", "budget_s = 7 ")
+            server = Lab(house.root)
+            later.extend(server.launch_training("champion", "ada").experiments)
+            server.close()
+
+    monkeypatch.setattr(LocalCompute, "submit", submit_and_edit)
+    with runner_lock(house.state):
+        (first,) = house.launch()
+    assert process.main(house.root) == 0
+    assert (spec(house.root, first)["budget_s"], spec(house.root, later[0])["budget_s"]) == (1, 7)
+    conditions = [house.ledger.ended([id])[id]["conditions"] for id in (first, *later)]
+    assert conditions[0] != conditions[1], "they can't be compared"
+
+
+def test_an_invalid_change_of_lab_toml_leaves_the_runner_at_work(
+    house: LabHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(compute, "open_compute", open_noop)
+    monkeypatch.setattr(loop.Runner.run, "__defaults__", (0.0,))
+    submit, edited = LocalCompute.submit, list[str]()
+
+    async def submit_and_edit(self: LocalCompute, job: Job) -> None:
+        await submit(self, job)
+        if not edited:
+            edit(house.root, "slots = 1", "slots = -1")
+            edited.append(job.id)
+
+    monkeypatch.setattr(LocalCompute, "submit", submit_and_edit)
+    with runner_lock(house.state):
+        ids = house.launch(3)
+    assert process.main(house.root) == 0
+    assert all(house.ledger.ended([id])[id]["state"] == "finished" for id in ids)
+    assert "[compute] slots" in caplog.text
+
+
+@pytest.mark.parametrize("when", ["between two rounds", "while a run is started"])
+def test_the_runner_of_a_lab_that_moved_leaves_and_records_nothing(house: LabHarness, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    old, new = house.root, house.root.with_name("elsewhere")
+    editable_files = Repo.editable_files
+
+    def moved_meanwhile(self: Repo, commit: str) -> dict[str, bytes]:
+        if when == "while a run is started":
+            old.rename(new)
+        return editable_files(self, commit)
+
+    monkeypatch.setattr(Repo, "editable_files", moved_meanwhile)
+    lake = EmbeddedLake(house.state / "lake")
+    paths = LabPaths(old)
+    with runner_lock(paths.state) as lock:
+        assert lock is not None
+        (id,) = house.launch()
+        watch = LabWatch(paths, house.lab.settings, lock)
+        runner = Runner(
+            house.lab.settings,
+            paths.state,
+            house.ledger,
+            Repo(old),
+            lake,
+            open_noop(house.lab.settings, paths.state, paths.runner_log),
+            watch,
+        )
+        if when == "between two rounds":
+            old.rename(new)
+        assert anyio.run(runner.run) == "moved"
+    lake.close()
+    monkeypatch.setattr(Repo, "editable_files", editable_files)
+    assert not old.exists(), "nothing was written where the lab was"
+    there = LabHarness(new)
+    assert there.record(id).failure is None and not there.record(id).terminal
+    there.drive()
+    answer = there.lab.get_experiment(id)
+    assert answer.experiment.state == "finished" and answer.failure is None
+    there.close()
