@@ -8,8 +8,10 @@ Costs a kilobyte a row for 256 dimensions. Deeplake's own vector index would sav
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from autoresearch_mcp.server.search.embedding import EmbeddingsUnavailable
+
 if TYPE_CHECKING:
-    from autoresearch_mcp.server.search.embedding import Vectors
+    from autoresearch_mcp.server.search.embedding import Embedder, Vectors
 
 COLUMN = "meaning"
 
@@ -29,6 +31,26 @@ def unembedded(model: str) -> bytes:
 def is_of(model: str, cell: bytes) -> bool:
     """Return whether the cell was made for this model."""
     return cell.startswith(_mark(model))
+
+
+def completed(embedder: "Embedder", texts: Sequence[str], stored: Sequence[bytes]) -> list[bytes]:
+    """Return a cell for each text, embedding those whose stored cell is of another model or without a vector.
+
+    Args:
+        embedder: where it fails, those cells are marked as `unembedded`.
+        texts: in the order of `stored`.
+        stored: their cells, empty for new texts.
+    """
+    missing_vector = unembedded(embedder.name)
+    cells = [cell if is_of(embedder.name, cell) else missing_vector for cell in stored]
+    missing = [n for n, cell in enumerate(cells) if cell == missing_vector]
+    try:
+        fresh = pack(embedder.name, embedder.embed([texts[n] for n in missing])) if missing else []
+    except EmbeddingsUnavailable:
+        return cells
+    for n, cell in zip(missing, fresh):
+        cells[n] = cell
+    return cells
 
 
 class VectorIndex:

@@ -1,7 +1,7 @@
 """The typed columns of one table in memory, kept in step with the store by reading only the rows that are new.
 
-It answers filters, orders, pages and counts exactly and in the time of the rows looked at: an ordered page walks a sorted
-column and stops when it is full. Records stay in the store. Gives up memory for it: about half a kilobyte a row, for the
+It answers filters, orders, pages and counts exactly, in time that grows with the rows it looks at: an ordered page walks a
+sorted column and stops when it is full. Records stay in the store. Gives up memory for it: about half a kilobyte a row, for the
 columns that were asked for.
 """
 
@@ -20,7 +20,14 @@ Read = Callable[[str, int, int], Sequence[Any]]  # column, first row, row after 
 
 
 class Catalog:
-    """Rows are known by their position in the store; of an id's rows only that with the newest version is seen."""
+    """The columns of one table. Not thread-safe.
+
+    Rows are known by their position in the store. Of an id's rows, only the one with the newest version counts.
+
+    Args:
+        table: which.
+        read: gives a column's stored values, from a first row up to, and without, a last one.
+    """
 
     def __init__(self, table: Table, read: Read) -> None:
         self.rows = 0
@@ -32,7 +39,7 @@ class Catalog:
         self._holders: dict[str, tuple[int, dict[str, list[int]]]] = {}
 
     def extend(self, rows: int) -> None:
-        """Takes in the rows up to `rows`."""
+        """Read the rows that are new, up to `rows`."""
         first, self.rows = self.rows, rows
         self._orders.clear()
         ids, versions = self.column("id"), self.column("version")
@@ -42,7 +49,7 @@ class Catalog:
                 self.newest[ids[position]] = position
 
     def column(self, name: str) -> list[Any]:
-        """The cells of all rows, read as far as they are missing."""
+        """Return the cells of all rows, reading those that are missing."""
         known = self._columns.setdefault(name, [])
         if len(known) < self.rows:
             fresh = TABLES[self._table][name].load(self._read(name, len(known), self.rows))
@@ -51,23 +58,33 @@ class Catalog:
         return known
 
     def version(self, id: str) -> int | None:
+        """Return the newest version of an id, or None where it is not there."""
         position = self.newest.get(id)
         return None if position is None else self.column("version")[position]
 
     def select(self, query: Query) -> list[int]:
-        """Positions of the rows of one page."""
+        """Return the positions of the rows of one page.
+
+        Raises:
+            LabError: `bad_query`, for conditions and orders that the table doesn't have.
+        """
         check_order(self._table, query)
         tests = self._tests(query.where)
         if (few := self._narrowed(query.where)) is not None and len(few) <= _FEW:
             return query.page(_passing(few, tests), self._key(query.order_by))
-        found: list[int] = []
+        page: list[int] = []
         for chunk in self._walk(query):
-            found += _passing(chunk, tests)
-            if len(found) >= query.limit:
+            page += _passing(chunk, tests)
+            if len(page) >= query.limit:
                 break
-        return found[: query.limit]
+        return page[: query.limit]
 
     def count(self, where: Sequence[Condition], group_by: str | None) -> dict[str, int]:
+        """Count rows by the group column's value; without one, there is one entry under the empty string.
+
+        Raises:
+            LabError: `bad_query`, for conditions and groups that the table doesn't have.
+        """
         positions = self.passing(where)
         if group_by is None:
             return {"": len(positions)}
@@ -76,13 +93,17 @@ class Catalog:
         return {"" if cell is None else str(cell): n for cell, n in Counter(column[position] for position in positions).items()}
 
     def cells(self, names: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Every row that is seen, as the cells of these columns."""
+        """Return every row that counts, as the cells of these columns."""
         columns = [self.column(name) for name in names]
         positions = self.newest.values()
         return list(zip(*([column[position] for position in positions] for column in columns)))
 
     def passing(self, where: Sequence[Condition]) -> list[int]:
-        """Positions of the rows that meet the conditions."""
+        """Return the positions of the rows that meet the conditions.
+
+        Raises:
+            LabError: `bad_query`, for conditions that the table doesn't have.
+        """
         tests = self._tests(where)
         few = self._narrowed(where)
         return _passing(list(self.newest.values()) if few is None else few, tests)
@@ -91,11 +112,11 @@ class Catalog:
         return [(self.column(name), test) for name, test in predicates(self._table, where)]
 
     def _narrowed(self, where: Sequence[Condition]) -> list[int] | None:
-        """The rows that can meet the condition that the fewest can meet, by an index; None where no condition has one."""
-        found = [self._holding(condition) for condition in where if self._is_indexed(condition)]
-        if not found:
+        """Return the rows that may meet the most selective condition, by its index; None where no condition has one."""
+        candidates = [self._holding(condition) for condition in where if self._is_indexed(condition)]
+        if not candidates:
             return None
-        fewest = min(found, key=lambda positions: len(positions))
+        fewest = min(candidates, key=lambda positions: len(positions))
         if len(self.newest) == self.rows:
             return fewest
         ids, newest = self.column("id"), self.newest
@@ -112,7 +133,7 @@ class Catalog:
         return holders.get(condition.value, [])
 
     def _index(self, name: str) -> dict[str, list[int]]:
-        """Positions by text, or by each item of a list; old versions included."""
+        """Return positions by text, or by each item of a list; old versions included."""
         column = self.column(name)
         known, holders = self._holders.get(name, (0, {}))
         for position in range(known, self.rows):
@@ -123,7 +144,7 @@ class Catalog:
         return holders
 
     def _walk(self, query: Query) -> Iterator[list[int]]:
-        """Positions in the query's order and past its `after`, in chunks that grow: a full page ends the walk early."""
+        """Yield positions in the query's order and past its `after`, in chunks that grow: a full page ends the walk early."""
         known, null = self._order(query.order_by)
         if query.after is not None:
             value, id = query.after
@@ -138,7 +159,7 @@ class Catalog:
             first, size = first + size, size * 4
 
     def _order(self, name: str) -> tuple[list[int], list[int]]:
-        """Positions sorted by (cell, id), and those of null cells by id."""
+        """Return positions sorted by (cell, id), and those of null cells by id."""
         if name not in self._orders:
             column, ids = self.column(name), self.column("id")
             known = [position for position in self.newest.values() if column[position] is not None]

@@ -1,7 +1,7 @@
 """The head of a table: the one small file that says which generation counts, how many rows, and the checksum of every file.
 
 Deeplake never fsyncs, loses rows silently when one of its log files is damaged, and kills the process when a data file is
-empty or torn (29 of 75 emptied files did). So whatever counts is fsynced first and listed here with size and CRC-32, and
+empty or torn (29 of 75 emptied files did). So every file that counts is fsynced first and listed here with size and CRC-32, and
 no file is given to Deeplake before it was compared with the list. Files outside the list are of a write that never ended.
 """
 
@@ -30,7 +30,7 @@ class Head:
 
 
 def read_head(path: Path) -> Head | None:
-    """The head, or None where nothing was ever written.
+    """Read the head. Returns None where nothing was ever written.
 
     Raises:
         LakeDamaged: it is there and can't be read.
@@ -46,13 +46,25 @@ def read_head(path: Path) -> Head | None:
 
 
 def write_head(path: Path, head: Head) -> None:
-    """Publishes the head: readers see the old one or this one, and so does a power cut."""
+    """Publish a head: readers see the old one or this one, and so does a power cut.
+
+    Raises:
+        OSError: it can't be written; the old one counts.
+    """
     write_json(path, vars(head))
     sync(path.parent)
 
 
 def seal(directory: Path, known: Mapping[str, tuple[int, int]]) -> Files:
-    """All files that count, new ones fsynced with the directories that name them and checksummed."""
+    """List all files that count. New ones are checksummed, and fsynced with the directories that name them.
+
+    Args:
+        directory: of a generation.
+        known: files that were sealed before.
+
+    Raises:
+        OSError: a file can't be read or synced.
+    """
     files: Files = {}
     touched: set[Path] = set()
     for name in listed(directory):
@@ -70,7 +82,7 @@ def seal(directory: Path, known: Mapping[str, tuple[int, int]]) -> Files:
 
 
 def verify(directory: Path, files: Mapping[str, tuple[int, int]]) -> None:
-    """Compares files with the list.
+    """Compare files with the list.
 
     Raises:
         LakeDamaged: one of them is missing, unreadable, cut or changed.
@@ -88,7 +100,7 @@ def verify(directory: Path, files: Mapping[str, tuple[int, int]]) -> None:
 
 
 def sweep(directory: Path, files: Mapping[str, tuple[int, int]]) -> None:
-    """Removes what an interrupted write left. The caller holds the writers' lock.
+    """Remove what an interrupted write left. The caller holds the writers' lock.
 
     Deeplake's own counter of log files goes too: it finds the number again, and one that is past the last file costs it 2 s.
     """
@@ -98,7 +110,7 @@ def sweep(directory: Path, files: Mapping[str, tuple[int, int]]) -> None:
 
 
 def listed(directory: Path) -> list[str]:
-    """Files that are written once; locks and counters change in place and may be lost."""
+    """List the files that are written once. Locks and counters change in place and may be lost."""
     return sorted(
         f"{folder}/{name}"[len(str(directory)) + 1 :]
         for folder, _, names in os.walk(directory)
@@ -108,7 +120,7 @@ def listed(directory: Path) -> list[str]:
 
 
 def hint(path: Path) -> str:
-    """What to do about a damaged store, in a sentence."""
+    """Return a sentence that says what to do about a damaged store."""
     return (
         f"the lake is damaged. The runner rebuilds it before it writes again, and so does `autoresearch-mcp repair`; else restore {path.parent} "
         "from a backup. What the ledger still holds is written there again."

@@ -1,8 +1,8 @@
-"""A damaged lake made whole: what its journals and its sound files hold, in fresh tables. Nothing is deleted.
+"""Makes a damaged lake whole, from its journals and its sound files. Deletes nothing.
 
 The runner does it when it meets damage, or a person, with the command `repair`. A table whose files can't be trusted is set
-aside and written anew from its journal; what the ledger still keeps (unflushed
-records, every promotion) is added by the next flush or by the caller. Lost are only rows whose part of the journal is damaged too.
+aside and written anew from its journal. The next flush or the caller adds what the ledger still keeps: unflushed records and
+every promotion. Only rows whose part of the journal is damaged too are lost.
 """
 
 import time
@@ -23,7 +23,7 @@ _BATCH = 5_000
 
 @dataclass(frozen=True)
 class Repaired:
-    """What became of one table. `fault` is empty where it was sound."""
+    """The outcome for one table. `fault` is empty where it was sound."""
 
     table: Table
     fault: str
@@ -32,7 +32,14 @@ class Repaired:
 
 
 def repair(folder: Path, known: dict[Table, Sequence[Record]] | None = None) -> list[Repaired]:
-    """Checks every table of the lake in `folder`, and rebuilds the damaged ones; `known` are records that are had from elsewhere.
+    """Check every table of a lake, and rebuild the damaged ones.
+
+    Args:
+        folder: the lake's.
+        known: records that the caller has from elsewhere.
+
+    Returns:
+        The outcome for each table.
 
     Raises:
         LakeUnavailable: it can't be written.
@@ -42,7 +49,7 @@ def repair(folder: Path, known: dict[Table, Sequence[Record]] | None = None) -> 
 
 
 def fault(folder: Path, table: Table) -> str:
-    """What is wrong with a table, or nothing. Reads all of its records."""
+    """Read all records of a table. Returns what is wrong with it, or nothing."""
     lake = EmbeddedLake(folder)
     try:
         for _ in lake.records(table):
@@ -82,7 +89,7 @@ def _table(folder: Path, table: Table, known: Sequence[Record], aside: Path) -> 
 
 
 def _complete(lake: EmbeddedLake, folder: Path, table: Table) -> None:
-    """Gives a damaged journal what the sound table has and it lacks."""
+    """Write to a damaged journal what it lacks of a sound table."""
     noted = {(record.id, record.version) for record in _journalled(folder, table)}
     if missing := [record.model_dump_json() for record in lake.records(table) if (record.id, record.version) not in noted]:
         journal.write(folder / f"{table}.journal", missing)

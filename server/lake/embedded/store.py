@@ -1,7 +1,7 @@
 """The lake as a folder of Deeplake datasets: the default, for one lab on one machine.
 
-Filters, orders and counts are answered from the typed columns in memory (`catalog`), full text by Deeplake's BM25 index,
-meaning by the stored vectors (`meaning`), records from Deeplake by position. Deeplake is imported on the first read of a table that has rows.
+The typed columns in memory (`catalog`) answer filters, orders and counts. Deeplake's BM25 index answers full text, the stored
+vectors answer meaning, and records come from Deeplake by position. The first read of a table that has rows imports Deeplake.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ _FEW = 2_000  # rows whose terms are read and ranked here
 
 
 class EmbeddedLake:
-    """A `Lake` in the folder `path`, which is made on the first write. Safe to use from several threads.
+    """A `Lake` in the folder `path`, which is made on the first write. Thread-safe.
 
     It reads a table under that table's lock; writers in other processes wait for each other and never for readers.
     """
@@ -31,42 +31,91 @@ class EmbeddedLake:
         self._tables = {table: Dataset(path, table, embedder) for table in get_args(Table)}
 
     def append(self, table: Table, records: Sequence[Record]) -> None:
+        """Store the records that are not there yet in this version or a newer one; on return they survive a power cut.
+
+        Raises:
+            LakeUnavailable: they may be stored or not. Repeating the call is safe.
+        """
         dataset = self._tables[table]
         with dataset.lock:
             dataset.append(records)
 
     def writing(self, table: Table) -> AbstractContextManager[None]:
-        """The table's writers' lock, for whoever does more to its files than `append`."""
-        return self._tables[table].writing()
+        """Hold the table's writers' lock, to change its files by other means than `append`.
+
+        Raises:
+            LakeUnavailable: another process holds it for too long.
+        """
+        return self._tables[table].writers_lock.held()
 
     def present(self, table: Table, ids: Sequence[str]) -> dict[str, int]:
+        """Return the newest stored version of each of these ids that is there.
+
+        Raises:
+            LakeUnavailable: the table can't be read.
+        """
+
         def answer(dataset: Dataset) -> dict[str, int]:
             return {id: version for id in ids if (version := dataset.catalog.version(id)) is not None}
 
         return self._read(table, answer)
 
     def get(self, table: Table, ids: Sequence[str]) -> list[Record]:
+        """Return the records that exist, in the order of `ids`.
+
+        Raises:
+            LakeUnavailable: the table can't be read.
+        """
+
         def answer(dataset: Dataset) -> list[Record]:
             return _records(table, dataset, [dataset.catalog.newest[id] for id in ids if id in dataset.catalog.newest])
 
         return self._read(table, answer)
 
     def select(self, table: Table, query: Query) -> list[Record]:
+        """Return one page of a query.
+
+        Raises:
+            LakeUnavailable: the table can't be read.
+            LabError: `bad_query`, for conditions and orders that the table doesn't have.
+        """
         return self._read(table, lambda dataset: _records(table, dataset, dataset.catalog.select(query)))
 
     def count(self, table: Table, where: tuple[Condition, ...] = (), group_by: str | None = None) -> dict[str, int]:
+        """Return the number of rows by the group column's value; without `group_by`, one entry under the empty string.
+
+        Raises:
+            LakeUnavailable: the table can't be read.
+            LabError: `bad_query`, for conditions and groups that the table doesn't have.
+        """
         return self._read(table, lambda dataset: dataset.catalog.count(where, group_by))
 
     def records(self, table: Table) -> Iterator[Record]:
-        """All of them, newest version each, a few thousand at a time."""
+        """Yield all records, in their newest versions, a few thousand at a time.
+
+        Raises:
+            LakeUnavailable: the table can't be read.
+            ValueError: a record can't.
+        """
         ids = self._read(table, lambda dataset: list(dataset.catalog.newest))
         for first in range(0, len(ids), 2_000):
             yield from self.get(table, ids[first : first + 2_000])
 
     def cells(self, table: Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return all rows, in any order, as the cells of these columns.
+
+        Raises:
+            LakeUnavailable: the table can't be read.
+        """
         return self._read(table, lambda dataset: dataset.catalog.cells(columns))
 
     def search(self, text: str, where: tuple[Condition, ...] = (), limit: int = 10) -> list[tuple[Record, float]]:
+        """Return memories and their scores by full-text relevance, best first, the newest first on ties.
+
+        Raises:
+            LakeUnavailable: the table can't be read.
+            LabError: `bad_query`, for conditions that the table doesn't have.
+        """
         words = terms(text)[:_MOST_WORDS]
         if not words:
             return [(record, 0.0) for record in self.select("memories", Query(where, limit=limit))]
@@ -78,6 +127,13 @@ class EmbeddedLake:
         return self._read("memories", answer)
 
     def nearest(self, vector: Any, where: tuple[Condition, ...] = (), limit: int = 10) -> list[tuple[Record, float]]:
+        """Return memories and the cosines of their embeddings with `vector`, best first, the newest first on ties.
+
+        Raises:
+            LakeUnavailable: the table can't be read.
+            LabError: `bad_query`, for conditions that the table doesn't have.
+        """
+
         def answer(dataset: Dataset) -> list[tuple[Record, float]]:
             catalog = dataset.catalog
             everything = not where and len(catalog.newest) == catalog.rows
@@ -87,9 +143,11 @@ class EmbeddedLake:
         return self._read("memories", answer)
 
     def warning(self) -> str:
+        """Return nothing: the folder is the whole log."""
         return ""
 
     def close(self) -> None:
+        """Let go of what is open; the next call opens it again."""
         for dataset in self._tables.values():
             with dataset.lock:
                 dataset.forget()
@@ -111,7 +169,7 @@ def _records(table: Table, dataset: Dataset, positions: Sequence[int]) -> list[R
 
 
 def _best(dataset: Dataset, words: Sequence[str], where: Sequence[Condition], limit: int) -> list[tuple[int, float]]:
-    """The best hits that meet the conditions.
+    """Return the positions and scores of the best hits that meet the conditions.
 
     Where few rows meet them, those are ranked among themselves. Else the index is asked for as many as should hold enough of
     them, and for more until the last hit ranks below all that are wanted.
@@ -130,8 +188,8 @@ def _best(dataset: Dataset, words: Sequence[str], where: Sequence[Condition], li
     while True:
         hits = dataset.matches(words, asked)
         scores = {catalog.newest[id]: score for id, version, score in hits if catalog.version(id) == version}
-        found = scores if fits is None else fits.intersection(scores)
-        ranked = sorted(found, key=lambda position: (-scores[position], -created[position]))[:limit]
+        fitting = scores if fits is None else fits.intersection(scores)
+        ranked = sorted(fitting, key=lambda position: (-scores[position], -created[position]))[:limit]
         if len(hits) < asked or (len(ranked) == limit and hits[-1][2] < scores[ranked[-1]]):
             return [(position, scores[position]) for position in ranked]
         asked *= 4

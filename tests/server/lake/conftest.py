@@ -1,5 +1,6 @@
 """The stores that one test body runs over."""
 
+import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.standins.deeplake.server import ORG, TOKEN, DeeplakeStandIn
 @pytest.fixture
 def deeplake(postgres_dsn: str) -> Iterator[DeeplakeStandIn]:
     """The service, with a workspace that no other test uses: see `workspace`."""
+    importlib.import_module("deeplake.managed")  # slow where the machine is busy; no test is about that
     standin = DeeplakeStandIn(postgres_dsn)
     yield standin
     standin.close()
