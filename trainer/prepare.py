@@ -15,7 +15,7 @@ Outside its 300 s an h100 run is planned to take 9 s; the original takes 26 s. B
            written (3.5 CPU seconds here, by a tenth of the size) and the GPU asked for its name
     0.6 s  the CUDA context
     0.4 s  the kernels' library, 50 million weights made and moved
-    3.5 s  graphs of forward and backward, copied and loaded; one that the stock train.py hasn't compiles in 20 to 40 s
+    3.5 s  compile cache of forward and backward, restored and loaded; a graph that it lacks compiles in 20 to 40 s
     0.4 s  two steps to warm up, before start()
     0.5 s  submit(): 200 MB of float32 weights to the disk, hashed
     0.9 s  two model servers, side by side: CUDA context, weights

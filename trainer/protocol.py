@@ -28,7 +28,7 @@ LOCK = "launcher.lock"
 ABANDONED = "abandoned"  # the server creates this file: a run that has not begun never will
 BEGUN = "begun"  # in the folder that a sandbox leaves its results in: {"sandbox", "begun", "jobs"}, then "ended": it was not abandoned
 SUBMISSION = "submission"  # directory with the weights and the config of a model that waits for its score
-GRAPHS = "graphs.zip"  # what trusted code compiled before start(), where the launcher was asked for that alone
+COMPILE_CACHE = "compile_cache.zip"  # what trusted code compiled before start(), where the launcher was asked for that alone
 SUBMITTED = "submitted"  # the state of a result without a score yet
 CANCEL = "cancel"  # the server creates this file, then sends SIGTERM: end the run, write a `cancelled` result
 
@@ -50,7 +50,7 @@ class Spec:
     readable: str = ""  # directory that such a script may read
     others: str = ""  # hash of the files in code/ that no proposal can change
     attention: str = "auto"  # see trainer.device.attention_backend
-    graphs: str = ""  # archive of compiled graphs that the run begins with a copy of; empty: what its machine keeps, see trainer.compiled
+    compile_cache: str = ""  # archive that the run begins with a copy of; empty: what its machine keeps, see trainer.compile_cache
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Result:
     sandbox: str = "unsandboxed"  # or what `autoresearch_mcp.trainer.sandbox.level` says
     hashes: dict[str, str] = field(default_factory=dict)  # fixed, data, tokenizer, code, weights
     versions: dict[str, str] = field(default_factory=dict)  # python, torch, numpy, platform
-    timings: dict[str, float] = field(default_factory=dict)  # lend_s, spawn_s, startup_s, startup_cpu_s, first_step_s, train_s, score_s
+    timings: dict[str, float] = field(default_factory=dict)  # restore_s, spawn_s, startup_s, startup_cpu_s, first_step_s, train_s, score_s
     curve: list[list[float]] = field(default_factory=list)  # at most 60 points of (share of budget, loss)
 
 

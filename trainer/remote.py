@@ -2,7 +2,7 @@
 
 `train` runs one experiment up to its submission, `score` completes several of those in a row, `prepare` lays out a
 profile's data: what trains in one folder, what measures in another, which no trainer's container ever mounts; and
-`compile` has trusted code make the graphs that trainings on this kind of GPU begin with.
+`compile` has trusted code fill the compile cache that trainings on this kind of GPU begin with.
 
 Every line on stdout is one JSON object, made here: what the agent's code prints travels inside of strings, so it can't
 pass for a message. The folder has the last word, and in it `result.json`, which is written last.
@@ -26,7 +26,7 @@ from autoresearch_mcp.trainer import prepare, protocol, sandbox
 
 SCORED = "scored.json"  # the completed result, beside the submitted one
 SCORER = "scorer.json"  # {"sandbox", "begun", "jobs"} of who scores it, then "seconds" too
-WHOLE = "graphs.json"  # written when the archive of graphs beside it is whole: {"bytes", "startup_s", "device_name", "versions"}
+WHOLE = "compile_cache.json"  # written once the archive beside it is whole: {"bytes", "startup_s", "device_name", "versions"}
 LOOK_S = 0.25  # between two looks at what the run wrote
 CHUNK_BYTES = 48 << 10  # of text a line
 _KEPT = (protocol.SPEC, protocol.LOG, protocol.CURVE)
@@ -104,13 +104,13 @@ def prepare_data(profile: str, training: Path, evaluation: Path) -> None:
         os.sync()
 
 
-def compile_graphs(spec: str, code: Path, graphs: Path) -> None:
-    """Launch trusted code up to start() and leave what it compiled in `graphs`; what says that it is whole is written last.
+def fill_compile_cache(spec: str, code: Path, cache: Path) -> None:
+    """Launch trusted code up to start() and leave what it compiled in `cache`. The file that says that it is whole is written last.
 
     Raises:
-        SystemExit: it compiled nothing. The result that was said tells why.
+        SystemExit: it compiled nothing. The result on stdout tells why.
     """
-    if (graphs / WHOLE).exists():
+    if (cache / WHOLE).exists():
         return
     with _directory() as run:
         _copy(code, run / protocol.CODE)
@@ -120,12 +120,12 @@ def compile_graphs(spec: str, code: Path, graphs: Path) -> None:
         )
         result = protocol.read_json(run / protocol.RESULT) or {}
         say(result=result)
-        if not (run / protocol.GRAPHS).exists():
+        if not (run / protocol.COMPILE_CACHE).exists():
             raise SystemExit(1)
-        shutil.copyfile(run / protocol.GRAPHS, graphs / protocol.GRAPHS)
+        shutil.copyfile(run / protocol.COMPILE_CACHE, cache / protocol.COMPILE_CACHE)
         os.sync()
         told = {name: result.get(name) for name in ("device_name", "versions")} | {"startup_s": result["timings"]["startup_s"]}
-        protocol.write_json(graphs / WHOLE, {"bytes": (graphs / protocol.GRAPHS).stat().st_size, **told})
+        protocol.write_json(cache / WHOLE, {"bytes": (cache / protocol.COMPILE_CACHE).stat().st_size, **told})
         os.sync()
 
 
@@ -223,10 +223,10 @@ def main() -> None:
     action.add_argument("profile", choices=prepare.PROFILES)
     action.add_argument("training", type=Path)
     action.add_argument("evaluation", type=Path)
-    action = actions.add_parser("compile", help="have trusted code make the graphs that trainings begin with")
+    action = actions.add_parser("compile", help="have trusted code fill the compile cache that trainings begin with")
     action.add_argument("spec", help="spec.json, as text")
     action.add_argument("code", type=Path)
-    action.add_argument("graphs", type=Path)
+    action.add_argument("cache", type=Path)
     arguments = vars(parser.parse_args())
     os.umask(0o077)  # what agents' code may read is made so
     match arguments.pop("action"):
@@ -237,7 +237,7 @@ def main() -> None:
         case "prepare":
             prepare_data(**arguments)
         case "compile":
-            compile_graphs(**arguments)
+            fill_compile_cache(**arguments)
 
 
 if __name__ == "__main__":

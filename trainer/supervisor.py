@@ -24,8 +24,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
-from autoresearch_mcp.trainer import client, compiled, device, legacy, prepare, protocol, sandbox, score, stream
-from autoresearch_mcp.trainer.compiled import Compiled
+from autoresearch_mcp.trainer import client, compile_cache, device, legacy, prepare, protocol, sandbox, score, stream
+from autoresearch_mcp.trainer.compile_cache import CompileCache
 from autoresearch_mcp.trainer.failures import Failure, of_crash, read_traceback
 from autoresearch_mcp.trainer.protocol import Progress, Result, Spec
 from autoresearch_mcp.trainer.records import Curve, Log
@@ -70,10 +70,10 @@ class Supervisor:
         self._scratch = Scratch(run / SCRATCH, SCRATCH_CHECKPOINTS * self._profile.checkpoint_mb)
         self._weights = run / client.WEIGHTS
         self._device = "cpu" if spec.device == "cpu" else "cuda"
-        self._compiled: Compiled | None = None
+        self._cache: CompileCache | None = None
         if self._device == "cuda" and not spec.metric:
-            kept = Path(spec.graphs) if spec.graphs else compiled.kept_in(self._data.parent)
-            self._compiled = Compiled(kept, self._scratch.path)
+            kept = Path(spec.compile_cache) if spec.compile_cache else compile_cache.kept_in(self._data.parent)
+            self._cache = CompileCache(kept, self._scratch.path)
         self._device_name = ""
         self._hashes = {"fixed": prepare.fixed_hash(), "code": code_hash(self._code, SCRIPT_BYTES if spec.metric else CODE_BYTES)}
         self._hashes |= {} if spec.metric else prepare.data_hashes(self._data)
@@ -167,24 +167,24 @@ class Supervisor:
         self._drain(channel)
         self._reported = self._log.reported_bpb()
         self._take_weights()
-        if self._compiled and compiled.is_stock(self._code):
-            self._compiled.keep()
+        if self._cache and compile_cache.is_stock(self._code):
+            self._cache.keep()
 
     def _compile(self) -> None:
-        """Whoever asks for this answers for the code: others will run what it leaves. All graphs are made before start()."""
+        """Whoever asks for this answers for the code: others will run what it leaves. Everything is compiled before start()."""
         self._await(self._begin(), lambda: self._started_at is not None)
         self._family.kill()
-        Compiled(self._run / protocol.GRAPHS, self._scratch.path).keep()
+        CompileCache(self._run / protocol.COMPILE_CACHE, self._scratch.path).keep()
 
     def _begin(self) -> socket.socket:
         """Start train.py; our end of its channel."""
         self._scratch.make()
         environment = dict[str, str]()
-        if self._compiled:
+        if self._cache:
             began = time.monotonic()
-            if self._compiled.lend():
-                self._timings["lend_s"] = time.monotonic() - began
-            environment = {compiled.VARIABLE: str(self._compiled.own)}
+            if self._cache.restore():
+                self._timings["restore_s"] = time.monotonic() - began
+            environment = {compile_cache.VARIABLE: str(self._cache.own)}
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._receive(ours))

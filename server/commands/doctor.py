@@ -190,7 +190,7 @@ def modal(lab: LabUnderTest) -> list[Finding]:
     sentences, bare = look(lab.state, lab.settings.devices)
     findings = [Finding("modal", "ok", text) for text in sentences]
     if bare:
-        text = f"there are no compiled graphs for {', '.join(bare)}: each training there compiles for itself, in an estimated 20 to 40 s"
+        text = f"there is no compile cache for {', '.join(bare)}: each training there compiles for itself, in an estimated 20 to 40 s"
         findings.append(Finding("modal", "note", text, "autoresearch-mcp setup modal"))
     return findings
 

@@ -73,7 +73,7 @@ def reap(root: Path, dry_run: bool) -> list[str]:
 
 
 def look(state: Path, kinds: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What can be seen of the lab on Modal for nothing, in sentences; and those of its kinds of device that have no compiled graphs there.
+    """What can be seen of the lab on Modal for nothing, in sentences; and those of its kinds of device that have no compile cache there.
 
     Raises:
         LabError: `modal`: what is missing, and what to do.

@@ -36,7 +36,7 @@ class Observation:
         phase: `lost`: it ended, or never began, without a result. `refused`: the backend will never run it, for `reason`.
         used_s, share: of the training budget.
         device_s: seconds that the job held a device, where that differs from the time since its start.
-        never_started: `lost` before it began, as whoever submitted it died: that says nothing of the job, and another attempt is due.
+        never_started: it is `lost` because its submitter died before it began. That says nothing of the job, and another attempt is due.
     """
 
     phase: Literal["starting", "running", "scoring", "ended", "lost", "refused"]

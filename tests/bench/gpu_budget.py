@@ -2,9 +2,9 @@
 
 A sandbox is paid from its placement on, so its boot and its imports count. The parts of a run are those of the plan in
 `autoresearch_mcp.trainer.prepare`; what a sandbox adds is estimated, and `details.timings` of a real experiment would show it.
-`python -m tests.bench.gpu_budget` prints the plan for code that changes none of the stock model's graphs, which `setup modal` had made
-once and the launcher lends (a copy from a volume: `details.timings.lend_s`), and for code that does, or a kind of GPU without graphs:
-that compiles in its own sandbox, and misses the aim.
+`python -m tests.bench.gpu_budget` prints the plan for code that changes none of the stock model's graphs: the launcher
+restores what `setup modal` compiled once (a copy from a volume: `details.timings.restore_s`). And it prints the plan for code that changes
+them, or a kind of GPU without a compile cache: that compiles in its own sandbox, and misses the aim.
 """
 
 from pathlib import Path
@@ -17,8 +17,8 @@ AIM = 92.0
 IMPORT_S = 5.0  # torch, from a cold page cache
 STARTUP_S = 0.1 + 0.6 + 0.4 + 0.4  # share of the tokens, CUDA context, kernels and weights, warm-up
 SUBMIT_S = 0.5 + 0.2
-LEND_S = 1.0  # 40 MB in 1,500 files, which is a guess; unpacking as much takes 0.6 s on a busy laptop
-COMPILE_S = {"lent": LEND_S + 2.5, "compiled in its sandbox": 30.0}
+RESTORE_S = 1.0  # 40 MB in 1,500 files, which is a guess; unpacking as much takes 0.6 s on a busy laptop
+COMPILE_S = {"restored": RESTORE_S + 2.5, "compiled in its sandbox": 30.0}
 SCORE_S = 0.9 + 2.4 + 0.7  # of a model: servers, tokens, and its files fetched and written; nothing is compiled
 
 

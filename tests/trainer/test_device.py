@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from autoresearch_mcp.trainer import client, compiled, device, protocol
-from autoresearch_mcp.trainer.compiled import Compiled
+from autoresearch_mcp.trainer import client, compile_cache, device, protocol
+from autoresearch_mcp.trainer.compile_cache import CompileCache
 from tests.trainer.conftest import BIGRAM, PACKAGE, STOCK, Launched, Warm
 
 
@@ -157,9 +157,9 @@ def test_a_machine_without_a_gpu_says_so(warm: Warm) -> None:
 
 
 def test_a_training_gets_its_own_copy_of_what_was_compiled_and_changes_nothing_for_others(warm: Warm, data: Path) -> None:
-    kept = compiled.kept_in(data.parent)
-    stock_run = Compiled(kept, data.parent)
-    assert not stock_run.lend()
+    kept = compile_cache.kept_in(data.parent)
+    stock_run = CompileCache(kept, data.parent)
+    assert not stock_run.restore()
     (stock_run.own / "graph.py").write_text("kept", encoding="utf-8")
     stock_run.keep()
     before = kept.read_bytes()
@@ -179,7 +179,7 @@ raise KeyError("enough")
         launched = on_a_gpu(warm, code)
         assert "enough" in launched.wait()["failure"]["message"]
         assert "found kept expandable_segments:True" in launched.log
-        assert (protocol.read_json(launched.run / protocol.RESULT) or {})["timings"]["lend_s"] >= 0
+        assert (protocol.read_json(launched.run / protocol.RESULT) or {})["timings"]["restore_s"] >= 0
     assert kept.read_bytes() == before
 
 
@@ -187,11 +187,11 @@ raise KeyError("enough")
 def test_only_what_the_stock_file_compiled_is_kept(tmp_path: Path, change: dict[str, str]) -> None:
     for name, text in change.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
-    assert not compiled.is_stock(tmp_path)
+    assert not compile_cache.is_stock(tmp_path)
     for path in tmp_path.iterdir():
         path.unlink()
     (tmp_path / "train.py").write_text(STOCK, encoding="utf-8")
-    assert compiled.is_stock(tmp_path)
+    assert compile_cache.is_stock(tmp_path)
 
 
 @pytest.mark.parametrize("place", [0.3, 0.5, 0.7])
@@ -203,16 +203,16 @@ def test_an_archive_that_is_damaged_inside_is_not_lent(tmp_path: Path, place: fl
     middle = int(len(data) * place)
     data[middle : middle + 64] = b"\xff" * 64
     kept.write_bytes(data)
-    run = Compiled(kept, tmp_path)
-    assert not run.lend() and list(run.own.iterdir()) == []
+    run = CompileCache(kept, tmp_path)
+    assert not run.restore() and list(run.own.iterdir()) == []
 
 
 def test_what_was_kept_badly_is_not_lent_and_links_are_not_kept(tmp_path: Path) -> None:
     kept, secret = tmp_path / "kept.zip", tmp_path / "secret"
     kept.write_bytes(b"PK, and no more")
     secret.write_text("x", encoding="utf-8")
-    run = Compiled(kept, tmp_path)
-    assert not run.lend() and list(run.own.iterdir()) == []
+    run = CompileCache(kept, tmp_path)
+    assert not run.restore() and list(run.own.iterdir()) == []
     kept.unlink()
     (run.own / "link").symlink_to(secret)
     run.keep()

@@ -115,10 +115,10 @@ def test_another_user_gets_graphs_of_its_own_to_read_and_write(container: Contai
     (container.code / "train.py").write_text(LEAVES_A_FILE, encoding="utf-8")
     spec = protocol.Spec("x-1", 0, "tiny", 5.0, 1, f"{PRIVATE}/data", "h100")
     container.run("compile", json.dumps(vars(spec)), "/mnt/code", f"{PRIVATE}/out")
-    archive = container.out / protocol.GRAPHS
+    archive = container.out / protocol.COMPILE_CACHE
     before = archive.read_bytes()
-    lent = {**vars(spec), "graphs": f"{PRIVATE}/out/{protocol.GRAPHS}"}
-    container.run("train", json.dumps(lent), "/mnt/code", f"{PRIVATE}/out")
+    restoring = {**vars(spec), "compile_cache": f"{PRIVATE}/out/{protocol.COMPILE_CACHE}"}
+    container.run("train", json.dumps(restoring), "/mnt/code", f"{PRIVATE}/out")
     result = protocol.read_json(container.out / protocol.RESULT) or {}
     assert result["sandbox"] == "user+seccomp" and "enough" in result["failure"]["message"], result
     assert "found a graph" in (container.out / protocol.LOG).read_text(encoding="utf-8") and archive.read_bytes() == before

@@ -1,12 +1,12 @@
-"""Compiled graphs on Modal: made once for each kind of GPU by `setup modal`, lent to every training there.
+"""The compile cache on Modal: filled once for each kind of GPU by `setup modal`, restored by every training there.
 
 A sandbox begins with an empty compile cache, and 20 to 40 s of a rented GPU go into filling it, for graphs that are the same each
 time. So a sandbox on that kind of GPU, without network, launches the stock train.py of this package up to start(), and what that
 compiled goes onto a volume of its own. Nothing but this trusted code ever writes there: trainings mount it read-only, beneath the
-folder that only root can enter, and the launcher gives each run its own copy (see trainer/compiled.py).
+folder that only root can enter, and the launcher gives each run its own copy (see trainer/compile_cache.py).
 
-The volume's name carries all that the graphs depend on, so it never changes once it is whole: the profile, the kind of GPU, and the
-image (PyTorch, Triton, kernels, the fixed files), the stock train.py and the attention that the lab asks for. A kind without graphs
+The volume's name carries all that the cache depends on, so it never changes once it is whole: the profile, the kind of GPU, and the
+image (PyTorch, Triton, kernels, the fixed files), the stock train.py and the attention that the lab asks for. A kind without a cache
 trains all the same; each training there compiles for itself.
 """
 
@@ -25,10 +25,10 @@ from autoresearch_mcp.server.compute.base import ComputeError
 from autoresearch_mcp.server.compute.modal.backend import REMOTE
 from autoresearch_mcp.server.compute.modal.client import RPC_S, ModalAway, Mount, Sandbox, Service
 from autoresearch_mcp.server.compute.modal.context import BOOT_S, run_once
-from autoresearch_mcp.server.compute.modal.deployment import CODE, GRAPHS, TRAINING, Deployment
-from autoresearch_mcp.trainer import compiled, prepare, protocol, remote
+from autoresearch_mcp.server.compute.modal.deployment import CODE, COMPILE_CACHE, TRAINING, Deployment
+from autoresearch_mcp.trainer import compile_cache, prepare, protocol, remote
 
-USUAL_S = BOOT_S + 5.0 + 40.0  # of the sandbox that compiles: boot, imports, graphs; unproven
+USUAL_S = BOOT_S + 5.0 + 40.0  # of the sandbox that compiles: boot, imports, compiling; unproven
 
 Say = Callable[[str], None]
 
@@ -39,38 +39,38 @@ def limit_s(profile: str) -> float:
 
 
 def plan(profile: str, device: str, prices: Mapping[str, float]) -> str:
-    """What the graphs of one kind of device cost, in words, before they are made."""
+    """Say in words what the compile cache of one kind of device costs, before it is filled."""
     rate = devices.usd_per_s(device, prices)
     return (
-        f"graphs for {device}: compiled once, by the stock train.py in a sandbox on {devices.requests()[device]}, "
+        f"compile cache for {device}: compiled once, by the stock train.py in a sandbox on {devices.requests()[device]}, "
         f"about ${rate * USUAL_S:.2f}, at most ${rate * limit_s(profile):.2f}"
     )
 
 
 def volume(profile: str, device: str, image: str, attention: str) -> str:
-    """The name for the graphs of one kind of device."""
-    made_by = [image, attention, prepare.file_hash(compiled.STOCK)]
-    return f"autoresearch-graphs-{profile}-{device}-{hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:12]}"
+    """Name the volume of the compile cache of one kind of device."""
+    made_by = [image, attention, prepare.file_hash(compile_cache.STOCK)]
+    return f"autoresearch-compile-cache-{profile}-{device}-{hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:12]}"
 
 
 async def made(service: Service, name: str) -> Mapping[str, Any] | None:
-    """What is known of the graphs on a volume; None unless they are whole."""
+    """Read what is known of the compile cache on a volume: None unless it is whole."""
     found = await service.read(name, remote.WHOLE) if name else None
     return json.loads(found) if found is not None else None
 
 
 async def make(service: Service, deployment: Deployment, device: str, attention: str, say: Say) -> str:
-    """Have the graphs for this kind of device; the volume that holds them.
+    """Fill the compile cache of this kind of device unless it is there, and return the name of its volume.
 
     Raises:
-        ComputeError, ModalAway: there are none, and why. What was begun can be taken up by another call.
+        ComputeError, ModalAway: there is none, and why. What was begun can be taken up by another call.
     """
     name = volume(deployment.profile, device, deployment.image, attention)
     await service.create_volume(name)
     if (found := await made(service, name)) is None:
-        say(f"graphs for {device}: compiling in a sandbox; a GPU may have to come free first")
+        say(f"compile cache for {device}: compiling in a sandbox; a GPU may have to come free first")
         with tempfile.TemporaryDirectory() as folder:
-            shutil.copy(compiled.STOCK, folder)
+            shutil.copy(compile_cache.STOCK, folder)
             id, code = await run_once(service, _sandbox(deployment, device, attention, name, Path(folder)), say)
         for _ in range(30 if code == 0 else 1):  # the volume's last writes may show late
             if (found := await made(service, name)) is not None:
@@ -78,15 +78,15 @@ async def make(service: Service, deployment: Deployment, device: str, attention:
             await asyncio.sleep(2.0)
         else:
             raise ComputeError(f"The sandbox {id} ended with code {code} and left none. {await _words(service, id)}")
-        say(f"graphs for {device}: {found['bytes'] / 1e6:.1f} MB, {found['startup_s']:.0f} s to start() on {found['device_name']}")
+        say(f"compile cache for {device}: {found['bytes'] / 1e6:.1f} MB, {found['startup_s']:.0f} s to start() on {found['device_name']}")
     else:
-        say(f"graphs for {device}: there already")
+        say(f"compile cache for {device}: there already")
     return name
 
 
 async def missing(service: Service, deployment: Deployment, kinds: Sequence[str]) -> list[str]:
-    """Those of these kinds of device for which Modal has no graphs."""
-    return [kind for kind in compiling(deployment.profile, kinds) if await made(service, deployment.graphs.get(kind, "")) is None]
+    """List those of these kinds of device for which Modal has no compile cache."""
+    return [kind for kind in compiling(deployment.profile, kinds) if await made(service, deployment.compile_caches.get(kind, "")) is None]
 
 
 def compiling(profile: str, kinds: Sequence[str]) -> list[str]:
@@ -96,14 +96,14 @@ def compiling(profile: str, kinds: Sequence[str]) -> list[str]:
 
 def _sandbox(deployment: Deployment, device: str, attention: str, name: str, stock: Path) -> Sandbox:
     limits = prepare.PROFILES[deployment.profile]
-    spec = protocol.Spec("graphs", 0, deployment.profile, limits.budget_s, 1, TRAINING, device, attention=attention)
+    spec = protocol.Spec("compile-cache", 0, deployment.profile, limits.budget_s, 1, TRAINING, device, attention=attention)
     return Sandbox(
         name=name.removeprefix("autoresearch-"),
-        argv=(*REMOTE, "compile", json.dumps(asdict(spec)), CODE, GRAPHS),
+        argv=(*REMOTE, "compile", json.dumps(asdict(spec)), CODE, COMPILE_CACHE),
         tags={"stage": "compile"},
         image=deployment.image,
         timeout_s=int(limit_s(deployment.profile)),
-        volumes={TRAINING: Mount(deployment.training, read_only=True), GRAPHS: Mount(name)},
+        volumes={TRAINING: Mount(deployment.training, read_only=True), COMPILE_CACHE: Mount(name)},
         gpu=devices.requests()[device],
         cpu=(2.0, 8.0),
         memory=(16_384, 65_536),

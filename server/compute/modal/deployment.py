@@ -12,7 +12,7 @@ from autoresearch_mcp.trainer import prepare, protocol
 # In a sandbox, all that agents' code must not reach is under one folder that only root can enter.
 PRIVATE = "/private"
 TRAINING, EVALUATION, OUT, RUNS = f"{PRIVATE}/training", f"{PRIVATE}/evaluation", f"{PRIVATE}/out", f"{PRIVATE}/runs"
-GRAPHS = f"{PRIVATE}/graphs"
+COMPILE_CACHE = f"{PRIVATE}/compile_cache"
 CODE = "/run/code"  # the code to train, mounted by content
 RUNS_VOLUME = "autoresearch-runs"
 _AGAIN = "Run `autoresearch-mcp setup modal`: it makes what is missing."
@@ -23,7 +23,7 @@ class Deployment:
     """Attributes:
     lab: tags this lab's sandboxes; labs of several machines may share an app.
     fixed: hash of the trainer's fixed files in the image.
-    graphs: kind of device -> the volume with compiled graphs for it. A kind that is not here compiles in each training.
+    compile_caches: kind of device -> the volume with the compile cache for it. On other kinds, each training compiles for itself.
     """
 
     lab: str
@@ -35,7 +35,7 @@ class Deployment:
     training: str
     evaluation: str
     runs: str = RUNS_VOLUME
-    graphs: Mapping[str, str] = field(default_factory=dict)
+    compile_caches: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, state: Path) -> None:
         protocol.write_json(StatePaths(state).deployment, asdict(self))
@@ -55,10 +55,12 @@ def load(state: Path) -> Deployment:
     """
     path = StatePaths(state).deployment
     try:
-        return Deployment(**json.loads(path.read_text(encoding="utf-8")))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values.setdefault("compile_caches", values.pop("graphs", {}))  # its name before version 0.2
+        return Deployment(**values)
     except FileNotFoundError:
         raise ComputeError(f"The training could not be started: this lab was not set up on Modal. {_AGAIN}") from None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError):
         raise ComputeError(f"The training could not be started: {path.name} is damaged. {_AGAIN}") from None
 
 

@@ -27,7 +27,7 @@ from typing import Any, Literal
 from autoresearch_mcp.server.compute.base import Job, Observation
 from autoresearch_mcp.server.compute.modal.client import EndedEarly, ModalAway, ModalRefused, Mount, NameTaken, Sandbox
 from autoresearch_mcp.server.compute.modal.context import BOOT_S, RETRY_S, ModalContext, folder, name, retry_until_available
-from autoresearch_mcp.server.compute.modal.deployment import CODE, GRAPHS, OUT, TRAINING
+from autoresearch_mcp.server.compute.modal.deployment import CODE, COMPILE_CACHE, OUT, TRAINING
 from autoresearch_mcp.server.compute.modal.scoring import Scoring
 from autoresearch_mcp.server.devices import START_LIMIT_S
 from autoresearch_mcp.trainer import prepare, protocol
@@ -175,9 +175,12 @@ class Keeper:
 
     def _sandbox(self) -> Sandbox:
         job, deployment = self._job, self._context.deployment
-        spec, graphs = job.spec, dict[str, Mount]()
-        if volume := deployment.graphs.get(spec.device):
-            spec, graphs = replace(spec, graphs=f"{GRAPHS}/{protocol.GRAPHS}"), {GRAPHS: Mount(volume, read_only=True)}
+        spec, caches = job.spec, dict[str, Mount]()
+        if volume := deployment.compile_caches.get(spec.device):
+            spec, caches = (
+                replace(spec, compile_cache=f"{COMPILE_CACHE}/{protocol.COMPILE_CACHE}"),
+                {COMPILE_CACHE: Mount(volume, read_only=True)},
+            )
         return Sandbox(
             name=name(job),
             argv=(*self._context.command, "train", json.dumps(asdict(spec)), CODE, OUT),
@@ -187,7 +190,7 @@ class Keeper:
             volumes={
                 TRAINING: Mount(deployment.training, read_only=True),
                 OUT: Mount(deployment.runs, sub_path=f"/{folder(job)}"),
-                **graphs,
+                **caches,
             },
             gpu=self._context.gpus[job.spec.device],
             cpu=(max(2.0, job.spec.threads), max(8.0, job.spec.threads)),

@@ -3,15 +3,15 @@
 Why a second sandbox: the trainer's must never hold the validation text, and shipping logits out of it is out of the question
 (5 million positions of 8192 logits in bfloat16 are 82 GB an experiment). What it costs, in planned GPU seconds on an H100
 (see tests/bench/gpu_budget.py, which prints them): a sandbox takes B = 10 s to boot and import torch, a model M = 4 s to load
-and answer. Model servers compile nothing (the stock build_model doesn't), so they need no graphs. One model alone adds 14 s to an
+and answer. Model servers compile nothing (the stock build_model doesn't), so they need no compile cache. One model alone adds 14 s to an
 experiment, k models in one sandbox B/k + M:
 
     k           1     2     4     8    16
     seconds  14.0   9.0   6.5   5.3   4.6
     share    91.0% 92.4% 93.1% 93.5% 93.7%   of an experiment at 300 s that trains, with 16 s around its training
 
-So batches of 4 meet the aim of 92% with room, and more gains little. That is planned, for trainings that begin with lent graphs
-(`modal_graphs.py`); one that compiles its own leaves 86%. Nothing was measured on a GPU. A batch starts when 4 wait, when the oldest
+So batches of 4 meet the aim of 92% with room, and more gains little. That is planned, for trainings that restore a compile cache
+(`compile_cache.py`); one that compiles for itself leaves 86%. Nothing was measured on a GPU. A batch starts when 4 wait, when the oldest
 has waited `PATIENCE_S`, or when nothing trains that it could wait for: waiting costs no GPU, only the slot in the lab's queue.
 
 A submission that takes a batch down with it (memory, a crash of the driver) is found by scoring each of that batch alone; one

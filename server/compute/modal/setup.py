@@ -3,8 +3,8 @@
 In this order, each step harmless to repeat and recorded only when all are done: environment and app, the image with the trainer's
 fixed files in it (its build is Modal's to cache; kernels are fetched at build time, because sandboxes have no network), the volume
 of runs, and a volume for what trains and one for what measures, filled by a sandbox that prepares the profile's data there. Their
-names carry the data's version, so they never change: a finished one is only looked at. Then the lab can train; graphs, for each kind
-of GPU that it uses (`compile_cache.py`), only make that cheaper, so where they fail the rest stands.
+names carry the data's version, so they never change: a finished one is only looked at. Then the lab can train. A compile cache for each
+kind of GPU that it uses (`compile_cache.py`) only makes that cheaper, so where it fails the rest stands.
 """
 
 import asyncio
@@ -76,8 +76,8 @@ async def set_up(
     """Make what is missing, and write down where it is.
 
     Args:
-        kinds: kinds that trainings may run on, to have graphs for where they compile any.
-        attention: of the lab's trainings; graphs depend on it.
+        kinds: kinds that trainings may run on, to fill a compile cache for where they compile anything.
+        attention: of the lab's trainings, on which the compile cache depends.
 
     Raises:
         ComputeError, ModalAway: what was made stays, and the next call goes on from there.
@@ -100,20 +100,24 @@ async def set_up(
         await _prepare(service, data_image, profile, training, evaluation, say)
     else:
         say("data: there already")
-    graphs = {
+    caches = {
         kind: volume
-        for kind, volume in (protocol.read_json(StatePaths(state).deployment) or {}).get("graphs", {}).items()
+        for kind, volume in (protocol.read_json(StatePaths(state).deployment) or {}).get("compile_caches", {}).items()
         if volume == compile_cache.volume(profile, kind, image, attention)
     }
-    deployment = Deployment(_lab(state), environment, app, profile, image, prepare.fixed_hash(), training, evaluation, graphs=graphs)
+    deployment = Deployment(
+        _lab(state), environment, app, profile, image, prepare.fixed_hash(), training, evaluation, compile_caches=caches
+    )
     deployment.save(state)
     for kind in compile_cache.compiling(profile, kinds):
         try:
             volume = await compile_cache.make(service, deployment, kind, attention, say)
         except (ComputeError, ModalAway) as error:
-            say(f"graphs for {kind}: none were made, so each training there compiles for itself until `setup modal` has made them. {error}")
+            say(
+                f"compile cache for {kind}: not filled, so each training there compiles for itself until `setup modal` has filled it. {error}"
+            )
             continue
-        deployment = replace(deployment, graphs={**deployment.graphs, kind: volume})
+        deployment = replace(deployment, compile_caches={**deployment.compile_caches, kind: volume})
         deployment.save(state)
     say(f"done: {StatePaths(state).deployment.name} in {state.name}/ says where everything is")
     return deployment

@@ -1,7 +1,7 @@
-"""Compiled graphs on Modal's stand-in: made once by trusted code, lent to trainings of their kind, changed by nobody, missed by nobody.
+"""The compile cache on Modal's stand-in: filled once by trusted code, restored by trainings of its kind, changed by nobody, missed by nobody.
 
 The stock train.py is a small one here, which has torch compile on this CPU, or leaves a file where that would; and `tiny` is taken for a
-profile that trains on GPUs. What makes, stores and lends graphs is real.
+profile that trains on GPUs. What fills, stores and restores the cache is real.
 """
 
 import re
@@ -21,7 +21,8 @@ from autoresearch_mcp.server.compute.modal.backend import REMOTE, ModalCompute
 from autoresearch_mcp.server.devices import requests
 from autoresearch_mcp.server.models import new_id
 from autoresearch_mcp.server.paths import StatePaths
-from autoresearch_mcp.trainer import compiled, prepare, protocol, remote, sandbox
+from autoresearch_mcp.trainer import compile_cache as trainer_cache
+from autoresearch_mcp.trainer import prepare, protocol, remote, sandbox
 from tests.standins.modal.runner import NOOP
 from tests.standins.modal.standin import Standin
 
@@ -62,7 +63,7 @@ for path in pathlib.Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).rglob("*"):
     if path.is_file():
         path.write_text("poison")
 try:
-    open("../../../../fs/private/graphs/graphs.zip", "ab")
+    open("../../../../fs/private/compile_cache/compile_cache.zip", "ab")
     print("opened the volume")
 except OSError as error:
     print(type(error).__name__)
@@ -73,11 +74,11 @@ raise KeyError("enough")
 
 @pytest.fixture
 def stock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Puts another file in the place of the package's train.py; never the same twice, so that each test makes its own graphs."""
+    """Puts another file in the place of the package's train.py; never the same twice, so that each test fills its own cache."""
 
     def put(code: str) -> None:
         (tmp_path / "train.py").write_text(f"# {new_id('t')}\n{code}", encoding="utf-8")
-        monkeypatch.setattr(compiled, "STOCK", tmp_path / "train.py")
+        monkeypatch.setattr(trainer_cache, "STOCK", tmp_path / "train.py")
         monkeypatch.setitem(prepare.PROFILES, "tiny", replace(prepare.PROFILES["tiny"], device="cuda"))
 
     return put
@@ -106,8 +107,8 @@ class Site:
         return str(ids[0])
 
     def volume(self) -> Path:
-        """Where the graphs of the latest compiler are on this machine."""
-        return Path(self.compilers()[-1]["directory"], "fs", deployment.GRAPHS.lstrip("/")).resolve()
+        """Where the cache of the latest compiler is on this machine."""
+        return Path(self.compilers()[-1]["directory"], "fs", deployment.COMPILE_CACHE.lstrip("/")).resolve()
 
     async def train(self, code: str, device: str, command: tuple[str, ...] = REMOTE) -> tuple[Observation, str, dict[str, Any]]:
         """A training from its submission to its end: how that was, its log, what its sandbox had."""
@@ -138,24 +139,24 @@ async def test_each_training_gets_its_own_copy_of_its_kinds_graphs_and_can_alter
     stock(COMPILES)
     found = await site.set_up("cpu", "h100")
     (maker,) = site.compilers()
-    name = found.graphs["h100"]
-    assert set(found.graphs) == {"h100"} and name.startswith("autoresearch-graphs-tiny-h100-")
+    name = found.compile_caches["h100"]
+    assert set(found.compile_caches) == {"h100"} and name.startswith("autoresearch-compile-cache-tiny-h100-")
     assert (maker["gpu"], maker["network"], maker["secrets"], maker["image"]) == ("H100!", False, [], found.image)
-    assert maker["volumes"] == {deployment.TRAINING: [found.training, True, ""], deployment.GRAPHS: [name, False, ""]}
+    assert maker["volumes"] == {deployment.TRAINING: [found.training, True, ""], deployment.COMPILE_CACHE: [name, False, ""]}
     package = Path(maker["environment"]["PYTHONPATH"].split(":")[0], "autoresearch_mcp", "trainer")
-    assert (package / "compiled.py").exists() and not (package / "train.py").exists(), "the image holds no stock file to compare with"
+    assert (package / "compile_cache.py").exists() and not (package / "train.py").exists(), "the image holds no stock file to compare with"
     before = {path.name: path.read_bytes() for path in site.volume().iterdir()}
-    assert before.keys() == {protocol.GRAPHS, remote.WHOLE}
+    assert before.keys() == {protocol.COMPILE_CACHE, remote.WHOLE}
     seen, log, container = await site.train(POISONS, "h100")
     assert "'fxgraph_cache_hit': 2" in log and "'autograd_cache_hit': 1" in log and "cache_miss" not in log, log
     assert "opened the volume" not in log
     assert "PermissionError" in log or sandbox.level() == "unsandboxed"
-    assert seen.result is not None and seen.result["timings"]["lend_s"] >= 0 and "enough" in seen.result["failure"]["message"]
-    assert container["volumes"][deployment.GRAPHS] == [name, True, ""], "mounted for reading alone"
+    assert seen.result is not None and seen.result["timings"]["restore_s"] >= 0 and "enough" in seen.result["failure"]["message"]
+    assert container["volumes"][deployment.COMPILE_CACHE] == [name, True, ""], "mounted for reading alone"
     assert {path.name: path.read_bytes() for path in site.volume().iterdir()} == before
     seen, log, container = await site.train(POISONS, "l4")
-    assert "'fxgraph_cache_miss': 2" in log and "cache_hit" not in log and deployment.GRAPHS not in container["volumes"]
-    assert seen.result is not None and "lend_s" not in seen.result["timings"]
+    assert "'fxgraph_cache_miss': 2" in log and "cache_hit" not in log and deployment.COMPILE_CACHE not in container["volumes"]
+    assert seen.result is not None and "restore_s" not in seen.result["timings"]
 
 
 async def test_a_setup_that_was_cut_short_is_taken_up_and_a_whole_one_only_looked_at(site: Site, stock: Callable[[str], None]) -> None:
@@ -163,11 +164,11 @@ async def test_a_setup_that_was_cut_short_is_taken_up_and_a_whole_one_only_looke
     async with anyio.create_task_group() as group:
 
         async def first() -> None:
-            assert (await site.set_up("h100")).graphs == {}
+            assert (await site.set_up("h100")).compile_caches == {}
 
         group.start_soon(first)
         site.service.control(preempt=[await site.compiling()])  # the sandbox dies; this setup says so, and ends
-    assert any("graphs for h100: none were made" in line for line in site.said) and site.said[-1].startswith("done:")
+    assert any("compile cache for h100: not filled" in line for line in site.said) and site.said[-1].startswith("done:")
     polls = site.service.control()["calls"]["SandboxWait"]
     async with anyio.create_task_group() as group:
         group.start_soon(site.set_up, "h100")
@@ -178,24 +179,24 @@ async def test_a_setup_that_was_cut_short_is_taken_up_and_a_whole_one_only_looke
     made = await site.set_up("h100")
     assert any("at work; waiting" in line for line in site.said) and len(site.compilers()) == 2
     (site.volume() / remote.WHOLE).unlink()  # as after a crash between the two files
-    (site.volume() / protocol.GRAPHS).write_bytes(b"half of")
+    (site.volume() / protocol.COMPILE_CACHE).write_bytes(b"half of")
     assert await site.set_up("h100") == made and len(site.compilers()) == 3
-    assert zipfile.ZipFile(site.volume() / protocol.GRAPHS).namelist() == ["fx/graph.py"]
+    assert zipfile.ZipFile(site.volume() / protocol.COMPILE_CACHE).namelist() == ["fx/graph.py"]
     assert await site.set_up("h100") == deployment.load(site.state) == made and len(site.compilers()) == 3
-    assert "graphs for h100: there already" in site.said
+    assert "compile cache for h100: there already" in site.said
 
 
 async def test_a_step_that_fails_says_why_and_leaves_a_lab_that_trains(site: Site, stock: Callable[[str], None]) -> None:
     stock("raise KeyError('no kernels')\n")
     found = await site.set_up("h100")
-    assert found.graphs == {} and deployment.load(site.state) == found
-    (said,) = [line for line in site.said if "none were made" in line]
+    assert found.compile_caches == {} and deployment.load(site.state) == found
+    (said,) = [line for line in site.said if "not filled" in line]
     assert "KeyError: 'no kernels'" in said and "compiles for itself" in said
     seen, _, container = await site.train("# quick", "h100", NOOP)
-    assert seen.result is not None and seen.result["state"] == "finished" and deployment.GRAPHS not in container["volumes"]
+    assert seen.result is not None and seen.result["state"] == "finished" and deployment.COMPILE_CACHE not in container["volumes"]
 
 
-def test_setup_tells_the_cost_of_graphs_and_the_doctor_where_they_are_missing(
+def test_setup_tells_the_cost_of_the_compile_cache_and_the_doctor_where_it_is_missing(
     stock: Callable[[str], None], make_modal_lab: Callable[..., Path]
 ) -> None:
     stock(LEAVES_A_FILE)
@@ -206,28 +207,31 @@ def test_setup_tells_the_cost_of_graphs_and_the_doctor_where_they_are_missing(
         return [found.said for found in doctor.examine(root) if found.name == "modal" and found.grade == "note"]
 
     modal.set_up(root, None, True, said.append)
-    assert [line for line in said if line.startswith("graphs")] == [
-        "graphs for h100: compiled once, by the stock train.py in a sandbox on H100!, about $0.06, at most $0.26"
+    assert [line for line in said if line.startswith("compile cache")] == [
+        "compile cache for h100: compiled once, by the stock train.py in a sandbox on H100!, about $0.06, at most $0.26"
     ]
-    assert not any("graphs" in line for line in setup.plan("cpu", ["h100"], 60.0, {})), "what trains on a CPU compiles nothing"
+    assert not any("compile cache" in line for line in setup.plan("cpu", ["h100"], 60.0, {})), "what trains on a CPU compiles nothing"
     (note,) = notes()
-    assert "no compiled graphs for h100: each" in note
+    assert "no compile cache for h100: each" in note
     modal.set_up(root, None, False, said.append)
-    assert re.search(r"graphs for h100: 0\.0 MB, \d+ s to start\(\)", "\n".join(said)) and notes() == []
+    assert re.search(r"compile cache for h100: 0\.0 MB, \d+ s to start\(\)", "\n".join(said)) and notes() == []
 
 
-def test_a_deployment_of_an_older_version_has_no_graphs_and_a_newer_one_says_what_to_run(deployed: Path, tmp_path: Path) -> None:
+def test_a_deployment_of_an_older_version_keeps_its_compile_caches_and_a_newer_one_says_what_to_run(deployed: Path, tmp_path: Path) -> None:
     older = protocol.read_json(StatePaths(deployed).deployment) or {}
+    older["graphs"] = {**older.pop("compile_caches"), "h100": "a volume"}  # as it was called
+    protocol.write_json(StatePaths(tmp_path).deployment, older)
+    assert deployment.load(tmp_path).compile_caches == {"h100": "a volume"}
     older.pop("graphs")
     protocol.write_json(StatePaths(tmp_path).deployment, older)
-    assert deployment.load(tmp_path).graphs == {}
+    assert deployment.load(tmp_path).compile_caches == {}
     deployment.check(deployment.load(tmp_path), "tiny")
     protocol.write_json(StatePaths(tmp_path).deployment, {**older, "of the future": 1})
     with pytest.raises(ComputeError, match="setup modal"):
         deployment.load(tmp_path)
 
 
-def test_graphs_of_another_image_file_or_attention_are_other_graphs(stock: Callable[[str], None]) -> None:
+def test_the_cache_of_another_image_file_or_attention_is_another_cache(stock: Callable[[str], None]) -> None:
     stock(LEAVES_A_FILE)
     names = [compile_cache.volume("tiny", *what) for what in (("h100", "im-1", "auto"), ("h100", "im-2", "auto"), ("h100", "im-1", "sdpa"))]
     stock(LEAVES_A_FILE)

@@ -7,7 +7,7 @@ changes the model compiles them, in 20 to 40 s before start(), so outside of its
 it is the champion. A cache for each commit would spare its replicates that, and would let a run hand its weights to the next.
 
 A machine of one's own keeps what its first stock run left. One that is rented for a single run keeps nothing, as its image has
-no stock train.py to compare with: its spec names a file that `launch --stage compile` made once (server/compute/modal_graphs.py).
+no stock train.py to compare with: its spec names a file that `launch --stage compile` made once (server/compute/modal/compile_cache.py).
 
 Kept is one archive, which is there whole or not at all and is read in one go: hundreds of small files would each cost a round
 trip on a mounted volume. Model servers get none: `build_model` of the stock train.py compiles nothing, main() does. Where an
@@ -42,7 +42,7 @@ def is_stock(code: Path) -> bool:
     return files == [code / STOCK.name] and STOCK.exists() and files[0].read_bytes() == STOCK.read_bytes()
 
 
-class Compiled:
+class CompileCache:
     """Args:
     kept: the archive, which need not be there.
     scratch: the run's own directory.
@@ -52,11 +52,11 @@ class Compiled:
         self._kept = kept
         self.own = scratch / "compiled"
 
-    def lend(self) -> bool:
+    def restore(self) -> bool:
         """Put a copy of what is kept where the run may write.
 
         Returns:
-            Whether there was anything. A damaged archive is nothing.
+            Whether there was anything to restore. A damaged archive counts as nothing.
         """
         self.own.mkdir()
         try:
