@@ -49,11 +49,16 @@ def supervise(run: Path, stage: Stage = "all") -> None:
     lock = os.open(run / protocol.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if not _locked(lock):
         return
-    earlier = protocol.read_json(run / protocol.RESULT)
-    if (run / protocol.ABANDONED).exists() or (earlier is not None) != (stage == "score"):
-        os.close(lock)  # now, not when this process has ended: whoever asks shall see that nobody has the run
+    ended = (run / protocol.RESULT).exists()
+    if (run / protocol.ABANDONED).exists() or ended != (stage == "score"):
+        os.close(lock)  # at once, not when this process has ended: others must see that nobody has the run
         return
-    if earlier is not None and earlier.get("state") != protocol.SUBMITTED:
+    try:
+        submitted = protocol.read_result(run)
+    except protocol.ResultError as error:
+        protocol.write_json(run / protocol.RESULT, _failed(str(error)))
+        return
+    if submitted is not None and submitted.state != protocol.SUBMITTED:
         return
     os.umask(0o077)  # a run's files are nobody else's
     signals: list[int] = []
@@ -64,11 +69,11 @@ def supervise(run: Path, stage: Stage = "all") -> None:
     family = processes.Family()
     try:
         supervisor = Supervisor(run.resolve(), _read_spec(run), family, signals)
-        result = supervisor.score(Result(**earlier)) if earlier is not None else supervisor.run(stage)
+        result = supervisor.score(submitted) if submitted is not None else supervisor.run(stage)
     except prepare.PreparationError as error:
-        result = Result("crashed", failure=Failure("error", str(error)).as_dict())
+        result = _failed(str(error))
     except Exception as error:
-        result = Result("crashed", failure=Failure("error", f"the launcher failed: {error!r}").as_dict())
+        result = _failed(f"the launcher failed: {error!r}")
     finally:
         family.kill()
     protocol.write_json(run / protocol.RESULT, result)
@@ -82,6 +87,11 @@ def _locked(lock: int, patience_s: float = 1.0) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def _failed(message: str) -> Result:
+    """Make the result of a run that ended by no fault of its code."""
+    return Result("crashed", failure=Failure("error", message).as_dict())
 
 
 def _read_spec(run: Path) -> Spec:

@@ -3,18 +3,24 @@
 The server writes `spec.json` and the files of the commit into `code/`, then starts the launcher on the directory.
 The launcher holds a POSIX lock on `launcher.lock` (with its process id inside) for as long as it lives, keeps
 `progress.json` current, and writes `result.json` once, atomically, as its last act. No result after the lock is free
-means that the run was lost, whatever the exit code was. Whoever takes the lock first and writes `abandoned` into the
-directory forbids the run for good: a launcher that finds it exits at once.
+means that the run was lost, whatever the exit code was. A process that takes the lock first and writes `abandoned` into
+the directory forbids the run for good: a launcher that finds it exits at once.
+
+The score on the hidden split never stands in the result, which agents see. It has a file of its own, `hidden.json`, which
+only the lab's user can read. The launcher writes it before the result, and the runner moves it into the ledger.
 
 A run may be taken in two stages, on two machines: the first leaves the submitted model in `submission/` and a result
 whose state is `submitted`; the second scores it, next to the data that the first never sees, and replaces the result.
 """
 
+import contextlib
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from autoresearch_mcp.trainer import files
 
@@ -22,6 +28,7 @@ SPEC = "spec.json"
 CODE = "code"  # directory with the files of the commit that lab.toml names: the editable ones, and those that they need
 PROGRESS = "progress.json"
 RESULT = "result.json"
+HIDDEN = "hidden.json"  # {"test_bpb"}: the score on the hidden split, for the gate and the owner, never for an agent
 LOG = "run.log"  # stdout and stderr of train.py, capped
 CURVE = "curve.jsonl"  # one line a report: {"t": used budget in s, "share": 0..1, "step": int, "loss": nats a token, ...}
 LOCK = "launcher.lock"
@@ -30,6 +37,8 @@ BEGUN = "begun"  # in the folder that a sandbox leaves its results in: {"sandbox
 SUBMISSION = "submission"  # directory with the weights and the config of a model that waits for its score
 COMPILE_CACHE = "compile_cache.zip"  # what trusted code compiled before start(), where the launcher was asked for that alone
 SUBMITTED = "submitted"  # the state of a result without a score yet
+HIDDEN_SCORE = "test_bpb"  # the key in HIDDEN, and in results of before version 0.2
+STATES = ("finished", "crashed", "timed_out", "cancelled", SUBMITTED)
 CANCEL = "cancel"  # the server creates this file, then sends SIGTERM: end the run, write a `cancelled` result
 
 
@@ -67,9 +76,8 @@ class Progress:
 class Result:
     """How a run ended. `val_bpb` is the scorer's measurement or None; `reported_bpb` is what train.py printed."""
 
-    state: str  # finished, crashed, timed_out, cancelled; or submitted
+    state: str  # one of STATES
     val_bpb: float | None = None
-    test_bpb: float | None = None  # of the hidden split: for the gate and the owner, never for an agent
     reported_bpb: float | None = None
     failure: dict[str, Any] | None = None  # kind, message, lines, advice: see server.models.Failure
     seed: int = 0
@@ -89,6 +97,11 @@ class Result:
     versions: dict[str, str] = field(default_factory=dict)  # python, torch, numpy, platform
     timings: dict[str, float] = field(default_factory=dict)  # restore_s, spawn_s, startup_s, startup_cpu_s, first_step_s, train_s, score_s
     curve: list[list[float]] = field(default_factory=list)  # at most 60 points of (share of budget, loss)
+    device_s: float | None = None  # for which it held a rented device, as its backend counts; None where nothing is rented
+
+
+class ResultError(ValueError):
+    """A result that this version can't read; the text says what is wrong with it."""
 
 
 def write_json(path: Path, value: object) -> None:
@@ -106,23 +119,118 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def conditions(result: dict[str, Any], spec: dict[str, Any]) -> str:
+def parse_result(value: object) -> Result:
+    """Read a result that was sent or stored as JSON. Every field must be there, and of its type.
+
+    Args:
+        value: the decoded JSON. A hidden score in it, where earlier versions had it, is left out: see `read_hidden`.
+
+    Raises:
+        ResultError: it is no such result.
+    """
+    if not isinstance(value, dict):
+        raise ResultError("the result is no JSON object.")
+    kinds = get_type_hints(Result)
+    optional = ("device_s",)  # added later, or by a backend
+    if missing := [name for name in kinds if name not in value and name not in optional]:
+        raise ResultError(f"the result lacks {', '.join(missing)}.")
+    if unknown := sorted(value.keys() - kinds.keys() - {HIDDEN_SCORE}):
+        raise ResultError(f"the result has unknown fields: {', '.join(unknown)}.")
+    for name, kind in kinds.items():
+        if name in value and not _fits(value[name], kind):
+            raise ResultError(f"the result's {name} is not of its type.")
+    if value["state"] not in STATES:
+        raise ResultError(f"the result's state is none of {', '.join(STATES)}.")
+    if any(len(point) != 2 for point in value["curve"]):
+        raise ResultError("the result's curve is not made of pairs.")
+    return Result(**{name: value[name] for name in kinds if name in value})
+
+
+def read_result(directory: Path) -> Result | None:
+    """Read the result in a run directory.
+
+    Returns:
+        The result, or None if there is none yet.
+
+    Raises:
+        ResultError: there is one that can't be read.
+    """
+    try:
+        value = json.loads((directory / RESULT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise ResultError("the result is not valid JSON.") from None
+    return parse_result(value)
+
+
+def write_hidden(directory: Path, test_bpb: float) -> None:
+    """Keep the score on the hidden split in a run directory, for the lab's user alone. Write it before the result.
+
+    Raises:
+        OSError: it was not written.
+    """
+    write_json(directory / HIDDEN, {HIDDEN_SCORE: test_bpb})
+
+
+def read_hidden(directory: Path) -> float | None:
+    """Read the score on the hidden split from a run directory; from its result, where a run of an earlier version left it."""
+    for name in (HIDDEN, RESULT):
+        if (score := hidden_score(read_json(directory / name))) is not None:
+            return score
+    return None
+
+
+def remove_hidden(directory: Path) -> None:
+    """Remove the score on the hidden split from a run directory, wherever `read_hidden` would find it. Keeps it where the disk is full."""
+    with contextlib.suppress(OSError):
+        (directory / HIDDEN).unlink(missing_ok=True)
+        if HIDDEN_SCORE in (result := read_json(directory / RESULT) or {}):
+            write_json(directory / RESULT, {name: value for name, value in result.items() if name != HIDDEN_SCORE})
+
+
+def hidden_score(value: object) -> float | None:
+    """Find the score on the hidden split in decoded JSON: what `HIDDEN` holds, or a result of an earlier version.
+
+    Returns:
+        The score, or None if there is no finite one.
+    """
+    score = value.get(HIDDEN_SCORE) if isinstance(value, dict) else None
+    return float(score) if isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score) else None
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether decoded JSON is of a field's type."""
+    outer, inner = get_origin(kind), get_args(kind)
+    if outer is UnionType:
+        return any(_fits(value, each) for each in inner)
+    if outer is dict:
+        return isinstance(value, dict) and all(_fits(each, inner[1]) for each in value.values())
+    if outer is list:
+        return isinstance(value, list) and all(_fits(each, inner[0]) for each in value)
+    if kind is Any:
+        return True
+    if kind in (int, float):
+        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def conditions(result: Result, spec: dict[str, Any]) -> str:
     """A short hash of all that must be equal for two metrics to be compared.
 
     In it: what the metric measures (profile, data, tokenizer, fixed files), what the training could do in its budget
     (kind of device, budget, threads, torch), and whether it was confined. Not in it: the device's name and the kernel,
     because a lab whose machines differ a little would compare nothing; they are in the result for whoever wonders.
     """
-    hashes, versions = result["hashes"], result["versions"]
     parts = [
         spec["profile"],
         spec["device"],
         spec["budget_s"],
         spec["threads"],
-        result["sandbox"] != "unsandboxed",
-        versions.get("torch"),
+        result.sandbox != "unsandboxed",
+        result.versions.get("torch"),
         spec.get("attention"),
     ]
-    parts += [hashes.get(name) for name in ("fixed", "data", "tokenizer")]
+    parts += [result.hashes.get(name) for name in ("fixed", "data", "tokenizer")]
     parts += [spec.get(name) for name in ("entry", "arguments", "metric", "readable", "others")]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

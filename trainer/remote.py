@@ -5,7 +5,8 @@ profile's data: what trains in one folder, what measures in another, which no tr
 `compile` has trusted code fill the compile cache that trainings on this kind of GPU begin with.
 
 Every line on stdout is one JSON object, made here: what the agent's code prints travels inside of strings, so it can't
-pass for a message. The folder has the last word, and in it `result.json`, which is written last.
+pass for a message. The folder has the last word, and in it `result.json`, which is written last. The score on the hidden split is in
+the folder alone, never on stdout.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from typing import Any
 
 from autoresearch_mcp.trainer import prepare, protocol, sandbox
 
-SCORED = "scored.json"  # the completed result, beside the submitted one
+SCORED = "scored.json"  # the completed result, beside the submitted one; the score on the hidden split is in protocol.HIDDEN
 SCORER = "scorer.json"  # {"sandbox", "begun", "jobs"} of who scores it, then "seconds" too
 WHOLE = "compile_cache.json"  # written once the archive beside it is whole: {"bytes", "startup_s", "device_name", "versions"}
 LOOK_S = 0.25  # between two looks at what the run wrote
@@ -80,6 +81,8 @@ def score(data: Path, outs: list[Path]) -> None:
                 result = protocol.read_json(run / protocol.RESULT) or {}
                 seconds = time.time() - began
                 if result.get("state") != protocol.SUBMITTED:
+                    if (hidden := protocol.read_hidden(run)) is not None:
+                        protocol.write_hidden(out, hidden)
                     protocol.write_json(out / SCORER, {**account, "seconds": seconds})
                     protocol.write_json(out / SCORED, result)
                     os.sync()

@@ -115,7 +115,6 @@ class Supervisor:
         return Result(
             state=state,
             val_bpb=scores.val_bpb if scores else None,
-            test_bpb=scores.test_bpb if scores else None,
             reported_bpb=self._reported,
             failure=failure.as_dict() if failure else None,
             seed=self._spec.seed,
@@ -147,7 +146,7 @@ class Supervisor:
         finally:
             self._tidy()
         timings = {**submitted.timings, **self._rounded_timings()}
-        return replace(submitted, state="finished", val_bpb=scores.val_bpb, test_bpb=scores.test_bpb, timings=timings)
+        return replace(submitted, state="finished", val_bpb=scores.val_bpb, timings=timings)
 
     def _rounded_timings(self) -> dict[str, float]:
         return {name: round(seconds, 3) for name, seconds in self._timings.items()}
@@ -502,7 +501,9 @@ class Supervisor:
             raise Ended("crashed", Failure("invalid_model", "the scorer died while the model was answering."))
         outcome = json.loads(answer)
         if "val_bpb" in outcome:
-            return Scores(**outcome)
+            scores = Scores(**outcome)
+            protocol.write_hidden(self._run, scores.test_bpb)
+            return scores
         self._family.kill()
         while self._log.pump():
             pass

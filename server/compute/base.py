@@ -7,10 +7,10 @@ method can be repeated after a crash: `adopt` decides whether an earlier `submit
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from autoresearch_mcp.trainer import protocol
-from autoresearch_mcp.trainer.protocol import Spec
+from autoresearch_mcp.trainer.protocol import Result, Spec
 
 
 class ComputeError(Exception):
@@ -34,6 +34,7 @@ class Observation:
 
     Attributes:
         phase: `lost`: it ended, or never began, without a result. `refused`: the backend will never run it, for `reason`.
+        result: of a job that ended; None if what it left can't be read, for `reason`.
         used_s, share: of the training budget.
         device_s: seconds that the job held a device, where that differs from the time since its start.
         never_started: it is `lost` because its submitter died before it began. That says nothing of the job, and another attempt is due.
@@ -42,7 +43,7 @@ class Observation:
     phase: Literal["starting", "running", "scoring", "ended", "lost", "refused"]
     used_s: float = 0.0
     share: float = 0.0
-    result: dict[str, Any] | None = None
+    result: Result | None = None
     reason: str = ""
     device_s: float | None = None
     never_started: bool = False
@@ -93,6 +94,19 @@ class Compute(Protocol):
     async def close(self) -> None:
         """Let go of helpers. Jobs run on."""
         ...
+
+
+def read_end(directory: Path) -> Observation | None:
+    """Read how a job ended from its run directory.
+
+    Returns:
+        An observation without a result where there is one that can't be read; None where there is none yet.
+    """
+    try:
+        result = protocol.read_result(directory)
+    except protocol.ResultError as error:
+        return Observation("ended", reason=str(error))
+    return None if result is None else Observation("ended", result=result, device_s=result.device_s)
 
 
 def write_files(job: Job) -> None:

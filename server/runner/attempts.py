@@ -1,12 +1,12 @@
 """Moves one experiment at a time: starts its attempts, follows them, records how they ended."""
 
 import asyncio
-import contextlib
 import logging
 import math
 import shlex
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from autoresearch_mcp.server.runner.watch import LabMoved
 from autoresearch_mcp.server.runs import locate, read_tail
 from autoresearch_mcp.server.settings import Settings, Training
 from autoresearch_mcp.trainer import protocol
+from autoresearch_mcp.trainer.protocol import Result
 
 ATTEMPTS = 2  # a lost run is started again once; one that never began, as its runner died, was no attempt
 START_LIMIT_S = 120.0  # from submission to the first sign of life
@@ -166,6 +167,7 @@ class Attempts:
         It was killed from outside, or the machine went down, or its runner died before it began.
         """
         losses = experiment.losses + (not seen.never_started)
+        protocol.remove_hidden(locate(self._state, experiment))
         if experiment.cancel_requested:
             self._end(experiment, "cancelled", seen.device_s, losses=losses)
         elif losses < ATTEMPTS:
@@ -178,44 +180,40 @@ class Attempts:
             self._end(experiment, "crashed", seen.device_s, losses=losses, failure=failure)
 
     def _record(self, experiment: Experiment, seen: Observation) -> None:
-        result = seen.result or {}
+        """End an experiment with its result, whose hidden score moves to the ledger: agents must not see it."""
+        directory = locate(self._state, experiment)
         try:
-            changes = self._read(experiment, result)
-            self._keep_evidence(experiment, result)
-            self._end(experiment, device_s=seen.device_s, **changes)
-        except (AttributeError, KeyError, TypeError, ValueError):  # damaged, or by another version: it must not end the loop for all
+            if seen.result is None:
+                raise protocol.ResultError(seen.reason)
+            changes = self._read(experiment, seen.result)
+            hidden = protocol.read_hidden(directory) if seen.result.state == "finished" else None
+            self._ledger.keep_evidence(experiment.id, seen.result.sandbox, hidden, seen.result.hashes.get("weights"))
+        except (KeyError, ValueError) as error:  # damaged, or by another version: it must not end the loop for all
             _log.exception("%s has a result that could not be understood", experiment.id)
-            failure = Failure(kind="error", message="The launcher's result could not be understood.", advice="Launch it again.")
-            self._end(experiment, "crashed", seen.device_s, failure=failure)
+            why = str(error) if isinstance(error, protocol.ResultError) else ""
+            message = f"The launcher's result could not be understood. {why}".strip()
+            changes = {"state": "crashed", "failure": Failure(kind="error", message=message, advice="Launch it again.")}
+        protocol.remove_hidden(directory)
+        self._end(experiment, device_s=seen.device_s, **changes)
 
-    def _keep_evidence(self, experiment: Experiment, result: dict[str, Any]) -> None:
-        """Move what agents must not see from the run directory to the ledger."""
-        hidden = _number(result.get("test_bpb"))
-        weights = result["hashes"].get("weights")
-        self._ledger.keep_evidence(experiment.id, str(result["sandbox"]), hidden, weights)
-        if hidden is not None:
-            with contextlib.suppress(OSError):  # a full disk: it stays where only a shell can read it
-                protocol.write_json(locate(self._state, experiment) / protocol.RESULT, {**result, "test_bpb": None})
-
-    def _read(self, experiment: Experiment, result: dict[str, Any]) -> dict[str, Any]:
+    def _read(self, experiment: Experiment, result: Result) -> dict[str, Any]:
         """Return what a launcher's result says of an experiment, as changes to it."""
-        state = _ENDINGS[result["state"]]
+        state, failure = _ENDINGS[result.state], result.failure
         directory = locate(self._state, experiment)
         spec = protocol.read_json(directory / protocol.SPEC) or {}
-        metric = result.get("val_bpb")
-        compared = _number(result.get("reported_bpb" if spec.get("metric") else "val_bpb"))
-        if state == "finished" and compared is None:
-            state, metric = "crashed", None
-            result["failure"] = {"kind": "invalid_model", "message": "The scorer measured no finite val_bpb."}
+        compared = result.reported_bpb if spec.get("metric") else result.val_bpb
+        if state == "finished" and (compared is None or not math.isfinite(compared)):
+            state, failure = "crashed", {"kind": "invalid_model", "message": "The scorer measured no finite val_bpb."}
+        elsewhere = ("state", "val_bpb", "reported_bpb", "failure", "curve", *(() if result.device_s is not None else ("device_s",)))
         return {
             "state": state,
-            "val_bpb": metric if state == "finished" else None,
-            "reported_bpb": result.get("reported_bpb"),
+            "val_bpb": result.val_bpb if state == "finished" else None,
+            "reported_bpb": result.reported_bpb,
             "conditions": protocol.conditions(result, spec),
-            "device": result.get("device", experiment.device),
-            "failure": Failure.model_validate(result["failure"]) if result.get("failure") else None,
-            "curve": [(float(x), float(y)) for x, y in result.get("curve", []) if math.isfinite(x) and math.isfinite(y)],
-            "details": {k: v for k, v in result.items() if k not in ("state", "val_bpb", "test_bpb", "reported_bpb", "failure", "curve")},
+            "device": result.device,
+            "failure": Failure.model_validate(failure) if failure else None,
+            "curve": [(x, y) for x, y in result.curve if math.isfinite(x) and math.isfinite(y)],
+            "details": {name: value for name, value in asdict(result).items() if name not in elsewhere},
             "log_tail": read_tail(directory / protocol.LOG),
         }
 
@@ -254,7 +252,3 @@ class Attempts:
 
 def _overdue(experiment: Experiment) -> bool:
     return time.time() - (experiment.started_at or 0.0) > START_LIMIT_S
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

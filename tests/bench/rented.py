@@ -85,7 +85,7 @@ async def _ours(compute: ModalCompute, scratch: Path) -> None:
     await compute.submit(job)
     while (seen := await compute.observe(job)).phase != "ended":  # noqa: ASYNC110
         await anyio.sleep(0.02)
-    assert seen.result is not None and seen.result["state"] == "finished"
+    assert seen.result is not None and seen.result.state == "finished"
 
 
 async def _bare(found: deployment.Deployment, scratch: Path) -> None:

@@ -84,6 +84,14 @@ class Launched:
         return result
 
     @property
+    def hidden(self) -> float | None:
+        """The score on the hidden split, from the file that only the lab's user can read."""
+        path = self.run / protocol.HIDDEN
+        assert not path.exists() or path.stat().st_mode & 0o077 == 0
+        assert "test_bpb" not in (self.run / protocol.RESULT).read_text(encoding="utf-8")
+        return protocol.read_hidden(self.run)
+
+    @property
     def log(self) -> str:
         return (self.run / protocol.LOG).read_text(encoding="utf-8")
 

@@ -74,8 +74,8 @@ class Container:
         for made in (self.out, self.code, directory / "empty"):
             made.mkdir(0o700)
 
-    def run(self, *arguments: str, hide: bool = True) -> None:
-        """`autoresearch_mcp.trainer.remote` with these arguments, to its end."""
+    def run(self, *arguments: str, hide: bool = True) -> str:
+        """Run `autoresearch_mcp.trainer.remote` with these arguments to its end, and return what it printed."""
         binds = [
             (sys.base_prefix, "/mnt/python"),
             (PACKAGES, "/mnt/packages"),
@@ -88,7 +88,8 @@ class Container:
             binds += [(self._directory / "empty", f"/mnt/packages/{path.name}") for path in copies]
         start = self._in_namespace if self.kind == "namespace" else self._in_gvisor
         command = start([(str(source), target) for source, target in binds], [*PYTHON, *arguments])
-        subprocess.run(command, check=True, timeout=240, stdout=subprocess.PIPE)  # a pipe, as where its words are listened to
+        # A pipe, as where its words are listened to
+        return subprocess.run(command, check=True, timeout=240, stdout=subprocess.PIPE, text=True, encoding="utf-8").stdout
 
     def _in_namespace(self, binds: list[tuple[str, str]], argv: list[str]) -> list[str]:
         return [sys.executable, "-c", NAMESPACE, json.dumps(binds), json.dumps(ENVIRONMENT), json.dumps(argv)]

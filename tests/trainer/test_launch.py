@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -298,12 +299,13 @@ def test_a_bad_spec_is_a_result_that_says_so(warm: Warm, change: dict[str, objec
 
 def test_metrics_are_comparable_only_under_equal_conditions(warm: Warm) -> None:
     launched = warm.launch(BIGRAM)
-    result, spec = launched.wait(), protocol.read_json(launched.run / protocol.SPEC)
-    assert spec is not None
-    same = protocol.conditions({**result, "seed": 9, "device_name": "another", "val_bpb": 1.0}, {**spec, "seed": 9, "experiment": "y"})
+    launched.wait()
+    result, spec = protocol.read_result(launched.run), protocol.read_json(launched.run / protocol.SPEC)
+    assert result is not None and spec is not None
+    same = protocol.conditions(replace(result, seed=9, device_name="another", val_bpb=1.0), {**spec, "seed": 9, "experiment": "y"})
     assert same == protocol.conditions(result, spec)
     for asked in ({"budget_s": 7.0}, {"threads": 2}, {"device": "h100"}, {"profile": "cpu"}):
         assert protocol.conditions(result, {**spec, **asked}) != same
-    measured: list[dict[str, object]] = [{"sandbox": "unsandboxed"}, {"hashes": {**result["hashes"], "fixed": "x"}}, {"versions": {}}]
-    for other in measured:
-        assert protocol.conditions({**result, **other}, spec) != same
+    fixed = {**result.hashes, "fixed": "x"}
+    for other in (replace(result, sandbox="unsandboxed"), replace(result, hashes=fixed), replace(result, versions={})):
+        assert protocol.conditions(other, spec) != same

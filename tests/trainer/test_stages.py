@@ -46,11 +46,13 @@ def trained(warm: Warm, data: Path, training_data: Path) -> Path:
 
 def test_a_run_in_two_stages_gets_the_number_that_it_gets_in_one(warm: Warm, trained: Path) -> None:
     submitted = protocol.read_json(trained / protocol.RESULT) or {}
-    assert submitted["val_bpb"] is None and submitted["steps"] == 1
+    assert submitted["val_bpb"] is None and submitted["steps"] == 1 and protocol.read_hidden(trained) is None
     result = launch(trained, "score")
     assert result["state"] == "finished" and result["timings"].keys() >= {"train_s", "score_s"}
-    whole = warm.launch(BIGRAM).wait()
+    launched = warm.launch(BIGRAM)
+    whole = launched.wait()
     assert result["val_bpb"] == pytest.approx(whole["val_bpb"], abs=1e-6)
+    assert protocol.read_hidden(trained) == pytest.approx(launched.hidden, abs=1e-6)
     assert result["hashes"] == whole["hashes"]
     assert launch(trained, "score") == result  # an end is for good
 
@@ -61,6 +63,13 @@ def test_weights_or_code_changed_between_the_stages_get_no_score(trained: Path) 
     result = launch(trained, "score")
     assert (result["state"], result["val_bpb"]) == ("crashed", None)
     assert "different code" in result["failure"]["message"]
+
+
+def test_a_result_that_waits_for_its_score_and_cannot_be_read_says_what_is_wrong(trained: Path) -> None:
+    submitted = protocol.read_json(trained / protocol.RESULT) or {}
+    protocol.write_json(trained / protocol.RESULT, {name: value for name, value in submitted.items() if name != "hashes"})
+    result = launch(trained, "score")
+    assert result["state"] == "crashed" and result["failure"]["message"] == "the result lacks hashes."
 
 
 def test_a_run_that_submits_nothing_ends_in_its_first_stage(warm: Warm, training_data: Path) -> None:

@@ -69,10 +69,11 @@ def test_patched_time_torch_numpy_and_launcher_modules_change_nothing(warm: Warm
     code = code.replace("    run.log(", "    json.dumps = dumps; run.log(").replace(
         "run = client.connect()", "json.dumps = dumps; run = client.connect()"
     )
-    result = warm.launch(code).wait()
+    launched = warm.launch(code)
+    result = launched.wait()
     assert result["state"] == "finished", result["failure"]
     assert result["val_bpb"] == pytest.approx(bigram_bpb(data), abs=1e-5)
-    assert result["test_bpb"] == pytest.approx(bigram_bpb(data, "test"), abs=1e-5)
+    assert launched.hidden == pytest.approx(bigram_bpb(data, "test"), abs=1e-5)
 
 
 @pytest.mark.parametrize("warmly", [True, False], ids=["warm", "cold"])
@@ -129,8 +130,9 @@ CHEATS = {
 
 @pytest.mark.parametrize("cheat", CHEATS)
 def test_a_model_that_is_no_model_of_the_past_gets_no_number(warm: Warm, cheat: str) -> None:
-    result = warm.launch(answering(CHEATS[cheat])).wait()
-    assert (result["state"], result["val_bpb"], result["test_bpb"]) == ("crashed", None, None)
+    launched = warm.launch(answering(CHEATS[cheat]))
+    result = launched.wait()
+    assert (result["state"], result["val_bpb"], launched.hidden) == ("crashed", None, None)
     assert result["failure"]["kind"] == "invalid_model" and "log-probabilities" in result["failure"]["message"]
 
 

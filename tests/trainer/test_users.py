@@ -71,7 +71,8 @@ def train(container: Container, code: str, hide: bool = True) -> dict[str, Any]:
 
 
 def score(container: Container) -> dict[str, Any]:
-    container.run("score", f"{PRIVATE}/data", f"{PRIVATE}/out")
+    printed = container.run("score", f"{PRIVATE}/data", f"{PRIVATE}/out")
+    assert "test_bpb" not in printed and str(protocol.read_hidden(container.out)) not in printed
     return protocol.read_json(container.out / "scored.json") or {}
 
 
@@ -88,6 +89,7 @@ def test_without_landlock_each_child_is_a_user_that_can_read_nothing_hidden(cont
     scored = score(container)
     assert (scored["state"], scored["sandbox"]) == ("finished", "user+seccomp"), scored
     assert scored["val_bpb"] == pytest.approx(bigram_bpb(data), abs=1e-5)
+    assert protocol.read_hidden(container.out) == pytest.approx(bigram_bpb(data, "test"), abs=1e-5)
 
 
 def test_a_model_server_is_another_user_that_can_read_nothing_hidden(container: Container) -> None:
@@ -111,7 +113,7 @@ raise KeyError("enough")
 
 
 @pytest.mark.parametrize("container", ["namespace"], indirect=True)
-def test_another_user_gets_graphs_of_its_own_to_read_and_write(container: Container) -> None:
+def test_another_user_gets_a_compile_cache_of_its_own_to_read_and_write(container: Container) -> None:
     (container.code / "train.py").write_text(LEAVES_A_FILE, encoding="utf-8")
     spec = protocol.Spec("x-1", 0, "tiny", 5.0, 1, f"{PRIVATE}/data", "h100")
     container.run("compile", json.dumps(vars(spec)), "/mnt/code", f"{PRIVATE}/out")

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation, write_files
+from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation, read_end, write_files
 from autoresearch_mcp.server.installation import import_environment
 from autoresearch_mcp.server.settings import physical_cores
 from autoresearch_mcp.trainer import files, prepare, protocol
@@ -201,9 +201,9 @@ def _observe(job: Job) -> Observation:
     forbidden = (job.directory / protocol.ABANDONED).exists()  # and if so, what is begun is so for good
     begun = _size(job.directory / protocol.LOCK) > 0
     alive = _held(job.directory / protocol.LOCK)
-    result = protocol.read_json(job.directory / protocol.RESULT)
-    if result is not None:
-        return Observation("ended", result=result)
+    end = read_end(job.directory)
+    if end is not None:
+        return end
     if begun and not alive:
         return Observation("lost")
     if forbidden and not begun:
@@ -218,7 +218,7 @@ def _adopt(job: Job) -> bool:
     with (job.directory / protocol.LOCK).open("a+b") as lock:
         if not files.try_process_lock(lock):
             return True
-        if protocol.read_json(job.directory / protocol.RESULT) is not None:
+        if (job.directory / protocol.RESULT).exists():
             return True
         (job.directory / protocol.ABANDONED).touch()
     return False

@@ -11,11 +11,11 @@ import contextlib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation, write_files
+from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation, read_end, write_files
 from autoresearch_mcp.server.compute.modal.client import ModalAway, Service
 from autoresearch_mcp.server.compute.modal.context import ModalContext
 from autoresearch_mcp.server.compute.modal.deployment import TRAINING, Deployment, check, load
-from autoresearch_mcp.server.compute.modal.job import SANDBOX, Keeper, ended
+from autoresearch_mcp.server.compute.modal.job import SANDBOX, Keeper
 from autoresearch_mcp.server.compute.modal.scoring import PATIENCE_S, Scoring, scorers
 from autoresearch_mcp.trainer import protocol
 
@@ -73,14 +73,14 @@ class ModalCompute:
         keeper = self._keepers.get((job.id, job.attempt))
         if keeper is not None and keeper.seen.phase != "ended":
             return keeper.observation()
-        result = await asyncio.to_thread(ended, job)
-        if result is None:
+        end = await asyncio.to_thread(read_end, job.directory)
+        if end is None:
             return Observation("lost")
         self._keepers.pop((job.id, job.attempt), None)
-        return Observation("ended", result=result, device_s=result.get("device_s"))
+        return end
 
     async def adopt(self, job: Job) -> bool:
-        if await asyncio.to_thread(ended, job) is not None:
+        if await asyncio.to_thread(read_end, job.directory) is not None:
             return True
         keeper = self._keepers.get((job.id, job.attempt))
         if keeper is None:

@@ -28,11 +28,10 @@ from autoresearch_mcp.server.compute.base import Job, Observation
 from autoresearch_mcp.server.compute.modal.client import EndedEarly, ModalAway, ModalRefused, Mount, NameTaken, Sandbox
 from autoresearch_mcp.server.compute.modal.context import BOOT_S, RETRY_S, ModalContext, folder, name, retry_until_available
 from autoresearch_mcp.server.compute.modal.deployment import CODE, COMPILE_CACHE, OUT, TRAINING
-from autoresearch_mcp.server.compute.modal.scoring import Scoring
+from autoresearch_mcp.server.compute.modal.scoring import COMMIT_S, Scoring
 from autoresearch_mcp.server.devices import START_LIMIT_S
 from autoresearch_mcp.trainer import prepare, protocol
 
-COMMIT_S = 45.0  # how late a volume's last writes may show
 LOOK_S = 15.0  # between two polls of a sandbox that says nothing
 LOG_BYTES = 6 << 20  # the launcher caps what it sends; this caps what is kept of what came
 SANDBOX = "sandbox.json"  # {"id"} of the job's sandbox, in its local folder
@@ -90,6 +89,11 @@ class Keeper:
                     _log.warning("%s runs on, and is looked for again in %.0f s: %s", name(self._job), wait_s, error)
                 await asyncio.sleep(wait_s)
                 wait_s, made = min(2 * wait_s, RETRY_S[1]), True
+        except protocol.ResultError as error:
+            _log.error("%s left a result that can't be read: %s", name(self._job), error)
+            self.seen = Observation("ended", reason=str(error), device_s=self._device_s())
+            with contextlib.suppress(OSError):  # then it counts as lost, and runs again
+                protocol.write_json(self._job.directory / protocol.RESULT, {"unreadable": str(error)})
         except ModalRefused as error:
             self.seen = Observation("refused", reason=str(error), device_s=self._device_s())
         except Exception:
@@ -285,14 +289,16 @@ class Keeper:
 
     # Concluding
 
-    async def _result(self, patient: bool) -> dict[str, Any] | None:
+    async def _result(self, patient: bool) -> protocol.Result | None:
         """The result file, as late as the volume shows it; else what stdout said. None is awaited of a sandbox that was heard to die without."""
         may_come = patient and not self._cancelled.is_set() and ("ended" in self._account or not self._heard_out)
         deadline = time.monotonic() + (COMMIT_S if may_come else 0.0)
         while True:
-            result = await self._read(protocol.RESULT)
-            if result is not None or self._said is not None or time.monotonic() >= deadline:
-                return result or self._said
+            value = await self._read(protocol.RESULT) or self._said
+            if value is not None:
+                return protocol.parse_result(value)
+            if time.monotonic() >= deadline:
+                return None
             await asyncio.sleep(RETRY_S[0])
 
     async def _bytes(self, file: str) -> bytes | None:
@@ -307,10 +313,10 @@ class Keeper:
             return None
         return value if isinstance(value, dict) else None
 
-    async def _conclude(self, result: dict[str, Any] | None) -> None:
+    async def _conclude(self, result: protocol.Result | None) -> None:
         await self._fetch_log()
         device_s = self._device_s()
-        if result is not None and result.get("state") == protocol.SUBMITTED and not self._cancelled.is_set():
+        if result is not None and result.state == protocol.SUBMITTED and not self._cancelled.is_set():
             self.seen = Observation("scoring", used_s=self.seen.used_s, share=1.0, device_s=device_s)
             score = asyncio.create_task(self._scoring.score(self._job))
             cancelled = asyncio.create_task(self._cancelled.wait())
@@ -319,18 +325,18 @@ class Keeper:
                 if score.done():
                     scored, seconds = score.result()
                     device_s += seconds
-                    result = scored or {**result, "state": "crashed", "failure": _UNSCORED}
+                    result = scored or replace(result, state="crashed", failure=_UNSCORED)
             finally:
                 for task in (score, cancelled):
                     task.cancel()
-        if self._cancelled.is_set() and (result is None or result.get("state") != "finished"):  # whatever it died of on the way
-            blank = asdict(protocol.Result("cancelled", seed=self._job.spec.seed, device=self._job.spec.device))
-            result = {**blank, **(result or {}), "state": "cancelled", "failure": None}
+        if self._cancelled.is_set() and (result is None or result.state != "finished"):  # whatever it died of on the way
+            blank = protocol.Result("cancelled", seed=self._job.spec.seed, device=self._job.spec.device)
+            result = replace(result or blank, state="cancelled", failure=None)
         if result is None:
             self.seen = Observation("lost", device_s=device_s, never_started=not (self._fresh or self._account))
             return
-        await asyncio.to_thread(protocol.write_json, self._job.directory / protocol.RESULT, {**result, "device_s": round(device_s, 1)})
-        self.seen = Observation("ended", result=await asyncio.to_thread(ended, self._job), device_s=device_s)
+        await asyncio.to_thread(protocol.write_json, self._job.directory / protocol.RESULT, replace(result, device_s=round(device_s, 1)))
+        self.seen = Observation("ended", result=result, device_s=device_s)
 
     async def _fetch_log(self) -> None:
         """The whole log as the launcher kept it, where stdout brought none: retention is limited, and so is listening."""
@@ -340,11 +346,6 @@ class Keeper:
         for file in (protocol.LOG, protocol.CURVE):
             if data := await self._bytes(file):
                 (self._job.directory / file).write_bytes(data)
-
-
-def ended(job: Job) -> dict[str, Any] | None:
-    """The result that a keeper, of this process or an earlier one, wrote down."""
-    return protocol.read_json(job.directory / protocol.RESULT)
 
 
 def _overwrite(path: Path, value: dict[str, Any]) -> None:

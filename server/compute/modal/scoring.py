@@ -22,7 +22,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,17 +34,19 @@ from autoresearch_mcp.server.compute.modal.deployment import EVALUATION, RUNS
 from autoresearch_mcp.server.devices import SCORER_LIMIT_S
 from autoresearch_mcp.server.models import new_id
 from autoresearch_mcp.trainer import prepare, protocol, remote
+from autoresearch_mcp.trainer.protocol import Result
 
 BATCH = 4
 PATIENCE_S = 30.0
 TRIES_ALONE = 2
+COMMIT_S = 45.0  # how late a volume's last writes may show
 # In a job's local folder: {"name"} of the sandbox that scores it, written before that is made, {"paid"}, the ids of all that did with
 # how many jobs each scored, and {"used_s"}, the device seconds of those before it.
 BATCH_FILE = "scoring.json"
 LOOK_S = 5.0
 
 _log = logging.getLogger("autoresearch.modal")
-Scored = tuple[dict[str, Any] | None, float]
+Scored = tuple[Result | None, float]
 """A completed result, and the device seconds of its share in the scoring."""
 
 
@@ -96,9 +98,9 @@ class Scoring:
         batch = protocol.read_json(job.directory / BATCH_FILE)
         if batch is None:
             return None, 0.0
-        while (result := await self._read(job, remote.SCORED)) is None:
+        while (result := await self._scored(job)) is None:
             if await retry_until_available(lambda: self._service.find(str(batch["name"])), "finding a scorer") is None:
-                result = await self._read(job, remote.SCORED)
+                result = await self._scored(job)
                 break
             await asyncio.sleep(LOOK_S)
         used_s = float(batch.get("used_s", 0.0))
@@ -157,7 +159,15 @@ class Scoring:
             _log.warning("the scorer %s did not start: %s", name, error)
         untold = [wait for wait in batch if not wait.scored.done()]
         for wait in untold:  # theirs is what the others were not billed
-            wait.scored.set_result((await self._read(wait.job, remote.SCORED), max(0.0, seconds) / len(untold)))
+            await self._hand_out(wait, self._scored(wait.job), max(0.0, seconds) / len(untold))
+
+    @staticmethod
+    async def _hand_out(wait: _Wait, result: Coroutine[Any, Any, Result | None], seconds: float) -> None:
+        """Give a job its result, or the reason why it can't be read: the others of its batch are no worse off."""
+        try:
+            wait.scored.set_result((await result, seconds))
+        except protocol.ResultError as error:
+            wait.scored.set_exception(error)
 
     @staticmethod
     def _note(wait: _Wait, name: str, paid: list[tuple[str, int]]) -> None:
@@ -208,14 +218,40 @@ class Scoring:
                 wait = waits.get(message.get("scored", ""))
                 if wait is None or wait.scored.done():
                     continue
-                result = message.get("result") or {}
-                if result.get("state") not in (None, protocol.SUBMITTED):
+                value = message.get("result") or {}
+                if value.get("state") not in (None, protocol.SUBMITTED):
                     seconds = float(message["seconds"]) + BOOT_S / len(waits)
-                    wait.scored.set_result((result, seconds))
+                    await self._hand_out(wait, self._complete(wait.job, value), seconds)
                     told_s += seconds
         except ModalAway as error:
             _log.info("the scorer is no longer listened to: %s", error)
         return told_s
+
+    async def _scored(self, job: Job) -> Result | None:
+        """Read from the volume the result that a scorer completed, if there is one.
+
+        Raises:
+            protocol.ResultError: there is one that can't be read.
+        """
+        value = await self._read(job, remote.SCORED)
+        return await self._complete(job, value) if value is not None else None
+
+    async def _complete(self, job: Job, value: dict[str, Any]) -> Result:
+        """Parse a completed result, and bring the score on the hidden split into the job's local folder."""
+        result = protocol.parse_result(value)
+        if result.state != "finished":
+            return result
+        hidden = protocol.hidden_score(value)  # images of before version 0.2 put it there
+        deadline = time.monotonic() + COMMIT_S
+        while hidden is None and time.monotonic() < deadline:
+            hidden = protocol.hidden_score(await self._read(job, protocol.HIDDEN))
+            if hidden is None:
+                await asyncio.sleep(RETRY_S[0])
+        if hidden is None:
+            _log.warning("%s has no score on the hidden split: the gate will ask for another replicate", folder(job))
+        else:
+            await asyncio.to_thread(protocol.write_hidden, job.directory, hidden)
+        return result
 
     async def _read(self, job: Job, file: str) -> dict[str, Any] | None:
         path = f"{folder(job)}/{file}"

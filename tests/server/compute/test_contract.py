@@ -147,8 +147,11 @@ async def test_a_job_runs_to_a_result(compute: Compute, make_job: MakeJob) -> No
     await compute.submit(job)
     end = await see(compute, job, "ended", "lost")
     assert end.phase == "ended" and end.result is not None
-    assert (end.result["state"], end.result["seed"], end.result["device"]) == ("finished", 1, "cpu")
-    assert 1 < end.result["val_bpb"] < 10 and end.result["hashes"]["data"]
+    assert (end.result.state, end.result.seed, end.result.device) == ("finished", 1, "cpu")
+    assert end.result.val_bpb is not None and 1 < end.result.val_bpb < 10 and end.result.hashes["data"]
+    hidden = protocol.read_hidden(job.directory)
+    assert hidden is not None and 1 < hidden < 10 and str(hidden) not in (job.directory / protocol.RESULT).read_text(encoding="utf-8")
+    assert (job.directory / protocol.HIDDEN).stat().st_mode & 0o077 == 0
     assert "hello from the job" in printed(job)
     await compute.cancel(job)
     assert await compute.observe(job) == end  # an end is for good
@@ -159,7 +162,7 @@ async def test_a_crash_is_a_result(compute: Compute, make_job: MakeJob) -> None:
     job = await make_job("raise KeyError('what')\n")
     await compute.submit(job)
     result = (await see(compute, job, "ended", "lost")).result
-    assert result is not None and result["state"] == "crashed" and "KeyError" in result["failure"]["message"]
+    assert result is not None and result.state == "crashed" and "KeyError" in (result.failure or {})["message"]
 
 
 async def test_a_running_job_tells_how_far_it_is_and_can_be_cancelled_twice(compute: Compute, make_job: MakeJob) -> None:
@@ -172,7 +175,7 @@ async def test_a_running_job_tells_how_far_it_is_and_can_be_cancelled_twice(comp
     await compute.cancel(job)
     await compute.cancel(job)
     result = (await see(compute, job, "ended", "lost")).result
-    assert result is not None and (result["state"], result["val_bpb"]) == ("cancelled", None)
+    assert result is not None and (result.state, result.val_bpb) == ("cancelled", None)
 
 
 async def test_a_job_that_was_killed_is_lost_and_not_adopted(compute: Compute, backend: Backend, make_job: MakeJob) -> None:
@@ -200,7 +203,7 @@ async def test_jobs_run_on_when_their_runner_goes_and_the_next_one_adopts_them(
     assert (await compute.observe(as_found)).phase == "running"
     (backend.code(job) / "go").touch()
     result = (await see(compute, as_found, "ended", "lost")).result
-    assert result is not None and result["state"] == "finished"
+    assert result is not None and result.state == "finished"
 
 
 async def test_what_was_not_adopted_never_runs(compute: Compute, make_job: MakeJob) -> None:

@@ -31,9 +31,10 @@ for line in sys.stdin:
     seed = json.loads((run / "spec.json").read_text())["seed"]
     noise = seed % 1_000_003 * 1e-9
     hashes = {"fixed": "", "data": "", "tokenizer": "", "code": "", "weights": str(seed)}
-    result = protocol.Result("finished", val + noise, test + noise, val, sandbox="landlock-7", hashes=hashes, versions={"torch": ""})
+    result = protocol.Result("finished", val + noise, val, sandbox="landlock-7", hashes=hashes, versions={"torch": ""})
     (run / "run.log").write_text("trained\\n")
     (run / "launcher.lock").write_text("1")
+    protocol.write_hidden(run, test + noise)
     protocol.write_json(run / "result.json", result)
     print("{}", flush=True)
 """
@@ -132,6 +133,7 @@ def test_no_file_of_the_lab_but_the_ledger_and_no_export_holds_a_score_of_the_hi
     holders = {path.name for path in files if holds(path.read_bytes(), packed)}
     assert holders and all(name.startswith("ledger.sqlite") for name in holders)
     assert {path.name for path in files} >= {"result.json", "results.tsv", "experiments.parquet"}
+    assert "hidden.json" not in {path.name for path in files}
 
 
 def test_the_owner_sees_both_splits_on_the_command_line(campaign: Campaign, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,6 +152,28 @@ def test_the_owner_sees_both_splits_on_the_command_line(campaign: Campaign, caps
 def test_a_lab_without_scores_says_so(lab_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["scores", str(lab_root)]) == 0
     assert "Nothing was scored" in capsys.readouterr().out
+
+
+OLD_LAUNCHER = LAUNCHER.replace("protocol.write_hidden(run, test + noise)", "hidden = test + noise").replace(
+    'protocol.write_json(run / "result.json", result)',
+    'protocol.write_json(run / "result.json", {**vars(result), "test_bpb": hidden, "curve": [], "failure": None})',
+)
+
+
+def test_a_run_that_was_on_its_way_before_the_score_had_a_file_of_its_own_is_recorded_all_the_same(
+    make_lab: Callable[..., Path],
+) -> None:
+    with contextlib.closing(House(make_lab())) as house:
+        edits = [{"path": "train.py", "search": "DEPTH = 2", "replace": f"DEPTH = 3{WORTH.format(1500, 71828)}"}]
+        with runner_lock(house.state):
+            commit = house.lab.propose_patch("Another depth.", "ada", edits=edits).commit
+            house.git("update-ref", "refs/heads/research", commit)
+            house.lab.launch_training(commit, "ada", 1)
+        house.drive(command=(sys.executable, "-c", OLD_LAUNCHER))
+        (score,) = house.ledger.scores(commit)
+        assert score.test_bpb == pytest.approx(71.828, abs=0.01)
+        (result,) = house.state.rglob("result.json")
+        assert "test_bpb" not in result.read_text(encoding="utf-8") and "val_bpb" in result.read_text(encoding="utf-8")
 
 
 def test_a_result_that_is_recorded_again_after_a_crash_keeps_its_hidden_score(campaign: Campaign) -> None:

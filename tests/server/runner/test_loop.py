@@ -1,11 +1,13 @@
 """The runner: experiments reach the lake, and a kill at any point loses nothing and trains nothing twice."""
 
+import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import anyio
@@ -21,6 +23,7 @@ from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.attempts import ATTEMPTS
 from autoresearch_mcp.server.runner.lock import runner_alive, runner_lock, stop_runner
 from autoresearch_mcp.server.runner.loop import Runner
+from autoresearch_mcp.trainer import protocol
 from tests.server.harness import NOOP, LabHarness
 from tests.server.lake.records import memory
 from tests.waiting import until
@@ -176,8 +179,23 @@ def test_a_running_training_is_cancelled_and_returns_its_budget(make_lab: Callab
     harness.close()
 
 
-@pytest.mark.parametrize("result", ['{"state": "finished", "val_bpb": 1.5}', '{"state": "done"}', '{"state": "crashed", "hashes": []}'])
-def test_a_result_that_makes_no_sense_ends_its_experiment_and_nothing_else(still: LabHarness, result: str) -> None:
+WHOLE = json.dumps(asdict(protocol.Result("finished", val_bpb=1.5)))
+
+
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        ('{"state": "finished", "val_bpb": 1.5}', "the result lacks reported_bpb, "),
+        (WHOLE.replace('"finished"', '"done"'), "the result's state is none of"),
+        (WHOLE.replace('"hashes": {}', '"hashes": []'), "the result's hashes is not of its type."),
+        (WHOLE.replace('"val_bpb": 1.5', '"val_bpb": true'), "the result's val_bpb is not of its type."),
+        (WHOLE.replace('"curve": []', '"curve": [[1.0]]'), "the result's curve is not made of pairs."),
+        (WHOLE.replace('"seed"', '"sead": 1, "seed"'), "the result has unknown fields: sead."),
+        ('{"state": ', "the result is not valid JSON."),
+        ("[]", "the result is no JSON object."),
+    ],
+)
+def test_a_result_that_makes_no_sense_ends_its_experiment_with_the_reason_and_nothing_else(still: LabHarness, result: str, reason: str) -> None:
     (id,) = still.launch()
     release(still)
     damaged = (
@@ -185,7 +203,7 @@ def test_a_result_that_makes_no_sense_ends_its_experiment_and_nothing_else(still
     )
     still.drive(command=(sys.executable, "-c", damaged))
     failure = still.lab.get_experiment(id).failure
-    assert failure is not None and "could not be understood" in failure.message
+    assert failure is not None and failure.message.startswith(f"The launcher's result could not be understood. {reason}")
     assert still.ledger.open_experiments() == [] and still.ledger.unflushed() == 0
 
 

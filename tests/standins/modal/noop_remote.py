@@ -1,6 +1,8 @@
 """`autoresearch_mcp.trainer.remote` with nothing in it: keeps its protocol, trains nothing, and does what the mounted train.py says.
 
-`hold`: waits until its output folder holds a file `go`. `vanish`: ends without a result. `submit`: leaves the scoring to another sandbox.
+`hold`: waits until its output folder holds a file `go`. `vanish`: ends without a result. `submit`: leaves the scoring to another sandbox, whose
+image is of an earlier version if it is `submit old`, and whose volume is slow with the hidden score if it is `submit late`. `submit unreadable`:
+its score makes no sense.
 Each start leaves a line in the file `starts`, each end one in `ends`: what really ran can be counted.
 """
 
@@ -34,6 +36,7 @@ def train(spec: dict[str, Any], code: Path, out: Path) -> None:
         return
     made = result("submitted") if "submit" in orders else result("finished", val_bpb=1.5, seed=spec["seed"])
     protocol.write_json(out / protocol.SPEC, spec)
+    (out / "orders").write_text(orders, encoding="utf-8")
     protocol.write_json(out / protocol.BEGUN, {**account, "ended": time.time()})
     protocol.write_json(out / protocol.RESULT, made)
     with (out / "ends").open("a", encoding="utf-8") as file:
@@ -46,8 +49,18 @@ def score(outs: list[Path]) -> None:
     for out in outs:
         scored = result("finished", val_bpb=1.25, seed=(protocol.read_json(out / protocol.SPEC) or {})["seed"])
         protocol.write_json(out / remote.SCORER, {**account, "seconds": 0.01})
+        orders = (out / "orders").read_text(encoding="utf-8")
+        if "old" in orders:
+            scored |= {protocol.HIDDEN_SCORE: 1.75}
+        elif "unreadable" in orders:
+            scored |= {"val_bpb": "low"}
+        elif "late" not in orders:
+            protocol.write_hidden(out, 1.75)
         protocol.write_json(out / remote.SCORED, scored)
         remote.say(scored=f"{out.parent.name}/{out.name}", result=scored, seconds=0.01)
+        if "late" in orders:
+            time.sleep(0.5)
+            protocol.write_hidden(out, 1.75)
     remote.say(ended=time.time())
 
 

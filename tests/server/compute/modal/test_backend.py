@@ -91,7 +91,7 @@ async def test_a_trainer_gets_a_pinned_gpu_its_data_and_no_secret_and_a_scorer_w
     job = bench.job("submit", device="h100")
     await bench.compute.submit(job)
     end = await bench.see(job, "ended")
-    assert end.result is not None and end.result["val_bpb"] == 1.25
+    assert end.result is not None and end.result.val_bpb == 1.25
     (trainer,) = bench.containers(job)
     (scorer,) = [c for c in bench.service.containers(stage="score") if any(job.id in text for text in c["argv"])]
     found = deployment.load(bench.state)
@@ -166,7 +166,7 @@ async def test_an_outage_of_minutes_loses_nothing_and_holds_up_nobody_who_looks(
     bench.service.control(away=False)
     for job in (before, during):
         result = (await bench.see(job, "ended")).result
-        assert result is not None and result["state"] == "finished" and len(bench.containers(job)) == 1
+        assert result is not None and result.state == "finished" and len(bench.containers(job)) == 1
 
 
 async def test_where_no_gpu_is_free_a_creation_waits_alone_and_can_be_cancelled_at_no_cost(bench: Bench) -> None:
@@ -180,7 +180,7 @@ async def test_where_no_gpu_is_free_a_creation_waits_alone_and_can_be_cancelled_
     assert (await bench.compute.observe(blocked)).phase == "starting"
     await bench.compute.cancel(blocked)
     end = await bench.see(blocked, "ended")
-    assert end.result is not None and (end.result["state"], end.device_s) == ("cancelled", 0.0)
+    assert end.result is not None and (end.result.state, end.device_s) == ("cancelled", 0.0)
     assert not bench.service.running(experiment=blocked.id) and not bench.containers(blocked)[0]["started_at"]
     (bench.out(first) / "go").touch()
     for job in (first, third):
@@ -203,7 +203,7 @@ async def test_two_submitters_of_one_job_share_one_sandbox(bench: Bench) -> None
     await bench.running(job)
     (bench.out(job) / "go").touch()
     ends = [await bench.see(job, "ended", compute=compute) for compute in (bench.compute, other)]
-    assert all(end.result and end.result["state"] == "finished" for end in ends)
+    assert all(end.result and end.result.state == "finished" for end in ends)
     assert len(bench.containers(job)) == 1 and (bench.out(job) / "starts").read_text(encoding="utf-8").count("started") == 1
     await other.close()
 
@@ -219,11 +219,37 @@ async def test_submitted_models_are_scored_together_and_one_by_one_where_their_s
     for job in jobs:
         end = await bench.see(job, "ended", compute=compute)
         billed_s += end.device_s or 0.0
-        assert end.result is not None and (end.result["state"], end.result["val_bpb"]) == ("finished", 1.25)
+        assert end.result is not None and (end.result.state, end.result.val_bpb) == ("finished", 1.25)
     scorers = [[job.id for job in jobs if any(job.id in text for text in c["argv"])] for c in bench.service.containers(stage="score")]
     together, *alone = [ids for ids in scorers if ids]
     assert sorted(together) == sorted(job.id for job in jobs) == sorted(id for (id,) in alone)
     assert billed_s >= (len(jobs) + 1 + len(alone)) * context.BOOT_S, "what scored nothing is paid for, too"
+    await compute.close()
+
+
+@pytest.mark.parametrize("orders", ["submit", "submit late", "submit old"])
+async def test_the_hidden_score_comes_in_a_file_of_its_own(bench: Bench, orders: str) -> None:
+    job = bench.job(orders)
+    await bench.compute.submit(job)
+    end = await bench.see(job, "ended")
+    assert end.result is not None and end.result.val_bpb == 1.25 and protocol.read_hidden(job.directory) == 1.75
+    assert (job.directory / protocol.HIDDEN).stat().st_mode & 0o077 == 0
+    assert all("1.75" not in path.read_text(encoding="utf-8") for path in job.directory.glob("*.*") if path.name != protocol.HIDDEN)
+
+
+async def test_a_score_that_makes_no_sense_ends_its_own_job_alone(bench: Bench) -> None:
+    compute, jobs = bench.make(patience_s=60.0), [bench.job(orders) for orders in ("submit", "submit unreadable", "submit", "submit")]
+    for job in jobs:
+        await compute.submit(job)
+    ends = [await bench.see(job, "ended", compute=compute) for job in jobs]
+    assert [end.result.val_bpb if end.result else end.reason for end in ends] == [
+        1.25,
+        "the result's val_bpb is not of its type.",
+        1.25,
+        1.25,
+    ]
+    again = await bench.make().observe(jobs[1])
+    assert again.phase == "ended" and again.result is None and again.reason
     await compute.close()
 
 
@@ -243,7 +269,7 @@ async def test_what_ended_while_nobody_looked_is_found_on_the_volume(bench: Benc
     later = bench.make()
     assert await later.adopt(replace(job, files={}))
     end = await bench.see(job, "ended", compute=later)
-    assert end.result is not None and end.result["state"] == "finished" and len(bench.containers(job)) == 1
+    assert end.result is not None and end.result.state == "finished" and len(bench.containers(job)) == 1
     await later.close()
 
 
@@ -260,7 +286,7 @@ async def test_a_result_that_the_volume_shows_late_is_waited_for(bench: Bench) -
         for file in (protocol.BEGUN, protocol.RESULT):
             (bench.scratch / file).rename(bench.out(job) / file)
     end = await bench.see(job, "ended", compute=later)
-    assert end.result is not None and end.result["state"] == "finished" and end.device_s and end.device_s < 60
+    assert end.result is not None and end.result.state == "finished" and end.device_s and end.device_s < 60
     await later.close()
 
 
@@ -281,7 +307,7 @@ async def test_a_disk_that_is_full_for_a_while_loses_no_training(bench: Bench, f
     await bench.running(job)
     (bench.out(job) / "go").touch()
     end = await bench.see(job, "ended")
-    assert len(refused) == 2 and end.result is not None and end.result["state"] == "finished" and len(bench.containers(job)) == 1
+    assert len(refused) == 2 and end.result is not None and end.result.state == "finished" and len(bench.containers(job)) == 1
     assert await bench.compute.cost(job.directory), "its sandbox is known all the same"
 
 

@@ -151,12 +151,12 @@ async def test_each_training_gets_its_own_copy_of_its_kinds_graphs_and_can_alter
     assert "'fxgraph_cache_hit': 2" in log and "'autograd_cache_hit': 1" in log and "cache_miss" not in log, log
     assert "opened the volume" not in log
     assert "PermissionError" in log or sandbox.level() == "unsandboxed"
-    assert seen.result is not None and seen.result["timings"]["restore_s"] >= 0 and "enough" in seen.result["failure"]["message"]
+    assert seen.result is not None and seen.result.timings["restore_s"] >= 0 and "enough" in (seen.result.failure or {})["message"]
     assert container["volumes"][deployment.COMPILE_CACHE] == [name, True, ""], "mounted for reading alone"
     assert {path.name: path.read_bytes() for path in site.volume().iterdir()} == before
     seen, log, container = await site.train(POISONS, "l4")
     assert "'fxgraph_cache_miss': 2" in log and "cache_hit" not in log and deployment.COMPILE_CACHE not in container["volumes"]
-    assert seen.result is not None and "restore_s" not in seen.result["timings"]
+    assert seen.result is not None and "restore_s" not in seen.result.timings
 
 
 async def test_a_setup_that_was_cut_short_is_taken_up_and_a_whole_one_only_looked_at(site: Site, stock: Callable[[str], None]) -> None:
@@ -193,7 +193,7 @@ async def test_a_step_that_fails_says_why_and_leaves_a_lab_that_trains(site: Sit
     (said,) = [line for line in site.said if "not filled" in line]
     assert "KeyError: 'no kernels'" in said and "compiles for itself" in said
     seen, _, container = await site.train("# quick", "h100", NOOP)
-    assert seen.result is not None and seen.result["state"] == "finished" and deployment.COMPILE_CACHE not in container["volumes"]
+    assert seen.result is not None and seen.result.state == "finished" and deployment.COMPILE_CACHE not in container["volumes"]
 
 
 def test_setup_tells_the_cost_of_the_compile_cache_and_the_doctor_where_it_is_missing(
