@@ -54,6 +54,15 @@ class Failure:
         }
 
 
+class Ended(Exception):
+    """Ends a run without a metric: `state` is that of its result."""
+
+    def __init__(self, state: str, failure: Failure | None = None) -> None:
+        super().__init__(state)
+        self.state = state
+        self.failure = failure
+
+
 def of_crash(log: str, code: Path, losses: Sequence[float], exit_code: int) -> Failure:
     """The class of a process that ended without submitting.
 

@@ -22,7 +22,7 @@ class Log:
         os.set_blocking(self.reader, False)
         self._file = path.open("wb", buffering=0)
         self._written = self._lost = 0
-        self._hushed = False
+        self._muted = False
         self._tail = bytearray()
 
     def pump(self) -> bool:
@@ -31,7 +31,7 @@ class Log:
             data = os.read(self.reader, TAIL_BYTES)
         except BlockingIOError:
             return False
-        if self._hushed:
+        if self._muted:
             return bool(data)
         self._tail = (self._tail + data)[-TAIL_BYTES:]
         kept = data[: max(0, LOG_BYTES - TAIL_BYTES - self._written)]
@@ -43,14 +43,14 @@ class Log:
     def tail(self) -> str:
         return self._tail.decode("utf-8", "replace")
 
-    def forget_tail(self) -> None:
-        """So that `tail` shows what is printed from now on."""
+    def reset_tail(self) -> None:
+        """Let `tail` show only what is printed from now on."""
         self._tail.clear()
 
-    def hush(self) -> None:
-        """Drop what is printed from now on. One look takes all that a pipe can hold, and whoever prints on and on is not waited for."""
+    def mute(self) -> None:
+        """Drop what is printed from now on. Keeps what the pipe holds, and doesn't wait for code that goes on printing."""
         self.pump()
-        self._hushed = True
+        self._muted = True
 
     def reported_bpb(self) -> float | None:
         """The metric that the code claims, the last one at the end of its output: a line with the name, a colon, and a number of 0 or more."""

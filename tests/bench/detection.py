@@ -22,7 +22,7 @@ from rich.table import Table
 from safetensors.torch import load_file
 
 from autoresearch_mcp import trainer
-from autoresearch_mcp.trainer import client, prepare, protocol, score
+from autoresearch_mcp.trainer import client, model_server, prepare, protocol, score
 
 BUDGET_S = 20.0  # CPU seconds: less training leaves more loss to gain
 DRAWS = 300
@@ -54,7 +54,7 @@ def _answers(model: torch.nn.Module, text: "score._Text") -> np.ndarray[Any, Any
     with torch.inference_mode():
         for start in range(0, len(text.contexts), PROFILE.eval_rows):
             rows = slice(start, start + PROFILE.eval_rows)
-            logp.append(score._log_probabilities(model(torch.from_numpy(text.contexts[rows])).float(), text.targets[rows]))
+            logp.append(model_server.log_probabilities(model(torch.from_numpy(text.contexts[rows])).float(), text.targets[rows]))
     return np.concatenate(logp)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_mcp.trainer import prepare, protocol, sandbox, supervisor
+from autoresearch_mcp.trainer import machine, prepare, protocol, sandbox
 from tests.trainer.conftest import BIGRAM, PACKAGE, STOCK, Launched, Warm, processes_in, until, wait_for_exit
 
 SPIN = BIGRAM.replace("# before submit", "while True: pass")
@@ -60,7 +60,7 @@ def test_a_result_carries_what_it_takes_to_judge_it(warm: Warm, data: Path) -> N
     assert result["hashes"]["data"] == prepare.data_hashes(data)["data"]
     assert result["hashes"]["code"] != warm.launch(code + "# another", budget_s=7.0).wait()["hashes"]["code"]
     assert result["versions"].keys() >= {"python", "platform", "torch", "numpy", "safetensors"}
-    assert result["device_name"] and result["device_name"] == supervisor.device_name("cpu")
+    assert result["device_name"] and result["device_name"] == machine.device_name("cpu")
 
 
 def test_the_same_seed_and_steps_give_the_same_weights(warm: Warm) -> None:
@@ -78,9 +78,9 @@ def test_a_gpu_is_named_by_its_driver(tmp_path: Path, monkeypatch: pytest.Monkey
     tool.write_text("#!/bin/sh\nprintf 'NVIDIA H100 80GB HBM3\\nNVIDIA H100 80GB HBM3\\n'\n", encoding="utf-8")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert supervisor.device_name("cuda") == "NVIDIA H100 80GB HBM3"
+    assert machine.device_name("cuda") == "NVIDIA H100 80GB HBM3"
     monkeypatch.setenv("PATH", "")
-    assert supervisor.device_name("cuda") == "unknown"
+    assert machine.device_name("cuda") == "unknown"
 
 
 def test_a_cold_launch_gives_what_a_warm_one_gives(warm: Warm) -> None:

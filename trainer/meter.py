@@ -1,0 +1,145 @@
+"""The clocks of a run and what it takes of its machine, read together and held against the profile's limits (fixed)."""
+
+import os
+import time
+
+from autoresearch_mcp.trainer import sandbox
+from autoresearch_mcp.trainer.failures import Ended, Failure
+from autoresearch_mcp.trainer.prepare import Profile
+from autoresearch_mcp.trainer.protocol import Spec
+from autoresearch_mcp.trainer.sandbox.processes import Exit, Family
+from autoresearch_mcp.trainer.sandbox.scratch import Scratch
+
+THREADS = 1024  # of all processes of a run together
+DESCRIPTORS = sandbox.DESCRIPTORS  # of all together too: a pair of sockets holds 400 KB that are in no process's memory
+LOOK_S = 0.5  # between two looks at CPU time and memory, unless the budget may end before
+
+
+class Meter:
+    """Counts what one run uses. Every method that looks may end the run.
+
+    Attributes:
+        phase: starting, running or scoring.
+        started_at: when the budget began to run, by `time.monotonic`; None before.
+        used_s: of the budget, by its own clock.
+        wall_s: wall seconds since the budget began.
+        cpu_s: CPU seconds since then, of all processes of the run.
+    """
+
+    def __init__(self, spec: Spec, profile: Profile, family: Family, scratch: Scratch) -> None:
+        self._spec, self._profile, self._family, self._scratch = spec, profile, family, scratch
+        self.phase = "starting"
+        self.started_at: float | None = None
+        self.used_s = self.wall_s = self.cpu_s = 0.0
+        self._spawned_at = time.monotonic()
+        self._cpu_at_start = self._peak_mb = 0.0
+        self._look_at = 0.0
+        self._building_since: float | None = None  # by the budget's clock, while a model server has not answered yet
+
+    @property
+    def since_spawn_s(self) -> float:
+        """Wall seconds since the trainer was spawned."""
+        return time.monotonic() - self._spawned_at
+
+    def note_spawn(self) -> None:
+        """Count the time to start from now."""
+        self._spawned_at = time.monotonic()
+
+    def start_budget(self) -> float:
+        """Start the budget's clock.
+
+        Returns:
+            The CPU seconds that the run used before. Those beyond the profile's free ones count.
+        """
+        before = self._family.usage().cpu_s
+        self._cpu_at_start = min(before, self._profile.free_cpu_s)
+        self.started_at, self.phase = time.monotonic(), "running"
+        self._look_at = 0.0
+        return before
+
+    def start_script(self) -> None:
+        """Start the clock of a script without the contract: its budget runs from its first moment."""
+        self.note_spawn()
+        self.started_at, self.phase = self._spawned_at, "running"
+
+    def note_building(self, building: bool) -> None:
+        """Say that a model server begins to build its model, or that it answered: what it does between could be training."""
+        self.look()
+        self._building_since = self._now() if building else None
+
+    def look_if_due(self) -> None:
+        """Look, unless the last look was a moment ago.
+
+        Raises:
+            Ended: the run is over a limit of the machine.
+        """
+        if time.monotonic() >= self._look_at:
+            self.look()
+
+    def look(self) -> None:
+        """Read the clocks of everything that runs, and what it takes of the machine.
+
+        Raises:
+            Ended: the run is over a limit of the machine.
+        """
+        usage = self._family.usage()
+        now = time.monotonic()
+        self._look_at = now + LOOK_S
+        if self.phase == "running" and self.started_at is not None:
+            self.cpu_s, self.wall_s = usage.cpu_s - self._cpu_at_start, now - self.started_at
+            self.used_s = self.cpu_s if self._profile.clock == "cpu" else self.wall_s
+            left = self._spec.budget_s + self._profile.grace_s(self._spec.budget_s) - self.used_s
+            self._look_at = now + min(LOOK_S, max(0.02, left / (os.cpu_count() or 1)))
+        if self.phase != "scoring":
+            self._peak_mb = max(self._peak_mb, usage.resident_mb)
+        if usage.resident_mb > self._profile.memory_mb:
+            raise _crashed("oom", f"the run used {usage.resident_mb:.0f} MB of memory, {self._profile.memory_mb} MB are allowed.")
+        if usage.threads > THREADS:
+            raise _crashed("sandbox_violation", f"the run had {usage.threads} processes and threads, {THREADS} are allowed.")
+        if usage.descriptors > DESCRIPTORS:
+            message = f"the run had {usage.descriptors} files, sockets and pipes open, {DESCRIPTORS} are allowed."
+            raise _crashed("sandbox_violation", message)
+        if self._building_since is not None and self._now() - self._building_since > self._profile.build_s:
+            limit = f"{self._profile.build_s:g} s"
+            message = f"a model server took more than {limit} up to its first answer: training belongs before submit()."
+            raise _crashed("invalid_model", message)
+        if complaint := self._scratch.complaint(usage.pids):
+            raise _crashed("sandbox_violation", complaint)
+
+    def enforce_budget(self) -> None:
+        """Hold what was used at the last look against the budget, or the time to start against its limit.
+
+        Raises:
+            Ended: the run is over it.
+        """
+        budget = self._spec.budget_s
+        if self.started_at is None:
+            if self.since_spawn_s > self._profile.startup_s:
+                raise _timed_out(f"train.py did not call start() within {self._profile.startup_s:.0f} s.")
+            return
+        if self.used_s > budget + self._profile.grace_s(budget):
+            missing = "ending" if self._spec.metric else "submitting"
+            raise _timed_out(f"{self._spec.entry} used {self.used_s:.1f} s of a budget of {budget:g} s without {missing}.")
+        if self.wall_s > budget * self._profile.wall_cap:
+            used = f"only {self.used_s:.1f} of {budget:g} CPU seconds were used"
+            raise _timed_out(f"{self.wall_s:.0f} s passed, and {used}: train.py waits, or the machine is busy.")
+
+    def peak_mb(self, trainer: Exit | None) -> float:
+        """Return the most memory that the run had resident before scoring.
+
+        Args:
+            trainer: how the trainer ended, if it did. The kernel saw peaks between two looks.
+        """
+        return max(self._peak_mb, trainer.peak_mb if trainer else 0.0)
+
+    def _now(self) -> float:
+        """Read the budget's clock."""
+        return self._family.usage().cpu_s if self._profile.clock == "cpu" else time.monotonic()
+
+
+def _crashed(kind: str, message: str) -> Ended:
+    return Ended("crashed", Failure(kind, message))
+
+
+def _timed_out(message: str) -> Ended:
+    return Ended("timed_out", Failure("timeout", message))

@@ -1,0 +1,250 @@
+"""Sandboxed processes in which the agent's model answers rows of tokens (fixed).
+
+A model server is made before the scorer holds any text. The agent's code runs in it from `begin` on, and it dies with the
+last answer. What the scorer asks, and what it makes of the answers, is in score.py.
+"""
+
+import contextlib
+import fcntl
+import math
+import mmap
+import os
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from autoresearch_mcp.trainer import legacy, prepare, sandbox
+from autoresearch_mcp.trainer.sandbox import scratch
+from autoresearch_mcp.trainer.submission import Submission
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+STATED_TOLERANCE = 1e-3  # nats between a server's softmax and ours, of the same logits in float32
+_READY, _GO, _DONE = b"R", b"G", b"D"
+
+
+class ScoreError(Exception):
+    """The model can't be given a number: `kind` is a failure class, the text says why."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class _Shared(NamedTuple):
+    """The memory that a model server and this process share."""
+
+    tokens: "torch.Tensor"  # (rows, positions)
+    opened: "torch.Tensor"  # (rows, 2): the positions whose logits are to be shown
+    logp: "torch.Tensor"  # (rows, positions - 1): of each next token
+    logits: "torch.Tensor"  # (rows, positions, vocabulary), or (rows, 2, vocabulary) of the opened ones
+
+    @staticmethod
+    def shapes(profile: prepare.Profile) -> list[tuple[int, ...]]:
+        rows, length = profile.eval_rows, profile.seq_len
+        return [(rows, length), (rows, 2), (rows, length - 1), (rows, 2 if profile.sealed else length, profile.vocab_size)]
+
+    @classmethod
+    def map(cls, memory: int, profile: prepare.Profile) -> "_Shared":
+        import torch
+
+        mapped, offset, views = mmap.mmap(memory, 0), 0, []
+        for shape, dtype in zip(cls.shapes(profile), (torch.int32, torch.int32, torch.float32, torch.float32)):
+            views.append(torch.frombuffer(mapped, dtype=dtype, count=math.prod(shape), offset=offset).view(shape))
+            offset += 4 * math.prod(shape)
+        return cls(*views)
+
+
+class ModelServer:
+    """A sandboxed process for the agent's model. Made before this process holds any text; the agent's code runs in it from `begin` on.
+
+    Its memory is a file that this process maps only after all servers were forked: a mapping would be inherited by
+    the next server, and the two could talk. So could they by its home, which is of a name that is drawn, and goes with it.
+    """
+
+    def __init__(self, submission: Submission, profile: prepare.Profile, jail: sandbox.Jail) -> None:
+        self._profile = profile
+        self._home = home = jail.directory / secrets.token_hex(16)
+        home.mkdir()
+        jail = replace(jail, write=(home,), directory=home, environment={**jail.environment, "HOME": str(home), "TMPDIR": str(home)})
+        self._deadline = time.monotonic() + profile.score_s
+        self._shared: _Shared | None = None
+        self._memory = _anonymous_file(4 * sum(map(math.prod, _Shared.shapes(profile))))
+        self._socket, theirs = socket.socketpair()
+        serve = _serving(submission, profile, theirs, self._memory)
+        self._pid = sandbox.spawn(serve, replace(jail, keep=(theirs.fileno(), self._memory)))
+        theirs.close()
+
+    def wait(self) -> None:
+        """Until it has all but the agent's code."""
+        self._expect(_READY, "the weights that were submitted can't be read.")
+        self._shared = _Shared.map(self._memory, self._profile)
+
+    def begin(self) -> None:
+        """Let it make the model."""
+        self._tell(_GO)
+        self._expect(_READY, "build_model or load_state_dict failed with what was submitted.")
+
+    def rehearse(self) -> None:
+        """Have it answer random tokens."""
+        import numpy as np
+
+        shape = self._profile.eval_rows, self._profile.seq_len
+        self._ask(np.random.default_rng().integers(self._profile.vocab_size, size=shape), "random token ids")
+        if self._profile.sealed:
+            self._show(np.zeros((shape[0], 2), np.int32))
+
+    def answer(self, rows: "np.ndarray[Any, Any]", targets: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+        """Log-probabilities in nats (rows, positions) of the targets."""
+        shared = self._ask(rows)
+        return log_probabilities(shared.logits.clone(), targets)
+
+    def answer_sealed(self, rows: "np.ndarray[Any, Any]", targets: "np.ndarray[Any, Any]", opened: list[int]) -> "np.ndarray[Any, Any]":
+        """The same, as the server says it, but from its logits at the last position and at one other in each row."""
+        import numpy as np
+
+        shared = self._ask(rows)
+        said = shared.logp.clone().double().numpy()
+        if not np.isfinite(said).all():
+            raise ScoreError("nan", "the submitted model's logits are NaN or infinite on the evaluation text.")
+        each, shown = np.arange(len(rows)), np.stack([np.array(opened), np.full(len(rows), rows.shape[1] - 1)], 1)
+        logits = self._show(shown).clone()
+        next_tokens = rows[each, np.array(opened) + 1]
+        excess = abs(said[each, opened] - log_probabilities(logits[:, :1], next_tokens[:, None])[:, 0]).max()
+        if excess > STATED_TOLERANCE:
+            raise ScoreError("invalid_model", f"a log-probability is not the softmax of its logits ({excess:.3g} nats apart).")
+        logp = np.concatenate([said, np.zeros((len(rows), 1))], 1)
+        np.put_along_axis(logp, shown, log_probabilities(logits, np.take_along_axis(targets, shown, 1)), 1)
+        return logp
+
+    def _ask(self, rows: "np.ndarray[Any, Any]", kind: str = "the evaluation text (what it printed there is not kept)") -> _Shared:
+        import torch
+
+        assert self._shared is not None
+        self._shared.tokens.copy_(torch.from_numpy(rows))
+        self._tell(_GO)
+        self._expect(_DONE, f"the model failed on a batch of shape {rows.shape} of {kind}.")
+        return self._shared
+
+    def _show(self, positions: "np.ndarray[Any, Any]") -> "torch.Tensor":
+        """The logits (rows, 2, vocabulary) of its last answer at these positions (rows, 2)."""
+        import torch
+
+        assert self._shared is not None
+        self._shared.opened.copy_(torch.from_numpy(positions))
+        self._tell(_GO)
+        self._expect(_DONE, "the model's process failed after it answered.")
+        return self._shared.logits
+
+    def _tell(self, signal: bytes) -> None:
+        with contextlib.suppress(OSError):  # it died; its answer will be missed
+            self._socket.sendall(signal)
+
+    def _expect(self, signal: bytes, otherwise: str) -> None:
+        self._socket.settimeout(max(0.01, self._deadline - time.monotonic()))
+        try:
+            received = self._socket.recv(1)
+        except TimeoutError:
+            raise ScoreError("invalid_model", f"scoring the model took longer than {self._profile.score_s:.0f} s.") from None
+        except OSError:
+            received = b""
+        if received != signal:
+            raise ScoreError("invalid_model", otherwise)
+
+    def close(self) -> None:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.killpg(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+        self._socket.close()
+        os.close(self._memory)
+        scratch.remove(self._home)
+        if self._home.exists():
+            raise ScoreError("error", "what a model server left can't be removed.")
+
+
+def _anonymous_file(size: int) -> int:
+    if sys.platform == "linux":
+        descriptor = os.memfd_create("logits", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.fchmod(descriptor, 0o600)  # gVisor lets every user open what the descriptors of others lead to, if its mode does
+    os.ftruncate(descriptor, size)
+    if sys.platform == "linux":  # shorter, it would end us when we read it; longer, it would be memory that nobody counts
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return descriptor
+
+
+def _serving(submission: Submission, profile: prepare.Profile, channel: socket.socket, memory: int) -> Callable[[], None]:
+    """What a model server runs, inside its sandbox: untrusted from the import of the agent's file on."""
+
+    def serve() -> None:
+        import importlib.util
+
+        import torch
+        from safetensors.torch import load_file
+
+        torch.set_num_threads(submission.threads)
+        weights = load_file(submission.weights, device=submission.device)  # on a GPU this makes its context too, side by side
+        channel.sendall(_READY)
+        if channel.recv(1) != _GO:
+            return
+        sys.path.insert(0, str(submission.code))
+        legacy.alias_contract(submission.code)
+        spec = importlib.util.spec_from_file_location("train", submission.code / submission.entry)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["train"] = module
+        spec.loader.exec_module(module)
+        model = module.build_model(dict(submission.config))
+        model.load_state_dict(weights)
+        model.to(submission.device).eval()
+        shared = _Shared.map(memory, profile)
+        expected = (profile.eval_rows, profile.seq_len, profile.vocab_size)
+        try:
+            channel.sendall(_READY)
+            with torch.inference_mode():
+                while channel.recv(1) == _GO:
+                    tokens = shared.tokens.long().to(submission.device)
+                    answer = model(tokens)
+                    if answer.shape != expected:
+                        raise ValueError(f"the model answered logits of shape {tuple(answer.shape)}, expected {expected}")
+                    if not profile.sealed:
+                        shared.logits.copy_(answer)
+                        channel.sendall(_DONE)
+                        continue
+                    logp = torch.log_softmax(answer.float(), -1)[:, :-1].gather(-1, tokens[:, 1:, None])
+                    shared.logp.copy_(logp.squeeze(-1))
+                    channel.sendall(_DONE)
+                    if channel.recv(1) != _GO:
+                        return
+                    opened = shared.opened.long().to(submission.device)
+                    shared.logits.copy_(answer.gather(1, opened.unsqueeze(-1).expand(-1, -1, profile.vocab_size)))
+                    channel.sendall(_DONE)
+        except ConnectionError:
+            return  # the scorer is gone; the log shall end with the reason for that, not with this
+
+    return serve
+
+
+def log_probabilities(logits: "torch.Tensor", targets: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """Log-probability in nats of each target, normalised here. `logits` must be ours alone: a shared one could change between two looks."""
+    import numpy as np
+    import torch
+
+    # log_softmax takes the maximum off first. `logit - logsumexp` would not: around huge logits float32 rounds the sum's logarithm away,
+    # and every token would look certain. A row at a time stays in the processor's cache.
+    wanted = torch.from_numpy(targets).unsqueeze(-1)
+    picked = [torch.log_softmax(row, -1).gather(-1, wanted[number]).squeeze(-1) for number, row in enumerate(logits)]
+    logp = torch.stack(picked).double().numpy()
+    if not np.isfinite(logp).all():
+        raise ScoreError("nan", "the submitted model's logits are NaN or infinite on the evaluation text.")
+    return np.asarray(logp)
