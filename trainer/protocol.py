@@ -36,6 +36,7 @@ ABANDONED = "abandoned"  # the server creates this file: a run that has not begu
 BEGUN = "begun"  # in the folder that a sandbox leaves its results in: {"sandbox", "begun", "jobs"}, then "ended": it was not abandoned
 SUBMISSION = "submission"  # directory with the weights and the config of a model that waits for its score
 COMPILE_CACHE = "compile_cache.zip"  # what trusted code compiled before start(), where the launcher was asked for that alone
+UNREADABLE = "unreadable"  # the only key of a result in whose place a backend got something else, with the reason
 SUBMITTED = "submitted"  # the state of a result without a score yet
 HIDDEN_SCORE = "test_bpb"  # the key in HIDDEN, and in results of before version 0.2
 STATES = ("finished", "crashed", "timed_out", "cancelled", SUBMITTED)
@@ -161,6 +162,8 @@ def read_result(directory: Path) -> Result | None:
         return None
     except ValueError:
         raise ResultError("the result is not valid JSON.") from None
+    if isinstance(value, dict) and UNREADABLE in value:
+        raise ResultError(str(value[UNREADABLE]))
     return parse_result(value)
 
 

@@ -93,7 +93,7 @@ class Keeper:
             _log.error("%s left a result that can't be read: %s", name(self._job), error)
             self.seen = Observation("ended", reason=str(error), device_s=self._device_s())
             with contextlib.suppress(OSError):  # then it counts as lost, and runs again
-                protocol.write_json(self._job.directory / protocol.RESULT, {"unreadable": str(error)})
+                protocol.write_json(self._job.directory / protocol.RESULT, {protocol.UNREADABLE: str(error)})
         except ModalRefused as error:
             self.seen = Observation("refused", reason=str(error), device_s=self._device_s())
         except Exception:
