@@ -1,8 +1,8 @@
-"""What a train.py needs of the launcher: `connect()`, then `start()`, `progress()`, `log()`, `note()` and `submit()` on the run.
+"""Connects train.py with the launcher: `connect()`, then `start()`, `progress()`, `log()`, `note()` and `submit()` on the run.
 
-The contract: build and warm up what you like after `connect()`, but there is no data before `start()`, and the budget
+The contract: build and warm up what you like after `connect()`. There is no data before `start()`, and the budget
 runs from there to `submit()`. `submit()` ends the process: nothing after it runs, and nothing printed decides anything.
-This module runs inside the sandbox, so nothing here is trusted by anybody: the launcher keeps its own clock.
+This module runs inside the sandbox, so nobody trusts what it says: the launcher keeps its own clock.
 """
 
 import array
@@ -56,7 +56,7 @@ class Run:
         return tokens
 
     def progress(self) -> float:
-        """The share of the budget that is used: 1.0 is the end, and a little later the launcher kills the run."""
+        """Return the share of the budget that is used. 1.0 is the end; a little later the launcher kills the run."""
         return float((self._clock() - self._started_at) / self.config["budget_s"])
 
     def log(self, **values: float) -> None:
@@ -94,15 +94,15 @@ class Run:
 
 
 def profile() -> str:
-    """Name of the profile that is trained, "" where nothing is, such as in scoring: a place to choose constants, known on import."""
+    """Name the profile that is trained, on import already: use it to choose constants. It is "" where nothing trains, as in scoring."""
     return str(json.loads(os.environ.get(CONFIG, "{}")).get("profile", ""))
 
 
 def connect() -> Run:
-    """The run that this process was started for.
+    """Return the run that this process was started for.
 
     Raises:
-        RuntimeError: nobody launched it. Training goes through the lab, which owns data, clock and metric.
+        RuntimeError: no launcher started it. Training goes through the lab, which owns data, clock and metric.
     """
     if CHANNEL not in os.environ:
         raise RuntimeError(

@@ -1,9 +1,11 @@
-"""What the device is good for: number format, attention kernel, peak speed, and batches that don't keep it waiting.
+"""Chooses what suits the device: number format, attention kernel, peak speed, and batches that don't keep it waiting.
 
-For train.py, which may use something else instead. Whatever was chosen is said: `Run.note` puts it into the result.
+train.py uses it, and may use something else instead. It notes its choice with `Run.note`, which puts it into the result.
 Trainings have no network, so FlashAttention is fetched with the data (`fetch_kernels`) and found through the environment
-(`cuda_environment`). Nothing of CUDA has run on a GPU yet: that is `_flash_attention`, `fetch_kernels`, the settings in
-`choose`, the pinned copies in `ahead`, and the table of peaks.
+(`cuda_environment`).
+
+Unproven, as it has not run on a GPU yet: `_flash_attention`, `fetch_kernels`, the settings in `choose`, the pinned copies in
+`ahead`, and the table of peaks.
 """
 
 import gc
@@ -39,15 +41,19 @@ FLASH_LINK = "flash-attn3-1"  # in the folder of kernels, to the build that fits
 
 
 def compute_dtype(capability: tuple[int, int] | None) -> str:
-    """Name of the torch dtype to multiply in; `capability` is CUDA's, None for a CPU, which does bfloat16 in software (25 times slower)."""
+    """Name the torch dtype to multiply in.
+
+    Args:
+        capability: CUDA's; None for a CPU, which does bfloat16 in software (25 times slower).
+    """
     return "bfloat16" if capability is not None and capability >= (8, 0) else "float32"
 
 
 def attention_backend(capability: tuple[int, int] | None, wanted: str, has_kernels: bool) -> str:
-    """`fa3` on Hopper, `sdpa` elsewhere, or as `wanted` ("auto", "fa3", "sdpa") says.
+    """Name the attention kernel: `fa3` on Hopper, `sdpa` elsewhere, or what `wanted` ("auto", "fa3", "sdpa") asks for.
 
     Raises:
-        RuntimeError: FlashAttention 3 is due and can't be had. SDPA in its place would be another experiment, so nobody is given it silently.
+        RuntimeError: FlashAttention 3 is due and is not available. SDPA in its place would be another experiment, so it never comes silently.
     """
     if wanted == "sdpa" or (wanted == "auto" and capability != HOPPER):
         return "sdpa"
@@ -62,7 +68,7 @@ def attention_backend(capability: tuple[int, int] | None, wanted: str, has_kerne
 
 
 def choose(config: dict[str, Any]) -> tuple[str, str]:
-    """Compute dtype and attention backend for a run's config. On a GPU, also lets what stays in float32 multiply as TF32.
+    """Choose compute dtype and attention backend for a run's config. On a GPU, also lets what stays in float32 multiply as TF32.
 
     Raises:
         RuntimeError: the run is for a GPU and there is none, or `attention_backend` refuses.
@@ -83,12 +89,12 @@ def choose(config: dict[str, Any]) -> tuple[str, str]:
 
 
 def kernels_dir(cache: Path) -> Path:
-    """Where kernels of the hub are: $KERNELS_CACHE, else beside the prepared data."""
+    """Name the folder with kernels of the hub: $KERNELS_CACHE, else beside the prepared data."""
     return Path(os.environ.get("KERNELS_CACHE") or cache / "kernels")
 
 
 def fetch_kernels(folder: Path) -> None:
-    """Have in `folder`, under a name that `cuda_environment` knows, what a GPU of this machine trains with. Needs the network, once."""
+    """Download what a GPU of this machine trains with, under a name that `cuda_environment` knows. Needs the network, once."""
     link = folder / FLASH_LINK
     if link.exists():
         return
@@ -105,10 +111,10 @@ def fetch_kernels(folder: Path) -> None:
 
 
 def cuda_environment(kernels: Path) -> dict[str, str]:
-    """Variables for a process that trains or answers on a GPU, set before it starts.
+    """Return the variables for a process that trains or answers on a GPU, to be set before it starts.
 
-    `get_kernel` looks up which commit a version is on the hub, and without a network it doesn't find what it downloaded itself
-    (kernels 0.17): so the place is named.
+    They name the place of the kernels: without a network, `get_kernel` doesn't find what it downloaded itself (kernels 0.17), because it
+    looks up on the hub which commit a version is.
     """
     return {
         "PYTORCH_ALLOC_CONF": "expandable_segments:True",
@@ -121,7 +127,7 @@ def cuda_environment(kernels: Path) -> dict[str, str]:
 
 
 def attention(backend: str) -> "Attention":
-    """Causal attention over the last `window` positions: (q, k, v, window) to y, all (rows, positions, heads, channels)."""
+    """Return causal attention over the last `window` positions: (q, k, v, window) to y, all (rows, positions, heads, channels)."""
     return {"sdpa": lambda: _sdpa, "fa3": _flash_attention}[backend]()
 
 
@@ -138,7 +144,7 @@ def _sdpa(q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", window: int) 
 
 
 def _flash_attention() -> "Attention":
-    """FlashAttention 3, found now: a compiled graph must not meet the search for it."""
+    """Load FlashAttention 3 now: a compiled graph must not contain the search for it."""
     from kernels import get_kernel
 
     try:
@@ -157,7 +163,11 @@ def _flash_attention() -> "Attention":
 
 
 def peak_flops(kind: str) -> float | None:
-    """Operations a second that the device can do at most: a GPU's from the table, a CPU's by trying. None for a GPU that the table lacks."""
+    """Return the operations a second that the device can do at most: a GPU's from the table, a CPU's by trying.
+
+    Returns:
+        None for a GPU that the table lacks.
+    """
     import torch
 
     if kind == "cuda":
@@ -172,7 +182,7 @@ def peak_flops(kind: str) -> float | None:
 
 
 def ahead(batches: "Iterator[Batch]", kind: str) -> "Iterator[Batch]":
-    """The batches on the device, each on its way while the one before is worked on. The pinned memory of a copy is torch's to reuse when it is done."""
+    """Yield the batches on the device. Each is copied while the one before is worked on; torch reuses the pinned memory of a copy."""
 
     def sent(batch: "Batch") -> "Batch":
         x, y, epoch = batch
@@ -187,7 +197,7 @@ def ahead(batches: "Iterator[Batch]", kind: str) -> "Iterator[Batch]":
 
 
 def freeze_garbage() -> None:
-    """Take what was built so far out of the garbage collector's sight, and collect no more: its pauses stall the device."""
+    """Hide what was built so far from the garbage collector, and turn it off: its pauses stall the device."""
     gc.collect()
     gc.freeze()
     gc.disable()

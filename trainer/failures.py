@@ -1,6 +1,6 @@
-"""Why a run failed, in a class that an agent can act on: from how it ended and from the log it left (fixed).
+"""Sorts the failures of runs into classes that an agent can act on, from how a run ended and from the log it left (fixed).
 
-The log is whatever the agent's code printed, so a class from it is a hint to the agent and never a measurement.
+The log is what the agent's code printed, so a class from it is a hint to the agent and never a measurement.
 """
 
 import math
@@ -39,13 +39,14 @@ _CAUSE = re.compile(r"^(?P<type>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?$")
 
 @dataclass(frozen=True)
 class Failure:
-    """Mirrors `autoresearch_mcp.server.models.Failure`, which the server makes of it."""
+    """Why a run failed. It mirrors `autoresearch_mcp.server.models.Failure`, into which the server turns it."""
 
     kind: str
     message: str
     lines: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON values, cut to size, with advice."""
         return {
             "kind": self.kind,
             "message": self.message[:500],
@@ -64,7 +65,7 @@ class Ended(Exception):
 
 
 def of_crash(log: str, code: Path, losses: Sequence[float], exit_code: int) -> Failure:
-    """The class of a process that ended without submitting.
+    """Classify a process that ended without submitting.
 
     Args:
         log: the end of what it printed.
@@ -75,7 +76,7 @@ def of_crash(log: str, code: Path, losses: Sequence[float], exit_code: int) -> F
     cause, message, lines = read_traceback(log, code)
     if exit_code == -signal.SIGSYS:
         kind = "sandbox_violation"
-        message = "train.py made a system call of a kind that its sandbox knows nothing of, and was killed."
+        message = "train.py made a system call of another architecture, and its sandbox killed it."
     elif exit_code < 0:
         kind = "killed"
         message = f"train.py was ended by signal {-exit_code}."
@@ -96,9 +97,9 @@ def of_crash(log: str, code: Path, losses: Sequence[float], exit_code: int) -> F
 
 
 def read_traceback(log: str, code: Path) -> tuple[str, str, list[str]]:
-    """Type, message and the frames within `code` of the last traceback in a log; empty where there is none."""
-    _, found, block = log.rpartition("Traceback (most recent call last):\n")
-    if not found:
+    """Read type, message and the frames within `code` of the last traceback in a log; empty where there is none."""
+    _, marker, block = log.rpartition("Traceback (most recent call last):\n")
+    if not marker:
         return "", "", []
     lines, frames, text = block.splitlines(), [], []
     position = 0

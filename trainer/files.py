@@ -65,6 +65,8 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Replace a file so that a reader finds the old text or the new, and a power cut leaves one of them.
 
     Args:
+        path: of the file.
+        data: its new content.
         mode: permissions of the new file.
 
     Raises:

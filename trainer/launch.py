@@ -1,13 +1,13 @@
 """Starts supervisors of runs, cold or from a warm parent (fixed).
 
-`python -m autoresearch_mcp.trainer.launch RUNDIR` supervises one run and exits. `python -m autoresearch_mcp.trainer.launch --warm` imports torch once,
-then forks a supervisor for each directory that it reads from stdin, one a line, and answers one line of JSON as soon
-as it did: {"run", "pid"} or {"run", "error"}. When its stdin ends it exits, and its supervisors live on. Both ways
-meet in `supervise`, so there is one way to run. `--stage train` and `--stage score` split a run between two machines;
-`--stage compile` ends one at start(), and keeps what it compiled.
+- `python -m autoresearch_mcp.trainer.launch RUNDIR` supervises one run and exits.
+- `python -m autoresearch_mcp.trainer.launch --warm` imports torch once, then forks a supervisor for each directory that it reads from
+  stdin, one a line. It answers each with a line of JSON: {"run", "pid"} or {"run", "error"}. When its stdin ends it exits, and its
+  supervisors live on.
+- `--stage train` and `--stage score` split a run between two machines. `--stage compile` ends one at start(), and keeps what it compiled.
 
-Every run ends with a result, unless its supervisor is killed by SIGKILL: then the kernel kills the trainer too, and
-the missing result says that the run was lost.
+All ways meet in `supervise`, so there is one way to run. Every run ends with a result, unless its supervisor is killed by SIGKILL.
+Then the kernel kills the trainer too, and the missing result says that the run was lost.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from autoresearch_mcp.trainer.protocol import Result, Spec
 from autoresearch_mcp.trainer.sandbox import processes
 from autoresearch_mcp.trainer.supervisor import Stage, Supervisor
 
-# What a launcher needs of its environment. The rest may hold secrets, and forked children can read all of it.
+# A launcher keeps these of its environment. The rest may hold secrets, and forked children could read all of it.
 _ENVIRONMENT = (
     "PATH",
     "HOME",
@@ -45,7 +45,7 @@ _CLEAN = "AUTORESEARCH_CLEAN"
 
 
 def supervise(run: Path, stage: Stage = "all") -> None:
-    """Take a run directory through to its result. Does nothing if another process has it, or it is abandoned or done."""
+    """Take a run directory through to its result. Do nothing if another process has it, or if it is abandoned or done."""
     lock = os.open(run / protocol.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if not _locked(lock):
         return
@@ -80,7 +80,11 @@ def supervise(run: Path, stage: Stage = "all") -> None:
 
 
 def _locked(lock: int, patience_s: float = 1.0) -> bool:
-    """Take the lock, patiently: whoever only looks whether a launcher lives holds it for a moment."""
+    """Take the lock, patiently: a process that looks whether a launcher lives holds it for a moment.
+
+    Returns:
+        Whether this process holds it now.
+    """
     deadline = time.monotonic() + patience_s
     while not files.try_process_lock(lock):
         if time.monotonic() > deadline:
@@ -125,7 +129,7 @@ def _serve_warm(stage: Stage) -> None:
 
 
 def _supervise_detached(run: Path, stage: Stage) -> None:
-    """In a new supervisor: own session, none of the parent's pipes. Never returns."""
+    """In a new supervisor: take a session of its own, drop the parent's pipes, supervise. Never returns."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
@@ -138,7 +142,7 @@ def _supervise_detached(run: Path, stage: Stage) -> None:
 
 
 def _preload() -> None:
-    """Import what every run needs. Where torch is missing, the run will say so."""
+    """Import what every run needs. If torch is missing, the run will say so."""
     try:
         for name in ("numpy", "torch", "torch._dynamo", "safetensors.torch"):  # _dynamo: the first optimizer would import it, in 1.6 s
             import_module(name)
@@ -156,6 +160,7 @@ def _clean_environment() -> None:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m autoresearch_mcp.trainer.launch",
         description="Supervise the run in a directory that holds spec.json and code/; or, warm, those that stdin names.",

