@@ -32,7 +32,7 @@ _READY, _GO, _DONE = b"R", b"G", b"D"
 
 
 class ScoreError(Exception):
-    """The model can't be given a number: `kind` is a failure class, the text says why."""
+    """The model gets no number: `kind` is a failure class, the text says why."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -64,10 +64,10 @@ class _Shared(NamedTuple):
 
 
 class ModelServer:
-    """A sandboxed process for the agent's model. Made before this process holds any text; the agent's code runs in it from `begin` on.
+    """A sandboxed process for the agent's model. Make it before this process holds any text.
 
-    Its memory is a file that this process maps only after all servers were forked: a mapping would be inherited by
-    the next server, and the two could talk. So could they by its home, which is of a name that is drawn, and goes with it.
+    Two servers must not be able to talk. So their shared memory is a file that this process maps only after all servers were forked:
+    the next server would inherit a mapping. And a server's home has a random name, and is removed with it.
     """
 
     def __init__(self, submission: Submission, profile: prepare.Profile, jail: sandbox.Jail) -> None:
@@ -84,17 +84,17 @@ class ModelServer:
         theirs.close()
 
     def wait(self) -> None:
-        """Until it has all but the agent's code."""
+        """Wait until it has all but the agent's code."""
         self._expect(_READY, "the weights that were submitted can't be read.")
         self._shared = _Shared.map(self._memory, self._profile)
 
     def begin(self) -> None:
-        """Let it make the model."""
+        """Let it build the model. From here on the agent's code runs in it."""
         self._tell(_GO)
         self._expect(_READY, "build_model or load_state_dict failed with what was submitted.")
 
     def rehearse(self) -> None:
-        """Have it answer random tokens."""
+        """Let it answer random tokens."""
         import numpy as np
 
         shape = self._profile.eval_rows, self._profile.seq_len
@@ -103,29 +103,33 @@ class ModelServer:
             self._show(np.zeros((shape[0], 2), np.int32))
 
     def answer(self, rows: "np.ndarray[Any, Any]", targets: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        """Log-probabilities in nats (rows, positions) of the targets."""
+        """Return the log-probabilities in nats (rows, positions) of the targets."""
         shared = self._ask(rows)
         return log_probabilities(shared.logits.clone(), targets)
 
     def answer_sealed(self, rows: "np.ndarray[Any, Any]", targets: "np.ndarray[Any, Any]", opened: list[int]) -> "np.ndarray[Any, Any]":
-        """The same, as the server says it, but from its logits at the last position and at one other in each row."""
+        """Return the same, as the server states it. At the last position and one other of each row, its logits count.
+
+        Raises:
+            ScoreError: a statement is not the softmax of the logits.
+        """
         import numpy as np
 
         shared = self._ask(rows)
-        said = shared.logp.clone().double().numpy()
-        if not np.isfinite(said).all():
+        stated = shared.logp.clone().double().numpy()
+        if not np.isfinite(stated).all():
             raise ScoreError("nan", "the submitted model's logits are NaN or infinite on the evaluation text.")
         each, shown = np.arange(len(rows)), np.stack([np.array(opened), np.full(len(rows), rows.shape[1] - 1)], 1)
         logits = self._show(shown).clone()
         next_tokens = rows[each, np.array(opened) + 1]
-        excess = abs(said[each, opened] - log_probabilities(logits[:, :1], next_tokens[:, None])[:, 0]).max()
+        excess = abs(stated[each, opened] - log_probabilities(logits[:, :1], next_tokens[:, None])[:, 0]).max()
         if excess > STATED_TOLERANCE:
             raise ScoreError("invalid_model", f"a log-probability is not the softmax of its logits ({excess:.3g} nats apart).")
-        logp = np.concatenate([said, np.zeros((len(rows), 1))], 1)
+        logp = np.concatenate([stated, np.zeros((len(rows), 1))], 1)
         np.put_along_axis(logp, shown, log_probabilities(logits, np.take_along_axis(targets, shown, 1)), 1)
         return logp
 
-    def _ask(self, rows: "np.ndarray[Any, Any]", kind: str = "the evaluation text (what it printed there is not kept)") -> _Shared:
+    def _ask(self, rows: "np.ndarray[Any, Any]", kind: str = "the evaluation text (its output there is not kept)") -> _Shared:
         import torch
 
         assert self._shared is not None
@@ -135,7 +139,7 @@ class ModelServer:
         return self._shared
 
     def _show(self, positions: "np.ndarray[Any, Any]") -> "torch.Tensor":
-        """The logits (rows, 2, vocabulary) of its last answer at these positions (rows, 2)."""
+        """Return the logits (rows, 2, vocabulary) of its last answer at these positions (rows, 2)."""
         import torch
 
         assert self._shared is not None
@@ -145,7 +149,7 @@ class ModelServer:
         return self._shared.logits
 
     def _tell(self, signal: bytes) -> None:
-        with contextlib.suppress(OSError):  # it died; its answer will be missed
+        with contextlib.suppress(OSError):  # it died, and `_expect` will notice
             self._socket.sendall(signal)
 
     def _expect(self, signal: bytes, otherwise: str) -> None:
@@ -160,6 +164,11 @@ class ModelServer:
             raise ScoreError("invalid_model", otherwise)
 
     def close(self) -> None:
+        """End it, and remove its home.
+
+        Raises:
+            ScoreError: something that it left can't be removed.
+        """
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             os.killpg(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
@@ -167,7 +176,7 @@ class ModelServer:
         os.close(self._memory)
         scratch.remove(self._home)
         if self._home.exists():
-            raise ScoreError("error", "what a model server left can't be removed.")
+            raise ScoreError("error", "something that a model server left can't be removed.")
 
 
 def _anonymous_file(size: int) -> int:
@@ -184,7 +193,7 @@ def _anonymous_file(size: int) -> int:
 
 
 def _serving(submission: Submission, profile: prepare.Profile, channel: socket.socket, memory: int) -> Callable[[], None]:
-    """What a model server runs, inside its sandbox: untrusted from the import of the agent's file on."""
+    """Return what a model server runs inside its sandbox. From the import of the agent's file on it can't be trusted."""
 
     def serve() -> None:
         import importlib.util
@@ -230,13 +239,21 @@ def _serving(submission: Submission, profile: prepare.Profile, channel: socket.s
                     shared.logits.copy_(answer.gather(1, opened.unsqueeze(-1).expand(-1, -1, profile.vocab_size)))
                     channel.sendall(_DONE)
         except ConnectionError:
-            return  # the scorer is gone; the log shall end with the reason for that, not with this
+            return  # the scorer is gone; the log must end with the reason for that, not with this
 
     return serve
 
 
 def log_probabilities(logits: "torch.Tensor", targets: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-    """Log-probability in nats of each target, normalised here. `logits` must be ours alone: a shared one could change between two looks."""
+    """Return the log-probability in nats of each target, normalised here.
+
+    Args:
+        logits: in memory of our own. In shared memory they could change between two looks.
+        targets: token ids.
+
+    Raises:
+        ScoreError: a logit is NaN or infinite.
+    """
     import numpy as np
     import torch
 

@@ -1,10 +1,11 @@
 """The entry points of containers on another machine, where the only ways back are stdout and a mounted folder (fixed).
 
-`train` runs one experiment up to its submission, `score` completes several of those in a row, `prepare` lays out a
-profile's data: what trains in one folder, what measures in another, which no trainer's container ever mounts; and
-`compile` has trusted code fill the compile cache that trainings on this kind of GPU begin with.
+- `train` runs one experiment up to its submission.
+- `score` completes several of those in a row.
+- `prepare` lays out a profile's data: what trains in one folder, what measures in another, which no trainer's container ever mounts.
+- `compile` has trusted code fill the compile cache that trainings on this kind of GPU begin with.
 
-Every line on stdout is one JSON object, made here: what the agent's code prints travels inside of strings, so it can't
+Every line on stdout is one JSON object, written here. What the agent's code prints travels inside of strings, so it can't
 pass for a message. The folder has the last word, and in it `result.json`, which is written last. The score on the hidden split is in
 the folder alone, never on stdout.
 """
@@ -26,7 +27,7 @@ from typing import Any
 from autoresearch_mcp.trainer import prepare, protocol, sandbox
 
 SCORED = "scored.json"  # the completed result, beside the submitted one; the score on the hidden split is in protocol.HIDDEN
-SCORER = "scorer.json"  # {"sandbox", "begun", "jobs"} of who scores it, then "seconds" too
+SCORER = "scorer.json"  # {"sandbox", "begun", "jobs"} of the container that scores it, then "seconds" too
 WHOLE = "compile_cache.json"  # written once the archive beside it is whole: {"bytes", "startup_s", "device_name", "versions"}
 LOOK_S = 0.25  # between two looks at what the run wrote
 CHUNK_BYTES = 48 << 10  # of text a line
@@ -34,7 +35,10 @@ _KEPT = (protocol.SPEC, protocol.LOG, protocol.CURVE)
 
 
 def train(spec: str, code: Path, out: Path) -> None:
-    """One run, mirrored while it goes, kept in `out` when it has ended. Nothing happens if `out` says that it is abandoned."""
+    """Run one experiment up to its submission: mirror it on stdout while it goes, keep it in `out` once it has ended.
+
+    Does nothing if `out` says that it is abandoned.
+    """
     if (out / protocol.ABANDONED).exists():
         return
     account = begin(protocol.BEGUN, [out])
@@ -64,7 +68,7 @@ def train(spec: str, code: Path, out: Path) -> None:
 
 
 def score(data: Path, outs: list[Path]) -> None:
-    """Complete what `train` left in each of `outs`, one after the other, from one parent that imported torch once."""
+    """Score what `train` left in each of `outs`, one after the other, from one parent that imported torch once."""
     account = begin(SCORER, outs)
     command = [sys.executable, "-m", "autoresearch_mcp.trainer.launch", "--warm", "--stage", "score"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as warm:
@@ -92,18 +96,18 @@ def score(data: Path, outs: list[Path]) -> None:
 
 
 def prepare_data(profile: str, training: Path, evaluation: Path) -> None:
-    """Make a profile's data and lay it out in two folders; the hashes, which say that it is whole, are written last."""
+    """Prepare a profile's data and lay it out in two folders. The hashes, which say that it is whole, are written last."""
     if (training / prepare.META).exists() and (evaluation / prepare.META).exists():
         return
     with tempfile.TemporaryDirectory() as scratch:
-        made = prepare.prepare(profile, Path(scratch, "data"))
+        prepared = prepare.prepare(profile, Path(scratch, "data"))
         held_out = {f"{split}.bin" for split in prepare.SPLITS if split != "train"}
-        for name in sorted(path.name for path in made.iterdir() if path.name != prepare.META):
+        for name in sorted(path.name for path in prepared.iterdir() if path.name != prepare.META):
             for folder in (evaluation,) if name in held_out else (training, evaluation):
-                shutil.copyfile(made / name, folder / name)
+                shutil.copyfile(prepared / name, folder / name)
         os.sync()
         for folder in (evaluation, training):
-            shutil.copyfile(made / prepare.META, folder / prepare.META)
+            shutil.copyfile(prepared / prepare.META, folder / prepare.META)
         os.sync()
 
 
@@ -127,13 +131,17 @@ def fill_compile_cache(spec: str, code: Path, cache: Path) -> None:
             raise SystemExit(1)
         shutil.copyfile(run / protocol.COMPILE_CACHE, cache / protocol.COMPILE_CACHE)
         os.sync()
-        told = {name: result.get(name) for name in ("device_name", "versions")} | {"startup_s": result["timings"]["startup_s"]}
-        protocol.write_json(cache / WHOLE, {"bytes": (cache / protocol.COMPILE_CACHE).stat().st_size, **told})
+        facts = {name: result.get(name) for name in ("device_name", "versions")} | {"startup_s": result["timings"]["startup_s"]}
+        protocol.write_json(cache / WHOLE, {"bytes": (cache / protocol.COMPILE_CACHE).stat().st_size, **facts})
         os.sync()
 
 
 def begin(file: str, outs: list[Path]) -> dict[str, Any]:
-    """Say, and write where it can be read when this container is gone, what it is and since when: its price can be told from that."""
+    """Report on stdout, and in `file` of each folder, which container this is and since when. Its price follows from that.
+
+    Returns:
+        The report.
+    """
     account = {"sandbox": os.environ.get("MODAL_SANDBOX_ID", ""), "begun": time.time(), "jobs": len(outs)}
     for out in outs:
         protocol.write_json(out / file, account)
@@ -142,12 +150,13 @@ def begin(file: str, outs: list[Path]) -> dict[str, Any]:
 
 
 def say(**message: Any) -> None:
+    """Print a message as one line of JSON."""
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 
 
 class _Mirror:
-    """Says what a run writes, as it comes: its log, its loss curve, where it is."""
+    """Prints what a run writes as it comes: its log, its loss curve, its progress."""
 
     def __init__(self, run: Path) -> None:
         self._run = run
@@ -177,7 +186,7 @@ class _Mirror:
 
 @contextmanager
 def _directory() -> Iterator[Path]:
-    """A run directory on the container's own disk: agents' code, which has a user of its own here, can pass through it, and list nothing."""
+    """Make a run directory on the container's own disk. Agents' code, which runs as another user, can pass through it, and list nothing."""
     sandbox.seal()
     with tempfile.TemporaryDirectory(prefix="run-") as name:
         Path(name).chmod(0o711)
@@ -194,7 +203,7 @@ def _fetch(out: Path, run: Path, data: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """For every user to read, whatever it was."""
+    """Copy a folder so that every user can read it, whatever its modes were."""
     for path in (source, *sorted(source.rglob("*"))):
         copy = target / path.relative_to(source)
         if path.is_dir():
@@ -213,6 +222,7 @@ def _alive(pid: int) -> bool:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m autoresearch_mcp.trainer.remote", description=(__doc__ or "").partition("\n")[0])
     actions = parser.add_subparsers(dest="action", required=True)
     action = actions.add_parser("train", help="run one experiment up to its submission")
@@ -231,7 +241,7 @@ def main() -> None:
     action.add_argument("code", type=Path)
     action.add_argument("cache", type=Path)
     arguments = vars(parser.parse_args())
-    os.umask(0o077)  # what agents' code may read is made so
+    os.umask(0o077)  # `_copy` opens what agents' code may read
     match arguments.pop("action"):
         case "train":
             train(**arguments)

@@ -1,7 +1,7 @@
 """Measures val_bpb of a submitted model without trusting it, and test_bpb of the hidden split beside it (fixed).
 
-The agent's `build_model` runs in sandboxed model servers that see rows of token ids and answer logits through shared
-memory; the targets, the softmax and the sum are here. So the number is that of a normalised distribution, and two things
+The agent's `build_model` runs in sandboxed model servers (model_server.py). They see rows of token ids and answer logits through
+shared memory. The targets, the softmax and the sum are here. So the number is that of a normalised distribution, and two things
 are checked of the model behind it:
 
 - It predicts from the past: each of `DECOYS` extra rows shares a validation row's beginning and continues with another
@@ -13,26 +13,26 @@ First one server answers everything that counts. When it is dead, and what it co
 asked of a second one, where the agent's code begins only then. So a server that answers what counts knows nothing of what
 will be checked, and one that is checked knows nothing of what was answered.
 
-The weights may hold the training text, so what a server does up to its first answer could be training, and may take no longer than
+The weights may hold the training text, so what a server does up to its first answer could be training. It may take no longer than
 `Profile.build_s`. From then on its answers must stay what they are.
 
-What that is worth. A model can answer a real row with knowledge of the next token, but then, asked again with another
+How far these checks go. A model can answer a real row with knowledge of the next token, but then, asked again with another
 future, it must give that answer without it. So look-aheads at positions whose shares of the draws sum to q pass with
 probability (1 - q)^DECOYS, and q grows with what they gain. What passes within the tolerance is taken back on average: the
 mean gap at the splits, each weighted by how rarely it is drawn, is added to the number. A token's successor is never the
 first token of another row (a token is left out between rows), so that nothing could be gained by peeking into other rows either.
 
-What is left is what a dead process leaves on a machine: which pages are in memory, when a file was last read, how far a
-counter went. Through n bits of that the second server can learn which tokens the first one looked up, and what a look at
-a token gains, in bits, is no less than what it takes to say which one it was: so n bits take at most n bits off the sum
-(the cpu profile's is some 400,000). syscalls.py closes what lasts and is exact, and refuses questions about the rest.
+What is not covered: a dead process leaves traces on a machine, such as which pages are in memory, when a file was last read, how
+far a counter went. Through n bits of that the second server can learn which tokens the first one looked up. What a look at a token
+gains, in bits, is no less than what it takes to say which one it was. So n bits take at most n bits off the sum (the cpu profile's is
+some 400,000). The sandbox closes what lasts and is exact, and refuses questions about the rest.
 
-Where all logits are too many to be copied (`Profile.sealed`; those of the h100 profile would be 250 GB), a server says the
-log-probability of each row's next tokens first, and is asked then for the logits of the row's last position, whose target it
-hasn't seen, and of one other, which in a decoy is the split. What it said is read before that is asked, and must be the softmax
-of what it shows. Then nothing is normalised by construction, but the bound is the same one: a decoy's logits at the split are
-normalised here, and the original must have said for its own next token what they give it. So a probability that is too high, whether by looking
-ahead or by summing to more than 1, passes as often as there.
+Some profiles have too many logits to copy (`Profile.sealed`; those of the h100 profile would be 250 GB). There a server first states
+the log-probability of each row's next tokens. Then it is asked for the logits of the row's last position, whose target it hasn't seen,
+and of one other position, which in a decoy is the split. What it stated is read before that question, and must be the softmax of the
+logits that it shows. Then nothing is normalised by construction, but the bound is the same one: a decoy's logits at the split are
+normalised here, and the original must have stated for its own next token what they give it. So a probability that is too high,
+whether by looking ahead or by summing to more than 1, passes as often as there.
 
 Measured on the stock model after 20 s, for a cheat that is certain at the n of 54,528 positions that gain most for the risk
 (`python -m tests.bench.detection`; the noise between two runs of one seed is 0.0013 bits per byte):
@@ -96,11 +96,15 @@ def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sa
     """Measure the submitted model.
 
     Args:
+        submission: the model.
+        data: directory of the profile's data.
+        profile: it names the amount of text and the limits.
         jail: the confinement of the model servers, without the descriptors and the directories that they need. Its `directory` is where
             they get theirs.
-        tell: called at each stage of each model server. From `rehearsed` on, when it has answered random tokens, whose failures may be
-            explained, nobody must read what it prints: it sees text that it could print for other agents to read. What it does from
-            `building` to `answering` could be training, and must not take long; later it can learn no more, or its answers change.
+        tell: called at each stage of each model server. At `rehearsed` it has answered random tokens, and failures up to there may be
+            explained. From then on nobody must read what it prints: it sees text that it could print for other agents to read. What it
+            does from `building` to `answering` could be training, and must not take long. Later it can learn no more, or its answers
+            change.
 
     Raises:
         ScoreError: the model can't be rebuilt, breaks a rule, or gives numbers that aren't finite.
@@ -133,21 +137,24 @@ def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sa
             yield from zip(batch, logp)
         server.close()
 
-    told = list(ask(first, _questions(contexts, profile.eval_rows)))
+    answered = list(ask(first, _questions(contexts, profile.eval_rows)))
     answers = np.zeros(contexts.shape)
-    for question, answer in told:
+    for question, answer in answered:
         if question.checked == 0:
             answers[question.row] = answer
     shares = _shares(val, answers[: len(val.contexts)], profile.vocab_size)
-    told += ask(second, _checks(contexts, shares, profile.eval_rows))  # drawn only now
-    checks = [(q, _compare(q, answer, answers[q.row], TOLERANCE[submission.device])) for q, answer in told if q.checked]
+    answered += ask(second, _checks(contexts, shares, profile.eval_rows))  # drawn only now
+    checks = [(q, _compare(q, answer, answers[q.row], TOLERANCE[submission.device])) for q, answer in answered if q.checked]
     decoys = [(question, gap) for question, gap in checks if question.checked < profile.seq_len]
     correction = math.fsum(gap / shares[q.row, q.checked - 1] for q, gap in decoys) / shares.size / len(decoys)
     return Scores(val.bpb(answers[: len(val.contexts)] + correction), test.bpb(answers[len(val.contexts) :]))
 
 
 def _read(data: Path, split: str, seq_len: int, size: int) -> _Text:
-    """The first `size` bytes of a split, as whole rows. Between two rows a token is left out: the last target is then no other row's first token."""
+    """Read the first `size` bytes of a split, as whole rows.
+
+    A token is left out between two rows, so that the last target of one is not the first token of another.
+    """
     import numpy as np
 
     meta = json.loads((data / prepare.META).read_text(encoding="utf-8"))
@@ -163,8 +170,13 @@ def _read(data: Path, split: str, seq_len: int, size: int) -> _Text:
 
 @dataclass(frozen=True)
 class _Question:
-    """A row to ask. `checked` is 0 for a row that counts, else the number of first positions that must agree with it.
-    `opened` is the position that a server must show after it said what it knows of all: in a decoy the last that must agree."""
+    """A row to ask.
+
+    Attributes:
+        row: its number; of a decoy, that of the row whose beginning it shares.
+        opened: the position that a server must show after it stated all: in a decoy the last one that must agree.
+        checked: 0 for a row that counts, else the number of first positions that must agree with it.
+    """
 
     row: int
     tokens: "np.ndarray[Any, Any]"
@@ -173,7 +185,7 @@ class _Question:
 
 
 def _questions(contexts: "np.ndarray[Any, Any]", multiple: int) -> list[_Question]:
-    """All rows, in random order, each opened anywhere; and some of them twice: `TWINS // 2`, and what fills the last batch of `multiple`."""
+    """Ask all rows, in random order, each opened anywhere. Ask some of them twice: `TWINS // 2`, and what fills the last batch."""
     import numpy as np
 
     random = np.random.default_rng(secrets.randbits(128))
@@ -185,7 +197,7 @@ def _questions(contexts: "np.ndarray[Any, Any]", multiple: int) -> list[_Questio
 
 
 def _shares(text: _Text, answers: "np.ndarray[Any, Any]", vocab_size: int) -> "np.ndarray[Any, Any]":
-    """How often a decoy is split at each position but the last (rows, positions - 1), given what was answered (rows, positions)."""
+    """Return how often a decoy is split at each position but the last (rows, positions - 1), given the answers (rows, positions)."""
     import numpy as np
 
     counts = np.bincount(text.targets.ravel(), minlength=vocab_size) + 1.0
@@ -195,7 +207,7 @@ def _shares(text: _Text, answers: "np.ndarray[Any, Any]", vocab_size: int) -> "n
 
 
 def _checks(contexts: "np.ndarray[Any, Any]", shares: "np.ndarray[Any, Any]", multiple: int) -> list[_Question]:
-    """Decoys of the first rows, those of validation, by `shares`: no others have some, so each look there counts. And twins of all."""
+    """Draw decoys by `shares`, of the validation rows alone, so that each look there counts. Add twins of all rows."""
     import numpy as np
 
     random = np.random.default_rng(secrets.randbits(128))
@@ -216,13 +228,19 @@ def _twins(contexts: "np.ndarray[Any, Any]", count: int, random: "np.random.Gene
 
 
 def _compare(question: _Question, answer: "np.ndarray[Any, Any]", original: "np.ndarray[Any, Any]", tolerance: float) -> float:
-    """How much more the second answer gave the target at the last position that must agree, in nats."""
+    """Return how much more the second answer gave the target at the last position that must agree, in nats.
+
+    Raises:
+        ScoreError: the two answers differ by more than `tolerance`.
+    """
     gaps = answer[: question.checked] - original[: question.checked]
     if abs(gaps).max() <= tolerance:
         return float(gaps[-1])
     size = f"{abs(gaps).max():.3g} nats apart"
     if question.checked == len(answer):
-        raise ScoreError("invalid_model", f"the same row got other log-probabilities the second time ({size}): state, or rows mixed.")
+        raise ScoreError(
+            "invalid_model", f"the same row got other log-probabilities the second time ({size}): the model keeps state, or mixes rows."
+        )
     raise ScoreError(
         "invalid_model", f"log-probabilities depend on tokens that come later ({size} at or before position {question.checked - 1})."
     )

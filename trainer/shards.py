@@ -1,7 +1,7 @@
-"""The original's corpus: shards of web text on the Hugging Face hub, downloaded and checked (fixed).
+"""Downloads the original's corpus, shards of web text on the Hugging Face hub, and checks it (fixed).
 
 A shard is there whole and with the SHA-256 that the hub names for it, or not at all. A download that breaks off goes on
-where it stopped, also in a later process; one that brings other bytes starts again. Each failure in a row doubles the
+where it stopped, also in a later process. One that brings other bytes starts again. Each failure in a row doubles the
 wait, up to a minute, and a download is given up after `PATIENCE` of them without a new byte.
 
 Not covered: a hub that names a wrong hash. Two labs that were served different text have different data hashes, so
@@ -31,12 +31,12 @@ _PASSING = (408, 416, 429, 500, 502, 503, 504)  # HTTP errors that may be gone n
 
 
 class ShardError(Exception):
-    """A shard can't be had; the text says why and what was kept."""
+    """A shard can't be downloaded; the text says why and what was kept."""
 
 
 @dataclass(frozen=True)
 class _Shard:
-    """What the hub says of a file: where it is at a fixed commit, and what is in it."""
+    """A file as the hub describes it: where it is at a fixed commit, and what is in it."""
 
     url: str
     size: int
@@ -44,11 +44,16 @@ class _Shard:
 
 
 def fetch(dataset: str, numbers: Sequence[int], folder: Path, wait_s: float = 1.0) -> dict[Path, str]:
-    """Have these shards in `folder`; the SHA-256 of each file, in the order asked.
+    """Download these shards unless they are there.
 
     Args:
+        numbers: of the shards.
+        folder: where they go.
         dataset: owner/name on the hub that $HF_ENDPOINT names, https://huggingface.co by default.
         wait_s: after the first failure of a download.
+
+    Returns:
+        The SHA-256 of each file, in the order asked.
 
     Raises:
         ShardError: the hub can't be reached, doesn't have one, or keeps sending other bytes; or the disk is full.
@@ -77,7 +82,7 @@ def fetch(dataset: str, numbers: Sequence[int], folder: Path, wait_s: float = 1.
 
 
 def documents(paths: Iterable[Path]) -> Iterator[str]:
-    """The texts of these shards, in order; a row group of one shard is in memory at a time."""
+    """Yield the texts of these shards, in order. One row group of one shard is in memory at a time."""
     import pyarrow.parquet as pq
 
     for path in paths:
@@ -96,7 +101,11 @@ class _Download:
         self._failures = self._spoiled = 0
 
     def run(self) -> str:
-        """Its SHA-256, once it is there."""
+        """Download it.
+
+        Returns:
+            Its SHA-256.
+        """
         shard: _Shard | None = None
         while True:
             had = self._had()
@@ -129,7 +138,7 @@ class _Download:
         return _Shard(self._url.replace("/resolve/main/", f"/resolve/{commit}/"), int(size), etag)
 
     def _complete(self, shard: _Shard) -> bool:
-        """Whether the file is there as it should be; else goes on with it."""
+        """Go on with the download, and return whether the file is there as it should be."""
         if self._target.exists():
             if _sha256(self._target) == shard.sha256:
                 return True
@@ -181,11 +190,11 @@ class _Download:
 
 
 class _DiskError(Exception):
-    """The file can't be written, which no waiting for the network will mend."""
+    """The file can't be written. Waiting for the network won't help."""
 
 
 class _ToTheSameHost(HTTPRedirectHandler):
-    """Stops at the redirect from the hub to its storage: the answer that redirects names hash and size, the storage doesn't."""
+    """Stops at the redirect from the hub to its storage: the redirect names hash and size, the storage doesn't."""
 
     def redirect_request(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str) -> Request | None:
         if urlsplit(newurl).netloc != urlsplit(req.full_url).netloc:
@@ -198,7 +207,7 @@ class _ToTheSameHost(HTTPRedirectHandler):
 
 def _open(request: Request, *handlers: HTTPRedirectHandler) -> HTTPResponse:
     if not request.full_url.startswith(("http://", "https://")):
-        raise ShardError(f"{request.full_url} is no address of a hub: $HF_ENDPOINT must begin with https:// or http://.")
+        raise ShardError(f"{request.full_url} is not the address of a hub: $HF_ENDPOINT must begin with https:// or http://.")
     answer: HTTPResponse = build_opener(*handlers).open(request, timeout=_TIMEOUT_S)
     return answer
 

@@ -1,13 +1,12 @@
-"""The training tokens as one run gets them: with gaps, and in an order, that the lab's seed decides (fixed).
+"""Cuts the training tokens of one run: the lab's seed decides which documents are left out, and the order of the rest (fixed).
 
-Against seeds chosen by search. A train.py may ignore the lab's seed, set one of its own that was the luckiest of many,
-and sort its documents: then replicates would repeat one lucky training instead of sampling what the code does. So each
-seed leaves out another sixteenth of the documents, which no train.py can bring back, and shuffles the rest. A stock run
-sees less than there is either way.
+This guards against seeds chosen by search. A train.py may ignore the lab's seed, set the luckiest of many seeds itself, and sort its
+documents. Then replicates would repeat one lucky training instead of sampling what the code does. So each seed leaves out another
+sixteenth of the documents, which no train.py can bring back, and shuffles the rest. A stock run sees less than there is either way.
 
 Measured on the cpu profile, 150 steps, 6 seeds of the lab each, standard deviation of val_bpb: 0.0017 for the stock train.py on all
 documents; 0.0026 with a share, a seed of its own and sorted documents; 0.0029 where others also fill the gaps, so that the rest stays
-in its place. Six seeds can't rank these: what is shown is that such replicates vary at least as much as honest ones. How much of a
+in its place. Six seeds can't rank these. They show that such replicates vary at least as much as honest ones. How much of a
 lucky seed's luck survives another share was not measured.
 """
 

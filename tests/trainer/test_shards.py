@@ -200,6 +200,6 @@ def test_a_profile_of_web_text_is_prepared_from_its_shards(hub: Hub, monkeypatch
 
 def test_a_hub_that_is_away_leaves_no_data_directory_and_a_sentence(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     hub.files.pop(NAMES[1])
-    with pytest.raises(prepare.PreparationError, match=r"profile h100 could not be had.*404"):
+    with pytest.raises(prepare.PreparationError, match=r"profile h100 could not be fetched.*404"):
         prepare.prepare("h100", tmp_path / "data")
     assert not (tmp_path / "data").exists()

@@ -1,4 +1,4 @@
-"""What confines a training and counts what it uses: the jail, the system calls it refuses, its processes and its scratch directory."""
+"""Confines a training and counts what it uses: the jail, its system calls, its processes and its scratch directory."""
 
 from autoresearch_mcp.trainer.sandbox.jail import DESCRIPTORS, PRIVATE, Jail, abi, copies_of, level, seal, separate_users, spawn
 

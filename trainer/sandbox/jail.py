@@ -1,19 +1,23 @@
-"""Confinement of code that agents wrote: a forked child with nothing but what it was given (fixed).
+"""Confines code that agents wrote: it runs in a forked child that has nothing but what it was given (fixed).
 
-Linux with Landlock (5.13 or newer): no file outside the lists, no TCP (ABI 4), no signals and no abstract sockets to
-the outside (ABI 6). With seccomp, what `syscalls` refuses: sockets, shared memory, other processes, ways out of the
-process group, marks on files, what the kernel counts for all of a user's processes. In a container of our own, whose
-kernel may lack Landlock, each child is a user of its own instead, or besides: what it must not read is then beneath one
-folder that only root can enter, and nothing on the machine is for all to write.
+What is covered:
 
-Seccomp and one of the two are needed to be called confined: elsewhere `level()` says `unsandboxed`, and the lab decides whether
-that counts. How much memory, disk, processes and time are used is the supervisor's to watch.
+- Landlock (Linux 5.13 or newer): no file outside the lists, no TCP (ABI 4), no signals and no abstract sockets to the outside (ABI 6).
+- Seccomp: only the system calls that a training needs, see seccomp.py. Sockets, shared memory, other processes, marks on files, and
+  what the kernel counts for all of a user's processes are out of reach.
+- In a container of our own, whose kernel may lack Landlock, each child is a user of its own, instead or besides. What it must not read
+  is then beneath one folder that only root can enter, and nothing on the machine can be written by all.
 
-Not covered: signals to processes of the same user before ABI 6 (Linux 6.12); what runs that live at the same time can tell each other
-by which process ids are taken, by counters such as free memory, and by timing, so that a run which trains could keep for the second
-model server of another what the first one saw (one slot: nothing is beside); and what stays of a run in a machine's memory and in times
-of access.
-What a CUDA device is let through is unproven: no GPU was at hand to try it.
+A run is called confined if it has seccomp and one of the other two. Elsewhere `level()` says `unsandboxed`, and the lab decides whether
+that counts. The supervisor watches how much memory, disk, processes and time a run uses.
+
+What is not covered:
+
+- signals to processes of the same user before ABI 6 (Linux 6.12);
+- what runs that live at the same time tell each other by which process ids are taken, by counters such as free memory, and by timing.
+  So a run that trains could keep what the first model server of another run saw for the second one. With one slot, nothing runs beside;
+- what stays of a run in a machine's memory and in times of access;
+- what a CUDA device lets through, which is unproven: no GPU was at hand to try it.
 """
 
 import ctypes
@@ -41,7 +45,7 @@ _CAPABILITY_VERSION = 0x20080522
 
 _SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime")
 _MACHINE = ("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system/cpu", "/sys/devices/system/node")
-# Of itself. Left out is what tells of others: who else has a page of a file (pagemap, smaps), how many signals its user waits for (status).
+# Of the process itself. Left out is what tells of others: who else has a page of a file (pagemap, smaps), how many signals its user waits for (status).
 _SELF = tuple(f"/proc/self/{name}" for name in ("cgroup", "cmdline", "comm", "environ", "fd", "maps", "mem", "mounts", "stat", "statm"))
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 PRIVATE = "AUTORESEARCH_PRIVATE"  # variable with the folder that only root can enter; set in images that are only for trainings
@@ -62,7 +66,7 @@ _CUDA_READS = (
 
 @dataclass(frozen=True)
 class Jail:
-    """What a confined child has: files, descriptors, environment. `write` comes with reading."""
+    """Lists what a confined child has: files, descriptors, environment. What it may write it may read."""
 
     read: tuple[Path, ...]
     write: tuple[Path, ...]
@@ -72,13 +76,13 @@ class Jail:
     directory: Path  # where it starts, and its home
     environment: Mapping[str, str]
     file_mb: int
-    cpu_s: int  # of one process: a backstop for whoever outlives a supervisor that was killed
+    cpu_s: int  # of one process: a backstop for those that outlive a killed supervisor
     cuda: bool = False  # whether it may use the GPUs
     locks: bool = True  # whether file locks are real
 
 
 def abi() -> int:
-    """The version of Landlock that the kernel enforces; 0 for none, or for one that only takes rules (gVisor, while it learns)."""
+    """Return the version of Landlock that the kernel enforces: 0 for none, or for one that takes rules without enforcing them (gVisor)."""
     if sys.platform != "linux":
         return 0
     for call in (_ADD_RULE, _RESTRICT_SELF):
@@ -88,14 +92,20 @@ def abi() -> int:
 
 
 def level() -> str:
-    """What `spawn` gives on this machine: `landlock-N+seccomp`, `user+seccomp`, `landlock-N+user+seccomp`; or `unsandboxed`, even if one
-    of them is there. A child that can't get it doesn't run."""
+    """Name the confinement that `spawn` gives on this machine. A child that can't get it doesn't run.
+
+    Returns:
+        `landlock-N+seccomp`, `user+seccomp`, `landlock-N+user+seccomp`; or `unsandboxed`, even if one part is there.
+    """
     parts = [*([f"landlock-{abi()}"] if abi() else []), *(["user"] if separate_users() else [])]
     return "+".join([*parts, "seccomp"]) if parts and seccomp.available() else "unsandboxed"
 
 
 def separate_users() -> bool:
-    """Whether children get users of their own: this is root, in a container whose private folder is only root's, and no place is everybody's."""
+    """Return whether children get users of their own.
+
+    They do where this is root, in a container whose private folder is only root's, and no place can be written by all.
+    """
     private = os.environ.get(PRIVATE)
     if sys.platform != "linux" or not private or os.geteuid() != 0:
         return False
@@ -110,8 +120,10 @@ def separate_users() -> bool:
 
 
 def seal() -> None:
-    """In a container of our own, close what all may write: two model servers could talk by it. So could they, and to whoever listens to us,
-    by our own descriptors, which gVisor lets every user open whom the mode allows. Elsewhere, nothing."""
+    """Close what all may write, in a container of our own: two model servers could talk through it. Elsewhere, do nothing.
+
+    Our own descriptors are such a place too: gVisor lets every user open them whom the mode allows.
+    """
     if os.environ.get(PRIVATE):
         for place in _open_to_all():
             place.chmod(stat.S_IMODE(place.stat().st_mode) & ~0o022)
@@ -121,27 +133,31 @@ def seal() -> None:
 
 
 def _open_to_all() -> Iterator[Path]:
-    """Directories that everybody could write, of those that are mounted or usual. The private folder's own are out of sight."""
+    """Yield the mounted or usual directories that everybody could write. Those in the private folder are out of sight."""
     mounted = [line.split()[1].encode().decode("unicode_escape") for line in Path("/proc/self/mounts").read_text().splitlines()]
     for place in {Path(path) for path in (*mounted, *_WRITABLE_BY_ALL) if not Path(path).is_relative_to(os.environ[PRIVATE])}:
         try:
-            found, system = place.stat(), os.statvfs(place)
+            info, system = place.stat(), os.statvfs(place)
         except OSError:
             continue
-        if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_IWOTH and not system.f_flag & os.ST_RDONLY:
+        if stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_IWOTH and not system.f_flag & os.ST_RDONLY:
             yield place
 
 
 def copies_of(package: str) -> tuple[Path, ...]:
-    """Everywhere that a Python of this machine may hold an installed copy of `package`, whose files are then hidden."""
+    """Find everything that a Python of this machine may hold of an installed package, to hide it."""
     roots = {Path(entry) for entry in sys.path if entry}
     for prefix in (sys.prefix, sys.base_prefix, "/usr", "/usr/local"):
         roots.update(Path(prefix).glob("lib*/python3*/*-packages"))
-    return tuple({found.resolve() for root in roots for found in root.glob(f"{package}*")})
+    return tuple({path.resolve() for root in roots for path in root.glob(f"{package}*")})
 
 
 def spawn(target: Callable[[], object], jail: Jail) -> int:
-    """Fork a child that enters the jail, runs `target` and exits; its process id. Dies with this process."""
+    """Fork a child that enters the jail, runs `target` and exits. It dies with this process.
+
+    Returns:
+        Its process id.
+    """
     parent = os.getpid()
     pid = os.fork()
     if pid:
@@ -211,7 +227,7 @@ def _keep_descriptors(jail: Jail) -> None:
 
 
 def _become_another_user(jail: Jail) -> None:
-    """One that no living process has, and that no file is of but those in `jail.write`."""
+    """Become a user that no living process has, and that owns no file but those in `jail.write`."""
     user = _FIRST_USER + os.getpid()
     for directory in jail.write:
         for path in (directory, *directory.rglob("*")):
@@ -219,8 +235,8 @@ def _become_another_user(jail: Jail) -> None:
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
-    if seen := [path for path in jail.hidden if os.access(path, os.R_OK)]:
-        raise OSError(errno.EPERM, f"the sandbox could not be entered: every user can read {seen[0]}")
+    if readable := [path for path in jail.hidden if os.access(path, os.R_OK)]:
+        raise OSError(errno.EPERM, f"the sandbox could not be entered: every user can read {readable[0]}")
 
 
 def _libc() -> ctypes.CDLL:
@@ -234,7 +250,7 @@ def _check(outcome: int, what: str) -> int:
 
 
 def _drop_capabilities() -> None:
-    """Root inside a container is not root here: no mounting, no raw devices, no rebooting."""
+    """Drop all of root's powers, as a container's root has some: no mounting, no raw devices, no rebooting."""
     header = struct.pack("<Ii", _CAPABILITY_VERSION, 0)
     _check(_libc().capset(ctypes.c_char_p(header), ctypes.c_char_p(bytes(24))), "capset")
 
@@ -267,7 +283,7 @@ def _restrict(jail: Jail) -> None:
 
 
 def _readable(jail: Jail) -> Iterator[tuple[Path, int]]:
-    """Paths and the access to each: the interpreter, its packages, the system's libraries, and what the jail adds."""
+    """Yield paths and the access to each: the interpreter, its packages, the system's libraries, and what the jail adds."""
     roots = {Path(path) for path in (*_SYSTEM, *_MACHINE, *_SELF, *_DEVICES, *(_CUDA_READS if jail.cuda else ()))}
     for prefix in (sys.prefix, sys.base_prefix):
         roots.update(Path(prefix, name) for name in ("bin", "lib", "lib64", "include", "pyvenv.cfg"))
@@ -278,7 +294,7 @@ def _readable(jail: Jail) -> Iterator[tuple[Path, int]]:
 
 
 def _without(path: Path, hidden: Iterable[Path]) -> Iterator[tuple[Path, int]]:
-    """`path`; or, where something hidden lies beneath it, its children without that, and the listing of its names."""
+    """Yield `path`. Where something hidden lies beneath it, yield its listing, and its children without the hidden ones."""
     if path in hidden:
         return
     if not any(secret.is_relative_to(path) for secret in hidden):

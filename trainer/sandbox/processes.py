@@ -1,9 +1,13 @@
-"""The processes of one run: everything that descends from its supervisor, measured together and killed together.
+"""Measures and kills the processes of one run together: everything that descends from its supervisor (fixed).
 
 Descent survives `setsid` and daemonising, because the supervisor adopts orphans (Linux). Where it can't (older gVisor), orphans are
-known by the session of a child that they can't leave, and what they used is not counted once they are dead. Given up, without
-`syscalls`: the CPU time of a helper that lives and dies between two looks while its parent ignores SIGCHLD, and a fork bomb that
-leaves its process group faster than it is killed; and on macOS, helpers that daemonise.
+known by the session of a child, which they can't leave. What those used is not counted once they are dead.
+
+What is not covered where there is no seccomp:
+
+- the CPU time of a helper that lives and dies between two looks while its parent ignores SIGCHLD;
+- a fork bomb that leaves its process group faster than it is killed;
+- on macOS, helpers that daemonise.
 """
 
 import contextlib
@@ -23,6 +27,8 @@ _LINUX = sys.platform == "linux"
 
 @dataclass(frozen=True)
 class Process:
+    """One process, as the system lists it."""
+
     pid: int
     parent: int
     group: int
@@ -61,7 +67,7 @@ class Family:
         self._buried_cpu_s = 0.0
 
     def reap(self) -> None:
-        """Collect whoever ended, adopted orphans too."""
+        """Collect the processes that ended, adopted orphans too."""
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -74,6 +80,7 @@ class Family:
             self.exits[pid] = Exit(os.waitstatus_to_exitcode(status), peak)
 
     def usage(self) -> Usage:
+        """Measure what the family takes."""
         self.reap()
         living = self._living()
         return Usage(
@@ -101,13 +108,13 @@ class Family:
             time.sleep(0.002)
 
     def _living(self) -> list[Process]:
-        everybody = list(_all_from_proc() if _LINUX else _all_from_ps())
-        members = _descendants(os.getpid(), everybody)
+        all_processes = list(_all_from_proc() if _LINUX else _all_from_ps())
+        members = _descendants(os.getpid(), all_processes)
         if self._adopts or not _LINUX:
             return members
         self._sessions |= {process.session for process in members} - {os.getsid(0)}
-        orphans = {process.pid for process in everybody if process.session in self._sessions}
-        return [process for process in everybody if process in members or process.pid in orphans]
+        orphans = {process.pid for process in all_processes if process.session in self._sessions}
+        return [process for process in all_processes if process in members or process.pid in orphans]
 
 
 def die_with(parent: int) -> None:
@@ -120,16 +127,16 @@ def _prctl(option: int, value: int) -> bool:
     return int(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)) == 0
 
 
-def _descendants(root: int, everybody: list[Process]) -> list[Process]:
+def _descendants(root: int, processes: list[Process]) -> list[Process]:
     children: dict[int, list[Process]] = {}
-    for process in everybody:
+    for process in processes:
         children.setdefault(process.parent, []).append(process)
-    found, stack = list[Process](), [root]
+    members, stack = list[Process](), [root]
     while stack:
         for process in children.get(stack.pop(), []):
-            found.append(process)
+            members.append(process)
             stack.append(process.pid)
-    return found
+    return members
 
 
 def _all_from_proc() -> Iterator[Process]:
@@ -154,7 +161,7 @@ def _all_from_proc() -> Iterator[Process]:
 
 
 def _descriptors(pid: int) -> int:
-    """Open files, sockets and pipes of a process; none where there is no /proc."""
+    """Count the open files, sockets and pipes of a process: 0 where there is no /proc."""
     try:
         return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
     except OSError:

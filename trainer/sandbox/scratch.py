@@ -1,9 +1,9 @@
-"""The one directory that the agent's code can write: made, watched and removed (fixed).
+"""Makes, watches and removes the one directory that the agent's code can write (fixed).
 
-Its name is drawn: whether a path exists is for all to see, Landlock or not, so a run that is told no name can't be told by it what
-another one found. Those who work in it under users of their own pass through, and list nothing.
-Counted are blocks, so a file with holes counts for what it takes, and files that were removed but are still open count
-too. What a removed file takes that only a memory mapping holds can't be seen, so such are looked for where the disk has lost more.
+- Its name is random. Every process can see whether a path exists, Landlock or not, so two runs that knew each other's names could talk
+  by making files. Processes under users of their own can pass through the directory above, and list nothing.
+- It counts blocks, so a file with holes counts for what it takes. Files that were removed but are still open count too.
+- Removed files that only a memory mapping holds can't be counted. It looks for them where the disk has lost more than was counted.
 """
 
 import os
@@ -19,9 +19,14 @@ _BLOCK = 512  # bytes of st_blocks, whatever the file system's own are
 
 
 class Scratch:
-    """Args:
-    around: what is made, and removed, with it.
-    limit_mb: what it may hold.
+    """The scratch directory of one run.
+
+    Attributes:
+        path: of the directory, which `make` makes.
+
+    Args:
+        around: the directory around it, made and removed with it.
+        limit_mb: how much it may hold.
     """
 
     def __init__(self, around: Path, limit_mb: int) -> None:
@@ -31,7 +36,7 @@ class Scratch:
         self._room = 0  # on the disk, in bytes, when it was made
 
     def make(self) -> None:
-        """An empty directory, whatever was there."""
+        """Make it, empty, whatever was there."""
         remove(self._around)
         for directory in (self._around, self.path):
             directory.mkdir()
@@ -39,14 +44,21 @@ class Scratch:
         self._room = _room(self.path)
 
     def complaint(self, processes: Iterable[int]) -> str | None:
-        """What is wrong with what it holds, if anything; `processes` are those that may hold removed files open."""
+        """Say what is wrong with what it holds.
+
+        Args:
+            processes: those that may hold removed files open.
+
+        Returns:
+            A sentence, or None if nothing is wrong.
+        """
         processes = tuple(processes)
-        size, count, seen = 0, 0, set[tuple[int, int]]()
+        size, count, counted = 0, 0, set[tuple[int, int]]()
         try:
             device = self.path.stat().st_dev
             for info in (*self._files(), *_removed_but_open(processes, device)):
-                if (info.st_dev, info.st_ino) not in seen:
-                    seen.add((info.st_dev, info.st_ino))
+                if (info.st_dev, info.st_ino) not in counted:
+                    counted.add((info.st_dev, info.st_ino))
                     size, count = size + info.st_blocks * _BLOCK, count + 1
         except FileNotFoundError:
             return None
@@ -59,8 +71,8 @@ class Scratch:
         return None
 
     def _files(self) -> Iterator[os.stat_result]:
-        """All that lies in the directory. Entries may come and go meanwhile."""
-        pending, found = [(self.path, 0)], 0
+        """Yield all that lies in the directory. Entries may come and go meanwhile."""
+        pending, total = [(self.path, 0)], 0
         while pending:
             directory, depth = pending.pop()
             if depth > DEPTH:
@@ -71,8 +83,8 @@ class Scratch:
                 continue
             except OSError as error:
                 raise _TooMuch(f"has a part that can't be looked into ({error.strerror})") from None
-            found += len(entries)
-            if found > ENTRIES:
+            total += len(entries)
+            if total > ENTRIES:
                 raise _TooMuch(f"has more than {ENTRIES:,} files")
             for entry in entries:
                 try:
@@ -84,11 +96,12 @@ class Scratch:
                     pending.append((Path(entry.path), depth + 1))
 
     def remove(self) -> None:
+        """Remove it, and the directory around it."""
         remove(self._around)
 
 
 def remove(directory: Path) -> None:
-    """Also what is too deep for Python, or closed to us by its mode."""
+    """Remove a directory, however deep it is, and whatever its modes are."""
     try:
         shutil.rmtree(directory)
     except FileNotFoundError:
@@ -98,7 +111,7 @@ def remove(directory: Path) -> None:
 
 
 def _room(path: Path) -> int:
-    """Free bytes of the disk; 0 where the directory is gone."""
+    """Return the free bytes of the disk: 0 where the directory is gone."""
     try:
         disk = os.statvfs(path)
     except FileNotFoundError:

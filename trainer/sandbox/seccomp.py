@@ -182,7 +182,7 @@ def _by_arguments(column: int, cuda: bool, locks: bool) -> Iterator[Instruction]
 
 
 def _descriptor_calls(column: int, cuda: bool, locks: bool) -> Iterator[Instruction]:
-    """fcntl but for leases, hints, owners and sizes, which stay with a file or a pipe; and locks."""
+    """Decide on fcntl and locks. Leases, hints, owners and sizes are refused: they stay with a file or a pipe."""
     taking = (_F_SETLK, _F_SETLKW, _F_OFD_SETLK, _F_OFD_SETLKW)
     known = (*range(_F_PLAIN + 1), *_F_ASKED, *((_F_ADD_SEALS,) if cuda else ()), *(taking if locks else ()))
     if not locks:
@@ -194,7 +194,7 @@ def _descriptor_calls(column: int, cuda: bool, locks: bool) -> Iterator[Instruct
 
 
 def _shared_futexes(number: int) -> list[Instruction]:
-    """Those of several processes, which may be a page of a file: nobody wakes another, so nobody may wait either."""
+    """Decide on futexes. One of several processes may be a page of a file: none wakes another, so none may wait either."""
     block = [*_argument(1), (_AND, 0, 0, _PRIVATE), (_EQUAL, 1, 0, 0), (_RETURN, 0, 0, _ALLOW)]
     block += [*_argument(1), (_AND, 0, 0, 0xFFFFFFFF & ~_BY_THE_WALL_CLOCK)]
     for operation, error in ((_WAIT, errno.EAGAIN), (_WAIT_BITSET, errno.EAGAIN), (_WAKE, 0), (_WAKE_BITSET, 0)):
@@ -208,7 +208,7 @@ def _argument(index: int, upper: bool = False) -> list[Instruction]:
 
 
 def _among(values: Sequence[int]) -> list[Instruction]:
-    """The end of a condition: what was loaded is one of these."""
+    """End a condition: what was loaded is one of these."""
     *others, last = values
     return [*((_EQUAL, len(others) - number, 0, value) for number, value in enumerate(others)), (_EQUAL, 0, 1, last)]
 
@@ -218,6 +218,6 @@ def _of_family_and_type(kind: int) -> list[Instruction]:
 
 
 def _unless(number: int, condition: Sequence[Instruction], error: int = errno.EPERM) -> list[Instruction]:
-    """Rules that refuse a call unless the condition falls through its end; one that fails jumps one instruction further."""
+    """Refuse a call unless the condition falls through its end. One that fails jumps one instruction further."""
     block = [*condition, (_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _ERRNO | error)]
     return [(_EQUAL, 0, len(block), number), *block]
