@@ -1,6 +1,7 @@
 """Moves one experiment at a time: starts its attempts, follows them, records how they ended."""
 
 import asyncio
+import contextlib
 import logging
 import math
 import shlex
@@ -167,12 +168,12 @@ class Attempts:
         It was killed from outside, or the machine went down, or its runner died before it began.
         """
         losses = experiment.losses + (not seen.never_started)
-        protocol.remove_hidden(locate(self._state, experiment))
         if experiment.cancel_requested:
             self._end(experiment, "cancelled", seen.device_s, losses=losses)
         elif losses < ATTEMPTS:
             _log.warning("%s %s, queued again", experiment.id, "had not begun" if seen.never_started else "lost")
             cost = self._spending.cost(experiment, seen.device_s)
+            protocol.remove_hidden(locate(self._state, experiment))
             self._ledger.move(experiment.id, ACTIVE_STATES, state="queued", started_at=None, losses=losses, **cost)
         else:
             message = f"The run ended without a result {ATTEMPTS} times; something outside of it killed it."
@@ -193,7 +194,6 @@ class Attempts:
             why = str(error) if isinstance(error, protocol.ResultError) else ""
             message = f"The launcher's result could not be understood. {why}".strip()
             changes = {"state": "crashed", "failure": Failure(kind="error", message=message, advice="Launch it again.")}
-        protocol.remove_hidden(directory)
         self._end(experiment, device_s=seen.device_s, **changes)
 
     def _read(self, experiment: Experiment, result: Result) -> dict[str, Any]:
@@ -219,6 +219,7 @@ class Attempts:
 
     def _end(self, experiment: Experiment, state: ExperimentState, device_s: float | None = None, **changes: Any) -> None:
         cost = self._spending.cost(experiment, device_s)
+        protocol.remove_hidden(locate(self._state, experiment))
         self._ledger.move(experiment.id, ACTIVE_STATES, state=state, finished_at=time.time(), **cost, **changes)
         self._launches.pop(experiment.id, None)
 

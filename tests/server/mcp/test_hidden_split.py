@@ -163,16 +163,16 @@ OLD_LAUNCHER = LAUNCHER.replace("protocol.write_hidden(run, test + noise)", "hid
 def test_a_run_that_was_on_its_way_before_the_score_had_a_file_of_its_own_is_recorded_all_the_same(
     make_lab: Callable[..., Path],
 ) -> None:
-    with contextlib.closing(House(make_lab())) as house:
+    with contextlib.closing(LabHarness(make_lab())) as harness:
         edits = [{"path": "train.py", "search": "DEPTH = 2", "replace": f"DEPTH = 3{WORTH.format(1500, 71828)}"}]
-        with runner_lock(house.state):
-            commit = house.lab.propose_patch("Another depth.", "ada", edits=edits).commit
-            house.git("update-ref", "refs/heads/research", commit)
-            house.lab.launch_training(commit, "ada", 1)
-        house.drive(command=(sys.executable, "-c", OLD_LAUNCHER))
-        (score,) = house.ledger.scores(commit)
+        with runner_lock(harness.state):
+            commit = harness.lab.propose_patch("Another depth.", "ada", edits=edits).commit
+            harness.git("update-ref", "refs/heads/research", commit)
+            harness.lab.launch_training(commit, "ada", 1)
+        harness.drive(command=(sys.executable, "-c", OLD_LAUNCHER))
+        (score,) = harness.ledger.scores(commit)
         assert score.test_bpb == pytest.approx(71.828, abs=0.01)
-        (result,) = house.state.rglob("result.json")
+        (result,) = harness.state.rglob("result.json")
         assert "test_bpb" not in result.read_text(encoding="utf-8") and "val_bpb" in result.read_text(encoding="utf-8")
 
 

@@ -195,7 +195,9 @@ WHOLE = json.dumps(asdict(protocol.Result("finished", val_bpb=1.5)))
         ("[]", "the result is no JSON object."),
     ],
 )
-def test_a_result_that_makes_no_sense_ends_its_experiment_with_the_reason_and_nothing_else(still: LabHarness, result: str, reason: str) -> None:
+def test_a_result_that_makes_no_sense_ends_its_experiment_with_the_reason_and_nothing_else(
+    still: LabHarness, result: str, reason: str
+) -> None:
     (id,) = still.launch()
     release(still)
     damaged = (
