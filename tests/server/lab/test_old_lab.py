@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_mcp.server.runner.process import runner_lock
+from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.harness import LabHarness
 
 ARCHIVE = Path(__file__).parents[2] / "data" / "lab-0.1.tar.xz"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch_mcp.server.paths import LabPaths
-from autoresearch_mcp.server.runner.process import runner_lock
+from autoresearch_mcp.server.runner.lock import runner_lock
 from autoresearch_mcp.trainer import protocol
 from tests.server.harness import LabHarness
 
