@@ -19,7 +19,7 @@ def load(root: Path) -> Settings:
     """
     path = LabPaths(root).settings
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a byte order mark
+        raw = tomllib.loads(path.read_text(encoding="utf-8").removeprefix("\ufeff"))  # some editors begin a file with a byte order mark
     except (FileNotFoundError, NotADirectoryError):
         raise LabError(f"{root} is not a lab: it has no {SETTINGS}. Make one with `autoresearch-mcp init DIR`.", "not_a_lab") from None
     except tomllib.TOMLDecodeError as error:
