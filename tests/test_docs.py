@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_mcp.contracts import TOOLS
+from autoresearch_mcp.server.commands.install import CLIENTS
 from tests import reference
-from tests.server.mcp.test_surface import TOOLS
 
 HERE = Path(__file__).parents[1]
 PAGES = sorted([*HERE.glob("*.md"), *HERE.glob("docs/**/*.md")])
@@ -15,9 +16,10 @@ README = (HERE / "README.md").read_text(encoding="utf-8")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
-def test_the_readme_is_short_and_names_every_tool() -> None:
+def test_the_readme_is_short_and_names_every_tool_and_client() -> None:
     assert len(README.encode()) <= 6_144
     assert {tool for tool in TOOLS if f"`{tool}`" not in README} == set()
+    assert {client for client in CLIENTS if client not in README} == set()
 
 
 @pytest.mark.parametrize("page", reference.PAGES)

@@ -9,6 +9,8 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,16 +19,53 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.installation import import_environment
 from autoresearch_mcp.trainer import files
 
-CLIENTS = ("claude-code", "claude-desktop", "cursor", "vscode")
 NAME = "autoresearch"
 EXAMPLES = ("autoresearch-mcp install claude-desktop my-lab --dry-run", "autoresearch-mcp install vscode")
 _SPACE = re.compile(r"[ \t\r\n]*")
 _STRING = json.JSONDecoder()
 
 
+@dataclass(frozen=True)
+class McpClient:
+    """Where and how a client is told of its servers.
+
+    Attributes:
+        config: returns its configuration file for a lab; the project's own file where the client has one.
+        section: the object of that file that holds servers by name.
+        typed: whether an entry names its transport.
+    """
+
+    config: Callable[[Path], Path]
+    section: str = "mcpServers"
+    typed: bool = False
+
+    def entry(self, lab: str) -> dict[str, Any]:
+        """Return the entry by which this client starts the server for a lab."""
+        return {**({"type": "stdio"} if self.typed else {}), **entry(lab)}
+
+
+def _desktop_config(_: Path) -> Path:
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming")
+    else:
+        base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return base / "Claude" / "claude_desktop_config.json"
+
+
+CLIENTS = {
+    "claude-code": McpClient(lambda lab: lab / ".mcp.json"),
+    "claude-desktop": McpClient(_desktop_config),
+    "cursor": McpClient(lambda lab: lab / ".cursor" / "mcp.json"),
+    "vscode": McpClient(lambda lab: lab / ".vscode" / "mcp.json", section="servers", typed=True),
+}
+"""The clients that `install` knows: the one list of them."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument("client", choices=CLIENTS)
+    parser.add_argument("client", choices=tuple(CLIENTS))
     add_lab(parser)
     parser.add_argument("--dry-run", action="store_true", help="print what would be added, and write nothing")
     parser.add_argument("--config", metavar="FILE", type=Path, help="the configuration file, where it is not at its usual place")
@@ -40,17 +79,27 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def entry(lab: str) -> dict[str, Any]:
-    """How a client starts the server for `lab`: the console script of this installation, else this Python."""
+    """Return how a client starts the server for a lab: by the console script of this installation, else by this Python."""
     script = Path(sys.executable).with_name("autoresearch-mcp")
     if script.is_file():
         return {"command": str(script), "args": ["serve", lab]}
-    made: dict[str, Any] = {"command": sys.executable, "args": ["-P", "-m", "autoresearch_mcp.server.cli", "serve", lab]}
+    command: dict[str, Any] = {"command": sys.executable, "args": ["-P", "-m", "autoresearch_mcp.server.cli", "serve", lab]}
     environment = import_environment()
-    return made | ({"env": environment} if environment else {})
+    return command | ({"env": environment} if environment else {})
 
 
 def install(client: str, lab: Path, config: Path | None = None, name: str = NAME, dry_run: bool = False) -> str:
-    """Write (or, dry, only describe) the entry for `lab`; returns what to tell the user.
+    """Write the entry for a lab into a client's configuration.
+
+    Args:
+        client: one of `CLIENTS`.
+        lab: the lab's directory.
+        config: the configuration file, where it is not at its usual place.
+        name: of the server, for the client.
+        dry_run: only describe the entry, and write nothing.
+
+    Returns:
+        What to tell the user.
 
     Raises:
         LabError: `not_a_lab`, `bad_config` (with the lines to add by hand), `name_taken`, `not_written`.
@@ -58,9 +107,8 @@ def install(client: str, lab: Path, config: Path | None = None, name: str = NAME
     lab = lab.resolve()
     if not (lab / "lab.toml").is_file():
         raise LabError(f"{lab} is not a lab: it has no lab.toml. Make one with `autoresearch-mcp init DIR`.", "not_a_lab")
-    path = (config or config_path(client, lab)).expanduser().resolve()
-    section = "servers" if client == "vscode" else "mcpServers"
-    server = {**({"type": "stdio"} if client == "vscode" else {}), **entry(str(lab))}
+    path = (config or CLIENTS[client].config(lab)).expanduser().resolve()
+    section, server = CLIENTS[client].section, CLIENTS[client].entry(str(lab))
     snippet = json.dumps({section: {name: server}}, indent=2)
     try:
         old = path.read_bytes().decode("utf-8") if path.exists() else ""
@@ -76,34 +124,27 @@ def install(client: str, lab: Path, config: Path | None = None, name: str = NAME
     return f"Added {name} to {path}. Restart {client} (or reload its MCP servers) to use it."
 
 
-def config_path(client: str, lab: Path) -> Path:
-    """Where a client looks for its servers; the project's file where it has one."""
-    if client == "claude-code":
-        return lab / ".mcp.json"
-    if client == "cursor":
-        return lab / ".cursor" / "mcp.json"
-    if client == "vscode":
-        return lab / ".vscode" / "mcp.json"
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming")
-    else:
-        base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return base / "Claude" / "claude_desktop_config.json"
-
-
 def merged(text: str, section: str, name: str, server: dict[str, Any], folder: Path) -> str:
-    """JSON `text` with `server` as `section`'s `name`: the rest stays byte for byte.
+    """Add a server to a JSON configuration, whose other bytes stay as they are.
+
+    Args:
+        text: the configuration.
+        section: the object that holds servers.
+        name: of the server in it.
+        server: its entry.
+        folder: what relative paths in the configuration start from.
+
+    Returns:
+        The new text.
 
     Raises:
         ValueError: a sentence without its full stop, when the text is not an object of that shape.
-        LabError: `name_taken`, when the name serves another lab (paths in it are relative to `folder`).
+        LabError: `name_taken`, when the name serves another lab.
     """
     mark, body = ("\ufeff", text[1:]) if text.startswith("\ufeff") else ("", text)
     newline = "\r\n" if "\r\n" in body else "\n"
-    found = re.search(r"\n([ \t]+)\"", body)
-    indent = found[1] if found else "  "
+    first = re.search(r"\n([ \t]+)\"", body)
+    indent = first[1] if first else "  "
     if not body.strip():
         return mark + _dump({section: {name: server}}, indent, 0) + "\n"
     try:
@@ -129,7 +170,7 @@ def merged(text: str, section: str, name: str, server: dict[str, Any], folder: P
 
 
 class _Object(NamedTuple):
-    """Where a JSON object and its members' values stand in a text that is known to be valid."""
+    """Tells where a JSON object and its members' values stand in a text that is known to be valid."""
 
     start: int
     end: int
@@ -149,7 +190,7 @@ class _Object(NamedTuple):
         return cls(start, at + 1, members)
 
     def put(self, text: str, key: str, value: str, indent: str, depth: int) -> str:
-        """The text with a member added at the end, or its value replaced."""
+        """Return the text with a member added at the end, or its value replaced."""
         if key in self.members:
             begin, end = self.members[key]
             return text[:begin] + value + text[end:]
@@ -170,7 +211,7 @@ def _serves(server: object, folder: Path) -> Path | None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replaces a file at once, with the permissions it had."""
+    """Replace a file at once, with the permissions it had."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         mode = path.stat().st_mode & 0o777 if path.exists() else 0o644

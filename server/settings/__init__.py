@@ -14,7 +14,7 @@ from autoresearch_mcp.server.settings.model import (
     Training,
     physical_cores,
 )
-from autoresearch_mcp.server.settings.new_lab import SCRIPT_BUDGET_S, Script, template
+from autoresearch_mcp.server.settings.new_lab import SCRIPT_BUDGET_S, OwnCode, template
 
 __all__ = [
     "SCHEMA",
@@ -25,8 +25,8 @@ __all__ = [
     "LabSection",
     "LakeSection",
     "LaunchSettings",
+    "OwnCode",
     "PromotionSection",
-    "Script",
     "Settings",
     "Training",
     "load",

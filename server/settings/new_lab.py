@@ -12,21 +12,36 @@ SCRIPT_BUDGET_S = 600.0  # for a script whose own budget is not known; the origi
 
 
 @dataclass(frozen=True)
-class Script:
-    """Training code that keeps no contract, and prints its own metric."""
+class OwnCode:
+    """A user's own training code.
 
-    metric: str
-    files: tuple[str, ...]
-    data: str
+    Attributes:
+        files: what else of the repository it needs: paths, or `dir/**`.
+        metric: the name of the metric that it prints itself, because it keeps no contract; empty where it keeps it.
+        data: a folder that code without the contract may read, or empty.
+    """
+
+    files: tuple[str, ...] = ()
+    metric: str = ""
+    data: str = ""
 
     def toml(self) -> str:
-        """Its part of `[training]`."""
-        files, data = json.dumps(list(self.files), ensure_ascii=False), json.dumps(self.data, ensure_ascii=False)
-        return f"""\
-reported_metric = "{self.metric}"{" " * max(1, 12 - len(self.metric))} # the code prints it as `{self.metric}: 1.234`, lower is better; nobody verifies it
-files = {files}  # what else of the repository the code needs; proposals can't touch it
-data = {data}  # a folder that the code may read
-"""
+        """Return its part of `[training]`."""
+        lines = []
+        if self.metric:
+            padding = " " * max(1, 12 - len(self.metric))
+            lines.append(
+                f'reported_metric = "{self.metric}"{padding} # the code prints it as `{self.metric}: 1.234`, lower is better; nobody verifies it'
+            )
+        if self.files or self.metric:
+            lines.append(f"files = {_list(self.files)}  # what else of the repository the code needs; proposals can't touch it")
+        if self.metric:
+            lines.append(f"data = {json.dumps(self.data, ensure_ascii=False)}  # a folder that the code may read")
+        return "".join(f"{line}\n" for line in lines)
+
+
+def _list(texts: tuple[str, ...]) -> str:
+    return json.dumps(list(texts), ensure_ascii=False)
 
 
 def template(
@@ -34,9 +49,18 @@ def template(
     profile: str = "cpu",
     budget_s: float | None = None,
     unsandboxed: Literal["refuse", "allow"] = "refuse",
-    script: Script | None = None,
+    own: OwnCode | None = None,
 ) -> str:
-    """A commented `lab.toml` for a new lab; with `script`, for training code that keeps no contract."""
+    """Return a commented `lab.toml` for a new lab.
+
+    Args:
+        name: of the lab.
+        profile: what is trained on what.
+        budget_s: of one experiment; by default the profile's.
+        unsandboxed: whether results count that were trained without a sandbox.
+        own: the user's own training code; None for the stock one.
+    """
+    script = own if own and own.metric else None
     clock = "CPU seconds of training on cpu, wall seconds on h100" if script is None else "wall seconds, from the script's start to its end"
     if budget_s is None and script is not None:
         budget_s = SCRIPT_BUDGET_S
@@ -54,7 +78,7 @@ profile = {json.dumps(profile):<21} # what is trained on what, measured how: cpu
 budget_s = {budget_s:<20g} # of one experiment: {clock}
 threads = 1                     # a training
 editable = ["train.py"]         # paths that proposals may touch; "dir/**" for a folder
-{script.toml() if script else ""}
+{own.toml() if own else ""}
 [compute]
 backend = "local"               # where trainings run: "local", or "modal" after `autoresearch-mcp setup modal`
 slots = 0                       # trainings at once; 0 = physical cores / threads, on Modal 4

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from autoresearch_mcp.contracts import TOOLS
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.mcp.listening import served_over_http
-from tests.server.mcp.test_surface import TOOLS
 
 HERE = Path(__file__).parents[2]
 NODE = HERE / ".node"
@@ -51,7 +51,7 @@ def test_the_typescript_sdk_lists_and_calls_everything(lab: Path, transport: str
     else:
         with served_over_http(lab) as server:
             said = drive("http", server.url)
-    assert said["server"] == "autoresearch" and set(said["tools"]) == TOOLS
+    assert said["server"] == "autoresearch" and set(said["tools"]) == set(TOOLS)
     assert said["prompts"] == ["orchestrator", "worker"] and "lab://status" in said["resources"]
     assert said["proposed"]["author"] == "typescript" and not said["proposed"]["duplicate"]
     assert not said["waited"]["done"] and said["waited"]["experiments"][0]["state"] == "queued" and said["progress"] >= 1

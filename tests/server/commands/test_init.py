@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_mcp.contracts import contract
+from autoresearch_mcp.contracts import TOOLS, contract
 from autoresearch_mcp.server import settings
-from autoresearch_mcp.server.commands import init
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.proposals.repo import Repo
@@ -78,7 +77,7 @@ def test_the_worker_is_a_claude_code_agent_that_may_use_the_labs_tools_only(tmp_
     text = (tmp_path / "lab" / ".claude" / "agents" / "experiment-worker.md").read_text("utf-8")
     head = re.fullmatch(r"---\nname: experiment-worker\ndescription: [^\n:]+\ntools: (.+?)\n---\n\n(.*)", text, re.DOTALL)
     assert head and head[2] == contract("worker")
-    assert set(head[1].split(", ")) == {f"mcp__autoresearch__{tool}" for tool in init.WORKER_TOOLS}
+    assert set(head[1].split(", ")) == {f"mcp__autoresearch__{tool}" for tool in TOOLS}
 
 
 def test_an_existing_empty_directory_is_filled_and_stays_itself(tmp_path: Path) -> None:
@@ -163,6 +162,33 @@ def test_a_repository_with_a_trainer_of_its_own_keeps_that_folder_as_it_was(tmp_
     create_lab(lab, existing)
     assert git(lab, "ls-files", "trainer") == own
     assert (lab / "autoresearch_trainer" / "sandbox" / "jail.py").exists() and not (lab / "autoresearch_trainer" / "train.py").exists()
+
+
+def test_a_repository_that_has_a_labs_state_in_git_is_refused(tmp_path: Path, existing: Path) -> None:
+    (existing / ".autoresearch").mkdir()
+    (existing / ".autoresearch" / "notes.txt").write_text("mine\n", encoding="utf-8")
+    commit(existing)
+    assert "git rm -r --cached .autoresearch" in refused("has_state", tmp_path / "lab", existing)
+
+
+def test_a_repositorys_own_lab_toml_holds_or_is_named(tmp_path: Path, existing: Path) -> None:
+    (existing / "lab.toml").write_text("[bench]\nrats = 2\n", encoding="utf-8")
+    commit(existing)
+    text = refused("bad_settings", tmp_path / "lab", existing)
+    assert f"{existing} has a lab.toml of its own" in text and "[bench]" in text and "rename it there" in text
+    (existing / "lab.toml").write_text('[lab]\nname = "old"\n[training]\nbudget_s = 7\n', encoding="utf-8")
+    commit(existing)
+    assert f"lab.toml kept as it is in {existing}" in create_lab(tmp_path / "lab", existing, budget_s=30.0)
+    assert settings.load(tmp_path / "lab").training.budget_s == 7
+
+
+def test_what_else_of_a_repository_its_code_needs_is_in_the_settings(tmp_path: Path, existing: Path) -> None:
+    for path in ("src/model.py", "src/deep/part.py", "tests/test_model.py", "data[1].py", "layers.py", ".ci/run.py", "notes/plan.md"):
+        (existing / path).parent.mkdir(parents=True, exist_ok=True)
+        (existing / path).write_text("x = 1\n", encoding="utf-8")
+    commit(existing)
+    create_lab(tmp_path / "lab", existing)
+    assert settings.load(tmp_path / "lab").training.files == ["layers.py", "src/**", "tests/**"]
 
 
 def test_a_train_file_that_never_submits_is_pointed_out(tmp_path: Path, existing: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_mcp.server.commands.install import CLIENTS, config_path, install
+from autoresearch_mcp.server.commands.install import CLIENTS, install
 from autoresearch_mcp.server.errors import LabError
 
 ODD = '{\n\t"theme" : "d\\u00e4rk",\t"n": 1.00,\n\t"mcpServers" :\n\t{ "other": {"command": "x", "env": {"TOKEN": "}\\"{"} } },\n\t"last": [ 1,2 ]\n}'
@@ -31,7 +31,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("client", CLIENTS)
 def test_each_client_gets_its_own_form_in_its_own_place(client: str, lab: Path) -> None:
     says = install(client, lab)
-    path = config_path(client, lab)
+    path = CLIENTS[client].config(lab)
     config = json.loads(path.read_text("utf-8"))
     server = config["servers" if client == "vscode" else "mcpServers"]["autoresearch"]
     assert (server.get("type") == "stdio") == (client == "vscode")
@@ -42,7 +42,7 @@ def test_each_client_gets_its_own_form_in_its_own_place(client: str, lab: Path) 
 
 
 def test_a_dry_run_shows_the_entry_and_no_other_servers_secrets_and_writes_nothing(lab: Path) -> None:
-    path = config_path("cursor", lab)
+    path = CLIENTS["cursor"].config(lab)
     says = install("cursor", lab, dry_run=True)
     assert str(path) in says and '"autoresearch"' in says and not path.parent.exists()
     path.parent.mkdir()

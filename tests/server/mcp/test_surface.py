@@ -9,25 +9,11 @@ from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp.types import CallToolResult, ImageContent, ResourceTemplateReference, TextContent
 
+from autoresearch_mcp.contracts import TOOLS
 from tests.server.mcp.conftest import FakeRunnerLab
 
 pytestmark = pytest.mark.anyio
 
-TOOLS = {
-    "get_status",
-    "read_file",
-    "propose_patch",
-    "launch_training",
-    "wait_for_experiments",
-    "get_experiment",
-    "read_log",
-    "cancel_experiment",
-    "query_experiments",
-    "write_memory",
-    "search_memory",
-    "promote_commit",
-    "plot_progress",
-}
 UNKNOWN = "e-000000000000000"
 
 
@@ -67,7 +53,7 @@ async def launch(client: Client, width: int, replicates: int = 1) -> list[str]:
 
 async def test_tools_are_few_small_and_described(client: Client) -> None:
     listed = await client.list_tools()
-    assert {tool.name for tool in listed.tools} == TOOLS
+    assert tuple(tool.name for tool in listed.tools) == TOOLS
     size = len(listed.model_dump_json(by_alias=True, exclude_none=True))
     assert size <= 14.5 * 1024, size
     for tool in listed.tools:
