@@ -1,9 +1,9 @@
 """Trainings in Modal sandboxes: one an experiment, its entry point the launcher, no network, the training split read-only.
 
-Nothing here waits for the service: `submit` writes the job's files and starts a keeper (`modal_keeper.py`), `observe` tells what the
-keeper knows. So a creation that blocks for capacity, or a service that is away for minutes, holds up no other experiment, and a
-closed laptop finds what it missed on the runs volume. The lab's slots are its GPU cap: of the experiments that wait for their scores
-(`modal_scoring.py`) one keeps its slot, for the scorer of all, so trainings and scorers together never exceed it.
+Nothing here waits for the service: `submit` writes the job's files and starts a `SandboxJob` (`job.py`), `observe` returns what that
+knows. So a creation that blocks for capacity, or a service that is away for minutes, holds up no other experiment, and a closed
+laptop finds what it missed on the runs volume. The lab's slots are its GPU cap: of the experiments that wait for their scores
+(`scoring.py`) one keeps its slot, for the scorer of all, so trainings and scorers together never exceed it.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation,
 from autoresearch_mcp.server.compute.modal.client import ModalAway, Service
 from autoresearch_mcp.server.compute.modal.context import ModalContext
 from autoresearch_mcp.server.compute.modal.deployment import TRAINING, Deployment, check, load
-from autoresearch_mcp.server.compute.modal.job import SANDBOX, Keeper
+from autoresearch_mcp.server.compute.modal.job import SANDBOX, SandboxJob, State
 from autoresearch_mcp.server.compute.modal.scoring import PATIENCE_S, Scoring, scorers
 from autoresearch_mcp.trainer import protocol
 
@@ -48,11 +48,11 @@ class ModalCompute:
         self._profile, self._state, self._gpus, self._command, self._patience_s = profile, state, gpus, command, patience_s
         self._context: ModalContext | None = None
         self._scoring: Scoring | None = None
-        self._keepers: dict[tuple[str, int], Keeper] = {}
+        self._sandbox_jobs: dict[tuple[str, int], SandboxJob] = {}
 
     def scored_beside(self, slots: int) -> int:
         """All but one of each kind of device: a batch of those that wait takes one sandbox."""
-        kinds = [keeper.device for keeper in self._keepers.values() if keeper.seen.phase == "scoring"]
+        kinds = [each.device for each in self._sandbox_jobs.values() if each.scoring]
         return len(kinds) - len(set(kinds))
 
     async def prepare(self) -> str:
@@ -67,32 +67,32 @@ class ModalCompute:
             await asyncio.to_thread(write_files, job)
         except OSError as error:
             raise ComputeError(f"The run's files could not be written: {error}. Is the disk full?") from error
-        self._keep(job, fresh=True)
+        self._start(job, fresh=True)
 
     async def observe(self, job: Job) -> Observation:
-        keeper = self._keepers.get((job.id, job.attempt))
-        if keeper is not None and keeper.seen.phase != "ended":
-            return keeper.observation()
+        sandbox_job = self._sandbox_jobs.get((job.id, job.attempt))
+        if sandbox_job is not None and sandbox_job.state is not State.ENDED:
+            return sandbox_job.observe()
         end = await asyncio.to_thread(read_end, job.directory)
         if end is None:
             return Observation("lost")
-        self._keepers.pop((job.id, job.attempt), None)
+        self._sandbox_jobs.pop((job.id, job.attempt), None)
         return end
 
     async def adopt(self, job: Job) -> bool:
         if await asyncio.to_thread(read_end, job.directory) is not None:
             return True
-        keeper = self._keepers.get((job.id, job.attempt))
-        if keeper is None:
+        sandbox_job = self._sandbox_jobs.get((job.id, job.attempt))
+        if sandbox_job is None:
             try:
                 self._open()
             except ComputeError:
                 return self._forbid(job)  # without a deployment, nobody can have started it
             job.directory.mkdir(parents=True, exist_ok=True)
-            keeper = self._keep(job, fresh=False)
+            sandbox_job = self._start(job, fresh=False)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(keeper.found.wait(), ADOPT_S)
-        return keeper.seen.phase != "lost" or self._forbid(job)
+                await asyncio.wait_for(sandbox_job.located.wait(), ADOPT_S)
+        return sandbox_job.state is not State.LOST or self._forbid(job)
 
     @staticmethod
     def _forbid(job: Job) -> bool:
@@ -101,13 +101,13 @@ class ModalCompute:
         return False
 
     async def cancel(self, job: Job) -> None:
-        if (keeper := self._keepers.get((job.id, job.attempt))) is not None:
-            keeper.cancel()
+        if (sandbox_job := self._sandbox_jobs.get((job.id, job.attempt))) is not None:
+            sandbox_job.cancel()
 
     async def orphans(self, active: Callable[[], Collection[tuple[str, int]]]) -> list[str]:
         context = self._open()
         try:
-            return await end_orphans(context.service, context.deployment, lambda: {*active(), *self._keepers})
+            return await end_orphans(context.service, context.deployment, lambda: {*active(), *self._sandbox_jobs})
         except ModalAway as error:
             raise ComputeError(f"Modal is away: {error}") from error
 
@@ -125,13 +125,13 @@ class ModalCompute:
         return sum(known) if len(known) == len(costs) else None
 
     async def close(self) -> None:
-        creating = [keeper for keeper in self._keepers.values() if not keeper.found.is_set()]
+        creating = [each for each in self._sandbox_jobs.values() if not each.located.is_set()]
         if creating:
-            await asyncio.wait([asyncio.create_task(keeper.found.wait()) for keeper in creating], timeout=CREATION_S)
-        for keeper in self._keepers.values():
-            keeper.task.cancel()
-        await asyncio.gather(*(keeper.task for keeper in self._keepers.values()), return_exceptions=True)
-        self._keepers.clear()
+            await asyncio.wait([asyncio.create_task(each.located.wait()) for each in creating], timeout=CREATION_S)
+        for each in self._sandbox_jobs.values():
+            each.task.cancel()
+        await asyncio.gather(*(each.task for each in self._sandbox_jobs.values()), return_exceptions=True)
+        self._sandbox_jobs.clear()
         if self._scoring is not None:
             await self._scoring.close()
 
@@ -143,12 +143,12 @@ class ModalCompute:
         return self._context
 
     def _trains(self) -> bool:
-        return any(keeper.training for keeper in self._keepers.values())
+        return any(each.training for each in self._sandbox_jobs.values())
 
-    def _keep(self, job: Job, fresh: bool) -> Keeper:
+    def _start(self, job: Job, fresh: bool) -> SandboxJob:
         assert self._context is not None and self._scoring is not None
-        keeper = self._keepers[job.id, job.attempt] = Keeper(self._context, self._scoring, job, fresh)
-        return keeper
+        sandbox_job = self._sandbox_jobs[job.id, job.attempt] = SandboxJob(self._context, self._scoring, job, fresh)
+        return sandbox_job
 
 
 async def end_orphans(

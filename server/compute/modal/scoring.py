@@ -28,18 +28,19 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch_mcp.server.compute.base import Job
+from autoresearch_mcp.server.compute.modal import context as modal_context
 from autoresearch_mcp.server.compute.modal.client import EndedEarly, ModalAway, Mount, NameTaken, Sandbox
-from autoresearch_mcp.server.compute.modal.context import BOOT_S, RETRY_S, ModalContext, folder, retry_until_available
+from autoresearch_mcp.server.compute.modal.context import BOOT_S, ModalContext, is_away, results_folder, retry_until_available
 from autoresearch_mcp.server.compute.modal.deployment import EVALUATION, RUNS
 from autoresearch_mcp.server.devices import SCORER_LIMIT_S
 from autoresearch_mcp.server.models import new_id
+from autoresearch_mcp.server.retry import retry_async
 from autoresearch_mcp.trainer import prepare, protocol, remote
 from autoresearch_mcp.trainer.protocol import Result
 
 BATCH = 4
 PATIENCE_S = 30.0
 TRIES_ALONE = 2
-COMMIT_S = 45.0  # how late a volume's last writes may show
 # In a job's local folder: {"name"} of the sandbox that scores it, written before that is made, {"paid"}, the ids of all that did with
 # how many jobs each scored, and {"used_s"}, the device seconds of those before it.
 BATCH_FILE = "scoring.json"
@@ -99,12 +100,12 @@ class Scoring:
         if batch is None:
             return None, 0.0
         while (result := await self._scored(job)) is None:
-            if await retry_until_available(lambda: self._service.find(str(batch["name"])), "finding a scorer") is None:
+            if await self._find(str(batch["name"])) is None:
                 result = await self._scored(job)
                 break
             await asyncio.sleep(LOOK_S)
         used_s = float(batch.get("used_s", 0.0))
-        if (account := await self._read(job, remote.SCORER)) is not None:
+        if (account := await self._context.read_json(job, remote.SCORER)) is not None:
             paid = dict(scorers(job.directory)) | ({str(account["sandbox"]): account["jobs"]} if account["sandbox"] else {})
             protocol.write_json(job.directory / BATCH_FILE, {**batch, "paid": list(paid.items())})
             most = min(max(0.0, time.time() - account["begun"]), _limit_s(job, account["jobs"]))
@@ -120,7 +121,7 @@ class Scoring:
     async def _serve_all(self, device: str) -> None:
         while waiting := [wait for wait in self._waiting if wait.job.spec.device == device]:
             if not (batch := self._due(waiting)):
-                await asyncio.sleep(RETRY_S[0])
+                await asyncio.sleep(modal_context.RETRY_S[0])
                 continue
             for wait in batch:
                 self._waiting.remove(wait)
@@ -150,9 +151,9 @@ class Scoring:
                 placed_at = time.monotonic()
                 for wait in batch:
                     self._note(wait, name, [*scorers(wait.job.directory), (id, len(batch))])
-                told_s = await self._listen(id, {folder(wait.job): wait for wait in batch})
+                told_s = await self._listen(id, {results_folder(wait.job): wait for wait in batch})
                 while await retry_until_available(lambda: self._service.poll(id), "polling a scorer") is None:  # noqa: ASYNC110
-                    await asyncio.sleep(RETRY_S[0])
+                    await asyncio.sleep(modal_context.RETRY_S[0])
                 self._service.forget(id)
                 seconds = min(time.monotonic() - placed_at, _limit_s(batch[0].job, len(batch))) - told_s
         except EndedEarly as error:
@@ -179,24 +180,31 @@ class Scoring:
         Raises:
             EndedEarly.
         """
-        wait_s = RETRY_S[0]
-        while True:
+
+        async def attempt() -> str | None:
             try:
                 return await self._service.create(sandbox)
             except NameTaken:  # by an earlier try, of which the answer was lost
-                return await retry_until_available(lambda: self._service.find(sandbox.name), "finding a scorer")
-            except ModalAway as error:
-                _log.warning("the scorer %s is not placed yet, next try in %.0f s: %s", sandbox.name, wait_s, error)
-                if (id := await retry_until_available(lambda: self._service.find(sandbox.name), "finding a scorer")) is not None:
-                    return id
-                await asyncio.sleep(wait_s)
-                wait_s = min(2 * wait_s, RETRY_S[1])
+                return await self._find(sandbox.name)
+            except ModalAway:
+                if (id := await self._find(sandbox.name)) is None:
+                    raise
+                return id
+
+        def log(error: BaseException, wait_s: float) -> None:
+            _log.warning("the scorer %s is not placed yet, next try in %.0f s: %s", sandbox.name, wait_s, error)
+
+        return await retry_async(attempt, is_away, modal_context.RETRY_S, log)
+
+    async def _find(self, name: str) -> str | None:
+        """Return the id of the running scorer of this name, or None. Waits out an outage."""
+        return await retry_until_available(lambda: self._service.find(name), "finding a scorer")
 
     def _sandbox(self, name: str, batch: list[_Wait]) -> Sandbox:
         deployment, spec = self._context.deployment, batch[0].job.spec
         return Sandbox(
             name=name,
-            argv=(*self._context.command, "score", EVALUATION, *(f"{RUNS}/{folder(wait.job)}" for wait in batch)),
+            argv=(*self._context.command, "score", EVALUATION, *(f"{RUNS}/{results_folder(wait.job)}" for wait in batch)),
             tags={"lab": deployment.lab, "stage": "score"},
             image=deployment.image,
             timeout_s=_limit_s(batch[0].job, len(batch)),
@@ -233,7 +241,7 @@ class Scoring:
         Raises:
             protocol.ResultError: there is one that can't be read.
         """
-        value = await self._read(job, remote.SCORED)
+        value = await self._context.read_json(job, remote.SCORED)
         return await self._complete(job, value) if value is not None else None
 
     async def _complete(self, job: Job, value: dict[str, Any]) -> Result:
@@ -242,25 +250,16 @@ class Scoring:
         if result.state != "finished":
             return result
         hidden = protocol.hidden_score(value)  # images of before version 0.2 put it there
-        deadline = time.monotonic() + COMMIT_S
+        deadline = time.monotonic() + modal_context.COMMIT_S
         while hidden is None and time.monotonic() < deadline:
-            hidden = protocol.hidden_score(await self._read(job, protocol.HIDDEN))
+            hidden = protocol.hidden_score(await self._context.read_json(job, protocol.HIDDEN))
             if hidden is None:
-                await asyncio.sleep(RETRY_S[0])
+                await asyncio.sleep(modal_context.RETRY_S[0])
         if hidden is None:
-            _log.warning("%s has no score on the hidden split: the gate will ask for another replicate", folder(job))
+            _log.warning("%s has no score on the hidden split: the gate will ask for another replicate", results_folder(job))
         else:
             await asyncio.to_thread(protocol.write_hidden, job.directory, hidden)
         return result
-
-    async def _read(self, job: Job, file: str) -> dict[str, Any] | None:
-        path = f"{folder(job)}/{file}"
-        data = await retry_until_available(lambda: self._service.read(self._context.deployment.runs, path), "reading a score")
-        try:
-            value = json.loads(data) if data is not None else None
-        except ValueError:
-            return None
-        return value if isinstance(value, dict) else None
 
 
 def _limit_s(job: Job, jobs: int) -> int:

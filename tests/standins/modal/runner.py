@@ -8,7 +8,7 @@ from pathlib import Path
 
 from autoresearch_mcp.server import compute
 from autoresearch_mcp.server.compute.base import Compute
-from autoresearch_mcp.server.compute.modal import job
+from autoresearch_mcp.server.compute.modal import context
 from autoresearch_mcp.server.compute.modal.backend import ModalCompute
 from autoresearch_mcp.server.devices import requests
 from autoresearch_mcp.server.runner import process
@@ -22,7 +22,7 @@ def open_compute(settings: Settings, state: Path, log: Path) -> Compute:
         return ModalCompute(settings.training.profile, state, requests(), command)
     backend = ModalCompute(settings.training.profile, state, requests(), NOOP, patience_s=0.2)
     backend.poll_s = 0.05
-    job.COMMIT_S = 1.0  # the stand-in's volumes don't lag
+    context.COMMIT_S = 1.0  # the stand-in's volumes don't lag
     return backend
 
 

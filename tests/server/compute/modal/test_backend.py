@@ -145,8 +145,7 @@ def unknown_fields(message: Any) -> bool:
 async def test_an_outage_of_minutes_loses_nothing_and_holds_up_nobody_who_looks(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scaled: calls are given up after 0.5 s instead of 30, retried every 0.1 to 0.2 s instead of 1 to 30."""
     monkeypatch.setattr(client, "RPC_S", 0.5)
-    for module in (context, sandbox_job):
-        monkeypatch.setattr(module, "RETRY_S", (0.1, 0.2))
+    monkeypatch.setattr(context, "RETRY_S", (0.1, 0.2))
     before = bench.job("hold")
     await bench.compute.submit(before)
     await bench.see(before, "running")
@@ -292,7 +291,7 @@ async def test_a_result_that_the_volume_shows_late_is_waited_for(bench: Bench) -
 
 @pytest.mark.parametrize("file", [sandbox_job.SANDBOX, protocol.RESULT])
 async def test_a_disk_that_is_full_for_a_while_loses_no_training(bench: Bench, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox_job, "RETRY_S", (0.1, 0.2))
+    monkeypatch.setattr(context, "RETRY_S", (0.1, 0.2))
     write, refused = protocol.write_json, []
 
     def full(path: Path, value: object) -> None:
