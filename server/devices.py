@@ -1,4 +1,4 @@
-"""Kinds of device that a lab can rent by the second: what to ask for, and what it costs."""
+"""The kinds of device that a lab can rent by the second: what to ask for, and what they cost."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +11,16 @@ SCORER_LIMIT_S = 240.0  # the same of a scorer, and its imports
 
 @dataclass(frozen=True)
 class Gpu:
-    """`request` pins the kind: a bare H100 may be upgraded to an H200 silently, whose results would not be comparable."""
+    """One kind of device.
+
+    Attributes:
+        request: What to ask Modal for; None is no GPU. It pins the kind: a bare H100 may silently become an H200, whose
+            results would not be comparable.
+        usd_s: USD a second, with the CPU and memory that a training asks for. `[compute.prices]` in lab.toml overrides it.
+    """
 
     request: str | None
-    usd_s: float  # with the CPU and memory that a training asks for; [compute.prices] in lab.toml overrides it
+    usd_s: float
 
 
 GPUS = {
@@ -32,21 +38,29 @@ GPUS = {
 
 
 def kind(name: str) -> str:
-    """The device kind of experiments on this GPU, as results and `launch_training(device=...)` name it."""
+    """Return the kind of device of this GPU, as results and `launch_training(device=...)` name it."""
     return name.lower()
 
 
 def requests() -> dict[str, str | None]:
-    """Device kind -> what to ask Modal for."""
+    """Return what to ask Modal for, by kind of device."""
     return {kind(name): gpu.request for name, gpu in GPUS.items()}
 
 
 def usd_per_s(device: str, prices: Mapping[str, float]) -> float:
-    """Of a running sandbox on this kind of device."""
+    """Return the USD a second of a running sandbox on this kind of device.
+
+    Args:
+        device: A kind, as `kind` returns it; an unknown one costs nothing.
+        prices: What lab.toml sets, by the GPU's name.
+    """
     name = device.upper()
     return prices.get(name, GPUS[name].usd_s if name in GPUS else 0.0)
 
 
 def longest_s(profile: str, budget_s: float) -> float:
-    """The most device seconds that an attempt can be billed for: its own sandbox to its time limit, and a scorer that it has to itself."""
+    """Return the most device seconds that an attempt can be billed for.
+
+    That is its own sandbox up to its time limit, and a scorer that it shares with no other attempt.
+    """
     return START_LIMIT_S + SCORER_LIMIT_S + prepare.max_wall_s(profile, budget_s)

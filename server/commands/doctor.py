@@ -178,16 +178,16 @@ def sandbox(lab: LabUnderTest) -> list[Finding]:
 
 def modal(lab: LabUnderTest) -> list[Finding]:
     """Check what costs nothing to ask: package, deployment, token, and whether Modal has what `setup modal` made."""
-    from autoresearch_mcp.server.commands.modal import lacking, look
+    from autoresearch_mcp.server.commands.modal import inspect, missing_prerequisite
     from autoresearch_mcp.server.lab.status import preflight_error
 
     if not lab.settings.rents:
         return []
-    if (missing := lacking()) is not None:
+    if (missing := missing_prerequisite()) is not None:
         return [Finding("modal", "bad", *missing)]
     if why := preflight_error(lab.settings, lab.state):
         return [Finding("modal", "bad", why)]
-    sentences, bare = look(lab.state, lab.settings.devices)
+    sentences, bare = inspect(lab.state, lab.settings.devices)
     findings = [Finding("modal", "ok", text) for text in sentences]
     if bare:
         text = f"there is no compile cache for {', '.join(bare)}: each training there compiles for itself, in an estimated 20 to 40 s"

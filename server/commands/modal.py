@@ -1,4 +1,4 @@
-"""What a lab's owner does about rented devices by hand: set up, inspect, and end what no experiment needs."""
+"""The commands for rented devices: set up a lab on Modal, inspect it, and end what no experiment needs."""
 
 import asyncio
 import contextlib
@@ -24,8 +24,14 @@ _T = TypeVar("_T")
 def set_up(root: Path, gpu: str | None, dry_run: bool, say: Callable[[str], None]) -> None:
     """Say what will be made and what it costs; then make it, unless it is there.
 
+    Args:
+        root: The lab.
+        gpu: The kind of GPU to set up for; None is what lab.toml names.
+        dry_run: Whether to make nothing.
+        say: Tells the user what happens.
+
     Raises:
-        LabError: `bad_gpu`, or `modal` for what is lacking here, or what Modal said.
+        LabError: `bad_gpu`; or `modal`, if this machine lacks something, or Modal refuses or is away.
     """
     from autoresearch_mcp.server.compute.modal import setup
 
@@ -48,10 +54,17 @@ def set_up(root: Path, gpu: str | None, dry_run: bool, say: Callable[[str], None
 
 
 def reap(root: Path, dry_run: bool) -> list[str]:
-    """End the lab's sandboxes that no experiment needs; what was ended, or would be, in words.
+    """End the lab's sandboxes that no experiment needs.
+
+    Args:
+        root: The lab.
+        dry_run: Whether to end nothing.
+
+    Returns:
+        What was ended, or would be, in words.
 
     Raises:
-        LabError: `modal`.
+        LabError: `modal`, if this machine lacks something, or Modal refuses or is away.
     """
     from autoresearch_mcp.server.compute.modal.backend import end_orphans
     from autoresearch_mcp.server.compute.modal.client import Service
@@ -61,62 +74,72 @@ def reap(root: Path, dry_run: bool) -> list[str]:
     _require_access("Nothing was ended.")
 
     async def end() -> list[str]:
-        found = deployment.load(paths.state)
+        lab = deployment.load(paths.state)
         with contextlib.closing(Ledger(paths.ledger)) as ledger:
 
             def active() -> set[tuple[str, int]]:
                 return {(e.id, e.attempt) for e in ledger.open_experiments(*ACTIVE_STATES)}
 
-            return await end_orphans(Service(found.environment, found.app), found, active, dry_run)
+            return await end_orphans(Service(lab.environment, lab.app), lab, active, dry_run)
 
     return _answer(end())
 
 
-def look(state: Path, kinds: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What can be seen of the lab on Modal for nothing, in sentences; and those of its kinds of device that have no compile cache there.
+def inspect(state: Path, kinds: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Look at the lab on Modal with calls that cost nothing.
+
+    Args:
+        state: The lab's state folder.
+        kinds: The kinds of device that its trainings may run on.
+
+    Returns:
+        What is there, in sentences; and those of the kinds that have no compile cache there.
 
     Raises:
-        LabError: `modal`: what is missing, and what to do.
+        LabError: `modal`; the text says what is missing, and what to do.
     """
     from autoresearch_mcp.server.compute.modal import compile_cache
     from autoresearch_mcp.server.compute.modal.client import Service
 
     async def ask() -> tuple[list[str], list[str]]:
-        found = deployment.load(state)
-        service = Service(found.environment, found.app)
-        took = await service.ping()
-        for volume in (found.training, found.evaluation):
+        lab = deployment.load(state)
+        service = Service(lab.environment, lab.app)
+        call_s = await service.ping()
+        for volume in (lab.training, lab.evaluation):
             if await service.read(volume, prepare.META) is None:
                 raise ComputeError(f"The volume {volume} holds no prepared data: run `autoresearch-mcp setup modal`.")
-        running = await service.running({"lab": found.lab})
-        said = [_seen(found, took, len(running))]
+        running = await service.running({"lab": lab.lab})
+        sentences = [
+            f"app {lab.app} in {lab.environment}, {call_s * 1e3:.0f} ms a call; data for {lab.profile}; "
+            f"{len(running)} sandboxes of this lab run"
+        ]
         with contextlib.suppress(ComputeError):
             rates = {name: usd for name, usd in (await service.rates()).items() if "gpu" in name.lower()}
-            said.append("Modal's own prices: " + ", ".join(f"{n} {usd:g}" for n, usd in sorted(rates.items())))
-        return said, await compile_cache.missing(service, found, kinds)
+            sentences.append("Modal's own prices: " + ", ".join(f"{n} {usd:g}" for n, usd in sorted(rates.items())))
+        return sentences, await compile_cache.missing(service, lab, kinds)
 
     return _answer(ask())
 
 
-def lacking() -> tuple[str, str] | None:
-    """What this machine lacks to speak to Modal at all, and what brings it; nothing is asked of the service."""
+def missing_prerequisite() -> tuple[str, str] | None:
+    """Name what this machine lacks to speak to Modal at all. Nothing is asked of the service.
+
+    Returns:
+        What is missing, and what brings it; None if nothing is.
+    """
     if importlib.util.find_spec("modal") is None:
         return "the package modal is not installed", "pip install 'autoresearch-mcp[modal]'"
     file = Path(os.environ.get("MODAL_CONFIG_PATH") or "~/.modal.toml").expanduser()
     if not (os.environ.get("MODAL_TOKEN_ID") and os.environ.get("MODAL_TOKEN_SECRET")) and not file.is_file():
-        cure = "`modal token new` gets one from your account at modal.com and keeps it in Modal's own file"
-        return "there is no token: neither MODAL_TOKEN_ID and MODAL_TOKEN_SECRET nor a file of them", cure
+        hint = "`modal token new` gets one from your account at modal.com and keeps it in Modal's own file"
+        return "there is no token: neither MODAL_TOKEN_ID and MODAL_TOKEN_SECRET nor a file of them", hint
     return None
 
 
 def _require_access(kept: str) -> None:
-    if (found := lacking()) is not None:
-        what, cure = found
-        raise LabError(f"{what[0].upper()}{what[1:]}. {kept} {cure}.", "modal")
-
-
-def _seen(found: deployment.Deployment, took_s: float, running: int) -> str:
-    return f"app {found.app} in {found.environment}, {took_s * 1e3:.0f} ms a call; data for {found.profile}; {running} sandboxes of this lab run"
+    if (missing := missing_prerequisite()) is not None:
+        what, hint = missing
+        raise LabError(f"{what[0].upper()}{what[1:]}. {kept} {hint}.", "modal")
 
 
 def _answer(work: Coroutine[Any, Any, _T]) -> _T:

@@ -1,5 +1,11 @@
-"""Where trainings run: one small interface in `base.py`, one file a backend, imported where it is used."""
+"""Where trainings run: one small interface in `base.py`, and a folder for each backend.
 
+A new backend is one more folder whose `backend` module has `open_backend`, one line in `BACKENDS`, one more value of
+`[compute] backend` in `settings`, and one more `Backend` in `tests/server/compute/test_contract.py`.
+"""
+
+import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,14 +13,20 @@ if TYPE_CHECKING:
     from autoresearch_mcp.server.compute.base import Compute
     from autoresearch_mcp.server.settings import Settings
 
+# `[compute] backend` in lab.toml -> the module that opens it, imported when it is used
+BACKENDS: Mapping[str, str] = {
+    "local": "autoresearch_mcp.server.compute.local.backend",
+    "modal": "autoresearch_mcp.server.compute.modal.backend",
+}
+
 
 def open_compute(settings: "Settings", state: Path, log: Path) -> "Compute":
-    """The backend that `lab.toml` names. `log`: where the launchers' own messages go."""
-    if settings.rents:
-        from autoresearch_mcp.server.compute.modal.backend import ModalCompute
-        from autoresearch_mcp.server.devices import requests
+    """Open the backend that `lab.toml` names.
 
-        return ModalCompute(settings.training.profile, state, requests())
-    from autoresearch_mcp.server.compute.local.backend import LocalCompute
-
-    return LocalCompute(settings.training.profile, settings.training.threads, log)
+    Args:
+        settings: The lab's settings.
+        state: The lab's state folder.
+        log: Where the launchers' own messages go.
+    """
+    backend: Compute = importlib.import_module(BACKENDS[settings.compute.backend]).open_backend(settings, state, log)
+    return backend

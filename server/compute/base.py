@@ -1,4 +1,4 @@
-"""What a compute backend does: run one job a call, be asked how it is, and survive the death of whoever asked.
+"""What a compute backend does: run one job a call, tell how it is, and survive the death of the process that asked.
 
 The runner is the only caller. A job is one attempt of one experiment, named by its id and attempt number, so that every
 method can be repeated after a crash: `adopt` decides whether an earlier `submit` took effect, and forbids it for good if not.
@@ -14,18 +14,26 @@ from autoresearch_mcp.trainer.protocol import Result, Spec
 
 
 class ComputeError(Exception):
-    """The backend could not do it now; the text says why and what to do. The job was not started."""
+    """The backend can't do it now. The text says why and what to do. The job was not started."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One attempt of one experiment."""
+    """One attempt of one experiment.
+
+    Attributes:
+        id: The experiment's id.
+        attempt: Counts the experiment's attempts from 1.
+        directory: The local folder where log, loss curve and result are found, now or in the end.
+        spec: What to run.
+        files: The commit's files by path; empty for a job of an earlier process.
+    """
 
     id: str
     attempt: int
-    directory: Path  # local folder where log, loss curve and result are found, now or in the end
+    directory: Path
     spec: Spec
-    files: dict[str, bytes] = field(default_factory=dict, repr=False)  # the commit's editable files
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -33,11 +41,14 @@ class Observation:
     """How a job is.
 
     Attributes:
-        phase: `lost`: it ended, or never began, without a result. `refused`: the backend will never run it, for `reason`.
-        result: of a job that ended; None if what it left can't be read, for `reason`.
-        used_s, share: of the training budget.
-        device_s: seconds that the job held a device, where that differs from the time since its start.
-        never_started: it is `lost` because its submitter died before it began. That says nothing of the job, and another attempt is due.
+        phase: Where it is. `lost`: it ended, or never began, without a result. `refused`: the backend will never run it.
+        used_s: Seconds of the training budget that are used.
+        share: The same as a share of the budget, from 0 to 1.
+        result: The result of a job that ended; None if what it left can't be read.
+        reason: Why it was refused, or why its result can't be read.
+        device_s: Seconds that the job held a device, where that differs from the time since its start.
+        never_started: It is `lost` because its submitter died before it began. That says nothing of the job, and another
+            attempt is due.
     """
 
     phase: Literal["starting", "running", "scoring", "ended", "lost", "refused"]
@@ -50,45 +61,103 @@ class Observation:
 
 
 class Compute(Protocol):
-    """A place where jobs run."""
+    """A place where jobs run.
 
-    poll_s: float  # how long the runner waits between two rounds of `observe`
+    Any method may be called again after a crash, by another process. `submit` and `observe` never wait for a device or a provider.
+
+    Attributes:
+        poll_s: How long the runner waits between two rounds of `observe`, in seconds.
+    """
+
+    poll_s: float
 
     def scored_beside(self, slots: int) -> int:
-        """How many runs can be scored while `slots` others train, at no cost to them."""
+        """Return how many runs can be scored while others train, at no cost to those.
+
+        Args:
+            slots: How many runs train at the same time.
+        """
         ...
 
     async def prepare(self) -> str:
-        """Make ready what all jobs share (data, tokenizer), once; the `data` of every Spec. Cancelling the call ends it.
+        """Make ready what all jobs share (data, tokenizer). Cancelling the call ends the work.
 
-        Raises ComputeError."""
+        Returns:
+            The `data` of every job's spec.
+
+        Raises:
+            ComputeError: It can't be made ready; no job can run.
+        """
         ...
 
     async def submit(self, job: Job) -> None:
-        """Start the job, or see to it that it starts. Returns soon, also where the device is to be waited for.
+        """Start the job, or see to it that it starts. Returns soon, even if no device is free yet.
 
-        Raises ComputeError if it was not started and won't be."""
+        A job that `adopt` has forbidden is not started.
+
+        Args:
+            job: What to run, with its files.
+
+        Raises:
+            ComputeError: It was not started and won't be.
+        """
         ...
 
-    async def observe(self, job: Job) -> Observation: ...
+    async def observe(self, job: Job) -> Observation:
+        """Return how the job is. Phases only move on, and an end is for good.
+
+        Args:
+            job: A job that was submitted or adopted, also by an earlier process.
+        """
+        ...
 
     async def adopt(self, job: Job) -> bool:
-        """After a crash: True if the job runs or has a result, or that can't be known now. False: it does not run and never will,
-        and `observe` tells whether it had begun."""
-        ...
+        """Find out after a crash whether an earlier `submit` took effect, and forbid the job for good if it did not.
 
-    async def orphans(self, active: Callable[[], Collection[tuple[str, int]]]) -> list[str]:
-        """End what runs for this lab and is not one of these (experiment, attempt); what was ended, in words.
+        Args:
+            job: The job, which may have no files.
 
-        `active` is asked after what runs is known, so that a job that starts meanwhile is safe. Raises ComputeError."""
-        ...
-
-    async def cost(self, directory: Path) -> float | None:
-        """USD that the provider says the ended job of this directory cost, once it says so. Raises ComputeError."""
+        Returns:
+            True if the job runs or has a result, or if that can't be known now. False if it does not run and never will;
+            `observe` tells whether it had begun.
+        """
         ...
 
     async def cancel(self, job: Job) -> None:
-        """Ask a job to end; `observe` tells when it has. Repeating it is harmless."""
+        """Ask a job to end; `observe` tells when it has. Repeating it is harmless.
+
+        Args:
+            job: A job in any phase, ended ones included.
+        """
+        ...
+
+    async def orphans(self, active: Callable[[], Collection[tuple[str, int]]]) -> list[str]:
+        """End what runs for this lab although no experiment needs it.
+
+        Args:
+            active: Returns the attempts (experiment, attempt) that are needed. It is called after what runs is known, so
+                that a job that starts meanwhile is safe.
+
+        Returns:
+            What was ended, in words.
+
+        Raises:
+            ComputeError: The provider does not answer now.
+        """
+        ...
+
+    async def cost(self, directory: Path) -> float | None:
+        """Ask the provider what an ended job cost.
+
+        Args:
+            directory: The job's local folder.
+
+        Returns:
+            USD, or None if the provider does not say yet, or never will.
+
+        Raises:
+            ComputeError: The provider does not answer now.
+        """
         ...
 
     async def close(self) -> None:
@@ -99,8 +168,11 @@ class Compute(Protocol):
 def read_end(directory: Path) -> Observation | None:
     """Read how a job ended from its run directory.
 
+    Args:
+        directory: The job's local folder.
+
     Returns:
-        An observation without a result where there is one that can't be read; None where there is none yet.
+        How it ended; without a result if there is one that can't be read. None if there is none yet.
     """
     try:
         result = protocol.read_result(directory)
@@ -110,7 +182,11 @@ def read_end(directory: Path) -> Observation | None:
 
 
 def write_files(job: Job) -> None:
-    """Write what the launcher expects in a run directory: the code, then the spec."""
+    """Write what the launcher expects in a run directory: the code, then the spec.
+
+    Raises:
+        OSError: The disk is full, or a path can't be written.
+    """
     code = job.directory / protocol.CODE
     code.mkdir(parents=True, exist_ok=True)
     for path, content in job.files.items():

@@ -1,8 +1,8 @@
 """Trainings as processes of this machine, supervised by `autoresearch_mcp.trainer.launch`, which outlives the runner that started it.
 
 A warm parent with torch imported forks each supervisor (0.4 s to the first step instead of 2.2 s). Where forking after importing
-torch is not safe (macOS), each launcher starts cold. The launcher's POSIX lock on its run directory tells whether it lives: unlike
-a process id it can't be mistaken for somebody else's.
+torch is not safe (macOS), each launcher starts cold. The launcher's POSIX lock on its run directory tells whether it lives. A
+process id could by now belong to another process; a lock can't.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation, read_end, write_files
 from autoresearch_mcp.server.installation import import_environment
-from autoresearch_mcp.server.settings import physical_cores
+from autoresearch_mcp.server.settings import Settings, physical_cores
 from autoresearch_mcp.trainer import files, prepare, protocol
 
 _ENVIRONMENT = (
@@ -38,20 +38,29 @@ _DETACH = "import os, sys; os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
 
 
 def environment(threads: int) -> dict[str, str]:
-    """What a training inherits: an explicit few variables, so that no secret of the server's reaches agents' code."""
+    """Return the variables that a training inherits: a few by name, so that no secret of the server's reaches agents' code.
+
+    Args:
+        threads: How many threads the training may use.
+    """
     kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     return kept | import_environment() | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
+
+
+def open_backend(settings: Settings, state: Path, log: Path) -> "LocalCompute":
+    """Open the backend for a lab; see `open_compute`."""
+    return LocalCompute(settings.training.profile, settings.training.threads, log)
 
 
 class LocalCompute:
     """Implements `Compute` with processes.
 
     Args:
-        profile: what is trained, a name in `autoresearch_mcp.trainer.prepare`.
-        threads: a training.
-        log: where the launcher's own messages go.
-        command: how the launcher is started, for tests and benchmarks that put another in its place.
-        warm: whether to fork from a warm parent.
+        profile: What is trained, a name in `autoresearch_mcp.trainer.prepare`.
+        threads: How many threads each training uses.
+        log: Where the launcher's own messages go.
+        command: Starts the launcher. Tests and benchmarks put another in its place.
+        warm: Whether to fork from a warm parent.
     """
 
     poll_s = 0.05
@@ -74,14 +83,22 @@ class LocalCompute:
         self._turn = asyncio.Lock()
 
     def scored_beside(self, slots: int) -> int:
+        """Return how many runs can be scored on cores that no training uses: none beside a GPU, and none with a single slot."""
         if prepare.PROFILES[self._profile].clock == "wall":
             return 0  # the device is the training's alone: its clock runs while others use it
         if slots == 1:
-            return 0  # one at a time, as was asked for: nobody whom a model could tell what it is scored on
+            return 0  # one at a time, as the owner wants: then nothing trains that a model could tell what it is scored on
         return max(0, physical_cores() // self._threads - slots)
 
     async def prepare(self) -> str:
-        """Data, and meanwhile the warm parent, whose import of torch takes as long: the first job waits for neither twice."""
+        """Prepare the data while the warm parent imports torch, which takes as long: the first job waits for neither twice.
+
+        Returns:
+            The directory of the data.
+
+        Raises:
+            ComputeError: The data can't be prepared, or no process can be started.
+        """
         if self._warm:
             async with self._turn:
                 await self._ensure_parent()
@@ -99,6 +116,11 @@ class LocalCompute:
         return out.decode().strip().splitlines()[-1]
 
     async def submit(self, job: Job) -> None:
+        """Write the job's files and start its launcher.
+
+        Raises:
+            ComputeError: The files can't be written, or the launcher does not start.
+        """
         try:
             await asyncio.to_thread(write_files, job)
         except OSError as error:
@@ -112,21 +134,27 @@ class LocalCompute:
                 raise ComputeError(f"The launcher could not be started. {self._last_words()}")
 
     async def observe(self, job: Job) -> Observation:
+        """Return what the run directory and the launcher's lock tell of the job."""
         return await asyncio.to_thread(_observe, job)
 
     async def adopt(self, job: Job) -> bool:
+        """Return whether a launcher holds the job's lock, or left a result. If neither, forbid the job under that lock."""
         return await asyncio.to_thread(_adopt, job)
 
     async def cancel(self, job: Job) -> None:
+        """Mark the job as cancelled and send SIGTERM to its launcher, if that lives."""
         await asyncio.to_thread(_cancel, job)
 
     async def orphans(self, active: Callable[[], Collection[tuple[str, int]]]) -> list[str]:
-        return []  # a launcher ends by its own clock, and costs nothing
+        """Return no orphans: a launcher ends by its own clock, and costs nothing."""
+        return []
 
     async def cost(self, directory: Path) -> float | None:
+        """Return None: nobody bills this machine."""
         return None
 
     async def close(self) -> None:
+        """End the warm parent. Its launchers run on."""
         if self._parent is not None and self._parent.returncode is None:
             assert self._parent.stdin is not None
             self._parent.stdin.close()
@@ -138,7 +166,7 @@ class LocalCompute:
         return self._parent
 
     async def _ask_parent(self, directory: Path) -> None:
-        """One line asks for a run, one line answers. A parent that died is replaced, once a call."""
+        """Ask the warm parent for a run with one line, and read one line as the answer. Replace a parent that died, once a call."""
         for _ in range(2):
             parent = await self._ensure_parent()
             assert parent.stdin is not None and parent.stdout is not None
@@ -182,8 +210,8 @@ class LocalCompute:
             lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         except OSError:
             lines = []
-        hint = lines[-1][:400] if lines else "it said nothing"
-        return f"Its last line was: {hint}. Are the trainer's packages installed (`pip install 'autoresearch-mcp[local]'`)? See {self._log.name}."
+        last = f"The launcher's last line was: {lines[-1][:400]}." if lines else "The launcher printed nothing."
+        return f"{last} Are the trainer's packages installed (`pip install 'autoresearch-mcp[local]'`)? See {self._log.name}."
 
 
 async def _interrupt(process: asyncio.subprocess.Process) -> None:
@@ -240,7 +268,7 @@ def _size(path: Path) -> int:
 
 
 def _held(lock: Path) -> bool:
-    """Whether a launcher holds the lock."""
+    """Return whether a launcher holds the lock."""
     try:
         with lock.open("r+b") as file:
             return not files.try_process_lock(file)
@@ -249,5 +277,5 @@ def _held(lock: Path) -> bool:
 
 
 def _begun(directory: Path) -> bool:
-    """Whether a launcher has taken the lock or even ended, after a warm parent died without answering."""
+    """Return whether a launcher has taken the lock or even ended, after a warm parent died without answering."""
     return (directory / protocol.RESULT).exists() or _held(directory / protocol.LOCK)

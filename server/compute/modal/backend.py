@@ -17,6 +17,8 @@ from autoresearch_mcp.server.compute.modal.context import ModalContext
 from autoresearch_mcp.server.compute.modal.deployment import TRAINING, Deployment, check, load
 from autoresearch_mcp.server.compute.modal.job import SANDBOX, SandboxJob, State
 from autoresearch_mcp.server.compute.modal.scoring import PATIENCE_S, Scoring, scorers
+from autoresearch_mcp.server.devices import requests
+from autoresearch_mcp.server.settings import Settings
 from autoresearch_mcp.trainer import protocol
 
 ADOPT_S = 30.0  # for the service to say whether a sandbox is there
@@ -24,15 +26,20 @@ CREATION_S = 10.0  # that `close` leaves to creations on their way
 REMOTE = ("python3", "-u", "-m", "autoresearch_mcp.trainer.remote")
 
 
+def open_backend(settings: Settings, state: Path, log: Path) -> "ModalCompute":
+    """Open the backend for a lab; see `open_compute`."""
+    return ModalCompute(settings.training.profile, state, requests())
+
+
 class ModalCompute:
     """Implements `Compute` with Modal.
 
     Args:
-        profile: what is trained, a name in `autoresearch_mcp.trainer.prepare`.
-        state: the lab's state folder, where `setup modal` left its deployment.
-        gpus: experiment device -> GPU to ask for, or none.
-        command: a sandbox's entry point.
-        patience_s: how long a submitted model waits for others to be scored with.
+        profile: What is trained, a name in `autoresearch_mcp.trainer.prepare`.
+        state: The lab's state folder, where `setup modal` left its deployment.
+        gpus: An experiment's kind of device -> the GPU to ask for, or none.
+        command: A sandbox's entry point.
+        patience_s: How long a submitted model waits for others to be scored with.
     """
 
     poll_s = 0.5
@@ -51,15 +58,25 @@ class ModalCompute:
         self._sandbox_jobs: dict[tuple[str, int], SandboxJob] = {}
 
     def scored_beside(self, slots: int) -> int:
-        """All but one of each kind of device: a batch of those that wait takes one sandbox."""
+        """Return how many jobs wait for scores without a sandbox of their own: all but one of each kind of device."""
         kinds = [each.device for each in self._sandbox_jobs.values() if each.scoring]
         return len(kinds) - len(set(kinds))
 
     async def prepare(self) -> str:
+        """Check that `setup modal` has prepared the lab's data, and return where sandboxes mount it.
+
+        Raises:
+            ComputeError: It has not; the text says what to run.
+        """
         check(self._open().deployment, self._profile)
         return TRAINING
 
     async def submit(self, job: Job) -> None:
+        """Write the job's files and have its sandbox made in the background, however long Modal takes.
+
+        Raises:
+            ComputeError: The lab is not set up, or the files can't be written.
+        """
         if (job.directory / protocol.ABANDONED).exists():
             return
         check(self._open().deployment, self._profile)
@@ -70,6 +87,7 @@ class ModalCompute:
         self._start(job, fresh=True)
 
     async def observe(self, job: Job) -> Observation:
+        """Return what this process knows of the job, or what an earlier one left in the job's folder. Modal is not asked."""
         sandbox_job = self._sandbox_jobs.get((job.id, job.attempt))
         if sandbox_job is not None and sandbox_job.state is not State.ENDED:
             return sandbox_job.observe()
@@ -80,6 +98,11 @@ class ModalCompute:
         return end
 
     async def adopt(self, job: Job) -> bool:
+        """Look for the job's sandbox and its result, on Modal too; forbid the job if there is neither.
+
+        Returns:
+            True if there is one, or if Modal did not answer within `ADOPT_S`; then the search goes on in the background.
+        """
         if await asyncio.to_thread(read_end, job.directory) is not None:
             return True
         sandbox_job = self._sandbox_jobs.get((job.id, job.attempt))
@@ -101,10 +124,16 @@ class ModalCompute:
         return False
 
     async def cancel(self, job: Job) -> None:
+        """Ask the job's sandbox to end, in the background."""
         if (sandbox_job := self._sandbox_jobs.get((job.id, job.attempt))) is not None:
             sandbox_job.cancel()
 
     async def orphans(self, active: Callable[[], Collection[tuple[str, int]]]) -> list[str]:
+        """End this lab's sandboxes that neither the runner nor this backend needs, and return them in words.
+
+        Raises:
+            ComputeError: Modal is away, or refuses.
+        """
         context = self._open()
         try:
             return await end_orphans(context.service, context.deployment, lambda: {*active(), *self._sandbox_jobs})
@@ -112,6 +141,14 @@ class ModalCompute:
             raise ComputeError(f"Modal is away: {error}") from error
 
     async def cost(self, directory: Path) -> float | None:
+        """Return what Modal bills for the job's sandbox and for its share of the scorers, in USD.
+
+        Returns:
+            None if a sandbox is unknown, or Modal does not say yet what one of them cost.
+
+        Raises:
+            ComputeError: Modal is away, or refuses.
+        """
         sandbox = protocol.read_json(directory / SANDBOX)
         if sandbox is None:
             return None
@@ -125,6 +162,7 @@ class ModalCompute:
         return sum(known) if len(known) == len(costs) else None
 
     async def close(self) -> None:
+        """Give creations under way a few seconds, then stop following. Sandboxes run on."""
         creating = [each for each in self._sandbox_jobs.values() if not each.located.is_set()]
         if creating:
             await asyncio.wait([asyncio.create_task(each.located.wait()) for each in creating], timeout=CREATION_S)
@@ -154,15 +192,25 @@ class ModalCompute:
 async def end_orphans(
     service: Service, deployment: Deployment, active: Callable[[], Collection[tuple[str, int]]], dry_run: bool = False
 ) -> list[str]:
-    """End this lab's sandboxes that train no active experiment, and its scorers where nothing is active; what was ended, in words.
+    """End this lab's sandboxes that train no active experiment, and its scorers where nothing is active.
+
+    Args:
+        service: Makes the calls.
+        deployment: Names the lab.
+        active: Returns the attempts (experiment, attempt) that are needed.
+        dry_run: Whether to end nothing.
+
+    Returns:
+        The sandboxes that were ended, or would be, in words.
 
     Raises:
-        ModalAway, ModalRefused.
+        ModalAway: The service does not answer.
+        ModalRefused: The service answered that it won't do it.
     """
-    found = await service.running({"lab": deployment.lab})
+    running = await service.running({"lab": deployment.lab})
     needed = {(id, str(attempt)) for id, attempt in active()}
     ended = []
-    for id, tags in found.items():
+    for id, tags in running.items():
         trained = tags.get("experiment", ""), tags.get("attempt", "")
         if tags.get("stage") == "train" and trained not in needed:
             ended.append((id, f"{id}, which trains {trained[0]}"))
@@ -170,4 +218,4 @@ async def end_orphans(
             ended.append((id, f"{id}, which scores"))
     for id, _ in ended if not dry_run else []:
         await service.terminate(id)
-    return [words for _, words in ended]
+    return [text for _, text in ended]

@@ -1,8 +1,9 @@
-"""The calls of Modal's client that this project makes, all of them, each within its own time limit.
+"""All calls of Modal's client that this project makes, each within its own time limit.
 
-Everything is confined to one app in one environment, named in every call: no object of another is ever looked up. Values come
-back as text and bytes only; nothing from a sandbox is unpickled. `modal` is imported on the first call (0.6 s, 45 MB), so that
-only the process that talks to the service pays for it. Never `modal.enable_output()`: it writes to stdout.
+- Every call names one app in one environment. Objects of others are never looked up.
+- Values come back as text and bytes only. Nothing from a sandbox is unpickled.
+- `modal` is imported on the first call (0.6 s, 45 MB), so that only the process that talks to the service pays for it.
+- Never call `modal.enable_output()`: it writes to stdout.
 """
 
 import asyncio
@@ -27,11 +28,11 @@ _T = TypeVar("_T")
 
 
 class ModalAway(Exception):
-    """The service can't be reached, is out of capacity, or failed on its own account: nothing is known to have happened. Try again."""
+    """The service can't be reached, has no capacity, or failed. Whether the call took effect is not known. Try again."""
 
 
 class ModalRefused(ComputeError):
-    """The service understood and said no: trying again would not help."""
+    """The service understood the request and said no. Another try won't help."""
 
 
 class NameTaken(Exception):
@@ -44,13 +45,21 @@ class EndedEarly(Exception):
 
 @dataclass(frozen=True)
 class Sandbox:
-    """What is asked for.
+    """A sandbox to ask for.
 
     Attributes:
-        image: its object id.
-        folder: a local folder that is mounted at `mounted`, by content: no image is built for it.
-        volumes: mount point -> volume name, with `:ro` and `:/sub/path` after it where wanted, in this order.
-        cpu, memory: requested and largest, in cores and MiB.
+        name: No two sandboxes of this name run at the same time.
+        argv: Its entry point.
+        tags: Find it among others.
+        image: The image's object id.
+        timeout_s: When the service ends it.
+        volumes: Mount point -> what is mounted there.
+        gpu: The GPU to ask for, or none.
+        cpu: Cores requested, and the most that it may use.
+        memory: MiB requested, and the most that it may use.
+        folder: A local folder that is mounted at `mounted` by its content; no image is built for it.
+        mounted: Where `folder` is mounted.
+        network: Whether it reaches the internet.
     """
 
     name: str
@@ -69,7 +78,13 @@ class Sandbox:
 
 @dataclass(frozen=True)
 class Mount:
-    """A volume, or a folder of it, in a sandbox."""
+    """A volume, or a folder of one, in a sandbox.
+
+    Attributes:
+        volume: The volume's name.
+        read_only: Whether the sandbox can't write to it.
+        sub_path: The folder of the volume that is mounted; None is all of it.
+    """
 
     volume: str
     read_only: bool = False
@@ -79,8 +94,11 @@ class Mount:
 class Service:
     """One app in one environment. Use it from one asyncio loop.
 
-    Raises:
-        ModalAway, ModalRefused: from every method.
+    Every method can raise `ModalAway` and `ModalRefused`; their docstrings name what they raise beyond that.
+
+    Args:
+        environment: The Modal environment.
+        app: The app in it.
     """
 
     def __init__(self, environment: str, app: str) -> None:
@@ -96,10 +114,14 @@ class Service:
     # Sandboxes
 
     async def create(self, wanted: Sandbox) -> str:
-        """Start a sandbox and return its id. Waits for capacity, up to 21 minutes: being cancelled ends the sandbox.
+        """Start a sandbox and return its id. This waits for capacity, up to 21 minutes; cancelling the call ends the sandbox.
+
+        Args:
+            wanted: The sandbox.
 
         Raises:
-            NameTaken, EndedEarly.
+            NameTaken: A sandbox of this name runs already.
+            EndedEarly: It ended before it was seen to run.
         """
         app = await self._connect()
         modal = self._modal
@@ -132,7 +154,7 @@ class Service:
         return self._know(sandbox)
 
     async def find(self, name: str) -> str | None:
-        """The id of the running sandbox of this name."""
+        """Return the id of the running sandbox of this name, or None if none runs."""
         await self._connect()
         with suppress(self._modal.exception.NotFoundError):
             call = self._modal.Sandbox.from_name.aio(self.app, name, environment_name=self.environment, client=self._client)
@@ -140,7 +162,11 @@ class Service:
         return None
 
     async def running(self, tags: Mapping[str, str]) -> dict[str, dict[str, str]]:
-        """The sandboxes of this app that run and have these tags: id -> all of its tags."""
+        """List the running sandboxes of this app that have these tags.
+
+        Returns:
+            A sandbox's id -> all of its tags.
+        """
         app = await self._connect()
 
         async def collect() -> dict[str, dict[str, str]]:
@@ -153,7 +179,7 @@ class Service:
         return await _answer(self._modal, collect(), TRANSFER_S)
 
     async def poll(self, id: str) -> int | None:
-        """The return code of a sandbox that has ended. It proves nothing: 0 may be a failed start, 137 a preemption."""
+        """Return the return code of a sandbox that has ended, None if it runs. It proves nothing: 0 may be a failed start, 137 a preemption."""
         sandbox = await self._sandbox(id)
         code: int | None = await _answer(self._modal, sandbox.poll.aio())
         return code
@@ -166,7 +192,7 @@ class Service:
             await _answer(self._modal, sandbox.terminate.aio())
 
     async def lines(self, id: str) -> AsyncIterator[str]:
-        """What a sandbox prints on stdout, from its beginning, then as it comes, until it ends."""
+        """Yield what a sandbox prints on stdout, line by line, from its beginning until it ends."""
         await self._connect()
         sandbox = await _answer(self._modal, self._modal.Sandbox.from_id.aio(id, client=self._client))  # a fresh one replays
         stream = aiter(sandbox.stdout)
@@ -180,7 +206,7 @@ class Service:
             await stream.aclose()
 
     async def cost(self, id: str) -> float | None:
-        """USD that the service says a sandbox cost so far; late by minutes, and None where it doesn't say yet, or no longer knows it."""
+        """Return the USD that a sandbox has cost so far, late by minutes; None if the service doesn't say yet, or no longer knows it."""
         await self._connect()
         try:
             sandbox = await self._sandbox(id)
@@ -194,7 +220,14 @@ class Service:
     # Volumes
 
     async def read(self, volume: str, path: str) -> bytes | None:
-        """A file of a volume; None if it isn't there, or the volume isn't (yet: a sandbox's writes are committed some time after)."""
+        """Return a file of a volume. A sandbox's writes show some time after it made them.
+
+        Returns:
+            The content; None if there is no such file or volume, or none yet.
+
+        Raises:
+            ModalRefused: It is larger than `FILE_BYTES`.
+        """
         await self._connect()
 
         async def collect() -> bytes:
@@ -211,6 +244,7 @@ class Service:
         return None
 
     async def write(self, volume: str, path: str, content: bytes) -> None:
+        """Write a file to a volume, over one of the same path."""
         handle = await self._volume(volume)
 
         async def upload() -> None:
@@ -219,10 +253,10 @@ class Service:
 
         await _answer(self._modal, upload(), TRANSFER_S)
 
-    # Once: see modal_setup.py
+    # Once: see setup.py
 
     async def create_environment(self) -> None:
-        """Make the environment, the app and the way to both, unless they are there."""
+        """Make the environment and the app, unless they are there."""
         await self._open()
         modal = self._modal
         environment = modal.Environment.from_name(self.environment, create_if_missing=True, client=self._client)
@@ -231,6 +265,7 @@ class Service:
         await self._connect()
 
     async def create_volume(self, name: str) -> None:
+        """Make a volume, unless it is there."""
         await self._connect()
         volume = self._modal.Volume.from_name(
             name, environment_name=self.environment, version=2, create_if_missing=True, client=self._client
@@ -238,25 +273,30 @@ class Service:
         await _answer(self._modal, volume.hydrate.aio())
 
     async def build(self, image: Any, timeout_s: float) -> str:
-        """Build an image, or find it built; its object id."""
+        """Build an image, or find it built, and return its object id.
+
+        Args:
+            image: A description made with `images`.
+            timeout_s: How long the build may take.
+        """
         app = await self._connect()
         built = await _answer(self._modal, image.build.aio(app), timeout_s)
         return str(built.object_id)
 
     async def images(self) -> Any:
-        """`modal.Image`, to describe images with."""
+        """Return `modal.Image`, which describes images."""
         await self._open()
         return self._modal.Image
 
     async def rates(self) -> dict[str, float]:
-        """USD a second, an hour, or whatever the service's price list says, by its own names; it may not answer at all."""
+        """Return the service's own price list: its names -> USD, in whatever unit it uses. It may not answer at all."""
         await self._open()
         workspace = self._modal.Workspace.from_context(client=self._client)
         rates: Mapping[str, Decimal] = await _answer(self._modal, workspace.billing.rates.aio())
         return {name: float(value) for name, value in rates.items()}
 
     async def ping(self) -> float:
-        """Seconds of a round trip to the app."""
+        """Return the seconds that one call takes."""
         await self._connect()
         began = time.monotonic()
         await _answer(self._modal, self._modal.App.lookup.aio(self.app, environment_name=self.environment, client=self._client))
@@ -305,6 +345,7 @@ class Service:
         return self._sandboxes[id]
 
     def forget(self, id: str) -> None:
+        """Drop what is kept here of a sandbox that nobody will ask for again."""
         self._sandboxes.pop(id, None)
 
     async def _volume(self, name: str) -> Any:
@@ -322,7 +363,7 @@ class Service:
 
 
 async def _answer(modal: Any, call: Awaitable[_T], timeout_s: float | None = RPC_S) -> _T:
-    """Await a call. Sorts its errors into those worth another try and those that are not; not-found and taken names pass through."""
+    """Await a call, and sort its errors into `ModalAway` and `ModalRefused`. Not found and taken names pass through."""
     errors = modal.exception
     try:
         async with asyncio.timeout(timeout_s):

@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 
 def limit_s(profile: str) -> float:
-    """The longest that a sandbox which compiles can run."""
+    """Return the most seconds that a sandbox which compiles can run."""
     return devices.START_LIMIT_S + prepare.PROFILES[profile].startup_s + 10.0
 
 
@@ -53,32 +53,40 @@ def volume(profile: str, device: str, image: str, attention: str) -> str:
     return f"autoresearch-compile-cache-{profile}-{device}-{hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:12]}"
 
 
-async def made(service: Service, name: str) -> Mapping[str, Any] | None:
-    """Read what is known of the compile cache on a volume: None unless it is whole."""
-    found = await service.read(name, remote.WHOLE) if name else None
-    return json.loads(found) if found is not None else None
+async def describe(service: Service, name: str) -> Mapping[str, Any] | None:
+    """Return what is known of the compile cache on a volume, or None unless it is whole."""
+    data = await service.read(name, remote.WHOLE) if name else None
+    return json.loads(data) if data is not None else None
 
 
 async def make(service: Service, deployment: Deployment, device: str, attention: str, say: Say) -> str:
     """Fill the compile cache of this kind of device unless it is there, and return the name of its volume.
 
+    Args:
+        service: Makes the calls.
+        deployment: The lab on Modal.
+        device: The kind of device.
+        attention: The attention that the lab's trainings use.
+        say: Tells the user what happens.
+
     Raises:
-        ComputeError, ModalAway: there is none, and why. What was begun can be taken up by another call.
+        ComputeError: There is none; the text says why. Another call goes on from what was begun.
+        ModalAway: The service is away or full.
     """
     name = volume(deployment.profile, device, deployment.image, attention)
     await service.create_volume(name)
-    if (found := await made(service, name)) is None:
+    if (cache := await describe(service, name)) is None:
         say(f"compile cache for {device}: compiling in a sandbox; a GPU may have to come free first")
         with tempfile.TemporaryDirectory() as folder:
             shutil.copy(compile_cache.STOCK, folder)
             id, code = await run_once(service, _sandbox(deployment, device, attention, name, Path(folder)), say)
         for _ in range(30 if code == 0 else 1):  # the volume's last writes may show late
-            if (found := await made(service, name)) is not None:
+            if (cache := await describe(service, name)) is not None:
                 break
             await asyncio.sleep(2.0)
         else:
-            raise ComputeError(f"The sandbox {id} ended with code {code} and left none. {await _words(service, id)}")
-        say(f"compile cache for {device}: {found['bytes'] / 1e6:.1f} MB, {found['startup_s']:.0f} s to start() on {found['device_name']}")
+            raise ComputeError(f"The sandbox {id} ended with code {code} and left none. {await _failure(service, id)}")
+        say(f"compile cache for {device}: {cache['bytes'] / 1e6:.1f} MB, {cache['startup_s']:.0f} s to start() on {cache['device_name']}")
     else:
         say(f"compile cache for {device}: there already")
     return name
@@ -86,11 +94,13 @@ async def make(service: Service, deployment: Deployment, device: str, attention:
 
 async def missing(service: Service, deployment: Deployment, kinds: Sequence[str]) -> list[str]:
     """List those of these kinds of device for which Modal has no compile cache."""
-    return [kind for kind in compiling(deployment.profile, kinds) if await made(service, deployment.compile_caches.get(kind, "")) is None]
+    return [
+        kind for kind in compiling(deployment.profile, kinds) if await describe(service, deployment.compile_caches.get(kind, "")) is None
+    ]
 
 
 def compiling(profile: str, kinds: Sequence[str]) -> list[str]:
-    """Those of these kinds of device on which trainings compile: none where the profile trains on CPUs, else those with a GPU."""
+    """List those of these kinds of device on which trainings compile: those with a GPU, none where the profile trains on CPUs."""
     return [kind for kind in kinds if prepare.PROFILES[profile].device != "cpu" and devices.requests()[kind] is not None]
 
 
@@ -112,8 +122,8 @@ def _sandbox(deployment: Deployment, device: str, attention: str, name: str, sto
     )
 
 
-async def _words(service: Service, id: str) -> str:
-    """Why it left nothing, as its launcher said; or where to look."""
+async def _failure(service: Service, id: str) -> str:
+    """Return why a sandbox left nothing, as its launcher printed it; else where to look."""
     try:
         async with asyncio.timeout(RPC_S):
             async for line in service.lines(id):
@@ -121,4 +131,4 @@ async def _words(service: Service, id: str) -> str:
                     return f"{failure['kind']}: {failure['message']}"
     except (ModalAway, TimeoutError, ValueError):
         pass
-    return f"Its words: `modal sandbox logs {id}`."
+    return f"See its log: `modal sandbox logs {id}`."

@@ -1,4 +1,4 @@
-"""What `setup modal` made for a lab, as the runner finds it: ids and names, in one file of the lab's state folder."""
+"""What `setup modal` made for a lab: ids and names, in one file of the lab's state folder, where the runner finds them."""
 
 import json
 from collections.abc import Mapping
@@ -20,10 +20,19 @@ _AGAIN = "Run `autoresearch-mcp setup modal`: it makes what is missing."
 
 @dataclass(frozen=True)
 class Deployment:
-    """Attributes:
-    lab: tags this lab's sandboxes; labs of several machines may share an app.
-    fixed: hash of the trainer's fixed files in the image.
-    compile_caches: kind of device -> the volume with the compile cache for it. On other kinds, each training compiles for itself.
+    """What one lab uses on Modal.
+
+    Attributes:
+        lab: Tags this lab's sandboxes; labs of several machines may share an app.
+        environment: The Modal environment.
+        app: The app in it.
+        profile: What is trained.
+        image: The object id of the image of trainings and scorers.
+        fixed: The hash of the trainer's fixed files in the image.
+        training: The volume with the training split.
+        evaluation: The volume with the validation and test splits.
+        runs: The volume with the results.
+        compile_caches: Kind of device -> the volume with the compile cache for it. On other kinds, each training compiles for itself.
     """
 
     lab: str
@@ -38,20 +47,32 @@ class Deployment:
     compile_caches: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, state: Path) -> None:
+        """Write it to the lab's state folder.
+
+        Raises:
+            OSError: It was not written.
+        """
         protocol.write_json(StatePaths(state).deployment, asdict(self))
 
 
 def volumes(profile: str) -> tuple[str, str]:
-    """Names of the volumes of a profile's data: what trains, what measures. Other data has other names, so none ever changes."""
+    """Name the volumes of a profile's data. Other data has other names, so a volume never changes.
+
+    Returns:
+        The volume with the training split, and the one with the validation and test splits.
+    """
     version = prepare.data_dir(profile).name
     return f"autoresearch-training-{version}", f"autoresearch-evaluation-{version}"
 
 
 def load(state: Path) -> Deployment:
-    """The lab's deployment.
+    """Read the lab's deployment.
+
+    Args:
+        state: The lab's state folder.
 
     Raises:
-        ComputeError: there is none; the text says what to run.
+        ComputeError: There is none, or it is damaged; the text says what to run.
     """
     path = StatePaths(state).deployment
     try:
@@ -65,10 +86,14 @@ def load(state: Path) -> Deployment:
 
 
 def check(found: Deployment, profile: str) -> None:
-    """Whether new trainings may use it. What runs already is adopted in any case.
+    """Check that new trainings may use a deployment. What runs already is adopted in any case.
+
+    Args:
+        found: The lab's deployment.
+        profile: What the lab trains now.
 
     Raises:
-        ComputeError: it is for another profile, or another version of this program.
+        ComputeError: It is for another profile, or another version of this program.
     """
     if profile not in prepare.PROFILES or (found.training, found.evaluation) != volumes(profile):
         raise ComputeError(f"The training could not be started: the data of the profile {profile!r} is not on Modal. {_AGAIN}")

@@ -41,8 +41,8 @@ from autoresearch_mcp.trainer.protocol import Result
 BATCH = 4
 PATIENCE_S = 30.0
 TRIES_ALONE = 2
-# In a job's local folder: {"name"} of the sandbox that scores it, written before that is made, {"paid"}, the ids of all that did with
-# how many jobs each scored, and {"used_s"}, the device seconds of those before it.
+# In a job's local folder. {"name"}: the sandbox that scores it, written before that is made. {"paid"}: the ids of all sandboxes that
+# scored it, with how many jobs each scored. {"used_s"}: the device seconds of those before the last.
 BATCH_FILE = "scoring.json"
 LOOK_S = 5.0
 
@@ -61,8 +61,12 @@ class _Wait:
 
 
 class Scoring:
-    """Args:
-    more_to_come: whether something trains that may yet submit.
+    """Scores submitted models in batches, one batch at a time for each kind of device.
+
+    Args:
+        context: The lab on Modal.
+        more_to_come: Whether something trains that may yet submit a model.
+        patience_s: How long a model waits for others to be scored with.
     """
 
     def __init__(self, context: ModalContext, more_to_come: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
@@ -71,7 +75,15 @@ class Scoring:
         self._batches: dict[str, asyncio.Task[None]] = {}  # by device: one at a time
 
     async def score(self, job: Job) -> Scored:
-        """The completed result of a job that submitted a model; None if scoring it never gave one."""
+        """Score a job that submitted a model.
+
+        Returns:
+            The completed result, or None if each of its sandboxes died; and the device seconds of its share in them.
+
+        Raises:
+            ResultError: There is a result that can't be read.
+            ModalRefused: Modal does not make the sandbox.
+        """
         result, used_s = await self._earlier(job)
         if result is not None:
             return result, used_s
@@ -90,12 +102,13 @@ class Scoring:
         return None, used_s
 
     async def close(self) -> None:
+        """Stop following. Scorers run on, and another process finds what they wrote."""
         for task in self._batches.values():
             task.cancel()
         await asyncio.gather(*self._batches.values(), return_exceptions=True)
 
     async def _earlier(self, job: Job) -> Scored:
-        """The score that a sandbox of an earlier process gave, or is about to, and what scoring has cost so far."""
+        """Return the score that a sandbox of an earlier process gave, or is about to, and what scoring has cost so far."""
         batch = protocol.read_json(job.directory / BATCH_FILE)
         if batch is None:
             return None, 0.0
@@ -113,7 +126,7 @@ class Scoring:
         return result, used_s
 
     def _serve(self, device: str) -> None:
-        """See to it that what waits for this kind of device is scored."""
+        """Make sure that somebody scores what waits for this kind of device."""
         running = self._batches.get(device)
         if running is None or running.done():
             self._batches[device] = asyncio.create_task(self._serve_all(device))
@@ -133,7 +146,7 @@ class Scoring:
                         wait.scored.set_exception(error)
 
     def _due(self, waiting: list[_Wait]) -> list[_Wait]:
-        """Those to score now together; none while it pays to wait for more."""
+        """Return those to score together now; none while it pays to wait for more."""
         if alone := [wait for wait in waiting if wait.alone]:
             return alone[:1]
         if len(waiting) < BATCH and self._more() and time.monotonic() - waiting[0].since < self._patience_s:
@@ -151,16 +164,16 @@ class Scoring:
                 placed_at = time.monotonic()
                 for wait in batch:
                     self._note(wait, name, [*scorers(wait.job.directory), (id, len(batch))])
-                told_s = await self._listen(id, {results_folder(wait.job): wait for wait in batch})
+                billed_s = await self._listen(id, {results_folder(wait.job): wait for wait in batch})
                 while await retry_until_available(lambda: self._service.poll(id), "polling a scorer") is None:  # noqa: ASYNC110
                     await asyncio.sleep(modal_context.RETRY_S[0])
                 self._service.forget(id)
-                seconds = min(time.monotonic() - placed_at, _limit_s(batch[0].job, len(batch))) - told_s
+                seconds = min(time.monotonic() - placed_at, _limit_s(batch[0].job, len(batch))) - billed_s
         except EndedEarly as error:
             _log.warning("the scorer %s did not start: %s", name, error)
-        untold = [wait for wait in batch if not wait.scored.done()]
-        for wait in untold:  # theirs is what the others were not billed
-            await self._hand_out(wait, self._scored(wait.job), max(0.0, seconds) / len(untold))
+        unheard = [wait for wait in batch if not wait.scored.done()]
+        for wait in unheard:  # they pay what the others were not billed
+            await self._hand_out(wait, self._scored(wait.job), max(0.0, seconds) / len(unheard))
 
     @staticmethod
     async def _hand_out(wait: _Wait, result: Coroutine[Any, Any, Result | None], seconds: float) -> None:
@@ -175,10 +188,10 @@ class Scoring:
         protocol.write_json(wait.job.directory / BATCH_FILE, {"name": name, "paid": paid, "used_s": wait.used_s})
 
     async def _create(self, sandbox: Sandbox) -> str | None:
-        """The id of the scorer; None if it has ended already.
+        """Return the id of the scorer, made or found; None if it has ended already.
 
         Raises:
-            EndedEarly.
+            EndedEarly: It ended before it was seen to run.
         """
 
         async def attempt() -> str | None:
@@ -215,8 +228,12 @@ class Scoring:
         )
 
     async def _listen(self, id: str, waits: dict[str, _Wait]) -> float:
-        """Hand out scores as they are made, each with its seconds and its share of the boot; the sum of those. What is missed is on the volume."""
-        told_s = 0.0
+        """Hand out scores as they are made, each with its seconds and its share of the boot. What is missed here is on the volume.
+
+        Returns:
+            The sum of the seconds that were handed out.
+        """
+        billed_s = 0.0
         try:
             async for line in self._service.lines(id):
                 try:
@@ -230,10 +247,10 @@ class Scoring:
                 if value.get("state") not in (None, protocol.SUBMITTED):
                     seconds = float(message["seconds"]) + BOOT_S / len(waits)
                     await self._hand_out(wait, self._complete(wait.job, value), seconds)
-                    told_s += seconds
+                    billed_s += seconds
         except ModalAway as error:
             _log.info("the scorer is no longer listened to: %s", error)
-        return told_s
+        return billed_s
 
     async def _scored(self, job: Job) -> Result | None:
         """Read from the volume the result that a scorer completed, if there is one.
@@ -267,6 +284,6 @@ def _limit_s(job: Job, jobs: int) -> int:
 
 
 def scorers(directory: Path) -> list[tuple[str, int]]:
-    """Sandboxes that scored the job of this directory, and how many jobs shared each."""
+    """List the sandboxes that scored the job of this directory, and how many jobs shared each."""
     batch = protocol.read_json(directory / BATCH_FILE) or {}
     return [(str(id), int(jobs)) for id, jobs in batch.get("paid", [])]

@@ -35,19 +35,29 @@ OVERHEAD_S = 22.0  # of an experiment, beside its training: see tests/bench/gpu_
 # The same versions as on a laptop, from pyproject.toml, and what a Hopper GPU needs beyond them.
 TRAINER = ("torch==2.13.*", "numpy>=2,<3", "safetensors>=0.5,<1", "kernels>=0.16,<0.18")
 DATA = ("numpy>=2,<3", "rustbpe>=0.1,<0.2", "tiktoken>=0.12,<1")
-KERNELS = "/opt/kernels"  # readable by whoever trains; root's home is not
+KERNELS = "/opt/kernels"  # trainings may read it, unlike root's home
 FETCH_KERNELS = (
     f'mkdir -p {KERNELS} && python -c "import os; from kernels import install_kernel; '
     f"os.symlink(install_kernel('{device.FLASH}', version={device.FLASH_VERSION}), '{KERNELS}/{device.FLASH_LINK}')\""
 )
-# What only root may enter, and no place that all may write; what is mounted later is sealed by `autoresearch_mcp.trainer.sandbox.seal`.
+# Make a folder that only root may enter, and leave no place that all may write. What is mounted later is sealed by `autoresearch_mcp.trainer.sandbox.seal`.
 SEAL = f"mkdir -m 700 -p {PRIVATE} && find / -xdev -type d -perm -0002 -exec chmod o-w {{}} +"
 
 Say = Callable[[str], None]
 
 
 def plan(profile: str, kinds: Sequence[str], budget_s: float, prices: dict[str, float]) -> list[str]:
-    """What `set_up` will make and what that and an experiment on the first of the kinds cost, in words, before anything is done."""
+    """Say what `set_up` will make, and what that and an experiment on the first of the kinds cost.
+
+    Args:
+        profile: What the lab trains.
+        kinds: The kinds of device that trainings may run on.
+        budget_s: The training budget of an experiment.
+        prices: What lab.toml sets, in USD a second by the GPU's name.
+
+    Returns:
+        Lines for the user.
+    """
     device = kinds[0]
     data, held_out = volumes(profile)
     asked = devices.requests().get(device) or "no GPU"
@@ -76,11 +86,17 @@ async def set_up(
     """Make what is missing, and write down where it is.
 
     Args:
-        kinds: kinds that trainings may run on, to fill a compile cache for where they compile anything.
-        attention: of the lab's trainings, on which the compile cache depends.
+        state: The lab's state folder.
+        profile: What the lab trains.
+        environment: The Modal environment.
+        app: The app in it.
+        say: Tells the user what happens.
+        kinds: The kinds of device that trainings may run on; those that compile get a compile cache.
+        attention: The attention that the lab's trainings use; the compile cache depends on it.
 
     Raises:
-        ComputeError, ModalAway: what was made stays, and the next call goes on from there.
+        ComputeError: A step failed. What was made stays, and the next call goes on from there.
+        ModalAway: The same, as the service is away or full.
     """
     if profile not in prepare.PROFILES:
         raise ComputeError(f"There is no profile {profile!r}; there are {', '.join(prepare.PROFILES)}.")
@@ -124,7 +140,13 @@ async def set_up(
 
 
 def trainer_image(images: Any) -> Any:
-    """What every training and scoring runs in: no data, and no package that holds any. Triton compiles with gcc what launches its kernels."""
+    """Describe the image that every training and scoring runs in. It holds no data, and no package that does.
+
+    gcc is in it because Triton compiles with it what launches its kernels.
+
+    Args:
+        images: `modal.Image`.
+    """
     base = (
         images.debian_slim(python_version=PYTHON)
         .apt_install("gcc", "libc6-dev")
@@ -135,7 +157,12 @@ def trainer_image(images: Any) -> Any:
 
 
 def data_image_of(images: Any, profile: str) -> Any:
-    """What data is prepared in; the only one with a network, and with the package that holds the text."""
+    """Describe the image in which data is prepared, the only one with a network and with the package that holds the text.
+
+    Args:
+        images: `modal.Image`.
+        profile: What the lab trains.
+    """
     limits = prepare.PROFILES[profile]
     text = "pyarrow>=21" if limits.shards else f"{limits.dataset}{_version(limits.dataset)}"  # from the hub, or a package's
     return _with_trainer(images.debian_slim(python_version=PYTHON).pip_install(*DATA, text).run_commands(SEAL))
@@ -148,7 +175,7 @@ def _with_trainer(image: Any) -> Any:
 
 
 def _version(package: str) -> str:
-    """As it is installed here: the data must come out the same."""
+    """Pin a package to the version that is installed here: the data must come out the same."""
     try:
         return f"=={metadata.version(package)}"
     except metadata.PackageNotFoundError:
@@ -156,7 +183,7 @@ def _version(package: str) -> str:
 
 
 def _lab(state: Path) -> str:
-    """The lab's name among those that share an app, for good."""
+    """Return the lab's name among those that share an app; it never changes."""
     known = protocol.read_json(StatePaths(state).deployment)
     return str(known["lab"]) if known and "lab" in known else new_id("l")
 
@@ -184,5 +211,5 @@ async def _prepare(service: Service, image: str, profile: str, training: str, ev
         await asyncio.sleep(LOOK_S)
     raise ComputeError(
         f"The sandbox {id} that prepares the data ended with code {code} and left none. "
-        f"Its words: `modal sandbox logs {id}`. Run `autoresearch-mcp setup modal` again; what was made is kept."
+        f"See its log: `modal sandbox logs {id}`. Run `autoresearch-mcp setup modal` again; what was made is kept."
     )

@@ -177,7 +177,7 @@ async def test_a_setup_that_was_cut_short_is_taken_up_and_a_whole_one_only_looke
                 await anyio.sleep(0.02)
         group.cancel_scope.cancel()  # the setup dies; its sandbox goes on
     made = await site.set_up("h100")
-    assert any("at work; waiting" in line for line in site.said) and len(site.compilers()) == 2
+    assert any("waiting for that" in line for line in site.said) and len(site.compilers()) == 2
     (site.volume() / remote.WHOLE).unlink()  # as after a crash between the two files
     (site.volume() / protocol.COMPILE_CACHE).write_bytes(b"half of")
     assert await site.set_up("h100") == made and len(site.compilers()) == 3
