@@ -223,6 +223,14 @@ class Attempts:
         self._ledger.move(experiment.id, ACTIVE_STATES, state=state, finished_at=time.time(), **cost, **changes)
         self._launches.pop(experiment.id, None)
 
+    def fits(self, experiment: Experiment) -> bool:
+        """Return whether an experiment was launched for the backend and the kind of training that this runner drives."""
+        launch, ours = self._ledger.launch_settings(experiment.id), self._settings
+        if launch is None:  # queued by an older program
+            return True
+        theirs = ours.under(launch)
+        return _kind(theirs) == _kind(ours)
+
     def _training(self, experiment: Experiment) -> Training:
         """Return the settings under which the experiment was launched; the lab's own if an older program queued it."""
         if experiment.id not in self._launches:
@@ -249,6 +257,12 @@ class Attempts:
             others=fingerprint(others)[:16] if others else "",
         )
         return Job(experiment.id, experiment.attempt, locate(self._state, experiment), spec, {**others, **files})
+
+
+def _kind(settings: Settings) -> tuple[object, ...]:
+    """All that a compute backend and prepared data are made for."""
+    training = settings.training
+    return settings.compute.backend, training.profile, training.threads, training.metric
 
 
 def _overdue(experiment: Experiment) -> bool:

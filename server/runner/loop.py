@@ -15,6 +15,7 @@ from autoresearch_mcp.server.compute.base import Compute, ComputeError
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lake.base import Lake
 from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.models import Experiment
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.retry import Backoff
 from autoresearch_mcp.server.runner.attempts import Attempts
@@ -22,6 +23,7 @@ from autoresearch_mcp.server.runner.flushing import Flusher
 from autoresearch_mcp.server.runner.health import HealthFile
 from autoresearch_mcp.server.runner.open import OpenExperiments
 from autoresearch_mcp.server.runner.preparation import Preparation
+from autoresearch_mcp.server.runner.retention import Retention
 from autoresearch_mcp.server.runner.spending import Spending
 from autoresearch_mcp.server.runner.start import got_to_work
 from autoresearch_mcp.server.runner.watch import LabMoved, LabWatch, Outcome, SettingsChanged
@@ -64,6 +66,7 @@ class Runner:
         self._spending = Spending(settings, state, ledger, compute)
         self._attempts = Attempts(settings, state, ledger, repo, compute, self._spending, self._check_place)
         self._flusher = Flusher(state, ledger, lake)
+        self._retention = Retention(settings.lab, state, ledger, repo)
         self._active = time.monotonic()
         self.stopping = asyncio.Event()
 
@@ -75,7 +78,7 @@ class Runner:
             await self._attempts.adopt_all()
             return await self._rounds(linger_s)
         except SettingsChanged:
-            _log.info("lab.toml has changed: the new settings hold from now on")
+            _log.info("the settings have changed: the loop begins again with the new ones")
             return "new settings"
         except LabMoved as error:
             _log.warning("%s This runner leaves; the next call starts another where the lab is.", error)
@@ -114,6 +117,7 @@ class Runner:
         self._spending.look_after_money(self._open.active())
         await self._start_queued()
         await self._flusher.start_if_due()
+        self._retention.start_if_due(quiet=not self._open.any())
         if self._open.any():
             self._active = time.monotonic()
             return 0.0
@@ -121,10 +125,10 @@ class Runner:
 
     async def _start_queued(self) -> None:
         """Start what the slots allow. Experiments stay queued while the data is prepared, which costs them nothing."""
-        if not self._open.queued(1):
+        if not (waiting := self._open.queued(1)):
             await self._preparation.cancel()
             return
-        if (free := self._free_slots()) <= 0:
+        if (free := self._free_slots()) <= 0 or not self._is_next(waiting[0]):
             return
         try:
             data = await self._preparation.data() if self._settings.training.metric == "verified" else ""
@@ -135,7 +139,21 @@ class Runner:
             return
         for experiment in self._open.queued(free) if data is not None else []:
             self._check_settings()  # after the queue was read: what was queued after a change starts after it
+            if not self._is_next(experiment):
+                return
             await self._attempts.start(experiment, data or "")
+
+    def _is_next(self, experiment: Experiment) -> bool:
+        """Whether an experiment can be started now. One that was launched for other trainings waits until those of this loop have ended.
+
+        Raises:
+            SettingsChanged: they have ended, so a loop with the settings of its launch is due.
+        """
+        if self._attempts.fits(experiment):
+            return True
+        if not self._open.active():
+            raise SettingsChanged
+        return False
 
     def _check_place(self) -> None:
         if self._watch is not None:
@@ -158,6 +176,7 @@ class Runner:
     async def _all_flushed(self, idle_s: float) -> bool:
         """Flush before leaving. Returns whether everything is in the lake, or the lake was away for too long."""
         await self._flusher.wait()
+        await self._retention.wait()
         if self._flusher.keeps_up:  # else its next turn comes in `_round`
             await self._flusher.flush()
         return not self._ledger.unflushed() or idle_s > GIVE_UP_S
@@ -170,6 +189,7 @@ class Runner:
             await self._flusher.wait()
         except Exception as error:  # its rows stay in the ledger
             _log.warning("the last flush failed: %s", error)
+        await self._retention.wait()
         await self._spending.close()
         await self._compute.close()
 

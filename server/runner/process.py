@@ -39,7 +39,9 @@ def main(root: Path) -> int:
             paths.runner_lock.write_text(str(os.getpid()), encoding="ascii")
             settings = lab_settings.load(root)
             ledger = Ledger(paths.ledger)
-            outcome = asyncio.run(_drive(settings, paths, ledger, LabWatch(paths, settings, lock)))
+            launch = ledger.next_launch()
+            under = settings.under(launch) if launch is not None else settings  # what was reserved is what runs
+            outcome = asyncio.run(_drive(under, paths, ledger, LabWatch(paths, settings, lock)))
         # Work may have come between the last look and the release of the lock, by a server that saw the lock held.
         more = outcome == "new settings" or (outcome == "idle" and bool(ledger.open_experiments(limit=1)))
         ledger.close()

@@ -18,6 +18,7 @@ from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.retry import pause_s
 from autoresearch_mcp.server.runner.health import HealthFile, mask_paths
 from autoresearch_mcp.server.runner.lock import command_line, runner_alive
+from autoresearch_mcp.server.runner.log import rotate
 from autoresearch_mcp.trainer import files
 
 START_RETRY_S = (2.0, 60.0)  # first and longest pause after a runner that died before it got to work
@@ -85,6 +86,7 @@ def ensure_runner(root: Path, state: Path) -> bool:
                 return True
             if starts.pause_s() > 0:
                 return False
+            rotate(StatePaths(state).runner_log)
             starts = _Starts(starts.count + 1, time.time(), log_size=_size(StatePaths(state).runner_log))
             HealthFile(state)  # what an earlier runner told is over
             starts.pid = _start(root, StatePaths(state).runner_log)

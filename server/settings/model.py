@@ -24,6 +24,12 @@ SCHEMA = 1
 class LabSection(Model):
     name: str = Field(min_length=1, max_length=80)
     schema_version: int = Field(default=SCHEMA, alias="schema", ge=1)
+    keep_runs_days: float = Field(
+        default=90.0, gt=0, le=36_500, description="days after which the files of a run are removed; never those that a promotion rests on"
+    )
+    keep_runs_mb: float = Field(
+        default=20_000.0, gt=0, le=1e9, description="megabytes of run files; above it the oldest are removed, by the same rule"
+    )
 
 
 class Training(Model):

@@ -70,6 +70,31 @@ def test_what_is_launched_after_a_change_of_lab_toml_runs_under_the_new_settings
     assert conditions[0] != conditions[1], "they can't be compared"
 
 
+def test_experiments_launched_for_another_number_of_threads_wait_until_those_before_them_have_ended(
+    make_lab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house, threads = LabHarness(make_lab("threads", {"slots = 0": "slots = 2"})), list[int]()
+
+    def open_counted(ours: settings.Settings, state: Path, log: Path) -> LocalCompute:
+        threads.append(ours.training.threads)
+        return open_noop(ours, state, log)
+
+    monkeypatch.setattr(compute, "open_compute", open_counted)
+    monkeypatch.setattr(loop.Runner.run, "__defaults__", (0.0,))
+    with runner_lock(house.state):
+        before = house.launch(3)
+        edit(house.root, "threads = 1", "threads = 2")
+        server = Lab(house.root)
+        after = server.launch_training("champion", "ada", 2).experiments
+        server.close()
+    assert process.main(house.root) == 0
+    assert threads == [1, 2]
+    assert [spec(house.root, id)["threads"] for id in (*before, *after)] == [1, 1, 1, 2, 2]
+    rows = house.ledger.ended([*before, *after])
+    assert max(rows[id]["finished_at"] for id in before) < min(rows[id]["finished_at"] for id in after)
+    house.close()
+
+
 def test_an_invalid_change_of_lab_toml_leaves_the_runner_at_work(
     house: LabHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
