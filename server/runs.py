@@ -76,6 +76,14 @@ def read_curve(path: Path, points: int = 30) -> list[tuple[float, float]]:
 
 
 def read_share(directory: Path, budget_s: float) -> float | None:
-    """Share of the training budget that a running attempt has used, 0 to 1."""
+    """Return the share of the training budget that a running attempt has used, 0 to 1; None if it left no word yet.
+
+    Args:
+        directory: of the run.
+        budget_s: the budget of a run whose directory does not name its own.
+    """
     progress = protocol.read_json(directory / protocol.PROGRESS)
-    return round(min(1.0, float(progress.get("used_s", 0.0)) / budget_s), 3) if progress else None
+    if not progress:
+        return None
+    own = float((protocol.read_json(directory / protocol.SPEC) or {}).get("budget_s", budget_s))  # that of its launch
+    return round(min(1.0, float(progress.get("used_s", 0.0)) / own), 3)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autoresearch_mcp.server import settings as lab_settings
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.lake import open_lake
+from autoresearch_mcp.server.lake import is_managed, open_lake
 from autoresearch_mcp.server.lake.view import MergedView
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Experiment
@@ -30,14 +30,43 @@ class LabCore:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
-        self.settings = lab_settings.load(self.root)
+        self.settings_file = lab_settings.SettingsFile(self.root)
         paths = LabPaths(self.root)
         self.state = paths.state
         _make_state(self.state)
         self.ledger = Ledger(paths.ledger)
-        self.repo = Repo(self.root, self.settings.training.editable)
-        self.embedder = open_embedder(self.settings.embeddings)
-        self.view = MergedView(open_lake(self.settings, self.state, self.embedder), self.ledger.pending, self.embedder)
+        self._opened = settings = self.settings
+        self._repo = Repo(self.root, settings.training.editable)
+        self.embedder = open_embedder(settings.embeddings)
+        self.view = MergedView(open_lake(settings, self.state, self.embedder), self.ledger.pending, self.embedder)
+
+    @property
+    def settings(self) -> lab_settings.Settings:
+        """The settings of now: `lab.toml` is read again when it changes."""
+        return self.settings_file.current()
+
+    @property
+    def repo(self) -> Repo:
+        """The lab's repository, with the paths that may be edited now."""
+        editable = self.settings.training.editable
+        if self._repo.editable.patterns != tuple(editable):
+            self._repo = Repo(self.root, editable)
+        return self._repo
+
+    def settings_warnings(self) -> list[str]:
+        """Return what to know of the last edit of `lab.toml`: that it is not valid, or that this process uses it only once it starts again."""
+        now, opened, warnings = self.settings, self._opened, []
+        if problem := self.settings_file.problem():
+            warnings.append(f"The last edit of lab.toml is not valid, so the settings from before it still hold. {problem}")
+        changed = [f"[{section}]" for section in ("lake", "embeddings") if getattr(now, section) != getattr(opened, section)]
+        if now.lab.name != opened.lab.name and not opened.lake.tables and is_managed(opened):
+            changed.append("[lab] name")  # it names the shared tables
+        if changed:
+            names = " and ".join(changed)
+            warnings.append(
+                f"{names} changed in lab.toml after this server opened the log. Restart the server to use the log that it names now."
+            )
+        return warnings
 
     def close(self) -> None:
         """Close the stores."""

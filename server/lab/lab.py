@@ -16,6 +16,7 @@ from autoresearch_mcp.server.lab.proposing import Proposing
 from autoresearch_mcp.server.lab.similar import SimilarProposals
 from autoresearch_mcp.server.lab.status import Overview
 from autoresearch_mcp.server.lab.trainings import Trainings
+from autoresearch_mcp.server.settings import Settings
 
 
 class Lab:
@@ -28,10 +29,8 @@ class Lab:
     def __init__(self, root: Path) -> None:
         core = self._core = LabCore(root)
         self.root = core.root
-        self.settings = core.settings
-        self._promoter = Promoter(core.settings.promotion, core.settings.reference, core.state, core.ledger, core.repo)
-        self._promoter.recover()
-        self._overview = Overview(core.settings, core.state, core.ledger, core.repo)
+        self._promoter().recover()
+        self._overview = Overview(core.settings_file, core.state, core.ledger, core.repo)
         similar = SimilarProposals(core.ledger, core.embedder, self._overview)
 
         proposing = Proposing(core, similar)
@@ -63,15 +62,26 @@ class Lab:
         self.write_memory = memories.write_memory
         self.search_memory = memories.search_memory
 
+    @property
+    def settings(self) -> Settings:
+        """The settings of now."""
+        return self._core.settings
+
     def close(self) -> None:
         """Close the lab's stores."""
         self._core.close()
+
+    def _promoter(self) -> Promoter:
+        """Return the gate and the champion's ref, under the settings of now."""
+        core, settings = self._core, self._core.settings
+        return Promoter(settings.promotion, settings.reference, core.state, core.ledger, core.repo)
 
     def status(self) -> a.StatusAnswer:
         """Return the lab at a glance. It reads the ledger and a note of how far the shared log is, so it is fast at any size."""
         answer = self._overview.status(self._core.wake())
         behind = self._core.view.warning()
-        return answer.model_copy(update={"warnings": [*answer.warnings, behind]}) if behind else answer
+        warnings = [*answer.warnings, *self._core.settings_warnings(), *([behind] if behind else [])]
+        return answer.model_copy(update={"warnings": warnings})
 
     def promote_commit(self, commit: str, author: str, approved_by: str | None = None) -> a.PromoteAnswer:
         """Ask the gate, and move the champion if it says yes.
@@ -84,6 +94,6 @@ class Lab:
         Raises:
             LabError: `not_a_proposal`, and the repository's own.
         """
-        answer = self._promoter.promote(self._core.commit(commit), author, approved_by)
+        answer = self._promoter().promote(self._core.commit(commit), author, approved_by)
         self._core.wake()
         return answer

@@ -19,7 +19,7 @@ from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, IMPORTED, Experiment
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner import health, start
-from autoresearch_mcp.server.settings import Settings
+from autoresearch_mcp.server.settings import Settings, SettingsSource
 
 AGENTS = 20  # whose spending is told, the largest first
 _UNCONFINED = {
@@ -61,13 +61,17 @@ class _Snapshot:
 class Overview:
     """What can be said of a lab without its lake."""
 
-    def __init__(self, settings: Settings, state: Path, ledger: Ledger, repo: Repo) -> None:
-        self._settings = settings
+    def __init__(self, settings: SettingsSource, state: Path, ledger: Ledger, repo: Repo) -> None:
+        self._source = settings
         self._state = state
         self._ledger = ledger
         self._repo = repo
         self._standings = Standings(ledger, lambda: self._settings.promotion)
         self._snapshot: _Snapshot | None = None
+
+    @property
+    def _settings(self) -> Settings:
+        return self._source.current()
 
     def status(self, runner: bool) -> a.StatusAnswer:
         """Everything of `get_status`; `runner` says whether one is alive."""
@@ -201,6 +205,12 @@ class Overview:
             found.append(_TOLD[self._settings.promotion.reported])
         if why := preflight_error(self._settings, self._state):
             found.append(why)
+        for launch, count in self._ledger.open_launches():
+            if changed := self._settings.changed_since(launch):
+                found.append(
+                    f"{count} experiment{'s' * (count > 1)} of before lab.toml changed ({', '.join(changed)}) "
+                    f"run{'s' * (count == 1)} as launched. Cancel and launch again to use the new settings."
+                )
         return found + self._repo.behind()
 
     def _next_steps(self, champion: a.Summary, uncounted: LeftOut, budget: a.Budget, open_: int) -> list[str]:

@@ -1,5 +1,6 @@
 """The lab's settings: `lab.toml` in the lab's root, validated."""
 
+from autoresearch_mcp.server.settings.live import SettingsFile, SettingsSource
 from autoresearch_mcp.server.settings.loading import load
 from autoresearch_mcp.server.settings.model import (
     SCHEMA,
@@ -28,6 +29,8 @@ __all__ = [
     "OwnCode",
     "PromotionSection",
     "Settings",
+    "SettingsFile",
+    "SettingsSource",
     "Training",
     "load",
     "physical_cores",

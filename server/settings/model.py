@@ -199,6 +199,11 @@ class Settings(Model):
         compute = self.compute.model_copy(update={"backend": launch.backend})
         return self.model_copy(update={"compute": compute, "training": launch.training})
 
+    def changed_since(self, launch: LaunchSettings) -> list[str]:
+        """Return the keys that differ from those of a launch, as `[section] key`."""
+        keys = [f"[training] {key}" for key in Training.model_fields if getattr(self.training, key) != getattr(launch.training, key)]
+        return keys + (["[compute] backend"] if self.compute.backend != launch.backend else [])
+
     @property
     def slots(self) -> int:
         """Trainings at once: as set; else 4 on Modal, one where a GPU of this machine trains, else physical cores over threads, at least one."""

@@ -1,0 +1,100 @@
+"""Reads `lab.toml` again when it changes, so that an owner's edit takes effect at once."""
+
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.paths import LabPaths
+from autoresearch_mcp.server.settings.loading import load
+from autoresearch_mcp.server.settings.model import LaunchSettings, Settings
+
+_SETTLED_NS = 100_000_000  # a file that changed less than this ago may change again within one tick of the file system's clock
+
+Stamp = tuple[int, int, int]
+
+
+class SettingsSource(Protocol):
+    """Anything that knows the settings of now: a `SettingsFile`, or `Settings` that never change."""
+
+    def current(self) -> Settings:
+        """Return the settings of now."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Reading:
+    stamp: Stamp | None  # of the file before it was read; None: read it again next time
+    settings: Settings
+    problem: str = ""
+
+
+class SettingsFile:
+    """The settings in `lab.toml` of the lab in `root`, read again when the file changes. Thread-safe.
+
+    An edit that is not valid changes nothing: the settings from before it still hold.
+
+    Args:
+        root: the lab's directory.
+
+    Raises:
+        LabError: `not_a_lab`, `newer_lab` or `bad_settings`, where the file can't be used from the start.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._path = LabPaths(root).settings
+        self._turn = threading.Lock()
+        stamp = self._stamp()
+        self._reading = _Reading(stamp, load(root))
+
+    def current(self) -> Settings:
+        """Return the settings of now. Costs microseconds while the file stays as it is."""
+        return self._read().settings
+
+    def under(self, launch: LaunchSettings | None) -> SettingsSource:
+        """Return the settings of now with the backend and the training of a launch; without a launch, this file."""
+        return _Under(self, launch) if launch else self
+
+    def problem(self) -> str:
+        """Return why the last edit changes nothing; empty if it is valid."""
+        return self._read().problem
+
+    def _read(self) -> _Reading:
+        if self._reading.stamp != (stamp := self._stamp()) or stamp is None:
+            with self._turn:
+                if self._reading.stamp != stamp or stamp is None:
+                    self._reading = self._read_again(stamp)
+        return self._reading
+
+    def _read_again(self, stamp: Stamp | None) -> _Reading:
+        before = self._reading
+        try:
+            settings = load(self._root)
+        except LabError as error:
+            return _Reading(stamp, before.settings, str(error))
+        return _Reading(stamp, settings if settings != before.settings else before.settings)
+
+    def _stamp(self) -> Stamp | None:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        if abs(time.time_ns() - status.st_mtime_ns) < _SETTLED_NS:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+class _Under:
+    def __init__(self, source: SettingsSource, launch: LaunchSettings) -> None:
+        self._source = source
+        self._launch = launch
+        self._last: tuple[Settings, Settings] | None = None
+
+    def current(self) -> Settings:
+        settings = self._source.current()
+        if self._last is None or self._last[0] is not settings:
+            self._last = settings, settings.under(self._launch)
+        return self._last[1]
