@@ -38,9 +38,9 @@ def measure(scratch: Path) -> list[tuple[str, str, str, str, str]]:
     rows = []
     for compiled in COMPILE_S:
         planned = parts(compiled)
-        told = ", ".join(f"{name} {seconds:.1f}" for name, seconds in planned.items() if name != "training")
+        listing = ", ".join(f"{name} {seconds:.1f}" for name, seconds in planned.items() if name != "training")
         rows.append(
-            (f"planned share that trains, graphs {compiled}", f"{100 * TRAIN_S / sum(planned.values()):.1f} %", told, "", f"{AIM:g} %")
+            (f"planned share that trains, graphs {compiled}", f"{100 * TRAIN_S / sum(planned.values()):.1f} %", listing, "", f"{AIM:g} %")
         )
     return rows
 

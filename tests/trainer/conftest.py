@@ -119,14 +119,14 @@ def wait_for_exit(pid: int, timeout_s: float = 60) -> None:
 
 def processes_in(run: Path) -> list[int]:
     """Processes that work in a run's scratch directory, which only its trainer and model servers do."""
-    found = []
+    pids = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if (entry / "cwd").readlink().is_relative_to(run):
-                found.append(int(entry.name))
+                pids.append(int(entry.name))
         except OSError:
             continue
-    return found
+    return pids
 
 
 class Warm:

@@ -71,8 +71,8 @@ class Container:
     def __init__(self, kind: str, data: Path, directory: Path) -> None:
         self.kind, self.out, self.code = kind, directory / "out", directory / "code"
         self._directory, self._data = directory, data
-        for made in (self.out, self.code, directory / "empty"):
-            made.mkdir(0o700)
+        for folder in (self.out, self.code, directory / "empty"):
+            folder.mkdir(0o700)
 
     def run(self, *arguments: str, hide: bool = True) -> str:
         """Run `autoresearch_mcp.trainer.remote` with these arguments to its end, and return what it printed."""

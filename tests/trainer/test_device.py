@@ -92,10 +92,10 @@ def test_attention_is_never_swapped_silently_on_a_hopper_gpu() -> None:
 
 def test_flash_attention_is_found_once_and_gets_the_window_to_the_left(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, int]] = []
-    seen: list[dict[str, object]] = []
+    calls: list[dict[str, object]] = []
 
     def flash_attn_func(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **how: object) -> torch.Tensor:
-        seen.append(how)
+        calls.append(how)
         return v
 
     def get_kernel(name: str, *, version: int) -> SimpleNamespace:
@@ -107,7 +107,7 @@ def test_flash_attention_is_found_once_and_gets_the_window_to_the_left(monkeypat
     q, k, v = torch.randn(3, 1, 4, 2, 8)
     assert attend(q, k, v, 3) is attend(q, k, v, 4)
     assert asked == [("kernels-community/flash-attn3", 1)]
-    assert seen == [{"causal": True, "window_size": (2, 0)}, {"causal": True, "window_size": (3, 0)}]
+    assert calls == [{"causal": True, "window_size": (2, 0)}, {"causal": True, "window_size": (3, 0)}]
 
 
 def test_a_kernel_that_is_not_there_is_a_sentence_and_no_other_attention(monkeypatch: pytest.MonkeyPatch) -> None:

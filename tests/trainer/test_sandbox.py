@@ -129,9 +129,9 @@ def lock(way):
     except OSError as error:
         return type(error).__name__
 """
-    told = "' '.join(lock(way) for way in (fcntl.flock, fcntl.lockf)), flush=True)"
-    code = lock + BIGRAM.replace("# before submit", f"print('TRAINING', {told}").replace(
-        "        return self.table(idx)", f"        print('SERVING', {told}\n        return self.table(idx)"
+    report = "' '.join(lock(way) for way in (fcntl.flock, fcntl.lockf)), flush=True)"
+    code = lock + BIGRAM.replace("# before submit", f"print('TRAINING', {report}").replace(
+        "        return self.table(idx)", f"        print('SERVING', {report}\n        return self.table(idx)"
     )
     run = warm.directory(code)
     with (run / "code" / "train.py").open("r+b") as file:

@@ -187,13 +187,13 @@ def test_log_probabilities_that_are_not_those_of_the_logits_are_refused(sealed: 
 def test_logits_made_up_to_fit_a_lie_are_refused(sealed: Warm) -> None:
     """It says that it is certain of each next token, and shows logits that agree: of a decoy's, the original knows nothing."""
     patch = """def build_model(config):
-    real, seen = torch.log_softmax, torch.Tensor.gather
+    real, original = torch.log_softmax, torch.Tensor.gather
     torch.log_softmax = lambda x, *a: torch.zeros_like(x)
     def gather(self, dim, index, *a):
         if dim == 1:
             tokens = torch.cat([build_model.tokens[:, 1:], build_model.tokens[:, :1]], 1)
             self = torch.zeros_like(self).scatter_(2, tokens[:, :, None], 100.0)
-        return seen(self, dim, index, *a)
+        return original(self, dim, index, *a)
     torch.Tensor.gather = gather
 """
     remember = "build_model.tokens = idx\n        return self.table(idx)"

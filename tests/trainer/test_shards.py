@@ -101,10 +101,10 @@ class Hub:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    made = Hub()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{made.port}")
-    yield made
-    made.close()
+    hub = Hub()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.port}")
+    yield hub
+    hub.close()
 
 
 @pytest.fixture
@@ -183,18 +183,18 @@ def test_addresses_that_are_not_of_the_web_are_refused(monkeypatch: pytest.Monke
 def test_a_profile_of_web_text_is_prepared_from_its_shards(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     limits = replace(prepare.PROFILES["h100"], vocab_size=300, shards=2, eval_bytes=100_000)
     monkeypatch.setitem(prepare.PROFILES, "h100", limits)
-    made = prepare.prepare("h100", tmp_path / "data")
-    tokenizer = prepare.load_tokenizer(made)
+    directory = prepare.prepare("h100", tmp_path / "data")
+    tokenizer = prepare.load_tokenizer(directory)
 
     def text(split: str) -> list[str]:
-        tokens = np.fromfile(made / f"{split}.bin", dtype=np.uint16)
+        tokens = np.fromfile(directory / f"{split}.bin", dtype=np.uint16)
         return tokenizer.decode(tokens.tolist()).split(prepare.BOS)[1:]
 
     assert text("train") == TEXTS[0] + TEXTS[1]
     val, test = text("val"), text("test")
     assert val == TEXTS[shards.VALIDATION][: len(val)] and 100_000 <= sum(map(len, val)) < 101_000
     assert test == TEXTS[shards.TEST][: len(test)] and 50_000 <= sum(map(len, test)) < 51_000
-    meta = prepare.read_json(made / prepare.META)
+    meta = prepare.read_json(directory / prepare.META)
     assert meta is not None and meta["sources"] == hub.hashes and meta["documents"]["train"] == 600
 
 

@@ -15,14 +15,14 @@ from tests.trainer.test_score import bigram_bpb
 PROBES = """
 import errno, json, os
 def descriptors(pid):
-    found = set()
+    targets = set()
     for number in range(64):
         try:
             open(f"/proc/{pid}/fd/{number}", "rb", buffering=0)
-            found.add(os.readlink(f"/proc/{pid}/fd/{number}"))
+            targets.add(os.readlink(f"/proc/{pid}/fd/{number}"))
         except OSError:
             pass
-    if not found - {"/dev/null"}:
+    if not targets - {"/dev/null"}:
         raise PermissionError(errno.EPERM, "none that leads anywhere")
 def attempts(run, text, supervisor):
     yield "text", lambda: open(text, "rb").read(1)
@@ -42,15 +42,15 @@ def attempts(run, text, supervisor):
     yield "own directory", lambda: open("x", "w").write("x")
     yield "own code", lambda: open(run + "/code/train.py").read(1)
 def probe(up):
-    found = {"user": os.getuid()}
+    outcomes = {"user": os.getuid()}
     for name, attempt in attempts(os.path.normpath(os.path.join(os.getcwd(), up)), "/mnt/private/data/val.bin", os.getppid()):
         try:
             attempt()
-            found[name] = "worked"
+            outcomes[name] = "worked"
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EACCES, errno.EROFS):
-                found[name] = str(error)
-    return "PROBED" + json.dumps(found)
+                outcomes[name] = str(error)
+    return "PROBED" + json.dumps(outcomes)
 """
 GIVEN = {"own directory": "worked", "own code": "worked"}
 
@@ -84,8 +84,8 @@ def probed(text: str) -> dict[str, Any]:
 def test_without_landlock_each_child_is_a_user_that_can_read_nothing_hidden(container: Container, data: Path) -> None:
     trained = train(container, PROBES + BIGRAM.replace("# before submit", "print(probe('../..'))"))
     assert (trained["state"], trained["sandbox"]) == (protocol.SUBMITTED, "user+seccomp"), trained
-    found = probed((container.out / protocol.LOG).read_text(encoding="utf-8"))
-    assert found.pop("user") >= 1 << 16 and found == GIVEN
+    outcomes = probed((container.out / protocol.LOG).read_text(encoding="utf-8"))
+    assert outcomes.pop("user") >= 1 << 16 and outcomes == GIVEN
     scored = score(container)
     assert (scored["state"], scored["sandbox"]) == ("finished", "user+seccomp"), scored
     assert scored["val_bpb"] == pytest.approx(bigram_bpb(data), abs=1e-5)
@@ -93,11 +93,11 @@ def test_without_landlock_each_child_is_a_user_that_can_read_nothing_hidden(cont
 
 
 def test_a_model_server_is_another_user_that_can_read_nothing_hidden(container: Container) -> None:
-    """What it found it can say by failing on the random tokens of its rehearsal."""
+    """It can report what worked by failing on the random tokens of its rehearsal."""
     code = BIGRAM.replace("return self.table(idx)", "raise KeyError(probe('../../..'))")
     assert train(container, PROBES + code)["state"] == protocol.SUBMITTED
-    found = probed(score(container)["failure"]["message"])
-    assert found.pop("user") >= 1 << 16 and found == GIVEN
+    outcomes = probed(score(container)["failure"]["message"])
+    assert outcomes.pop("user") >= 1 << 16 and outcomes == GIVEN
 
 
 LEAVES_A_FILE = """
