@@ -1,19 +1,22 @@
 """The shared log of a lab: querying it, reading it whole, adding to it what was made elsewhere, and drawing it."""
 
-import base64
-import json
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.progress import Campaign
+from autoresearch_mcp.server.lab.query import Cursor, ExperimentQuery, Where
 from autoresearch_mcp.server.lab.status import Overview
-from autoresearch_mcp.server.lake.base import Condition, LakeUnavailable, Operator, Query
-from autoresearch_mcp.server.models import Experiment, Record, Table
+from autoresearch_mcp.server.lake.base import Condition, LakeUnavailable, Query
+from autoresearch_mcp.server.models import IMPORTED, Experiment, Record, Table
 
 _ROW_COLUMNS = ("id", "commit", "state", "val_bpb", "author", "hypothesis", "seed", "created_at")
+_NOT_COMPARABLE = (
+    "Rows with comparable=false were measured under other conditions than the champion (device, budget, data or fixed files), or were "
+    "imported: compare their metrics with nothing."
+)
 
 
 class History:
@@ -23,64 +26,69 @@ class History:
         self._core = core
         self._overview = overview
 
-    def query_experiments(
-        self,
-        state: list[str] | None = None,
-        commit: str | None = None,
-        author: str | None = None,
-        tag: str | None = None,
-        min_val_bpb: float | None = None,
-        max_val_bpb: float | None = None,
-        text: str | None = None,
-        since: float | None = None,
-        until: float | None = None,
-        order_by: str = "created_at",
-        descending: bool = True,
-        columns: list[str] | None = None,
-        group_by: Literal["state", "commit", "author", "device", "failure"] | None = None,
-        limit: int = 20,
-        cursor: str | None = None,
-        sql: str | None = None,
-    ) -> a.QueryAnswer:
-        """Return experiments that match all filters, in pages; with `group_by`, how many match by group; with `sql`, its rows.
+    def query_experiments(self, query: ExperimentQuery | None = None) -> a.QueryAnswer:
+        """Return the experiments that match all filters, in pages; with `group_by`, how many match by group; with `sql`, its rows.
+
+        A ranking by a metric lists what can be compared with the champion first, then the rest, marked `comparable: false`.
 
         Raises:
             LabError: `unknown_column`, `bad_cursor`, `bad_query`, `bad_sql`, or the repository's own.
         """
-        if sql is not None:
-            return self._query_sql(sql, limit)
-        wanted = conditions(
-            ("state", "in", state),
-            ("author", "=", author),
-            ("tags", "has", tag),
-            ("val_bpb", ">=", min_val_bpb),
-            ("val_bpb", "<=", max_val_bpb),
-            ("hypothesis", "contains", text),
-            ("created_at", ">=", since),
-            ("created_at", "<=", until),
-        )
-        if commit is not None:
-            wanted = (*wanted, Condition("commit", "=", self._core.commit(commit)))
-        if group_by:
-            counted = self._core.view.count("experiments", wanted, group_by)
-            rows = [{group_by: key, "count": n} for key, n in sorted(counted.value.items(), key=lambda item: -item[1])]
-            return a.QueryAnswer(rows=rows[:limit], matched=sum(counted.value.values()), note=counted.warning)
-        settings = self._core.settings
-        after = _read_cursor(cursor, order_by, descending) if cursor else None
-        page = self._core.view.select("experiments", Query(wanted, order_by, descending, limit + 1, after))
-        matching = [e for e in page.value if isinstance(e, Experiment)]
-        more = len(matching) > limit
-        more_columns = ["reported_bpb"] if settings.training.metric == "reported" else []
-        more_columns += ["device"] if len(settings.devices) > 1 else []
-        names = tuple(columns or (*_ROW_COLUMNS, *more_columns))
-        unknown = set(names) - set(Experiment.model_fields)
-        if unknown:
+        query = query or ExperimentQuery()
+        if query.sql is not None:
+            return self._query_sql(query.sql, query.limit)
+        where = query.where(self._core.commit(query.commit) if query.commit is not None else None)
+        if query.group_by:
+            counted = self._core.view.count("experiments", where, query.group_by)
+            rows = [{query.group_by: key, "count": n} for key, n in sorted(counted.value.items(), key=lambda item: -item[1])]
+            return a.QueryAnswer(rows=rows[: query.limit], matched=sum(counted.value.values()), note=counted.warning)
+        columns = {"id", *(query.columns or self._columns())}
+        if unknown := columns - set(Experiment.model_fields):
             raise LabError(f"Unknown columns {sorted(unknown)}. Known: {', '.join(Experiment.model_fields)}.", "unknown_column")
-        return a.QueryAnswer(
-            rows=[e.model_dump(include={"id", *names}) for e in matching[:limit]],
-            next_cursor=_write_cursor(matching[limit - 1], order_by, descending) if more else None,
-            note=page.warning,
-        )
+        matching, cursor, warning = self._page(query, where)
+        rows, apart = [], False
+        for e, comparable in matching:
+            marked = query.by_metric and e.metric is not None and not (comparable and IMPORTED not in e.tags)
+            rows.append(e.model_dump(include=columns) | ({"comparable": False} if marked else {}))
+            apart |= marked
+        notes = [warning, _NOT_COMPARABLE if apart else ""]
+        return a.QueryAnswer(rows=rows, next_cursor=cursor.write(query) if cursor else None, note=" ".join(note for note in notes if note))
+
+    def _columns(self) -> tuple[str, ...]:
+        settings = self._core.settings
+        more = ["reported_bpb"] if settings.training.metric == "reported" else []
+        return (*_ROW_COLUMNS, *more, *(["device"] if len(settings.devices) > 1 else []))
+
+    def _page(self, query: ExperimentQuery, where: Where) -> tuple[list[tuple[Experiment, bool]], Cursor | None, str]:
+        """Return a page of rows, each with whether its metric can be compared; where the next page begins; and a warning."""
+        cursor = Cursor.read(query.cursor, query) if query.cursor else Cursor(comparable=self._overview.conditions())
+        rows: list[tuple[Experiment, bool]] = []
+        warnings: dict[str, None] = {}
+        for part, of_part in enumerate(self._parts(query, where, cursor.comparable)):
+            if part < cursor.part:
+                continue
+            after = cursor.after if part == cursor.part else None
+            wanted = query.limit + 1 - len(rows)
+            page = self._core.view.select("experiments", Query(of_part, query.order_by, query.downwards, wanted, after))
+            warnings[page.warning] = None
+            experiments = [e for e in page.value if isinstance(e, Experiment)]
+            rows += [(e, cursor.comparable in ("", e.conditions)) for e in experiments]
+            if len(rows) > query.limit:
+                last = rows[query.limit - 1][0]
+                began = len(rows) - len(experiments) < query.limit  # whether the page's last row is of this part
+                following = Cursor.behind(last, query, part, cursor.comparable) if began else Cursor(None, part, cursor.comparable)
+                return rows[: query.limit], following, " ".join(filter(None, warnings))
+        return rows, None, " ".join(filter(None, warnings))
+
+    def _parts(self, query: ExperimentQuery, where: Where, comparable: str) -> Iterator[Where]:
+        """Yield the filters of what is listed first, and of what is listed after it."""
+        if not query.by_metric or not comparable:
+            yield where
+            return
+        yield (*where, Condition("conditions", "=", comparable))
+        others = set(self._core.view.count("experiments", where, "conditions").value) - {comparable}
+        if others:
+            yield (*where, Condition("conditions", "in", sorted(others)))
 
     def records(self, table: Table) -> Iterator[Record]:
         """Yield everything in the log, unflushed and running included.
@@ -162,22 +170,3 @@ class History:
             if len(page) < 1000:
                 return [e for e in experiments if isinstance(e, Experiment)]
             after = (page[-1].created_at, page[-1].id)
-
-
-def conditions(*tests: tuple[str, Operator, Any]) -> tuple[Condition, ...]:
-    """Return those tests that were asked for: their value is not None."""
-    return tuple(Condition(column, op, value) for column, op, value in tests if value is not None)
-
-
-def _write_cursor(last: Experiment, order_by: str, descending: bool) -> str:
-    return base64.urlsafe_b64encode(json.dumps([order_by, descending, getattr(last, order_by), last.id]).encode()).decode()
-
-
-def _read_cursor(cursor: str, order_by: str, descending: bool) -> tuple[Any, str]:
-    try:
-        column, direction, value, id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-    except (ValueError, TypeError, RecursionError):  # TypeError: JSON, but no list
-        column = direction = value = id = None
-    if (column, direction) != (order_by, descending) or not isinstance(id, str):
-        raise LabError("This cursor belongs to another query. Repeat the query without a cursor to start again.", "bad_cursor")
-    return value, id

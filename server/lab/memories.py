@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.core import LabCore, checked_id, clean_tags
-from autoresearch_mcp.server.lab.history import conditions
+from autoresearch_mcp.server.lab.query import conditions
 from autoresearch_mcp.server.lab.similar import SimilarProposals
 from autoresearch_mcp.server.lake.base import Condition, Query
 from autoresearch_mcp.server.models import Memory, MemoryKind, Record, new_id

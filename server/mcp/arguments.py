@@ -4,18 +4,19 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from autoresearch_mcp.server.lab.query import COMMIT, Commit, Tag
+
+__all__ = ["COMMIT", "ID", "Author", "Commit", "Edit", "ExperimentId", "MemoryId", "Path", "Tag", "Tags", "Text"]
+
 MAX_TEXT = 400_000  # characters of a diff or a file; the lab's own limits are finer
 
 # No `\w{1,64}`: a repeated class takes milliseconds to compile, and each tool's model compiles its own.
-COMMIT = r"^(champion|[0-9a-f]{7,64})$"
 ID = r"^[a-z]-[0-9a-z]{15}$"
 
 Author = Annotated[str, Field(pattern=r"^[\w .@:/+-]+$", max_length=64, description="your name; default: the client's")]
-Commit = Annotated[str, Field(pattern=COMMIT, description="commit hash, or champion")]
 ExperimentId = Annotated[str, Field(pattern=ID)]
 MemoryId = Annotated[str, Field(pattern=ID)]
 Path = Annotated[str, Field(min_length=1, max_length=300)]
-Tag = Annotated[str, Field(pattern=r"^[\w.:/+-]+$", max_length=64)]
 Tags = Annotated[list[Tag], Field(max_length=16)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 

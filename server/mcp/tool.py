@@ -10,19 +10,20 @@ import logging
 import re
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from mcp.types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails, to_json
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.mcp.bridge import Ctx
 from autoresearch_mcp.server.mcp.schema import Schema, outline, slim
 
+F = TypeVar("F", bound=Callable[..., Any])
 logger = logging.getLogger(__name__)
 
 MAX_ERROR = 8_000  # characters; Claude Code cuts the text of an error near 11,000
@@ -124,6 +125,26 @@ def lab_tool(
         parameters=slim(tool.parameters),
     )
     return tool.model_copy(update={"annotations": annotations, "parameters": signature.parameters, "fn_metadata": signature})
+
+
+def takes(model: type[BaseModel]) -> Callable[[F], F]:
+    """Give a method, which accepts any keywords, the fields of `model` as its arguments."""
+
+    def given(function: F) -> F:
+        own = inspect.signature(function)
+        fields = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=Annotated[(field.annotation, *field.metadata, Field(description=field.description))],
+            )
+            for name, field in model.model_fields.items()
+        ]
+        function.__signature__ = own.replace(parameters=[own.parameters["self"], *fields])  # type: ignore[attr-defined]
+        return function
+
+    return given
 
 
 def _explained(schema: Schema | None) -> str:

@@ -4,7 +4,7 @@ A method's docstring is the description that agents read. Trainings take minutes
 minute, so every tool answers at once; only `wait_for_experiments` waits, at most 45 s.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from mcp.server.mcpserver import Image
 from mcp.server.mcpserver.tools import Tool
@@ -12,12 +12,13 @@ from mcp.types import ContentBlock, TextContent
 from pydantic import Field
 
 from autoresearch_mcp.server import answers as a
+from autoresearch_mcp.server.lab.query import ExperimentQuery
 from autoresearch_mcp.server.mcp.arguments import Author, Commit, Edit, ExperimentId, MemoryId, Path, Tag, Tags, Text
 from autoresearch_mcp.server.mcp.bridge import Bridge, Ctx
 from autoresearch_mcp.server.mcp.promotion import promotion
-from autoresearch_mcp.server.mcp.tool import lab_tool
+from autoresearch_mcp.server.mcp.tool import lab_tool, takes
 from autoresearch_mcp.server.mcp.wait import waiting
-from autoresearch_mcp.server.models import ExperimentState, MemoryKind
+from autoresearch_mcp.server.models import MemoryKind
 
 
 def tools(bridge: Bridge) -> list[Tool]:
@@ -140,50 +141,11 @@ class LabTools:
         ended changes nothing."""
         return await self.bridge.call(self.lab.cancel_experiment, id, self.bridge.author(author, context))
 
-    async def query_experiments(
-        self,
-        state: Annotated[list[ExperimentState] | None, Field(max_length=9)] = None,
-        commit: Commit | None = None,
-        author: Annotated[str | None, Field(max_length=64)] = None,
-        tag: Tag | None = None,
-        min_val_bpb: float | None = None,
-        max_val_bpb: float | None = None,
-        text: Annotated[str | None, Field(max_length=200, description="part of the hypothesis")] = None,
-        since: Annotated[float | None, Field(description="created at or after, Unix seconds")] = None,
-        until: float | None = None,
-        order_by: Literal["created_at", "finished_at", "val_bpb", "reported_bpb", "cost_s"] = "created_at",
-        descending: bool = True,
-        columns: Annotated[list[str] | None, Field(max_length=30, description="default: the useful few")] = None,
-        group_by: Annotated[
-            Literal["state", "commit", "author", "device", "failure"] | None, Field(description="counts by this instead of rows")
-        ] = None,
-        limit: Annotated[int, Field(ge=1, le=200)] = 20,
-        cursor: Annotated[str | None, Field(max_length=500, description="next_cursor of the page before")] = None,
-        sql: Annotated[
-            str | None, Field(max_length=4000, description="one SELECT instead of filters, over all tables; columns: lab://schema")
-        ] = None,
-    ) -> a.QueryAnswer:
-        """Find past and present experiments, your own newest ones included; filters combine with and. Best first: order_by val_bpb,
-        descending false. Use it before you propose, to see what was tried."""
-        return await self.bridge.call(
-            self.lab.query_experiments,
-            state=list(state) if state else None,
-            commit=commit,
-            author=author,
-            tag=tag,
-            min_val_bpb=min_val_bpb,
-            max_val_bpb=max_val_bpb,
-            text=text,
-            since=since,
-            until=until,
-            order_by=order_by,
-            descending=descending,
-            columns=columns,
-            group_by=group_by,
-            limit=limit,
-            cursor=cursor,
-            sql=sql,
-        )
+    @takes(ExperimentQuery)
+    async def query_experiments(self, **filters: Any) -> a.QueryAnswer:
+        """Find past and present experiments, your own newest ones included; filters combine with and. order_by val_bpb lists the best
+        first, and last, marked comparable=false, what can't be compared. Use it before you propose, to see what was tried."""
+        return await self.bridge.call(self.lab.query_experiments, ExperimentQuery(**filters))
 
     async def write_memory(
         self,
@@ -213,7 +175,7 @@ class LabTools:
 
     async def search_memory(
         self,
-        query: Annotated[str, Field(max_length=500, description="words; empty: the newest")] = "",
+        query: Annotated[str, Field(max_length=2000, description="words, or a whole hypothesis; empty: the newest")] = "",
         kind: MemoryKind | None = None,
         tag: Tag | None = None,
         author: Annotated[str | None, Field(max_length=64)] = None,

@@ -8,6 +8,7 @@ import pytest
 from autoresearch_mcp.server.commands.transfer import export, import_
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.lab.query import ExperimentQuery
 from autoresearch_mcp.server.models import Experiment, Failure, Memory
 from tests.server.lake.records import experiment, memory
 
@@ -34,7 +35,7 @@ def test_an_original_results_tsv_can_be_queried_and_counts_for_nothing(lab: Lab,
     assert import_(lab, source) == [f"{source}: 4 new experiments, 0 known already"]
     assert import_(lab, source) == [f"{source}: 0 new experiments, 4 known already"]
     rows = lab.query_experiments(
-        tag="imported", order_by="created_at", descending=False, columns=["state", "reported_bpb", "val_bpb", "tags"]
+        ExperimentQuery(tag="imported", order_by="created_at", descending=False, columns=["state", "reported_bpb", "val_bpb", "tags"])
     ).rows
     assert [(row["state"], row["reported_bpb"], row["val_bpb"]) for row in rows] == [
         ("finished", 0.9979, None),
@@ -42,7 +43,7 @@ def test_an_original_results_tsv_can_be_queried_and_counts_for_nothing(lab: Lab,
         ("finished", 1.005, None),
         ("crashed", None, None),
     ]
-    assert lab.query_experiments(text='"GeLU"').rows[0]["hypothesis"] == 'switch to "GeLU" activation'
+    assert lab.query_experiments(ExperimentQuery(text='"GeLU"')).rows[0]["hypothesis"] == 'switch to "GeLU" activation'
     after = lab.status()
     assert (after.budget, after.leaderboard, after.counts) == (before.budget, before.leaderboard, before.counts)
     assert lab.get_experiment(rows[0]["id"]).experiment.state == "finished"

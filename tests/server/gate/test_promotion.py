@@ -8,6 +8,7 @@ import pytest
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.lab.query import ExperimentQuery
 from autoresearch_mcp.server.models import new_id
 from tests.server.measured import MeasuredLab
 
@@ -117,7 +118,9 @@ def test_what_was_screened_on_a_cheaper_device_is_compared_with_nothing_else_and
     assert lab.search_memory("DEPTH = to DEPTH = 1 +").proposed[0].mean_val_bpb == pytest.approx(1.4)
     promoted = lab.promote_commit(idea, "ada")
     assert promoted.promoted and (promoted.verdict.candidate_n, promoted.verdict.candidate_mean) == (3, pytest.approx(1.4))
-    against = lab.get_experiment(next(row["id"] for row in lab.query_experiments(commit=champion).rows if row["device"] == "l4"))
+    against = lab.get_experiment(
+        next(row["id"] for row in lab.query_experiments(ExperimentQuery(commit=champion)).rows if row["device"] == "l4")
+    )
     assert "worse than the champion's mean 0.4000 (n=3" in against.against_champion, "an L4's run is held against the L4's"
 
 

@@ -15,6 +15,7 @@ import pytest
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab import status
 from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.lab.query import ExperimentQuery
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES
 from autoresearch_mcp.server.runner.lock import runner_lock, stop_runner
@@ -265,25 +266,32 @@ def test_queries_filter_order_page_and_count(lab: Lab, ledger: Ledger) -> None:
     for n, id in enumerate(ids[:3]):
         ledger.move(id, ["queued"], state="finished", val_bpb=1.5 - n / 10, finished_at=2.0, conditions="k")
     assert len(lab.query_experiments().rows) == 5
-    assert {row["id"] for row in lab.query_experiments(state=["queued"]).rows} == set(ids[3:])
-    assert {row["id"] for row in lab.query_experiments(commit=commit[:8], author="ada", tag="deep", text="DEPTH").rows} == set(ids[:3])
-    assert [row["val_bpb"] for row in lab.query_experiments(max_val_bpb=1.45, order_by="val_bpb", descending=False).rows] == [1.3, 1.4]
+    assert {row["id"] for row in lab.query_experiments(ExperimentQuery(state=["queued"])).rows} == set(ids[3:])
+    assert {
+        row["id"] for row in lab.query_experiments(ExperimentQuery(commit=commit[:8], author="ada", tag="deep", text="DEPTH")).rows
+    } == set(ids[:3])
+    assert [
+        row["val_bpb"] for row in lab.query_experiments(ExperimentQuery(max_val_bpb=1.45, order_by="val_bpb", descending=False)).rows
+    ] == [1.3, 1.4]
     seen, cursor = [], None
     while True:
-        page = lab.query_experiments(order_by="val_bpb", descending=False, limit=2, cursor=cursor, columns=["val_bpb"])
+        page = lab.query_experiments(ExperimentQuery(order_by="val_bpb", descending=False, limit=2, cursor=cursor, columns=["val_bpb"]))
         seen += [row["id"] for row in page.rows]
         cursor = page.next_cursor
         if cursor is None:
             break
     assert seen[:3] == ids[2::-1] and sorted(seen) == sorted(ids)
-    by_state = lab.query_experiments(sql="SELECT state, count(*) AS n FROM experiments GROUP BY state ORDER BY n").rows
+    by_state = lab.query_experiments(ExperimentQuery(sql="SELECT state, count(*) AS n FROM experiments GROUP BY state ORDER BY n")).rows
     assert by_state == [{"state": "queued", "n": 2}, {"state": "finished", "n": 3}]
-    assert refusal(lambda: lab.query_experiments(sql="DELETE FROM experiments")).code == "bad_sql"
-    assert {row["state"]: row["count"] for row in lab.query_experiments(group_by="state").rows} == {"finished": 3, "queued": 2}
-    for text in ("nonsense", "5", "null", '"abcd"', "[1]", "{}", "[" * 5000):
+    assert refusal(lambda: lab.query_experiments(ExperimentQuery(sql="DELETE FROM experiments"))).code == "bad_sql"
+    assert {row["state"]: row["count"] for row in lab.query_experiments(ExperimentQuery(group_by="state")).rows} == {
+        "finished": 3,
+        "queued": 2,
+    }
+    for text in ("nonsense", "5", "null", '"abcd"', "[1]", "{}", "[" * 300):
         cursor = base64.urlsafe_b64encode(text.encode()).decode()
-        assert refusal(lambda cursor=cursor: lab.query_experiments(cursor=cursor)).code == "bad_cursor", text
-    assert refusal(lambda: lab.query_experiments(columns=["id", "secret"])).code == "unknown_column"
+        assert refusal(lambda cursor=cursor: lab.query_experiments(ExperimentQuery(cursor=cursor))).code == "bad_cursor", text
+    assert refusal(lambda: lab.query_experiments(ExperimentQuery(columns=["id", "secret"]))).code == "unknown_column"
 
 
 def test_memories_are_found_at_once_and_name_what_corrects_them(lab: Lab) -> None:

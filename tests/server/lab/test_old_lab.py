@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_mcp.server.lab.query import ExperimentQuery
 from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.harness import LabHarness
 
@@ -32,12 +33,12 @@ def test_its_past_is_there(old: LabHarness) -> None:
         status = old.lab.status()
     assert (status.champion.commit, status.counts, status.promotions) == (CHAMPION, {"finished": 6, "crashed": 1}, 1)
     assert status.budget.spent_s > 10 and not status.warnings
-    finished = old.lab.query_experiments(commit=CHAMPION, columns=["val_bpb", "author", "details"])
+    finished = old.lab.query_experiments(ExperimentQuery(commit=CHAMPION, columns=["val_bpb", "author", "details"]))
     assert [row["author"] for row in finished.rows] == ["ada"] * 3 and all(2.3 < row["val_bpb"] < 2.5 for row in finished.rows)
     assert all(row["details"]["sandbox"] == "landlock-7+seccomp" for row in finished.rows)
-    (crash,) = old.lab.query_experiments(state=["crashed"], columns=["hypothesis", "failure"]).rows
+    (crash,) = old.lab.query_experiments(ExperimentQuery(state=["crashed"], columns=["hypothesis", "failure"])).rows
     assert crash["hypothesis"] == "Wider heads see more at once" and "shape" in str(crash["failure"])
-    counts = old.lab.query_experiments(sql="SELECT state, count(*) AS n FROM experiments GROUP BY state ORDER BY n").rows
+    counts = old.lab.query_experiments(ExperimentQuery(sql="SELECT state, count(*) AS n FROM experiments GROUP BY state ORDER BY n")).rows
     assert counts == [{"state": "crashed", "n": 1}, {"state": "finished", "n": 6}]
     (note,) = old.lab.search_memory("one layer or two").memories
     assert note.text == "One layer beats two at a budget of one second." and note.commits == [CHAMPION]
@@ -53,9 +54,9 @@ def test_a_proposal_on_its_champion_trains_to_a_verified_result(old: LabHarness)
         (id,) = old.lab.launch_training(proposal.commit, "ada").experiments
     assert proposal.base == CHAMPION and "from trainer import client" in old.lab.read_file("train.py", proposal.commit).text
     old.drive(command=(sys.executable, "-m", "autoresearch_mcp.trainer.launch"))
-    (row,) = old.lab.query_experiments(commit=proposal.commit, columns=["state", "val_bpb", "failure", "conditions"]).rows
+    (row,) = old.lab.query_experiments(ExperimentQuery(commit=proposal.commit, columns=["state", "val_bpb", "failure", "conditions"])).rows
     assert (row["id"], row["state"]) == (id, "finished") and 2 < row["val_bpb"] < 4, row["failure"]
     (score,) = old.ledger.scores(proposal.commit)
     assert score.test_bpb is not None
-    (before,) = {row["conditions"] for row in old.lab.query_experiments(commit=CHAMPION, columns=["conditions"]).rows}
+    (before,) = {row["conditions"] for row in old.lab.query_experiments(ExperimentQuery(commit=CHAMPION, columns=["conditions"])).rows}
     assert row["conditions"] != before, "other fixed files measured it, so nobody compares the two"

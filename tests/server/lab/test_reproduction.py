@@ -9,6 +9,7 @@ import pytest
 
 from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.query import ExperimentQuery
 from autoresearch_mcp.server.lab.reproduction import Reproduction
 from autoresearch_mcp.server.models import Experiment, Failure
 from autoresearch_mcp.server.runner.lock import runner_lock
@@ -76,7 +77,9 @@ def test_a_reproduction_has_the_same_seed_and_counts_neither_for_the_gate_nor_fo
     assert status.champion.n == 1 and status.noise_sd is None and [row.n for row in status.leaderboard] == [1]
     assert status.counts == {"finished": 2} and status.budget.spent_s > 0
     assert [score.experiment for score in harness.ledger.scores(status.champion.commit)] == [id]
-    assert harness.lab.query_experiments(tag="reproduction", columns=["reproduces"]).rows == [{"id": again, "reproduces": id}]
+    assert harness.lab.query_experiments(ExperimentQuery(tag="reproduction", columns=["reproduces"])).rows == [
+        {"id": again, "reproduces": id}
+    ]
 
 
 def test_what_cannot_be_reproduced_is_refused_with_the_reason(make_lab: Callable[..., Path]) -> None:

@@ -12,6 +12,7 @@ from autoresearch_mcp.server import settings
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.commands.transfer import export
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.query import ExperimentQuery
 from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.harness import LabHarness
 
@@ -92,7 +93,7 @@ def test_a_script_is_trained_marked_as_reported_and_promoted_only_where_the_owne
     assert status.champion.reported and status.champion.mean == pytest.approx(1.672, abs=0.006) and status.noise_sd is not None
     assert [row.reported for row in status.leaderboard] == [True, True] and status.leaderboard[0].commit == better
     assert "verified by nobody" in status.metric and any("nothing can be promoted" in warning for warning in status.warnings)
-    rows = harness.lab.query_experiments(order_by="reported_bpb", descending=False).rows
+    rows = harness.lab.query_experiments(ExperimentQuery(order_by="reported_bpb", descending=False)).rows
     assert len(rows) == 6 and all(row["val_bpb"] is None and row["reported_bpb"] > 0 for row in rows) and rows[0]["commit"] == better
     assert "nobody verified" in harness.lab.get_experiment(rows[0]["id"]).against_champion
     assert harness.lab.get_experiment(rows[0]["id"]).details["sandbox"] != "unsandboxed"

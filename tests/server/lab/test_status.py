@@ -8,6 +8,7 @@ import pytest
 
 from autoresearch_mcp.server.gate.spread import pooled_sd
 from autoresearch_mcp.server.models import IMPORTED
+from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.measured import MeasuredLab
 
 GOOD = [1.40, 1.41, 1.39]
@@ -16,7 +17,9 @@ GOOD = [1.40, 1.41, 1.39]
 @pytest.fixture
 def measured(make_lab: Callable[..., Path]) -> Iterator[MeasuredLab]:
     measured = MeasuredLab(make_lab())
-    yield measured
+    with runner_lock(measured.root / ".autoresearch") as mine:
+        assert mine
+        yield measured
     measured.close()
 
 

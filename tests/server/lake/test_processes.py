@@ -30,6 +30,7 @@ SERVER = """
 import json, sys
 from pathlib import Path
 from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.lab.query import ExperimentQuery
 
 root, name, enough = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 lab = Lab(root)
@@ -42,16 +43,20 @@ while number < 3 or not enough.exists():
         trained += lab.launch_training("champion", name).experiments
     found = [hit.id for hit in lab.search_memory(f"n{number} learned", author=name, limit=50).memories]
     assert found[0] == notes[-1] and len(found) == len(set(found)) == min(50, len(notes)), ("search_memory", found)
-    listed = [row["id"] for row in lab.query_experiments(sql=f"SELECT id FROM memories WHERE author = '{name}'", limit=10**6).rows]
+    listed, more = [], True
+    while more:
+        sql = f"SELECT id FROM memories WHERE author = '{name}' ORDER BY id LIMIT 200 OFFSET {len(listed)}"
+        more = [row["id"] for row in lab.query_experiments(ExperimentQuery(sql=sql, limit=200)).rows]
+        listed += more
     assert sorted(listed) == notes, ("sql", set(notes) ^ set(listed), len(listed))
     pages, cursor = [], None
     while True:
-        page = lab.query_experiments(author=name, limit=7, cursor=cursor)
+        page = lab.query_experiments(ExperimentQuery(author=name, limit=7, cursor=cursor))
         pages += [row["id"] for row in page.rows]
         if (cursor := page.next_cursor) is None:
             break
     assert sorted(pages) == sorted(trained), ("pages", set(pages) ^ set(trained), len(pages))
-    assert lab.query_experiments(author=name, group_by="state").matched == len(trained)
+    assert lab.query_experiments(ExperimentQuery(author=name, group_by="state")).matched == len(trained)
     if trained:
         assert lab.get_experiment(trained[number % len(trained)]).experiment.author == name
 lab.close()

@@ -1,0 +1,113 @@
+"""What can be asked of the log of experiments: the one model of filters for the tool, the lab and the lake."""
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lake.base import Condition, Operator
+from autoresearch_mcp.server.models import Experiment, ExperimentState, Model
+
+_BEST_FIRST = ("val_bpb", "reported_bpb")  # metrics, of which the lowest is the best
+COMMIT = r"^(champion|[0-9a-f]{7,64})$"
+Commit = Annotated[str, Field(pattern=COMMIT, description="commit hash, or champion")]
+Tag = Annotated[str, Field(pattern=r"^[\w.:/+-]+$", max_length=64)]
+Where = tuple[Condition, ...]
+
+
+class ExperimentQuery(Model):
+    """Filters over experiments, which combine with and; their order, page and columns. Or one SELECT instead."""
+
+    state: Annotated[list[ExperimentState] | None, Field(max_length=9)] = None
+    commit: Commit | None = None
+    author: Annotated[str | None, Field(max_length=64)] = None
+    tag: Tag | None = None
+    min_val_bpb: float | None = None
+    max_val_bpb: float | None = None
+    text: Annotated[str | None, Field(max_length=200, description="part of the hypothesis")] = None
+    since: Annotated[float | None, Field(description="created at or after, Unix seconds")] = None
+    until: float | None = None
+    order_by: Literal["created_at", "finished_at", "val_bpb", "reported_bpb", "cost_s"] = "created_at"
+    descending: Annotated[bool | None, Field(description="default: best first for metrics, else newest or largest first")] = None
+    columns: Annotated[list[str] | None, Field(max_length=30, description="default: the useful few")] = None
+    group_by: Annotated[
+        Literal["state", "commit", "author", "device", "failure"] | None, Field(description="counts by this instead of rows")
+    ] = None
+    limit: Annotated[int, Field(ge=1, le=200)] = 20
+    cursor: Annotated[str | None, Field(max_length=500, description="next_cursor of the page before")] = None
+    sql: Annotated[
+        str | None, Field(max_length=4000, description="one SELECT instead of filters, over all tables; columns: lab://schema")
+    ] = None
+
+    @property
+    def by_metric(self) -> bool:
+        """Whether rows are ranked by a metric, which means something under equal conditions only."""
+        return self.order_by in _BEST_FIRST
+
+    @property
+    def downwards(self) -> bool:
+        """Whether the largest value comes first."""
+        return not self.by_metric if self.descending is None else self.descending
+
+    def where(self, commit: str | None) -> Where:
+        """Return the filters as conditions for the lake; `commit` is the full id of the query's commit."""
+        return conditions(
+            ("state", "in", self.state),
+            ("commit", "=", commit),
+            ("author", "=", self.author),
+            ("tags", "has", self.tag),
+            ("val_bpb", ">=", self.min_val_bpb),
+            ("val_bpb", "<=", self.max_val_bpb),
+            ("hypothesis", "contains", self.text),
+            ("created_at", ">=", self.since),
+            ("created_at", "<=", self.until),
+        )
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where the next page begins.
+
+    Attributes:
+        after: the order value and id of the last row of the page before; None at a part's beginning.
+        part: 0 while rows that can be compared are listed, 1 for the rest.
+        comparable: the conditions that were compared when the first page was read.
+    """
+
+    after: tuple[Any, str] | None = None
+    part: int = 0
+    comparable: str = ""
+
+    def write(self, query: ExperimentQuery) -> str:
+        """Return the cursor as text, which fits this query's order only."""
+        values = [query.order_by, query.downwards, self.part, self.comparable, *(self.after or (None, ""))]
+        return base64.urlsafe_b64encode(json.dumps(values).encode()).decode()
+
+    @classmethod
+    def read(cls, text: str, query: ExperimentQuery) -> "Cursor":
+        """Return the cursor that was written as `text`.
+
+        Raises:
+            LabError: `bad_cursor`, if it belongs to another order or is damaged.
+        """
+        try:
+            order_by, downwards, part, comparable, value, id = json.loads(base64.urlsafe_b64decode(text.encode()))
+        except (ValueError, TypeError, RecursionError):  # TypeError: JSON, but no list
+            order_by = downwards = part = comparable = value = id = None
+        fits = (order_by, downwards) == (query.order_by, query.downwards) and part in (0, 1)
+        if not fits or not isinstance(comparable, str) or not isinstance(id, str):
+            raise LabError("This cursor belongs to another query. Repeat the query without a cursor to start again.", "bad_cursor")
+        return cls((value, id) if id else None, part, comparable)
+
+    @classmethod
+    def behind(cls, last: Experiment, query: ExperimentQuery, part: int, comparable: str) -> "Cursor":
+        """Return the cursor that continues after this row."""
+        return cls((getattr(last, query.order_by), last.id), part, comparable)
+
+
+def conditions(*tests: tuple[str, Operator, Any]) -> Where:
+    """Return those tests that were asked for: their value is not None."""
+    return tuple(Condition(column, op, value) for column, op, value in tests if value is not None)

@@ -1,0 +1,72 @@
+"""Queries rank by a metric what can be compared, and say of the rest that it can't be."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoresearch_mcp.server.lab.query import ExperimentQuery
+from autoresearch_mcp.server.mcp.tools import LabTools
+from autoresearch_mcp.server.models import IMPORTED
+from autoresearch_mcp.server.runner.lock import runner_lock
+from tests.server.measured import MeasuredLab
+
+
+@pytest.fixture
+def measured(make_lab: Callable[..., Path]) -> Iterator[MeasuredLab]:
+    """A lab with runs under two sets of conditions, and one that was imported."""
+    measured = MeasuredLab(make_lab())
+    with runner_lock(measured.root / ".autoresearch") as mine:
+        assert mine
+        idea = measured.propose("DEPTH = ", "DEPTH = 1 + ")
+        measured.measure(idea, [0.9, 0.8, 0.7], conditions="8 seconds")
+        measured.measure(measured.lab.champion(), [1.5, None, 1.4], conditions="5 seconds")
+        (id,) = measured.measure(idea, [1.3], conditions="5 seconds")
+        own = measured.ledger.experiment(id)
+        assert own is not None
+        foreign = own.model_copy(update={"id": "e-000000000000001", "val_bpb": 0.1, "tags": [IMPORTED]})
+        measured.lab.import_records("experiments", [foreign])
+        yield measured
+    measured.close()
+
+
+def pages(measured: MeasuredLab, **filters: Any) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    cursor = None
+    while True:
+        page = measured.lab.query_experiments(ExperimentQuery(cursor=cursor, **filters))
+        assert ("comparable=false" in page.note) == any("comparable" in row for row in page.rows)
+        rows += page.rows
+        if (cursor := page.next_cursor) is None:
+            return rows
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 6, 50])
+def test_a_ranking_lists_what_can_be_compared_first_and_marks_the_rest_however_it_is_paged(measured: MeasuredLab, limit: int) -> None:
+    rows = pages(measured, order_by="val_bpb", limit=limit)
+    assert [row["val_bpb"] for row in rows] == [0.1, 1.3, 1.4, 1.5, None, 0.7, 0.8, 0.9]
+    assert [row.get("comparable", True) for row in rows] == [False, True, True, True, True, False, False, False]
+
+
+def test_a_ranking_can_be_turned_round_and_filtered(measured: MeasuredLab) -> None:
+    rows = pages(measured, order_by="val_bpb", descending=True, state=["finished"], tag=None, min_val_bpb=0.5, limit=2)
+    assert [row["val_bpb"] for row in rows] == [1.5, 1.4, 1.3, 0.9, 0.8, 0.7]
+
+
+def test_other_orders_are_the_newest_first_and_mark_nothing(measured: MeasuredLab) -> None:
+    rows = pages(measured, columns=["id", "conditions"], limit=3)
+    assert len(rows) == 8 and {row["conditions"] for row in rows} == {"5 seconds", "8 seconds"}
+    assert not any("comparable" in row for row in rows)
+
+
+def test_before_anything_was_measured_a_ranking_is_one_list(make_lab: Callable[..., Path]) -> None:
+    empty = MeasuredLab(make_lab("empty"))
+    assert pages(empty, order_by="val_bpb") == []
+    empty.close()
+
+
+def test_the_tools_arguments_are_the_labs_filters() -> None:
+    declared = inspect.signature(LabTools.query_experiments).parameters
+    assert set(declared) - {"self"} == set(ExperimentQuery.model_fields)
