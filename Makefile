@@ -89,7 +89,7 @@ format: $(READY)
 	@$(BIN)/ruff check --fix .
 
 wheel: $(READY)
-	@$(BIN)/python -m build --wheel --outdir dist .
+	@$(BIN)/python -m build --outdir dist .  # by way of an sdist: build/ may hold modules that are gone
 
 clean:
 	@rm -rf $(VENV) .node build dist site demo-lab* .mypy_cache .pytest_cache .ruff_cache

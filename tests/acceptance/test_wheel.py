@@ -26,9 +26,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     place = tmp_path_factory.mktemp("wheel")
     repository = Path(__file__).parents[2]
     how = ["--no-isolation"] if importlib.util.find_spec("setuptools") else []
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", *how, "--outdir", str(place), str(repository)], check=True, capture_output=True
-    )
+    subprocess.run([sys.executable, "-m", "build", *how, "--outdir", str(place), str(repository)], check=True, capture_output=True)
     (wheel,) = place.glob("*.whl")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(place / "site"), str(wheel)]
     subprocess.run(pip, check=True, capture_output=True)
@@ -87,6 +85,17 @@ def test_the_wheel_makes_and_serves_a_lab_without_the_heavy_packages(installed: 
     assert answers[3]["isError"] and "torch" in answers[3]["content"][0]["text"] and "[local]" in answers[3]["content"][0]["text"]
     assert answers[4]["isError"] and "matplotlib" in answers[4]["content"][0]["text"]
     assert "torch" in answers[5]["structuredContent"]["warnings"][0]
+
+
+def test_the_wheel_installs_one_import_name_with_types_and_all_of_the_source(installed: dict[str, str]) -> None:
+    site = Path(installed["PYTHONPATH"].split(os.pathsep)[1])
+    assert {path.name for path in site.iterdir()} == {"autoresearch_mcp", "autoresearch_mcp-0.1.0.dist-info", "bin"}
+    package, repository = site / "autoresearch_mcp", Path(__file__).parents[2]
+    assert {path.name for path in package.iterdir()} == {"server", "trainer", "contracts"}
+    for folder in package.iterdir():
+        assert (folder / "py.typed").is_file()
+        ours = {path.relative_to(repository / folder.name) for path in (repository / folder.name).rglob("*.py")}
+        assert {path.relative_to(folder) for path in folder.rglob("*.py")} == ours
 
 
 def test_a_server_that_has_started_has_imported_nothing_heavy(lab_root: Path) -> None:
