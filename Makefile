@@ -50,7 +50,7 @@ bench: $(READY)
 KILLS ?= 300
 crash-test: $(READY)
 	@AUTORESEARCH_KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/acceptance/test_crash.py \
-		tests/server/compute/test_modal_runner.py::test_random_kills_of_the_runner_lose_nothing_double_nothing_and_leave_nothing_running
+		tests/server/compute/modal/test_runner.py::test_random_kills_of_the_runner_lose_nothing_double_nothing_and_leave_nothing_running
 
 .node/node_modules: Makefile
 	@npm install --silent --no-audit --no-fund --prefix .node @modelcontextprotocol/sdk@1.32.2

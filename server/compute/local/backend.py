@@ -112,7 +112,7 @@ class LocalCompute:
             await _interrupt(process)
             raise
         if process.returncode != 0:
-            raise ComputeError(f"The training data could not be prepared. {self._last_words()}")
+            raise ComputeError(f"The training data could not be prepared. {self._hint()}")
         return out.decode().strip().splitlines()[-1]
 
     async def submit(self, job: Job) -> None:
@@ -131,7 +131,7 @@ class LocalCompute:
         else:
             starter = await self._spawn(sys.executable, "-I", "-S", "-c", _DETACH, *self._command, str(job.directory))
             if await starter.wait() != 0:
-                raise ComputeError(f"The launcher could not be started. {self._last_words()}")
+                raise ComputeError(f"The launcher could not be started. {self._hint()}")
 
     async def observe(self, job: Job) -> Observation:
         """Return what the run directory and the launcher's lock tell of the job."""
@@ -186,7 +186,7 @@ class LocalCompute:
             await parent.wait()
             if await asyncio.to_thread(_begun, directory):
                 return
-        raise ComputeError(f"The launcher does not start. {self._last_words()}")
+        raise ComputeError(f"The launcher does not start. {self._hint()}")
 
     async def _spawn(
         self, *command: str, stdin: int = subprocess.DEVNULL, stdout: int | None = None, more: dict[str, str] | None = None
@@ -205,7 +205,7 @@ class LocalCompute:
         except OSError as error:
             raise ComputeError(f"The launcher could not be started: {error}.") from error
 
-    def _last_words(self) -> str:
+    def _hint(self) -> str:
         try:
             lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         except OSError:
@@ -215,7 +215,7 @@ class LocalCompute:
 
 
 async def _interrupt(process: asyncio.subprocess.Process) -> None:
-    """End a process and its helpers, with a moment to remove what it had half made."""
+    """End a process and its helpers; first give it a moment to remove half-written files."""
     for number in (signal.SIGINT, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)

@@ -22,27 +22,27 @@ class SandboxAccount:
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
-        self._told: dict[str, Any] = {}
+        self._own: dict[str, Any] = {}
         self._placed_at = self._over_at = 0.0
 
     @property
     def sandbox(self) -> str | None:
-        """The sandbox's id, where its container told it."""
-        return self._told.get("sandbox")
+        """The sandbox's id, as its container named it, or None."""
+        return self._own.get("sandbox")
 
     @property
     def started(self) -> bool:
         """Whether the container ever spoke."""
-        return bool(self._told)
+        return bool(self._own)
 
     @property
     def ended(self) -> bool:
-        """Whether the container told when it ended."""
-        return "ended" in self._told
+        """Whether the container noted its end."""
+        return "ended" in self._own
 
     def learn(self, message: dict[str, Any]) -> None:
         """Take over what a message of the container says of its sandbox and its times."""
-        self._told.update({key: message[key] for key, kind in _KNOWN.items() if isinstance(message.get(key), kind)})
+        self._own.update({key: message[key] for key, kind in _KNOWN.items() if isinstance(message.get(key), kind)})
 
     def place(self, at: float) -> None:
         """Note when the sandbox got its place. Only the first call counts."""
@@ -56,7 +56,7 @@ class SandboxAccount:
         """Return the seconds that the sandbox ran, boot included; the most that it can be where that isn't known."""
         over = self._over_at or time.time()
         held_s = over - self._placed_at if self._placed_at else 0.0
-        if "begun" in self._told:
-            own_s = BOOT_S + max(0.0, self._told.get("ended", over) - self._told["begun"])
-            held_s = own_s if "ended" in self._told else max(held_s, own_s)
+        if "begun" in self._own:
+            own_s = BOOT_S + max(0.0, self._own.get("ended", over) - self._own["begun"])
+            held_s = own_s if "ended" in self._own else max(held_s, own_s)
         return min(held_s, BOOT_S + self._limit_s)

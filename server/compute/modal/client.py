@@ -40,7 +40,7 @@ class NameTaken(Exception):
 
 
 class EndedEarly(Exception):
-    """The sandbox was created and had ended before it was seen to run."""
+    """The sandbox was created, and ended before anybody could see it run."""
 
 
 @dataclass(frozen=True)
@@ -151,14 +151,14 @@ class Service:
             raise NameTaken(wanted.name) from error
         except modal.exception.ConflictError as error:
             raise EndedEarly(str(error)) from error
-        return self._know(sandbox)
+        return self._remember(sandbox)
 
     async def find(self, name: str) -> str | None:
         """Return the id of the running sandbox of this name, or None if none runs."""
         await self._connect()
         with suppress(self._modal.exception.NotFoundError):
             call = self._modal.Sandbox.from_name.aio(self.app, name, environment_name=self.environment, client=self._client)
-            return self._know(await _answer(self._modal, call))
+            return self._remember(await _answer(self._modal, call))
         return None
 
     async def running(self, tags: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -170,11 +170,11 @@ class Service:
         app = await self._connect()
 
         async def collect() -> dict[str, dict[str, str]]:
-            found = {}
+            running = {}
             async for sandbox in self._modal.Sandbox.list.aio(app_id=app.app_id, tags=dict(tags), client=self._client):
                 with suppress(self._modal.exception.NotFoundError):  # it has ended meanwhile
-                    found[self._know(sandbox)] = dict(await sandbox.get_tags.aio())
-            return found
+                    running[self._remember(sandbox)] = dict(await sandbox.get_tags.aio())
+            return running
 
         return await _answer(self._modal, collect(), TRANSFER_S)
 
@@ -333,7 +333,7 @@ class Service:
                     raise ModalRefused(message) from None
             return self._app
 
-    def _know(self, sandbox: Any) -> str:
+    def _remember(self, sandbox: Any) -> str:
         id = str(sandbox.object_id)
         self._sandboxes[id] = sandbox
         return id
@@ -341,7 +341,7 @@ class Service:
     async def _sandbox(self, id: str) -> Any:
         await self._connect()
         if id not in self._sandboxes:
-            self._know(await _answer(self._modal, self._modal.Sandbox.from_id.aio(id, client=self._client)))
+            self._remember(await _answer(self._modal, self._modal.Sandbox.from_id.aio(id, client=self._client)))
         return self._sandboxes[id]
 
     def forget(self, id: str) -> None:

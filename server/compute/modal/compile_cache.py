@@ -1,13 +1,13 @@
-"""The compile cache on Modal: filled once for each kind of GPU by `setup modal`, restored by every training there.
+"""The compile cache on Modal: `setup modal` fills it once for each kind of GPU, and every training there restores it.
 
-A sandbox begins with an empty compile cache, and 20 to 40 s of a rented GPU go into filling it, for graphs that are the same each
-time. So a sandbox on that kind of GPU, without network, launches the stock train.py of this package up to start(), and what that
-compiled goes onto a volume of its own. Nothing but this trusted code ever writes there: trainings mount it read-only, beneath the
-folder that only root can enter, and the launcher gives each run its own copy (see trainer/compile_cache.py).
+A sandbox begins with an empty compile cache. Filling it takes 20 to 40 s of a rented GPU, for graphs that are the same each time. So
+`setup modal` launches the stock train.py of this package once, in a sandbox on that kind of GPU without network, up to start(). What
+that compiled goes onto a volume of its own, where nothing but this trusted code ever writes. Trainings mount the volume read-only,
+beneath the folder that only root can enter, and the launcher gives each run its own copy (trainer/compile_cache.py).
 
-The volume's name carries all that the cache depends on, so it never changes once it is whole: the profile, the kind of GPU, and the
-image (PyTorch, Triton, kernels, the fixed files), the stock train.py and the attention that the lab asks for. A kind without a cache
-trains all the same; each training there compiles for itself.
+The volume's name carries all that the cache depends on, so a whole cache never changes: the profile, the kind of GPU, the image
+(PyTorch, Triton, kernels, the fixed files), the stock train.py, and the attention that the lab asks for. Trainings run on a kind of
+GPU without a cache too; each of them compiles for itself.
 """
 
 import asyncio

@@ -85,17 +85,17 @@ def load(state: Path) -> Deployment:
         raise ComputeError(f"The training could not be started: {path.name} is damaged. {_AGAIN}") from None
 
 
-def check(found: Deployment, profile: str) -> None:
+def check(deployment: Deployment, profile: str) -> None:
     """Check that new trainings may use a deployment. What runs already is adopted in any case.
 
     Args:
-        found: The lab's deployment.
+        deployment: The lab's deployment.
         profile: What the lab trains now.
 
     Raises:
         ComputeError: It is for another profile, or another version of this program.
     """
-    if profile not in prepare.PROFILES or (found.training, found.evaluation) != volumes(profile):
+    if profile not in prepare.PROFILES or (deployment.training, deployment.evaluation) != volumes(profile):
         raise ComputeError(f"The training could not be started: the data of the profile {profile!r} is not on Modal. {_AGAIN}")
-    if found.fixed != prepare.fixed_hash():
+    if deployment.fixed != prepare.fixed_hash():
         raise ComputeError(f"The training could not be started: the image on Modal holds another version of the trainer. {_AGAIN}")

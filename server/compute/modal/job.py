@@ -217,7 +217,7 @@ class SandboxJob:
             # Cancelling the call ends a sandbox that waits for its place
             id = await self._until_cancelled(self._service.create(training_sandbox(self._context, self._job)))
         except EndedEarly:
-            # Before it had anything to say. How long it waited for its place, at no charge, isn't told
+            # It printed nothing. How long it waited for its place, at no charge, is unknown
             held_s = min(max(BOOT_S, time.time() - asked_at), START_LIMIT_S)
             self._account.place(time.time() - held_s)
             self._heard_out = True

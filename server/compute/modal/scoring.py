@@ -1,21 +1,23 @@
 """Scores what trainings submitted, several in one trusted sandbox, which alone mounts validation and test data.
 
-Why a second sandbox: the trainer's must never hold the validation text, and shipping logits out of it is out of the question
-(5 million positions of 8192 logits in bfloat16 are 82 GB an experiment). What it costs, in planned GPU seconds on an H100
-(see tests/bench/gpu_budget.py, which prints them): a sandbox takes B = 10 s to boot and import torch, a model M = 4 s to load
-and answer. Model servers compile nothing (the stock build_model doesn't), so they need no compile cache. One model alone adds 14 s to an
-experiment, k models in one sandbox B/k + M:
+A second sandbox is needed because the trainer's must never hold the validation text. Shipping logits out of it is no way either: 5
+million positions of 8192 logits in bfloat16 are 82 GB an experiment. The second one costs, in planned GPU seconds on an H100
+(tests/bench/gpu_budget.py prints them): B = 10 s to boot and import torch, and M = 4 s for each model to load and answer. Model
+servers compile nothing (the stock build_model doesn't), so they need no compile cache. One model alone adds 14 s to an experiment;
+k models in one sandbox add B/k + M:
 
     k           1     2     4     8    16
     seconds  14.0   9.0   6.5   5.3   4.6
     share    91.0% 92.4% 93.1% 93.5% 93.7%   of an experiment at 300 s that trains, with 16 s around its training
 
-So batches of 4 meet the aim of 92% with room, and more gains little. That is planned, for trainings that restore a compile cache
-(`compile_cache.py`); one that compiles for itself leaves 86%. Nothing was measured on a GPU. A batch starts when 4 wait, when the oldest
-has waited `PATIENCE_S`, or when nothing trains that it could wait for: waiting costs no GPU, only the slot in the lab's queue.
+So batches of 4 meet the aim of 92% with room, and more gains little. These numbers are planned, for trainings that restore a compile
+cache (`compile_cache.py`); a training that compiles for itself leaves 86%. Nothing was measured on a GPU.
 
-A submission that takes a batch down with it (memory, a crash of the driver) is found by scoring each of that batch alone; one
-that fails alone too, twice, ends as `killed`. What was scored before the crash stands: each score is written on its own.
+A batch starts when 4 models wait, when the oldest has waited `PATIENCE_S`, or when nothing trains that it could wait for. Waiting
+costs no GPU, only the slot in the lab's queue.
+
+A model that takes a batch down with it (memory, a crash of the driver) is found by scoring each of that batch alone. One that fails
+alone too, twice, ends as `killed`. Scores from before the crash stand: each is written on its own.
 """
 
 import asyncio

@@ -1,10 +1,14 @@
-"""`setup modal`: everything that a lab's trainings share on Modal, made once; repeating it makes only what is missing.
+"""`setup modal`: makes, once, everything that a lab's trainings share on Modal. A second call makes only what is missing.
 
-In this order, each step harmless to repeat and recorded only when all are done: environment and app, the image with the trainer's
-fixed files in it (its build is Modal's to cache; kernels are fetched at build time, because sandboxes have no network), the volume
-of runs, and a volume for what trains and one for what measures, filled by a sandbox that prepares the profile's data there. Their
-names carry the data's version, so they never change: a finished one is only looked at. Then the lab can train. A compile cache for each
-kind of GPU that it uses (`compile_cache.py`) only makes that cheaper, so where it fails the rest stands.
+It takes these steps in this order. Each can be repeated without harm, and they are recorded only when all are done:
+
+1. the environment and the app;
+2. the image with the trainer's fixed files. Modal caches its build. Kernels are fetched then, because sandboxes have no network;
+3. the volume of runs, one volume for what trains and one for what measures. A sandbox prepares the profile's data there. Their names
+   carry the data's version, so a finished volume never changes and is only looked at.
+
+Then the lab can train. A compile cache for each kind of GPU that it uses (`compile_cache.py`) only makes that cheaper, so a cache
+that fails leaves the rest as it is.
 """
 
 import asyncio
