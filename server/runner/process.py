@@ -37,11 +37,12 @@ def main(root: Path) -> int:
                 got_to_work(paths.state)  # another one did
                 return 0
             paths.runner_lock.write_text(str(os.getpid()), encoding="ascii")
-            settings = lab_settings.load(root)
+            file = lab_settings.SettingsFile(root)
+            settings = file.current()
             ledger = Ledger(paths.ledger)
             launch = ledger.next_launch()
             under = settings.under(launch) if launch is not None else settings  # what was reserved is what runs
-            outcome = asyncio.run(_drive(under, paths, ledger, LabWatch(paths, settings, lock)))
+            outcome = asyncio.run(_drive(under, paths, ledger, LabWatch(paths, file, lock)))
         # Work may have come between the last look and the release of the lock, by a server that saw the lock held.
         more = outcome == "new settings" or (outcome == "idle" and bool(ledger.open_experiments(limit=1)))
         ledger.close()

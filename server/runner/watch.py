@@ -2,12 +2,10 @@
 
 import logging
 import os
-from pathlib import Path
 from typing import IO, Literal
 
-from autoresearch_mcp.server import settings as lab_settings
-from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.paths import LabPaths
+from autoresearch_mcp.server.settings import SettingsFile
 
 Outcome = Literal["idle", "stopped", "moved", "new settings"]
 """Why a runner's loop ended."""
@@ -28,15 +26,16 @@ class LabWatch:
 
     Args:
         paths: where the lab was.
-        settings: its settings.
+        file: its settings.
         lock: the runner's lock, which goes where the lab goes.
     """
 
-    def __init__(self, paths: LabPaths, settings: lab_settings.Settings, lock: IO[str]) -> None:
+    def __init__(self, paths: LabPaths, file: SettingsFile, lock: IO[str]) -> None:
         self._paths = paths
-        self._settings = settings
+        self._file = file
+        self._settings = file.current()
+        self._problem = ""
         self._lock = os.fstat(lock.fileno())
-        self._stamp: tuple[int, int, int] | None = None  # unknown: the settings were read before the first look
 
     def check_place(self) -> None:
         """Raise unless the lab is where it was.
@@ -57,22 +56,10 @@ class LabWatch:
         Raises:
             SettingsChanged: a loop with the new settings is due.
         """
-        stamp = _stamp(self._paths.settings)
-        if stamp is None or stamp == self._stamp:
-            return
-        try:
-            changed = lab_settings.load(self._paths.root) != self._settings
-        except LabError as error:
-            _log.warning("the settings stay as they were: %s", error)
-            changed = False
-        if changed:
+        settings = self._file.current()
+        if settings is not self._settings and settings != self._settings:
             raise SettingsChanged
-        self._stamp = stamp
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+        if (problem := self._file.problem()) != self._problem:
+            self._problem = problem
+            if problem:
+                _log.warning("the settings stay as they were: %s", problem)

@@ -9,7 +9,7 @@ from typing import Protocol
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.settings.loading import load
-from autoresearch_mcp.server.settings.model import LaunchSettings, Settings
+from autoresearch_mcp.server.settings.model import Settings
 
 _SETTLED_NS = 100_000_000  # a file that changed less than this ago may change again within one tick of the file system's clock
 
@@ -54,10 +54,6 @@ class SettingsFile:
         """Return the settings of now. Costs microseconds while the file stays as it is."""
         return self._read().settings
 
-    def under(self, launch: LaunchSettings | None) -> SettingsSource:
-        """Return the settings of now with the backend and the training of a launch; without a launch, this file."""
-        return _Under(self, launch) if launch else self
-
     def problem(self) -> str:
         """Return why the last edit changes nothing; empty if it is valid."""
         return self._read().problem
@@ -85,16 +81,3 @@ class SettingsFile:
         if abs(time.time_ns() - status.st_mtime_ns) < _SETTLED_NS:
             return None
         return status.st_mtime_ns, status.st_size, status.st_ino
-
-
-class _Under:
-    def __init__(self, source: SettingsSource, launch: LaunchSettings) -> None:
-        self._source = source
-        self._launch = launch
-        self._last: tuple[Settings, Settings] | None = None
-
-    def current(self) -> Settings:
-        settings = self._source.current()
-        if self._last is None or self._last[0] is not settings:
-            self._last = settings, settings.under(self._launch)
-        return self._last[1]

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.models import Model
 from autoresearch_mcp.server.paths import SETTINGS, STATE, LabPaths
 from autoresearch_mcp.server.settings.model import SCHEMA, Settings
 
@@ -54,8 +55,17 @@ def _sentence(where: tuple[int | str, ...], message: str, got: object, kind: str
     section, *rest = [str(part) for part in where]
     key = " ".join([f"[{section}]", *rest[:1]])
     if kind == "extra_forbidden":
-        return f"{SETTINGS}: {key} is not a known setting. Remove it, or see the README for the list."
+        return (
+            f"{SETTINGS}: {key} is not a known setting. Remove it, or correct it to one of: {', '.join(_known(section if rest else None))}."
+        )
     if kind == "missing":
         return f"{SETTINGS}: {key} is missing."
     text = message.removeprefix("Input ").removeprefix("Value error, ").removeprefix("should ")
     return f"{SETTINGS}: {key} must {text}, got {json.dumps(got, default=str)[:120]}."
+
+
+def _known(section: str | None) -> list[str]:
+    """Return the keys of a section, or the names of the sections."""
+    model = Settings.model_fields[section].annotation if section else Settings
+    assert isinstance(model, type) and issubclass(model, Model)
+    return [field.alias or name for name, field in model.model_fields.items()]

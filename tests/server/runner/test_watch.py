@@ -132,7 +132,7 @@ def test_the_runner_of_a_lab_that_moved_leaves_and_records_nothing(house: LabHar
     with runner_lock(paths.state) as lock:
         assert lock is not None
         (id,) = house.launch()
-        watch = LabWatch(paths, house.lab.settings, lock)
+        watch = LabWatch(paths, settings.SettingsFile(old), lock)
         runner = Runner(
             house.lab.settings,
             paths.state,
