@@ -1,9 +1,28 @@
-"""How a child process finds this package when it is not installed, as in an unpacked wheel."""
+"""What is installed beside this package, and how a child process finds this package itself, as in an unpacked wheel."""
 
+import importlib.util
 import site
+import threading
 from pathlib import Path
 
 _PACKAGE = Path(__file__).absolute().parents[1]
+_present: set[str] = set()  # modules that were there; looking again takes milliseconds, and many calls ask
+_LOOKING = threading.Lock()
+
+
+def is_installed(module: str) -> bool:
+    """Return whether a top-level module can be imported. Sees what was installed a moment ago. Thread-safe."""
+    if module in _present:
+        return True
+    with _LOOKING:  # invalidate_caches is not thread-safe
+        importlib.invalidate_caches()
+        try:
+            there = importlib.util.find_spec(module) is not None
+        except (ImportError, ValueError):
+            there = False
+    if there:
+        _present.add(module)
+    return there
 
 
 def import_environment() -> dict[str, str]:

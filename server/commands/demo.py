@@ -45,6 +45,7 @@ class Idea:
 
     @property
     def edits(self) -> list[dict[str, str]]:
+        """The change, as `propose_patch` takes it."""
         return [{"path": self.path, "search": self.search, "replace": self.replace}]
 
 
@@ -59,7 +60,7 @@ FORBIDDEN = Idea("Measure on fewer bytes: a faster evaluation", "eval_bytes", "e
 
 
 class DemoFailure(Exception):
-    """Something in the demo did not happen as it must."""
+    """Raised where something in the demo did not happen as it must."""
 
 
 class LiveConsole:
@@ -80,11 +81,12 @@ class LiveConsole:
         self._live.stop()
 
     def say(self, who: str, text: str, style: str = "default") -> None:
+        """Print a line about an event."""
         line = f"[dim]{self._clock()}[/] [bold]{who:<12}[/] [{style}]{escape(text)}[/]"
         self.console.print(line, highlight=False, soft_wrap=not self.console.is_terminal)
 
     def now(self, who: str, text: str) -> None:
-        """What `who` is doing. Where there is no terminal to redraw, a line every ten seconds."""
+        """Show what `who` is doing. Where there is no terminal to redraw, print a line every ten seconds."""
         self._now[who] = text
         line = "   ".join(f"{name}: {what}" for name, what in self._now.items() if what)
         if self.console.is_terminal:
@@ -108,14 +110,22 @@ class Agent:
     trained: list[str] = field(default_factory=list)
 
     async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
-        """A tool's structured answer; its error is a `DemoFailure`."""
+        """Call a tool and return its structured answer.
+
+        Raises:
+            DemoFailure: the tool answered with an error.
+        """
         result = await self.client.call_tool(tool, arguments)
         if not isinstance(result, CallToolResult) or result.is_error:
             raise DemoFailure(f"{tool}: {_text(result)}")
         return result.structured_content or {}
 
     async def refused(self, tool: str, **arguments: Any) -> str:
-        """A call that the server has to refuse; what it said."""
+        """Make a call that the server has to refuse, and return its words.
+
+        Raises:
+            DemoFailure: it did not refuse.
+        """
         result = await self.client.call_tool(tool, arguments)
         if not isinstance(result, CallToolResult) or not result.is_error:
             raise DemoFailure(f"{tool} was not refused")
@@ -137,6 +147,7 @@ class Agent:
                 raise DemoFailure(f"wait_for_experiments: {_text(result)}")
 
     async def propose(self, idea: Idea) -> str:
+        """Propose an idea and return its commit."""
         answer = await self.call("propose_patch", hypothesis=idea.hypothesis, edits=idea.edits)
         commit = str(answer["commit"])
         note = "a duplicate of" if answer["duplicate"] else "proposed as"
@@ -157,10 +168,12 @@ class Agent:
         return ended
 
     async def remember(self, kind: str, text: str, experiments: list[str]) -> None:
+        """Write a memory."""
         answer = await self.call("write_memory", kind=kind, text=text, experiments=experiments, tags=["demo"])
         self.screen.say(self.name, f"remembered as {answer['id']}: {text}")
 
     async def promote(self, commit: str) -> dict[str, Any]:
+        """Ask the gate, and return its answer."""
         answer = await self.call("promote_commit", commit=commit)
         self.screen.say(
             self.name, f"promote {commit[:10]}: {'PROMOTED' if answer['promoted'] else 'refused'}. {answer['verdict']['reason']}"
@@ -175,7 +188,7 @@ def _text(result: object) -> str:
 
 @asynccontextmanager
 async def agent(name: str, root: Path, screen: LiveConsole) -> AsyncIterator[Agent]:
-    """Starts a server for this agent, as Claude Code and its kin do, and connects to it."""
+    """Start a server for this agent, as Claude Code and others like it do, and connect to it."""
     with LabPaths(root).server_log(name).open("a", encoding="utf-8") as log:
         server = StdioServerParameters(
             command=sys.executable, args=["-P", "-m", "autoresearch_mcp.server.cli", "serve", str(root)], env=dict(os.environ)
@@ -213,7 +226,7 @@ async def _baseline(boss: Agent) -> None:
 
 
 async def _worker_one(one: Agent, winners: list[tuple[float, str]]) -> None:
-    """Appends the val_bpb and the commit of each idea that should win."""
+    """Try what should win; append the val_bpb and the commit of each idea."""
     refusal = await one.refused("propose_patch", hypothesis=FORBIDDEN.hypothesis, edits=FORBIDDEN.edits)
     one.screen.say(one.name, f"{FORBIDDEN.hypothesis} -> refused: {refusal}")
     for idea in (BETTER, ALSO_BETTER):
@@ -240,13 +253,13 @@ async def _worker_two(two: Agent) -> None:
     await two.train(commit, WORSE.replicates)
     refused = await two.promote(commit)
     _expect(not refused["promoted"], "a worse commit was promoted")
-    found = await two.call("search_memory", query="softcap logits")
-    if found["memories"]:
-        two.screen.say(two.name, f"found by 'softcap logits': {found['memories'][0]['text']}")
+    answer = await two.call("search_memory", query="softcap logits")
+    if answer["memories"]:
+        two.screen.say(two.name, f"found by 'softcap logits': {answer['memories'][0]['text']}")
 
 
 async def _promotions(boss: Agent, better: str, also_better: str) -> None:
-    """The best winner first; the other, made on the old champion, is stacked onto the new one and trained again."""
+    """Promote the best winner; stack the other, made on the old champion, onto the new one and train it again."""
     first = await boss.promote(better)
     if first["verdict"]["code"] == "not_better":  # three seeds can be unlucky; a few more of each decide
         for commit in (better, "champion"):
@@ -258,13 +271,13 @@ async def _promotions(boss: Agent, better: str, also_better: str) -> None:
         boss.screen.say(boss.name, f"the two winners were stacked as {second['retrain'][:10]}: does the sum hold?")
         await boss.train(second["retrain"], REPLICATES)
         await boss.promote(second["retrain"])
-    found = await boss.call("search_memory", query="softcap")
-    _expect(bool(found["memories"]), "what was remembered was not found again")
-    boss.screen.say(boss.name, f"found again by 'softcap': {found['memories'][0]['text']}")
+    answer = await boss.call("search_memory", query="softcap")
+    _expect(bool(answer["memories"]), "what was remembered was not found again")
+    boss.screen.say(boss.name, f"found again by 'softcap': {answer['memories'][0]['text']}")
 
 
 async def _report(boss: Agent, root: Path) -> None:
-    """The leaderboard, the picture, and where to look next."""
+    """Show the leaderboard, and save the picture."""
     picture = await boss.client.call_tool("plot_progress", {})
     images = [part for part in picture.content if isinstance(part, ImageContent)] if isinstance(picture, CallToolResult) else []
     _expect(len(images) == 1, "no picture came")
@@ -315,7 +328,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _free(directory: Path) -> Path:
-    """The directory, or the first of directory-2, directory-3, ... that does not exist yet."""
+    """Return the directory, or the first of directory-2, directory-3, ... that does not exist yet."""
     n = 1
     free = directory
     while free.exists():

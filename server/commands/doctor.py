@@ -4,7 +4,6 @@ A check is a function from the lab to a finding; `CHECKS` is the list, in the or
 """
 
 import argparse
-import importlib.util
 import shutil
 import statistics
 import subprocess
@@ -18,6 +17,7 @@ from typing import get_args
 from autoresearch_mcp.server import settings as lab_settings
 from autoresearch_mcp.server.commands.arguments import add_lab, find_lab, say
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.installation import is_installed
 from autoresearch_mcp.server.lake import KEY, is_managed, open_lake
 from autoresearch_mcp.server.lake.base import LakeUnavailable
 from autoresearch_mcp.server.models import Table
@@ -221,7 +221,7 @@ def log(lab: LabUnderTest) -> list[Finding]:
     """Check every record of the log in the lab's folder."""
     from autoresearch_mcp.server.lake.embedded.repair import fault
 
-    if importlib.util.find_spec("deeplake") is None:
+    if not is_installed("deeplake"):
         hint = "pip install deeplake; it has wheels for Linux (glibc) on x86-64 and arm64, and for macOS on arm64, Python 3.11 to 3.13."
         return [Finding("log", "bad", "the package deeplake is not installed", hint)]
     faults = [text for table in get_args(Table) if (text := fault(lab.paths.lake, table))]

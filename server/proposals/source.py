@@ -5,9 +5,7 @@ variable makes different code, and trees of two Python versions may differ for o
 """
 
 import ast
-import functools
 import hashlib
-import importlib.util
 import io
 import sys
 import threading
@@ -16,6 +14,7 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping
 
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.installation import is_installed
 
 MAX_FILE = 512 * 1024
 COUNTED_ON = (
@@ -135,7 +134,7 @@ def _parsed(data: bytes) -> ast.Module:
 
 
 def _needed_imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """First name and line of each absolute import, wherever it stands, but for those that a `try` with handlers is made for."""
+    """Yield the first name and the line of each absolute import, except inside a `try` that has handlers."""
     stack: list[ast.AST] = [tree]
     while stack:
         node = stack.pop()
@@ -150,12 +149,6 @@ def _needed_imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
                 stack += list(ast.iter_child_nodes(node))[::-1]
 
 
-@functools.cache
 def _importable(name: str) -> bool:
-    """Whether a module is there for sure, or may be: installed beside this server, if not beside the trainer."""
-    if name in sys.stdlib_module_names or name in COUNTED_ON:
-        return True
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
+    """Return whether a module is there for sure, or may be: installed beside this server, if not beside the trainer."""
+    return name in sys.stdlib_module_names or name in COUNTED_ON or is_installed(name)

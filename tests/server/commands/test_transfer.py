@@ -91,7 +91,7 @@ def test_an_import_replaces_nothing_that_is_known(lab: Lab, make_lab: Callable[.
         ("results.tsv", ORIGINAL.replace("discard", "maybe"), "line 4"),
         ("results.tsv", "\0", "can't be imported"),
         ("experiments.parquet", "no parquet", "can't be imported"),
-        ("nothing", None, "no results.tsv"),
+        ("nothing", None, "not a results.tsv"),
     ],
 )
 def test_what_is_no_export_is_refused_whole(name: str, content: str | None, says: str, lab: Lab, tmp_path: Path) -> None:

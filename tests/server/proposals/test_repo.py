@@ -236,6 +236,14 @@ def test_an_import_of_what_is_nowhere_is_refused_unless_the_code_can_do_without(
         assert "imports a_module_that_is_nowhere at line" in refused(repo, "unknown_import", files={"train.py": text})
 
 
+def test_a_package_that_was_installed_meanwhile_can_be_imported(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code = {"train.py": "import a_module_of_later\n"}
+    refused(repo, "unknown_import", files=code)
+    (tmp_path / "a_module_of_later.py").write_text("", encoding="utf-8")
+    assert repo.build(repo.champion(), "imports", "ada", files=code).files_changed == 1
+
+
 @pytest.mark.parametrize(
     "text", ["(" * 5_000, "-" * 100_000 + "1", "1" + "+1" * 90_000, "a" + ".b" * 90_000, "x = 0x" + "f" * 90_000, "if 1:\n" * 50_000]
 )
