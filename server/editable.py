@@ -6,7 +6,11 @@ from autoresearch_mcp.server.errors import LabError
 
 
 class Editable:
-    """The paths that proposals may touch: exact ones, and `dir/**` for all below a folder."""
+    """The paths that proposals may touch.
+
+    Args:
+        patterns: exact paths, and `dir/**` for all below a folder.
+    """
 
     def __init__(self, patterns: Sequence[str]) -> None:
         self.patterns = tuple(patterns)
@@ -22,7 +26,7 @@ class Editable:
         return next(iter(self._exact)) if len(self._exact) == 1 and not self._folders else None
 
     def check(self, path: str) -> str:
-        """The path, if it is editable.
+        """Return the path if it is editable.
 
         Raises:
             LabError: `not_editable`, with the paths that are.

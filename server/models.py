@@ -1,4 +1,4 @@
-"""What crosses the wire and what is stored: the lab's nouns as pydantic models.
+"""The lab's nouns as pydantic models: they cross the wire, and they are stored.
 
 Times are seconds since the epoch, UTC. Metrics are validation bits per byte (`val_bpb`), lower is better.
 """
@@ -26,7 +26,11 @@ _turn, _newest = threading.Lock(), 0
 
 
 def new_id(prefix: str) -> str:
-    """A short id that sorts by time: prefix, 9 characters of milliseconds, 6 random ones (30 bits). Made by us, so a retried write is harmless."""
+    """Return a short id that sorts by time. We make ids ourselves, so that a retried write is harmless.
+
+    Returns:
+        The prefix, then 9 characters of milliseconds and 6 random ones (30 bits).
+    """
     global _newest
     fresh = (time.time_ns() // 1_000_000 << 30) | int.from_bytes(os.urandom(4), "big") >> 2
     with _turn:
@@ -35,7 +39,7 @@ def new_id(prefix: str) -> str:
 
 
 class Model(BaseModel):
-    """Base of all models: unknown fields are an error, so a typo or a newer writer is noticed. Built when first used: a server starts sooner."""
+    """Base of all models. Unknown fields are an error, so a typo or a newer writer is noticed. Built when first used: a server starts sooner."""
 
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings", defer_build=True)  # NaN and inf survive as strict JSON
 
@@ -78,7 +82,9 @@ class Experiment(Model):
     seed: int
     state: ExperimentState = "queued"
     attempt: int = 0
-    losses: int = Field(default=0, description="attempts that vanished without a result, save those that never began as their runner died")
+    losses: int = Field(
+        default=0, description="attempts that vanished without a result; one that never began, because its runner died, is no attempt"
+    )
     device: str = Field(description="kind of device, such as cpu or h100")
     created_at: float
     started_at: float | None = None
@@ -102,11 +108,12 @@ class Experiment(Model):
 
     @property
     def terminal(self) -> bool:
+        """Whether it has ended."""
         return self.state in TERMINAL_STATES
 
     @property
     def metric(self) -> float | None:
-        """See `_metric`."""
+        """The metric by which it is compared. See `_metric`."""
         return _metric(self)
 
 
@@ -140,7 +147,11 @@ class Promotion(Model):
 
 
 def _metric(e: "Experiment | Score") -> float | None:
-    """What an experiment is compared by, if it finished: the verified metric; where only the code's own word was asked for, that."""
+    """Return the metric by which an experiment that finished is compared.
+
+    Returns:
+        The verified one; where only the code's own word was asked for, the reported one; None if there is none.
+    """
     value = e.reported_bpb if e.val_bpb is None else e.val_bpb
     return value if e.state == "finished" and value is not None and math.isfinite(value) else None
 
@@ -166,12 +177,12 @@ class Score(Model):
 
     @property
     def metric(self) -> float | None:
-        """See `_metric`."""
+        """The metric by which it is compared. See `_metric`."""
         return _metric(self)
 
 
 class Verdict(Model):
-    """What the gate says of a candidate against the champion, with its numbers; of the hidden split it says no number."""
+    """The gate's answer on a candidate against the champion, with its numbers. It holds no number of the hidden split."""
 
     promote: bool
     reason: str

@@ -1,6 +1,7 @@
 """The keys of `lab.toml`: which there are, what they mean, their defaults and limits.
 
-Secrets (DEEPLAKE_API_KEY, AUTORESEARCH_EMBEDDINGS_KEY, Modal's token) come from the environment only, are read where they are used, and are never kept here.
+Secrets (DEEPLAKE_API_KEY, AUTORESEARCH_EMBEDDINGS_KEY, Modal's token) are no settings. They come from the environment only, are read
+where they are used, and are never kept here.
 """
 
 import os
@@ -22,8 +23,10 @@ SCHEMA = 1
 
 
 class LabSection(Model):
-    name: str = Field(min_length=1, max_length=80)
-    schema_version: int = Field(default=SCHEMA, alias="schema", ge=1)
+    """Name the lab, and say how long its runs are kept."""
+
+    name: str = Field(min_length=1, max_length=80, description="the lab's name; machines whose labs have one name share a managed log")
+    schema_version: int = Field(default=SCHEMA, alias="schema", ge=1, description="version of this file and of `.autoresearch/`; leave it")
     keep_runs_days: float = Field(
         default=90.0, gt=0, le=36_500, description="days after which the files of a run are removed; never those that a promotion rests on"
     )
@@ -33,15 +36,40 @@ class LabSection(Model):
 
 
 class Training(Model):
-    profile: str = "cpu"
-    budget_s: float = Field(default=60.0, gt=0, le=86_400)
-    threads: int = Field(default=1, ge=1, le=256)
-    attention: Literal["auto", "fa3", "sdpa"] = "auto"
-    entry: str = Field(default="train.py", max_length=1000)
-    files: list[str] = Field(default=[], max_length=200)
-    editable: list[str] = Field(default=["train.py"], min_length=1, max_length=50)
-    reported_metric: str = Field(default="", max_length=41, pattern=r"^([A-Za-z][A-Za-z0-9_./-]*)?$")
-    data: str = Field(default="", max_length=1000)
+    """Say what an experiment runs. An experiment keeps these settings from its launch; a change holds for later launches."""
+
+    profile: str = Field(
+        default="cpu",
+        description="what is trained on what: `cpu`, a 2-layer GPT on two centuries of State of the Union addresses; `h100`, the original's "
+        "8 layers on its web text; `tiny`, a toy for tests",
+    )
+    budget_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=86_400,
+        description="seconds of one experiment. On `cpu` they are CPU seconds of training, with a wall cap of 3 times that; on `h100` wall "
+        "seconds, and the default is 300; for code without the contract wall seconds from start to end",
+    )
+    threads: int = Field(default=1, ge=1, le=256, description="threads of one training")
+    attention: Literal["auto", "fa3", "sdpa"] = Field(
+        default="auto", description="`auto` is FlashAttention 3 on a Hopper GPU and PyTorch's elsewhere; `fa3` and `sdpa` insist on one"
+    )
+    entry: str = Field(default="train.py", max_length=1000, description="the file that is run, with its arguments if it takes any")
+    files: list[str] = Field(
+        default=[], max_length=200, description="other paths of the repository that the code needs; proposals can't touch them"
+    )
+    editable: list[str] = Field(
+        default=["train.py"], min_length=1, max_length=50, description="paths that proposals may touch; `dir/**` for all below a folder"
+    )
+    reported_metric: str = Field(
+        default="",
+        max_length=41,
+        pattern=r"^([A-Za-z][A-Za-z0-9_./-]*)?$",
+        description="for code that keeps no contract: the name of the metric that it prints; nobody verifies it",
+    )
+    data: str = Field(
+        default="", max_length=1000, description="a folder that such code may read: an absolute path, or one that begins with `~/`"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -89,7 +117,7 @@ class Training(Model):
 
     @property
     def file(self) -> str:
-        """The file that is run."""
+        """The path of the file that is run."""
         return shlex.split(self.entry)[0]
 
     @property
@@ -99,12 +127,41 @@ class Training(Model):
 
 
 class ComputeSection(Model):
-    backend: Literal["local", "modal"] = "local"
-    slots: int = Field(default=0, ge=0, le=1024)
-    gpus: list[str] = Field(default=[], max_length=8)
-    environment: str = Field(default="autoresearch", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
-    app: str = Field(default="autoresearch", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
-    prices: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
+    """Say where trainings run, and how many at once."""
+
+    backend: Literal["local", "modal"] = Field(
+        default="local",
+        description="`local`: processes of this machine; `modal`: rented, after `autoresearch-mcp setup modal`. What was launched before a "
+        "change runs where it was launched for, first",
+    )
+    slots: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="trainings at once; 0 is physical cores over threads, 1 where a GPU of this machine trains, 4 on Modal. With 1 "
+        "nothing trains beside a scoring either",
+    )
+    gpus: list[str] = Field(
+        default=[],
+        max_length=8,
+        description="on Modal: kinds that `launch_training(device=...)` may choose. The first is the reference, which alone ranks and "
+        'promotes. Empty is the profile\'s own: `["H100"]` or `["CPU"]`',
+    )
+    environment: str = Field(
+        default="autoresearch",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        description="on Modal: the environment of everything that the lab makes",
+    )
+    app: str = Field(
+        default="autoresearch",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        description="on Modal: the app of everything that the lab makes",
+    )
+    prices: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
+        default={},
+        description="on Modal, as a table `[compute.prices]`: USD a second by kind, such as `H100 = 0.0012`, for GPU, CPU and memory together. "
+        "A kind that is not there has its list price",
+    )
 
     @field_validator("gpus", "prices")
     @classmethod
@@ -115,31 +172,72 @@ class ComputeSection(Model):
 
 
 class BudgetSection(Model):
-    device_hours: float = Field(default=8.0, gt=0, le=1_000_000)
-    usd: float = Field(default=25.0, gt=0, le=1_000_000)
+    """Limit what the whole lab may use."""
+
+    device_hours: float = Field(
+        default=8.0, gt=0, le=1_000_000, description="device hours of the whole lab; a launch that could pass them is refused"
+    )
+    usd: float = Field(
+        default=25.0,
+        gt=0,
+        le=1_000_000,
+        description="money of the whole lab, where devices are rented. A launch reserves the most that it can cost; at the cap everything is stopped",
+    )
 
 
 class PromotionSection(Model):
-    level: float = Field(default=0.05, gt=0, lt=0.5)
-    min_replicates: int = Field(default=3, ge=2, le=100)
-    approval: Literal["none", "human"] = "none"
+    """Say what a commit must show before it becomes the champion."""
+
+    level: float = Field(
+        default=0.05, gt=0, lt=0.5, description="the chance that a promotion is noise: the level of Welch's test, one-sided"
+    )
+    min_replicates: int = Field(default=3, ge=2, le=100, description="replicates that candidate and champion need, each")
+    approval: Literal["none", "human"] = Field(
+        default="none",
+        description="`human`: a person has to agree to every promotion, with `autoresearch-mcp approve COMMIT` or in a named client",
+    )
     approval_clients: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(
         default=[], max_length=50, description="names of MCP clients at which a person answers; the others' answers count for nothing"
     )
-    unsandboxed: Literal["refuse", "allow"] = "refuse"
-    reported: Literal["refuse", "allow"] = "refuse"
+    unsandboxed: Literal["refuse", "allow"] = Field(
+        default="refuse",
+        description="whether results count that were trained without a sandbox; `init` writes `allow`, and says so, on a machine that has none",
+    )
+    reported: Literal["refuse", "allow"] = Field(
+        default="refuse", description="whether a metric counts that only the training code itself prints"
+    )
 
 
 class LakeSection(Model):
-    backend: Literal["auto", "embedded", "managed"] = "auto"
-    workspace: str = Field(default="", pattern=r"^[A-Za-z0-9_-]{0,64}$")
-    tables: str = Field(default="", pattern=r"^([a-z][a-z0-9_]{0,39})?$")
+    """Say where the log of ended experiments is. A change takes effect when a server or runner starts."""
+
+    backend: Literal["auto", "embedded", "managed"] = Field(
+        default="auto",
+        description="`embedded`: a folder of the lab; `managed`: Deeplake's service; `auto`: the service where DEEPLAKE_API_KEY is set",
+    )
+    workspace: str = Field(
+        default="", pattern=r"^[A-Za-z0-9_-]{0,64}$", description="of the service; empty is DEEPLAKE_WORKSPACE, else `default`"
+    )
+    tables: str = Field(
+        default="",
+        pattern=r"^([a-z][a-z0-9_]{0,39})?$",
+        description="prefix of the service's tables; empty is made from the lab's name. Labs with one prefix in one workspace share one log",
+    )
 
 
 class EmbeddingsSection(Model):
-    backend: Literal["auto", "local", "endpoint", "none"] = "auto"
-    url: str = Field(default="", max_length=300)
-    model: str = Field(default="", max_length=100, pattern=r"^[A-Za-z0-9_./:@-]*$")
+    """Say how notes are searched by meaning. A change takes effect when a server or runner starts."""
+
+    backend: Literal["auto", "local", "endpoint", "none"] = Field(
+        default="auto",
+        description="`local`: the extra `embeddings`; `endpoint`: a service, which gets the notes; `none`: words only; `auto`: local where installed",
+    )
+    url: str = Field(
+        default="", max_length=300, description="of an endpoint that speaks OpenAI's protocol, such as `https://api.openai.com/v1`"
+    )
+    model: str = Field(
+        default="", max_length=100, pattern=r"^[A-Za-z0-9_./:@-]*$", description="of the endpoint, such as `text-embedding-3-small`"
+    )
 
     @model_validator(mode="after")
     def _is_complete(self) -> "EmbeddingsSection":
@@ -206,7 +304,10 @@ class Settings(Model):
 
     @property
     def slots(self) -> int:
-        """Trainings at once: as set; else 4 on Modal, one where a GPU of this machine trains, else physical cores over threads, at least one."""
+        """How many trainings run at once.
+
+        As set; else 4 on Modal, one where a GPU of this machine trains, else physical cores over threads, at least one.
+        """
         if self.compute.slots:
             return self.compute.slots
         if self.rents:
@@ -239,10 +340,11 @@ class Settings(Model):
         return self.devices[0]
 
     def usd_per_s(self, device: str) -> float:
+        """Return the price of a second on a kind of device; 0 where no device is rented."""
         return devices.usd_per_s(device, self.compute.prices) if self.rents else 0.0
 
     def longest_s(self) -> float:
-        """The most device seconds that an attempt can use."""
+        """Return the most device seconds that an attempt can use."""
         if self.rents:
             return devices.longest_s(self.training.profile, self.training.budget_s)
         return max_wall_s(self.training.profile, self.training.budget_s, script=self.training.metric == "reported")
@@ -254,7 +356,7 @@ def _is_inside(path: str) -> bool:
 
 
 def physical_cores() -> int:
-    """Physical cores that this process may use; logical ones where the platform does not tell them apart."""
+    """Return the number of physical cores that this process may use; of logical ones where the platform does not tell them apart."""
     try:
         usable = os.sched_getaffinity(0)
     except AttributeError:

@@ -67,7 +67,7 @@ def template(
     if budget_s is None:
         budget_s = PROFILES[profile].budget_s if profile in PROFILES else 60.0
     return f"""\
-# The settings of this lab. Read when a server or runner starts; every section but [lab] may be left out.
+# The settings of this lab. A change takes effect at once, for what is launched after it. Every section but [lab] may be left out.
 
 [lab]
 name = {json.dumps(name, ensure_ascii=False)}
@@ -76,7 +76,7 @@ schema = {SCHEMA}                      # version of this file and of {STATE}/
 [training]
 profile = {json.dumps(profile):<21} # what is trained on what, measured how: cpu (a laptop), h100 (a GPU, the original's data)
 budget_s = {budget_s:<20g} # of one experiment: {clock}
-threads = 1                     # a training
+threads = 1                     # of one training
 editable = ["train.py"]         # paths that proposals may touch; "dir/**" for a folder
 {own.toml() if own else ""}
 [compute]

@@ -6,6 +6,7 @@ import pytest
 
 from autoresearch_mcp.server import settings
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.models import Model
 
 
 def load(tmp_path: Path, text: str) -> settings.Settings:
@@ -94,3 +95,15 @@ def test_a_file_in_another_encoding_asks_for_utf_8_in_one_sentence(tmp_path: Pat
     with pytest.raises(LabError, match=r"lab\.toml is not UTF-8 text: save it with the encoding UTF-8") as error:
         settings.load(tmp_path)
     assert error.value.code == "bad_settings"
+
+
+def test_every_key_says_what_it_means() -> None:
+    sections = {name: field.annotation for name, field in settings.Settings.model_fields.items()}
+    silent = [
+        f"[{name}] {key}"
+        for name, section in sections.items()
+        if isinstance(section, type) and issubclass(section, Model)
+        for key, field in section.model_fields.items()
+        if not field.description
+    ]
+    assert len(sections) >= 7 and silent == []
