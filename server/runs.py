@@ -15,12 +15,17 @@ Mode = Literal["tail", "head", "grep", "window"]
 
 
 def locate(state: Path, experiment: Experiment) -> Path:
-    """The directory of an experiment's current attempt, under the lab's state directory."""
+    """Return the directory of an experiment's current attempt, under the lab's state directory."""
     return StatePaths(state).run(experiment.id, experiment.attempt)
 
 
 def read_tail(path: Path, limit: int = 4000) -> str:
-    """The end of a log, from a line's beginning."""
+    """Return the end of a log, from the beginning of a line; nothing if there is no log.
+
+    Args:
+        path: the log.
+        limit: bytes at most.
+    """
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -32,9 +37,20 @@ def read_tail(path: Path, limit: int = 4000) -> str:
 
 
 def read_log(path: Path, mode: Mode, lines: int, pattern: str | None, first_line: int | None) -> tuple[str, str]:
-    """Numbered lines of the log at `path`, and a sentence on what part they are. Lines are cut at 500 characters.
+    """Read numbered lines of a log. Lines are cut at 500 characters.
 
-    `grep` matches plain text in any case, alternatives separated by `|`: a pattern language would let a pattern hang the server.
+    Args:
+        path: the log.
+        mode: the log's end, its beginning, the lines that match, or those from `first_line` on.
+        lines: at most.
+        pattern: plain text in any case, alternatives separated by `|`. A pattern language would let a pattern hang the server.
+        first_line: counted from 1.
+
+    Returns:
+        The lines, and how many of the log's lines they are, in words.
+
+    Raises:
+        OSError: the log can't be read.
     """
     chosen: deque[tuple[int, str]] = deque(maxlen=lines if mode == "tail" else None)
     start = first_line or 1
@@ -57,7 +73,15 @@ def read_log(path: Path, mode: Mode, lines: int, pattern: str | None, first_line
 
 
 def read_curve(path: Path, points: int = 30) -> list[tuple[float, float]]:
-    """A digest of `curve.jsonl`: evenly spaced (share of budget, training loss); empty if there is none yet."""
+    """Return a digest of a loss curve.
+
+    Args:
+        path: the `curve.jsonl` of a run.
+        points: at most.
+
+    Returns:
+        Evenly spaced pairs of the share of the budget and the training loss; none if there is no curve yet.
+    """
     rows: list[tuple[float, float]] = []
     try:
         with path.open(encoding="utf-8", errors="replace") as file:

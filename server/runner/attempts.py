@@ -131,18 +131,20 @@ class Attempts:
         job = self._job(experiment)
         if experiment.cancel_requested:
             await self._compute.cancel(job)
-        seen = await self._compute.observe(job)
+        observation = await self._compute.observe(job)
         self._check_place()
-        self._spending.note_held(experiment.id, seen.device_s)
-        if seen.phase == "ended":
-            self._record(experiment, seen)
-        elif seen.phase == "refused":
-            failure = Failure(kind="error", message=seen.reason, advice=_NOT_ITS_FAULT)
-            self._end(experiment, "crashed", seen.device_s, failure=failure)
-        elif seen.phase == "lost" or (seen.phase == "starting" and _overdue(experiment) and not await self._compute.adopt(job)):
-            self._lose(experiment, seen)  # as seen before it was forbidden: what this runner waited for in vain counts
-        elif seen.phase != experiment.state:
-            self._ledger.move(experiment.id, ACTIVE_STATES, state=seen.phase)
+        self._spending.note_held(experiment.id, observation.device_s)
+        if observation.phase == "ended":
+            self._record(experiment, observation)
+        elif observation.phase == "refused":
+            failure = Failure(kind="error", message=observation.reason, advice=_NOT_ITS_FAULT)
+            self._end(experiment, "crashed", observation.device_s, failure=failure)
+        elif observation.phase == "lost" or (
+            observation.phase == "starting" and _overdue(experiment) and not await self._compute.adopt(job)
+        ):
+            self._lose(experiment, observation)  # as it was before it was forbidden: what this runner waited for in vain counts
+        elif observation.phase != experiment.state:
+            self._ledger.move(experiment.id, ACTIVE_STATES, state=observation.phase)
 
     async def adopt_all(self) -> None:
         """Take over what an earlier runner started; what is gone is lost."""
@@ -154,47 +156,47 @@ class Attempts:
             if await self._compute.adopt(job):
                 _log.info("%s adopted", experiment.id)
             else:
-                seen = await self._compute.observe(job)
+                observation = await self._compute.observe(job)
                 self._check_place()
-                self._lose(experiment, seen)
+                self._lose(experiment, observation)
         except LabMoved:
             raise
         except Exception:  # the rounds look at it again
             _log.exception("%s could not be adopted", experiment.id)
 
-    def _lose(self, experiment: Experiment, seen: Observation) -> None:
+    def _lose(self, experiment: Experiment, observation: Observation) -> None:
         """Queue a run again that vanished without a result, or give it up.
 
         It was killed from outside, or the machine went down, or its runner died before it began.
         """
-        losses = experiment.losses + (not seen.never_started)
+        losses = experiment.losses + (not observation.never_started)
         if experiment.cancel_requested:
-            self._end(experiment, "cancelled", seen.device_s, losses=losses)
+            self._end(experiment, "cancelled", observation.device_s, losses=losses)
         elif losses < ATTEMPTS:
-            _log.warning("%s %s, queued again", experiment.id, "had not begun" if seen.never_started else "lost")
-            cost = self._spending.cost(experiment, seen.device_s)
+            _log.warning("%s %s, queued again", experiment.id, "had not begun" if observation.never_started else "lost")
+            cost = self._spending.cost(experiment, observation.device_s)
             protocol.remove_hidden(locate(self._state, experiment))
             self._ledger.move(experiment.id, ACTIVE_STATES, state="queued", started_at=None, losses=losses, **cost)
         else:
             message = f"The run ended without a result {ATTEMPTS} times; something outside of it killed it."
             failure = Failure(kind="lost", message=message, advice="Look at the machine's memory and the runner's log, then launch again.")
-            self._end(experiment, "crashed", seen.device_s, losses=losses, failure=failure)
+            self._end(experiment, "crashed", observation.device_s, losses=losses, failure=failure)
 
-    def _record(self, experiment: Experiment, seen: Observation) -> None:
+    def _record(self, experiment: Experiment, observation: Observation) -> None:
         """End an experiment with its result, whose hidden score moves to the ledger: agents must not see it."""
         directory = locate(self._state, experiment)
         try:
-            if seen.result is None:
-                raise protocol.ResultError(seen.reason)
-            changes = self._read(experiment, seen.result)
-            hidden = protocol.read_hidden(directory) if seen.result.state == "finished" else None
-            self._ledger.keep_evidence(experiment.id, seen.result.sandbox, hidden, seen.result.hashes.get("weights"))
+            if observation.result is None:
+                raise protocol.ResultError(observation.reason)
+            changes = self._read(experiment, observation.result)
+            hidden = protocol.read_hidden(directory) if observation.result.state == "finished" else None
+            self._ledger.keep_evidence(experiment.id, observation.result.sandbox, hidden, observation.result.hashes.get("weights"))
         except (KeyError, ValueError) as error:  # damaged, or by another version: it must not end the loop for all
             _log.exception("%s has a result that could not be understood", experiment.id)
             why = str(error) if isinstance(error, protocol.ResultError) else ""
             message = f"The launcher's result could not be understood. {why}".strip()
             changes = {"state": "crashed", "failure": Failure(kind="error", message=message, advice="Launch it again.")}
-        self._end(experiment, device_s=seen.device_s, **changes)
+        self._end(experiment, device_s=observation.device_s, **changes)
 
     def _read(self, experiment: Experiment, result: Result) -> dict[str, Any]:
         """Return what a launcher's result says of an experiment, as changes to it."""

@@ -21,8 +21,8 @@ from autoresearch_mcp.server.retry import Backoff
 from autoresearch_mcp.server.runner.attempts import Attempts
 from autoresearch_mcp.server.runner.flushing import Flusher
 from autoresearch_mcp.server.runner.health import HealthFile
-from autoresearch_mcp.server.runner.open import OpenExperiments
 from autoresearch_mcp.server.runner.preparation import Preparation
+from autoresearch_mcp.server.runner.queue import QueueView
 from autoresearch_mcp.server.runner.retention import Retention
 from autoresearch_mcp.server.runner.spending import Spending
 from autoresearch_mcp.server.runner.start import got_to_work
@@ -60,7 +60,7 @@ class Runner:
         self._ledger = ledger
         self._compute = compute
         self._watch = watch
-        self._open = OpenExperiments(ledger)
+        self._queue = QueueView(ledger)
         self._health = HealthFile(state)
         self._preparation = Preparation(compute, self._health)
         self._spending = Spending(settings, state, ledger, compute)
@@ -74,8 +74,6 @@ class Runner:
         """Work until there has been nothing to do for `linger_s`, or there is another reason to leave. Returns which."""
         got_to_work(self._state)
         try:
-            self._check_place()
-            await self._attempts.adopt_all()
             return await self._rounds(linger_s)
         except SettingsChanged:
             _log.info("the settings have changed: the loop begins again with the new ones")
@@ -87,10 +85,16 @@ class Runner:
             await self._leave()
 
     async def _rounds(self, linger_s: float) -> Outcome:
-        backoff = Backoff(ROUND_RETRY_S)
+        backoff, adopted = Backoff(ROUND_RETRY_S), False
         while not self.stopping.is_set():
             try:
+                if not adopted:
+                    self._check_place()
+                    await self._attempts.adopt_all()
+                    adopted = True
                 idle_s = await self._round()
+                if idle_s > linger_s and await self._all_flushed(idle_s):
+                    return "idle"
                 backoff.succeeded()
                 self._health.round_done()
             except (LabMoved, SettingsChanged):
@@ -99,10 +103,7 @@ class Runner:
                 self._check_place()
                 _log.error("A round failed, and is tried again: %s", error, exc_info=not isinstance(error, LabError))
                 self._health.round_failed(str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}.")
-                idle_s = 0.0
                 await self._pause(backoff.failed())
-            if idle_s > linger_s and await self._all_flushed(idle_s):
-                return "idle"
             await self._pause(self._compute.poll_s)
         return "stopped"
 
@@ -110,22 +111,22 @@ class Runner:
         """Look at everything once. Returns for how long there has been nothing to do."""
         self._check_place()
         self._check_settings()
-        looks = await asyncio.gather(*map(self._attempts.advance, self._open.active()), return_exceptions=True)
+        looks = await asyncio.gather(*map(self._attempts.advance, self._queue.active()), return_exceptions=True)
         for failure in looks:  # all looks are over: none goes on beside the next round
             if failure is not None:
                 raise failure
-        self._spending.look_after_money(self._open.active())
+        self._spending.look_after_money(self._queue.active())
         await self._start_queued()
         await self._flusher.start_if_due()
-        self._retention.start_if_due(quiet=not self._open.any())
-        if self._open.any():
+        self._retention.start_if_due(quiet=not self._queue.any())
+        if self._queue.any():
             self._active = time.monotonic()
             return 0.0
         return time.monotonic() - self._active
 
     async def _start_queued(self) -> None:
         """Start what the slots allow. Experiments stay queued while the data is prepared, which costs them nothing."""
-        if not (waiting := self._open.queued(1)):
+        if not (waiting := self._queue.queued(1)):
             await self._preparation.cancel()
             return
         if (free := self._free_slots()) <= 0 or not self._is_next(waiting[0]):
@@ -137,7 +138,7 @@ class Runner:
             for experiment in self._ledger.open_experiments("queued"):
                 self._attempts.refuse(experiment, str(error))
             return
-        for experiment in self._open.queued(free) if data is not None else []:
+        for experiment in self._queue.queued(free) if data is not None else []:
             self._check_settings()  # after the queue was read: what was queued after a change starts after it
             if not self._is_next(experiment):
                 return
@@ -151,7 +152,7 @@ class Runner:
         """
         if self._attempts.fits(experiment):
             return True
-        if not self._open.active():
+        if not self._queue.active():
             raise SettingsChanged
         return False
 
@@ -169,7 +170,7 @@ class Runner:
         A run holds its slot from its start to the end of training. While it is scored it holds it only where no core is free to score
         on beside full slots.
         """
-        active = self._open.active()
+        active = self._queue.active()
         scored_beside = min(sum(e.state == "scoring" for e in active), self._compute.scored_beside(self._settings.slots))
         return self._settings.slots - len(active) + scored_beside
 

@@ -70,7 +70,10 @@ class Spending:
             await asyncio.wait({self._housekeeping})
 
     def _stop_at_the_cap(self, active: list[Experiment]) -> None:
-        """Launches reserve the most that they can cost, so this happens only where lab.toml or the provider's bills changed the sum."""
+        """Cancel everything once the budget is spent.
+
+        Launches reserve the most that they can cost, so this happens only where lab.toml or the provider's bills changed the sum.
+        """
         cap = self._settings.budget.usd
         self._held_s = {e.id: self._held_s.get(e.id, 0.0) for e in active}
         spent = self._ledger.money()[0] + sum(self._held_s[e.id] * self._settings.usd_per_s(e.device) for e in active)

@@ -88,7 +88,7 @@ def ensure_runner(root: Path, state: Path) -> bool:
                 return False
             rotate(StatePaths(state).runner_log)
             starts = _Starts(starts.count + 1, time.time(), log_size=_size(StatePaths(state).runner_log))
-            HealthFile(state)  # what an earlier runner told is over
+            HealthFile(state)  # what an earlier runner wrote there is over
             starts.pid = _start(root, StatePaths(state).runner_log)
             _write(note, starts)
     except (OSError, ValueError, subprocess.CalledProcessError) as error:

@@ -14,7 +14,7 @@ _log = logging.getLogger("autoresearch.runner")
 
 
 class LabMoved(Exception):
-    """The lab is no longer where the runner found it: whatever fails now is nobody's fault, and nothing is recorded."""
+    """The lab is no longer where it was when its runner started. What fails now is nobody's fault, and nothing is recorded."""
 
 
 class SettingsChanged(Exception):

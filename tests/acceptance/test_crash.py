@@ -236,13 +236,13 @@ def check_experiments(rows: list[dict[str, Any]], acknowledged: dict[str, str]) 
 
 async def check(judge: Agent, client: Client, agent: Agent) -> None:
     """Everything that this agent heard of is there, once; a repeated launch is the same launch."""
-    found: list[tuple[str, str]] = []
+    stored: list[tuple[str, str]] = []
     for number in range(1, agent.written + 1):
         text = f"What {agent.name} learned, number {number}"
         answer = await judge.call(client, "search_memory", query=text, author=agent.name, limit=50)
-        found += [(memory["id"], text) for memory in answer["memories"] if memory["text"] == text]
-    assert len(dict(found)) == len(found)
-    assert agent.memories.items() <= dict(found).items()
+        stored += [(memory["id"], text) for memory in answer["memories"] if memory["text"] == text]
+    assert len(dict(stored)) == len(stored)
+    assert agent.memories.items() <= dict(stored).items()
     for commit, value in agent.commits.items():
         twin = await judge.call(client, "propose_patch", base=agent.first, **proposal(value, "judge"))
         assert twin["duplicate"] and twin["commit"] == commit and twin["author"] == agent.name

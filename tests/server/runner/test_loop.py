@@ -87,9 +87,9 @@ def test_slots_are_respected(make_lab: Callable[..., Path]) -> None:
     harness.close()
 
 
-@pytest.mark.parametrize(("slots", "cores", "seen"), [(2, 3, [3, 3, 3]), (2, 2, [2, 2, 3]), (1, 3, [1, 2, 3])])
+@pytest.mark.parametrize(("slots", "cores", "beside"), [(2, 3, [3, 3, 3]), (2, 2, [2, 2, 3]), (1, 3, [1, 2, 3])])
 def test_a_run_in_scoring_holds_its_slot_where_no_core_is_free_or_one_at_a_time_was_asked_for(
-    make_lab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, slots: int, cores: int, seen: list[int]
+    make_lab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, slots: int, cores: int, beside: list[int]
 ) -> None:
     monkeypatch.setattr("autoresearch_mcp.server.compute.local.backend.physical_cores", lambda: cores)
     harness = LabHarness(make_lab("scoring", {"slots = 0": f"slots = {slots}"}))
@@ -97,7 +97,7 @@ def test_a_run_in_scoring_holds_its_slot_where_no_core_is_free_or_one_at_a_time_
         ids = harness.launch(3)
     stop_runner(harness.state)
     harness.drive(command=(*NOOP, "score", "3"))
-    assert [harness.lab.get_experiment(id).details["steps"] for id in ids] == seen
+    assert [harness.lab.get_experiment(id).details["steps"] for id in ids] == beside
     harness.close()
 
 

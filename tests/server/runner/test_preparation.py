@@ -31,13 +31,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def house(cache: Path, make_lab: Callable[..., Path]) -> Iterator[LabHarness]:
+def harness(cache: Path, make_lab: Callable[..., Path]) -> Iterator[LabHarness]:
     """A lab whose runner is this test: calls start no other."""
-    house = LabHarness(make_lab())
-    with runner_lock(house.state) as mine:
+    harness = LabHarness(make_lab())
+    with runner_lock(harness.state) as mine:
         assert mine
-        yield house
-    house.close()
+        yield harness
+    harness.close()
 
 
 @contextlib.contextmanager
@@ -49,11 +49,11 @@ def held_up(cache: Path) -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def driven(house: LabHarness) -> AsyncIterator[Runner]:
+async def driven(harness: LabHarness) -> AsyncIterator[Runner]:
     """Run the loop beside the test, and ask it to leave in the end."""
-    lake = EmbeddedLake(house.state / "lake")
-    compute = LocalCompute("tiny", 1, house.state / "runner.log", command=NOOP)
-    runner = Runner(lab_settings.load(house.root), house.state, house.ledger, Repo(house.root), lake, compute)
+    lake = EmbeddedLake(harness.state / "lake")
+    compute = LocalCompute("tiny", 1, harness.state / "runner.log", command=NOOP)
+    runner = Runner(lab_settings.load(harness.root), harness.state, harness.ledger, Repo(harness.root), lake, compute)
     with anyio.fail_after(90):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(runner.run)
@@ -68,75 +68,75 @@ async def until(condition: Callable[[], object]) -> None:
 
 def preparations(cache: Path) -> list[int]:
     """The processes that prepare data for this place."""
-    found = []
+    pids = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if (
                 b"autoresearch_mcp.trainer.prepare" in (process / "cmdline").read_bytes()
                 and str(cache).encode() in (process / "environ").read_bytes()
             ):
-                found.append(int(process.name))
-    return found
+                pids.append(int(process.name))
+    return pids
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-async def test_while_data_is_prepared_the_runner_flushes_answers_and_leaves_when_told(house: LabHarness, cache: Path) -> None:
-    (id,) = house.launch()
+async def test_while_data_is_prepared_the_runner_flushes_answers_and_leaves_when_told(harness: LabHarness, cache: Path) -> None:
+    (id,) = harness.launch()
     with held_up(cache):
-        async with driven(house) as runner:
+        async with driven(harness) as runner:
             await until(lambda: preparations(cache))
-            house.lab.write_memory("finding", "Data takes long.", "ada")
-            await until(lambda: not house.ledger.unflushed())
-            status = house.lab.status()
+            harness.lab.write_memory("finding", "Data takes long.", "ada")
+            await until(lambda: not harness.ledger.unflushed())
+            status = harness.lab.status()
             assert "preparing data" in status.next[0] and not any("preparing" in warning for warning in status.warnings)
-            assert house.record(id).state == "queued" and house.record(id).started_at is None
+            assert harness.record(id).state == "queued" and harness.record(id).started_at is None
             runner.stopping.set()
         assert preparations(cache) == [], "nothing goes on preparing for a runner that left"
-    assert house.state_of(id) == "queued"
+    assert harness.state_of(id) == "queued"
 
 
-async def test_a_preparation_costs_the_experiments_that_wait_for_it_nothing(house: LabHarness, cache: Path) -> None:
-    (id,) = house.launch()
-    async with driven(house):
+async def test_a_preparation_costs_the_experiments_that_wait_for_it_nothing(harness: LabHarness, cache: Path) -> None:
+    (id,) = harness.launch()
+    async with driven(harness):
         with held_up(cache):
-            await until(lambda: house.lab.status().next[0].startswith("The runner is preparing data"))
-            before = house.lab.status().budget
+            await until(lambda: harness.lab.status().next[0].startswith("The runner is preparing data"))
+            before = harness.lab.status().budget
             ready = time.time()
-        await until(lambda: house.ended([id]))
-    answer = house.lab.get_experiment(id)
+        await until(lambda: harness.ended([id]))
+    answer = harness.lab.get_experiment(id)
     assert answer.experiment.state == "finished" and answer.attempt == 1
     assert answer.started_at is not None and answer.started_at > ready and answer.finished_at is not None
     assert answer.cost_s <= answer.finished_at - answer.started_at + 0.1
-    assert before.spent_s == 0 and "preparing" not in " ".join(house.lab.status().next)
+    assert before.spent_s == 0 and "preparing" not in " ".join(harness.lab.status().next)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-async def test_cancelling_all_that_waits_ends_the_preparation(house: LabHarness, cache: Path) -> None:
-    ids = house.launch(2)
+async def test_cancelling_all_that_waits_ends_the_preparation(harness: LabHarness, cache: Path) -> None:
+    ids = harness.launch(2)
     with held_up(cache):
-        async with driven(house):
+        async with driven(harness):
             await until(lambda: preparations(cache))
             for id in ids:
-                house.lab.cancel_experiment(id, "ada")
+                harness.lab.cancel_experiment(id, "ada")
             await until(lambda: not preparations(cache))
-            assert [house.state_of(id) for id in ids] == ["cancelled", "cancelled"]
-            (again,) = house.launch()
+            assert [harness.state_of(id) for id in ids] == ["cancelled", "cancelled"]
+            (again,) = harness.launch()
             await until(lambda: preparations(cache))
-            assert house.state_of(again) == "queued"
+            assert harness.state_of(again) == "queued"
 
 
-async def test_a_preparation_that_fails_gives_all_that_wait_its_reason_once(house: LabHarness, cache: Path) -> None:
+async def test_a_preparation_that_fails_gives_all_that_wait_its_reason_once(harness: LabHarness, cache: Path) -> None:
     target = prepare.data_dir("tiny")
     target.mkdir()  # with no data in it
-    ids = house.launch(3)
-    async with driven(house):
-        await until(lambda: house.ended(ids))
+    ids = harness.launch(3)
+    async with driven(harness):
+        await until(lambda: harness.ended(ids))
         for id in ids:
-            answer = house.lab.get_experiment(id)
+            answer = harness.lab.get_experiment(id)
             assert answer.experiment.state == "crashed" and answer.failure is not None and answer.cost_s == 0 and answer.started_at is None
             assert "could not be prepared" in answer.failure.message and "is not a data directory" in answer.failure.message
-        assert (house.state / "runner.log").read_text(encoding="utf-8").count("is not a data directory") == 1
+        assert (harness.state / "runner.log").read_text(encoding="utf-8").count("is not a data directory") == 1
         target.rmdir()
-        (again,) = house.launch()
-        await until(lambda: house.ended([again]))
-    assert house.state_of(again) == "finished"
+        (again,) = harness.launch()
+        await until(lambda: harness.ended([again]))
+    assert harness.state_of(again) == "finished"

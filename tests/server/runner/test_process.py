@@ -1,4 +1,4 @@
-"""The runner's process: one a lab whoever calls at once, nobody's child, stopped without stopping a training."""
+"""The runner's process: one a lab however many call at once, nobody's child, stopped without stopping a training."""
 
 import os
 import signal
@@ -41,7 +41,7 @@ def at_once(count: int, work: Callable[[], object]) -> None:
 def test_calls_at_once_start_one_runner_that_is_nobodys_child(lab_root: Path) -> None:
     state = lab_root / ".autoresearch"
     at_once(4, lambda: ensure_runner(lab_root, state))
-    until(lambda: runner_alive(state) and len(processes(lab_root, "runner")) == 1)  # the others found the lock taken
+    until(lambda: runner_alive(state) and len(processes(lab_root, "runner")) == 1)  # the others left, as the lock was taken
     (runner,) = processes(lab_root, "runner")
     assert int(StatePaths(state).runner_lock.read_text(encoding="ascii")) == runner
     assert os.getsid(runner) != os.getsid(0)
@@ -53,7 +53,7 @@ def test_calls_at_once_start_one_runner_that_is_nobodys_child(lab_root: Path) ->
     assert "Traceback" not in StatePaths(state).runner_log.read_text(encoding="utf-8")
 
 
-def test_whoever_looks_for_a_runner_is_not_taken_for_one(tmp_path: Path) -> None:
+def test_a_process_that_looks_for_a_runner_is_not_taken_for_one(tmp_path: Path) -> None:
     answers: list[bool] = []
     at_once(4, lambda: answers.extend(runner_alive(tmp_path) for _ in range(500)))
     assert answers == [False] * 2000
@@ -118,12 +118,12 @@ def test_a_training_outlives_a_stopped_runner_and_the_next_one_records_it(make_l
 
 def test_work_that_came_while_the_runner_was_leaving_is_seen(lab_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state, lab = lab_root / ".autoresearch", Lab(lab_root)
-    seen = []
+    looks = []
 
     async def drive(_settings: object, _paths: object, ledger: Ledger, _watch: object) -> Outcome:
         """In the place of the loop: its last look is over, and its lock still held, when a server launches."""
-        seen.append(len(ledger.open_experiments()))
-        if len(seen) == 1:
+        looks.append(len(ledger.open_experiments()))
+        if len(looks) == 1:
             lab.launch_training("champion", "ada")
             assert processes(lab_root, "runner") == []
         else:
@@ -132,7 +132,7 @@ def test_work_that_came_while_the_runner_was_leaving_is_seen(lab_root: Path, mon
 
     monkeypatch.setattr(process, "_drive", drive)
     assert process.main(lab_root) == 0
-    assert seen == [0, 1] and not runner_alive(state)
+    assert looks == [0, 1] and not runner_alive(state)
     lab.close()
 
 

@@ -13,10 +13,10 @@ from tests.server.harness import LabHarness
 def test_the_runner_reads_as_much_for_an_experiment_however_many_are_queued(
     make_lab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house = LabHarness(make_lab("long-queue", {"slots = 0": "slots = 1", "device_hours = 8.0": "device_hours = 1000.0"}))
-    with runner_lock(house.state):
-        ids = [id for _ in range(4) for id in house.launch(16)]
-    reads, open_experiments = 0, house.ledger.open_experiments
+    harness = LabHarness(make_lab("long-queue", {"slots = 0": "slots = 1", "device_hours = 8.0": "device_hours = 1000.0"}))
+    with runner_lock(harness.state):
+        ids = [id for _ in range(4) for id in harness.launch(16)]
+    reads, open_experiments = 0, harness.ledger.open_experiments
 
     def counted(*states: object, **limits: object) -> list[Experiment]:
         nonlocal reads
@@ -24,8 +24,8 @@ def test_the_runner_reads_as_much_for_an_experiment_however_many_are_queued(
         reads += len(answer)
         return answer
 
-    monkeypatch.setattr(house.ledger, "open_experiments", counted)
-    house.drive()
-    assert house.ended(ids)
+    monkeypatch.setattr(harness.ledger, "open_experiments", counted)
+    harness.drive()
+    assert harness.ended(ids)
     assert reads < 20 * len(ids), "records read do not grow with the queue behind an experiment"
-    house.close()
+    harness.close()

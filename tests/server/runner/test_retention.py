@@ -21,92 +21,92 @@ DAY_S = 86_400.0
 
 
 @pytest.fixture
-def house(make_lab: Callable[..., Path]) -> Iterator[LabHarness]:
+def harness(make_lab: Callable[..., Path]) -> Iterator[LabHarness]:
     """A lab whose experiments end by the test's word."""
-    house = LabHarness(make_lab("old", {"device_hours = 8.0": "device_hours = 1000.0"}))
-    with runner_lock(house.state) as lock:
+    harness = LabHarness(make_lab("old", {"device_hours = 8.0": "device_hours = 1000.0"}))
+    with runner_lock(harness.state) as lock:
         assert lock is not None
-        yield house
-    house.close()
+        yield harness
+    harness.close()
 
 
-def propose(house: LabHarness, line: str) -> str:
-    text = (house.root / "train.py").read_text(encoding="utf-8")
-    return house.lab.propose_patch(f"Try {line}.", "ada", files={"train.py": f"{text}\n{line}\n"}).commit
+def propose(harness: LabHarness, line: str) -> str:
+    text = (harness.root / "train.py").read_text(encoding="utf-8")
+    return harness.lab.propose_patch(f"Try {line}.", "ada", files={"train.py": f"{text}\n{line}\n"}).commit
 
 
-def end(house: LabHarness, commit: str, days_ago: float, size: int = 1000, flushed: bool = True) -> str:
+def end(harness: LabHarness, commit: str, days_ago: float, size: int = 1000, flushed: bool = True) -> str:
     """Let an experiment of this commit have ended, and leave a run directory."""
-    (id,) = house.lab.launch_training(commit, "ada").experiments
+    (id,) = harness.lab.launch_training(commit, "ada").experiments
     finished_at = time.time() - days_ago * DAY_S
-    house.ledger.move(id, ["queued"], state="starting", attempt=1, started_at=finished_at - 1)
-    run = LabPaths(house.root).run(id, 1)
+    harness.ledger.move(id, ["queued"], state="starting", attempt=1, started_at=finished_at - 1)
+    run = LabPaths(harness.root).run(id, 1)
     run.mkdir(parents=True)
     (run / "train.log").write_bytes(b"x" * size)
-    ended = house.ledger.move(id, ["starting"], state="finished", finished_at=finished_at, val_bpb=1.5)
+    ended = harness.ledger.move(id, ["starting"], state="finished", finished_at=finished_at, val_bpb=1.5)
     assert ended is not None
     if flushed:
-        house.ledger.settle("experiments", {id: ended.version})
+        harness.ledger.settle("experiments", {id: ended.version})
     return id
 
 
-def sweep(house: LabHarness, **keep: float) -> set[str]:
+def sweep(harness: LabHarness, **keep: float) -> set[str]:
     """Remove old runs; the experiments that have a directory left."""
 
     async def sweep() -> None:
-        retention = Retention(LabSection(name="old", **keep), house.state, house.ledger, Repo(house.root))  # type: ignore[arg-type]
+        retention = Retention(LabSection(name="old", **keep), harness.state, harness.ledger, Repo(harness.root))  # type: ignore[arg-type]
         retention.start_if_due(quiet=True)
         await retention.wait()
 
     anyio.run(sweep)
-    return {path.name for path in LabPaths(house.root).runs.iterdir()}
+    return {path.name for path in LabPaths(harness.root).runs.iterdir()}
 
 
-def test_runs_older_than_the_days_to_keep_are_removed_and_others_stay(house: LabHarness) -> None:
-    commit = propose(house, "A = 1")
-    old, young = end(house, commit, 3.1), end(house, commit, 2.9)
-    assert sweep(house) == {old, young}, "they are kept for months unless lab.toml says otherwise"
-    assert sweep(house, keep_runs_days=3) == {young}
-    assert house.ledger.ended([old])[old]["val_bpb"] == 1.5
+def test_runs_older_than_the_days_to_keep_are_removed_and_others_stay(harness: LabHarness) -> None:
+    commit = propose(harness, "A = 1")
+    old, young = end(harness, commit, 3.1), end(harness, commit, 2.9)
+    assert sweep(harness) == {old, young}, "they are kept for months unless lab.toml says otherwise"
+    assert sweep(harness, keep_runs_days=3) == {young}
+    assert harness.ledger.ended([old])[old]["val_bpb"] == 1.5
 
 
-def test_above_the_cap_the_oldest_runs_are_removed_first(house: LabHarness) -> None:
-    commit = propose(house, "A = 1")
-    third, second, first = (end(house, commit, days, size=100_000) for days in (1, 2, 3))
-    assert sweep(house, keep_runs_mb=0.3) == {first, second, third}
-    assert sweep(house, keep_runs_mb=0.29) == {second, third}
-    assert sweep(house, keep_runs_mb=0.1) == {third}
+def test_above_the_cap_the_oldest_runs_are_removed_first(harness: LabHarness) -> None:
+    commit = propose(harness, "A = 1")
+    third, second, first = (end(harness, commit, days, size=100_000) for days in (1, 2, 3))
+    assert sweep(harness, keep_runs_mb=0.3) == {first, second, third}
+    assert sweep(harness, keep_runs_mb=0.29) == {second, third}
+    assert sweep(harness, keep_runs_mb=0.1) == {third}
 
 
-def test_runs_that_the_lab_still_needs_are_never_removed(house: LabHarness) -> None:
-    champion = house.lab.status().champion.commit
-    promoted, other = propose(house, "A = 1"), propose(house, "B = 2")
+def test_runs_that_the_lab_still_needs_are_never_removed(harness: LabHarness) -> None:
+    champion = harness.lab.status().champion.commit
+    promoted, other = propose(harness, "A = 1"), propose(harness, "B = 2")
     promotion = Promotion(
         id=new_id("p"), commit=promoted, previous=champion, author="ada", approved_by="policy", verdict={}, created_at=time.time()
     )
-    house.ledger.intend_promotion(promotion)
-    house.ledger.confirm_promotion(promotion)
-    needed = {end(house, commit, 300) for commit in (champion, champion, promoted, promoted)}
-    needed.add(end(house, other, 300, flushed=False))
-    (queued,) = house.lab.launch_training(other, "ada").experiments
+    harness.ledger.intend_promotion(promotion)
+    harness.ledger.confirm_promotion(promotion)
+    needed = {end(harness, commit, 300) for commit in (champion, champion, promoted, promoted)}
+    needed.add(end(harness, other, 300, flushed=False))
+    (queued,) = harness.lab.launch_training(other, "ada").experiments
     unknown = "e-000000000000000"
     for id in (queued, unknown):
-        LabPaths(house.root).run(id, 1).mkdir(parents=True)
-    gone = end(house, other, 300)
-    assert sweep(house, keep_runs_days=0.001, keep_runs_mb=0.0001) == {*needed, queued, unknown}
+        LabPaths(harness.root).run(id, 1).mkdir(parents=True)
+    gone = end(harness, other, 300)
+    assert sweep(harness, keep_runs_days=0.001, keep_runs_mb=0.0001) == {*needed, queued, unknown}
     assert gone not in needed
 
 
 def test_a_runner_removes_old_runs_when_nothing_is_left_to_do_and_the_end_of_their_log_stays(make_lab: Callable[..., Path]) -> None:
-    house = LabHarness(make_lab("kept", {"schema = 1": "keep_runs_mb = 0.0001\nschema = 1"}))
-    with runner_lock(house.state):
-        (id,) = house.lab.launch_training(propose(house, "A = 1"), "ada").experiments
-    house.drive()
-    house.drive()  # now that it is in the lake
-    assert not LabPaths(house.root).run(id, 1).exists() and house.ended([id])
-    with runner_lock(house.state):
-        assert "not on this machine" in house.lab.read_log(id)
-    house.close()
+    harness = LabHarness(make_lab("kept", {"schema = 1": "keep_runs_mb = 0.0001\nschema = 1"}))
+    with runner_lock(harness.state):
+        (id,) = harness.lab.launch_training(propose(harness, "A = 1"), "ada").experiments
+    harness.drive()
+    harness.drive()  # now that it is in the lake
+    assert not LabPaths(harness.root).run(id, 1).exists() and harness.ended([id])
+    with runner_lock(harness.state):
+        assert "not on this machine" in harness.lab.read_log(id)
+    harness.close()
 
 
 def test_a_long_log_is_moved_aside_while_others_write_to_it(tmp_path: Path) -> None:

@@ -23,10 +23,10 @@ from tests.server.harness import NOOP, LabHarness
 
 
 @pytest.fixture
-def house(make_lab: Callable[..., Path]) -> Iterator[LabHarness]:
-    house = LabHarness(make_lab("watched", {"slots = 0": "slots = 1"}))
-    yield house
-    house.close()
+def harness(make_lab: Callable[..., Path]) -> Iterator[LabHarness]:
+    harness = LabHarness(make_lab("watched", {"slots = 0": "slots = 1"}))
+    yield harness
+    harness.close()
 
 
 def open_noop(_settings: settings.Settings, _state: Path, log: Path) -> LocalCompute:
@@ -47,7 +47,7 @@ def edit(root: Path, old: str, new: str) -> None:
 
 
 def test_what_is_launched_after_a_change_of_lab_toml_runs_under_the_new_settings(
-    house: LabHarness, monkeypatch: pytest.MonkeyPatch
+    harness: LabHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compute, "open_compute", open_noop)
     monkeypatch.setattr(loop.Runner.run, "__defaults__", (0.0,))
@@ -56,24 +56,24 @@ def test_what_is_launched_after_a_change_of_lab_toml_runs_under_the_new_settings
     async def submit_and_edit(self: LocalCompute, job: Job) -> None:
         await submit(self, job)
         if not later:
-            edit(house.root, "budget_s = 1 ", "budget_s = 7 ")
-            server = Lab(house.root)
+            edit(harness.root, "budget_s = 1 ", "budget_s = 7 ")
+            server = Lab(harness.root)
             later.extend(server.launch_training("champion", "ada").experiments)
             server.close()
 
     monkeypatch.setattr(LocalCompute, "submit", submit_and_edit)
-    with runner_lock(house.state):
-        (first,) = house.launch()
-    assert process.main(house.root) == 0
-    assert (spec(house.root, first)["budget_s"], spec(house.root, later[0])["budget_s"]) == (1, 7)
-    conditions = [house.ledger.ended([id])[id]["conditions"] for id in (first, *later)]
+    with runner_lock(harness.state):
+        (first,) = harness.launch()
+    assert process.main(harness.root) == 0
+    assert (spec(harness.root, first)["budget_s"], spec(harness.root, later[0])["budget_s"]) == (1, 7)
+    conditions = [harness.ledger.ended([id])[id]["conditions"] for id in (first, *later)]
     assert conditions[0] != conditions[1], "they can't be compared"
 
 
 def test_experiments_launched_for_another_number_of_threads_wait_until_those_before_them_have_ended(
     make_lab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house, threads = LabHarness(make_lab("threads", {"slots = 0": "slots = 2"})), list[int]()
+    harness, threads = LabHarness(make_lab("threads", {"slots = 0": "slots = 2"})), list[int]()
 
     def open_counted(ours: settings.Settings, state: Path, log: Path) -> LocalCompute:
         threads.append(ours.training.threads)
@@ -81,22 +81,22 @@ def test_experiments_launched_for_another_number_of_threads_wait_until_those_bef
 
     monkeypatch.setattr(compute, "open_compute", open_counted)
     monkeypatch.setattr(loop.Runner.run, "__defaults__", (0.0,))
-    with runner_lock(house.state):
-        before = house.launch(3)
-        edit(house.root, "threads = 1", "threads = 2")
-        server = Lab(house.root)
+    with runner_lock(harness.state):
+        before = harness.launch(3)
+        edit(harness.root, "threads = 1", "threads = 2")
+        server = Lab(harness.root)
         after = server.launch_training("champion", "ada", 2).experiments
         server.close()
-    assert process.main(house.root) == 0
+    assert process.main(harness.root) == 0
     assert threads == [1, 2]
-    assert [spec(house.root, id)["threads"] for id in (*before, *after)] == [1, 1, 1, 2, 2]
-    rows = house.ledger.ended([*before, *after])
+    assert [spec(harness.root, id)["threads"] for id in (*before, *after)] == [1, 1, 1, 2, 2]
+    rows = harness.ledger.ended([*before, *after])
     assert max(rows[id]["finished_at"] for id in before) < min(rows[id]["finished_at"] for id in after)
-    house.close()
+    harness.close()
 
 
 def test_an_invalid_change_of_lab_toml_leaves_the_runner_at_work(
-    house: LabHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    harness: LabHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(compute, "open_compute", open_noop)
     monkeypatch.setattr(loop.Runner.run, "__defaults__", (0.0,))
@@ -105,20 +105,20 @@ def test_an_invalid_change_of_lab_toml_leaves_the_runner_at_work(
     async def submit_and_edit(self: LocalCompute, job: Job) -> None:
         await submit(self, job)
         if not edited:
-            edit(house.root, "slots = 1", "slots = -1")
+            edit(harness.root, "slots = 1", "slots = -1")
             edited.append(job.id)
 
     monkeypatch.setattr(LocalCompute, "submit", submit_and_edit)
-    with runner_lock(house.state):
-        ids = house.launch(3)
-    assert process.main(house.root) == 0
-    assert all(house.ledger.ended([id])[id]["state"] == "finished" for id in ids)
+    with runner_lock(harness.state):
+        ids = harness.launch(3)
+    assert process.main(harness.root) == 0
+    assert all(harness.ledger.ended([id])[id]["state"] == "finished" for id in ids)
     assert "[compute] slots" in caplog.text
 
 
 @pytest.mark.parametrize("when", ["between two rounds", "while a run is started"])
-def test_the_runner_of_a_lab_that_moved_leaves_and_records_nothing(house: LabHarness, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
-    old, new = house.root, house.root.with_name("elsewhere")
+def test_the_runner_of_a_lab_that_moved_leaves_and_records_nothing(harness: LabHarness, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    old, new = harness.root, harness.root.with_name("elsewhere")
     editable_files = Repo.editable_files
 
     def moved_meanwhile(self: Repo, commit: str) -> dict[str, bytes]:
@@ -127,19 +127,19 @@ def test_the_runner_of_a_lab_that_moved_leaves_and_records_nothing(house: LabHar
         return editable_files(self, commit)
 
     monkeypatch.setattr(Repo, "editable_files", moved_meanwhile)
-    lake = EmbeddedLake(house.state / "lake")
+    lake = EmbeddedLake(harness.state / "lake")
     paths = LabPaths(old)
     with runner_lock(paths.state) as lock:
         assert lock is not None
-        (id,) = house.launch()
+        (id,) = harness.launch()
         watch = LabWatch(paths, settings.SettingsFile(old), lock)
         runner = Runner(
-            house.lab.settings,
+            harness.lab.settings,
             paths.state,
-            house.ledger,
+            harness.ledger,
             Repo(old),
             lake,
-            open_noop(house.lab.settings, paths.state, paths.runner_log),
+            open_noop(harness.lab.settings, paths.state, paths.runner_log),
             watch,
         )
         if when == "between two rounds":

@@ -4,8 +4,8 @@ from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment
 
 
-class OpenExperiments:
-    """Keeps what the ledger says of open experiments, so that a round costs the same however long the queue is."""
+class QueueView:
+    """Keeps what the ledger says of open experiments. A round costs the same however long the queue is."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
