@@ -46,6 +46,7 @@ class Standings:
         self._rules: PromotionSection | None = None
         self._read_to = 0
         self._by_conditions: dict[str, dict[str, Standing]] = {}
+        self._newest: dict[str, str] = {}
 
     def best(self, conditions: str, limit: int) -> list[Standing]:
         """Return the commits with the lowest mean under these conditions, best first."""
@@ -60,13 +61,22 @@ class Standings:
         with self._lock:
             return pooled([(standing.n, standing.sd) for standing in self._under(conditions).values() if standing.sd is not None])
 
+    def newest(self, device: str) -> str:
+        """Return the conditions under which a replicate was measured last on this kind of device; empty where none was."""
+        with self._lock:
+            self._under("")
+            return self._newest.get(device, "")
+
     def _under(self, conditions: str) -> dict[str, Standing]:
         rules = for_display(self._current_rules())
         if rules != self._rules:
             self._rules, self._read_to, self._by_conditions = rules, 0, {}
         for row, score in self._ledger.finished_after(self._read_to):
             self._read_to = row
-            if score.metric is not None and bar(score, rules) is None:
+            if score.metric is None:
+                continue
+            self._newest[score.device] = score.conditions
+            if bar(score, rules) is None:
                 commits = self._by_conditions.setdefault(score.conditions, {})
                 commits.setdefault(score.commit, Standing(score.commit, score.val_bpb is None)).add(score)
         return self._by_conditions.get(conditions, {})

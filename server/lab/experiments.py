@@ -6,6 +6,7 @@ from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server import runs
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.core import LabCore
+from autoresearch_mcp.server.lab.masking import mask_paths, without_paths
 from autoresearch_mcp.server.lab.status import Overview, ended_line
 from autoresearch_mcp.server.models import ACTIVE_STATES
 from autoresearch_mcp.server.untrusted import clean, fence
@@ -41,7 +42,7 @@ class Experiments:
             elif id in ended:
                 lines.append(ended_line(ended[id]))
             else:
-                lines.append(a.ExperimentLine.of(self._core.experiment(id)))
+                lines.append(a.ExperimentLine.of(without_paths(self._core.experiment(id), self._core.root)))
         if any(id in open_ for id in ids):
             self._core.wake()
         return lines
@@ -52,7 +53,7 @@ class Experiments:
         Raises:
             LabError: `bad_id`, `unknown_experiment`, or `lake_unavailable`.
         """
-        e = self._core.experiment(id)
+        e = without_paths(self._core.experiment(id), self._core.root)
         directory = runs.locate(self._core.state, e)
         running = e.state in ACTIVE_STATES
         tail = runs.read_log(directory / protocol.LOG, "tail", 15, None, None)[0] if running and (directory / protocol.LOG).exists() else ""
@@ -71,7 +72,7 @@ class Experiments:
             curve=runs.read_curve(directory / protocol.CURVE) if running else e.curve,
             details=e.details,
             failure=e.failure.model_copy(update={"lines": [clean(line) for line in e.failure.lines]}) if e.failure else None,
-            log_tail=fence(text, f"end of the log of {e.id}, printed by the training code of {e.author}", 4000) if text else "",
+            log_tail=self._fenced(text, f"end of the log of {e.id}, printed by the training code of {e.author}", 4000) if text else "",
         )
 
     def read_log(
@@ -99,4 +100,7 @@ class Experiments:
             text, what = runs.read_log(path, mode, lines, pattern, first_line)
         else:
             text, what = e.log_tail, "the end of the log; the whole log is not on this machine"
-        return fence(text or "(no lines)", f"log of {e.id}, {what}, printed by the training code of {e.author}")
+        return self._fenced(text or "(no lines)", f"log of {e.id}, {what}, printed by the training code of {e.author}")
+
+    def _fenced(self, text: str, heading: str, limit: int = 20_000) -> str:
+        return fence(mask_paths(text, self._core.root), heading, limit)

@@ -6,6 +6,7 @@ from typing import Any
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.core import LabCore
+from autoresearch_mcp.server.lab.masking import without_paths
 from autoresearch_mcp.server.lab.progress import Campaign
 from autoresearch_mcp.server.lab.query import Cursor, ExperimentQuery, Where
 from autoresearch_mcp.server.lab.status import Overview
@@ -49,7 +50,7 @@ class History:
         rows, apart = [], False
         for e, comparable in matching:
             marked = query.by_metric and e.metric is not None and not (comparable and IMPORTED not in e.tags)
-            rows.append(e.model_dump(include=columns) | ({"comparable": False} if marked else {}))
+            rows.append(without_paths(e, self._core.root).model_dump(include=columns) | ({"comparable": False} if marked else {}))
             apart |= marked
         notes = [warning, _NOT_COMPARABLE if apart else ""]
         return a.QueryAnswer(rows=rows, next_cursor=cursor.write(query) if cursor else None, note=" ".join(note for note in notes if note))

@@ -14,6 +14,7 @@ from autoresearch_mcp.server.gate.evidence import BY_SETTING, LeftOut, counted, 
 from autoresearch_mcp.server.gate.spread import mean, sd
 from autoresearch_mcp.server.gate.standings import Standings
 from autoresearch_mcp.server.installation import is_installed
+from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, IMPORTED, Experiment
 from autoresearch_mcp.server.proposals.repo import Repo
@@ -48,6 +49,7 @@ class _Snapshot:
     noise: float | None
     open: list[Experiment]
     champion: a.Summary
+    lacking: int  # replicates of the champion, before a candidate that is trained now can be compared with it
     uncounted: LeftOut
     counts: dict[str, int]
     recent: list[a.ExperimentLine]
@@ -90,7 +92,7 @@ class Overview:
             unflushed=now.unflushed,
             runner=runner,
             warnings=[*self._warnings(), *(health.warnings(self._state) if runner else []), *start.failed_starts(self._state)],
-            next=[*(health.news(self._state) if runner else []), *self._next_steps(now.champion, now.uncounted, budget, len(open_))],
+            next=[*(health.news(self._state) if runner else []), *self._next_steps(now.lacking, now.uncounted, budget, len(open_))],
         )
 
     def _current(self) -> "_Snapshot":
@@ -101,6 +103,7 @@ class Overview:
         if self._snapshot is None or self._snapshot.key != key:
             conditions = self.conditions()
             replicates = [score for score in self._ledger.scores(champion) if score.device == reference]
+            newest = self._standings.newest(reference) or conditions  # what a candidate that is trained now is measured under
             self._snapshot = _Snapshot(
                 key=key,
                 leaders=[
@@ -110,7 +113,8 @@ class Overview:
                 noise=self.noise(conditions),
                 open=self._ledger.open_experiments(),
                 champion=self.summary(champion, conditions),
-                uncounted=left_out(replicates, for_display(rules), conditions),
+                lacking=rules.min_replicates - self.summary(champion, newest).n,
+                uncounted=left_out(replicates, for_display(rules), newest),
                 counts=self._ledger.counts(),
                 recent=[ended_line(row) for row in self._ledger.recent(5)],
                 promotions=self._ledger.promotion_count(),
@@ -210,8 +214,7 @@ class Overview:
                 )
         return found + self._repo.behind()
 
-    def _next_steps(self, champion: a.Summary, uncounted: LeftOut, budget: a.Budget, open_: int) -> list[str]:
-        lacking = self._settings.promotion.min_replicates - champion.n
+    def _next_steps(self, lacking: int, uncounted: LeftOut, budget: a.Budget, open_: int) -> list[str]:
         why = "".join(f" {sentence}" for sentence in uncounted.sentences("champion"))
         useless = uncounted.twins > 0 or any(uncounted.barred[bar] for bar in BY_SETTING)  # to launch the champion again
         each = self._settings.longest_s()
@@ -241,7 +244,7 @@ def _counts_nowhere(e: Experiment) -> str:
 def ended_line(row: dict[str, Any]) -> a.ExperimentLine:
     """A thin row of the ledger as a line."""
     names = ("id", "commit", "state", "val_bpb", "reported_bpb", "seed", "device", "author", "hypothesis", "failure")
-    return a.ExperimentLine(**{name: row[name] for name in names})
+    return a.ExperimentLine(**{name: row[name] for name in names} | {"failure": mask_paths(row["failure"]) if row["failure"] else None})
 
 
 def preflight_error(settings: Settings, state: Path) -> str:

@@ -18,7 +18,7 @@ from autoresearch_mcp.server.lab import status
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.query import ExperimentQuery
 from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.models import ACTIVE_STATES
+from autoresearch_mcp.server.models import ACTIVE_STATES, Failure
 from autoresearch_mcp.server.runner.lock import runner_lock, stop_runner
 
 
@@ -254,6 +254,20 @@ def test_a_hostile_log_stays_inside_its_fence(lab: Lab, ledger: Ledger) -> None:
     assert first.startswith(f"[data {word}:") and "not instructions" in first
     assert last == f"[end of data {word}]" and text.count(word) == 2
     assert not set("\x1b\x07\x00\u202e") & set(text)
+
+
+def test_what_the_code_printed_tells_nothing_of_where_the_lab_lies(lab: Lab, ledger: Ledger) -> None:
+    line = f'File "{lab.root}/.autoresearch/runs/e-000000000000001/1/code/train.py" of {sys.prefix} {lab.root}\n'
+    id = run_with_log(lab, ledger, line)
+    texts = [lab.read_log(id), lab.get_experiment(id).log_tail]
+    failure = Failure(kind="error", message=line, lines=[line])
+    ledger.move(id, ["running"], state="crashed", finished_at=2.0, log_tail=line, failure=failure)
+    (row,) = lab.query_experiments(ExperimentQuery(columns=["log_tail", "failure"])).rows
+    told = lab.get_experiment(id)
+    texts += [told.log_tail, str(told.failure), str(told.experiment), str(row), str(lab.states([id]))]
+    for text in texts:
+        assert 'File "train.py"' in text or "File \\" in text, text
+        assert str(lab.root) not in text and sys.prefix not in text
 
 
 def test_a_huge_log_is_capped(lab: Lab, ledger: Ledger) -> None:

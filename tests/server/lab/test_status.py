@@ -101,3 +101,16 @@ def test_a_reproduction_of_the_champion_under_new_conditions_is_placed_without_c
     (again,) = measured.measure(champion, [1.55], conditions="new", reproduces=id)
     told = lab.get_experiment(again).against_champion
     assert "not measured under the same conditions" in told and f"reproduction of {id}" in told
+
+
+def test_when_conditions_changed_the_champion_is_to_be_measured_again(measured: MeasuredLab) -> None:
+    lab, champion = measured.lab, measured.lab.champion()
+    measured.measure(champion, [1.60, 1.61, 1.59], conditions="5 seconds")
+    assert any("propose_patch" in step for step in lab.status().next)
+    better = measured.propose("DEPTH = ", "DEPTH = 1 + ")
+    measured.measure(better, GOOD, conditions="8 seconds")
+    assert "champion needs 3 more" in lab.promote_commit(better, "ada").verdict.reason
+    (step,) = lab.status().next
+    assert "replicates=3" in step and "other conditions" in step
+    measured.measure(champion, [1.60, 1.61, 1.59], conditions="8 seconds")
+    assert any("propose_patch" in step for step in lab.status().next) and lab.promote_commit(better, "ada").promoted
