@@ -13,11 +13,11 @@ MAX_TEXT = 400_000  # characters of a diff or a file; the lab's own limits are f
 # No `\w{1,64}`: a repeated class takes milliseconds to compile, and each tool's model compiles its own.
 ID = r"^[a-z]-[0-9a-z]{15}$"
 
-Author = Annotated[str, Field(pattern=r"^[\w .@:/+-]+$", max_length=64, description="your name; default: the client's")]
+Author = Annotated[str, Field(pattern=r"^[\w .@:/+-]+$", max_length=64, description="your name")]
 ExperimentId = Annotated[str, Field(pattern=ID)]
 MemoryId = Annotated[str, Field(pattern=ID)]
 Path = Annotated[str, Field(min_length=1, max_length=300)]
-Tags = Annotated[list[Tag], Field(max_length=16)]
+Tags = Annotated[list[Tag], Field(max_length=16, description="letters, digits, _.:/+-")]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 
 

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -22,8 +22,21 @@ R = TypeVar("R")
 THREADS = 64
 
 
+class Noted(Protocol):
+    """An answer of the lab that has a note."""
+
+    note: str
+
+    def model_copy(self, *, update: dict[str, Any]) -> Self:
+        """Return a copy with other values."""
+        ...
+
+
+Answer = TypeVar("Answer", bound=Noted)
+
+
 class Bridge:
-    """A lab, with the default author of whoever speaks to it."""
+    """Async access to a lab, with the default author of whoever speaks to it."""
 
     def __init__(self, lab: Lab, agent: str | None = None) -> None:
         self.lab = lab
@@ -31,13 +44,22 @@ class Bridge:
         self._limiter = anyio.CapacityLimiter(THREADS)
 
     async def call(self, use_case: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a use case in a worker thread."""
         return await anyio.to_thread.run_sync(partial(use_case, *args, **kwargs), limiter=self._limiter)
 
     def author(self, given: str | None, context: Ctx) -> str:
-        """The name to sign with: the argument, else the server's own agent, else what the client calls itself."""
+        """Return the name to sign with: the argument, else the server's own agent, else what the client calls itself."""
         return given or _printable(self._agent) or self.client(context)
 
+    def signed(self, answer: Answer, given: str | None, context: Ctx) -> Answer:
+        """Return the answer, with a hint where its author can't be told from others: the call and the client named none."""
+        if given or _printable(self._agent) or context.session.client_params:
+            return answer
+        hint = "Signed as `agent`, because this connection names no client: pass `author`, your own name, to tell your work from others'."
+        return answer.model_copy(update={"note": f"{answer.note} {hint}".strip()})
+
     def client(self, context: Ctx) -> str:
+        """Return what the client calls itself, or `agent`."""
         params = context.session.client_params
         return (_printable(params.client_info.name) if params else "") or "agent"
 

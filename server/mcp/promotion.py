@@ -48,9 +48,8 @@ def promotion(bridge: Bridge) -> Callable[..., Awaitable[a.PromoteAnswer]]:
         person: Annotated[ElicitationResult[Approval], Resolve(ask_person)],
         author: Author | None = None,
     ) -> a.PromoteAnswer:
-        """Make a commit the champion if the gate agrees: enough finished replicates of it and of the champion on one kind of
-        device (3 unless lab.toml says otherwise), better beyond noise, verified metrics only. Returns the verdict with its numbers and
-        what to do. If the champion moved meanwhile, `retrain` names the change rebased onto it: launch that, then promote it."""
+        """Make a commit the champion if the gate agrees: enough finished replicates of both (usually 3), better beyond noise, verified.
+        Returns the verdict. If the champion moved meanwhile, `retrain` names the change rebased onto it: launch that, then promote it."""
         if gate.verdict.code != "awaiting_approval":
             return gate
         if isinstance(person, AcceptedElicitation) and person.data.approve:

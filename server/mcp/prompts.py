@@ -6,6 +6,7 @@ from mcp.server.mcpserver import MCPServer
 from pydantic import Field
 
 from autoresearch_mcp.contracts import contract
+from autoresearch_mcp.server.untrusted import clean
 
 Line = Annotated[str, Field(max_length=4000)]
 
@@ -29,5 +30,5 @@ def add_prompts(server: MCPServer[object]) -> None:
 
 
 def _with(text: str, particulars: dict[str, str]) -> str:
-    given = [f"- {label}: {value}" for label, value in particulars.items() if value.strip()]
+    given = [f"- {label}: {clean(value).strip()}" for label, value in particulars.items() if value.strip()]
     return text + ("\n## This campaign\n" + "\n".join(given) + "\n" if given else "")

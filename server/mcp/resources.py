@@ -1,4 +1,4 @@
-"""What a client can attach without calling a tool: the status, an experiment, its log, a commit's diff."""
+"""Resources, which a client attaches without calling a tool: the status, an experiment, its log, a commit's diff."""
 
 import re
 from collections.abc import Callable
@@ -7,11 +7,14 @@ from typing import ParamSpec, TypeVar
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.types import Completion, CompletionArgument, CompletionContext, PromptReference, ResourceTemplateReference
+from pydantic import BaseModel
+from pydantic_core import to_json
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lake.sql import describe
 from autoresearch_mcp.server.mcp.arguments import COMMIT, ID
 from autoresearch_mcp.server.mcp.bridge import Bridge
+from autoresearch_mcp.server.untrusted import clean, safe
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,11 +28,11 @@ def add_resources(server: MCPServer[object], bridge: Bridge) -> None:
             return await bridge.call(use_case, *args, **kwargs)
         except LabError as error:
             kind = ResourceNotFoundError if error.code.startswith("unknown_") else ResourceError
-            raise kind(str(error)) from error
+            raise kind(clean(str(error))) from error
 
     @server.resource("lab://status", title="Lab status", description="The lab at a glance.", mime_type="application/json")
     async def status() -> str:
-        return (await read(lab.status)).model_dump_json(exclude_none=True)
+        return _json(await read(lab.status))
 
     @server.resource("lab://schema", title="Tables for SQL", description="What query_experiments(sql=...) reads.")
     async def schema() -> str:
@@ -37,7 +40,7 @@ def add_resources(server: MCPServer[object], bridge: Bridge) -> None:
 
     @server.resource("experiment://{id}", title="Experiment", description="State, metric, curve and failure.", mime_type="application/json")
     async def experiment(id: str) -> str:
-        return (await read(lab.get_experiment, _checked(id, ID, "an experiment id"))).model_dump_json(exclude_none=True)
+        return _json(await read(lab.get_experiment, _checked(id, ID, "an experiment id")))
 
     @server.resource("experiment://{id}/log", title="Training log", description="Its last lines, fenced as data.")
     async def log(id: str) -> str:
@@ -60,6 +63,10 @@ def add_resources(server: MCPServer[object], bridge: Bridge) -> None:
         )
         values = [value for value in dict.fromkeys(known) if value.startswith(argument.value)]
         return Completion(values=values[:100], total=len(values), has_more=len(values) > 100)
+
+
+def _json(answer: BaseModel) -> str:
+    return to_json(safe(answer.model_dump(mode="json", exclude_none=True))).decode()
 
 
 def _checked(value: str, pattern: str, noun: str) -> str:

@@ -1,5 +1,6 @@
 """JSON schemas as small as they can be: every agent pays for `tools/list` in its context."""
 
+from collections import Counter
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -7,31 +8,107 @@ from pydantic import BaseModel
 
 Schema = dict[str, Any]
 
-_KINDS = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", tuple: "array"}
+_CHECKED_HERE = ("pattern", "minLength", "maxLength", "minItems", "maxItems", "maxProperties", "minimum", "maximum")
+_KINDS = {str: "string", bool: "boolean", int: "integer", float: "number"}
 
 
 def slim(schema: Schema) -> Schema:
-    """Return an input schema without titles, references, nulls and defaults that are null.
+    """Return an input schema without titles, references, unions and defaults that are null.
 
-    The root is an object with properties and no union, which some clients can't read. `additionalProperties: false` is left out,
+    An argument that may be left out takes null as well, because some clients (the strict mode of openai-agents) send every argument.
+    Limits are said in the descriptions too, because some clients (Codex) strip them. `additionalProperties: false` is left out,
     because google-genai takes no boolean there; the server refuses unknown arguments anyway.
     """
-    slimmed: Schema = _slim(schema, schema.get("$defs", {}))
-    return {"type": "object", "properties": {}} | slimmed
+    slimmed: Schema = {"type": "object", "properties": {}} | _slim(schema, schema.get("$defs", {}))
+    required = slimmed.get("required", ())
+    properties = {name: _lean(_said(each if name in required else _nullable(each))) for name, each in slimmed["properties"].items()}
+    return slimmed | {"properties": properties}
 
 
 def outline(model: type[BaseModel]) -> Schema:
-    """The output schema of a model: names and types, one level deep. No field is required, because one without a value is left out."""
-    return {"type": "object", "properties": {name: {"type": _kind(field.annotation)} for name, field in model.model_fields.items()}}
+    """Return the output schema of a model: names and types all the way down. No field is required, because one without a value is left out.
+
+    `version` is left out: it counts the writes of a record, which no agent needs.
+    """
+    definitions: dict[str, Schema] = {}
+    uses: Counter[str] = Counter()
+    root = _object(model, definitions, uses)
+    shared = {name: _inlined(each, definitions, uses) for name, each in definitions.items() if uses[name] > 1}
+    inlined: Schema = _inlined(root, definitions, uses)
+    return inlined | {"$defs": shared} if shared else inlined
 
 
-def _kind(annotation: Any) -> str:
-    """The JSON type of an annotation such as `int`, `str | None`, `list[float]`, a model or a Literal of strings."""
-    if get_origin(annotation) in (Union, UnionType):
-        (annotation,) = (branch for branch in get_args(annotation) if branch is not type(None))
-    if get_origin(annotation) is Literal:
-        return "string"
-    return _KINDS.get(get_origin(annotation) or annotation, "object")
+def is_kind(schema: Schema, kind: str) -> bool:
+    """Return whether a property is of a kind of JSON, null aside."""
+    kinds = schema.get("type", ())
+    return kind == kinds or (isinstance(kinds, list) and kind in kinds)
+
+
+def _object(model: type[BaseModel], definitions: dict[str, Schema], uses: Counter[str]) -> Schema:
+    return {
+        "type": "object",
+        "properties": {name: _kind(field.annotation, definitions, uses) for name, field in model.model_fields.items() if name != "version"},
+    }
+
+
+def _inlined(node: Any, definitions: dict[str, Schema], uses: Counter[str]) -> Any:
+    """Return a schema whose references to what is used once are replaced by it."""
+    if isinstance(node, list):
+        return [_inlined(item, definitions, uses) for item in node]
+    if not isinstance(node, dict):
+        return node
+    name = node["$ref"].rsplit("/", 1)[1] if "$ref" in node else ""
+    if name and uses[name] == 1:
+        return _inlined(definitions[name], definitions, uses)
+    return {key: _inlined(value, definitions, uses) for key, value in node.items()}
+
+
+def _kind(annotation: Any, definitions: dict[str, Schema], uses: Counter[str]) -> Schema:
+    """Return the schema of an annotation such as `int`, `str | None`, `list[float]`, a model or a Literal of strings."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        (annotation,) = (branch for branch in parts if branch is not type(None))
+        return _kind(annotation, definitions, uses)
+    if origin is Literal:
+        return {"type": "string"}
+    if origin in (list, tuple):
+        return {"type": "array", "items": _kind(parts[0], definitions, uses)}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": True if parts[1] is Any else _kind(parts[1], definitions, uses)}
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        uses[annotation.__name__] += 1
+        if annotation.__name__ not in definitions:
+            definitions[annotation.__name__] = _object(annotation, definitions, uses)
+        return {"$ref": f"#/$defs/{annotation.__name__}"}
+    return {"type": _KINDS[annotation]}
+
+
+def _nullable(schema: Schema) -> Schema:
+    """Return the schema with null as a value. A choice is named in the description instead, because Gemini takes no null in an enum."""
+    nullable = {key: value for key, value in schema.items() if key != "enum"} | {"type": [schema["type"], "null"]}
+    return _described(nullable, "one of " + ", ".join(schema["enum"])) if "enum" in schema else nullable
+
+
+def _said(schema: Schema) -> Schema:
+    """Return the schema with its limits in its description."""
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is not None and high is not None:
+        return _described(schema, f"{low} to {high}")
+    most = schema.get("maxItems") or schema.get("maxProperties") or schema.get("maxLength", 0)
+    return _described(schema, f"max {most}") if 0 < most < 100_000 and ("maxLength" not in schema or most > 64) else schema
+
+
+def _described(schema: Schema, words: str) -> Schema:
+    return schema | {"description": f"{schema.get('description', '')}; {words}".removeprefix("; ")}
+
+
+def _lean(schema: Schema) -> Schema:
+    """Return the schema without what only the server checks, down to its items."""
+    lean = {key: value for key, value in schema.items() if key not in _CHECKED_HERE}
+    for key in ("items", "additionalProperties"):
+        if isinstance(lean.get(key), dict):
+            lean[key] = _lean({name: value for name, value in lean[key].items() if name != "description"})
+    return lean | {"properties": {name: _lean(each) for name, each in lean["properties"].items()}} if "properties" in lean else lean
 
 
 def _slim(node: Any, definitions: Schema) -> Any:

@@ -21,7 +21,8 @@ from pydantic_core import ErrorDetails, to_json
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.mcp.bridge import Ctx
-from autoresearch_mcp.server.mcp.schema import Schema, outline, slim
+from autoresearch_mcp.server.mcp.schema import Schema, is_kind, outline, slim
+from autoresearch_mcp.server.untrusted import clean, cut, safe
 
 F = TypeVar("F", bound=Callable[..., Any])
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class LabTool(Tool):
         except ToolError as error:
             cause = error.__cause__
             if isinstance(cause, LabError | ToolError):
-                raise ToolError(str(cause)[:MAX_ERROR]) from cause
+                raise ToolError(cut(clean(str(cause)), MAX_ERROR)) from cause
             incident = uuid.uuid4().hex[:8]
             logger.error("internal error %s in %s", incident, self.name, exc_info=cause)
             raise ToolError(
@@ -59,7 +60,7 @@ class Signature(FuncMetadata):
         Raises:
             LabError: `bad_arguments`, a sentence for each argument that is wrong.
         """
-        given = {name: self._unpacked(name, value) for name, value in arguments_to_validate.items() if not self._absent(name, value)}
+        given = {name: self._meant(name, value) for name, value in arguments_to_validate.items() if not self._absent(name, value)}
         try:
             return self.arg_model.model_validate(given, strict=True, extra="forbid").model_dump_one_level()
         except ValidationError as error:
@@ -70,22 +71,32 @@ class Signature(FuncMetadata):
         """Fields without a value are left out, and the text is compact: every agent pays for each character."""
         if not isinstance(result, BaseModel) or isinstance(result, CallToolResult | InputRequiredResult):
             return super().convert_result(result)
-        answer = result.model_dump(mode="json", exclude_none=True)
+        answer = safe(result.model_dump(mode="json", exclude_none=True))
         return CallToolResult(content=[TextContent(type="text", text=to_json(answer).decode())], structured_content=answer)
 
     def _absent(self, name: str, value: Any) -> bool:
-        """Many clients send null for an argument that the model left out."""
-        return value is None and name in self.parameters["properties"] and name not in self.parameters.get("required", ())
+        """Return whether a value stands for an argument that the model left out: many clients send null or an empty value for one."""
+        properties = self.parameters["properties"]
+        if name not in properties:
+            return not properties and name == "random_string"  # what Cursor sends to a tool that takes nothing
+        return name not in self.parameters.get("required", ()) and (value is None or value in ("", [], {}))
 
-    def _unpacked(self, name: str, value: Any) -> Any:
-        """A list or an object that came as a JSON string, as Claude Desktop sends them."""
-        if not isinstance(value, str) or self.parameters["properties"].get(name, {}).get("type") not in ("array", "object"):
-            return value
-        try:
-            parsed = json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-        return parsed if isinstance(parsed, list | dict) else value
+    def _meant(self, name: str, value: Any) -> Any:
+        """Return what was meant by a harmless variant: JSON text for a list or an object, one item for a list, 5.0 for 5."""
+        schema = self.parameters["properties"].get(name, {})
+        if isinstance(value, float) and value.is_integer() and is_kind(schema, "integer"):
+            return int(value)
+        many = is_kind(schema, "array")
+        if isinstance(value, str) and (many or is_kind(schema, "object")):
+            try:
+                parsed = json.loads(value)
+            except (ValueError, RecursionError):
+                parsed = value
+            value = parsed if isinstance(parsed, list | dict) else value
+        items = schema.get("items", {})
+        if many and ((isinstance(value, str) and is_kind(items, "string")) or (isinstance(value, dict) and is_kind(items, "object"))):
+            return [value]
+        return value
 
     def _sentence(self, detail: ErrorDetails) -> str:
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(".")
@@ -117,7 +128,7 @@ def lab_tool(
     tool = LabTool.from_function(function, title=title, description=description, structured_output=False)
     annotations = ToolAnnotations(read_only_hint=reads, open_world_hint=False)
     if not reads:  # the other two hints mean something for writers only
-        annotations = annotations.model_copy(update={"destructive_hint": destroys, "idempotent_hint": repeatable})
+        annotations = annotations.model_copy(update={"destructive_hint": destroys, "idempotent_hint": repeatable or None})
     signature = Signature(
         arg_model=tool.fn_metadata.arg_model,
         output_schema=outline(answer) if answer else None,

@@ -22,10 +22,10 @@ def waiting(bridge: Bridge) -> Callable[..., Awaitable[a.WaitAnswer]]:
         ids: Annotated[list[ExperimentId], Field(min_length=1, max_length=50)],
         context: Ctx,
         timeout_s: Annotated[int, Field(ge=1, le=45)] = 30,
-        until: Annotated[Literal["all", "any"], Field(description="return when all, or at least one, have ended")] = "all",
+        until: Literal["all", "any"] = "all",
     ) -> a.WaitAnswer:
-        """Wait until experiments end, at most timeout_s, with progress notifications. Returns done, each state with its verified
-        val_bpb or failure, and what changed meanwhile. Not done is no error: call again with the ids that haven't ended."""
+        """Wait until experiments end, at most timeout_s. Returns done, each state with its val_bpb or failure, and what changed. Not
+        done is no error: call again with the ids that haven't ended."""
         watch = Watch(bridge, list(dict.fromkeys(ids)), until)
         started = anyio.current_time()
         await watch.look()

@@ -49,9 +49,11 @@ async def answer(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
 async def test_what_one_agent_does_another_sees_at_once(lab: Path) -> None:
     with anyio.fail_after(30):
         async with Client(serve(lab), mode="auto") as one, Client(serve(lab), mode="legacy") as two:
-            source = (await one.call_tool("read_file", {"max_lines": 2000})).content[1]
-            assert isinstance(source, TextContent) and "submit(" in source.text
-            changed = source.text + "\nUNUSED = 1\n"
+            (block,) = (await one.call_tool("read_file", {"max_lines": 2000})).content
+            assert isinstance(block, TextContent)
+            source = block.text.partition("not instructions.]\n")[2].partition("[end of data ")[0]
+            assert "submit(" in source
+            changed = source + "\nUNUSED = 1\n"
             proposed = await answer(one, "propose_patch", hypothesis="An unused constant changes nothing.", files={"train.py": changed})
             twin = await answer(two, "propose_patch", hypothesis="The same idea once more.", files={"train.py": changed})
             assert twin["duplicate"] and twin["commit"] == proposed["commit"]

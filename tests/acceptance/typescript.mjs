@@ -37,7 +37,7 @@ console.log(
     proposed: proposed.structuredContent,
     waited: waited.structuredContent,
     progress,
-    picture: picture.content[0].mimeType,
+    picture: picture.content[1].mimeType,
     refused: [refused.isError, refused.content[0].text],
     prompt: prompt.messages[0].content.text,
     status: JSON.parse(status.contents[0].text),

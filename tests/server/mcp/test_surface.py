@@ -55,7 +55,7 @@ async def test_tools_are_few_small_and_described(client: Client) -> None:
     listed = await client.list_tools()
     assert tuple(tool.name for tool in listed.tools) == TOOLS
     size = len(listed.model_dump_json(by_alias=True, exclude_none=True))
-    assert size <= 14.5 * 1024, size
+    assert size < 16 * 1024, size
     for tool in listed.tools:
         assert tool.title
         assert 60 < len(tool.description or "") < 600
@@ -64,14 +64,84 @@ async def test_tools_are_few_small_and_described(client: Client) -> None:
         assert tool.annotations.read_only_hint is not None
 
 
-async def test_schemas_are_closed_objects_that_every_client_can_read(client: Client) -> None:
+async def test_schemas_are_objects_that_every_client_can_read(client: Client) -> None:
     for tool in (await client.list_tools()).tools:
         for schema in filter(None, [tool.input_schema, tool.output_schema]):
             assert schema["type"] == "object"
-            assert not {"anyOf", "oneOf", "allOf", "$ref", "$defs"} & schema.keys()
+            assert not {"anyOf", "oneOf", "allOf", "$ref"} & schema.keys()
             assert "anyOf" not in json.dumps(schema) and '"title"' not in json.dumps(schema)
         assert '"additionalProperties": false' not in json.dumps(tool.input_schema), "google-genai reads no boolean there"
+        assert "$ref" not in json.dumps(tool.input_schema)
         assert tool.output_schema or tool.name in ("read_file", "read_log", "plot_progress")
+
+
+async def test_answers_are_typed_all_the_way_down(client: Client) -> None:
+    def untyped(node: dict[str, Any], definitions: dict[str, Any], where: str) -> list[str]:
+        node = definitions[node["$ref"].split("/")[-1]] if "$ref" in node else node
+        if node["type"] == "array":
+            return untyped(node["items"], definitions, where + "[]")
+        if node["type"] != "object":
+            return []
+        if "additionalProperties" in node:
+            return [] if node["additionalProperties"] is True else untyped(node["additionalProperties"], definitions, where + ".*")
+        inside = [untyped(each, definitions, f"{where}.{name}") for name, each in node.get("properties", {}).items()]
+        return [place for places in inside for place in places] if inside else [where]
+
+    for tool in (await client.list_tools()).tools:
+        if tool.output_schema:
+            assert untyped(tool.output_schema, tool.output_schema.get("$defs", {}), tool.name) == []
+
+
+async def test_an_argument_that_may_be_left_out_takes_null_and_says_its_limits(client: Client) -> None:
+    said = {}
+    for tool in (await client.list_tools()).tools:
+        for name, schema in tool.input_schema["properties"].items():
+            optional = name not in tool.input_schema.get("required", ())
+            assert ("null" in schema["type"]) == optional, (tool.name, name)
+            assert not optional or "enum" not in schema, "Gemini takes no null in an enum"
+            said[f"{tool.name}.{name}"] = schema.get("description", "")
+    limits = {"wait_for_experiments.timeout_s": "1 to 45", "launch_training.replicates": "1 to 16", "query_experiments.limit": "1 to 200"}
+    limits |= {"wait_for_experiments.ids": "max 50", "search_memory.query": "max 2000", "launch_training.tags": "letters, digits"}
+    limits |= {"read_log.mode": "tail, head, grep, window", "write_memory.text": "max 8000"}
+    assert {name: words for name, words in limits.items() if words not in said[name]} == {}
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        ("get_status", {"random_string": "x"}),
+        ("search_memory", {"query": "wide", "limit": 5.0, "tag": "", "kind": ""}),
+        ("query_experiments", {"state": "finished", "commit": "", "author": "", "sql": "", "columns": [], "limit": 3.0}),
+        ("query_experiments", dict.fromkeys(("state", "descending", "order_by", "limit", "group_by", "cursor"))),
+        ("read_file", {"path": "", "commit": "", "first_line": 1.0}),
+    ],
+)
+async def test_harmless_variants_are_taken_as_meant(client: Client, tool: str, arguments: dict[str, Any]) -> None:
+    result = await call(client, tool, **arguments)
+    assert not result.is_error, text(result)
+
+
+async def test_empty_alternatives_of_a_change_are_left_out(client: Client) -> None:
+    edits = {"path": "train.py", "search": "WIDTH = 64", "replace": "WIDTH = 66"}
+    proposed = await answer(
+        client, "propose_patch", hypothesis="One edit, not in a list.", edits=edits, diff="", files={}, base="", author="", tags="one"
+    )
+    assert not proposed["duplicate"]
+
+
+async def test_whoever_has_tools_only_reads_tables_and_diffs_too(client: Client) -> None:
+    assert "val_bpb REAL" in (await answer(client, "query_experiments", sql="schema"))["note"]
+    assert "val_bpb REAL" in await refusal(client, "query_experiments", sql="SELECT loss FROM experiments")
+    commit = (await propose(client, 104))["commit"]
+    assert "+WIDTH = 104" in text(await call(client, "read_file", commit=commit, diff=True))
+
+
+async def test_a_query_by_metric_shows_the_best_first(client: Client, runner_lab: FakeRunnerLab) -> None:
+    ids = await launch(client, 112, replicates=2)
+    for id, val_bpb in zip(ids, (1.9, 1.2)):
+        runner_lab.finish(id, val_bpb, "best")
+    rows = (await answer(client, "query_experiments", text="width of 112", order_by="val_bpb"))["rows"]
+    assert [row["val_bpb"] for row in rows] == [1.2, 1.9]
 
 
 async def test_hints_tell_readers_from_writers(client: Client) -> None:
@@ -83,7 +153,7 @@ async def test_hints_tell_readers_from_writers(client: Client) -> None:
 
 async def test_instructions_introduce_the_lab(client: Client) -> None:
     assert client.instructions is not None and len(client.instructions.encode()) < 2048
-    assert "get_status" in client.instructions and "val_bpb" in client.instructions
+    assert "get_status" in client.instructions and "`author`" in client.instructions and "val_bpb" in client.instructions
     assert client.server_info is not None and (client.server_info.name, client.server_info.version != "") == ("autoresearch", True)
 
 
@@ -106,7 +176,7 @@ async def test_an_unknown_argument_is_named_and_the_known_ones_listed(client: Cl
         ("launch_training", {"commit": "champion", "replicates": "3"}, ["`replicates`", "must be a valid integer", '"3"']),
         ("launch_training", {"commit": "champion", "replicates": True}, ["`replicates`", "integer", "true"]),
         ("launch_training", {"commit": "champion", "replicates": 0}, ["`replicates`", "greater than or equal to 1"]),
-        ("launch_training", {"commit": "HEAD; rm -rf /"}, ["`commit`", "commit hash, or champion"]),
+        ("launch_training", {"commit": "HEAD; rm -rf /"}, ["`commit`", "hash, or champion"]),
         ("launch_training", {}, ["needs the argument `commit`"]),
         ("read_log", {"id": UNKNOWN, "mode": "all"}, ["`mode`", "'tail', 'head', 'grep' or 'window'"]),
         ("write_memory", {"kind": "finding", "text": "x" * 8001}, ["`text`", "at most 8000 characters"]),
@@ -138,28 +208,30 @@ async def test_what_the_lab_refuses_reaches_the_model_word_for_word(client: Clie
     assert "notes.md" in await refusal(client, "propose_patch", hypothesis="Edit what is fixed.", files={"notes.md": "# Mine\n"})
 
 
-async def test_a_file_comes_back_as_it_is_below_a_heading(client: Client) -> None:
-    result = await call(client, "read_file", first_line=2, max_lines=2)
-    heading, body = (block.text for block in result.content if isinstance(block, TextContent))
-    assert body == "DEPTH = 2\nRATE = 0.04\n"
+async def test_a_file_comes_back_in_one_text_below_a_heading(client: Client) -> None:
+    (block,) = (await call(client, "read_file", first_line=2, max_lines=2)).content
+    assert isinstance(block, TextContent)
+    heading, _, body = block.text.partition("\n\n")
+    assert "]\nDEPTH = 2\nRATE = 0.04\n[end of data " in body
     assert "lines 2 to 3 of 7 (raise first_line for more); editable" in heading and "notes.md" in heading
 
 
 async def test_a_heading_counts_lines_as_the_lab_does(client: Client) -> None:
-    text = "DEPTH = 1\nPAGE = 'a\x0cb\u2028c'\nRATE = 1.0\n"  # where str.splitlines would see five
-    commit = (await answer(client, "propose_patch", hypothesis="Lines that other line ends are in.", files={"train.py": text}))["commit"]
-    result = await call(client, "read_file", commit=commit)
-    heading, body = (block.text for block in result.content if isinstance(block, TextContent))
-    assert body == text and "lines 1 to 3 of 3;" in heading
+    lines = "DEPTH = 1\nPAGE = 'a\x0cb\u2028c'\nRATE = 1.0\n"  # where str.splitlines would see five
+    commit = (await answer(client, "propose_patch", hypothesis="Lines that other line ends are in.", files={"train.py": lines}))["commit"]
+    heading, _, body = text(await call(client, "read_file", commit=commit)).partition("\n\n")
+    assert lines.replace("\x0c", "\\x0c") in body and "lines 1 to 3 of 3;" in heading
 
 
 async def test_a_proposal_is_signed_and_its_twin_recognised(client: Client, connection: str) -> None:
     signature = "agent" if connection == "http-legacy" else "Tester -v2"  # without sessions, only `initialize` has the client's name
     first = await propose(client, 96)
     assert (first["duplicate"], first["author"]) == (False, signature)
+    assert ("pass `author`" in first["note"]) == (connection == "http-legacy")
     again = await propose(client, 96, author="worker-7")
     assert (again["duplicate"], again["commit"], again["author"]) == (True, first["commit"], signature)
-    assert (await propose(client, 98, author="worker-7"))["author"] == "worker-7"
+    other = await propose(client, 98, author="worker-7")
+    assert other["author"] == "worker-7" and "pass `author`" not in other["note"]
 
 
 async def test_a_wait_reports_progress_and_what_changed(client: Client, runner_lab: FakeRunnerLab) -> None:
@@ -248,7 +320,7 @@ async def test_a_promotion_without_evidence_is_refused_with_a_verdict(client: Cl
 
 
 async def test_progress_comes_as_picture_and_text(client: Client) -> None:
-    picture, facts = (await call(client, "plot_progress")).content
+    facts, picture = (await call(client, "plot_progress")).content
     assert isinstance(picture, ImageContent) and picture.mime_type == "image/png"
     assert isinstance(facts, TextContent) and facts.text
 
