@@ -67,7 +67,7 @@ def create_lab(directory: Path, from_repo: Path | None = None, profile: str = "c
         Lines that say what was made, and what was left out or kept.
 
     Raises:
-        LabError: `already_a_lab`, `not_empty`, `no_train_file`, `has_state`, `not_written`, `bad_settings`, `bad_config`, and those of
+        LabError: `already_a_lab`, `not_empty`, `no_train_file`, `has_state`, `in_the_way`, `not_written`, `bad_settings`, `bad_config`, and those of
             `Repo.clone`.
     """
     directory = directory.absolute()
@@ -117,7 +117,7 @@ def _populate(root: Path, name: str, from_repo: Path | None, profile: str, budge
     else:
         repo, lines = Repo.clone(from_repo.expanduser(), root)
         paths = repo.paths("HEAD")
-        _check_repository(from_repo, paths)
+        _check_repository(from_repo, repo, paths)
         own = lab_files.own_code(repo, "HEAD")
         folder = None if own.metric else lab_files.free_folder(paths)
     wanted = lab_files.starting_files(lab_files.settings_text(name, profile, budget_s, "refuse" if confined else "allow", own), folder)
@@ -142,12 +142,23 @@ def _populate(root: Path, name: str, from_repo: Path | None, profile: str, budge
     return [*(f"{path}: {purposes[path]}" for path in new if path in purposes), *fixed, *lines]
 
 
-def _check_repository(existing: Path, paths: list[str]) -> None:
+def _check_repository(existing: Path, repo: Repo, paths: list[str]) -> None:
     """Refuse a repository that can't become a lab.
 
+    Args:
+        existing: the user's repository.
+        repo: its copy.
+        paths: all files of that.
+
     Raises:
-        LabError: `no_train_file`, `has_state`.
+        LabError: `no_train_file`, `has_state`, `in_the_way`.
     """
+    if blocked := repo.blocked("HEAD", lab_files.PURPOSES):
+        raise LabError(
+            f"A lab needs a plain file {blocked[0]}, but {existing} has a link, a folder or a submodule in that place. Rename it there, "
+            "commit, and try again. Nothing was made.",
+            "in_the_way",
+        )
     if TRAIN not in paths:
         have = ", ".join(path for path in paths if path.endswith(".py"))[:400] or "no Python file"
         raise LabError(

@@ -20,6 +20,12 @@ class Checkout:
 
     root: Path
     directory: Path  # with its HEAD and index
+    linked: bool
+
+    @property
+    def name(self) -> str:
+        """What a warning calls it. Agents read warnings too, so it holds no path."""
+        return f"the work tree {self.root.name}" if self.linked else "the lab's own work tree"
 
     @property
     def environment(self) -> dict[str, str | None]:
@@ -43,9 +49,9 @@ def follow(git: Git, branch: str, previous: str, commit: str) -> list[str]:
         A warning for each work tree that could not follow.
     """
     return [
-        f"{checkout.root} has the branch {_short(branch)} checked out and could not follow it ({why}), so its files are those of "
-        f"{previous[:12]} and a commit made there now would undo the promotion. The owner can keep changes with "
-        f"`git diff {previous[:12]} > mine.patch`, then run `git reset --hard`."
+        f"For the owner: {checkout.name} has the branch {_short(branch)} checked out and could not follow it ({why}). Its files are "
+        f"still those of {previous[:12]}, and a commit there would undo the promotion. To keep your changes, run "
+        f"`git diff {previous[:12]} > mine.patch`; then `git reset --hard`."
         for checkout in _having(git, branch)
         if (why := _advance(git, checkout, previous, commit))
     ]
@@ -54,9 +60,8 @@ def follow(git: Git, branch: str, previous: str, commit: str) -> list[str]:
 def behind(git: Git, branch: str) -> list[str]:
     """Return a warning for each work tree that has a branch checked out, and other content staged. Cheap where none has."""
     return [
-        f"{checkout.root} has the champion's branch {_short(branch)} checked out, and other content staged than the champion's: a commit "
-        f"made there would be on top of the champion without the gate's verdict, or undo a promotion. `git -C {checkout.root} status` "
-        "shows what; `git reset --hard` drops it."
+        f"For the owner: {checkout.name} has the champion's branch {_short(branch)} checked out, with changes staged. A commit there would "
+        "skip the gate, and may undo a promotion. `git status` shows the changes, `git reset --hard` drops them."
         for checkout in _having(git, branch)
         if git.run("diff-index", "--cached", "--quiet", branch, env=checkout.environment)[0] == 1
     ]
@@ -69,11 +74,12 @@ def _having(git: Git, branch: str) -> Iterator[Checkout]:
         try:
             if (directory / "HEAD").read_text(encoding="ascii").strip() != f"ref: {branch}":
                 continue
-            gitfile = git.directory if directory == git.directory else Path((directory / "gitdir").read_text(encoding="utf-8").strip())
+            is_linked = directory != git.directory
+            gitfile = Path((directory / "gitdir").read_text(encoding="utf-8").strip()) if is_linked else directory
         except (OSError, ValueError):
             continue
         if gitfile.exists():
-            yield Checkout(gitfile.parent, directory)
+            yield Checkout(gitfile.parent, directory, is_linked)
 
 
 def _advance(git: Git, checkout: Checkout, previous: str, commit: str) -> str:

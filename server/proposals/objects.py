@@ -126,18 +126,23 @@ class Objects:
 
 
 def check_place(entries: Mapping[str, Entry], path: str) -> None:
-    """Refuse a path that is, or goes through, something other than folders and a regular file.
+    """Refuse a path that can't be a file of this tree.
 
     Raises:
         LabError: `not_editable`.
     """
-    entry = entries.get(path)
-    folders = ["/".join(path.split("/")[:n]) for n in range(1, path.count("/") + 1)]
-    if (entry and not entry.is_file) or any(entries[folder].kind != "tree" for folder in folders if folder in entries):
+    if is_blocked(entries, path):
         raise LabError(
             f"{path} is not a regular file at this commit (a link, folder or submodule is in the way), so it cannot be edited.",
             "not_editable",
         )
+
+
+def is_blocked(entries: Mapping[str, Entry], path: str) -> bool:
+    """Return whether a path is, or goes through, something other than folders and a regular file."""
+    entry = entries.get(path)
+    folders = ["/".join(path.split("/")[:n]) for n in range(1, path.count("/") + 1)]
+    return (entry is not None and not entry.is_file) or any(entries[folder].kind != "tree" for folder in folders if folder in entries)
 
 
 def sync_folder(folder: Path) -> None:

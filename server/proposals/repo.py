@@ -9,7 +9,7 @@ first call.
 import contextlib
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from autoresearch_mcp.server.proposals.clone import fetch_head, left_out
 from autoresearch_mcp.server.proposals.drafts import Conflict, DiffStat, Draft, Drafts
 from autoresearch_mcp.server.proposals.git import Git
 from autoresearch_mcp.server.proposals.message import identity
-from autoresearch_mcp.server.proposals.objects import Objects, check_place, sync_folder
+from autoresearch_mcp.server.proposals.objects import Objects, check_place, is_blocked, sync_folder
 from autoresearch_mcp.server.proposals.patch import Change
 
 __all__ = ["Conflict", "DiffStat", "Draft", "LogEntry", "Repo"]
@@ -154,6 +154,11 @@ class Repo:
     def paths(self, commit: str) -> list[str]:
         """Return all files at a commit."""
         return [path.encode("utf-8", "replace").decode() for path, entry in self._objects.entries(commit).items() if entry.kind != "tree"]
+
+    def blocked(self, commit: str, paths: Iterable[str]) -> list[str]:
+        """Return those paths that can't be files at a commit, because a link, a folder or a submodule is in the way."""
+        entries = self._objects.entries(commit)
+        return [path for path in paths if is_blocked(entries, path)]
 
     def read(self, commit: str, path: str) -> bytes:
         """Return the content of a file at a commit.

@@ -171,6 +171,15 @@ def test_a_repository_that_has_a_labs_state_in_git_is_refused(tmp_path: Path, ex
     assert "git rm -r --cached .autoresearch" in refused("has_state", tmp_path / "lab", existing)
 
 
+@pytest.mark.parametrize("place", ["train.py", ".mcp.json", "lab.toml", "orchestrator.md", ".claude"])
+def test_what_is_in_the_way_of_a_labs_file_is_named(tmp_path: Path, existing: Path, place: str) -> None:
+    (existing / place).unlink(missing_ok=True)
+    (existing / place).symlink_to("elsewhere")
+    commit(existing)
+    text = refused("in_the_way", tmp_path / "lab", existing)
+    assert f"a plain file {place}" in text and str(existing) in text and text.count(". ") == 2
+
+
 def test_a_repositorys_own_lab_toml_holds_or_is_named(tmp_path: Path, existing: Path) -> None:
     (existing / "lab.toml").write_text("[bench]\nrats = 2\n", encoding="utf-8")
     commit(existing)

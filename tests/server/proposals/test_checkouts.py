@@ -58,11 +58,12 @@ def test_changes_in_the_way_stay_and_the_owner_is_told(repo: Repo, checkout: Pat
     (checkout / "train.py").write_text("mine\n", encoding="utf-8")
     previous = repo.champion()
     (warning,) = promote(repo)
-    assert str(checkout) in warning and f"git diff {previous[:12]}" in warning and "git reset --hard" in warning
+    name = "the lab's own work tree" if checkout == repo.root else "the work tree look"
+    assert name in warning and f"git diff {previous[:12]}" in warning and "git reset --hard" in warning
     assert (checkout / "train.py").read_text("utf-8") == "mine\n"
     assert repo.champion() != previous
     (later,) = repo.behind()
-    assert str(checkout) in later and "undo a promotion" in later
+    assert name in later and "undo a promotion" in later
     git(checkout, "reset", "-q", "--hard")
     assert repo.behind() == [] and "lr = 0.2" in (checkout / "train.py").read_text("utf-8")
 
