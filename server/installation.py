@@ -29,7 +29,7 @@ def import_environment() -> dict[str, str]:
     """Return the environment variables that a child Python needs to import this package.
 
     Returns:
-        Nothing for an installed package, editable installs included: its Python finds it. Else `PYTHONPATH`.
+        `PYTHONPATH` for a package that is not installed. An empty mapping for one that is, editable installs included: Python finds it.
     """
     home = _PACKAGE.parent
     unpacked = _PACKAGE.name == "autoresearch_mcp" and not (_PACKAGE / "pyproject.toml").exists()

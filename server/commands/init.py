@@ -74,7 +74,7 @@ def create_lab(directory: Path, from_repo: Path | None = None, profile: str = "c
     try:
         _check_free(directory)
         parents = _make_parents(directory)
-        staging = (directory if directory.exists() else directory.parent) / f".autoresearch-new-{os.getpid()}-{os.urandom(4).hex()}"
+        staging = (directory if directory.exists() else directory.parent) / f"{STATE}-new-{os.getpid()}-{os.urandom(4).hex()}"
         try:
             staging.mkdir()
             lines = _populate(staging, directory.name, from_repo, profile, budget_s)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from autoresearch_mcp.server.commands.arguments import add_lab, find_lab, say
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.installation import import_environment
+from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.trainer import files
 
 NAME = "autoresearch"
@@ -105,7 +106,7 @@ def install(client: str, lab: Path, config: Path | None = None, name: str = NAME
         LabError: `not_a_lab`, `bad_config` (with the lines to add by hand), `name_taken`, `not_written`.
     """
     lab = lab.resolve()
-    if not (lab / "lab.toml").is_file():
+    if not LabPaths(lab).settings.is_file():
         raise LabError(f"{lab} is not a lab: it has no lab.toml. Make one with `autoresearch-mcp init DIR`.", "not_a_lab")
     path = (config or CLIENTS[client].config(lab)).expanduser().resolve()
     section, server = CLIENTS[client].section, CLIENTS[client].entry(str(lab))

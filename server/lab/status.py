@@ -19,7 +19,7 @@ from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, IMPORTED, Experiment
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner import health, start
-from autoresearch_mcp.server.settings import Settings, SettingsSource
+from autoresearch_mcp.server.settings import LaunchSettings, Settings, SettingsSource
 
 AGENTS = 20  # whose spending is told, the largest first
 _UNCONFINED = {
@@ -55,6 +55,7 @@ class _Snapshot:
     recent: list[a.ExperimentLine]
     promotions: int
     unflushed: int
+    launches: list[tuple[LaunchSettings, int]]
 
 
 class Overview:
@@ -119,6 +120,7 @@ class Overview:
                 recent=[ended_line(row) for row in self._ledger.recent(5)],
                 promotions=self._ledger.promotion_count(),
                 unflushed=self._ledger.unflushed(),
+                launches=self._ledger.open_launches(),
             )
         return self._snapshot
 
@@ -206,11 +208,11 @@ class Overview:
             found.append(_TOLD[self._settings.promotion.reported])
         if why := preflight_error(self._settings, self._state):
             found.append(why)
-        for launch, count in self._ledger.open_launches():
+        for launch, count in self._current().launches:
             if changed := self._settings.changed_since(launch):
+                which = "1 experiment was launched: it keeps" if count == 1 else f"{count} experiments were launched: they keep"
                 found.append(
-                    f"{count} experiment{'s' * (count > 1)} of before lab.toml changed ({', '.join(changed)}) "
-                    f"run{'s' * (count == 1)} as launched. Cancel and launch again to use the new settings."
+                    f"lab.toml has changed ({', '.join(changed)}) since {which} the settings of then. Cancel and launch again to use the new ones."
                 )
         return found + self._repo.behind()
 

@@ -307,6 +307,31 @@ def test_a_ledger_of_an_older_version_is_brought_up_to_date_with_all_that_is_in_
     ledger.close()
 
 
+def test_an_older_ledger_that_is_opened_many_times_at_once_is_brought_up_to_date_once(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    Ledger(path).close()
+    db = sqlite3.connect(path)
+    db.execute("DROP TABLE launches")
+    db.execute("ALTER TABLE outbox DROP COLUMN posted_at")
+    db.execute("PRAGMA user_version = 4")
+    db.close()
+    barrier, opened = threading.Barrier(8), list[Ledger]()
+
+    def open_it() -> None:
+        barrier.wait()
+        opened.append(Ledger(path))
+
+    threads = [threading.Thread(target=open_it) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 8
+    for ledger in opened:
+        assert ledger.open_launches() == []
+        ledger.close()
+
+
 def test_a_ledger_of_a_newer_version_is_refused_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     db = sqlite3.connect(path)
