@@ -1,5 +1,6 @@
 """A lab whose measurements are written into its ledger by the test, as the runner would."""
 
+import itertools
 import subprocess
 from pathlib import Path
 
@@ -14,6 +15,7 @@ class MeasuredLab:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._clock = itertools.count(2.0)
         self.lab = Lab(root)
         self.ledger = Ledger(LabPaths(root).ledger)
 
@@ -75,7 +77,7 @@ class MeasuredLab:
                 self.ledger.keep_evidence(e.id, sandbox, test_bpb, None if reported else weights or e.id)
             metric = "reported_bpb" if reported else "val_bpb"
             changes = {"state": "finished", metric: value} if value is not None else {"state": "crashed"}
-            self.ledger.move(e.id, ["starting"], finished_at=2.0, conditions=conditions, **changes)
+            self.ledger.move(e.id, ["starting"], finished_at=next(self._clock), conditions=conditions, **changes)
         return ids
 
     def git(self, *args: str) -> str:
