@@ -241,3 +241,18 @@ def test_hunks_that_would_take_too_long_to_place_are_refused() -> None:
         for hunk in parse("".join(hunks), Editable(["train.py"]))[0].hunks:
             FileLines("train.py", lines, effort).place(hunk, "Hunk")
     assert effort.steps <= MAX_STEPS + 1, "the work is capped over all files of a patch"
+
+
+def test_a_line_that_resembles_thousands_is_compared_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def count(word: str, possibilities: list[str], **options: object) -> list[str]:
+        compared.append(len(possibilities))
+        return difflib.get_close_matches(word, possibilities, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("autoresearch_mcp.server.proposals.placement.get_close_matches", count)
+    chance = random.Random(7)
+    lines = ["".join(chance.choices("dewp th*", k=119)) + "." for _ in range(2_990)]
+    lines[1_999] = "    return depth * width"
+    text = refused("does_not_apply", "\n".join(lines), edits=[{"search": "return  depth*width", "replace": ""}])
+    assert " 2000 |     return depth * width" in text and sum(compared) <= 20
