@@ -4,6 +4,7 @@ Promises
 - Whatever a method wrote is on disk when it returns (WAL, synchronous=FULL), or nothing of it is.
 - Any number of servers and one runner use it at once; a writer waits up to 30 s for the others.
 - State changes are guarded: an experiment moves only from the states that the caller names, and ends once.
+- An experiment keeps the settings of its launch until it ends: what was reserved is what runs.
 - A terminal experiment, a memory or a promotion leaves the outbox only through `settle`, after it was read back from the lake.
 - `proposals`, `promotions` and the thin `ended` rows stay for good: the gate, the budget and the status read them without the lake.
 

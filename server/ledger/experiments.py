@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.ledger import budget
 from autoresearch_mcp.server.ledger.database import Database
@@ -100,22 +102,26 @@ class OpenExperiments:
         return [Experiment.model_validate_json(row[0]) for row in rows]
 
     def launch_settings(self, id: str) -> LaunchSettings | None:
-        """Return the settings under which an open experiment was queued; None if it has ended or an older program queued it."""
+        """Return the settings under which an open experiment was queued.
+
+        Returns:
+            None if it has ended, or another version queued it, whose settings this one doesn't know.
+        """
         with self._database.read() as db:
             row = db.execute("SELECT settings FROM launches WHERE experiment = ?", (id,)).fetchone()
-        return LaunchSettings.model_validate_json(row[0]) if row else None
+        return _launch(row[0]) if row else None
 
     def next_launch(self) -> LaunchSettings | None:
         """Return the settings of the open experiment that comes first: the oldest that left the queue, else the oldest in it.
 
         Returns:
-            None if no experiment is open, or an older program queued it.
+            None if no experiment is open, or another version queued it, whose settings this one doesn't know.
         """
         with self._database.read() as db:
             row = db.execute(
                 "SELECT settings FROM experiments LEFT JOIN launches ON experiment = id ORDER BY state = 'queued', created_at, id LIMIT 1"
             ).fetchone()
-        return LaunchSettings.model_validate_json(row[0]) if row and row[0] else None
+        return _launch(row[0]) if row and row[0] else None
 
     def open_launches(self) -> list[tuple[LaunchSettings, int]]:
         """Return the settings that open experiments run under, each with the number of experiments."""
@@ -123,7 +129,7 @@ class OpenExperiments:
             rows = db.execute(
                 "SELECT settings, count(*) FROM launches JOIN experiments ON experiment = id GROUP BY settings ORDER BY min(created_at)"
             ).fetchall()
-        return [(LaunchSettings.model_validate_json(settings), count) for settings, count in rows]
+        return [(launch, count) for settings, count in rows if (launch := _launch(settings))]
 
     def move(self, id: str, states: Sequence[ExperimentState], **changes: Any) -> Experiment | None:
         """Change an experiment. A terminal `state` among the changes ends it, once.
@@ -149,6 +155,13 @@ class OpenExperiments:
             return _move(db, id, ["queued"], {"state": "cancelled", "finished_at": time.time()}) or _move(
                 db, id, ["starting", "running", "scoring"], {"cancel_requested": True}
             )
+
+
+def _launch(text: str) -> LaunchSettings | None:
+    try:
+        return LaunchSettings.model_validate_json(text)
+    except ValidationError:  # such as a profile that there was in an older version
+        return None
 
 
 def _check_seconds(db: sqlite3.Connection, needed_s: float, total_s: float) -> None:

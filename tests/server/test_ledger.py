@@ -1,5 +1,6 @@
 """The ledger: durable before it answers, guarded transitions, one outbox, a budget that can't be passed."""
 
+import contextlib
 import resource
 import sqlite3
 import subprocess
@@ -271,6 +272,13 @@ def test_the_settings_of_a_launch_stay_with_its_experiments_until_they_end(ledge
 
 def test_an_experiment_that_an_older_program_queued_has_no_settings_of_its_own(ledger: Ledger) -> None:
     ledger.enqueue([e := experiment()], 1e9, None, "r")
+    assert ledger.launch_settings(e.id) is None and ledger.next_launch() is None and ledger.open_launches() == []
+
+
+def test_settings_that_this_version_does_not_know_stop_nobody(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.enqueue([e := experiment()], 1e9, None, "r", launch=launched())
+    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as db, db:
+        db.execute("UPDATE launches SET settings = replace(settings, 'cpu', 'a profile of another version')")
     assert ledger.launch_settings(e.id) is None and ledger.next_launch() is None and ledger.open_launches() == []
 
 
