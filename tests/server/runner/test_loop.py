@@ -233,6 +233,18 @@ def test_an_end_that_is_noticed_a_day_later_costs_no_more_than_was_reserved(stil
     assert reserved <= budget.spent_s < reserved + 10 and budget.reserved_s == 0
 
 
+def test_a_run_that_is_lost_between_its_hidden_score_and_its_result_leaves_none(still: LabHarness) -> None:
+    (id,) = still.launch()
+    release(still)
+    still.ledger.move(id, ["queued"], state="scoring", attempt=1, started_at=time.time())
+    run = still.state / "runs" / id / "1"
+    run.mkdir(parents=True)
+    (run / "launcher.lock").write_text("1", encoding="ascii")  # it had begun, and nobody holds it
+    protocol.write_hidden(run, 71.828)
+    still.drive()
+    assert still.lab.get_experiment(id).attempt == 2 and list(still.state.rglob(protocol.HIDDEN)) == []
+
+
 def test_a_launcher_that_cannot_start_fails_the_experiment_with_its_words(still: LabHarness) -> None:
     (id,) = still.launch()
     release(still)
