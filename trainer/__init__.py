@@ -1,1 +1,1 @@
-"""What runs next to the compute: data, the training file that agents edit, and the fixed code that runs and scores it."""
+"""Runs next to the compute: data, the training file that agents edit, and the fixed code that trains and scores it."""

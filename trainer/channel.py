@@ -1,6 +1,6 @@
-"""The launcher's end of the socket to train.py: it hears what the code reports, and hands the data over (fixed).
+"""Talks with train.py over a socket: hears what the code reports, and hands the data over (fixed).
 
-Whatever comes through it was sent by the agent's code, so nothing in it decides more than the contract says.
+The agent's code sends what arrives here, so nothing of it decides more than the contract says.
 """
 
 import array
@@ -25,7 +25,7 @@ class Channel:
     Attributes:
         theirs: the end that train.py gets. Close it here once it has.
         config: of the submitted model; None until it is submitted.
-        notes: the code's own word on how it ran.
+        notes: what the code itself says on how it ran.
         timings: seconds from spawn to each step of the contract.
 
     Args:

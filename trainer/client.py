@@ -64,7 +64,7 @@ class Run:
         self._send(op="log", share=self.progress(), **{name: float(value) for name, value in values.items()})
 
     def note(self, **facts: str) -> None:
-        """Say how this run was done, such as `attention="sdpa"`: kept in its result, as the code's own word."""
+        """Say how this run was done, such as `attention="sdpa"`. Its result keeps it, as what the code says of itself."""
         self._send(op="note", **facts)
 
     def submit(self, weights: "Mapping[str, torch.Tensor]", config: Mapping[str, Any]) -> NoReturn:

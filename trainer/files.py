@@ -1,4 +1,4 @@
-"""Locks on files, and writes that survive a crash: the one home of both, for trainer and server. Standard library only (fixed).
+"""Locks files, and writes them so that they survive a crash, for trainer and server. Standard library only (fixed).
 
 Two kinds of locks are in use, because they answer two questions. A file lock belongs to an open file, so it says "one at a time",
 also within a process. A process lock belongs to a process and dies with it, so it says "that process lives".

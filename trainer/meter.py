@@ -1,4 +1,4 @@
-"""The clocks of a run and what it takes of its machine, read together and held against the profile's limits (fixed)."""
+"""Reads the clocks of a run and what it takes of its machine, and holds both against the profile's limits (fixed)."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Profiles, and the data of each: tokens, tokenizer and split, made once and the same everywhere (fixed).
+"""Defines profiles, and prepares the data of each: tokens, tokenizer and split, once and the same everywhere (fixed).
 
 A profile's directory holds `train.bin`, `val.bin` and `test.bin` (uint16 token ids; each document opens with the BOS
 token), `tokenizer.tiktoken`, `token_bytes.npy` (UTF-8 bytes a token stands for, 0 for BOS) and `meta.json` with the

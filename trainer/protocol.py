@@ -1,4 +1,4 @@
-"""The files through which server and trainer meet: one directory a run. Standard library only.
+"""Defines the files through which server and trainer meet: one directory a run. Standard library only.
 
 The server writes `spec.json` and the files of the commit into `code/`, then starts the launcher on the directory.
 The launcher holds a POSIX lock on `launcher.lock` (with its process id inside) for as long as it lives, keeps
@@ -9,8 +9,8 @@ the directory forbids the run for good: a launcher that finds it exits at once.
 The score on the hidden split never stands in the result, which agents see. It has a file of its own, `hidden.json`, which
 only the lab's user can read. The launcher writes it before the result, and the runner moves it into the ledger.
 
-A run may be taken in two stages, on two machines: the first leaves the submitted model in `submission/` and a result
-whose state is `submitted`; the second scores it, next to the data that the first never sees, and replaces the result.
+A run may be taken in two stages, on two machines. The first leaves the submitted model in `submission/` and a result
+whose state is `submitted`. The second scores it, next to the data that the first never sees, and replaces the result.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ CANCEL = "cancel"  # the server creates this file, then sends SIGTERM: end the r
 
 @dataclass(frozen=True)
 class Spec:
-    """What to run. Written by the server; the code that runs under it never writes it."""
+    """Says what to run. The server writes it; the code that runs under it never does."""
 
     experiment: str
     seed: int
@@ -65,7 +65,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is. `phase` is starting, running or scoring; `used_s` of the budget's clock."""
+    """Says where a run is. `phase` is starting, running or scoring; `used_s` is of the budget's clock."""
 
     phase: str
     used_s: float = 0.0
@@ -75,7 +75,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended. `val_bpb` is the scorer's measurement or None; `reported_bpb` is what train.py printed."""
+    """Says how a run ended. `val_bpb` is the scorer's measurement or None; `reported_bpb` is what train.py printed."""
 
     state: str  # one of STATES
     val_bpb: float | None = None
@@ -92,7 +92,7 @@ class Result:
     steps: int = 0
     tokens: int = 0
     peak_memory_mb: float = 0.0  # resident, of training; a GPU's own memory is not in it
-    notes: dict[str, str] = field(default_factory=dict)  # the code's own word on how it ran: dtype, attention
+    notes: dict[str, str] = field(default_factory=dict)  # what the code itself says on how it ran: dtype, attention
     sandbox: str = "unsandboxed"  # or what `autoresearch_mcp.trainer.sandbox.level` says
     hashes: dict[str, str] = field(default_factory=dict)  # fixed, data, tokenizer, code, weights
     versions: dict[str, str] = field(default_factory=dict)  # python, torch, numpy, platform

@@ -1,4 +1,4 @@
-"""A submitted model: taken out of the agent's reach, kept for another machine, taken up there (fixed)."""
+"""Takes a submitted model out of the agent's reach, keeps it for another machine, and takes it up there (fixed)."""
 
 import shutil
 import stat
@@ -15,7 +15,7 @@ CONFIG = "config.json"  # of a submitted model, beside its weights
 
 @dataclass(frozen=True)
 class Submission:
-    """What to score: the agent's code, and the weights and the config that it handed in."""
+    """Names what to score: the agent's code, and the weights and the config that it handed in."""
 
     code: Path
     entry: str

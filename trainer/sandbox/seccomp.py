@@ -1,4 +1,4 @@
-"""The filter that lets confined code make only the system calls that a training needs (fixed). Linux on x86_64 and aarch64.
+"""Lets confined code make only the system calls that a training needs (fixed). Linux on x86_64 and aarch64.
 
 It is an allow-list: a call that syscalls.py doesn't name is answered as unknown, as an older kernel would. So what a newer kernel adds
 is out of reach from the start. Libraries fall back to older calls, as they do on older kernels: that is how `clone3` and `openat2`, whose

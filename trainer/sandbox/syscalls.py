@@ -1,7 +1,7 @@
-"""The system calls that a training's sandbox knows, with their numbers on x86_64 and aarch64 (fixed).
+"""Lists the system calls that a training's sandbox knows, with their numbers on x86_64 and aarch64 (fixed).
 
-They come from the kernel's `asm/unistd_64.h` and `asm-generic/unistd.h`, as of Linux 7.1. What is in none of these tables is answered as
-unknown, as an older kernel would: so a call of a newer kernel is out of reach until somebody has thought about it and put it here.
+The numbers come from the kernel's `asm/unistd_64.h` and `asm-generic/unistd.h`, as of Linux 7.1. A call that is in none of these tables is answered
+as unknown, as by an older kernel. So a call of a newer kernel is out of reach until somebody has thought about it and put it here.
 """
 
 Numbers = tuple[int | None, int | None]  # on x86_64, on aarch64; None where the call doesn't exist
