@@ -204,7 +204,7 @@ def test_setup_tells_the_cost_of_the_compile_cache_and_the_doctor_where_it_is_mi
     said = list[str]()
 
     def notes() -> list[str]:
-        return [found.said for found in doctor.examine(root) if found.name == "modal" and found.grade == "note"]
+        return [finding.text for finding in doctor.examine(root) if finding.name == "modal" and finding.grade == "note"]
 
     modal.set_up(root, None, True, said.append)
     assert [line for line in said if line.startswith("compile cache")] == [
