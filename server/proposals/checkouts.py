@@ -3,6 +3,7 @@
 A ref that moves under a checked-out branch leaves the files behind, and git then shows the promotion as staged to be undone.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,22 +64,25 @@ def behind(git: Git, branch: str) -> list[str]:
         f"For the owner: {checkout.name} has the champion's branch {_short(branch)} checked out, with changes staged. A commit there would "
         "skip the gate, and may undo a promotion. `git status` shows the changes, `git reset --hard` drops them."
         for checkout in _having(git, branch)
-        if git.run("diff-index", "--cached", "--quiet", branch, env=checkout.environment)[0] == 1
+        if _has_staged(git, checkout, branch)
     ]
 
 
 def _having(git: Git, branch: str) -> Iterator[Checkout]:
-    """Find the work trees that have a branch checked out, without starting git."""
-    linked = git.directory / "worktrees"
-    for directory in (git.directory, *(sorted(linked.iterdir()) if linked.is_dir() else ())):
+    """Find the work trees that have a branch checked out, without starting git. What can't be read is passed over."""
+    linked: list[Path] = []
+    with contextlib.suppress(OSError):
+        linked = sorted((git.directory / "worktrees").iterdir())
+    for directory in (git.directory, *linked):
         try:
             if (directory / "HEAD").read_text(encoding="ascii").strip() != f"ref: {branch}":
                 continue
             is_linked = directory != git.directory
             gitfile = Path((directory / "gitdir").read_text(encoding="utf-8").strip()) if is_linked else directory
+            is_there = gitfile.exists()
         except (OSError, ValueError):
             continue
-        if gitfile.exists():
+        if is_there:
             yield Checkout(gitfile.parent, directory, is_linked)
 
 
@@ -90,6 +94,14 @@ def _advance(git: Git, checkout: Checkout, previous: str, commit: str) -> str:
     except LabError as error:
         return str(error).rstrip(".")
     return ""
+
+
+def _has_staged(git: Git, checkout: Checkout, branch: str) -> bool:
+    try:
+        status, _, _ = git.run("diff-index", "--cached", "--quiet", branch, env=checkout.environment)
+    except LabError:
+        return False
+    return status == 1
 
 
 def _short(branch: str) -> str:

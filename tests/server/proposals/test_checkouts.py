@@ -97,3 +97,14 @@ def test_work_trees_on_other_branches_are_left_alone(repo: Repo, tmp_path: Path)
     assert promote(repo) == [] and repo.behind() == []
     for root in (repo.root, tmp_path / "look"):
         assert git(root, "rev-parse", "HEAD") == before and git(root, "status", "--porcelain") == ""
+
+
+def test_a_work_tree_that_cannot_be_looked_at_hinders_no_promotion(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git(repo.root, "worktree", "add", "-q", str(tmp_path / "look"), "research")
+    (entry,) = (repo.root / ".git" / "worktrees").iterdir()
+    (entry / "gitdir").write_bytes(b"\xff\xfe")
+    (entry.parent / "stray").write_text("not a folder", encoding="utf-8")
+    assert promote(repo) == [] == repo.behind()
+    git(repo.root, "switch", "-q", "--ignore-other-worktrees", "research")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert repo.behind() == []  # without git, get_status still answers
