@@ -6,21 +6,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch_mcp.server.proposals.repo import Repo
-
-TRAIN = "depth = 2\nwidth = 64\n\n\nlr = 0.1\n"
-
-
-def git(root: Path, *args: str) -> str:
-    return subprocess.run(["git", "-C", str(root), *args], check=True, capture_output=True, text=True).stdout.strip()
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Repo:
-    root = tmp_path / "lab"
-    root.mkdir()
-    repo = Repo.create(root)
-    repo.commit_files({"train.py": TRAIN.encode(), "notes.md": b"# Notes\n"}, "Set up")
-    return repo
+from tests.server.proposals.helpers import TRAIN, git
 
 
 @pytest.fixture(params=["the lab itself", "a linked work tree"])
@@ -35,11 +21,11 @@ def checkout(request: pytest.FixtureRequest, repo: Repo, tmp_path: Path) -> Path
 
 def promote(repo: Repo) -> list[str]:
     champion = repo.champion()
-    return repo.advance(champion, repo.build(champion, "faster", "ada", files={"train.py": TRAIN.replace("0.1", "0.2")}).commit)
+    return repo.advance(champion, repo.build(champion, "faster", "ada", files={"train.py": TRAIN.decode().replace("0.1", "0.2")}).commit)
 
 
 def test_a_clean_work_tree_advances(repo: Repo, checkout: Path) -> None:
-    (checkout / "notes.md").touch()  # only its time is new
+    (checkout / "model/net.py").touch()  # only its time is new
     assert promote(repo) == [] and repo.behind() == []
     assert git(checkout, "status", "--porcelain", "-b") == "## research"
     assert "lr = 0.2" in (checkout / "train.py").read_text("utf-8")
@@ -47,11 +33,11 @@ def test_a_clean_work_tree_advances(repo: Repo, checkout: Path) -> None:
 
 
 def test_changes_to_other_files_are_carried_along(repo: Repo, checkout: Path) -> None:
-    (checkout / "notes.md").write_text("# My notes\n", encoding="utf-8")
+    (checkout / "model/net.py").write_text("# My notes\n", encoding="utf-8")
     (checkout / "mine.txt").write_text("x\n", encoding="utf-8")
     assert promote(repo) == []
-    assert git(checkout, "status", "--porcelain").split() == ["M", "notes.md", "??", "mine.txt"]
-    assert (checkout / "notes.md").read_text("utf-8") == "# My notes\n"
+    assert git(checkout, "status", "--porcelain").split() == ["M", "model/net.py", "??", "mine.txt"]
+    assert (checkout / "model/net.py").read_text("utf-8") == "# My notes\n"
 
 
 def test_changes_in_the_way_stay_and_the_owner_is_told(repo: Repo, checkout: Path) -> None:

@@ -11,39 +11,8 @@ import pytest
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.proposals.git import _CONFIG
-from autoresearch_mcp.server.proposals.repo import Conflict, Draft, Repo
-
-TRAIN = b"depth = 2\nwidth = 64\n\n\ndef build():\n    return depth * width\n\n\nlr = 0.1\n"
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Repo:
-    root = tmp_path / "lab"
-    root.mkdir()
-    repo = Repo.create(root)
-    repo.commit_files({"train.py": TRAIN, "trainer/score.py": b"fixed = 1\n", "model/net.py": b"layers = 3\n"}, "Set up")
-    return Repo(root, ("train.py", "model/**"))
-
-
-def git(root: Path, *args: str) -> str:
-    return subprocess.run(["git", "-C", str(root), *args], check=True, capture_output=True, text=True).stdout.strip()
-
-
-def commit_all(root: Path, message: str = "x") -> str:
-    git(root, "add", "-A")
-    git(root, "-c", "user.name=ann", "-c", "user.email=ann@example.org", "commit", "-q", "--allow-empty", "-m", message)
-    return git(root, "rev-parse", "HEAD")
-
-
-def change(repo: Repo, search: str, replace: str, base: str | None = None, message: str = "try it", author: str = "ada") -> Draft:
-    return repo.build(base or repo.champion(), message, author, edits=[{"path": "train.py", "search": search, "replace": replace}])
-
-
-def refused(repo: Repo, code: str, **form: object) -> str:
-    with pytest.raises(LabError) as error:
-        repo.build(repo.champion(), "try it", "ada", **form)  # type: ignore[arg-type]
-    assert error.value.code == code, error.value
-    return str(error.value)
+from autoresearch_mcp.server.proposals.repo import Repo
+from tests.server.proposals.helpers import TRAIN, change, commit_all, git, refused
 
 
 def test_a_proposal_is_a_commit_on_its_base_that_leaves_work_tree_index_and_branches_alone(repo: Repo) -> None:
@@ -204,53 +173,6 @@ def test_changes_that_change_nothing_or_leave_the_editable_paths_are_refused(rep
         refused(repo, "not_editable", files={path: "x = 1\n"})
 
 
-def test_new_text_must_be_capped_utf8_python(repo: Repo) -> None:
-    assert "line 2: `b = = 1`" in refused(repo, "syntax_error", files={"train.py": "a = 1\nb = = 1\n"})
-    refused(repo, "bad_encoding", files={"train.py": "a = '\0'\n"})
-    refused(repo, "bad_encoding", files={"train.py": "a = '\ud800'\n"})
-    refused(repo, "bad_encoding", files={"train.py": "# coding: utf-7\na = 1\n"})
-    refused(repo, "too_large", files={"train.py": "#" + "x" * (512 * 1024)})
-    refused(repo, "too_large", files={"train.py": "#" + "x" * (10 * 1024 * 1024)})
-    refused(repo, "empty_file", files={"train.py": " \n"})
-
-
-IMPORTED = [
-    "import torch, numpy as np\nfrom safetensors.torch import save_file\nimport os.path\n",
-    "from autoresearch_mcp.trainer import client\nfrom kernels import get_kernel\n",
-    "import train\n",
-    "from . import other\n",
-    "try:\n    import a_module_that_is_nowhere\nexcept ImportError:\n    pass\n",
-]
-NOT_IMPORTED = [
-    "import a_module_that_is_nowhere\n",
-    "def late():\n    from a_module_that_is_nowhere.deep import thing\n",
-    "try:\n    pass\nexcept ValueError:\n    import a_module_that_is_nowhere\n",
-    "try:\n    import a_module_that_is_nowhere\nfinally:\n    pass\n",
-]
-
-
-def test_an_import_of_what_is_nowhere_is_refused_unless_the_code_can_do_without(repo: Repo) -> None:
-    for text in IMPORTED:
-        repo.build(repo.champion(), "imports", "ada", files={"train.py": text})
-    for text in NOT_IMPORTED:
-        assert "imports a_module_that_is_nowhere at line" in refused(repo, "unknown_import", files={"train.py": text})
-
-
-def test_a_package_that_was_installed_meanwhile_can_be_imported(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(tmp_path))
-    code = {"train.py": "import a_module_of_later\n"}
-    refused(repo, "unknown_import", files=code)
-    (tmp_path / "a_module_of_later.py").write_text("", encoding="utf-8")
-    assert repo.build(repo.champion(), "imports", "ada", files=code).files_changed == 1
-
-
-@pytest.mark.parametrize(
-    "text", ["(" * 5_000, "-" * 100_000 + "1", "1" + "+1" * 90_000, "a" + ".b" * 90_000, "x = 0x" + "f" * 90_000, "if 1:\n" * 50_000]
-)
-def test_code_made_to_break_the_parser_is_refused_like_any_other(repo: Repo, text: str) -> None:
-    refused(repo, "syntax_error", files={"train.py": text})
-
-
 def test_a_link_cannot_be_edited_or_read_through(repo: Repo) -> None:
     (repo.root / "train.py").unlink()
     (repo.root / "train.py").symlink_to("/etc/passwd")
@@ -262,14 +184,6 @@ def test_a_link_cannot_be_edited_or_read_through(repo: Repo) -> None:
         assert error.value.code == "not_editable"
     with pytest.raises(LabError):
         repo.read(base, "train.py")
-
-
-def test_a_file_that_is_not_text_can_only_be_replaced(repo: Repo) -> None:
-    (repo.root / "train.py").write_bytes(b"\xff\xfe\0")
-    base = commit_all(repo.root)
-    with pytest.raises(LabError) as error:
-        change(repo, "depth = 2", "depth = 3", base)
-    assert error.value.code == "bad_encoding"
 
 
 def test_the_champion_moves_only_from_where_the_caller_saw_it(repo: Repo) -> None:
@@ -301,43 +215,6 @@ def test_of_many_who_move_the_champion_at_once_one_wins(repo: Repo) -> None:
     assert winners == [repo.champion()]
 
 
-def test_a_change_is_rebased_onto_a_moved_champion(repo: Repo) -> None:
-    start, mine, theirs = repo.champion(), change(repo, "lr = 0.1", "lr = 0.2"), change(repo, "depth = 2", "depth = 3")
-    repo.advance(start, theirs.commit)
-    draft = repo.rebase(mine.commit, theirs.commit, "stacked", "ada")
-    assert isinstance(draft, Draft)
-    assert repo.read(draft.commit, "train.py") == TRAIN.replace(b"0.1", b"0.2").replace(b"depth = 2", b"depth = 3")
-    assert draft.base == theirs.commit
-
-
-def test_a_chain_of_proposals_is_rebased_as_a_whole(repo: Repo) -> None:
-    first = change(repo, "lr = 0.1", "lr = 0.2")
-    second = change(repo, "    return depth * width", "    return depth + width", base=first.commit)
-    theirs = change(repo, "depth = 2", "depth = 3").commit
-    draft = repo.rebase(second.commit, theirs, "stacked", "ada")
-    assert isinstance(draft, Draft)
-    assert repo.read(draft.commit, "train.py") == b"depth = 3\nwidth = 64\n\n\ndef build():\n    return depth + width\n\n\nlr = 0.2\n"
-
-
-def test_a_rebase_that_conflicts_names_the_lines_and_one_that_adds_nothing_says_so(repo: Repo) -> None:
-    mine, theirs = change(repo, "lr = 0.1", "lr = 0.2"), change(repo, "lr = 0.1", "lr = 0.3")
-    conflict = repo.rebase(mine.commit, theirs.commit, "stacked", "ada")
-    assert isinstance(conflict, Conflict)
-    assert conflict.files == ["train.py"] and "lr = 0.2" in conflict.text and "lr = 0.3" in conflict.text and "width" not in conflict.text
-    with pytest.raises(LabError) as error:
-        repo.rebase(mine.commit, change(repo, "lr = 0.1", "lr = 0.2", message="again").commit, "stacked", "ada")
-    assert error.value.code == "no_change"
-
-
-def test_a_transplant_has_the_code_of_one_commit_and_the_rest_of_another(repo: Repo) -> None:
-    mine = repo.build(repo.champion(), "m", "a", files={"model/extra.py": "a = 1\n"})
-    theirs = repo.build(repo.champion(), "m", "a", files={"model/deep/other.py": "b = 1\n", "train.py": "lr = 9\n"})
-    moved = repo.transplant(mine.commit, theirs.commit, "m", "a")
-    assert repo.fingerprint(moved) == mine.fingerprint
-    assert set(repo.paths(moved)) == set(repo.paths(mine.commit))
-    git(repo.root, "fsck", "--strict")
-
-
 def test_two_hundred_proposals_at_once_from_eight_processes_are_two_hundred_commits(repo: Repo) -> None:
     script = (
         "import sys; from concurrent.futures import ThreadPoolExecutor; from pathlib import Path; from autoresearch_mcp.server.proposals.repo import Repo\n"
@@ -356,71 +233,6 @@ def test_two_hundred_proposals_at_once_from_eight_processes_are_two_hundred_comm
     kept = set(git(repo.root, "for-each-ref", "--format=%(objectname)", "refs/autoresearch/proposals").split())
     assert kept == commits
     git(repo.root, "fsck", "--strict")
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    root = tmp_path / "source"
-    root.mkdir()
-    git(root, "init", "-q", "-b", "trunk")
-    (root / "train.py").write_bytes(TRAIN)
-    commit_all(root, "one")
-    return root
-
-
-def clone(existing: Path, tmp_path: Path) -> tuple[Repo, list[str]]:
-    root = tmp_path / "clone"
-    root.mkdir()
-    return Repo.clone(existing, root)
-
-
-def test_a_clone_of_a_dirty_repository_has_its_last_commit_and_leaves_it_as_it_was(source: Path, tmp_path: Path) -> None:
-    (source / "train.py").write_text("unfinished\n", encoding="utf-8")
-    (source / "other.py").write_text("new\n", encoding="utf-8")
-    index = (source / ".git/index").read_bytes()
-    repo, warnings = clone(source, tmp_path)
-    assert "2 uncommitted" in warnings[0]
-    assert (source / ".git/index").read_bytes() == index and (source / "train.py").read_text("utf-8") == "unfinished\n"
-    assert (repo.root / "train.py").read_bytes() == TRAIN
-    assert repo.champion() == git(source, "rev-parse", "HEAD") == git(repo.root, "rev-parse", "main")
-    assert git(repo.root, "status", "--porcelain", "-b") == "## main"
-
-
-@pytest.mark.parametrize("kind", ["bare", "shallow", "worktree"])
-def test_bare_shallow_and_linked_repositories_can_be_cloned(source: Path, tmp_path: Path, kind: str) -> None:
-    commit_all(source, "two")
-    other = tmp_path / "other"
-    options = {
-        "bare": ("clone", "-q", "--bare"),
-        "shallow": ("clone", "-q", "--depth=1"),
-        "worktree": ("worktree", "add", "-q", "--detach", str(other)),
-    }
-    git(source, *options[kind], *([] if kind == "worktree" else [f"file://{source}", str(other)]))
-    repo, warnings = clone(other, tmp_path)
-    assert (repo.champion(), warnings) == (git(source, "rev-parse", "HEAD"), [])
-    assert change(repo, "0.1", "0.2").base == repo.champion()
-
-
-def test_what_is_no_repository_or_has_no_commit_is_named(source: Path, tmp_path: Path) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    with pytest.raises(LabError) as error:
-        clone(empty, tmp_path)
-    assert error.value.code == "not_a_repository"
-    git(empty, "init", "-q")
-    (tmp_path / "clone" / ".git").rename(tmp_path / "first")
-    with pytest.raises(LabError) as error:
-        Repo.clone(empty, tmp_path / "clone")
-    assert error.value.code == "no_commits"
-
-
-def test_another_users_repository_must_be_trusted_before_it_is_cloned(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
-    with pytest.raises(LabError) as error:
-        clone(source, tmp_path)
-    assert error.value.code == "not_trusted" and "safe.directory" in str(error.value)
 
 
 def test_a_missing_git_or_repository_is_a_sentence(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

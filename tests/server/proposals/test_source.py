@@ -1,0 +1,64 @@
+"""The text of an editable file must be one that can run, whatever an agent sends."""
+
+from pathlib import Path
+
+import pytest
+
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.proposals.repo import Repo
+from tests.server.proposals.helpers import change, commit_all, refused
+
+
+def test_new_text_must_be_capped_utf8_python(repo: Repo) -> None:
+    assert "line 2: `b = = 1`" in refused(repo, "syntax_error", files={"train.py": "a = 1\nb = = 1\n"})
+    refused(repo, "bad_encoding", files={"train.py": "a = '\0'\n"})
+    refused(repo, "bad_encoding", files={"train.py": "a = '\ud800'\n"})
+    refused(repo, "bad_encoding", files={"train.py": "# coding: utf-7\na = 1\n"})
+    refused(repo, "too_large", files={"train.py": "#" + "x" * (512 * 1024)})
+    refused(repo, "too_large", files={"train.py": "#" + "x" * (10 * 1024 * 1024)})
+    refused(repo, "empty_file", files={"train.py": " \n"})
+
+
+IMPORTED = [
+    "import torch, numpy as np\nfrom safetensors.torch import save_file\nimport os.path\n",
+    "from autoresearch_mcp.trainer import client\nfrom kernels import get_kernel\n",
+    "import train\n",
+    "from . import other\n",
+    "try:\n    import a_module_that_is_nowhere\nexcept ImportError:\n    pass\n",
+]
+NOT_IMPORTED = [
+    "import a_module_that_is_nowhere\n",
+    "def late():\n    from a_module_that_is_nowhere.deep import thing\n",
+    "try:\n    pass\nexcept ValueError:\n    import a_module_that_is_nowhere\n",
+    "try:\n    import a_module_that_is_nowhere\nfinally:\n    pass\n",
+]
+
+
+def test_an_import_of_what_is_nowhere_is_refused_unless_the_code_can_do_without(repo: Repo) -> None:
+    for text in IMPORTED:
+        repo.build(repo.champion(), "imports", "ada", files={"train.py": text})
+    for text in NOT_IMPORTED:
+        assert "imports a_module_that_is_nowhere at line" in refused(repo, "unknown_import", files={"train.py": text})
+
+
+def test_a_package_that_was_installed_meanwhile_can_be_imported(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code = {"train.py": "import a_module_of_later\n"}
+    refused(repo, "unknown_import", files=code)
+    (tmp_path / "a_module_of_later.py").write_text("", encoding="utf-8")
+    assert repo.build(repo.champion(), "imports", "ada", files=code).files_changed == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["(" * 5_000, "-" * 100_000 + "1", "1" + "+1" * 90_000, "a" + ".b" * 90_000, "x = 0x" + "f" * 90_000, "if 1:\n" * 50_000]
+)
+def test_code_made_to_break_the_parser_is_refused_like_any_other(repo: Repo, text: str) -> None:
+    refused(repo, "syntax_error", files={"train.py": text})
+
+
+def test_a_file_that_is_not_text_can_only_be_replaced(repo: Repo) -> None:
+    (repo.root / "train.py").write_bytes(b"\xff\xfe\0")
+    base = commit_all(repo.root)
+    with pytest.raises(LabError) as error:
+        change(repo, "depth = 2", "depth = 3", base)
+    assert error.value.code == "bad_encoding"
