@@ -78,6 +78,7 @@ class Overview:
         now = self._current()
         open_ = now.open
         budget = self.budget()
+        troubles, news = health.tell(self._state) if runner else ([], [])
         return a.StatusAnswer(
             lab=self._settings.lab.name,
             metric=_METRIC if self._settings.training.metric == "verified" else f"{self._settings.training.reported_metric}, {_REPORTED}",
@@ -92,8 +93,8 @@ class Overview:
             promotions=now.promotions,
             unflushed=now.unflushed,
             runner=runner,
-            warnings=[*self._warnings(), *(health.warnings(self._state) if runner else []), *start.failed_starts(self._state)],
-            next=[*(health.news(self._state) if runner else []), *self._next_steps(now.lacking, now.uncounted, budget, len(open_))],
+            warnings=[*self._warnings(), *troubles, *start.failed_starts(self._state)],
+            next=[*news, *self._next_steps(now.lacking, now.uncounted, budget, len(open_))],
         )
 
     def _current(self) -> "_Snapshot":

@@ -36,13 +36,18 @@ class Flusher:
         self._repaired = False
         self.keeps_up = True
 
+    @property
+    def busy(self) -> bool:
+        """Whether a flush is under way."""
+        return self._under_way is not None and not self._under_way.done()
+
     async def start_if_due(self) -> None:
         """Start a flush if one is due and none is under way.
 
         Raises:
             LabError: the flush before it failed; the next round tries again.
         """
-        if time.monotonic() >= self._due and (self._under_way is None or self._under_way.done()):
+        if time.monotonic() >= self._due and not self.busy:
             await self.wait()
             self._under_way = asyncio.create_task(self.flush())
 

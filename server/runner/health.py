@@ -73,26 +73,24 @@ class HealthFile:
                 os.close(descriptor)
 
 
-def warnings(state: Path) -> list[str]:
-    """Return what is wrong with a lab's runner, in sentences. Ask only while it is alive: one that was killed left its last words."""
+def tell(state: Path) -> tuple[list[str], list[str]]:
+    """Return what is wrong with a lab's runner, and what it is busy with beside experiments, in sentences.
+
+    Ask only while it is alive: one that was killed left its last words.
+    """
     health = _read(state)
-    if not health.failed_rounds:
-        return []
-    return [
-        f"The runner has failed {health.failed_rounds} rounds in a row, for {_minutes(health.failing_since)}: {mask_paths(health.error)} "
-        "It tries again by itself; nothing that was recorded is lost. See .autoresearch/runner.log."
-    ]
-
-
-def news(state: Path) -> list[str]:
-    """Return what a lab's runner is busy with beside experiments, in sentences. Ask only while it is alive."""
-    since = _read(state).preparing_since
-    if not since:
-        return []
-    return [
-        f"The runner is preparing data (for {_minutes(since)} now): queued experiments start when it is there, and it costs them nothing. "
-        "Cancel all of them to end it."
-    ]
+    warnings, news = [], []
+    if health.failed_rounds:
+        warnings.append(
+            f"The runner has failed {health.failed_rounds} rounds in a row, for {_minutes(health.failing_since)}: "
+            f"{mask_paths(health.error)} It tries again by itself; nothing that was recorded is lost. See .autoresearch/runner.log."
+        )
+    if health.preparing_since:
+        news.append(
+            f"The runner is preparing data (for {_minutes(health.preparing_since)} now): queued experiments start when it is there, and "
+            "it costs them nothing. Cancel all of them to end it."
+        )
+    return warnings, news
 
 
 def _read(state: Path) -> Health:

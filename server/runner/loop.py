@@ -72,9 +72,10 @@ class Runner:
 
     async def run(self, linger_s: float = LINGER_S) -> Outcome:
         """Work until there has been nothing to do for `linger_s`, or there is another reason to leave. Returns which."""
-        got_to_work(self._state)
         try:
-            return await self._rounds(linger_s)
+            outcome = await self._rounds(linger_s)
+            got_to_work(self._state)
+            return outcome
         except SettingsChanged:
             _log.info("the settings have changed: the loop begins again with the new ones")
             return "new settings"
@@ -85,7 +86,7 @@ class Runner:
             await self._leave()
 
     async def _rounds(self, linger_s: float) -> Outcome:
-        backoff, adopted = Backoff(ROUND_RETRY_S), False
+        backoff, adopted, noted = Backoff(ROUND_RETRY_S), False, False
         while not self.stopping.is_set():
             try:
                 if not adopted:
@@ -95,6 +96,9 @@ class Runner:
                 idle_s = await self._round()
                 if idle_s > linger_s and await self._all_flushed(idle_s):
                     return "idle"
+                if not (noted or self._flusher.busy):  # a whole round and a flush: it does not die at once
+                    got_to_work(self._state)
+                    noted = True
                 backoff.succeeded()
                 self._health.round_done()
             except (LabMoved, SettingsChanged):

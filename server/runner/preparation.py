@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import logging
 
-from autoresearch_mcp.server.compute.base import Compute
-from autoresearch_mcp.server.runner.health import HealthFile
+from autoresearch_mcp.server.compute.base import Compute, ComputeError
+from autoresearch_mcp.server.runner.health import HealthFile, mask_paths
 
 _log = logging.getLogger("autoresearch.runner")
 
@@ -39,7 +39,13 @@ class Preparation:
                 return None
             preparation, self._under_way = self._under_way, None
             self._health.preparing(False)
-            self._data = preparation.result()
+            try:
+                self._data = preparation.result()
+            except ComputeError:
+                raise
+            except Exception as error:
+                _log.error("the data could not be prepared", exc_info=error)
+                raise ComputeError(f"The training data could not be prepared: {type(error).__name__}: {mask_paths(str(error))}.") from error
         return self._data
 
     async def cancel(self) -> None:

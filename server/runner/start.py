@@ -1,6 +1,7 @@
 """Starts the lab's runner on demand. One that dies before it gets to work is started again after a pause that grows with each failure.
 
-A note in the state folder says how often the runner was started since it last got to work. The runner clears it after its first round.
+A note in the state folder says how often the runner was started since it last got to work. The runner clears it after
+its first round and flush.
 """
 
 import json
@@ -106,9 +107,12 @@ def got_to_work(state: Path) -> None:
 
 
 def failed_starts(state: Path) -> list[str]:
-    """Return why no runner gets to work, in sentences; none if nothing is wrong. Ask only while no runner is alive."""
+    """Return why no runner gets to work, in sentences; none if nothing is wrong."""
+    path = StatePaths(state).runner_starts
     try:
-        with StatePaths(state).runner_starts.open(encoding="utf-8") as note:
+        if not path.stat().st_size or runner_alive(state):
+            return []
+        with path.open(encoding="utf-8") as note:
             starts = _read(note)
     except OSError:
         return []

@@ -140,3 +140,15 @@ async def test_a_preparation_that_fails_gives_all_that_wait_its_reason_once(harn
         (again,) = harness.launch()
         await until(lambda: harness.ended([again]))
     assert harness.state_of(again) == "finished"
+
+
+async def test_a_preparation_with_a_fault_of_its_own_is_a_failure_too(harness: LabHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(self: LocalCompute) -> str:
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr(LocalCompute, "prepare", fails)
+    (id,) = harness.launch()
+    async with driven(harness):
+        await until(lambda: harness.ended([id]))
+    failure = harness.lab.get_experiment(id).failure
+    assert failure is not None and "could not be prepared: IndexError" in failure.message

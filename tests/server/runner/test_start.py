@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import pytest
 
 from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.runner import start
-from autoresearch_mcp.server.runner.lock import runner_alive, stop_runner
+from autoresearch_mcp.server.runner.lock import runner_alive, runner_lock, stop_runner
 from autoresearch_mcp.server.runner.start import ensure_runner
 from tests.acceptance.processes import processes
+from tests.server.harness import LabHarness
 from tests.waiting import until
 
 WORKS, BROKEN = "slots = 0", "slots = -1"
@@ -76,3 +78,28 @@ def test_a_runner_that_was_stopped_has_not_failed(lab: Lab) -> None:
         until(lambda: runner_alive(state))
         stop_runner(state)
     assert not any("died" in text for text in lab.status().warnings)
+
+
+def test_a_runner_has_got_to_work_only_after_its_first_flush(make_lab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        """Ends a runner as a fault in foreign code would."""
+
+    def killed(self: EmbeddedLake, table: str, ids: list[str]) -> dict[str, int]:
+        raise Killed
+
+    harness = LabHarness(make_lab("dying"))
+    note = LabPaths(harness.root).runner_starts
+    note.write_text('{"count": 3}', encoding="utf-8")
+    with runner_lock(harness.state):
+        harness.lab.write_memory("finding", "The lake kills.", "ada")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(EmbeddedLake, "present", killed)
+        harness.drive()
+    assert note.read_text(encoding="utf-8") == '{"count": 3}'
+    (warning,) = [text for text in harness.lab.status().warnings if "died before it got to work" in text]
+    assert "3 times" in warning
+    stop_runner(harness.state)
+    note.write_text('{"count": 3}', encoding="utf-8")
+    harness.drive()
+    assert not note.read_text(encoding="utf-8")
+    harness.close()
