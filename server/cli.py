@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = arguments.run(arguments)
         sys.stdout.flush()
     except LabError as error:
-        print(f"autoresearch-mcp: {error}", file=sys.stderr)  # noqa: T201
+        from autoresearch_mcp.server.untrusted import clean
+
+        print(f"autoresearch-mcp: {clean(str(error))}", file=sys.stderr)  # noqa: T201
         return 2
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.paths import LabPaths
+from autoresearch_mcp.server.untrusted import clean
 
 HOME = "AUTORESEARCH_LAB"
 
@@ -42,6 +43,6 @@ def nearest_lab(start: Path) -> Path | None:
 
 
 def say(*lines: str) -> None:
-    """Print lines to stdout."""
+    """Print lines to stdout, without what agents' text could do to a terminal."""
     for line in lines:
-        print(line)  # noqa: T201
+        print(clean(line))  # noqa: T201

@@ -2,9 +2,11 @@
 
 import argparse
 import contextlib
+import json
 
 from autoresearch_mcp.server.commands.arguments import add_lab, find_lab, say
 from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.untrusted import safe
 
 EXAMPLES = ("autoresearch-mcp status my-lab", "autoresearch-mcp status --json | jq .champion")
 
@@ -20,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.closing(Lab(find_lab(arguments.dir))) as lab:
         answer = lab.status()
     if arguments.json:
-        say(answer.model_dump_json(indent=2))
+        say(json.dumps(safe(answer.model_dump(mode="json")), indent=2, ensure_ascii=False))
         return 0
     from rich.console import Console
 

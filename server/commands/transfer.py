@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, get_args
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lake.schema import RECORD, TABLES, cells, parse
 from autoresearch_mcp.server.models import IMPORTED, Experiment, Failure, Record, Table
-from autoresearch_mcp.server.untrusted import clean
+from autoresearch_mcp.server.untrusted import clean, one_line
 
 if TYPE_CHECKING:
     from autoresearch_mcp.server.lab.lab import Lab
 
 TSV = "results.tsv"
+MAX_TEXT = 2000  # characters of a description
 TSV_COLUMNS = ("commit", "val_bpb", "memory_gb", "status", "description")
 _BATCH = 2_000
 
@@ -91,7 +92,7 @@ def _write_tsv(lab: "Lab", path: Path) -> str:
         for e in sorted(experiments, key=lambda e: (e.created_at, e.id)):
             status = "crash" if e.metric is None else "keep" if e.commit in kept else "discard"
             memory_gb = float(e.details.get("peak_memory_mb") or 0) / 1024
-            text = ("[reported] " if e.metric is not None and e.val_bpb is None else "") + " ".join(clean(e.hypothesis).split())
+            text = ("[reported] " if e.metric is not None and e.val_bpb is None else "") + one_line(e.hypothesis, MAX_TEXT)
             writer.writerow([e.commit[:7], f"{e.metric or 0:.6f}", f"{memory_gb:.1f}", status, text])
     return f"{path}: {len(experiments)} experiments"
 
@@ -120,7 +121,7 @@ def _from_row(number: int, row: dict[str, str], now: float) -> Experiment:
         commit=clean(row["commit"])[:40],
         base="",
         author="results.tsv",
-        hypothesis=row["description"][:2000],
+        hypothesis=row["description"][:MAX_TEXT],
         tags=[row["status"]],
         seed=0,
         state="crashed" if crashed else "finished",

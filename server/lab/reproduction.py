@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoresearch_mcp.server.models import Experiment
+from autoresearch_mcp.server.untrusted import one_line
 
 TAG = "reproduction"
 _NUMBERS = ("steps", "tokens", "used_s", "wall_s", "cpu_share", "peak_memory_mb")
@@ -62,13 +63,14 @@ class Reproduction:
 def _outcome(e: Experiment) -> str:
     if e.metric is not None:
         return f"val_bpb {e.val_bpb:.6f}" if e.val_bpb is not None else f"reported metric {e.metric:.6f}"
-    return e.state.replace("_", " ") + (f", {e.failure.kind}: {e.failure.message[:200]}" if e.failure else "")
+    return e.state.replace("_", " ") + (f", {e.failure.kind}: {one_line(e.failure.message, 200)}" if e.failure else "")
 
 
-def _changes(before: Experiment, after: Experiment, names: tuple[str, ...]) -> list[tuple[str, Any, Any]]:
+def _changes(before: Experiment, after: Experiment, names: tuple[str, ...]) -> list[tuple[str, str, str]]:
     """What differs between two results, nested values one by one."""
     was, now = ({key: value for name in names for key, value in _flat(name, e.details.get(name))} for e in (before, after))
-    return [(key, was.get(key), now.get(key)) for key in dict.fromkeys([*was, *now]) if was.get(key) != now.get(key)]
+    differing = (key for key in dict.fromkeys([*was, *now]) if was.get(key) != now.get(key))
+    return [(one_line(key, 80), one_line(str(was.get(key)), 200), one_line(str(now.get(key)), 200)) for key in differing]
 
 
 def _flat(name: str, value: Any) -> list[tuple[str, Any]]:
