@@ -19,7 +19,7 @@ from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, IMPORTED, Experiment
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner import health, start
-from autoresearch_mcp.server.settings import LaunchSettings, Settings, SettingsSource
+from autoresearch_mcp.server.settings import LaunchSettings, Settings, SettingsFile
 
 AGENTS = 20  # whose spending is told, the largest first
 _UNCONFINED = {
@@ -61,8 +61,8 @@ class _Snapshot:
 class Overview:
     """What can be said of a lab without its lake."""
 
-    def __init__(self, settings: SettingsSource, state: Path, ledger: Ledger, repo: Repo) -> None:
-        self._source = settings
+    def __init__(self, file: SettingsFile, state: Path, ledger: Ledger, repo: Repo) -> None:
+        self._file = file
         self._state = state
         self._ledger = ledger
         self._repo = repo
@@ -71,7 +71,7 @@ class Overview:
 
     @property
     def _settings(self) -> Settings:
-        return self._source.current()
+        return self._file.current()
 
     def status(self, runner: bool) -> a.StatusAnswer:
         """Everything of `get_status`; `runner` says whether one is alive."""

@@ -1,6 +1,6 @@
 """The lab's settings: `lab.toml` in the lab's root, validated."""
 
-from autoresearch_mcp.server.settings.live import SettingsFile, SettingsSource
+from autoresearch_mcp.server.settings.live import SettingsFile
 from autoresearch_mcp.server.settings.loading import load
 from autoresearch_mcp.server.settings.model import (
     SCHEMA,
@@ -30,7 +30,6 @@ __all__ = [
     "PromotionSection",
     "Settings",
     "SettingsFile",
-    "SettingsSource",
     "Training",
     "load",
     "physical_cores",

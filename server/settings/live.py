@@ -5,7 +5,6 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.paths import LabPaths
@@ -15,14 +14,6 @@ from autoresearch_mcp.server.settings.model import Settings
 _SETTLED_NS = 100_000_000  # a file that changed less than this ago may change again within one tick of the file system's clock
 
 Stamp = tuple[int, int, int]
-
-
-class SettingsSource(Protocol):
-    """Anything that knows the settings of now: a `SettingsFile`, or `Settings` that never change."""
-
-    def current(self) -> Settings:
-        """Return the settings of now."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -284,10 +284,6 @@ class Settings(Model):
             raise ValueError('[training] reported_metric works with [compute] backend = "local" only')
         return self
 
-    def current(self) -> "Settings":
-        """Return these settings: they are their own `SettingsSource` where nothing changes them."""
-        return self
-
     def launch(self) -> LaunchSettings:
         """Return what belongs to an experiment that is launched now."""
         return LaunchSettings(backend=self.compute.backend, training=self.training)
