@@ -22,7 +22,7 @@ from autoresearch_mcp.server.compute.modal.setup import set_up
 from autoresearch_mcp.server.devices import requests
 from autoresearch_mcp.server.models import new_id
 from autoresearch_mcp.trainer import protocol
-from tests.server.compute.modal.rented import Rented
+from tests.server.compute.modal.rented_lab import RentedLab
 from tests.standins.modal.plane import REPOSITORY
 from tests.standins.modal.runner import NOOP
 from tests.standins.modal.standin import Standin, standin
@@ -115,7 +115,7 @@ async def _bare(found: deployment.Deployment, scratch: Path) -> None:
 def _waiting(service: Standin, root: Path) -> tuple[str, str, str, str, str]:
     found = deployment.load(root / ".autoresearch")
     command = [sys.executable, "-m", "tests.bench.bare_streams", found.environment, found.app]
-    with closing(Rented(service, root)) as lab:
+    with closing(RentedLab(service, root)) as lab:
         ids = lab.enqueue(SANDBOXES, lab.orders("quiet"))
         runner = lab.runner(*QUIET)
         until(lambda: lab.states(ids) == {"running": SANDBOXES}, 120)

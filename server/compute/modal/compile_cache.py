@@ -24,7 +24,7 @@ from autoresearch_mcp.server import devices
 from autoresearch_mcp.server.compute.base import ComputeError
 from autoresearch_mcp.server.compute.modal.backend import REMOTE
 from autoresearch_mcp.server.compute.modal.client import RPC_S, ModalAway, Mount, Sandbox, Service
-from autoresearch_mcp.server.compute.modal.context import BOOT_S, run_once
+from autoresearch_mcp.server.compute.modal.context import BOOT_S, SETUP_COMMIT_S, read_committed, run_once
 from autoresearch_mcp.server.compute.modal.deployment import CODE, COMPILE_CACHE, TRAINING, Deployment
 from autoresearch_mcp.trainer import compile_cache, prepare, protocol, remote
 
@@ -80,11 +80,8 @@ async def make(service: Service, deployment: Deployment, device: str, attention:
         with tempfile.TemporaryDirectory() as folder:
             shutil.copy(compile_cache.STOCK, folder)
             id, code = await run_once(service, _sandbox(deployment, device, attention, name, Path(folder)), say)
-        for _ in range(30 if code == 0 else 1):  # the volume's last writes may show late
-            if (cache := await describe(service, name)) is not None:
-                break
-            await asyncio.sleep(2.0)
-        else:
+        cache = await read_committed(lambda: describe(service, name), SETUP_COMMIT_S if code == 0 else 0.0)
+        if cache is None:
             raise ComputeError(f"The sandbox {id} ended with code {code} and left none. {await _failure(service, id)}")
         say(f"compile cache for {device}: {cache['bytes'] / 1e6:.1f} MB, {cache['startup_s']:.0f} s to start() on {cache['device_name']}")
     else:

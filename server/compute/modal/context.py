@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from autoresearch_mcp.server.retry import retry_async
 BOOT_S = 5.0  # from a sandbox's placement, where its price begins, to its first words; unproven
 LOOK_S = 2.0  # between two looks at a sandbox that is waited for
 COMMIT_S = 45.0  # how late a volume's last writes may show
+SETUP_COMMIT_S = 60.0  # the same, of large files
 RETRY_S = (1.0, 30.0)  # first and longest pause while the service is away or full
 
 _T = TypeVar("_T")
@@ -82,6 +84,22 @@ async def retry_until_available(call: Callable[[], Awaitable[_T]], what: str) ->
         _log.warning("Modal is away (%s), next try in %.0f s: %s", what, wait_s, error)
 
     return await retry_async(call, is_away, RETRY_S, log)
+
+
+async def read_committed(read: Callable[[], Awaitable[_T | None]], within_s: float) -> _T | None:
+    """Repeat a read of a volume until it returns something: a sandbox's last writes show late.
+
+    Args:
+        read: Returns None for what is not there yet.
+        within_s: The last read begins this many seconds from now; with 0 there is one.
+
+    Returns:
+        What was read, or None.
+    """
+    deadline = time.monotonic() + within_s
+    while (value := await read()) is None and time.monotonic() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(RETRY_S[0])
+    return value
 
 
 async def run_once(service: Service, wanted: Sandbox, say: Callable[[str], None]) -> tuple[str, int]:

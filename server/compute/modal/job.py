@@ -44,7 +44,15 @@ from autoresearch_mcp.server.compute.base import Job, Observation
 from autoresearch_mcp.server.compute.modal import context as modal_context
 from autoresearch_mcp.server.compute.modal.account import SandboxAccount
 from autoresearch_mcp.server.compute.modal.client import EndedEarly, ModalAway, ModalRefused, Mount, NameTaken, Sandbox
-from autoresearch_mcp.server.compute.modal.context import BOOT_S, ModalContext, is_away, results_folder, retry_until_available, sandbox_name
+from autoresearch_mcp.server.compute.modal.context import (
+    BOOT_S,
+    ModalContext,
+    is_away,
+    read_committed,
+    results_folder,
+    retry_until_available,
+    sandbox_name,
+)
 from autoresearch_mcp.server.compute.modal.deployment import CODE, COMPILE_CACHE, OUT, TRAINING
 from autoresearch_mcp.server.compute.modal.output import record_output, write_progress
 from autoresearch_mcp.server.compute.modal.scoring import Scoring
@@ -331,14 +339,12 @@ class SandboxJob:
         """
         has_run = self._id is not None or self._fresh or self._account.started
         may_come = has_run and not self._cancelled.is_set() and (self._account.ended or not self._heard_out)
-        deadline = time.monotonic() + (modal_context.COMMIT_S if may_come else 0.0)
-        while True:
-            value = await self._context.read_json(self._job, protocol.RESULT) or self._printed
-            if value is not None:
-                return protocol.parse_result(value)
-            if time.monotonic() >= deadline:
-                return None
-            await asyncio.sleep(modal_context.RETRY_S[0])
+
+        async def read() -> dict[str, Any] | None:
+            return await self._context.read_json(self._job, protocol.RESULT) or self._printed
+
+        value = await read_committed(read, modal_context.COMMIT_S if may_come else 0.0)
+        return protocol.parse_result(value) if value is not None else None
 
     async def _fetch_log(self) -> None:
         """Fetch the whole log as the launcher kept it, if stdout brought none: Modal keeps stdout for a limited time."""

@@ -32,7 +32,14 @@ from typing import Any
 from autoresearch_mcp.server.compute.base import Job
 from autoresearch_mcp.server.compute.modal import context as modal_context
 from autoresearch_mcp.server.compute.modal.client import EndedEarly, ModalAway, Mount, NameTaken, Sandbox
-from autoresearch_mcp.server.compute.modal.context import BOOT_S, ModalContext, is_away, results_folder, retry_until_available
+from autoresearch_mcp.server.compute.modal.context import (
+    BOOT_S,
+    ModalContext,
+    is_away,
+    read_committed,
+    results_folder,
+    retry_until_available,
+)
 from autoresearch_mcp.server.compute.modal.deployment import EVALUATION, RUNS
 from autoresearch_mcp.server.devices import SCORER_LIMIT_S
 from autoresearch_mcp.server.models import new_id
@@ -268,12 +275,13 @@ class Scoring:
         result = protocol.parse_result(value)
         if result.state != "finished":
             return result
+
+        async def read() -> float | None:
+            return protocol.hidden_score(await self._context.read_json(job, protocol.HIDDEN))
+
         hidden = protocol.hidden_score(value)  # images of before version 0.2 put it there
-        deadline = time.monotonic() + modal_context.COMMIT_S
-        while hidden is None and time.monotonic() < deadline:
-            hidden = protocol.hidden_score(await self._context.read_json(job, protocol.HIDDEN))
-            if hidden is None:
-                await asyncio.sleep(modal_context.RETRY_S[0])
+        if hidden is None:
+            hidden = await read_committed(read, modal_context.COMMIT_S)
         if hidden is None:
             _log.warning("%s has no score on the hidden split: the gate will ask for another replicate", results_folder(job))
         else:

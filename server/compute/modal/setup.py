@@ -11,7 +11,6 @@ Then the lab can train. A compile cache for each kind of GPU that it uses (`comp
 that fails leaves the rest as it is.
 """
 
-import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,7 +23,7 @@ from autoresearch_mcp.server.compute.base import ComputeError
 from autoresearch_mcp.server.compute.modal import compile_cache
 from autoresearch_mcp.server.compute.modal.backend import REMOTE
 from autoresearch_mcp.server.compute.modal.client import ModalAway, Mount, Sandbox, Service
-from autoresearch_mcp.server.compute.modal.context import LOOK_S, run_once
+from autoresearch_mcp.server.compute.modal.context import SETUP_COMMIT_S, read_committed, run_once
 from autoresearch_mcp.server.compute.modal.deployment import EVALUATION, PRIVATE, RUNS_VOLUME, TRAINING, Deployment, volumes
 from autoresearch_mcp.server.models import new_id
 from autoresearch_mcp.server.paths import StatePaths
@@ -206,13 +205,14 @@ async def _prepare(service: Service, image: str, profile: str, training: str, ev
         network=True,
     )
     id, code = await run_once(service, wanted, say)
-    for _ in range(30):  # the volume's last writes may show late
-        if (meta := await service.read(training, prepare.META)) is not None and await service.read(evaluation, prepare.META) == meta:
-            say(f"data: {sum(json.loads(meta)['tokens'].values()):,} tokens")
-            return
-        if code != 0:
-            break
-        await asyncio.sleep(LOOK_S)
+
+    async def read() -> bytes | None:
+        meta = await service.read(training, prepare.META)
+        return meta if meta is not None and await service.read(evaluation, prepare.META) == meta else None
+
+    if (meta := await read_committed(read, SETUP_COMMIT_S if code == 0 else 0.0)) is not None:
+        say(f"data: {sum(json.loads(meta)['tokens'].values()):,} tokens")
+        return
     raise ComputeError(
         f"The sandbox {id} that prepares the data ended with code {code} and left none. "
         f"See its log: `modal sandbox logs {id}`. Run `autoresearch-mcp setup modal` again; what was made is kept."

@@ -16,7 +16,7 @@ from autoresearch_mcp.server.compute.modal.client import Sandbox, Service
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.paths import StatePaths
-from tests.server.compute.modal.rented import Rented
+from tests.server.compute.modal.rented_lab import RentedLab
 from tests.standins.modal.standin import Standin
 from tests.waiting import until
 
@@ -80,7 +80,7 @@ def test_reap_ends_the_sandbox_that_no_experiment_needs_after_it_was_named(
     run: Run, modal_standin: Standin, make_modal_lab: Callable[..., Path]
 ) -> None:
     root = make_modal_lab()
-    with closing(Rented(modal_standin, root)) as lab:
+    with closing(RentedLab(modal_standin, root)) as lab:
         found = deployment.load(lab.state)
         needed, over = lab.enqueue(2, lab.orders("none"))
         for id in (needed, over):

@@ -72,8 +72,8 @@ def modal(service: Standin, deployed: Path) -> Backend:
         return service.running(experiment=job.id, attempt=str(job.attempt))[-1]
 
     def code(job: Job) -> Path:
-        (found,) = Path(container(job)["directory"], "tmp").glob(f"run-*/{protocol.CODE}")
-        return found
+        (folder,) = Path(container(job)["directory"], "tmp").glob(f"run-*/{protocol.CODE}")
+        return folder
 
     return Backend(
         make,
@@ -109,16 +109,16 @@ MakeJob = Callable[..., Awaitable[Job]]
 @pytest.fixture
 async def make_job(compute: Compute, tmp_path: Path) -> AsyncIterator[MakeJob]:
     """Makes jobs, and sees to it that none of them runs on."""
-    made = list[Job]()
+    jobs = list[Job]()
 
     async def make(code: str = BIGRAM, **files: bytes) -> Job:
         id = new_id("e")  # a backend may remember those of other tests
         spec = protocol.Spec(id, 1, "tiny", 20.0, 1, await compute.prepare())
-        made.append(Job(id, 1, tmp_path / id / "1", spec, {"train.py": code.encode(), **files}))
-        return made[-1]
+        jobs.append(Job(id, 1, tmp_path / id / "1", spec, {"train.py": code.encode(), **files}))
+        return jobs[-1]
 
     yield make
-    for job in made:
+    for job in jobs:
         if job.directory.is_dir() and (await compute.observe(job)).phase in ("running", "scoring"):
             await compute.cancel(job)
             await see(compute, job, "ended")
@@ -126,11 +126,11 @@ async def make_job(compute: Compute, tmp_path: Path) -> AsyncIterator[MakeJob]:
 
 async def see(compute: Compute, job: Job, *phases: str) -> Observation:
     """Observe until the job is in one of these phases; phases only ever move on."""
-    seen = [0]
+    order = [0]
     with anyio.fail_after(60):
         while (now := await compute.observe(job)).phase not in phases:
-            seen.append(PHASES.index(now.phase))
-            assert seen == sorted(seen), "a job went back"
+            order.append(PHASES.index(now.phase))
+            assert order == sorted(order), "a job went back"
             await anyio.sleep(compute.poll_s)
     return now
 
@@ -169,9 +169,9 @@ async def test_a_running_job_tells_how_far_it_is_and_can_be_cancelled_twice(comp
     job = await make_job(BIGRAM.replace("# before submit", "while True: pass"))
     await compute.submit(job)
     with anyio.fail_after(60):
-        while not (seen := await compute.observe(job)).used_s:  # noqa: ASYNC110
+        while not (now := await compute.observe(job)).used_s:  # noqa: ASYNC110
             await anyio.sleep(compute.poll_s)
-    assert seen.phase == "running" and 0 < seen.share <= 1 and seen.share == min(1, seen.used_s / job.spec.budget_s)
+    assert now.phase == "running" and 0 < now.share <= 1 and now.share == min(1, now.used_s / job.spec.budget_s)
     await compute.cancel(job)
     await compute.cancel(job)
     result = (await see(compute, job, "ended", "lost")).result
@@ -209,8 +209,8 @@ async def test_jobs_run_on_when_their_runner_goes_and_the_next_one_adopts_them(
 async def test_what_was_not_adopted_never_runs(compute: Compute, make_job: MakeJob) -> None:
     late = await make_job(ENDLESS)
     assert not await compute.adopt(replace(late, files={}))
-    found = await compute.observe(late)
-    assert (found.phase, found.never_started, found.device_s) == ("lost", True, 0.0)
+    end = await compute.observe(late)
+    assert (end.phase, end.never_started, end.device_s) == ("lost", True, 0.0)
     await compute.submit(late)  # as if it had been on its way all the time
     after = await make_job()
     await compute.submit(after)

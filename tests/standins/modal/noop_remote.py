@@ -1,9 +1,13 @@
-"""`autoresearch_mcp.trainer.remote` with nothing in it: keeps its protocol, trains nothing, and does what the mounted train.py says.
+"""Takes the place of `autoresearch_mcp.trainer.remote`: keeps its protocol, trains nothing, and obeys words in the mounted train.py.
 
-`hold`: waits until its output folder holds a file `go`. `vanish`: ends without a result. `submit`: leaves the scoring to another sandbox, whose
-image is of an earlier version if it is `submit old`, and whose volume is slow with the hidden score if it is `submit late`. `submit unreadable`:
-its score makes no sense.
-Each start leaves a line in the file `starts`, each end one in `ends`: what really ran can be counted.
+- `hold`: wait until the output folder holds a file `go`.
+- `vanish`: end without a result.
+- `submit`: leave the scoring to another sandbox.
+- `submit old`: the same, scored by an image of an earlier version.
+- `submit late`: the same, on a volume that shows the hidden score late.
+- `submit unreadable`: the same, with a score that makes no sense.
+
+Each start adds a line to the file `starts`, each end one to `ends`, so that a test can count what really ran.
 """
 
 import json
@@ -25,7 +29,8 @@ def result(state: str, **values: Any) -> dict[str, Any]:
 def train(spec: dict[str, Any], code: Path, out: Path) -> None:
     if (out / protocol.ABANDONED).exists():
         return
-    orders = (code / "train.py").read_text(encoding="utf-8")
+    text = (code / "train.py").read_text(encoding="utf-8")
+    orders = text.split()
     account = remote.begin(protocol.BEGUN, [out])
     with (out / "starts").open("a", encoding="utf-8") as file:
         file.write("started\n")
@@ -34,14 +39,14 @@ def train(spec: dict[str, Any], code: Path, out: Path) -> None:
         time.sleep(0.02)
     if "vanish" in orders:
         return
-    made = result("submitted") if "submit" in orders else result("finished", val_bpb=1.5, seed=spec["seed"])
+    left = result("submitted") if "submit" in orders else result("finished", val_bpb=1.5, seed=spec["seed"])
     protocol.write_json(out / protocol.SPEC, spec)
-    (out / "orders").write_text(orders, encoding="utf-8")
+    (out / "orders").write_text(text, encoding="utf-8")
     protocol.write_json(out / protocol.BEGUN, {**account, "ended": time.time()})
-    protocol.write_json(out / protocol.RESULT, made)
+    protocol.write_json(out / protocol.RESULT, left)
     with (out / "ends").open("a", encoding="utf-8") as file:
         file.write("ended\n")
-    remote.say(result=made, ended=time.time())
+    remote.say(result=left, ended=time.time())
 
 
 def score(outs: list[Path]) -> None:
@@ -49,7 +54,7 @@ def score(outs: list[Path]) -> None:
     for out in outs:
         scored = result("finished", val_bpb=1.25, seed=(protocol.read_json(out / protocol.SPEC) or {})["seed"])
         protocol.write_json(out / remote.SCORER, {**account, "seconds": 0.01})
-        orders = (out / "orders").read_text(encoding="utf-8")
+        orders = (out / "orders").read_text(encoding="utf-8").split()
         if "old" in orders:
             scored |= {protocol.HIDDEN_SCORE: 1.75}
         elif "unreadable" in orders:

@@ -15,12 +15,11 @@ import anyio
 import pytest
 
 from autoresearch_mcp.server.commands import doctor, modal
-from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation
+from autoresearch_mcp.server.compute.base import Job, Observation
 from autoresearch_mcp.server.compute.modal import compile_cache, deployment, setup
 from autoresearch_mcp.server.compute.modal.backend import REMOTE, ModalCompute
 from autoresearch_mcp.server.devices import requests
 from autoresearch_mcp.server.models import new_id
-from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.trainer import compile_cache as trainer_cache
 from autoresearch_mcp.trainer import prepare, protocol, remote, sandbox
 from tests.standins.modal.runner import NOOP
@@ -84,16 +83,16 @@ def stock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
     return put
 
 
-class Site:
+class ModalLab:
     """A lab's state folder that `setup modal` works on, and trainings there."""
 
     def __init__(self, service: Standin, state: Path) -> None:
-        self.service, self.state, self.said = service, state, list[str]()
+        self.service, self.state, self.lines = service, state, list[str]()
         self.before = {c["id"] for c in service.containers()}
 
     async def set_up(self, *devices: str) -> deployment.Deployment:
-        self.said.clear()
-        return await setup.set_up(self.state, "tiny", "autoresearch", "autoresearch", self.said.append, devices)
+        self.lines.clear()
+        return await setup.set_up(self.state, "tiny", "autoresearch", "autoresearch", self.lines.append, devices)
 
     def compilers(self) -> list[dict[str, Any]]:
         """Sandboxes that compiled, or do, since this test began."""
@@ -118,82 +117,82 @@ class Site:
         job = Job(id, 1, self.state / id / "1", spec, {"train.py": code.encode()})
         await compute.submit(job)
         with anyio.fail_after(60):
-            while (seen := await compute.observe(job)).phase not in ("ended", "lost", "refused"):  # noqa: ASYNC110
+            while (end := await compute.observe(job)).phase not in ("ended", "lost", "refused"):  # noqa: ASYNC110
                 await anyio.sleep(0.05)
         await compute.close()
         (container,) = self.service.containers(experiment=id)
-        return seen, (job.directory / protocol.LOG).read_text(encoding="utf-8"), container
+        return end, (job.directory / protocol.LOG).read_text(encoding="utf-8"), container
 
 
 @pytest.fixture
-async def site(modal_standin: Standin, deployed: Path, tmp_path: Path) -> AsyncIterator[Site]:
-    site = Site(modal_standin, tmp_path / "state")
-    site.state.mkdir()
-    yield site
+async def lab(modal_standin: Standin, deployed: Path, tmp_path: Path) -> AsyncIterator[ModalLab]:
+    lab = ModalLab(modal_standin, tmp_path / "state")
+    lab.state.mkdir()
+    yield lab
     modal_standin.control(preempt=[c["id"] for c in modal_standin.running()])
 
 
 async def test_each_training_gets_its_own_copy_of_its_kinds_graphs_and_can_alter_no_others(
-    site: Site, stock: Callable[[str], None]
+    lab: ModalLab, stock: Callable[[str], None]
 ) -> None:
     stock(COMPILES)
-    found = await site.set_up("cpu", "h100")
-    (maker,) = site.compilers()
-    name = found.compile_caches["h100"]
-    assert set(found.compile_caches) == {"h100"} and name.startswith("autoresearch-compile-cache-tiny-h100-")
-    assert (maker["gpu"], maker["network"], maker["secrets"], maker["image"]) == ("H100!", False, [], found.image)
-    assert maker["volumes"] == {deployment.TRAINING: [found.training, True, ""], deployment.COMPILE_CACHE: [name, False, ""]}
+    deployed = await lab.set_up("cpu", "h100")
+    (maker,) = lab.compilers()
+    name = deployed.compile_caches["h100"]
+    assert set(deployed.compile_caches) == {"h100"} and name.startswith("autoresearch-compile-cache-tiny-h100-")
+    assert (maker["gpu"], maker["network"], maker["secrets"], maker["image"]) == ("H100!", False, [], deployed.image)
+    assert maker["volumes"] == {deployment.TRAINING: [deployed.training, True, ""], deployment.COMPILE_CACHE: [name, False, ""]}
     package = Path(maker["environment"]["PYTHONPATH"].split(":")[0], "autoresearch_mcp", "trainer")
     assert (package / "compile_cache.py").exists() and not (package / "train.py").exists(), "the image holds no stock file to compare with"
-    before = {path.name: path.read_bytes() for path in site.volume().iterdir()}
+    before = {path.name: path.read_bytes() for path in lab.volume().iterdir()}
     assert before.keys() == {protocol.COMPILE_CACHE, remote.WHOLE}
-    seen, log, container = await site.train(POISONS, "h100")
+    end, log, container = await lab.train(POISONS, "h100")
     assert "'fxgraph_cache_hit': 2" in log and "'autograd_cache_hit': 1" in log and "cache_miss" not in log, log
     assert "opened the volume" not in log
     assert "PermissionError" in log or sandbox.level() == "unsandboxed"
-    assert seen.result is not None and seen.result.timings["restore_s"] >= 0 and "enough" in (seen.result.failure or {})["message"]
+    assert end.result is not None and end.result.timings["restore_s"] >= 0 and "enough" in (end.result.failure or {})["message"]
     assert container["volumes"][deployment.COMPILE_CACHE] == [name, True, ""], "mounted for reading alone"
-    assert {path.name: path.read_bytes() for path in site.volume().iterdir()} == before
-    seen, log, container = await site.train(POISONS, "l4")
+    assert {path.name: path.read_bytes() for path in lab.volume().iterdir()} == before
+    end, log, container = await lab.train(POISONS, "l4")
     assert "'fxgraph_cache_miss': 2" in log and "cache_hit" not in log and deployment.COMPILE_CACHE not in container["volumes"]
-    assert seen.result is not None and "restore_s" not in seen.result.timings
+    assert end.result is not None and "restore_s" not in end.result.timings
 
 
-async def test_a_setup_that_was_cut_short_is_taken_up_and_a_whole_one_only_looked_at(site: Site, stock: Callable[[str], None]) -> None:
+async def test_a_setup_that_was_cut_short_is_taken_up_and_a_whole_one_only_looked_at(lab: ModalLab, stock: Callable[[str], None]) -> None:
     stock(LEAVES_A_FILE)
     async with anyio.create_task_group() as group:
 
         async def first() -> None:
-            assert (await site.set_up("h100")).compile_caches == {}
+            assert (await lab.set_up("h100")).compile_caches == {}
 
         group.start_soon(first)
-        site.service.control(preempt=[await site.compiling()])  # the sandbox dies; this setup says so, and ends
-    assert any("compile cache for h100: not filled" in line for line in site.said) and site.said[-1].startswith("done:")
-    polls = site.service.control()["calls"]["SandboxWait"]
+        lab.service.control(preempt=[await lab.compiling()])  # the sandbox dies; this setup says so, and ends
+    assert any("compile cache for h100: not filled" in line for line in lab.lines) and lab.lines[-1].startswith("done:")
+    polls = lab.service.control()["calls"]["SandboxWait"]
     async with anyio.create_task_group() as group:
-        group.start_soon(site.set_up, "h100")
+        group.start_soon(lab.set_up, "h100")
         with anyio.fail_after(60):
-            while site.service.control()["calls"]["SandboxWait"] == polls:  # noqa: ASYNC110
+            while lab.service.control()["calls"]["SandboxWait"] == polls:  # noqa: ASYNC110
                 await anyio.sleep(0.02)
         group.cancel_scope.cancel()  # the setup dies; its sandbox goes on
-    made = await site.set_up("h100")
-    assert any("waiting for that" in line for line in site.said) and len(site.compilers()) == 2
-    (site.volume() / remote.WHOLE).unlink()  # as after a crash between the two files
-    (site.volume() / protocol.COMPILE_CACHE).write_bytes(b"half of")
-    assert await site.set_up("h100") == made and len(site.compilers()) == 3
-    assert zipfile.ZipFile(site.volume() / protocol.COMPILE_CACHE).namelist() == ["fx/graph.py"]
-    assert await site.set_up("h100") == deployment.load(site.state) == made and len(site.compilers()) == 3
-    assert "compile cache for h100: there already" in site.said
+    whole = await lab.set_up("h100")
+    assert any("waiting for that" in line for line in lab.lines) and len(lab.compilers()) == 2
+    (lab.volume() / remote.WHOLE).unlink()  # as after a crash between the two files
+    (lab.volume() / protocol.COMPILE_CACHE).write_bytes(b"half of")
+    assert await lab.set_up("h100") == whole and len(lab.compilers()) == 3
+    assert zipfile.ZipFile(lab.volume() / protocol.COMPILE_CACHE).namelist() == ["fx/graph.py"]
+    assert await lab.set_up("h100") == deployment.load(lab.state) == whole and len(lab.compilers()) == 3
+    assert "compile cache for h100: there already" in lab.lines
 
 
-async def test_a_step_that_fails_says_why_and_leaves_a_lab_that_trains(site: Site, stock: Callable[[str], None]) -> None:
+async def test_a_step_that_fails_says_why_and_leaves_a_lab_that_trains(lab: ModalLab, stock: Callable[[str], None]) -> None:
     stock("raise KeyError('no kernels')\n")
-    found = await site.set_up("h100")
-    assert found.compile_caches == {} and deployment.load(site.state) == found
-    (said,) = [line for line in site.said if "not filled" in line]
-    assert "KeyError: 'no kernels'" in said and "compiles for itself" in said
-    seen, _, container = await site.train("# quick", "h100", NOOP)
-    assert seen.result is not None and seen.result.state == "finished" and deployment.COMPILE_CACHE not in container["volumes"]
+    deployed = await lab.set_up("h100")
+    assert deployed.compile_caches == {} and deployment.load(lab.state) == deployed
+    (failure,) = [line for line in lab.lines if "not filled" in line]
+    assert "KeyError: 'no kernels'" in failure and "compiles for itself" in failure
+    end, _, container = await lab.train("# quick", "h100", NOOP)
+    assert end.result is not None and end.result.state == "finished" and deployment.COMPILE_CACHE not in container["volumes"]
 
 
 def test_setup_tells_the_cost_of_the_compile_cache_and_the_doctor_where_it_is_missing(
@@ -201,34 +200,20 @@ def test_setup_tells_the_cost_of_the_compile_cache_and_the_doctor_where_it_is_mi
 ) -> None:
     stock(LEAVES_A_FILE)
     root = make_modal_lab(toml={'backend = "local"': 'backend = "modal"\ngpus = ["H100"]'})
-    said = list[str]()
+    lines = list[str]()
 
     def notes() -> list[str]:
         return [finding.text for finding in doctor.examine(root) if finding.name == "modal" and finding.grade == "note"]
 
-    modal.set_up(root, None, True, said.append)
-    assert [line for line in said if line.startswith("compile cache")] == [
+    modal.set_up(root, None, True, lines.append)
+    assert [line for line in lines if line.startswith("compile cache")] == [
         "compile cache for h100: compiled once, by the stock train.py in a sandbox on H100!, about $0.06, at most $0.26"
     ]
     assert not any("compile cache" in line for line in setup.plan("cpu", ["h100"], 60.0, {})), "what trains on a CPU compiles nothing"
     (note,) = notes()
     assert "no compile cache for h100: each" in note
-    modal.set_up(root, None, False, said.append)
-    assert re.search(r"compile cache for h100: 0\.0 MB, \d+ s to start\(\)", "\n".join(said)) and notes() == []
-
-
-def test_a_deployment_of_an_older_version_keeps_its_compile_caches_and_a_newer_one_says_what_to_run(deployed: Path, tmp_path: Path) -> None:
-    older = protocol.read_json(StatePaths(deployed).deployment) or {}
-    older["graphs"] = {**older.pop("compile_caches"), "h100": "a volume"}  # as it was called
-    protocol.write_json(StatePaths(tmp_path).deployment, older)
-    assert deployment.load(tmp_path).compile_caches == {"h100": "a volume"}
-    older.pop("graphs")
-    protocol.write_json(StatePaths(tmp_path).deployment, older)
-    assert deployment.load(tmp_path).compile_caches == {}
-    deployment.check(deployment.load(tmp_path), "tiny")
-    protocol.write_json(StatePaths(tmp_path).deployment, {**older, "of the future": 1})
-    with pytest.raises(ComputeError, match="setup modal"):
-        deployment.load(tmp_path)
+    modal.set_up(root, None, False, lines.append)
+    assert re.search(r"compile cache for h100: 0\.0 MB, \d+ s to start\(\)", "\n".join(lines)) and notes() == []
 
 
 def test_the_cache_of_another_image_file_or_attention_is_another_cache(stock: Callable[[str], None]) -> None:

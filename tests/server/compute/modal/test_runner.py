@@ -13,7 +13,7 @@ from autoresearch_mcp.server.compute.modal.context import BOOT_S
 from autoresearch_mcp.server.compute.modal.job import SANDBOX
 from autoresearch_mcp.server.runner.attempts import ATTEMPTS
 from autoresearch_mcp.server.runner.spending import BILL_AFTER_S
-from tests.server.compute.modal.rented import Rented
+from tests.server.compute.modal.rented_lab import RentedLab
 from tests.standins.modal.standin import Standin
 from tests.waiting import until
 
@@ -22,24 +22,24 @@ SEED = int(os.environ.get("AUTORESEARCH_SEED", str(random.randrange(10**6))))
 
 
 @pytest.fixture
-def make_rented(modal_standin: Standin, make_modal_lab: Callable[..., Path]) -> Iterator[Callable[..., Rented]]:
-    made: list[Rented] = []
+def make_rented(modal_standin: Standin, make_modal_lab: Callable[..., Path]) -> Iterator[Callable[..., RentedLab]]:
+    labs: list[RentedLab] = []
 
-    def make(toml: dict[str, str] | None = None) -> Rented:
-        made.append(Rented(modal_standin, make_modal_lab(toml=toml)))
-        return made[-1]
+    def make(toml: dict[str, str] | None = None) -> RentedLab:
+        labs.append(RentedLab(modal_standin, make_modal_lab(toml=toml)))
+        return labs[-1]
 
     yield make
-    for lab in made:
+    for lab in labs:
         lab.close()
 
 
 @pytest.fixture
-def rented(make_rented: Callable[..., Rented]) -> Rented:
+def rented(make_rented: Callable[..., RentedLab]) -> RentedLab:
     return make_rented()
 
 
-def test_fifty_experiments_at_once_share_ten_slots(make_rented: Callable[..., Rented]) -> None:
+def test_fifty_experiments_at_once_share_ten_slots(make_rented: Callable[..., RentedLab]) -> None:
     lab = make_rented({"slots = 0": "slots = 10"})
     lab.service.control(boot_s=0.3)
     ids = lab.enqueue(50, lab.orders("submit"))
@@ -58,7 +58,7 @@ def test_fifty_experiments_at_once_share_ten_slots(make_rented: Callable[..., Re
     assert sum(c["tags"]["stage"] == "score" for c in used) < 40, "models are scored in batches"
 
 
-def test_a_preempted_training_is_queued_again_once_and_each_attempt_is_billed(rented: Rented) -> None:
+def test_a_preempted_training_is_queued_again_once_and_each_attempt_is_billed(rented: RentedLab) -> None:
     (id,) = rented.enqueue(1, rented.orders("hold"))
     rented.runner()
     for attempt in ("1", "2"):
@@ -75,7 +75,7 @@ def test_a_preempted_training_is_queued_again_once_and_each_attempt_is_billed(re
     assert rented.ledger.money()[0] > 2 * 5 * 0.0003 - 1e-9, "each attempt costs its boot at least"
 
 
-def test_what_ended_while_no_runner_lived_is_billed_by_its_own_seconds_and_settled_by_the_providers_number(rented: Rented) -> None:
+def test_what_ended_while_no_runner_lived_is_billed_by_its_own_seconds_and_settled_by_the_providers_number(rented: RentedLab) -> None:
     (id,) = rented.enqueue(1, rented.orders("hold submit"))
     runner = rented.runner()
     (sandbox,) = until(lambda: [c for c in rented.service.running(experiment=id) if rented.runs(id) == {"1": (1, 0)}])
@@ -103,7 +103,7 @@ def test_what_ended_while_no_runner_lived_is_billed_by_its_own_seconds_and_settl
     assert rented.ledger.money()[0] == pytest.approx(rented.service.USD_S * seconds, abs=1e-4)
 
 
-def test_a_sandbox_that_ended_before_it_was_seen_to_run_is_billed(rented: Rented) -> None:
+def test_a_sandbox_that_ended_before_it_was_seen_to_run_is_billed(rented: RentedLab) -> None:
     rented.service.control(capacity=0)
     (id,) = rented.enqueue(1, rented.orders("quick"))
     rented.runner()
@@ -114,7 +114,7 @@ def test_a_sandbox_that_ended_before_it_was_seen_to_run_is_billed(rented: Rented
     assert len(rented.ledger.unsettled(1e12)) == 2 and rented.ledger.money()[0] > 0.0003 * 2 * BOOT_S
 
 
-def test_what_runs_counts_at_the_cap(make_rented: Callable[..., Rented]) -> None:
+def test_what_runs_counts_at_the_cap(make_rented: Callable[..., RentedLab]) -> None:
     rented = make_rented({"usd = 25.0": "usd = 0.002"})  # the boots of two
     ids = rented.enqueue(3, rented.orders("hold"))
     rented.runner()
@@ -123,7 +123,7 @@ def test_what_runs_counts_at_the_cap(make_rented: Callable[..., Rented]) -> None
     until(lambda: not any(rented.service.running(experiment=id) for id in ids))
 
 
-def test_at_the_cap_everything_is_stopped(rented: Rented) -> None:
+def test_at_the_cap_everything_is_stopped(rented: RentedLab) -> None:
     held = rented.enqueue(3, rented.orders("hold"))
     runner = rented.runner()
     until(lambda: len(rented.service.running(stage="train")) >= 3 and rented.states(held) == {"running": 3})
@@ -142,7 +142,7 @@ def test_at_the_cap_everything_is_stopped(rented: Rented) -> None:
     assert not any(rented.sandboxes(id) for id in queued)
 
 
-def test_a_runner_killed_while_a_sandbox_is_being_made_leaves_one_that_the_next_runner_finds(rented: Rented) -> None:
+def test_a_runner_killed_while_a_sandbox_is_being_made_leaves_one_that_the_next_runner_finds(rented: RentedLab) -> None:
     rented.service.control(capacity=0)
     (id,) = rented.enqueue(1, rented.orders("quick"))
     runner = rented.runner()
@@ -155,7 +155,7 @@ def test_a_runner_killed_while_a_sandbox_is_being_made_leaves_one_that_the_next_
     assert rented.states([id]) == {"finished": 1} and rented.runs(id) == {"1": (1, 1)}
 
 
-def test_a_runner_killed_before_anything_is_made_makes_it_once_more(rented: Rented) -> None:
+def test_a_runner_killed_before_anything_is_made_makes_it_once_more(rented: RentedLab) -> None:
     rented.service.control(away=True)
     (id,) = rented.enqueue(1, rented.orders("quick"))
     runner = rented.runner()
@@ -168,7 +168,7 @@ def test_a_runner_killed_before_anything_is_made_makes_it_once_more(rented: Rent
     assert rented.states([id]) == {"finished": 1} and rented.runs(id) == {"2": (1, 1)}
 
 
-def test_a_training_that_never_began_as_its_runner_died_takes_no_retry(rented: Rented) -> None:
+def test_a_training_that_never_began_as_its_runner_died_takes_no_retry(rented: RentedLab) -> None:
     (id,) = rented.enqueue(1, rented.orders("quick"))
     last_chance = {"attempt": ATTEMPTS, "losses": ATTEMPTS - 1}
     rented.ledger.move(id, ["queued"], state="starting", started_at=time.time(), **last_chance)  # all that a killed runner left
@@ -177,7 +177,7 @@ def test_a_training_that_never_began_as_its_runner_died_takes_no_retry(rented: R
     assert rented.states([id]) == {"finished": 1} and rented.runs(id) == {str(ATTEMPTS + 1): (1, 1)}
 
 
-def test_a_training_that_began_and_died_while_no_runner_looked_takes_the_retry(rented: Rented) -> None:
+def test_a_training_that_began_and_died_while_no_runner_looked_takes_the_retry(rented: RentedLab) -> None:
     (id,) = rented.enqueue(1, rented.orders("hold"))
     for attempt in range(1, ATTEMPTS + 1):
         runner = rented.runner()
@@ -191,11 +191,11 @@ def test_a_training_that_began_and_died_while_no_runner_looked_takes_the_retry(r
     assert rented.states([id]) == {"crashed": 1} and len(rented.sandboxes(id)) == ATTEMPTS
 
 
-def talks_or_is_done(rented: Rented, ids: list[str], calls_before: int) -> bool:
+def talks_or_is_done(rented: RentedLab, ids: list[str], calls_before: int) -> bool:
     return sum(rented.service.control()["calls"].values()) > calls_before or rented.over(ids)
 
 
-def test_random_kills_of_the_runner_lose_nothing_double_nothing_and_leave_nothing_running(rented: Rented) -> None:
+def test_random_kills_of_the_runner_lose_nothing_double_nothing_and_leave_nothing_running(rented: RentedLab) -> None:
     """`make crash-test` does it AUTORESEARCH_KILLS times, and prints what became of everything."""
     dice, commits = random.Random(SEED), [rented.orders("submit"), rented.orders("quick")]
     rented.service.control(boot_s=0.1)

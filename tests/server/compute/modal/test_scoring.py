@@ -10,10 +10,14 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_submitted_models_are_scored_together_and_one_by_one_where_their_scorer_dies(harness: BackendHarness) -> None:
-    harness.service.control(boot_s=1.0)
-    compute, jobs = harness.make(patience_s=60.0), [harness.job("submit") for _ in range(4)]
+    compute, jobs = harness.make(patience_s=60.0), [harness.job("hold submit") for _ in range(4)]
     for job in jobs:
         await compute.submit(job)
+    for job in jobs:
+        await harness.running(job)
+    harness.service.control(boot_s=3600.0)  # so that the scorer can't be done before it is ended
+    for job in jobs:
+        (harness.out(job) / "go").touch()
     (scorer,) = await eventually(lambda: harness.service.running(stage="score"))
     harness.service.control(preempt=[scorer["id"]], boot_s=0.0)
     billed_s = 0.0

@@ -1,4 +1,4 @@
-"""A lab on Modal's stand-in whose sandboxes train nothing, and what is true of it in the end."""
+"""A lab on Modal's stand-in whose sandboxes train nothing, with questions about how it ended up."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from tests.standins.modal.plane import REPOSITORY
 from tests.standins.modal.standin import Standin
 
 
-class Rented:
+class RentedLab:
     """No server wakes a runner here: a test starts runners, and kills them."""
 
     def __init__(self, service: Standin, root: Path) -> None:
@@ -40,15 +40,15 @@ class Rented:
         return self.repo.commit_files({"train.py": f"# {text}\n".encode()}, text)
 
     def enqueue(self, count: int, commit: str, usd: float = 0.01) -> list[str]:
-        made = [
+        experiments = [
             Experiment(
                 id=new_id("e"), commit=commit, base=commit, author="ada", hypothesis="none", seed=n, device="cpu",
                 created_at=time.time() + n * 1e-6, reserved_s=100.0, reserved_usd=usd,
             )
             for n in range(count)
         ]  # fmt: skip
-        self.ledger.enqueue(made, 1e9, None, "r", 1e9)
-        return [e.id for e in made]
+        self.ledger.enqueue(experiments, 1e9, None, "r", 1e9)
+        return [e.id for e in experiments]
 
     def runner(self, *sandbox: str) -> subprocess.Popen[bytes]:
         """A runner process of this lab; `sandbox` is what its sandboxes run instead of `noop_remote`, at the product's own pace."""
@@ -88,9 +88,9 @@ class Rented:
 
     def runs(self, id: str) -> dict[str, tuple[int, int]]:
         """Attempt -> how often its training began and ended, as its folder on the volume counts them."""
-        found = {}
+        counted = {}
         for sandbox in self.sandboxes(id):
             out = self.out(sandbox)
             counts = [len(path.read_text().splitlines()) if (path := out / name).exists() else 0 for name in ("starts", "ends")]
-            found[sandbox["tags"]["attempt"]] = (counts[0], counts[1])
-        return found
+            counted[sandbox["tags"]["attempt"]] = (counts[0], counts[1])
+        return counted
