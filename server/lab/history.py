@@ -27,17 +27,21 @@ class History:
         self._core = core
         self._overview = overview
 
-    def query_experiments(self, query: ExperimentQuery | None = None) -> a.QueryAnswer:
+    def query_experiments(self, query: ExperimentQuery | None = None, caller: str = "") -> a.QueryAnswer:
         """Return the experiments that match all filters, in pages; with `group_by`, how many match by group; with `sql`, its rows.
 
         A ranking by a metric lists what can be compared with the champion first, then the rest, marked `comparable: false`.
 
+        Args:
+            query: all experiments, where it is left out.
+            caller: tells who asks. SQL of one caller waits for itself before SQL of others waits for it.
+
         Raises:
-            LabError: `unknown_column`, `bad_cursor`, `bad_query`, `bad_sql`, or the repository's own.
+            LabError: `unknown_column`, `bad_cursor`, `bad_query`, `bad_sql`, `busy`, or the repository's own.
         """
         query = query or ExperimentQuery()
         if query.sql is not None:
-            return self._query_sql(query.sql, query.limit)
+            return self._query_sql(query.sql, query.limit, caller)
         where = query.where(self._core.commit(query.commit) if query.commit is not None else None)
         if query.group_by:
             counted = self._core.view.count("experiments", where, query.group_by)
@@ -147,7 +151,7 @@ class History:
                 "missing_package",
             ) from None
 
-    def _query_sql(self, sql: str, limit: int) -> a.QueryAnswer:
+    def _query_sql(self, sql: str, limit: int, caller: str) -> a.QueryAnswer:
         from autoresearch_mcp.server.lake.sql import select
 
         warnings: dict[str, None] = {}
@@ -158,7 +162,7 @@ class History:
                 warnings[read.warning] = None
             return read.value
 
-        rows, more = select(sql, load, limit)
+        rows, more = select(sql, load, limit, caller)
         notes = [*warnings, *(["There are more rows: raise limit, or add LIMIT and OFFSET to the SQL."] if more else [])]
         return a.QueryAnswer(rows=rows, note=" ".join(notes))
 

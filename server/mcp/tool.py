@@ -139,7 +139,7 @@ def lab_tool(
 
 
 def takes(model: type[BaseModel]) -> Callable[[F], F]:
-    """Give a method, which accepts any keywords, the fields of `model` as its arguments."""
+    """Give a method, which accepts any keywords, the fields of `model` as its arguments after its own."""
 
     def given(function: F) -> F:
         own = inspect.signature(function)
@@ -152,7 +152,8 @@ def takes(model: type[BaseModel]) -> Callable[[F], F]:
             )
             for name, field in model.model_fields.items()
         ]
-        function.__signature__ = own.replace(parameters=[own.parameters["self"], *fields])  # type: ignore[attr-defined]
+        named = [parameter for parameter in own.parameters.values() if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+        function.__signature__ = own.replace(parameters=[*named, *fields])  # type: ignore[attr-defined]
         return function
 
     return given

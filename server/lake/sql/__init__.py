@@ -1,7 +1,7 @@
 """One read-only SELECT over the documented tables, the same for every store: the rows that are known now, in a passing SQLite.
 
 - `statement` parses the SELECT and refuses anything else with a reason.
-- `pool` runs it in a child process (`worker`), which is killed after `LIMIT_S` and may use `MEMORY_MB`.
+- `pool` runs it in a child process (`worker`), which is killed after `LIMIT_S` and has little memory.
 - `turns` decides whose statement runs next, so that one agent's statements don't hold up another's.
 
 Gives up speed for exactness: the columns that the statement names are copied for every call (half a second at 100,000 rows),
@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from autoresearch_mcp.server.lake.schema import TABLES
-from autoresearch_mcp.server.lake.sql.pool import Pool, Stopped
+from autoresearch_mcp.server.lake.sql.pool import Pool, Refused, Stopped
 from autoresearch_mcp.server.lake.sql.statement import TYPES, check, columns_of, refused
 from autoresearch_mcp.server.lake.sql.statement import describe as _describe
 from autoresearch_mcp.server.lake.sql.turns import Turns
+from autoresearch_mcp.server.lake.sql.worker import HEAP_MB
 from autoresearch_mcp.server.models import Table
 
 __all__ = ["LIMIT_S", "MOST_TEXT", "Load", "close", "describe", "select"]
@@ -57,8 +58,10 @@ def select(sql: str, load: Load, limit: int, caller: str = "") -> tuple[list[dic
         }
         try:
             answer = _pool.run(statement, tables, rows, limit=limit, seconds=LIMIT_S, most_text=MOST_TEXT)
-        except Stopped as reason:
+        except Refused as reason:
             raise refused(str(reason), needed) from None
+        except Stopped as limit_reached:
+            raise refused(str(limit_reached)) from None
     return [dict(zip(answer.names, values)) for values in answer.rows], answer.more
 
 
@@ -69,7 +72,7 @@ def close() -> None:
 
 def describe() -> str:
     """Describe the tables for agents, and the rules."""
-    return _describe(LIMIT_S)
+    return _describe(LIMIT_S, HEAP_MB)
 
 
 def _schema() -> list[dict[str, Any]]:

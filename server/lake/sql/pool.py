@@ -25,14 +25,20 @@ from autoresearch_mcp.server.lake.sql.worker import LENGTH_BYTES, MEMORY_MB
 
 _FILL_S = 60.0  # to send the rows; a worker that takes them more slowly is stuck
 _GRACE_S = 2.0  # for the last rows, and until the worker's own alarm
-_KEPT = 2  # workers that wait for the next statement
+_LONG_S = 1.0  # a statement that takes longer gets out of the way of everything else on the machine
+_NICENESS = 10
+_KEPT = 4  # workers that wait for the next statement
 _CHUNK_ROWS = 2_000
 _MOST_ANSWER = 8 << 20  # bytes; a worker that obeys its limits stays far below
 _ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # what some installations of Python need to start
 
 
+class Refused(Exception):
+    """SQLite refused the statement; the text says why."""
+
+
 class Stopped(Exception):
-    """A statement was refused by SQLite or ran into a limit; the text says which."""
+    """A statement ran into a limit; the text says which."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,8 @@ class Pool:
             most_text: characters that the values may have, and again the names.
 
         Raises:
-            Stopped: SQLite refused it, or it ran into a limit.
+            Refused: SQLite can't run it.
+            Stopped: it ran into a limit.
         """
         self.warm()
         with self._lock:
@@ -97,7 +104,9 @@ class Pool:
         finally:
             self._put_back(worker)
         if "refused" in answer:
-            raise Stopped(answer["refused"])
+            raise Refused(answer["refused"])
+        if "stopped" in answer:
+            raise Stopped(answer["stopped"])
         return Answer(answer["names"], answer["rows"], answer["more"])
 
     def close(self) -> None:
@@ -133,6 +142,7 @@ class _Worker:
         self._requests, self._answers = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._requests, False)
         os.set_blocking(self._answers, False)
+        self._nice = False
         self.usable = True
 
     @property
@@ -140,7 +150,7 @@ class _Worker:
         return self._process.poll() is None
 
     def ask(self, request: dict[str, Any], tables: Iterable[Iterable[tuple[Any, ...]]], seconds: float) -> dict[str, Any]:
-        """Return what the worker answers, or a refusal in its name where it was killed."""
+        """Return what the worker answers, or what stopped it."""
         usable, self.usable = self.usable, False  # an exception leaves half a message behind
         try:
             with contextlib.suppress(BrokenPipeError):  # it ended; its answer or its exit status says why
@@ -152,18 +162,19 @@ class _Worker:
                         self._send(chunk, deadline)
                     self._send([], deadline)
             deadline = time.monotonic() + seconds + _GRACE_S
+            self._yield_if_long()
             length = int.from_bytes(self._receive(LENGTH_BYTES, deadline), "big")
             if length > _MOST_ANSWER:
                 raise EOFError
             answer: dict[str, Any] = json.loads(self._receive(length, deadline))
         except TimeoutError:
-            return {"refused": _too_long(seconds)}
+            return {"stopped": _too_long(seconds)}
         except EOFError:
             self.close()
             if self._process.returncode == -signal.SIGALRM:
-                return {"refused": _too_long(seconds)}
-            return {"refused": f"it ended the process that ran it, which may use {MEMORY_MB} MB; narrow it down"}
-        self.usable = usable and not answer.get("ends")
+                return {"stopped": _too_long(seconds)}
+            return {"stopped": f"it ended the process that ran it, which may use {MEMORY_MB} MB; narrow it down"}
+        self.usable = usable and not self._nice and not answer.get("ends")
         return answer
 
     def close(self) -> None:
@@ -174,6 +185,15 @@ class _Worker:
             pipe.close()
         self._process.kill()
         self._process.wait()
+
+    def _yield_if_long(self) -> None:
+        """Lower the priority of a process that does not answer soon, for good."""
+        try:
+            _wait(self._answers, select.POLLIN, time.monotonic() + _LONG_S)
+        except TimeoutError:
+            self._nice = True
+            with contextlib.suppress(OSError):  # it ended this moment
+                os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICENESS)
 
     def _send(self, message: Any, deadline: float) -> None:
         content = marshal.dumps(message)

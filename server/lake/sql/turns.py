@@ -1,4 +1,8 @@
-"""Whose statement runs next: few at once, and fairly, because a waiting call holds a thread of the server."""
+"""Decides whose statement runs next.
+
+So many run at once that a few endless ones keep nobody waiting. No more do, because each may use memory, and because a call
+that waits holds one of the server's threads.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -6,10 +10,10 @@ from contextlib import contextmanager
 
 from autoresearch_mcp.server.errors import LabError
 
-AT_ONCE = 4
-AT_ONCE_EACH = 2  # of one named caller
+AT_ONCE = 12
+AT_ONCE_EACH = 4  # of one named caller
 WAITING = 16
-WAITING_EACH = 6
+WAITING_EACH = 8
 _WAIT_S = 15.0
 
 

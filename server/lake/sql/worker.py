@@ -19,8 +19,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
-MEMORY_MB = 512
-HEAP_MB = 256
+MEMORY_MB = 384
+HEAP_MB = 192
 LENGTH_BYTES = 8  # before each message
 _MOST_CELL = 1_000_000  # bytes, of values while the statement runs
 _SHOWN_CELL = 2_000  # characters, in the answer
@@ -51,7 +51,7 @@ def main() -> None:
             _fill(database, request["tables"], requests)
             answer = _answer(database, request)
         except MemoryError:
-            answer = {"refused": f"it needs more than {HEAP_MB} MB of memory; narrow it down", "ends": True}
+            answer = {"stopped": f"it needs more than {HEAP_MB} MB of memory; narrow it down", "ends": True}
         finally:
             database.close()
         content = json.dumps(answer).encode()
@@ -128,7 +128,7 @@ def _rows(cursor: sqlite3.Cursor, limit: int, most_text: int) -> dict[str, Any]:
         names_room -= names_size
         if min(room, names_room) < 0:
             if not rows:
-                return {"refused": f"its first row alone has more than {most_text:,} characters; select fewer columns"}
+                return {"stopped": f"its first row alone has more than {most_text:,} characters; select fewer columns"}
             return {"names": names, "rows": rows, "more": True}
         rows.append(row)
     return {"names": names, "rows": rows, "more": False}

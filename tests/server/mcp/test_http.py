@@ -169,6 +169,27 @@ async def test_small_answers_leave_at_once() -> None:
     assert options and options[0] != 0
 
 
+@pytest.mark.anyio
+async def test_endless_sql_of_one_client_keeps_no_other_client_waiting(open_url: str) -> None:
+    numbers = json.dumps(list(range(200)))
+    endless = "SELECT count(*) FROM " + ", ".join(f"json_each('{numbers}') j{n}" for n in range(4))
+    answered: list[str] = []
+
+    async def hog(client: Client) -> None:
+        result = await client.call_tool("query_experiments", {"sql": endless})
+        assert result.is_error
+        answered.append("endless")
+
+    with anyio.fail_after(60):
+        async with Client(open_url) as first, Client(open_url) as second, anyio.create_task_group() as tasks:
+            for _ in range(6):
+                tasks.start_soon(hog, first)
+            assert not (await second.call_tool("query_experiments", {"sql": "SELECT count(*) AS n FROM experiments"})).is_error
+            assert not (await second.call_tool("get_status", {})).is_error
+            answered.append("ordinary")
+    assert answered == ["ordinary", *["endless"] * 6]
+
+
 @pytest.mark.parametrize("given", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}, {"Authorization": TOKEN}])
 def test_who_lacks_the_token_gets_nothing(guarded: str, given: dict[str, str]) -> None:
     status, said = post(guarded, **given)
