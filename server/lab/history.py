@@ -152,8 +152,10 @@ class History:
             ) from None
 
     def _query_sql(self, sql: str, limit: int, caller: str) -> a.QueryAnswer:
-        from autoresearch_mcp.server.lake.sql import select
+        from autoresearch_mcp.server.lake.sql import asks_for_schema, describe, select
 
+        if asks_for_schema(sql):
+            return a.QueryAnswer(rows=[], note=describe())
         warnings: dict[str, None] = {}
 
         def load(table: Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:

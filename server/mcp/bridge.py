@@ -51,20 +51,18 @@ class Bridge:
         """Return the name to sign with: the argument, else the server's own agent, else what the client calls itself."""
         return given or _printable(self._agent) or self.client(context)
 
-<<<<<<< HEAD
     def signed(self, answer: Answer, given: str | None, context: Ctx) -> Answer:
         """Return the answer, with a hint where its author can't be told from others: the call and the client named none."""
         if given or _printable(self._agent) or context.session.client_params:
             return answer
         hint = "Signed as `agent`, because this connection names no client: pass `author`, your own name, to tell your work from others'."
         return answer.model_copy(update={"note": f"{answer.note} {hint}".strip()})
-=======
+
     def caller(self, context: Ctx) -> str:
         """Return what tells callers over HTTP apart: the session, else the connection. Empty on stdio, where there is one client."""
         request = context.request_context.request
         session = request.headers.get("mcp-session-id") if request is not None else None
         return session or (str(request.client) if request is not None else "")
->>>>>>> e690451 (One client's endless SQL keeps no other waiting; sql="schema" in the tool)
 
     def client(self, context: Ctx) -> str:
         """Return what the client calls itself, or `agent`."""

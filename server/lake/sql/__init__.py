@@ -11,15 +11,14 @@ so that unflushed rows count and both stores answer alike.
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from autoresearch_mcp.server.lake.schema import TABLES
 from autoresearch_mcp.server.lake.sql.pool import Pool, Refused, Stopped
-from autoresearch_mcp.server.lake.sql.statement import TYPES, check, columns_of, refused
+from autoresearch_mcp.server.lake.sql.statement import TYPES, check, refused
 from autoresearch_mcp.server.lake.sql.statement import describe as _describe
 from autoresearch_mcp.server.lake.sql.turns import Turns
 from autoresearch_mcp.server.lake.sql.worker import HEAP_MB
 from autoresearch_mcp.server.models import Table
 
-__all__ = ["LIMIT_S", "MOST_TEXT", "Load", "close", "describe", "select"]
+__all__ = ["LIMIT_S", "MOST_TEXT", "Load", "asks_for_schema", "close", "describe", "select"]
 
 LIMIT_S = 5.0
 MOST_TEXT = 50_000  # characters of an answer's values; as many again for the names of its columns
@@ -31,12 +30,12 @@ _pool = Pool()
 
 
 def select(sql: str, load: Load, limit: int, caller: str = "") -> tuple[list[dict[str, Any]], bool]:
-    """Answer a SELECT, or the word `schema` with the tables' columns.
+    """Answer a SELECT.
 
     Args:
         sql: what the agent wrote.
         load: gives the rows that are known now.
-        limit: the most rows to return. The schema is returned whole.
+        limit: the most rows to return.
         caller: who asks; statements of one caller wait for each other before others wait for them.
 
     Returns:
@@ -45,8 +44,6 @@ def select(sql: str, load: Load, limit: int, caller: str = "") -> tuple[list[dic
     Raises:
         LabError: `bad_sql`, with the reason; `busy`, where too many statements wait already.
     """
-    if sql.strip().strip(".;").lower() == "schema":
-        return _schema(), False
     _pool.warm()  # it starts while the statement is parsed and the rows are read
     statement, needed = check(sql)
     tables: dict[str, list[tuple[str, str]]] = {
@@ -70,12 +67,11 @@ def close() -> None:
     _pool.close()
 
 
+def asks_for_schema(sql: str) -> bool:
+    """Return whether it is the word "schema", as SQLite's shell has it too, instead of a SELECT."""
+    return sql.strip().strip(".;").lower() == "schema"
+
+
 def describe() -> str:
     """Describe the tables for agents, and the rules."""
     return _describe(LIMIT_S, HEAP_MB)
-
-
-def _schema() -> list[dict[str, Any]]:
-    return [
-        {"table": table, "column": name, "type": kind, "meaning": meaning} for table in TABLES for name, kind, meaning in columns_of(table)
-    ]

@@ -68,7 +68,9 @@ def refused(reason: str, tables: Iterable[Table] = ()) -> LabError:
         reason: what is wrong with it.
         tables: those that it names; the error lists their columns.
     """
-    columns = "".join(f" The columns of {table} are {', '.join(name for name, *_ in columns_of(table))}." for table in tables)
+    columns = "".join(
+        f" The columns of {table} are {', '.join(f'{name} {kind}' for name, kind, _ in columns_of(table))}." for table in tables
+    )
     return LabError(
         f"This SQL was not run: {reason}.{columns} It must be one SELECT in SQLite's dialect; "
         'sql="schema" and the resource lab://schema list every table and column.',
