@@ -1,4 +1,4 @@
-"""What the lab's use cases answer: small models that become the tools' structured output."""
+"""The answers of the lab's use cases: small models that become the tools' structured output."""
 
 from typing import Any
 
@@ -24,6 +24,7 @@ class ExperimentLine(Model):
 
     @classmethod
     def of(cls, experiment: Experiment, progress: float | None = None) -> "ExperimentLine":
+        """Return an experiment's line; `progress` is the share of the training budget that it has used."""
         failure = experiment.failure
         return cls(
             id=experiment.id,
@@ -47,7 +48,9 @@ class Summary(Model):
     n: int
     mean: float | None = None
     sd: float | None = None
-    reported: bool | None = Field(default=None, description="true: the code's own word, verified by nobody; else measured by the scorer")
+    reported: bool | None = Field(
+        default=None, description="true: the code printed it, and nobody verified it; else the scorer measured it"
+    )
 
 
 class Money(Model):
@@ -73,6 +76,8 @@ class Budget(Model):
 
 
 class StatusAnswer(Model):
+    """The lab at a glance."""
+
     lab: str
     metric: str = Field(description="what is compared, and who measured it")
     champion: Summary
@@ -91,6 +96,8 @@ class StatusAnswer(Model):
 
 
 class FileAnswer(Model):
+    """Lines of a file at a commit."""
+
     path: str
     commit: str
     text: str
@@ -114,6 +121,8 @@ class Precedent(Model):
 
 
 class ProposalAnswer(Model):
+    """A proposal, new or made before."""
+
     commit: str
     base: str
     duplicate: bool = Field(description="true: this code was proposed before; commit, author and results are the twin's")
@@ -126,16 +135,20 @@ class ProposalAnswer(Model):
 
 
 class LaunchAnswer(Model):
+    """The experiments that a launch queued."""
+
     experiments: list[str]
     seeds: list[int]
     commit: str
-    repeated: bool = Field(description="true: this idempotency_key was seen before; nothing new was queued")
+    repeated: bool = Field(description="true: this idempotency_key was used before; nothing new was queued")
     reserved_s: float
     budget_left_s: float
     note: str
 
 
 class WaitAnswer(Model):
+    """Where the experiments are after a wait."""
+
     done: bool
     experiments: list[ExperimentLine]
     changed: list[str] = Field(description="`id: old -> new` for every change seen during this call")
@@ -143,6 +156,8 @@ class WaitAnswer(Model):
 
 
 class ExperimentAnswer(Model):
+    """All that is known of one experiment."""
+
     experiment: ExperimentLine
     against_champion: str = Field(description="where the metric stands, in a sentence")
     base: str
@@ -160,12 +175,16 @@ class ExperimentAnswer(Model):
 
 
 class CancelAnswer(Model):
+    """What a cancellation did."""
+
     id: str
     state: ExperimentState
     note: str
 
 
 class QueryAnswer(Model):
+    """A page of rows."""
+
     rows: list[dict[str, Any]]
     matched: int | None = Field(default=None, description="rows that matched in all; null where it was not counted")
     next_cursor: str | None = None
@@ -173,17 +192,23 @@ class QueryAnswer(Model):
 
 
 class MemoryAnswer(Model):
+    """The id of a new memory."""
+
     id: str
     note: str
 
 
 class MemoryHit(Memory):
+    """A memory that a search returned."""
+
     score: float
     superseded_by: list[str] = []
     contradicted_by: list[str] = []
 
 
 class SearchAnswer(Model):
+    """What a search returned."""
+
     memories: list[MemoryHit]
     ranking: str
     proposed: list[Precedent] = Field(default=[], description="earlier proposals whose hypothesis resembles the query")
@@ -191,6 +216,8 @@ class SearchAnswer(Model):
 
 
 class PromoteAnswer(Model):
+    """What the gate said, and the champion now."""
+
     promoted: bool
     champion: str
     previous: str | None = None

@@ -1,21 +1,28 @@
-"""Noise, tests and the promotion gate: whether a commit is better than the champion beyond what another seed would change.
+"""The promotion gate: whether a commit is better than the champion by more than another seed would change.
 
-The gate is what stands between a lucky seed and the champion. It counts verified metrics under equal conditions only, asks
-for replicates of both sides, and holds failures against the candidate, so that bad runs can't be cancelled out of sight. What
-validation shows has to be confirmed on a hidden split that no agent sees a number of.
+The gate keeps a lucky seed from becoming the champion.
 
-What the level means, and what it doesn't. It is the chance that one candidate which is no better passes, asked once. The gate corrects
-neither for how many candidates were tried (of 100 that change nothing, 5 would pass at 0.05) nor for asking again after more replicates
-(up to twice the level, with a handful of looks). Against both: more replicates of what won, a lower level, and the hidden split, which
-takes back what was gained by fitting the validation text. It shares the replicates' seeds with validation, so it does not take back a
-lucky seed. A train.py that sets its own seed doesn't make replicates one training: the lab's seed decides what is trained on
-(trainer/stream.py). Where weights are equal bit for bit after all, they count once.
+- It counts metrics that the lab accepts, under equal conditions only (see `evidence`).
+- It asks for replicates of both sides.
+- It holds failures against the candidate, so that nobody can cancel bad runs out of sight.
+- What validation shows must be confirmed on a hidden split, of which no agent sees a number.
 
-The hidden split. The candidate's mean must be lower there as well, with p <= `CONFIRMED` of the same test: looser than the lab's level,
-because the split is half as large. Simulated with the cpu profile's noise (0.0054 between seeds, 0.0025 and 0.0036 between texts), 3 replicates:
-a gain of 0.01 or 0.02 that passed validation is confirmed in 88% or 99%, and one that exists on the validation text alone in 27% or 15%.
-Every refusal of this kind tells an agent one bit of the split. It costs a candidate that beats the champion on validation, and the answer
-stays the same until there are more replicates, so a campaign learns little; the lab's owner sees both numbers (`autoresearch-mcp scores`).
+What the level means: the chance that one candidate that is no better passes, asked once. What it does not cover:
+
+- Many candidates: of 100 that change nothing, 5 pass at 0.05.
+- Asking again after more replicates: the chance grows to twice the level with a handful of looks.
+- A lucky seed: the hidden split shares the replicates' seeds, so it takes back only what fits the validation text.
+
+More replicates of what won, and a lower level, help against all three. A train.py that sets its own seed doesn't turn replicates
+into one training, because the lab's seed decides what is trained on (trainer/stream.py). Models whose weights are equal bit for bit
+count once.
+
+The hidden split: the candidate's mean must be lower there as well, with p <= `CONFIRMED` of the same test. That is looser than the
+lab's level, because the split is half as large. Simulated with the cpu profile's noise (0.0054 between seeds, 0.0025 and 0.0036
+between texts) and 3 replicates: a gain of 0.01 or 0.02 that passed validation is confirmed in 88% or 99%, and one that exists on the
+validation text alone in 27% or 15%. Every refusal of this kind tells an agent one bit of the split. It costs a candidate that beats
+the champion on validation, and the answer stays the same until there are more replicates, so a campaign learns little. The lab's
+owner sees both numbers with `autoresearch-mcp scores`.
 """
 
 import math
@@ -34,10 +41,13 @@ _MOST_REPLICATES = 1_000
 
 
 def welch_test(candidate: Sequence[float], champion: Sequence[float]) -> float:
-    """The one-sided p-value that the candidate's mean is lower, by Welch's t-test with the Welch-Satterthwaite degrees of freedom
-    (Welch, Biometrika 34, 1947). Each side needs two values.
+    """Test whether the candidate's mean is lower, by Welch's t-test with the Welch-Satterthwaite degrees of freedom.
 
-    Where neither side varies at all there is no noise to test against: equal means give 1, and any difference counts fully, 0 or 1.
+    Source: Welch, Biometrika 34, 1947. Where neither side varies at all there is no noise to test against: equal means give 1, and
+    any difference counts fully, 0 or 1.
+
+    Returns:
+        The one-sided p-value.
 
     Raises:
         ValueError: a side has fewer than two values.
@@ -55,7 +65,7 @@ def welch_test(candidate: Sequence[float], champion: Sequence[float]) -> float:
 
 
 def student_t_cdf(t: float, degrees: float) -> float:
-    """P(T <= t) of Student's distribution (Abramowitz and Stegun 26.7.1, through the incomplete beta function)."""
+    """Return P(T <= t) of Student's distribution (Abramowitz and Stegun 26.7.1, through the incomplete beta function)."""
     if math.isinf(t):
         return 0.0 if t < 0 else 1.0
     square = t * t
@@ -67,8 +77,10 @@ def student_t_cdf(t: float, degrees: float) -> float:
 
 
 def beta_cdf(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function I_x(a, b), by the continued fraction of DLMF 8.17.22 with Lentz's method
-    (Press et al., Numerical Recipes, 3rd ed., 6.4)."""
+    """Return the regularised incomplete beta function I_x(a, b).
+
+    Source: the continued fraction of DLMF 8.17.22 with Lentz's method (Press et al., Numerical Recipes, 3rd ed., 6.4).
+    """
     if x <= 0.0:
         return 0.0
     if x >= 1.0:
@@ -98,8 +110,19 @@ def _beta_fraction(x: float, a: float, b: float) -> float:
 
 
 def replicates_needed(difference: float, noise: float, level: float, power: float = POWER) -> int | None:
-    """Replicates of each side with which a true `difference` (candidate minus champion) would pass with probability `power`, in the
-    normal approximation plus Student's correction of a quarter of z squared. None where it is not better, or it takes over 1,000."""
+    """Estimate how many replicates of each side would show a difference.
+
+    It is the normal approximation plus Student's correction of a quarter of z squared.
+
+    Args:
+        difference: the true one, candidate minus champion.
+        noise: standard deviation between replicates.
+        level: the p-value to reach.
+        power: the probability to reach it.
+
+    Returns:
+        The number, or None where the candidate is not better or it takes over 1,000.
+    """
     if difference >= 0:
         return None
     if noise <= 0:
@@ -118,11 +141,17 @@ def _normal_quantile(p: float) -> float:
 
 
 def judge(candidate: Sequence[Score], champion: Sequence[Score], rules: PromotionSection, reference: str = "cpu") -> Verdict:
-    """The gate's verdict over every attempt of both commits that left the queue for good.
+    """Judge every attempt of both commits that left the queue for good.
 
-    Compared are finished replicates with a metric that counts (see `evidence`), on the `reference` kind of device, under one set of
-    conditions (see `_shared_conditions`).
-    Failures of the candidate count whatever their conditions were; what was cancelled before it started doesn't.
+    The gate compares finished replicates with a metric that counts (see `evidence`), on the reference kind of device, under one set
+    of conditions (see `_shared_conditions`). Failures of the candidate count whatever their conditions were. What was cancelled before
+    it started doesn't count.
+
+    Args:
+        candidate: its attempts, the oldest first.
+        champion: the champion's attempts, likewise.
+        rules: of the lab.
+        reference: the kind of device whose results are compared.
     """
     if candidate and champion and candidate[0].commit == champion[0].commit:
         reason = "This commit is the champion already. Nothing to promote."
@@ -162,8 +191,11 @@ def _kind(scores: Sequence[Score]) -> Metric:
 
 
 def _shared_conditions(candidate: Sequence[Score], champion: Sequence[Score], needed: int) -> str:
-    """The conditions to compare under: those for which the fewest replicates are missing; where none are, those under which the champion
-    has the most; the newest of equals. Neither side can be measured anew under conditions of the past, so they must not be waited for."""
+    """Choose the conditions to compare under.
+
+    They are those for which the fewest replicates are missing. Where none are missing, they are those under which the champion has the
+    most. Of equals, the newest win: nothing can be measured anew under conditions of the past, so nobody should wait for that.
+    """
 
     def rank(conditions: str) -> tuple[int, int, float]:
         ours, theirs = (sum(score.conditions == conditions for score in side) for side in (candidate, champion))
@@ -175,7 +207,7 @@ def _shared_conditions(candidate: Sequence[Score], champion: Sequence[Score], ne
 
 
 def failures(candidate: Sequence[Score]) -> str:
-    """What is wrong with a candidate that fails too often; empty where nothing is."""
+    """Say what is wrong with a candidate that fails too often; empty where nothing is."""
     attempts = [score for score in candidate if score.started or score.state != "cancelled"]
     failed = [score for score in attempts if score.metric is None]
     if len(failed) <= MOST_FAILURES * len(attempts):
@@ -241,7 +273,7 @@ def _compare(ours: Sequence[Score], theirs: Sequence[Score], level: float) -> di
 
 
 def _confirmed(ours: Sequence[Score], theirs: Sequence[Score], level: float) -> bool:
-    """Whether the hidden split says the same. What has no verified metric has no hidden one either: then there is nothing to ask."""
+    """Return whether the hidden split says the same. Reported metrics have no score there, so there is nothing to ask."""
     if _kind(ours) == "reported":
         return True
     mine, other = ([score.test_bpb for score in side if score.test_bpb is not None] for side in (ours, theirs))

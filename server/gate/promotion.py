@@ -1,7 +1,7 @@
-"""Moving the champion: what the gate says, stacking onto a champion that moved meanwhile, and the move itself.
+"""Moves the champion: asks the gate, stacks a change onto a champion that moved meanwhile, and moves the git ref.
 
-The move is written down before and confirmed after the git ref changes, under a file lock, so that a crash at any instant leaves
-either the old champion and no promotion, or the new champion and its promotion.
+The move is written down before the ref changes and confirmed afterwards, under a file lock. So a crash at any instant leaves either
+the old champion and no promotion, or the new champion and its promotion.
 """
 
 import time
@@ -29,10 +29,15 @@ class Promoter:
         self._repo = repo
 
     def promote(self, commit: str, author: str, approved_by: str | None) -> PromoteAnswer:
-        """Promote `commit` (a full id of a proposal) if the gate lets it through.
+        """Promote a commit if the gate lets it through.
+
+        Args:
+            commit: the full id of a proposal.
+            author: who asks.
+            approved_by: who said yes, where the lab wants a person's approval; None: nobody yet.
 
         Raises:
-            LabError: `not_a_proposal`.
+            LabError: `not_a_proposal`, and the repository's own.
         """
         with files.locked(self._lock):
             self._recover()
@@ -41,7 +46,9 @@ class Promoter:
                 return self._refusal(champion, Verdict(promote=False, code="is_champion", reason="This commit is the champion already."))
             proposal = self._ledger.proposal(commit)
             if proposal is None:
-                raise LabError(f"{commit[:12]} is no proposal, so it can't be promoted. Make one with propose_patch.", "not_a_proposal")
+                raise LabError(
+                    f"{commit[:12]} was not made by propose_patch, so it can't be promoted. Propose the change first.", "not_a_proposal"
+                )
             if not self._repo.is_ancestor(champion, commit):
                 stacked = self._stack(proposal, champion)
                 if isinstance(stacked, PromoteAnswer):
@@ -66,8 +73,12 @@ class Promoter:
         return judge(scores(commit), scores(against), self._settings, self._reference)
 
     def _stack(self, proposal: Proposal, champion: str) -> PromoteAnswer | str:
-        """The champion moved after `proposal` was made. Ask for the combination to be trained, or, where that was done already or is
-        impossible, return the proposal's code as a commit on top of the champion: it has to beat it by itself."""
+        """Settle what becomes of a proposal when the champion has moved since.
+
+        Returns:
+            An answer that asks for the combination to be trained. Where that was done already or is impossible: the proposal's code as a
+            commit on top of the champion, which it has to beat by itself.
+        """
         own = self._verdict(proposal.commit, self._repo.merge_base(proposal.commit, champion))
         if not own.promote:
             reason = f"The champion moved since this proposal was made, and against its own base: {own.reason}"

@@ -66,5 +66,5 @@ def _rules(root: Path | None) -> list[tuple[list[str], re.Pattern[str], str]]:
 
 
 def _spellings(folder: Path) -> list[str]:
-    """A folder as it is given and as its links resolve."""
+    """Return a folder as it is given and as its links resolve."""
     return list(dict.fromkeys([str(folder), os.path.realpath(folder)]))

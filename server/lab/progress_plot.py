@@ -185,14 +185,14 @@ def _labels(canvas: Any, axes: "Axes", progress: Progress) -> None:
             if inside and not any(box.overlaps(other) for other in taken):
                 boxes.append((sum(box.x0 <= x <= box.x1 and box.y0 <= y <= box.y1 for x, y in obstacles), len(boxes), box, (dx, dy, ha)))
         if boxes:
-            faults, _, box, (dx, dy, ha) = min(boxes, key=lambda found: found[:2])
+            faults, _, box, (dx, dy, ha) = min(boxes, key=lambda place: place[:2])
             if faults <= _MOST_COVERED:
                 taken.append(box)
                 _annotate(axes, champion, label, dx, dy, ha)
 
 
 def _obstacles(axes: "Axes", progress: Progress) -> list[tuple[float, float]]:
-    """What a label should not cover, in pixels: the points, and the champion's line every few pixels."""
+    """Return what a label should not cover, in pixels: the points, and the champion's line every few pixels."""
     points = [(x, y) for x, y, _ in progress.verified] + [(float(x), y) for x, y in progress.unverified + progress.elsewhere]
     line: list[tuple[float, float]] = []
     ends = [champion.start for champion in progress.champions[1:]] + [progress.total]
@@ -231,7 +231,7 @@ def _write(where: Any, x: float, y: float, text: str, **style: Any) -> None:
 
 
 def _short(text: str, length: int) -> str:
-    """One line of the font's characters, cut at a word."""
+    """Return one line of the font's characters, cut at a word."""
     from matplotlib.font_manager import findfont, get_font
 
     known = get_font(findfont(_FONT)).get_charmap()

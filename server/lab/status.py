@@ -1,4 +1,4 @@
-"""The lab's numbers at a glance: champion, noise, leaderboard, budget, and advice. Reads the ledger only, so it is fast at any size."""
+"""The lab at a glance: champion, noise, leaderboard, budget, and advice. It reads the ledger only, so it is fast at any size."""
 
 import functools
 import time
@@ -21,7 +21,7 @@ from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner import health, start
 from autoresearch_mcp.server.settings import LaunchSettings, Settings, SettingsFile
 
-AGENTS = 20  # whose spending is told, the largest first
+AGENTS = 20  # whose spending is listed, the largest first
 _UNCONFINED = {
     "allow": "Trainings are not confined on this machine (that takes Linux with Landlock): their code could read the validation text. Their "
     'results are marked `unsandboxed` and count at the gate, because lab.toml says [promotion] unsandboxed = "allow".',
@@ -30,7 +30,7 @@ _UNCONFINED = {
 }
 _METRIC = "val_bpb, verified: measured by the scorer; lower is better"
 _REPORTED = "reported: printed by the training code itself and verified by nobody; lower is better"
-_TOLD = {
+_REPORTED_COUNTS = {
     "allow": 'The metric is what the training code prints of itself. It counts at the gate, because lab.toml says [promotion] reported = "allow".',
     "refuse": "The metric is what the training code prints of itself, and the gate does not count that: nothing can be promoted unless the lab's "
     'owner sets [promotion] reported = "allow" in lab.toml.',
@@ -59,7 +59,14 @@ class _Snapshot:
 
 
 class Overview:
-    """What can be said of a lab without its lake."""
+    """What a lab's ledger says of its champion, experiments and budget.
+
+    Args:
+        settings: knows the settings of now.
+        state: the lab's state folder.
+        ledger: what is happening.
+        repo: knows the champion.
+    """
 
     def __init__(self, file: SettingsFile, state: Path, ledger: Ledger, repo: Repo) -> None:
         self._file = file
@@ -74,7 +81,11 @@ class Overview:
         return self._file.current()
 
     def status(self, runner: bool) -> a.StatusAnswer:
-        """Everything of `get_status`; `runner` says whether one is alive."""
+        """Return all of `get_status` but what the lake knows.
+
+        Args:
+            runner: whether one is alive.
+        """
         now = self._current()
         open_ = now.open
         budget = self.budget()
@@ -126,7 +137,7 @@ class Overview:
         return self._snapshot
 
     def line(self, e: Experiment) -> a.ExperimentLine:
-        """An experiment in one line; while it runs, with how far it is."""
+        """Return an experiment in one line; while it runs, with how far it is."""
         share = runs.read_share(runs.locate(self._state, e), self._settings.training.budget_s) if e.state in ACTIVE_STATES else None
         return a.ExperimentLine.of(e, share)
 
@@ -135,6 +146,7 @@ class Overview:
         return self._standings.noise(conditions)
 
     def budget(self) -> a.Budget:
+        """Return what the lab may spend, has spent, and has reserved."""
         spent, reserved = self._ledger.spending()
         total = self._settings.budget.device_hours * 3600
         left = max(0.0, total - spent - reserved)
@@ -156,7 +168,7 @@ class Overview:
         )
 
     def accrued_usd(self, e: Experiment) -> float:
-        """What the running attempt costs so far: elapsed x rate."""
+        """Return what the running attempt costs so far: elapsed time x rate."""
         if e.state not in ("running", "scoring") or e.started_at is None:
             return 0.0
         return min(time.time() - e.started_at, e.reserved_s) * self._settings.usd_per_s(e.device)
@@ -183,7 +195,10 @@ class Overview:
         )
 
     def conditions(self) -> str:
-        """Under which the champion was measured last on the reference kind of device; results under others can't be compared with it."""
+        """Return the conditions under which the champion was measured last on the reference kind of device.
+
+        Results under others can't be compared with it.
+        """
         measured = [r for r in self._ledger.ended_of(self._repo.champion()) if r["state"] == "finished" and not r["reproduces"]]
         rows = [r for r in measured or self._ledger.recent(1) if r["device"] == self._settings.reference]
         return rows[-1]["conditions"] if rows else ""
@@ -196,26 +211,26 @@ class Overview:
         return a.Summary(commit=commit, n=len(values), mean=mean(values) if values else None, sd=sd(values), reported=reported or None)
 
     def _warnings(self) -> list[str]:
-        found = []
+        warnings = []
         since = self._ledger.waiting_since()
         if since is not None and time.time() - since > LATE_S:
-            found.append(
+            warnings.append(
                 f"The shared log is behind by {self._ledger.unflushed()} records, the oldest of {(time.time() - since) / 60:.0f} min ago. "
                 f"They are safe here and count in every answer; .autoresearch/runner.log says why they were not taken."
             )
         if self._settings.compute.backend == "local" and not confined():
-            found.append(_UNCONFINED[self._settings.promotion.unsandboxed])
+            warnings.append(_UNCONFINED[self._settings.promotion.unsandboxed])
         if self._settings.training.metric == "reported":
-            found.append(_TOLD[self._settings.promotion.reported])
+            warnings.append(_REPORTED_COUNTS[self._settings.promotion.reported])
         if why := preflight_error(self._settings, self._state):
-            found.append(why)
+            warnings.append(why)
         for launch, count in self._current().launches:
             if changed := self._settings.changed_since(launch):
                 which = "1 experiment was launched: it keeps" if count == 1 else f"{count} experiments were launched: they keep"
-                found.append(
+                warnings.append(
                     f"lab.toml has changed ({', '.join(changed)}) since {which} the settings of then. Cancel and launch again to use the new ones."
                 )
-        return found + self._repo.behind()
+        return warnings + self._repo.behind()
 
     def _next_steps(self, lacking: int, uncounted: LeftOut, budget: a.Budget, open_: int) -> list[str]:
         why = "".join(f" {sentence}" for sentence in uncounted.sentences("champion"))
@@ -232,7 +247,7 @@ class Overview:
         elif lacking > 0 and not open_:
             steps.append(f"Measure the champion first: launch_training(commit='champion', replicates={min(lacking, MAX_REPLICATES)}).{why}")
         if open_:
-            steps.append("Experiments are under way: wait_for_experiments, and think of the next idea meanwhile.")
+            steps.append("Experiments are running or queued: call wait_for_experiments, and think of the next idea meanwhile.")
         if affordable and (lacking <= 0 or useless):
             steps.append("Search memory, read train.py, then propose_patch with one idea and launch it.")
         return steps
@@ -245,13 +260,13 @@ def _counts_nowhere(e: Experiment) -> str:
 
 
 def ended_line(row: dict[str, Any]) -> a.ExperimentLine:
-    """A thin row of the ledger as a line."""
+    """Return a thin row of the ledger as a line."""
     names = ("id", "commit", "state", "val_bpb", "reported_bpb", "seed", "device", "author", "hypothesis", "failure")
     return a.ExperimentLine(**{name: row[name] for name in names} | {"failure": mask_paths(row["failure"]) if row["failure"] else None})
 
 
 def preflight_error(settings: Settings, state: Path) -> str:
-    """Why nothing can be trained, and what to do about it; empty where nothing stands in the way."""
+    """Say why nothing can be trained, and what to do about it; empty where nothing stands in the way."""
     if settings.rents:
         try:
             deployment.check(deployment.load(state), settings.training.profile)
@@ -266,7 +281,7 @@ def preflight_error(settings: Settings, state: Path) -> str:
 
 @functools.cache
 def confined() -> bool:
-    """Whether this machine can keep a training in a sandbox."""
+    """Return whether this machine can keep a training in a sandbox."""
     from autoresearch_mcp.trainer import sandbox
 
     return sandbox.level() != "unsandboxed"

@@ -142,7 +142,7 @@ class Trainings:
         return a.CancelAnswer(id=id, state=changed.state, note="It is being stopped; wait_for_experiments tells when it has ended.")
 
     def _reserved(self, settings: Settings, device: str | None) -> dict[str, Any]:
-        """An experiment's kind of device, and the most that it can cost there."""
+        """Return an experiment's kind of device, and the most that it can cost there."""
         kinds = settings.devices
         if device is not None and device not in kinds:
             raise LabError(f"This lab trains on {' or '.join(kinds)}, not on {clean(device)[:40]!r}. Nothing was queued.", "unknown_device")
