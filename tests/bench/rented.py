@@ -32,8 +32,8 @@ EXPERIMENTS = 6
 SANDBOXES = 100
 WINDOW_S = 15.0  # in which each sandbox is looked at once
 # Begins at once and says nothing more: 100 of the no-op trainer's interpreters would take longer to start than all else here.
-SAID = json.dumps({"begun": 1.0, "progress": asdict(protocol.Progress("running", 0.1))})
-QUIET = ("python3", "-I", "-S", "-u", "-c", f"import signal; print({SAID!r}); signal.pause()")
+FIRST_LINE = json.dumps({"begun": 1.0, "progress": asdict(protocol.Progress("running", 0.1))})
+QUIET = ("python3", "-I", "-S", "-u", "-c", f"import signal; print({FIRST_LINE!r}); signal.pause()")
 
 
 def measure(scratch: Path) -> list[tuple[str, str, str, str, str]]:
@@ -54,20 +54,20 @@ def measure(scratch: Path) -> list[tuple[str, str, str, str, str]]:
 
 async def _submissions(service: Standin, state: Path, scratch: Path) -> list[tuple[str, str, str, str, str]]:
     """Sandboxes that train nothing, one after the other, each by our backend and by the client alone; the first of both warms up."""
-    compute, found = ModalCompute("tiny", state, requests(), NOOP), deployment.load(state)
+    compute, deployed = ModalCompute("tiny", state, requests(), NOOP), deployment.load(state)
     took: dict[str, list[float]] = {"ours": [], "bare": []}
     calls: dict[str, list[int]] = {"ours": [], "bare": []}
     for _ in range(1 + EXPERIMENTS):
-        for name, run in (("ours", _ours(compute, scratch)), ("bare", _bare(found, scratch))):
+        for name, run in (("ours", _ours(compute, scratch)), ("bare", _bare(deployed, scratch))):
             before, began = _calls(service), time.perf_counter()
             await run
             took[name].append(time.perf_counter() - began)
             calls[name].append(_calls(service) - before)
     await compute.close()
-    (mine, bare), (said, needed) = [[statistics.median(found[name][1:]) for name in ("ours", "bare")] for found in (took, calls)]
+    (mine, bare), (asked, needed) = [[statistics.median(each[name][1:]) for name in ("ours", "bare")] for each in (took, calls)]
     return [
         ("a rented experiment, submission to result", f"{mine:.2f} s", f"{bare:.2f} s (bare client: create, poll)", f"{mine / bare:.2f}", "1.2"),
-        ("  its calls to the service", f"{said:g}", f"{needed:g}", f"{said / needed:.2f}", ""),
+        ("  its calls to the service", f"{asked:g}", f"{needed:g}", f"{asked / needed:.2f}", ""),
     ]  # fmt: skip
 
 
@@ -83,12 +83,12 @@ def _job(scratch: Path) -> Job:
 async def _ours(compute: ModalCompute, scratch: Path) -> None:
     job = _job(scratch)
     await compute.submit(job)
-    while (seen := await compute.observe(job)).phase != "ended":  # noqa: ASYNC110
+    while (end := await compute.observe(job)).phase != "ended":  # noqa: ASYNC110
         await anyio.sleep(0.02)
-    assert seen.result is not None and seen.result.state == "finished"
+    assert end.result is not None and end.result.state == "finished"
 
 
-async def _bare(found: deployment.Deployment, scratch: Path) -> None:
+async def _bare(deployed: deployment.Deployment, scratch: Path) -> None:
     import modal
 
     job = _job(scratch)
@@ -97,24 +97,24 @@ async def _bare(found: deployment.Deployment, scratch: Path) -> None:
     (code / "train.py").write_bytes(job.files["train.py"])
 
     def volume(name: str, **options: Any) -> Any:
-        return modal.Volume.from_name(name, environment_name=found.environment, version=2).with_mount_options(**options)
+        return modal.Volume.from_name(name, environment_name=deployed.environment, version=2).with_mount_options(**options)
 
     sandbox = await modal.Sandbox.create.aio(
         *NOOP, "train", json.dumps(asdict(job.spec)), "/run/code", "/out",
-        app=await modal.App.lookup.aio(found.app, environment_name=found.environment),
+        app=await modal.App.lookup.aio(deployed.app, environment_name=deployed.environment),
         name=f"{job.id}-1",
-        image=modal.Image.from_id(found.image).add_local_dir(code, "/run/code"),
+        image=modal.Image.from_id(deployed.image).add_local_dir(code, "/run/code"),
         timeout=300,
         block_network=True,
-        volumes={"/training": volume(found.training, read_only=True), "/out": volume(found.runs, sub_path=f"/{job.id}")},
+        volumes={"/training": volume(deployed.training, read_only=True), "/out": volume(deployed.runs, sub_path=f"/{job.id}")},
     )  # fmt: skip
     while await sandbox.poll.aio() is None:  # noqa: ASYNC110
         await anyio.sleep(0.02)
 
 
 def _waiting(service: Standin, root: Path) -> tuple[str, str, str, str, str]:
-    found = deployment.load(root / ".autoresearch")
-    command = [sys.executable, "-m", "tests.bench.bare_streams", found.environment, found.app]
+    deployed = deployment.load(root / ".autoresearch")
+    command = [sys.executable, "-m", "tests.bench.bare_streams", deployed.environment, deployed.app]
     with closing(RentedLab(service, root)) as lab:
         ids = lab.enqueue(SANDBOXES, lab.orders("quiet"))
         runner = lab.runner(*QUIET)

@@ -150,9 +150,9 @@ def _descendants(pid: int) -> list[int]:
             except (OSError, ValueError):
                 continue
             children.setdefault(parent, []).append(int(entry.name))
-    found, stack = [], [pid]
+    below, stack = [], [pid]
     while stack:
         for child in children.get(stack.pop(), []):
-            found.append(child)
+            below.append(child)
             stack.append(child)
-    return found
+    return below

@@ -150,7 +150,7 @@ class Plane(api_grpc.ModalClientBase):
         return api.ImageFromIdResponse(image_id=request.image_id, metadata=self._python())
 
     def _copied(self, id: str) -> Path | None:
-        """The folder of what an image copied from its maker's machine, laid out as in the image; nothing else of it is made."""
+        """Return the folder with the files that an image copied from its maker's machine, laid out as in the image. The rest is not built."""
         while (image := self.images.get(id)) is not None and not image.context_mount_id:
             id = image.base_images[0].image_id if image.base_images else ""
         if image is None:
@@ -200,10 +200,10 @@ class Plane(api_grpc.ModalClientBase):
 
     def volume_path(self, volume: str, path: str) -> Path:
         base = (self.root / "volumes" / volume).resolve()
-        found = (base / path.lstrip("/")).resolve()
-        if not found.is_relative_to(base):
+        target = (base / path.lstrip("/")).resolve()
+        if not target.is_relative_to(base):
             raise GRPCError(Status.INVALID_ARGUMENT, "the path leaves the volume")
-        return found
+        return target
 
     @unary
     async def VolumePutFiles2(self, request: Any) -> Any:
@@ -351,7 +351,7 @@ class Plane(api_grpc.ModalClientBase):
     @unary
     async def SandboxList(self, request: Any) -> Any:
         wanted = {(tag.tag_name, tag.tag_value) for tag in request.tags}
-        found = [
+        matching = [
             container
             for container in self.containers.values()
             if container.app == request.app_id
@@ -359,9 +359,9 @@ class Plane(api_grpc.ModalClientBase):
             and wanted <= set(container.tags.items())
             and (not request.before_timestamp or container.created_at < request.before_timestamp)
         ]
-        found.sort(key=lambda container: -container.created_at)
+        matching.sort(key=lambda container: -container.created_at)
         infos = [
-            api.SandboxInfo(id=c.id, created_at=c.created_at, app_id=c.app, name=c.name, metadata=self._metadata(c)) for c in found[:20]
+            api.SandboxInfo(id=c.id, created_at=c.created_at, app_id=c.app, name=c.name, metadata=self._metadata(c)) for c in matching[:20]
         ]
         return api.SandboxListResponse(sandboxes=infos)
 
