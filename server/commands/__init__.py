@@ -1,1 +1,1 @@
-"""What a person runs: a module for each command of `autoresearch-mcp`, with its arguments, its examples and `run`."""
+"""The commands of `autoresearch-mcp`: a module for each, with its arguments, its examples and `run`."""

@@ -1,4 +1,4 @@
-"""What commands share: the argument that names a lab, how the lab is found, and lines on stdout."""
+"""Holds the parts that commands share: the argument that names a lab, the search for it, and lines on stdout."""
 
 import argparse
 import os

@@ -198,7 +198,11 @@ async def agent(name: str, root: Path, screen: LiveConsole) -> AsyncIterator[Age
 
 
 async def campaign(root: Path, screen: LiveConsole) -> None:
-    """Everything that the demo shows, in order. Raises `DemoFailure` where the lab does not do what it must."""
+    """Show everything, in order.
+
+    Raises:
+        DemoFailure: the lab did not do what it must.
+    """
     async with agent("orchestrator", root, screen) as boss, agent("worker-1", root, screen) as one, agent("worker-2", root, screen) as two:
         status = await boss.call("get_status")
         screen.say(

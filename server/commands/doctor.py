@@ -1,4 +1,4 @@
-"""What a lab needs, checked one by one, each fault with what to do about it. Reads only; says no secret.
+"""Checks a lab's needs one by one, and says how to mend each fault. Reads only; shows no secret.
 
 A check is a function from the lab to a finding; `CHECKS` is the list, in the order in which things depend on each other.
 """

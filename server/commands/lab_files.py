@@ -1,4 +1,4 @@
-"""The files that a lab starts with, and what can be seen of a user's repository that becomes one."""
+"""Writes the files that a lab starts with, and looks at a user's code that becomes a lab."""
 
 import itertools
 from collections.abc import Collection

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show the lab until Ctrl-C; once where there is no terminal."""
+    """Show the lab until Ctrl-C. Without a terminal, show it once."""
     if arguments.once or not sys.stdout.isatty():
         arguments.json = False
         return status.run(arguments)

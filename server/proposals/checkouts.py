@@ -1,4 +1,4 @@
-"""Work trees in which the owner has checked out the champion's branch: they follow a promotion, or the owner is warned.
+"""Lets work trees that have the champion's branch checked out follow a promotion, or warns their owner.
 
 A ref that moves under a checked-out branch leaves the files behind, and git then shows the promotion as staged to be undone.
 """
@@ -25,7 +25,7 @@ class Checkout:
 
     @property
     def name(self) -> str:
-        """What a warning calls it. Agents read warnings too, so it holds no path."""
+        """Its name in warnings. Agents read those too, so it holds no path."""
         return f"the work tree {self.root.name}" if self.linked else "the lab's own work tree"
 
     @property

@@ -1,4 +1,4 @@
-"""Commit messages and authors, from what agents wrote."""
+"""Writes commit messages and authors from text that agents sent."""
 
 import re
 import time

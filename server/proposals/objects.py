@@ -1,4 +1,4 @@
-"""Files, trees and commits in git's object store, read and written without a work tree or an index."""
+"""Reads and writes files, trees and commits in git's object store, without a work tree or an index."""
 
 import contextlib
 import tempfile
@@ -13,7 +13,7 @@ from autoresearch_mcp.trainer import files
 
 
 class Entry(NamedTuple):
-    """What a tree has under a name: git's mode, the kind of object, and its id."""
+    """An entry of a tree: git's mode, the kind of object, and its id."""
 
     mode: str
     kind: str
@@ -26,7 +26,7 @@ class Entry(NamedTuple):
 
 
 class Objects:
-    """The object store of a repository. What a method stored is on the disk when it returns.
+    """The object store of a repository. A method returns once its objects are on the disk.
 
     Raises:
         LabError: from every method, those of `Git.output`.

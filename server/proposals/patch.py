@@ -1,4 +1,4 @@
-"""Patches as agents write them: unified diffs, search/replace edits and whole texts, applied to files in memory.
+"""Applies patches as agents write them to files in memory: unified diffs, search/replace edits and whole texts.
 
 Promises: a patch applies as a whole or not at all, touches editable paths only, and a refusal says which hunk or edit failed and
 shows the file's lines there. Forgives what language models get wrong: line numbers and counts in hunk headers, missing a/ b/

