@@ -104,6 +104,7 @@ def _read_spec(run: Path) -> Spec:
         raise prepare.PreparationError(f"{protocol.SPEC} is missing or no JSON object.")
     if spec.get("profile") not in prepare.PROFILES:
         raise prepare.PreparationError(f"there is no profile {spec.get('profile')!r}; there are {', '.join(prepare.PROFILES)}.")
+    spec.setdefault("compile_cache", spec.pop("graphs", ""))  # its name before version 0.2
     return Spec(**spec)
 
 

@@ -65,6 +65,12 @@ def test_weights_or_code_changed_between_the_stages_get_no_score(trained: Path) 
     assert "different code" in result["failure"]["message"]
 
 
+def test_a_model_whose_spec_an_earlier_version_wrote_is_scored(trained: Path) -> None:
+    spec = protocol.read_json(trained / protocol.SPEC) or {}
+    protocol.write_json(trained / protocol.SPEC, {**{name: value for name, value in spec.items() if name != "compile_cache"}, "graphs": ""})
+    assert launch(trained, "score")["state"] == "finished"
+
+
 def test_a_result_that_waits_for_its_score_and_cannot_be_read_says_what_is_wrong(trained: Path) -> None:
     submitted = protocol.read_json(trained / protocol.RESULT) or {}
     protocol.write_json(trained / protocol.RESULT, {name: value for name, value in submitted.items() if name != "hashes"})
