@@ -23,7 +23,7 @@ def clean(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Return the text with its control characters and invisible marks as escapes, such as `\\u202e`: nothing of it is lost."""
+    """Return the text with its control characters and invisible marks as Python's escapes: nothing of it is lost."""
     if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
         return text
     return "".join(c if c in "\n\t" or unicodedata.category(c) not in _HIDDEN else _escape(c) for c in text)

@@ -22,7 +22,8 @@ Text = Annotated[str, Field(max_length=MAX_TEXT)]
 
 
 class Edit(BaseModel):
-    # No docstring: it would travel in every tools/list.
+    """One search and replace."""
+
     model_config = ConfigDict(extra="forbid")
 
     path: Path

@@ -71,5 +71,5 @@ class Bridge:
 
 
 def _printable(name: str | None) -> str:
-    """A name from outside, in the form that the `author` argument asks for."""
+    """Return a name from outside, in the form that the `author` argument asks for."""
     return re.sub(r"[^\w .@:/+-]+", "-", name or "").strip(" -")[:64]

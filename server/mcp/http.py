@@ -73,7 +73,7 @@ def serve_http(lab_root: Path, address: str, agent: str | None = None, hosts: Se
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """A wait that was cut at the end is no error, though uvicorn logs a traceback for each."""
+    """Return whether to log it: a wait that was cut at the end is no error, though uvicorn logs a traceback for each."""
     return not (record.exc_info and isinstance(record.exc_info[1], CancelledError))
 
 

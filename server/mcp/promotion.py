@@ -49,7 +49,10 @@ def promotion(bridge: Bridge) -> Callable[..., Awaitable[a.PromoteAnswer]]:
         author: Author | None = None,
     ) -> a.PromoteAnswer:
         """Make a commit the champion if the gate agrees: enough finished replicates of both (usually 3), better beyond noise, verified.
-        Returns the verdict. If the champion moved meanwhile, `retrain` names the change rebased onto it: launch that, then promote it."""
+
+        Returns the verdict. If the champion moved meanwhile, `retrain` names the change rebased onto it: launch that, then
+        promote it.
+        """
         if gate.verdict.code != "awaiting_approval":
             return gate
         if isinstance(person, AcceptedElicitation) and person.data.approve:

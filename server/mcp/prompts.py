@@ -12,6 +12,8 @@ Line = Annotated[str, Field(max_length=4000)]
 
 
 def add_prompts(server: MCPServer[object]) -> None:
+    """Give the server its prompts."""
+
     @server.prompt(
         title="Run a research campaign", description="The contract of the orchestrator: split the work, promote, keep the budget."
     )

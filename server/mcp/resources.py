@@ -21,6 +21,7 @@ R = TypeVar("R")
 
 
 def add_resources(server: MCPServer[object], bridge: Bridge) -> None:
+    """Give the server its resources, and completions of their ids."""
     lab = bridge.lab
 
     async def read(use_case: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -70,7 +71,11 @@ def _json(answer: BaseModel) -> str:
 
 
 def _checked(value: str, pattern: str, noun: str) -> str:
-    """A parameter from a URI, refused unless it has the form of what it should name."""
+    """Return a parameter of a URI.
+
+    Raises:
+        ResourceNotFoundError: it has not the form of what it should name.
+    """
     if not re.fullmatch(pattern, value):
         raise ResourceNotFoundError(f"{value[:80]!r} is not {noun}.")
     return value

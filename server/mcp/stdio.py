@@ -143,13 +143,17 @@ class Lines:
 
 
 class Sink:
-    """Writes whole messages to a descriptor. A client that doesn't read blocks a thread, never the loop; what is
-    written to one that went away is dropped, because the end of its input ends the conversation."""
+    """Writes whole messages to a descriptor.
+
+    A client that doesn't read blocks a thread, never the loop. What is written to one that went away is dropped, because the end of
+    its input ends the conversation.
+    """
 
     def __init__(self, sink: int) -> None:
         self._sink = sink
 
     async def write(self, text: str) -> None:
+        """Write a message."""
         await anyio.to_thread.run_sync(self._write, text.encode("utf-8", "replace"), abandon_on_cancel=True)
 
     async def flush(self) -> None:

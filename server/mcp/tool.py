@@ -34,6 +34,11 @@ class LabTool(Tool):
     """A tool whose failures reach the model as the sentence that the lab wrote."""
 
     async def run(self, arguments: dict[str, Any], context: Ctx, convert_result: bool = False) -> Any:
+        """Run the tool.
+
+        Raises:
+            ToolError: the sentence of the lab, or the number under which an internal error is logged.
+        """
         try:
             return await super().run(arguments, context, convert_result)
         except ToolError as error:
@@ -55,7 +60,7 @@ class Signature(FuncMetadata):
     parameters: Schema
 
     def validate_arguments(self, arguments_to_validate: dict[str, Any]) -> dict[str, Any]:
-        """The arguments by name, checked strictly.
+        """Return the arguments by name, checked strictly.
 
         Raises:
             LabError: `bad_arguments`, a sentence for each argument that is wrong.
@@ -123,7 +128,16 @@ def lab_tool(
     repeatable: bool = False,
     answer: type[BaseModel] | None = None,
 ) -> Tool:
-    """The tool that `function` implements: its docstring is the description, `answer` the model of its structured result."""
+    """Return the tool that `function` implements.
+
+    Args:
+        function: its docstring is the description that agents read.
+        title: for people.
+        reads: whether it changes nothing.
+        destroys: whether it ends something.
+        repeatable: whether a second call like the first changes nothing.
+        answer: the model of its structured result.
+    """
     description = " ".join((inspect.getdoc(function) or "").split())
     tool = LabTool.from_function(function, title=title, description=description, structured_output=False)
     annotations = ToolAnnotations(read_only_hint=reads, open_world_hint=False)

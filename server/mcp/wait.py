@@ -16,7 +16,7 @@ REFRESH_S = 1.0  # between readings of progress, which changes without the ledge
 
 
 def waiting(bridge: Bridge) -> Callable[..., Awaitable[a.WaitAnswer]]:
-    """The tool, bound to a lab."""
+    """Return the tool, bound to a lab."""
 
     async def wait_for_experiments(
         ids: Annotated[list[ExperimentId], Field(min_length=1, max_length=50)],
@@ -24,8 +24,11 @@ def waiting(bridge: Bridge) -> Callable[..., Awaitable[a.WaitAnswer]]:
         timeout_s: Annotated[int, Field(ge=1, le=45)] = 30,
         until: Literal["all", "any"] = "all",
     ) -> a.WaitAnswer:
-        """Wait until experiments end, at most timeout_s. Returns done, each state with its val_bpb or failure, and what changed. Not
-        done is no error: call again with the ids that haven't ended."""
+        """Wait until experiments end, at most timeout_s.
+
+        Returns done, each state with its val_bpb or failure, and what changed. Not done is no error: call again with the ids that
+        haven't ended.
+        """
         watch = Watch(bridge, list(dict.fromkeys(ids)), until)
         started = anyio.current_time()
         await watch.look()
@@ -51,10 +54,12 @@ class Watch:
 
     @property
     def open(self) -> list[a.ExperimentLine]:
+        """Those that have not ended."""
         return [line for line in self.lines if line.state not in TERMINAL_STATES]
 
     @property
     def done(self) -> bool:
+        """Whether the call can answer."""
         return not self.open if self.until == "all" else len(self.open) < len(self.lines)
 
     async def news(self, until: float) -> None:
@@ -66,6 +71,7 @@ class Watch:
                 return
 
     async def look(self) -> None:
+        """Read the states, and keep what changed."""
         # The counter is read before the states: a change in between is seen again, never missed.
         self._counter = await self.bridge.call(self.bridge.lab.changes)
         before = {line.id: line.state for line in self.lines}
@@ -81,6 +87,7 @@ class Watch:
         return "; ".join([ended, *shares])
 
     def note(self) -> str:
+        """Return what to do next."""
         if not self.open:
             return "All have ended. Write down what you learned with write_memory."
         rest = ", ".join(line.id for line in self.open)
