@@ -1,6 +1,7 @@
 """One read-only SELECT over the documented tables, the same for every store: the rows that are known now, in a passing SQLite.
 
 - `statement` parses the SELECT and refuses anything else with a reason.
+- `copy` copies the rows that it may read.
 - `pool` runs it in a child process (`worker`), which is killed after `LIMIT_S` and has little memory.
 - `turns` decides whose statement runs next, so that one agent's statements don't hold up another's.
 
@@ -8,22 +9,19 @@ Gives up speed for exactness: the columns that the statement names are copied fo
 so that unflushed rows count and both stores answer alike.
 """
 
-from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from autoresearch_mcp.server.lake.sql.copy import Load, copied
 from autoresearch_mcp.server.lake.sql.pool import Pool, Refused, Stopped
-from autoresearch_mcp.server.lake.sql.statement import TYPES, check, refused
+from autoresearch_mcp.server.lake.sql.statement import check, refused
 from autoresearch_mcp.server.lake.sql.statement import describe as _describe
 from autoresearch_mcp.server.lake.sql.turns import Turns
 from autoresearch_mcp.server.lake.sql.worker import HEAP_MB
-from autoresearch_mcp.server.models import Table
 
 __all__ = ["LIMIT_S", "MOST_TEXT", "Load", "asks_for_schema", "close", "describe", "select"]
 
 LIMIT_S = 5.0
 MOST_TEXT = 50_000  # characters of an answer's values; as many again for the names of its columns
-
-Load = Callable[[Table, Sequence[str]], Iterable[tuple[Any, ...]]]  # a table's rows, as cells of these columns
 
 _turns = Turns()
 _pool = Pool()
@@ -46,15 +44,10 @@ def select(sql: str, load: Load, limit: int, caller: str = "") -> tuple[list[dic
     """
     _pool.warm()  # it starts while the statement is parsed and the rows are read
     statement, needed = check(sql)
-    tables: dict[str, list[tuple[str, str]]] = {
-        table: [(column.name, TYPES[column.type]) for column in columns] for table, columns in needed.items()
-    }
     with _turns.turn(caller):
-        rows: dict[str, Iterable[tuple[Any, ...]]] = {
-            table: load(table, [column.name for column in columns]) for table, columns in needed.items()
-        }
+        database = copied(needed, load)
         try:
-            answer = _pool.run(statement, tables, rows, limit=limit, seconds=LIMIT_S, most_text=MOST_TEXT)
+            answer = _pool.run(statement, database, limit=limit, seconds=LIMIT_S, most_text=MOST_TEXT)
         except Refused as reason:
             raise refused(str(reason), needed) from None
         except Stopped as limit_reached:

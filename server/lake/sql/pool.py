@@ -1,13 +1,14 @@
 """Worker processes that run statements, one each at a time, and that can be killed.
 
-A worker stays for the next statement, so an ordinary one pays no start; one that was killed is replaced at once. Messages
-are a length and marshalled data to a worker, a length and JSON from it. A worker inherits no secrets of the environment.
+A worker stays for the next statement, so an ordinary one pays no start; one that was killed is replaced at once. A message is
+a length and that many bytes: to a worker, the request in JSON and then the database; from it, the answer in JSON. A worker
+inherits no secrets of the environment.
 """
 
 import atexit
 import contextlib
+import fcntl
 import json
-import marshal
 import os
 import select
 import signal
@@ -15,20 +16,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from autoresearch_mcp.server.lake.sql.worker import LENGTH_BYTES, MEMORY_MB
 
-_FILL_S = 60.0  # to send the rows; a worker that takes them more slowly is stuck
-_GRACE_S = 2.0  # for the last rows, and until the worker's own alarm
+_SEND_S = 60.0  # to send the database; a worker that takes it more slowly is stuck
+_GRACE_S = 2.0  # until the worker's own alarm
 _LONG_S = 1.0  # a statement that takes longer gets out of the way of everything else on the machine
 _NICENESS = 10
 _KEPT = 4  # workers that wait for the next statement
-_CHUNK_ROWS = 2_000
+_PIPE_BYTES = 1 << 20
 _MOST_ANSWER = 8 << 20  # bytes; a worker that obeys its limits stays far below
 _ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # what some installations of Python need to start
 
@@ -70,21 +69,19 @@ class Pool:
     def run(
         self,
         statement: str,
-        tables: Mapping[str, Sequence[tuple[str, str]]],
-        rows: Mapping[str, Iterable[tuple[Any, ...]]],
+        database: bytes,
         *,
         limit: int,
         seconds: float,
         most_text: int,
     ) -> Answer:
-        """Run a SELECT over tables of its own.
+        """Run a SELECT.
 
         Args:
             statement: in SQLite's dialect.
-            tables: names and types of each table's columns.
-            rows: each table's rows; a tuple in a row becomes a JSON array.
+            database: what it reads, as the bytes of an SQLite file.
             limit: the most rows to return.
-            seconds: how long the statement may take once the tables are filled.
+            seconds: how long the statement may take.
             most_text: characters that the values may have, and again the names.
 
         Raises:
@@ -97,10 +94,9 @@ class Pool:
         if not worker.alive:
             worker.close()
             worker = _Worker()
-        request: dict[str, Any] = {"statement": statement, "tables": {table: list(columns) for table, columns in tables.items()}}
-        request |= {"limit": limit, "seconds": seconds, "most_text": most_text}
+        request = {"statement": statement, "limit": limit, "seconds": seconds, "most_text": most_text}
         try:
-            answer = worker.ask(request, [rows[table] for table in tables], seconds)
+            answer = worker.ask(json.dumps(request).encode(), database, seconds)
         finally:
             self._put_back(worker)
         if "refused" in answer:
@@ -142,6 +138,9 @@ class _Worker:
         self._requests, self._answers = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._requests, False)
         os.set_blocking(self._answers, False)
+        if hasattr(fcntl, "F_SETPIPE_SZ"):  # Linux: fewer switches between the processes
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(self._requests, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._nice = False
         self.usable = True
 
@@ -149,18 +148,14 @@ class _Worker:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, request: dict[str, Any], tables: Iterable[Iterable[tuple[Any, ...]]], seconds: float) -> dict[str, Any]:
+    def ask(self, request: bytes, database: bytes, seconds: float) -> dict[str, Any]:
         """Return what the worker answers, or what stopped it."""
         usable, self.usable = self.usable, False  # an exception leaves half a message behind
         try:
             with contextlib.suppress(BrokenPipeError):  # it ended; its answer or its exit status says why
-                deadline = time.monotonic() + _FILL_S
+                deadline = time.monotonic() + _SEND_S
                 self._send(request, deadline)
-                for rows in tables:
-                    remaining = iter(rows)
-                    while chunk := list(islice(remaining, _CHUNK_ROWS)):
-                        self._send(chunk, deadline)
-                    self._send([], deadline)
+                self._send(database, deadline)
             deadline = time.monotonic() + seconds + _GRACE_S
             self._yield_if_long()
             length = int.from_bytes(self._receive(LENGTH_BYTES, deadline), "big")
@@ -195,13 +190,13 @@ class _Worker:
             with contextlib.suppress(OSError):  # it ended this moment
                 os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICENESS)
 
-    def _send(self, message: Any, deadline: float) -> None:
-        content = marshal.dumps(message)
-        left = memoryview(len(content).to_bytes(LENGTH_BYTES, "big") + content)
-        while left:
-            _wait(self._requests, select.POLLOUT, deadline)
-            with contextlib.suppress(BlockingIOError):
-                left = left[os.write(self._requests, left) :]
+    def _send(self, message: bytes, deadline: float) -> None:
+        for part in (len(message).to_bytes(LENGTH_BYTES, "big"), message):
+            left = memoryview(part)
+            while left:
+                _wait(self._requests, select.POLLOUT, deadline)
+                with contextlib.suppress(BlockingIOError):
+                    left = left[os.write(self._requests, left) :]
 
     def _receive(self, size: int, deadline: float) -> bytes:
         """Read so many bytes.

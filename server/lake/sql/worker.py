@@ -2,7 +2,7 @@
 
 It reads requests from stdin and writes answers to stdout (see `pool`), and ends with its stdin. What a statement may do here:
 
-- Read the tables of its own request. SQLite's authorizer refuses everything else, files and recursion included.
+- Read the tables that came with its request. SQLite's authorizer refuses everything else, files and recursion included.
 - Run for the seconds of the request; then the kernel's alarm ends this process, also inside a single SQL function.
 - Use `MEMORY_MB` in all, `HEAP_MB` of it in SQLite. It writes no file: what SQLite would spill to disk counts as memory.
 - Answer with so many characters. Rows are read one by one, and no row after the last that fits.
@@ -10,7 +10,6 @@ It reads requests from stdin and writes answers to stdout (see `pool`), and ends
 
 import contextlib
 import json
-import marshal
 import os
 import resource
 import signal
@@ -46,10 +45,13 @@ def main() -> None:
     _confine()
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     while (request := _read(requests)) is not None:
+        tables = _read(requests)
         database = sqlite3.connect(":memory:", isolation_level=None)
         try:
-            _fill(database, request["tables"], requests)
-            answer = _answer(database, request)
+            if tables:
+                database.deserialize(tables)
+            del tables
+            answer = _answer(database, json.loads(request))
         except MemoryError:
             answer = {"stopped": f"it needs more than {HEAP_MB} MB of memory; narrow it down", "ends": True}
         finally:
@@ -75,31 +77,14 @@ def _confine() -> None:
     database.close()
 
 
-def _read(requests: BinaryIO) -> Any:
+def _read(requests: BinaryIO) -> bytes | None:
     """Return the next message, or None at the end of the stream."""
     length = requests.read(LENGTH_BYTES)
-    return marshal.loads(requests.read(int.from_bytes(length, "big"))) if length else None  # noqa: S302 - from our own parent
-
-
-def _fill(database: sqlite3.Connection, tables: dict[str, list[tuple[str, str]]], requests: BinaryIO) -> None:
-    """Make the tables; each one's rows come in messages of their own, an empty one last."""
-    database.execute("PRAGMA temp_store = MEMORY")
-    database.execute("BEGIN")
-    for table, columns in tables.items():
-        declared = ", ".join(f'"{name}" {kind}' for name, kind in columns)
-        database.execute(f"CREATE TABLE {table} ({declared})")
-        insert = f"INSERT INTO {table} VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
-        while rows := _read(requests):
-            lists = any(isinstance(cell, tuple) for cell in rows[0])
-            database.executemany(insert, (tuple(map(_stored, row)) for row in rows) if lists else rows)
-    database.execute("COMMIT")
-
-
-def _stored(cell: Any) -> Any:
-    return json.dumps(cell, ensure_ascii=False) if isinstance(cell, tuple) else cell
+    return requests.read(int.from_bytes(length, "big")) if length else None
 
 
 def _answer(database: sqlite3.Connection, request: dict[str, Any]) -> dict[str, Any]:
+    database.execute("PRAGMA temp_store = MEMORY")
     database.execute("SELECT 1 FROM json_each('[]')")  # it is there from now on; making it is not authorised below
     for limit, most in _LIMITS.items():
         database.setlimit(limit, most)
