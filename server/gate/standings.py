@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
 
 from autoresearch_mcp.server.gate.evidence import bar, for_display, model_of
 from autoresearch_mcp.server.gate.spread import mean, pooled, sd
@@ -11,25 +10,46 @@ from autoresearch_mcp.server.models import Score
 from autoresearch_mcp.server.settings import PromotionSection
 
 
-@dataclass
 class Standing:
-    """A commit's replicates that count, under one set of conditions."""
+    """A commit's replicates that count, under one set of conditions.
 
-    commit: str
-    reported: bool
-    n: int = 0
-    mean: float = 0.0
-    sd: float | None = None
-    _metrics: list[float] = field(default_factory=list)
-    _models: set[Hashable] = field(default_factory=set)
+    Attributes:
+        commit: its full id.
+        reported: whether its metrics are reported ones.
+    """
+
+    def __init__(self, commit: str, reported: bool) -> None:
+        self.commit = commit
+        self.reported = reported
+        self._metrics: list[float] = []
+        self._models: set[Hashable] = set()
+        self._summary: tuple[int, float, float | None] = (0, 0.0, None)  # of so many metrics, their mean and their spread
 
     def add(self, score: Score) -> None:
         """Take in a replicate, unless its model is there already."""
-        if score.metric is None or model_of(score) in self._models:
-            return
-        self._models.add(model_of(score))
-        self._metrics.append(score.metric)
-        self.n, self.mean, self.sd = len(self._metrics), mean(self._metrics), sd(self._metrics)
+        if score.metric is not None and model_of(score) not in self._models:
+            self._models.add(model_of(score))
+            self._metrics.append(score.metric)
+
+    @property
+    def n(self) -> int:
+        """How many replicates count."""
+        return len(self._metrics)
+
+    @property
+    def mean(self) -> float:
+        """Mean of their metrics."""
+        return self._summarised()[1]
+
+    @property
+    def sd(self) -> float | None:
+        """Standard deviation of their metrics; None for a single one."""
+        return self._summarised()[2]
+
+    def _summarised(self) -> tuple[int, float, float | None]:
+        if self._summary[0] != len(self._metrics):
+            self._summary = len(self._metrics), mean(self._metrics), sd(self._metrics)
+        return self._summary
 
 
 class Standings:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from autoresearch_mcp.server.lab.query import ExperimentQuery
-from autoresearch_mcp.server.mcp.tools import LabTools
+from autoresearch_mcp.server.mcp.bridge import Bridge
+from autoresearch_mcp.server.mcp.tools import LabTools, tools
 from autoresearch_mcp.server.models import IMPORTED
 from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.measured import MeasuredLab
@@ -69,4 +70,14 @@ def test_before_anything_was_measured_a_ranking_is_one_list(make_lab: Callable[.
 
 def test_the_tools_arguments_are_the_labs_filters() -> None:
     declared = inspect.signature(LabTools.query_experiments).parameters
-    assert set(declared) - {"self"} == set(ExperimentQuery.model_fields)
+    assert set(declared) - {"self", "context"} == set(ExperimentQuery.model_fields)
+
+
+def test_a_whole_hypothesis_fits_a_search_and_finds_its_proposal(measured: MeasuredLab) -> None:
+    hypothesis = " ".join(f"idea{n}" for n in range(1_000))[:2_000]
+    arguments = {tool.name: tool.fn_metadata for tool in tools(Bridge(measured.lab))}
+    arguments["propose_patch"].validate_arguments({"hypothesis": hypothesis})
+    arguments["search_memory"].validate_arguments({"query": hypothesis})
+    edits = [{"path": "train.py", "search": "DEPTH = ", "replace": "DEPTH = 5 + "}]
+    commit = measured.lab.propose_patch(hypothesis, "ada", edits=edits).commit
+    assert [each.commit for each in measured.lab.search_memory(hypothesis).proposed] == [commit]
