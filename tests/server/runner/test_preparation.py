@@ -1,6 +1,7 @@
 """The data's preparation: a state of its own, which holds up nothing, costs no experiment anything, and can be ended."""
 
 import contextlib
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -12,11 +13,34 @@ import pytest
 from autoresearch_mcp.server import settings as lab_settings
 from autoresearch_mcp.server.compute.local.backend import LocalCompute
 from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
+from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.lock import runner_lock
 from autoresearch_mcp.server.runner.loop import Runner
-from autoresearch_mcp.trainer import files, prepare
+from autoresearch_mcp.trainer import files, prepare, protocol
 from tests.server.harness import NOOP, LabHarness
+
+# In the place of a launcher that an earlier runner left behind: it runs until it is told to end.
+LAUNCHER = """
+import fcntl, os, pathlib, signal, sys
+from autoresearch_mcp.trainer import protocol
+
+run = pathlib.Path(sys.argv[1])
+lock = (run / protocol.LOCK).open("w")
+fcntl.lockf(lock, fcntl.LOCK_EX)
+
+def end(*_):
+    hashes = dict.fromkeys(("fixed", "data", "tokenizer", "code"), "")
+    protocol.write_json(run / protocol.RESULT, protocol.Result("cancelled", hashes=hashes, versions={"torch": ""}))
+    sys.exit()
+
+signal.signal(signal.SIGTERM, end)
+protocol.write_json(run / protocol.PROGRESS, protocol.Progress("running"))
+lock.write(str(os.getpid()))
+lock.flush()
+while True:
+    signal.pause()
+"""
 
 pytestmark = pytest.mark.anyio
 
@@ -46,6 +70,16 @@ def held_up(cache: Path) -> Iterator[None]:
     target = prepare.data_dir("tiny")
     with files.locked(target.parent / f".{target.name}.lock"):
         yield
+
+
+@contextlib.contextmanager
+def launcher(run: Path) -> Iterator[None]:
+    """Let a run of an earlier runner go on."""
+    with subprocess.Popen([sys.executable, "-c", LAUNCHER, str(run)]) as process:
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 @contextlib.asynccontextmanager
@@ -93,6 +127,26 @@ async def test_while_data_is_prepared_the_runner_flushes_answers_and_leaves_when
             runner.stopping.set()
         assert preparations(cache) == [], "nothing goes on preparing for a runner that left"
     assert harness.state_of(id) == "queued"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+async def test_what_runs_is_followed_and_cancelled_while_data_is_prepared(make_lab: Callable[..., Path], cache: Path) -> None:
+    harness = LabHarness(make_lab("two", {"slots = 0": "slots = 2"}))
+    with runner_lock(harness.state):
+        running, waiting = harness.launch(2)
+        harness.ledger.move(running, ["queued"], state="starting", attempt=1, started_at=time.time())
+        run = LabPaths(harness.root).run(running, 1)
+        run.mkdir(parents=True)
+        protocol.write_json(run / protocol.SPEC, protocol.Spec(running, 1, "tiny", 1.0, 1, ""))
+        with launcher(run), held_up(cache):
+            await until(lambda: (run / protocol.LOCK).exists() and (run / protocol.LOCK).stat().st_size)
+            async with driven(harness):
+                await until(lambda: preparations(cache) and harness.record(running).state == "running")
+                harness.lab.cancel_experiment(running, "ada")
+                await until(lambda: harness.ended([running]))
+                assert preparations(cache) and harness.record(waiting).state == "queued"
+        assert harness.state_of(running) == "cancelled"
+    harness.close()
 
 
 async def test_a_preparation_costs_the_experiments_that_wait_for_it_nothing(harness: LabHarness, cache: Path) -> None:
