@@ -75,6 +75,7 @@ def _rows(ended: list[Experiment], budget_s: float) -> list[tuple[str, str, str,
     training = sum(e.details["wall_s"] for e in ended)
     # The first waits for torch
     outside = [(e.finished_at or 0.0) - (e.started_at or 0.0) - e.details["wall_s"] for e in finished if e.started_at != began]
+    assert outside, [e.failure for e in ended]
     of = f"{len(ended)} x {budget_s:g} s, one slot"
     if len(finished) < len(ended):
         of += f"; {len(ended) - len(finished)} failed"

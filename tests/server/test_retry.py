@@ -92,6 +92,19 @@ def test_a_call_with_a_deadline_raises_its_own_error_when_no_time_is_left_for_an
     assert len(tries) > 1 and raised.value.args == (len(tries),) and tries[-1] - tries[0] < 0.2
 
 
+def test_pauses_of_a_call_with_a_deadline_are_drawn_up_to_twice_their_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, outcomes = list[tuple[float, float]](), failing(Away(), Away(), Away())
+    monkeypatch.setattr("random.uniform", lambda low, high: drawn.append((low, high)) or 0.0)
+
+    def call() -> str:
+        if (error := outcomes.pop(0)) is not None:
+            raise error
+        return "done"
+
+    assert retry_within(call, is_away, (1.0, 3.0), 60.0, threading.Event()) == "done"
+    assert drawn == [(0, 2.0), (0, 4.0), (0, 6.0)]
+
+
 def test_a_call_that_waits_gives_up_at_once_when_it_is_told_to() -> None:
     give_up = threading.Event()
 
