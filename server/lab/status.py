@@ -55,6 +55,7 @@ class _Snapshot:
     recent: list[a.ExperimentLine]
     promotions: int
     unflushed: int
+    waiting_since: float | None
     launches: list[tuple[LaunchSettings, int]]
 
 
@@ -104,7 +105,7 @@ class Overview:
             promotions=now.promotions,
             unflushed=now.unflushed,
             runner=runner,
-            warnings=[*self._warnings(), *troubles, *start.failed_starts(self._state)],
+            warnings=[*self._warnings(now), *troubles, *start.failed_starts(self._state)],
             next=[*news, *self._next_steps(now.lacking, now.uncounted, budget, len(open_))],
         )
 
@@ -132,6 +133,7 @@ class Overview:
                 recent=[ended_line(row) for row in self._ledger.recent(5)],
                 promotions=self._ledger.promotion_count(),
                 unflushed=self._ledger.unflushed(),
+                waiting_since=self._ledger.waiting_since(),
                 launches=self._ledger.open_launches(),
             )
         return self._snapshot
@@ -210,22 +212,22 @@ class Overview:
         reported = any(score.val_bpb is None for score in scores)
         return a.Summary(commit=commit, n=len(values), mean=mean(values) if values else None, sd=sd(values), reported=reported or None)
 
-    def _warnings(self) -> list[str]:
+    def _warnings(self, now: "_Snapshot") -> list[str]:
         warnings = []
-        since = self._ledger.waiting_since()
+        settings, since = self._settings, now.waiting_since  # each look at the settings is a look at the file
         if since is not None and time.time() - since > LATE_S:
             warnings.append(
-                f"The shared log is behind by {self._ledger.unflushed()} records, the oldest of {(time.time() - since) / 60:.0f} min ago. "
+                f"The shared log is behind by {now.unflushed} records, the oldest of {(time.time() - since) / 60:.0f} min ago. "
                 f"They are safe here and count in every answer; .autoresearch/runner.log says why they were not taken."
             )
-        if self._settings.compute.backend == "local" and not confined():
-            warnings.append(_UNCONFINED[self._settings.promotion.unsandboxed])
-        if self._settings.training.metric == "reported":
-            warnings.append(_REPORTED_COUNTS[self._settings.promotion.reported])
-        if why := preflight_error(self._settings, self._state):
+        if settings.compute.backend == "local" and not confined():
+            warnings.append(_UNCONFINED[settings.promotion.unsandboxed])
+        if settings.training.metric == "reported":
+            warnings.append(_REPORTED_COUNTS[settings.promotion.reported])
+        if why := preflight_error(settings, self._state):
             warnings.append(why)
-        for launch, count in self._current().launches:
-            if changed := self._settings.changed_since(launch):
+        for launch, count in now.launches:
+            if changed := settings.changed_since(launch):
                 which = "1 experiment was launched: it keeps" if count == 1 else f"{count} experiments were launched: they keep"
                 warnings.append(
                     f"lab.toml has changed ({', '.join(changed)}) since {which} the settings of then. Cancel and launch again to use the new ones."
