@@ -109,7 +109,7 @@ class FileAnswer(Model):
     files: list[str] = Field(description="all paths at this commit, at most 200")
 
 
-class Precedent(Model):
+class SimilarProposal(Model):
     """An earlier proposal that resembles an idea."""
 
     commit: str
@@ -130,7 +130,7 @@ class ProposalAnswer(Model):
     hypothesis: str
     author: str
     results: list[ExperimentLine]
-    similar: list[Precedent] = []
+    similar: list[SimilarProposal] = []
     note: str
 
 
@@ -211,7 +211,7 @@ class SearchAnswer(Model):
 
     memories: list[MemoryHit]
     ranking: str
-    proposed: list[Precedent] = Field(default=[], description="earlier proposals whose hypothesis resembles the query")
+    proposed: list[SimilarProposal] = Field(default=[], description="earlier proposals whose hypothesis resembles the query")
     note: str = ""
 
 

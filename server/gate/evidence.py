@@ -1,6 +1,6 @@
 """Which replicates count: the one rule for the gate, the status, the leaderboard and the noise.
 
-A replicate counts if it finished with a metric that this lab accepts (see `bar`). Each model counts once (see `model_of`).
+A replicate counts if it finished with a metric that this lab accepts (see `exclusion`). Each model counts once (see `model_of`).
 
 Models are told apart by the hash of their weights, which the scorer computed. A reported metric has no model behind it that the
 lab could look at, so each such run counts by itself. Equal numbers don't show equal models: many metrics are coarse or printed
@@ -16,9 +16,9 @@ from typing import Literal
 from autoresearch_mcp.server.models import Score
 from autoresearch_mcp.server.settings import PromotionSection
 
-Bar = Literal["reported", "unsandboxed", "untested"]
-BY_SETTING: tuple[Bar, ...] = ("reported", "unsandboxed")  # barred by lab.toml: more replicates change nothing
-_BARRED: dict[Bar, str] = {
+Exclusion = Literal["reported", "unsandboxed", "untested"]
+BY_SETTING: tuple[Exclusion, ...] = ("reported", "unsandboxed")  # excluded by lab.toml: more replicates change nothing
+_EXPLAINED: dict[Exclusion, str] = {
     "reported": "have a metric that their own code printed and nobody verified, and this lab doesn't promote by such metrics "
     "([promotion] reported in lab.toml, which is its owner's to change).",
     "unsandboxed": "were trained without a sandbox, and this lab doesn't count those ([promotion] unsandboxed in lab.toml, which is its "
@@ -27,7 +27,7 @@ _BARRED: dict[Bar, str] = {
 }
 
 
-def bar(score: Score, rules: PromotionSection) -> Bar | None:
+def exclusion(score: Score, rules: PromotionSection) -> Exclusion | None:
     """Return why a finished replicate is no evidence in this lab, or None if it is."""
     if score.val_bpb is None:
         if rules.reported == "refuse":
@@ -46,22 +46,22 @@ def counted(scores: Sequence[Score], rules: PromotionSection, conditions: str | 
     """Return the evidence among attempts, under the given conditions or any: each model once under each conditions."""
     first: dict[Hashable, Score] = {}
     for score in scores:
-        if score.metric is not None and bar(score, rules) is None and conditions in (None, score.conditions):
+        if score.metric is not None and exclusion(score, rules) is None and conditions in (None, score.conditions):
             first.setdefault((score.conditions, model_of(score)), score)
     return list(first.values())
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class Uncounted:
     """Finished replicates that don't count: how many, and why."""
 
-    barred: Counter[Bar]
+    excluded: Counter[Exclusion]
     twins: int  # of a model that counts once already
     elsewhere: int  # under other conditions than those to compare under
 
     def sentences(self, name: str) -> list[str]:
         """Return a sentence for each kind; `name` says whose replicates they are."""
-        lines = [f"{n} of the {name}'s {_BARRED[why]}" for why, n in self.barred.items()]
+        lines = [f"{n} of the {name}'s {_EXPLAINED[why]}" for why, n in self.excluded.items()]
         if self.twins:
             lines.append(
                 f"{self.twins} of the {name}'s are equal bit for bit to another and count once with it: its code must use the seed it is given."
@@ -74,12 +74,12 @@ class LeftOut:
         return lines
 
 
-def left_out(scores: Sequence[Score], rules: PromotionSection, conditions: str) -> LeftOut:
+def uncounted(scores: Sequence[Score], rules: PromotionSection, conditions: str) -> Uncounted:
     """Return what of these attempts finished and doesn't count in a comparison under these conditions."""
     finished = [score for score in scores if score.metric is not None]
-    barred = Counter(why for score in finished if (why := bar(score, rules)))
+    excluded = Counter(why for score in finished if (why := exclusion(score, rules)))
     anywhere, here = counted(finished, rules), counted(finished, rules, conditions)
-    return LeftOut(barred, len(finished) - barred.total() - len(anywhere), len(anywhere) - len(here))
+    return Uncounted(excluded, len(finished) - excluded.total() - len(anywhere), len(anywhere) - len(here))
 
 
 def metrics(scores: Iterable[Score]) -> list[float]:

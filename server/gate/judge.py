@@ -29,7 +29,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from autoresearch_mcp.server.gate.evidence import BY_SETTING, Bar, counted, left_out, metrics
+from autoresearch_mcp.server.gate.evidence import BY_SETTING, Exclusion, counted, metrics, uncounted
 from autoresearch_mcp.server.gate.spread import mean, pooled_sd, sd
 from autoresearch_mcp.server.models import Metric, Score, Verdict
 from autoresearch_mcp.server.settings import PromotionSection
@@ -227,11 +227,11 @@ def _missing(lacks: dict[str, int], sides: dict[str, Sequence[Score]], rules: Pr
     lines = [f"the {name} needs {n} more {'replicate' if n == 1 else 'replicates'}" for name, n in lacks.items()]
     reason = " and ".join(lines)
     reason = f"{reason[0].upper()}{reason[1:]} of the {max(2, rules.min_replicates)} that a comparison takes."
-    refused: Counter[Bar] = Counter()
+    refused: Counter[Exclusion] = Counter()
     for name in lacks:
-        uncounted = left_out(sides[name], rules, conditions)
-        reason += "".join(f" {sentence}" for sentence in uncounted.sentences(name))
-        refused += uncounted.barred
+        rest = uncounted(sides[name], rules, conditions)
+        reason += "".join(f" {sentence}" for sentence in rest.sentences(name))
+        refused += rest.excluded
     code = next((why for why in BY_SETTING if refused[why]), "too_few_replicates")
     if code == "too_few_replicates":
         reason += " launch_training, then ask again."

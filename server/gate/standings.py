@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Hashable
 
-from autoresearch_mcp.server.gate.evidence import bar, for_display, model_of
+from autoresearch_mcp.server.gate.evidence import exclusion, for_display, model_of
 from autoresearch_mcp.server.gate.spread import mean, pooled, sd
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Score
@@ -96,7 +96,7 @@ class Standings:
             if score.metric is None:
                 continue
             self._newest[score.device] = score.conditions
-            if bar(score, rules) is None:
+            if exclusion(score, rules) is None:
                 commits = self._by_conditions.setdefault(score.conditions, {})
                 commits.setdefault(score.commit, Standing(score.commit, score.val_bpb is None)).add(score)
         return self._by_conditions.get(conditions, {})

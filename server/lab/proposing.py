@@ -140,7 +140,9 @@ class Proposing:
         note = f"This code was proposed before, by {twin.author}: use its results, or launch more replicates of {twin.commit[:12]}. Nothing new was made."
         return self._answer(twin, stat, True, note)
 
-    def _answer(self, proposal: Proposal, stat: str, duplicate: bool, note: str, similar: Sequence[a.Precedent] = ()) -> a.ProposalAnswer:
+    def _answer(
+        self, proposal: Proposal, stat: str, duplicate: bool, note: str, similar: Sequence[a.SimilarProposal] = ()
+    ) -> a.ProposalAnswer:
         results = [ended_line(row) for row in self._core.ledger.ended_of(proposal.commit)] if duplicate else []
         return a.ProposalAnswer(
             commit=proposal.commit,

@@ -39,7 +39,7 @@ class SimilarProposals:
         self._holders: Counter[str] = Counter()
         self._vectors: list[Any] = []
 
-    def find(self, idea: str, but: str = "", limit: int = 3) -> list[a.Precedent]:
+    def find(self, idea: str, but: str = "", limit: int = 3) -> list[a.SimilarProposal]:
         """Return the proposals that are most like the idea, best first.
 
         Args:
@@ -55,7 +55,7 @@ class SimilarProposals:
         likeness = [(max(w / NEAR_WORDS, m / NEAR_MEANING), max(w, m), n) for n, (w, m) in enumerate(zip(by_words, by_meaning))]
         best = sorted((each for each in likeness if each[0] >= 1 and self._proposals[each[2]].commit != but), reverse=True)[:limit]
         conditions = self._overview.conditions() if best else ""
-        return [self._precedent(self._proposals[n], min(like, 1.0), conditions) for _, like, n in best]
+        return [self._described(self._proposals[n], min(like, 1.0), conditions) for _, like, n in best]
 
     def _extend(self) -> None:
         fresh = self._ledger.proposals_after(self._read_to, MOST)
@@ -88,10 +88,10 @@ class SimilarProposals:
         query: Vectors = self._embedder.embed([idea])[0]
         return [float(value) for value in np.stack(self._vectors) @ query]
 
-    def _precedent(self, proposal: Proposal, likeness: float, conditions: str) -> a.Precedent:
+    def _described(self, proposal: Proposal, likeness: float, conditions: str) -> a.SimilarProposal:
         scores = self._ledger.scores(proposal.commit)
         metric = self._overview.summary(proposal.commit, conditions)
-        return a.Precedent(
+        return a.SimilarProposal(
             commit=proposal.commit,
             author=proposal.author,
             hypothesis=proposal.hypothesis[:300],

@@ -10,7 +10,7 @@ from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server import runs
 from autoresearch_mcp.server.compute.base import ComputeError
 from autoresearch_mcp.server.compute.modal import deployment
-from autoresearch_mcp.server.gate.evidence import BY_SETTING, LeftOut, counted, for_display, left_out, metrics
+from autoresearch_mcp.server.gate.evidence import BY_SETTING, Uncounted, counted, for_display, metrics, uncounted
 from autoresearch_mcp.server.gate.spread import mean, sd
 from autoresearch_mcp.server.gate.standings import Standings
 from autoresearch_mcp.server.installation import is_installed
@@ -50,7 +50,7 @@ class _Snapshot:
     open: list[Experiment]
     champion: a.Summary
     lacking: int  # replicates of the champion, before a candidate that is trained now can be compared with it
-    uncounted: LeftOut
+    uncounted: Uncounted
     counts: dict[str, int]
     recent: list[a.ExperimentLine]
     promotions: int
@@ -128,7 +128,7 @@ class Overview:
                 open=self._ledger.open_experiments(),
                 champion=self.summary(champion, conditions),
                 lacking=rules.min_replicates - self.summary(champion, newest).n,
-                uncounted=left_out(replicates, for_display(rules), newest),
+                uncounted=uncounted(replicates, for_display(rules), newest),
                 counts=self._ledger.counts(),
                 recent=[ended_line(row) for row in self._ledger.recent(5)],
                 promotions=self._ledger.promotion_count(),
@@ -234,9 +234,9 @@ class Overview:
                 )
         return warnings + self._repo.behind()
 
-    def _next_steps(self, lacking: int, uncounted: LeftOut, budget: a.Budget, open_: int) -> list[str]:
-        why = "".join(f" {sentence}" for sentence in uncounted.sentences("champion"))
-        useless = uncounted.twins > 0 or any(uncounted.barred[bar] for bar in BY_SETTING)  # to launch the champion again
+    def _next_steps(self, lacking: int, rest: Uncounted, budget: a.Budget, open_: int) -> list[str]:
+        why = "".join(f" {sentence}" for sentence in rest.sentences("champion"))
+        useless = rest.twins > 0 or any(rest.excluded[reason] for reason in BY_SETTING)  # to launch the champion again
         each = self._settings.longest_s()
         affordable = budget.left_s >= each
         if budget.usd is not None:
