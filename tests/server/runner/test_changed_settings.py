@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_mcp.server import compute
+from autoresearch_mcp.server.compute.local.backend import LocalCompute
 from autoresearch_mcp.server.paths import LabPaths
+from autoresearch_mcp.server.runner import loop, process
 from autoresearch_mcp.server.runner.lock import runner_lock
+from autoresearch_mcp.server.settings import Settings
 from autoresearch_mcp.trainer import protocol
-from tests.server.harness import LabHarness
+from tests.server.harness import NOOP, LabHarness
 
 
 @pytest.fixture
@@ -60,3 +64,23 @@ def test_the_files_of_a_run_are_those_that_could_be_edited_at_its_launch(make_la
     code = LabPaths(harness.root).run(id, 1) / protocol.CODE
     assert sorted(path.name for path in code.iterdir()) == [".mcp.json", "train.py"]
     harness.close()
+
+
+def test_what_was_launched_for_this_machine_runs_here_though_lab_toml_rents_by_then(
+    harness: LabHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = list[str]()
+
+    def open_noop(settings: Settings, _state: Path, log: Path) -> LocalCompute:
+        opened.append(settings.compute.backend)
+        assert settings.compute.backend == "local", "else the loop begins again and again"
+        return LocalCompute("tiny", 1, log, command=NOOP)
+
+    monkeypatch.setattr(compute, "open_compute", open_noop)
+    monkeypatch.setattr(loop.Runner.run, "__defaults__", (0.0,))
+    with runner_lock(harness.state):
+        (id,) = harness.launch()
+    edit(harness.root, 'backend = "local"', 'backend = "modal"')
+    assert process.main(harness.root) == 0
+    assert harness.ledger.ended([id])[id]["state"] == "finished" and opened == ["local"]
+    assert harness.ledger.money()[0] == 0.0
