@@ -61,7 +61,9 @@ def safe(value: Any) -> Any:
     if isinstance(value, str):
         return cut(clean(value), _MOST)
     if isinstance(value, dict):
-        return {one_line(key, 200): safe(item) for key, item in value.items()}
+        return {
+            key if len(key) < 64 and key.isascii() and key.isidentifier() else one_line(key, 200): safe(item) for key, item in value.items()
+        }
     return [safe(item) for item in value] if isinstance(value, list | tuple) else value
 
 
