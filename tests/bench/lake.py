@@ -119,7 +119,7 @@ def _month(scratch: Path) -> list[Row]:
     lake = EmbeddedLake(folder)
     dice = random.Random(3)
     took: list[float] = []
-    seen: list[tuple[int, int]] = []
+    sizes: list[tuple[int, int]] = []
     for n in range(FLUSHES):
         began = time.perf_counter()
         lake.append("experiments", [_record("experiments", n, dice)])
@@ -127,12 +127,12 @@ def _month(scratch: Path) -> list[Row]:
         took.append((time.perf_counter() - began) * 1e3)
         for retired in folder.glob("experiments.*/"):
             os.utime(retired, (0, 0))
-        seen.append(_size(folder) if n % dataset.MOST_COMMITS == dataset.MOST_COMMITS - 1 or FLUSHES < 100 else (0, 0))
+        sizes.append(_size(folder) if n % dataset.MOST_COMMITS == dataset.MOST_COMMITS - 1 or FLUSHES < 100 else (0, 0))
     lake.close()
     tenth = FLUSHES // 10
     first, last = took[:tenth], took[-tenth:]
-    files = [count for count, _ in seen if count]
-    each = [size / (n + 1) / 1024 for n, (_, size) in enumerate(seen) if size]
+    files = [count for count, _ in sizes if count]
+    each = [size / (n + 1) / 1024 for n, (_, size) in enumerate(sizes) if size]
     title = f"{FLUSHES:,} flushes of a record"
     return [
         (f"{title}: median of a flush", f"{_ms(last)} at the end", f"{_ms(first)} at first", f"{statistics.median(last) / statistics.median(first):.1f}", ""),

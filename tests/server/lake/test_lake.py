@@ -58,11 +58,11 @@ def test_filters_orders_pages_and_counts_agree_with_brute_force(lake: Lake, monk
     for _ in range(150):
         query = random_query(rng)
         expected = ordered("experiments", rows, query)
-        found: list[Record] = []
+        collected: list[Record] = []
         while page := lake.select("experiments", query):
-            found += page
+            collected += page
             query = replace(query, after=(cell("experiments", page[-1], query.order_by), page[-1].id))
-        assert found == expected, query
+        assert collected == expected, query
         assert lake.count("experiments", query.where) == {"": len(expected)}
         assert lake.count("experiments", query.where, "state") == counted("experiments", rows, query.where, "state")
 
@@ -107,12 +107,12 @@ def test_readers_in_other_threads_see_whole_writes(lake: Lake) -> None:
     faults: list[str] = []
 
     def read() -> None:
-        seen = 0
+        before = 0
         while not done.is_set():
             rows = len(lake.select("experiments", Query(limit=1_000)))
-            if rows % 5 or rows < seen:
-                faults.append(f"{rows} rows after {seen}")
-            seen = rows
+            if rows % 5 or rows < before:
+                faults.append(f"{rows} rows after {before}")
+            before = rows
 
     readers = [threading.Thread(target=read) for _ in range(3)]
     for thread in readers:

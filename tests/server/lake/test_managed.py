@@ -166,16 +166,16 @@ def test_what_a_person_has_to_mend_is_said_at_once(
 def test_the_token_is_in_no_repr_no_message_and_no_file(deeplake: DeeplakeStandIn, machine: Machine, tmp_path: Path) -> None:
     lake = machine("here")
     deeplake.faults = Faults(statuses=(400, 500), chance=0.7, malformed=0.5)
-    seen = [repr(lake), repr(vars(lake)), repr(lake.service)]
+    texts = [repr(lake), repr(vars(lake)), repr(lake.service)]
     for n in range(20):
         try:
             lake.append("experiments", [experiment(n)])
         except LakeUnavailable as error:
-            seen += [str(error), repr(error), repr(error.__cause__), repr(error.__context__)]
+            texts += [str(error), repr(error), repr(error.__cause__), repr(error.__context__)]
         lake.count("experiments")
-        seen.append(lake.warning())
-    seen += [path.read_text(encoding="latin-1") for path in tmp_path.rglob("*") if path.is_file()]
-    assert not [text for text in seen if TOKEN in text]
+        texts.append(lake.warning())
+    texts += [path.read_text(encoding="latin-1") for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [text for text in texts if TOKEN in text]
 
 
 @pytest.mark.parametrize(

@@ -89,15 +89,15 @@ class Machine:
         if number % 4 == 0:
             launched = await self.call("launch_training", commit="champion", author=self.name)
             self.trained += launched["experiments"]
-        found = await self.call("search_memory", query=f"n{number} learned", author=self.name)
-        assert found["memories"][0]["id"] == note["id"]
+        hits = await self.call("search_memory", query=f"n{number} learned", author=self.name)
+        assert hits["memories"][0]["id"] == note["id"]
         rows = await self.call("query_experiments", author=self.name, limit=200)
         assert sorted(row["id"] for row in rows["rows"]) == sorted(self.trained)
         counted = await self.call("query_experiments", sql=f"SELECT count(*) AS n FROM memories WHERE author = '{self.name}'")
         assert counted["rows"] == [{"n": len(self.notes)}]
         await self.call("get_experiment", id=self.trained[0])
         status = await self.call("get_status")
-        return [found["note"], rows["note"], *status["warnings"]]
+        return [hits["note"], rows["note"], *status["warnings"]]
 
 
 @asynccontextmanager
@@ -144,10 +144,10 @@ async def test_an_outage_loses_nothing_doubles_nothing_and_hangs_no_call(
         for faults, share in WEATHER:
             deeplake.faults = faults
             ends = time.monotonic() + share * OUTAGE_S
-            told = [[""]]
+            warnings = [[""]]
             while time.monotonic() < ends:
-                told += [await here.work(), await there.work()]
-            assert any("The shared log was last read" in said and "ago" in said for said in told[-1]), told[-1]
+                warnings += [await here.work(), await there.work()]
+            assert any("The shared log was last read" in text and "ago" in text for text in warnings[-1]), warnings[-1]
         assert here.ledger.unflushed() > 3 and there.ledger.unflushed() > 3
         assert max(here.longest, there.longest) < LONGEST_S
         deeplake.faults = STORMY

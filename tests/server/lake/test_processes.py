@@ -41,8 +41,8 @@ while number < 3 or not enough.exists():
     notes.append(lab.write_memory("finding", text, name).id)
     if number % 3 == 0:
         trained += lab.launch_training("champion", name).experiments
-    found = [hit.id for hit in lab.search_memory(f"n{number} learned", author=name, limit=50).memories]
-    assert found[0] == notes[-1] and len(found) == len(set(found)) == min(50, len(notes)), ("search_memory", found)
+    hits = [hit.id for hit in lab.search_memory(f"n{number} learned", author=name, limit=50).memories]
+    assert hits[0] == notes[-1] and len(hits) == len(set(hits)) == min(50, len(notes)), ("search_memory", hits)
     listed, more = [], True
     while more:
         sql = f"SELECT id FROM memories WHERE author = '{name}' ORDER BY id LIMIT 200 OFFSET {len(listed)}"
@@ -106,11 +106,11 @@ def test_servers_see_every_row_once_while_the_runner_flushes(make_lab: Callable[
             for n in range(SERVERS)
         ]
         anyio.run(together)
-        said = [server.communicate() for server in servers]
-        assert [(server.returncode, err[-2000:]) for server, (_, err) in zip(servers, said)] == [(0, "")] * SERVERS
+        outputs = [server.communicate() for server in servers]
+        assert [(server.returncode, err[-2000:]) for server, (_, err) in zip(servers, outputs)] == [(0, "")] * SERVERS
         anyio.run(Runner(settings, state, ledger, Repo(root), lake, LocalCompute("tiny", 1, state / "runner.log", command=NOOP)).run, 0.0)
     lake.close()
-    heard = [json.loads(out) for out, _ in said]
+    heard = [json.loads(out) for out, _ in outputs]
     after = open_lake(settings, state)
     for table, of in (("memories", 0), ("experiments", 1)):
         acknowledged = sorted(id for each in heard for id in each[of])

@@ -57,8 +57,8 @@ def ids(read: Read[Ranked]) -> list[str]:
 def test_a_note_is_found_by_what_it_means(tmp_path: Path) -> None:
     lake = EmbeddedLake(tmp_path / "lake", local())
     lake.append("memories", NOTES)
-    found = MergedView(lake, nothing, local()).search("bigger learning rate for muon", limit=2)
-    assert ids(found)[0] == "m-000001" and "meaning (wordllama-l2-256)" in found.value.ranking
+    result = MergedView(lake, nothing, local()).search("bigger learning rate for muon", limit=2)
+    assert ids(result)[0] == "m-000001" and "meaning (wordllama-l2-256)" in result.value.ranking
     for question, answer in {"larger minibatches": "m-000004", "shared vocabulary vectors": "m-000003"}.items():
         assert ids(MergedView(lake, nothing).search(question)) == []  # not a word in common
         assert ids(MergedView(lake, nothing, local()).search(question)) == [answer]
@@ -87,9 +87,9 @@ def test_filters_hold_for_both_rankings_and_unflushed_notes_take_part(tmp_path: 
 def test_without_a_model_full_text_alone_says_so(tmp_path: Path) -> None:
     lake = EmbeddedLake(tmp_path)
     lake.append("memories", NOTES)
-    found = MergedView(lake, nothing).search("muon")
-    assert ids(found) == ["m-000001"]
-    assert found.value.ranking == "full text (BM25) alone: no embedding model is installed or set, see [embeddings] in the README"
+    result = MergedView(lake, nothing).search("muon")
+    assert ids(result) == ["m-000001"]
+    assert result.value.ranking == "full text (BM25) alone: no embedding model is installed or set, see [embeddings] in the README"
 
 
 def test_notes_from_before_the_model_are_embedded_with_the_next_write(tmp_path: Path) -> None:
@@ -146,9 +146,9 @@ def test_an_endpoint_that_fails_costs_a_ranking_and_no_note(
     service.status, service.body = status, body
     lake = EmbeddedLake(tmp_path, endpoint)
     lake.append("memories", [memory(1, "muon steps")])
-    found = MergedView(lake, nothing, endpoint).search("muon")
-    assert ids(found) == ["m-000001"]
-    assert found.value.ranking.startswith("full text (BM25) alone: The embedding endpoint") and KEY not in found.value.ranking
+    result = MergedView(lake, nothing, endpoint).search("muon")
+    assert ids(result) == ["m-000001"]
+    assert result.value.ranking.startswith("full text (BM25) alone: The embedding endpoint") and KEY not in result.value.ranking
     asked = len(service.asked)
     MergedView(lake, nothing, endpoint).search("another")
     assert len(service.asked) == asked  # it is left alone for a while

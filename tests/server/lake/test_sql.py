@@ -35,8 +35,8 @@ def test_sql_counts_unflushed_rows_and_newest_versions_in_both_stores(lake: Lake
     stale = [record.model_copy(update={"version": 1, "state": "cancelled"}) for record in records[10:20]]
     lake.append("experiments", [*records[:10], *stale, *records[20:30]])
     view = MergedView(lake, lambda table: list(records[5:20] + records[30:]) if table == "experiments" else [])
-    found, _ = sql.select("SELECT state, count(*) AS n FROM experiments GROUP BY state", lambda *wanted: view.cells(*wanted).value, 10)
-    assert {row["state"]: row["n"] for row in found} == Counter(record.state for record in records)
+    answer, _ = sql.select("SELECT state, count(*) AS n FROM experiments GROUP BY state", lambda *wanted: view.cells(*wanted).value, 10)
+    assert {row["state"]: row["n"] for row in answer} == Counter(record.state for record in records)
     best, _ = sql.select(
         "SELECT id FROM experiments WHERE val_bpb IS NOT NULL ORDER BY val_bpb, id LIMIT 3", lambda *wanted: view.cells(*wanted).value, 10
     )
@@ -98,18 +98,18 @@ def test_a_query_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_an_answer_has_a_size() -> None:
     data = [memory(n, "x" * 5_000) for n in range(50)]
-    found, more = sql.select("SELECT id, text FROM memories ORDER BY id", over(*data), 50)
-    assert more and len(found) < 50 and all(len(row["text"]) == 2_000 for row in found)
-    found, more = sql.select("SELECT id FROM memories", over(*data), 7)
-    assert more and len(found) == 7
+    answer, more = sql.select("SELECT id, text FROM memories ORDER BY id", over(*data), 50)
+    assert more and len(answer) < 50 and all(len(row["text"]) == 2_000 for row in answer)
+    answer, more = sql.select("SELECT id FROM memories", over(*data), 7)
+    assert more and len(answer) == 7
     assert sql.select("SELECT id FROM memories LIMIT 7", over(*data), 7)[1] is False
 
 
 def test_long_names_of_columns_count_too() -> None:
-    found, more = sql.select(
+    answer, more = sql.select(
         f'SELECT id AS "{"x" * 3_000}", id AS "{"y" * 3_000}" FROM memories', over(*(memory(n, "note") for n in range(300))), 300
     )
-    assert more and sum(len(name) for row in found for name in row) <= sql.MOST_TEXT
+    assert more and sum(len(name) for row in answer for name in row) <= sql.MOST_TEXT
 
 
 def test_a_row_that_no_answer_can_hold_is_refused() -> None:

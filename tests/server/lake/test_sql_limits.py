@@ -31,11 +31,11 @@ SORTED = "SELECT count(*) FROM (SELECT hex(zeroblob(490000)) AS h FROM experimen
 def outcome(text: str, caller: str = "") -> str:
     """Returns "answered" for an answer within its size, else the reason of the refusal."""
     try:
-        found, _ = sql.select(text, DATA, 200, caller)
+        answer, _ = sql.select(text, DATA, 200, caller)
     except LabError as error:
         assert error.code == "bad_sql", error
         return str(error)
-    assert sum(len(name) + len(str(value)) for row in found for name, value in row.items()) <= 2 * sql.MOST_TEXT
+    assert sum(len(name) + len(str(value)) for row in answer for name, value in row.items()) <= 2 * sql.MOST_TEXT
     return "answered"
 
 
@@ -92,6 +92,7 @@ def test_the_memory_that_statements_take_is_bounded() -> None:
     """In a process of its own, so that its children are the workers alone."""
     script = f"""if True:
         import resource
+        from pathlib import Path
         from autoresearch_mcp.server.lake import sql
         from tests.server.lake import test_sql_limits as limits
         reasons = [limits.outcome(text) for text in (limits.WIDE, limits.WIDE_AS_ALLOWED, limits.SORTED)]
@@ -99,7 +100,9 @@ def test_the_memory_that_statements_take_is_bounded() -> None:
         assert "many columns" in reasons[0] and "fewer columns" in reasons[1] and "memory" in reasons[2], reasons
         sql.close()
         unit = {1 if sys.platform == "darwin" else 1024}
-        print(*(resource.getrusage(which).ru_maxrss * unit for which in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+        status = Path("/proc/self/status")  # its own peak; ru_maxrss of a process begins with that of its parent
+        peak = int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 if status.exists() else 0
+        print(peak, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit)
     """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

