@@ -36,7 +36,7 @@ Answer = TypeVar("Answer", bound=Noted)
 
 
 class Bridge:
-    """Async access to a lab, with the default author of whoever speaks to it."""
+    """Async access to a lab, with the default author of those who speak to it."""
 
     def __init__(self, lab: Lab, agent: str | None = None) -> None:
         self.lab = lab

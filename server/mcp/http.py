@@ -1,7 +1,7 @@
 """The lab over Streamable HTTP: one server for a swarm, in either protocol era, without sessions.
 
 On this machine's own addresses anyone with an account here may call it, and the SDK refuses the Host and Origin of a
-browser's page. Beyond them a token is required, and whoever carries it is the lab's user: the transport is not encrypted,
+browser's page. Beyond them a token is required, and its bearer is the lab's user. The transport is not encrypted,
 so put a TLS proxy in front of it. A client of the older era is not named to its calls here, so it should pass `author`.
 """
 
@@ -101,7 +101,7 @@ def _token(host: str) -> str:
     token = os.environ.get(TOKEN, "")
     if not token and host not in _LOOPBACK:
         raise LabError(
-            f"Whoever reaches {host} could run code in this lab. Set {TOKEN} to a long random text, "
+            f"Anyone who reaches {host} could run code in this lab. Set {TOKEN} to a long random text, "
             f"which clients send as `Authorization: Bearer ...`, or serve {_LOOPBACK[0]} only.",
             "no_token",
         )

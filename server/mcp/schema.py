@@ -21,7 +21,7 @@ def slim(schema: Schema) -> Schema:
     """
     slimmed: Schema = {"type": "object", "properties": {}} | _slim(schema, schema.get("$defs", {}))
     required = slimmed.get("required", ())
-    properties = {name: _lean(_said(each if name in required else _nullable(each))) for name, each in slimmed["properties"].items()}
+    properties = {name: _lean(_with_limits(each if name in required else _nullable(each))) for name, each in slimmed["properties"].items()}
     return slimmed | {"properties": properties}
 
 
@@ -89,7 +89,7 @@ def _nullable(schema: Schema) -> Schema:
     return _described(nullable, "one of " + ", ".join(schema["enum"])) if "enum" in schema else nullable
 
 
-def _said(schema: Schema) -> Schema:
+def _with_limits(schema: Schema) -> Schema:
     """Return the schema with its limits in its description."""
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None and high is not None:

@@ -17,8 +17,8 @@ class Listening:
             command, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         assert self.process.stdout is not None
-        self.said = self.process.stdout.readline()
-        self.url = self.said.split()[-1] if self.said else ""
+        self.first_line = self.process.stdout.readline()
+        self.url = self.first_line.split()[-1] if self.first_line else ""
 
 
 @contextlib.contextmanager

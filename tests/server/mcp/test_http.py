@@ -142,7 +142,7 @@ def refused(root: Path, address: str, **environment: str) -> str:
     """Why a server of the lab does not start there."""
     with served_over_http(root, address, **environment) as server:
         _, said = server.process.communicate(timeout=20)
-        assert (server.said, server.process.returncode) == ("", 2)
+        assert (server.first_line, server.process.returncode) == ("", 2)
         assert said.startswith("autoresearch-mcp: ") and said.count("\n") == 1, said
         return said
 
@@ -193,14 +193,14 @@ async def test_endless_sql_of_one_client_keeps_no_other_client_waiting(open_url:
 
 
 @pytest.mark.parametrize("given", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}, {"Authorization": TOKEN}])
-def test_who_lacks_the_token_gets_nothing(guarded: str, given: dict[str, str]) -> None:
+def test_a_request_without_the_token_gets_nothing(guarded: str, given: dict[str, str]) -> None:
     status, said = post(guarded, **given)
     assert status == 401
     assert "AUTORESEARCH_TOKEN" in said and "get_status" not in said and TOKEN not in said
 
 
 @pytest.mark.anyio
-async def test_who_has_the_token_comes_in(guarded: str) -> None:
+async def test_a_request_with_the_token_is_served(guarded: str) -> None:
     with anyio.fail_after(20):
         async with (
             create_mcp_http_client(headers={"Authorization": f"Bearer {TOKEN}"}) as http,

@@ -129,7 +129,7 @@ async def test_empty_alternatives_of_a_change_are_left_out(client: Client) -> No
     assert not proposed["duplicate"]
 
 
-async def test_whoever_has_tools_only_reads_tables_and_diffs_too(client: Client) -> None:
+async def test_a_client_with_tools_only_reads_tables_and_diffs_too(client: Client) -> None:
     assert "val_bpb REAL" in (await answer(client, "query_experiments", sql="schema"))["note"]
     assert "val_bpb REAL" in await refusal(client, "query_experiments", sql="SELECT loss FROM experiments")
     commit = (await propose(client, 104))["commit"]
