@@ -74,7 +74,7 @@ def _kind(annotation: Any, definitions: dict[str, Schema], uses: Counter[str]) -
     if origin in (list, tuple):
         return {"type": "array", "items": _kind(parts[0], definitions, uses)}
     if origin is dict:
-        return {"type": "object", "additionalProperties": True if parts[1] is Any else _kind(parts[1], definitions, uses)}
+        return {}  # anything: fastmcp 2 makes an empty object of one whose names the schema doesn't list
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         uses[annotation.__name__] += 1
         if annotation.__name__ not in definitions:

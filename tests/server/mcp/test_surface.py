@@ -76,20 +76,24 @@ async def test_schemas_are_objects_that_every_client_can_read(client: Client) ->
 
 
 async def test_answers_are_typed_all_the_way_down(client: Client) -> None:
+    free: set[str] = set()
+
     def untyped(node: dict[str, Any], definitions: dict[str, Any], where: str) -> list[str]:
         node = definitions[node["$ref"].split("/")[-1]] if "$ref" in node else node
+        if not node:  # anything, with names that depend on the call: fastmcp 2 would make an empty object of a typed one
+            free.add(where)
+            return []
         if node["type"] == "array":
             return untyped(node["items"], definitions, where + "[]")
         if node["type"] != "object":
             return []
-        if "additionalProperties" in node:
-            return [] if node["additionalProperties"] is True else untyped(node["additionalProperties"], definitions, where + ".*")
         inside = [untyped(each, definitions, f"{where}.{name}") for name, each in node.get("properties", {}).items()]
         return [place for places in inside for place in places] if inside else [where]
 
     for tool in (await client.list_tools()).tools:
         if tool.output_schema:
             assert untyped(tool.output_schema, tool.output_schema.get("$defs", {}), tool.name) == []
+    assert free == {"query_experiments.rows[]", "get_status.budget.usd.by_agent", "get_status.counts", "get_experiment.details"}
 
 
 async def test_an_argument_that_may_be_left_out_takes_null_and_says_its_limits(client: Client) -> None:
