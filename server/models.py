@@ -7,7 +7,7 @@ import math
 import os
 import threading
 import time
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -208,6 +208,3 @@ class Verdict(Model):
     difference: float | None = Field(default=None, description="candidate minus champion; negative is better")
     p_value: float | None = None
     level: float = 0.05
-
-
-ShortText = Annotated[str, Field(max_length=64)]
