@@ -5,7 +5,7 @@ import os
 from typing import IO, Literal
 
 from autoresearch_mcp.server.paths import LabPaths
-from autoresearch_mcp.server.settings import SettingsFile
+from autoresearch_mcp.server.settings import Settings, SettingsFile
 
 Outcome = Literal["idle", "stopped", "moved", "new settings"]
 """Why a runner's loop ended."""
@@ -26,14 +26,15 @@ class LabWatch:
 
     Args:
         paths: where the lab was.
-        file: its settings.
+        file: its settings, read again when it changes.
+        settings: those that the runner works with, as they were read from the file.
         lock: the runner's lock, which goes where the lab goes.
     """
 
-    def __init__(self, paths: LabPaths, file: SettingsFile, lock: IO[str]) -> None:
+    def __init__(self, paths: LabPaths, file: SettingsFile, settings: Settings, lock: IO[str]) -> None:
         self._paths = paths
         self._file = file
-        self._settings = file.current()
+        self._settings = settings
         self._problem = ""
         self._lock = os.fstat(lock.fileno())
 

@@ -13,6 +13,7 @@ from autoresearch_mcp.server.compute.base import Job
 from autoresearch_mcp.server.compute.local.backend import LocalCompute
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
+from autoresearch_mcp.server.ledger.experiments import OpenExperiments
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner import loop, process
@@ -95,6 +96,27 @@ def test_experiments_launched_for_another_number_of_threads_wait_until_those_bef
     harness.close()
 
 
+def test_an_edit_while_the_runner_opens_the_lab_holds_for_it_too(harness: LabHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    slots, next_launch = list[int](), OpenExperiments.next_launch
+
+    def open_counted(ours: settings.Settings, state: Path, log: Path) -> LocalCompute:
+        slots.append(ours.slots)
+        return open_noop(ours, state, log)
+
+    def edit_meanwhile(self: OpenExperiments) -> settings.LaunchSettings | None:
+        if not slots:
+            edit(harness.root, "slots = 1", "slots = 3")
+        return next_launch(self)
+
+    monkeypatch.setattr(compute, "open_compute", open_counted)
+    monkeypatch.setattr(loop.Runner.run, "__defaults__", (0.0,))
+    monkeypatch.setattr(OpenExperiments, "next_launch", edit_meanwhile)
+    with runner_lock(harness.state):
+        harness.launch()
+    assert process.main(harness.root) == 0
+    assert slots == [1, 3]
+
+
 def test_an_invalid_change_of_lab_toml_leaves_the_runner_at_work(
     harness: LabHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -132,7 +154,8 @@ def test_the_runner_of_a_lab_that_moved_leaves_and_records_nothing(harness: LabH
     with runner_lock(paths.state) as lock:
         assert lock is not None
         (id,) = harness.launch()
-        watch = LabWatch(paths, settings.SettingsFile(old), lock)
+        file = settings.SettingsFile(old)
+        watch = LabWatch(paths, file, file.current(), lock)
         runner = Runner(
             harness.lab.settings,
             paths.state,
