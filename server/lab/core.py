@@ -58,6 +58,8 @@ class LabCore:
         now, opened, warnings = self.settings, self._opened, []
         if problem := self.settings_file.problem():
             warnings.append(f"The last edit of lab.toml is not valid, so the settings from before it still hold. {problem}")
+            if self.stalled():
+                warnings.append("No runner is at work, and none can start with lab.toml as it is: nothing starts until it is corrected.")
         changed = [f"[{section}]" for section in ("lake", "embeddings") if getattr(now, section) != getattr(opened, section)]
         if now.lab.name != opened.lab.name and not opened.lake.tables and is_managed(opened):
             changed.append("[lab] name")  # it names the shared tables
@@ -67,6 +69,13 @@ class LabCore:
                 f"{names} changed in lab.toml after this server opened the log. Restart the server to use the log that it names now."
             )
         return warnings
+
+    def stalled(self) -> bool:
+        """Return whether nothing that is queued starts before lab.toml is corrected.
+
+        A runner at work keeps the settings from before an edit that is not valid; none can start after it.
+        """
+        return bool(self.settings_file.problem()) and not runner_alive(self.state)
 
     def close(self) -> None:
         """Close the stores."""

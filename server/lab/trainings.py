@@ -159,11 +159,11 @@ class Trainings:
         return queued
 
     def _answer(self, commit: str, ids: list[str], seeds: list[int], reserved_s: float, repeated: bool) -> a.LaunchAnswer:
-        note = (
-            "This key was used for this launch before: these are its experiments."
-            if repeated
-            else "Queued. Wait with wait_for_experiments."
-        )
+        note = "This key was used for this launch before: these are its experiments." if repeated else "Queued."
+        if self._core.stalled():
+            note += f" Nothing starts until the lab's owner corrects lab.toml. {self._core.settings_file.problem()}"
+        elif not repeated:
+            note += " Wait with wait_for_experiments."
         left = self._overview.budget().left_s
         return a.LaunchAnswer(
             experiments=ids, seeds=seeds, commit=commit, repeated=repeated, reserved_s=reserved_s, budget_left_s=left, note=note

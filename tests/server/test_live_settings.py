@@ -104,6 +104,21 @@ def test_an_edit_that_is_not_valid_is_a_warning_in_the_status(lab: Lab) -> None:
     assert any("[compute] slots must be greater than or equal to 0, got -1." in warning for warning in lab.status().warnings)
 
 
+def test_a_launch_says_whether_an_edit_that_is_not_valid_keeps_it_from_starting(lab_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoresearch_mcp.server.lab.core.ensure_runner", lambda *_: False)  # it would end at once
+    lab = Lab(lab_root)
+    edit(lab.root, "slots = 0", "slots = -1")
+    with runner_lock(LabPaths(lab.root).state):
+        assert lab.launch_training("champion", "ada").note == "Queued. Wait with wait_for_experiments."
+        assert not any("nothing starts" in warning for warning in lab.status().warnings)
+    note = lab.launch_training("champion", "ada").note
+    assert note.startswith("Queued. Nothing starts until the lab's owner corrects lab.toml.") and "[compute] slots must be" in note
+    assert any("nothing starts until it is corrected" in warning for warning in lab.status().warnings)
+    edit(lab.root, "slots = -1", "slots = 1")
+    assert lab.launch_training("champion", "ada").note == "Queued. Wait with wait_for_experiments."
+    lab.close()
+
+
 def test_a_change_that_does_not_reach_what_is_queued_says_so(lab: Lab) -> None:
     lab.launch_training("champion", "ada", replicates=2)
     assert not any("launched" in warning for warning in lab.status().warnings)
