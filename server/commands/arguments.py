@@ -39,7 +39,12 @@ def find_lab(given: Path | None) -> Path:
 
 def nearest_lab(start: Path) -> Path | None:
     """Return the nearest directory with a `lab.toml`, from `start` upwards."""
-    return next((directory for directory in (start, *start.parents) if LabPaths(directory).settings.is_file()), None)
+    return next((directory for directory in (start, *start.parents) if is_lab(directory)), None)
+
+
+def is_lab(directory: Path) -> bool:
+    """Return whether a directory has a `lab.toml`."""
+    return LabPaths(directory).settings.is_file()
 
 
 def say(*lines: str) -> None:

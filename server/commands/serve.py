@@ -1,9 +1,10 @@
 """`autoresearch-mcp serve`: a lab for MCP clients."""
 
 import argparse
+import os
 from pathlib import Path
 
-from autoresearch_mcp.server.commands.arguments import add_lab, find_lab, nearest_lab
+from autoresearch_mcp.server.commands.arguments import HOME, add_lab, find_lab, is_lab, nearest_lab
 from autoresearch_mcp.server.errors import LabError
 
 EXAMPLES = ("autoresearch-mcp serve my-lab", "AUTORESEARCH_TOKEN=... autoresearch-mcp serve my-lab --http 0.0.0.0:8765")
@@ -44,16 +45,20 @@ def run(arguments: argparse.Namespace) -> int:
 def _find_lab(given: Path | None) -> Path:
     """Return the lab to serve. A client may start `serve .` in a folder of the lab's, or somewhere else altogether.
 
+    Args:
+        given: as on the command line; "." is the nearest lab upwards, else `$AUTORESEARCH_LAB`.
+
     Raises:
         LabError: `not_a_lab`.
     """
-    if given != Path():
-        return find_lab(given)
     here = Path.cwd()
-    if (lab := nearest_lab(here)) is not None:
-        return lab
+    if given == Path():
+        if (lab := nearest_lab(here)) is not None or os.environ.get(HOME):
+            return lab or find_lab(None)
+    elif given is None or is_lab(find_lab(given)) or given.expanduser().is_absolute():
+        return find_lab(given)
     raise LabError(
-        f"The client started `serve .` in {here}, where no lab is. In the client's configuration (such as .mcp.json), replace the "
-        '"." by the full path of the lab, or run `autoresearch-mcp install CLIENT LAB`, which writes it.',
+        f"`serve {given}` was started in {here}, where no such lab is. In the configuration of the client that starts it (such as .mcp.json), "
+        f'replace "{given}" by the full path of the lab, or run `autoresearch-mcp install CLIENT LAB`, which writes it.',
         "not_a_lab",
     )

@@ -88,11 +88,31 @@ def test_an_unknown_commit_cannot_be_approved(lab_root: Path, capsys: pytest.Cap
 
 def test_a_client_that_starts_its_server_elsewhere_is_told_which_file_to_mend(lab_root: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
-    serve = [sys.executable, "-P", "-m", "autoresearch_mcp.server.cli", "serve", "."]
-    for folder, status in ((lab_root, 0), (lab_root / "trainer", 0), (tmp_path / "elsewhere", 2)):
-        done = subprocess.run(serve, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    elsewhere = tmp_path / "elsewhere"
+    serve = [sys.executable, "-P", "-m", "autoresearch_mcp.server.cli", "serve"]
+    starts = (
+        (lab_root, ".", 0),
+        (lab_root / "trainer", ".", 0),
+        (lab_root.parent, lab_root.name, 0),
+        (elsewhere, ".", 2),
+        (elsewhere, "my-lab", 2),
+    )
+    for folder, given, status in starts:
+        done = subprocess.run([*serve, given], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (status, ""), done.stderr
-    assert str(tmp_path / "elsewhere") in done.stderr and ".mcp.json" in done.stderr and done.stderr.count("\n") == 1
+        if status:
+            assert (
+                f"`serve {given}` was started in {elsewhere}" in done.stderr and ".mcp.json" in done.stderr and done.stderr.count("\n") == 1
+            )
+
+
+def test_a_client_that_starts_serve_dot_elsewhere_gets_the_lab_that_the_environment_names(lab_root: Path, tmp_path: Path) -> None:
+    serve = [sys.executable, "-P", "-m", "autoresearch_mcp.server.cli", "serve", "."]
+    for named, status in ((lab_root, 0), (tmp_path / "nowhere", 2)):
+        environment = os.environ | {"AUTORESEARCH_LAB": str(named)}
+        done = subprocess.run(serve, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
+        assert (done.returncode, done.stdout) == (status, ""), done.stderr
+    assert str(tmp_path / "nowhere") in done.stderr
 
 
 def test_a_missing_package_is_named(tmp_path: Path) -> None:
