@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from autoresearch_mcp.server import devices
 from autoresearch_mcp.server.editable import Editable
@@ -22,7 +22,13 @@ SCHEMA = 1
 # No repeated `\w` in a pattern, as in `\w{0,40}`: each takes tens of milliseconds to compile, at every start of a server.
 
 
-class LabSection(Model):
+class Section(Model):
+    """Base of the sections. TOML can write `nan` and `inf`, which no setting may be."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class LabSection(Section):
     """Name the lab, and say how long its runs are kept."""
 
     name: str = Field(min_length=1, max_length=80, description="the lab's name; machines whose labs have one name share a managed log")
@@ -35,7 +41,7 @@ class LabSection(Model):
     )
 
 
-class Training(Model):
+class Training(Section):
     """Say what an experiment runs. An experiment keeps these settings from its launch; a change holds for later launches."""
 
     profile: str = Field(
@@ -126,7 +132,7 @@ class Training(Model):
         return "reported" if self.reported_metric else "verified"
 
 
-class ComputeSection(Model):
+class ComputeSection(Section):
     """Say where trainings run, and how many at once."""
 
     backend: Literal["local", "modal"] = Field(
@@ -171,7 +177,7 @@ class ComputeSection(Model):
         return names
 
 
-class BudgetSection(Model):
+class BudgetSection(Section):
     """Limit what the whole lab may use."""
 
     device_hours: float = Field(
@@ -185,7 +191,7 @@ class BudgetSection(Model):
     )
 
 
-class PromotionSection(Model):
+class PromotionSection(Section):
     """Say what a commit must show before it becomes the champion."""
 
     level: float = Field(
@@ -208,7 +214,7 @@ class PromotionSection(Model):
     )
 
 
-class LakeSection(Model):
+class LakeSection(Section):
     """Say where the log of ended experiments is. A change takes effect when a server or runner starts."""
 
     backend: Literal["auto", "embedded", "managed"] = Field(
@@ -225,7 +231,7 @@ class LakeSection(Model):
     )
 
 
-class EmbeddingsSection(Model):
+class EmbeddingsSection(Section):
     """Say how notes are searched by meaning. A change takes effect when a server or runner starts."""
 
     backend: Literal["auto", "local", "endpoint", "none"] = Field(
