@@ -1,15 +1,13 @@
-"""What an HTTP request passes before it reaches the SDK: the token, and a body that the SDK can read."""
+"""What an HTTP request passes before it reaches the SDK: the token, headers that can be compared, a body that the SDK can read."""
 
 import hmac
-import json
 
-from mcp.types import INVALID_REQUEST
-from pydantic_core import from_json
+from mcp.types import INVALID_REQUEST, PARSE_ERROR
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from autoresearch_mcp.server.mcp.messages import misshapen, whole
+from autoresearch_mcp.server.mcp.messages import Refusal, refused, whole
 
 TOKEN = "AUTORESEARCH_TOKEN"  # noqa: S105 the variable's name
 
@@ -47,25 +45,20 @@ class ReadableMessages:
         if scope["type"] != "http" or scope["path"] != "/mcp":
             await self._app(scope, receive, send)
             return
-        if scope["method"] in ("GET", "DELETE"):  # nothing is ever pushed, and there are no sessions to end
-            await _refusal(405, "Only POST is served here: nothing is pushed, and there are no sessions.", Allow="POST")(
-                scope, receive, send
-            )
+        if scope["method"] != "POST":  # nothing is ever pushed, and there are no sessions to end
+            why = Refusal(INVALID_REQUEST, "Only POST is served here: nothing is pushed, and there are no sessions.")
+            await JSONResponse(why.answer(), 405, {"Allow": "POST"})(scope, receive, send)
             return
         message = await receive()
         if message["type"] != "http.request" or message.get("more_body"):
             return
         body = message.get("body", b"")
-        try:
-            parsed = from_json(body)
-        except ValueError:
+        refusal = refused(body)
+        if refusal is not None and refusal.code == PARSE_ERROR:  # it may be half a character, which can be repaired
             body = whole(body.decode("utf-8", "replace")).encode()
-            try:
-                parsed = json.loads(body)
-            except (ValueError, RecursionError):
-                parsed = None  # the SDK says what is wrong with it
-        if why := misshapen(parsed):
-            await _refusal(400, why)(scope, receive, send)
+            refusal = refused(body)
+        if refusal is not None:
+            await JSONResponse(refusal.answer(), 400)(scope, receive, send)
             return
         again: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -75,6 +68,25 @@ class ReadableMessages:
         await self._app(scope, replay, send)
 
 
-def _refusal(status: int, why: str, **headers: str) -> Response:
-    error = {"jsonrpc": "2.0", "id": None, "error": {"code": INVALID_REQUEST, "message": why}}
-    return JSONResponse(error, status, headers)
+class ComparableHeaders:
+    """Writes Host and Origin in lower case, as the SDK compares them letter by letter.
+
+    Args:
+        app: comes next.
+        any_origin: whether pages of every origin may call, for which the SDK has no setting: it then sees no Origin.
+    """
+
+    def __init__(self, app: ASGIApp, any_origin: bool = False) -> None:
+        self._app = app
+        self._any_origin = any_origin
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] == "http":
+            headers = [
+                (name, value.lower() if name in (b"host", b"origin") else value)
+                for name, value in scope["headers"]
+                if not (self._any_origin and name == b"origin")
+            ]
+            scope = {**scope, "headers": headers}
+        await self._app(scope, receive, send)

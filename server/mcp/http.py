@@ -24,7 +24,7 @@ from starlette.types import ASGIApp
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.mcp.app import build_server
-from autoresearch_mcp.server.mcp.front import TOKEN, BearerTokenMiddleware, ReadableMessages
+from autoresearch_mcp.server.mcp.front import TOKEN, BearerTokenMiddleware, ComparableHeaders, ReadableMessages
 
 MAX_BODY = 4 * 1024 * 1024
 PATIENCE_S = 1  # for calls in flight, after a signal; what the lab has begun is finished, waits are cut
@@ -40,7 +40,7 @@ def serve_http(lab_root: Path, address: str, agent: str | None = None, hosts: Se
         address: `HOST:PORT` or `PORT`; port 0 takes a free one.
         agent: signs what is written, where a call names no author.
         hosts: Host headers to accept besides this machine's own, such as that of a TLS proxy.
-        origins: origins of web pages that may call, such as `https://inspector.example`.
+        origins: origins of web pages that may call, such as `https://inspector.example`; `*` for all, which takes a token.
 
     Raises:
         LabError: the lab's own, `bad_address`, `no_token`, `bad_token`, and `address_taken`: nothing is served.
@@ -48,17 +48,19 @@ def serve_http(lab_root: Path, address: str, agent: str | None = None, hosts: Se
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     host, port = _parsed(address)
-    token = _token(host)
+    origins = [each.strip().rstrip("/").lower() for each in origins]
+    token = _token(host, "*" in origins)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn passes on the signal that ended it
     with contextlib.suppress(KeyboardInterrupt), contextlib.closing(Lab(lab_root)) as lab, _bound(host, port) as listening:
         logging.getLogger("mcp").setLevel(logging.WARNING)  # the SDK logs a line for every request otherwise
         security = _security(host, hosts, origins)
         app: ASGIApp = build_server(lab, agent).streamable_http_app(stateless_http=True, transport_security=security)
-        app = RequestBodyLimitMiddleware(ReadableMessages(app), MAX_BODY)
+        app = RequestBodyLimitMiddleware(ReadableMessages(ComparableHeaders(app, "*" in origins)), MAX_BODY)
         if token:
             app = BearerTokenMiddleware(token, app)
         if origins:
-            app = CORSMiddleware(app, allow_origins=origins, allow_methods=["POST"], allow_headers=["*"])
+            # GET and DELETE are answered 405, which a page can read only where it may ask.
+            app = CORSMiddleware(app, allow_origins=origins, allow_methods=["GET", "POST", "DELETE"], allow_headers=["*"])
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -92,17 +94,22 @@ def _security(host: str, hosts: Sequence[str], origins: Sequence[str]) -> Transp
         return TransportSecuritySettings(enable_dns_rebinding_protection=False)
     own = ("127.0.0.1", "localhost", "[::1]")
     return TransportSecuritySettings(
-        allowed_hosts=[form for each in (*own, *hosts) for form in (each, f"{each}:*")],
+        allowed_hosts=[form for each in (*own, *hosts) for form in (each.lower(), f"{each.lower()}:*")],
         allowed_origins=[*(f"http://{each}:*" for each in own), *origins],
     )
 
 
-def _token(host: str) -> str:
+def _token(host: str, any_origin: bool) -> str:
     token = os.environ.get(TOKEN, "")
     if not token and host not in _LOOPBACK:
         raise LabError(
             f"Anyone who reaches {host} could run code in this lab. Set {TOKEN} to a long random text, "
             f"which clients send as `Authorization: Bearer ...`, or serve {_LOOPBACK[0]} only.",
+            "no_token",
+        )
+    if not token and any_origin:
+        raise LabError(
+            f"With --allow-origin '*' any web page that you open could run code in this lab. Set {TOKEN}, or name the origins that may call.",
             "no_token",
         )
     if token and (len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token):

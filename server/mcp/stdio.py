@@ -7,6 +7,7 @@ quickly and quietly: calls that the lab has begun are finished, waits are cut.
 """
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -31,7 +32,7 @@ from mcp.types import JSONRPCRequest
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.mcp.app import build_server
-from autoresearch_mcp.server.mcp.messages import whole
+from autoresearch_mcp.server.mcp.messages import refused, whole
 
 PATIENCE_S = 3.0  # after a signal; then the process ends even if a disk or a client that doesn't read holds it
 
@@ -76,7 +77,8 @@ def _private_wire() -> Iterator[tuple[int, int]]:
 async def _serve(server: MCPServer[object], source: int, sink: int) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_end_on_signal, tasks.cancel_scope)
-        await _converse(server, Lines(source), Sink(sink))
+        answers = Sink(sink)
+        await _converse(server, Lines(source, answers), answers)
         tasks.cancel_scope.cancel()
 
 
@@ -120,10 +122,14 @@ async def _converse(server: MCPServer[object], lines: "Lines", sink: "Sink") -> 
 
 
 class Lines:
-    """Lines from a descriptor, read by a daemon thread, so that a blocked read never holds up the exit."""
+    """Lines from a descriptor, read by a daemon thread, so that a blocked read never holds up the exit.
 
-    def __init__(self, source: int) -> None:
+    A line that can be no message is answered here with the reason, because the SDK would drop it without a word.
+    """
+
+    def __init__(self, source: int, answers: "Sink") -> None:
         self._source = source
+        self._answers = answers
 
     async def __aiter__(self) -> AsyncIterator[str]:
         send, lines = anyio.create_memory_object_stream[str](0)
@@ -133,7 +139,13 @@ class Lines:
             with contextlib.suppress(OSError, CancelledError, anyio.BrokenResourceError, anyio.RunFinishedError):
                 with os.fdopen(self._source, "rb", closefd=False) as file:
                     for line in file:
-                        anyio.from_thread.run(send.send, whole(line.decode("utf-8", "replace")), token=token)
+                        message = whole(line.decode("utf-8", "replace"))
+                        if message.isspace():
+                            continue
+                        if refusal := refused(message):
+                            anyio.from_thread.run(self._answers.write, json.dumps(refusal.answer()) + "\n", token=token)
+                        else:
+                            anyio.from_thread.run(send.send, message, token=token)
                 anyio.from_thread.run(send.aclose, token=token)
 
         threading.Thread(target=read, name="stdin", daemon=True).start()
@@ -151,10 +163,12 @@ class Sink:
 
     def __init__(self, sink: int) -> None:
         self._sink = sink
+        self._turn = anyio.Lock()
 
     async def write(self, text: str) -> None:
-        """Write a message."""
-        await anyio.to_thread.run_sync(self._write, text.encode("utf-8", "replace"), abandon_on_cancel=True)
+        """Write a message, after those before it."""
+        async with self._turn:
+            await anyio.to_thread.run_sync(self._write, text.encode("utf-8", "replace"), abandon_on_cancel=True)
 
     async def flush(self) -> None:
         """Nothing is buffered."""

@@ -14,6 +14,29 @@ ENVELOPE = {
     "io.modelcontextprotocol/clientInfo": {"name": "raw", "version": "1"},
     "io.modelcontextprotocol/clientCapabilities": {},
 }
+NO_MESSAGES: list[tuple[str, int, int | str | None]] = [
+    ('{"jsonrpc": "2.0", "id": null, "method": "tools/list"}', -32600, None),
+    ('{"jsonrpc": "2.0", "id": 1.5, "method": "tools/list"}', -32600, None),
+    ('{"jsonrpc": "2.0", "id": true, "method": "tools/list"}', -32600, None),
+    ('{"jsonrpc": "2.0", "id": ["a"], "method": "tools/list"}', -32600, None),
+    ('[{"jsonrpc": "2.0", "id": 1, "method": "tools/list"}]', -32600, None),
+    ("[]", -32600, None),
+    ("{bad", -32700, None),
+    ('{"jsonrpc": "2.0", "id": 1, "method": "tools/list"', -32700, None),
+    ('"hi"', -32600, None),
+    ("5", -32600, None),
+    ("null", -32600, None),
+    ("{}", -32600, None),
+    ('{"id": 1, "method": "tools/list"}', -32600, 1),
+    ('{"jsonrpc": "1.0", "id": "a", "method": "tools/list"}', -32600, "a"),
+    ('{"jsonrpc": "2.0", "id": 1}', -32600, 1),
+    ('{"jsonrpc": "2.0", "id": 1, "method": 5}', -32600, 1),
+    ('{"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": []}', -32600, 1),
+    ('{"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": "all"}', -32600, 1),
+    ('{"jsonrpc": "2.0", "method": "notifications/initialized", "params": [1]}', -32600, None),
+    ('{"jsonrpc": "2.0", "id": 1, "result": 5}', -32600, 1),
+    ('{"jsonrpc": "2.0", "id": 1, "error": {"code": "x"}}', -32600, 1),
+]  # texts that can be no message, with the code that refuses each and the id that the answer has
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}
 
 
@@ -39,7 +62,7 @@ class Pipe:
         self.send({"id": id, "method": method, "params": params})
         return self.next(id)
 
-    def next(self, id: int) -> dict[str, Any]:
+    def next(self, id: int | str | None) -> dict[str, Any]:
         assert self.process.stdout is not None
         reply: dict[str, Any] = json.loads(self.process.stdout.readline())
         assert reply["id"] == id, reply

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from mcp.shared._httpx_utils import create_mcp_http_client
 from autoresearch_mcp.server.mcp import http
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.listening import served_over_http
-from tests.server.mcp.pipe import ENVELOPE
+from tests.server.mcp.pipe import ENVELOPE, NO_MESSAGES
 
 TOKEN = "correct-horse-battery-staple"
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
@@ -58,25 +58,36 @@ def post(url: str, body: object = LIST, **headers: str) -> tuple[int, str]:
 @pytest.fixture(scope="module")
 def open_url(runner_lab: FakeRunnerLab) -> Iterator[str]:
     """The URL of a server that asks for no token, behind a proxy with a name, open to the pages of one origin."""
-    options = ("--allow-host", "lab.example", "--allow-origin", "https://inspector.example")
+    options = ("--allow-host", "Lab.Example", "--allow-origin", "https://Inspector.example/")
     with served_over_http(runner_lab.root, options=options) as server:
         yield server.url
 
 
-@pytest.mark.parametrize("host", ["lab.example", "lab.example:443", "127.0.0.1", "localhost:1", "[::1]"])
+@pytest.mark.parametrize("host", ["lab.example", "lab.example:443", "LAB.Example", "Localhost:1", "127.0.0.1", "localhost:1", "[::1]"])
 def test_the_host_of_a_proxy_is_accepted_where_the_owner_says_so(open_url: str, host: str) -> None:
     assert post(open_url, Host=host)[0] == 200
     assert post(open_url, Host="lab.example.attacker.example")[0] == 421
 
 
 def test_pages_of_an_origin_may_call_where_the_owner_says_so(open_url: str, guarded: str) -> None:
-    preflight = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "authorization, mcp-method"}
-    status, _, headers = ask(open_url, "OPTIONS", Origin="https://inspector.example", **preflight)
-    assert (status, headers["access-control-allow-origin"]) == (200, "https://inspector.example")
-    assert "mcp-method" in headers["access-control-allow-headers"]
+    preflight = {"Access_Control_Request_Headers": "authorization, mcp-method"}
+    for method in ("POST", "GET", "DELETE"):
+        preflight["Access_Control_Request_Method"] = method
+        status, _, headers = ask(open_url, "OPTIONS", Origin="https://inspector.example", **preflight)
+        assert (status, headers["access-control-allow-origin"]) == (200, "https://inspector.example")
+        assert "mcp-method" in headers["access-control-allow-headers"] and method in headers["access-control-allow-methods"]
     assert post(open_url, Origin="https://inspector.example")[0] == 200
     assert post(open_url, Origin="https://attacker.example")[0] == 403
     assert "access-control-allow-origin" not in ask(guarded, "OPTIONS", Origin="https://inspector.example", **preflight)[2]
+
+
+def test_pages_of_every_origin_may_call_where_the_owner_says_so_and_they_have_the_token(runner_lab: FakeRunnerLab) -> None:
+    with served_over_http(runner_lab.root, options=("--allow-origin", "*"), AUTORESEARCH_TOKEN=TOKEN) as server:
+        status, _, headers = ask(server.url, body=json.dumps(LIST), Origin="https://any.example", Authorization=f"Bearer {TOKEN}")
+        assert (status, headers["access-control-allow-origin"]) == (200, "*")
+        assert post(server.url, Origin="https://any.example")[0] == 401
+        assert post(server.url, Host="attacker.example", Authorization=f"Bearer {TOKEN}")[0] == 421
+    assert "AUTORESEARCH_TOKEN" in refused(runner_lab.root, "127.0.0.1:0", ("--allow-origin", "*"))
 
 
 def call(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -103,24 +114,27 @@ def test_half_a_character_is_lost_and_not_the_call(open_url: str, era: str, tool
 
 
 @pytest.mark.parametrize("era", ["2025-03-26", "2025-11-25"])
-@pytest.mark.parametrize(
-    ("message", "words"),
-    [
-        ({"jsonrpc": "2.0", "id": None, "method": "tools/list"}, "string or an integer"),
-        ({"jsonrpc": "2.0", "id": 1.5, "method": "tools/list"}, "string or an integer"),
-        ({"jsonrpc": "2.0", "id": True, "method": "tools/list"}, "string or an integer"),
-        ([LIST, LIST], "one message a request"),
-    ],
-)
-def test_what_is_no_request_is_refused_with_the_reason(open_url: str, era: str, message: object, words: str) -> None:
-    status, answer = post(open_url, message, MCP_Protocol_Version=era)
-    error = json.loads(answer)["error"]
-    assert (status, error["code"]) == (400, -32600) and words in error["message"]
+@pytest.mark.parametrize(("message", "code", "id"), NO_MESSAGES)
+def test_what_is_no_message_is_refused_with_the_reason(open_url: str, era: str, message: str, code: int, id: int | str | None) -> None:
+    status, text, _ = ask(open_url, body=message, MCP_Protocol_Version=era)
+    answer = json.loads(text)
+    assert (status, answer["error"]["code"], answer["id"]) == (400, code, id)
+    assert "pydantic" not in text and len(answer["error"]["message"]) < 200
+
+
+def test_what_is_a_message_is_not_refused(open_url: str) -> None:
+    for message in ({"method": "notifications/initialized"}, {"id": "a", "result": {}}, {"id": 1, "error": {"code": 1, "message": "no"}}):
+        assert post(open_url, {"jsonrpc": "2.0"} | message)[0] == 202
+    for id in (0, -1, "", "a"):
+        assert json.loads(post(open_url, LIST | {"id": id, "params": None})[1].removeprefix("event: message\r\ndata: "))["id"] == id
 
 
 def test_no_stream_is_opened_on_which_nothing_would_come(open_url: str, guarded: str) -> None:
     status, _, headers = ask(open_url, "GET")
     assert (status, headers["allow"]) == (405, "POST")
+    for method in ("OPTIONS", "DELETE", "PUT", "HEAD"):
+        status, _, headers = ask(open_url, method)
+        assert (status, headers["allow"]) == (405, "POST"), method
     assert ask(guarded, "GET")[0] == 401
     for path in ("/.well-known/oauth-protected-resource", "/.well-known/oauth-authorization-server/mcp"):
         assert ask(guarded, "GET", path=path)[0] == 404 and ask(open_url, "GET", path=path)[0] == 404
@@ -138,9 +152,9 @@ def test_an_upload_that_was_dropped_leaves_no_trace(runner_lab: FakeRunnerLab) -
         assert server.process.communicate(timeout=20)[1] == ""
 
 
-def refused(root: Path, address: str, **environment: str) -> str:
+def refused(root: Path, address: str, options: Sequence[str] = (), **environment: str) -> str:
     """Why a server of the lab does not start there."""
-    with served_over_http(root, address, **environment) as server:
+    with served_over_http(root, address, options, **environment) as server:
         _, said = server.process.communicate(timeout=20)
         assert (server.first_line, server.process.returncode) == ("", 2)
         assert said.startswith("autoresearch-mcp: ") and said.count("\n") == 1, said

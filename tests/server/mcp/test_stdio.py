@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
-from tests.server.mcp.pipe import ENVELOPE, HELLO, Pipe, served
+from tests.server.mcp.pipe import ENVELOPE, HELLO, NO_MESSAGES, Pipe, served
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,18 @@ def test_a_client_that_probes_and_then_initializes_is_served(runner_lab: FakeRun
         assert "supportedVersions" in pipe.ask(1, "server/discover", _meta=ENVELOPE)["result"]
         assert pipe.ask(2, "initialize", **HELLO)["result"]["protocolVersion"] == "2025-11-25"
         pipe.send({"method": "notifications/initialized"})
-        pipe.send("this is not JSON")
+        assert call_status(pipe, 3) == "small"
+        assert pipe.end()[:2] == (0, "")
+
+
+def test_each_line_that_is_no_message_is_refused_with_the_reason(runner_lab: FakeRunnerLab) -> None:
+    with served(runner_lab.root) as pipe:
+        pipe.ask(0, "initialize", **HELLO)
+        for line, code, id in NO_MESSAGES:
+            pipe.send(line)
+            error = pipe.next(id)["error"]
+            assert error["code"] == code and "pydantic" not in error["message"] and len(error["message"]) < 200, line
+        pipe.send(" ")
         assert call_status(pipe, 3) == "small"
         assert pipe.end()[:2] == (0, "")
 
