@@ -66,7 +66,7 @@ class History:
 
     def _page(self, query: ExperimentQuery, where: Where) -> tuple[list[tuple[Experiment, bool]], Cursor | None, str]:
         """Return a page of rows, each with whether its metric can be compared; where the next page begins; and a warning."""
-        cursor = Cursor.read(query.cursor, query) if query.cursor else Cursor(comparable=self._overview.conditions())
+        cursor = Cursor.read(query.cursor, query) if query.cursor else Cursor(comparable=self._conditions(query))
         rows: list[tuple[Experiment, bool]] = []
         warnings: dict[str, None] = {}
         for part, of_part in enumerate(self._parts(query, where, cursor.comparable)):
@@ -84,6 +84,10 @@ class History:
                 following = Cursor.behind(last, query, part, cursor.comparable) if began else Cursor(None, part, cursor.comparable)
                 return rows[: query.limit], following, " ".join(filter(None, warnings))
         return rows, None, " ".join(filter(None, warnings))
+
+    def _conditions(self, query: ExperimentQuery) -> str:
+        """Return the conditions that rows must share to be ranked together; empty for an order that ranks nothing."""
+        return self._overview.conditions() if query.by_metric else ""
 
     def _parts(self, query: ExperimentQuery, where: Where, comparable: str) -> Iterator[Where]:
         """Yield the filters of what is listed first, and of what is listed after it."""
