@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_mcp.server.commands.transfer import export, import_
+from autoresearch_mcp.server.commands.export import export
+from autoresearch_mcp.server.commands.import_ import import_
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.query import ExperimentQuery

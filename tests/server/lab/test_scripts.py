@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from autoresearch_mcp.server import settings
+from autoresearch_mcp.server.commands.export import export
 from autoresearch_mcp.server.commands.init import create_lab
-from autoresearch_mcp.server.commands.transfer import export
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.query import ExperimentQuery
 from autoresearch_mcp.server.runner.lock import runner_lock
