@@ -40,7 +40,7 @@ def make_lab(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     from autoresearch_mcp.server.commands.init import create_lab
     from autoresearch_mcp.server.runner.lock import stop_runner
 
-    made: list[Path] = []
+    roots: list[Path] = []
 
     def make(name: str = "lab", toml: dict[str, str] | None = None) -> Path:
         root = tmp_path / name
@@ -50,11 +50,11 @@ def make_lab(tmp_path: Path) -> Iterator[Callable[..., Path]]:
             assert old in text, f"lab.toml has no {old!r}"
             text = text.replace(old, new)
         (root / "lab.toml").write_text(text, encoding="utf-8")
-        made.append(root)
+        roots.append(root)
         return root
 
     yield make
-    for root in made:
+    for root in roots:
         stop_runner(root / ".autoresearch")
 
 
@@ -76,10 +76,10 @@ def modal_standin(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Standin
     """The process environment points Modal's client at it."""
     from tests.standins.modal.standin import standin
 
-    with standin(tmp_path_factory.mktemp("modal")) as found:
-        os.environ.update(found.environment)
-        yield found
-        for name in found.environment:
+    with standin(tmp_path_factory.mktemp("modal")) as running:
+        os.environ.update(running.environment)
+        yield running
+        for name in running.environment:
             del os.environ[name]
 
 

@@ -15,12 +15,12 @@ def processes(root: Path, command: Literal["serve", "runner"]) -> list[int]:
 
 def launchers(root: Path) -> list[int]:
     """Supervisors of trainings: whoever holds the lock of a run directory."""
-    found = []
+    pids = []
     for lock in root.glob(".autoresearch/runs/*/*/launcher.lock"):
         with lock.open("r+", encoding="ascii") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 with suppress(ValueError):  # it has not written its id yet
-                    found.append(int(file.read()))
-    return found
+                    pids.append(int(file.read()))
+    return pids

@@ -77,5 +77,5 @@ def test_a_memory_that_was_acknowledged_survives_the_death_of_its_server(lab: Pa
     with served(lab, CLI) as pipe:
         pipe.ask(1, "initialize", **HELLO)
         pipe.send({"method": "notifications/initialized"})
-        found = pipe.ask(2, "tools/call", name="search_memory", arguments={"query": "quartz"})["result"]["structuredContent"]
-    assert [memory["id"] for memory in found["memories"]] == [written["id"]]
+        hits = pipe.ask(2, "tools/call", name="search_memory", arguments={"query": "quartz"})["result"]["structuredContent"]
+    assert [memory["id"] for memory in hits["memories"]] == [written["id"]]

@@ -51,15 +51,15 @@ async def test_a_proposal_is_trained_in_one_sandbox_measured_in_another_paid_and
             promoted = await answer(client, "promote_commit", commit=commit, author="ada")
             status = await answer(client, "get_status")
 
-    found, money = every[0], status["budget"]["usd"]
-    line = found["experiment"]
-    assert (line["state"], line["device"], line["commit"]) == ("finished", "cpu", commit), found
+    first, money = every[0], status["budget"]["usd"]
+    line = first["experiment"]
+    assert (line["state"], line["device"], line["commit"]) == ("finished", "cpu", commit), first
     assert 1 < line["val_bpb"] < 10 and "reported_bpb" not in line and "verified" in status["metric"]
-    assert found["cost_usd"] == pytest.approx(0.0003 * found["cost_s"], abs=1e-4) and found["cost_s"] > 5
+    assert first["cost_usd"] == pytest.approx(0.0003 * first["cost_s"], abs=1e-4) and first["cost_s"] > 5
     assert money["spent"] == money["last_hour"] == money["by_agent"]["ada"]
     assert money["spent"] == pytest.approx(sum(each["cost_usd"] for each in every), abs=1e-3)
     assert (money["running"], money["reserved"], money["total"]) == (0, 0, 25)
-    assert found["curve"] and found["log_tail"]
+    assert first["curve"] and first["log_tail"]
 
     assert promoted["promoted"] and promoted["verdict"]["candidate_n"] == promoted["verdict"]["champion_n"] == 2, promoted
     assert len({each["experiment"]["seed"] for each in every[:2]}) == 2

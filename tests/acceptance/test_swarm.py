@@ -87,9 +87,9 @@ async def test_proposals_of_a_swarm_all_become_commits(lab: Path, swarm: list[Cl
     commits: dict[int, str] = {}
 
     async def propose(number: int) -> None:
-        made = await answer(swarm[number % AGENTS], "propose_patch", **proposal(number), author=f"agent-{number % AGENTS}")
-        assert not made["duplicate"] and made["author"] == f"agent-{number % AGENTS}"
-        commits[number] = made["commit"]
+        proposed = await answer(swarm[number % AGENTS], "propose_patch", **proposal(number), author=f"agent-{number % AGENTS}")
+        assert not proposed["duplicate"] and proposed["author"] == f"agent-{number % AGENTS}"
+        commits[number] = proposed["commit"]
 
     with anyio.fail_after(120):
         async with anyio.create_task_group() as tasks:
@@ -113,9 +113,9 @@ async def test_one_idempotency_key_is_one_launch_however_many_ask_at_once(swarm:
         async with anyio.create_task_group() as tasks:
             for client in swarm:
                 tasks.start_soon(launch, client)
-        (first,) = [made for made in launches if not made["repeated"]]
+        (first,) = [launched for launched in launches if not launched["repeated"]]
         assert len(launches) == AGENTS
-        assert {(*made["experiments"], *made["seeds"]) for made in launches} == {(*first["experiments"], *first["seeds"])}
+        assert {(*launched["experiments"], *launched["seeds"]) for launched in launches} == {(*first["experiments"], *first["seeds"])}
         status = await answer(swarm[1], "get_status")
         assert {line["id"] for line in status["queued"]} == set(first["experiments"])
         assert status["budget"]["reserved_s"] - before == pytest.approx(first["reserved_s"], abs=0.1)
@@ -133,8 +133,8 @@ async def test_what_one_server_writes_the_others_see_at_once(swarm: list[Client]
     with anyio.fail_after(30):
         note = await answer(swarm[0], "write_memory", kind="finding", text="Zirconium: written here, read there.")
         for client in swarm[1:]:
-            found = await answer(client, "search_memory", query="zirconium")
-            assert [memory["id"] for memory in found["memories"]] == [note["id"]]
+            hits = await answer(client, "search_memory", query="zirconium")
+            assert [memory["id"] for memory in hits["memories"]] == [note["id"]]
         launched = await answer(swarm[1], "launch_training", commit="champion")
         async with anyio.create_task_group() as tasks:
             for client in swarm[2:5]:
@@ -151,14 +151,14 @@ import sys, anyio
 from mcp import Client
 from tests.acceptance.test_swarm import answer, server
 
-async def seen(*_):
+async def note_progress(*_):
     print(id, flush=True)
 
 async def main():
     global id
     async with Client(server(sys.argv[1])) as client:
         (id,) = (await answer(client, "launch_training", commit="champion"))["experiments"]
-        await client.call_tool("wait_for_experiments", {"ids": [id], "timeout_s": 45}, progress_callback=seen)
+        await client.call_tool("wait_for_experiments", {"ids": [id], "timeout_s": 45}, progress_callback=note_progress)
 
 anyio.run(main)
 """

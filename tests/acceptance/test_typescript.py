@@ -47,15 +47,15 @@ def test_the_typescript_sdk_lists_and_calls_everything(lab: Path, transport: str
     if transport == "stdio":
         # The SDK gives a server a few variables of the environment only, so the module's place is said here.
         start = "import sys; from autoresearch_mcp.server.cli import main; sys.exit(main())"
-        said = drive("stdio", sys.executable, "-c", start, "serve", str(lab))
+        answers = drive("stdio", sys.executable, "-c", start, "serve", str(lab))
     else:
         with served_over_http(lab) as server:
-            said = drive("http", server.url)
-    assert said["server"] == "autoresearch" and set(said["tools"]) == set(TOOLS)
-    assert said["prompts"] == ["orchestrator", "worker"] and "lab://status" in said["resources"]
-    assert said["proposed"]["author"] == "typescript" and not said["proposed"]["duplicate"]
-    assert not said["waited"]["done"] and said["waited"]["experiments"][0]["state"] == "queued" and said["progress"] >= 1
-    assert said["picture"] == "image/png"
-    assert said["refused"][0] and "no argument `verbose`" in said["refused"][1]
-    assert "Your name (pass it as `author`): typescript" in said["prompt"]
-    assert said["status"]["counts"] == {"queued": 1}
+            answers = drive("http", server.url)
+    assert answers["server"] == "autoresearch" and set(answers["tools"]) == set(TOOLS)
+    assert answers["prompts"] == ["orchestrator", "worker"] and "lab://status" in answers["resources"]
+    assert answers["proposed"]["author"] == "typescript" and not answers["proposed"]["duplicate"]
+    assert not answers["waited"]["done"] and answers["waited"]["experiments"][0]["state"] == "queued" and answers["progress"] >= 1
+    assert answers["picture"] == "image/png"
+    assert answers["refused"][0] and "no argument `verbose`" in answers["refused"][1]
+    assert "Your name (pass it as `author`): typescript" in answers["prompt"]
+    assert answers["status"]["counts"] == {"queued": 1}

@@ -45,8 +45,8 @@ def cli(environment: dict[str, str], place: Path, *arguments: str, stdin: str = 
 
 def test_the_wheel_makes_and_serves_a_lab_without_the_heavy_packages(installed: dict[str, str], tmp_path: Path) -> None:
     assert cli(installed, tmp_path, "--version").stdout.strip().endswith("0.1.0")
-    made = cli(installed, tmp_path, "init", "lab")
-    assert made.returncode == 0, made.stderr
+    init = cli(installed, tmp_path, "init", "lab")
+    assert init.returncode == 0, init.stderr
     assert (tmp_path / "lab" / "train.py").exists() and (tmp_path / "lab" / ".claude" / "agents" / "experiment-worker.md").exists()
 
     edits = [{"path": "train.py", "search": "DEPTH = 2", "replace": "DEPTH = 3"}]

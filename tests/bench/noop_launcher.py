@@ -27,17 +27,17 @@ def run(directory: Path) -> None:
         fcntl.lockf(lock, fcntl.LOCK_EX)
         lock.write("1")
         lock.flush()
-        seen = score(directory) if "score" in sys.argv else 0
-        protocol.write_json(directory / protocol.RESULT, replace(RESULT, steps=seen))
+        scoring = score(directory) if "score" in sys.argv else 0
+        protocol.write_json(directory / protocol.RESULT, replace(RESULT, steps=scoring))
 
 
 def score(directory: Path) -> int:
     protocol.write_json(directory / protocol.PROGRESS, protocol.Progress("scoring", 1.0))
-    deadline, seen, sought = time.monotonic() + 1, 1, int(sys.argv[sys.argv.index("score") + 1])
-    while seen < sought and time.monotonic() < deadline:
-        seen = len(list(directory.parents[1].glob(f"*/*/{protocol.PROGRESS}")))
+    deadline, scoring, wanted = time.monotonic() + 1, 1, int(sys.argv[sys.argv.index("score") + 1])
+    while scoring < wanted and time.monotonic() < deadline:
+        scoring = len(list(directory.parents[1].glob(f"*/*/{protocol.PROGRESS}")))
         time.sleep(0.01)
-    return seen
+    return scoring
 
 
 for line in sys.stdin:

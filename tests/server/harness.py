@@ -44,9 +44,9 @@ class LabHarness:
 
     def record(self, id: str) -> Experiment:
         """The whole record of an experiment that is still in the ledger."""
-        found = self.ledger.experiment(id)
-        assert found is not None
-        return found
+        record = self.ledger.experiment(id)
+        assert record is not None
+        return record
 
     def launcher(self, id: str) -> int:
         """The process that supervises an experiment, once it is there."""

@@ -77,8 +77,8 @@ def score(container: Container) -> dict[str, Any]:
 
 
 def probed(text: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.JSONDecoder().raw_decode(text.partition("PROBED")[2])[0]
-    return found
+    probed: dict[str, Any] = json.JSONDecoder().raw_decode(text.partition("PROBED")[2])[0]
+    return probed
 
 
 def test_without_landlock_each_child_is_a_user_that_can_read_nothing_hidden(container: Container, data: Path) -> None:

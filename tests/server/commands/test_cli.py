@@ -150,14 +150,14 @@ def test_watch_shows_the_lab_on_a_terminal_until_ctrl_c(lab_root: Path) -> None:
         env=environment,
     )
     os.close(child)
-    seen = b""
-    while b"champion" not in seen:
-        seen += os.read(parent, 4096)
+    shown = b""
+    while b"champion" not in shown:
+        shown += os.read(parent, 4096)
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 0
     while chunk := _read(parent):
-        seen += chunk
-    assert b"Traceback" not in seen and b"\x1b[?1049l" in seen  # the user's screen is back
+        shown += chunk
+    assert b"Traceback" not in shown and b"\x1b[?1049l" in shown  # the user's screen is back
 
 
 def _read(descriptor: int) -> bytes:

@@ -26,9 +26,9 @@ def grades(root: Path) -> dict[str, str]:
 def test_a_sound_lab_has_no_fault(lab_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "bad" not in grades(lab_root).values()
     assert cli.main(["doctor", str(lab_root)]) == 0
-    said = capsys.readouterr().out
-    assert "Landlock" in said or "not confined" in said
-    assert all(word in said for word in ("git", "trainer", "data", "ledger", "log", "shared log", "search"))
+    report = capsys.readouterr().out
+    assert "Landlock" in report or "not confined" in report
+    assert all(word in report for word in ("git", "trainer", "data", "ledger", "log", "shared log", "search"))
 
 
 def test_settings_that_cannot_be_read_end_the_examination(make_lab: Callable[..., Path], tmp_path: Path) -> None:
@@ -57,8 +57,8 @@ def test_an_embedding_endpoint_is_asked(make_lab: Callable[..., Path], monkeypat
     try:
         for key, grade, says in ((EMBEDDINGS_KEY, "ok", "topics, 4 dimensions"), ("wrong", "bad", "401")):
             monkeypatch.setenv("AUTORESEARCH_EMBEDDINGS_KEY", key)
-            found = {finding.name: finding for finding in examine(root)}["search"]
-            assert found.grade == grade and says in found.text and key not in found.text
+            search = {finding.name: finding for finding in examine(root)}["search"]
+            assert search.grade == grade and says in search.text and key not in search.text
     finally:
         service.close()
     (root / "lab.toml").write_text((root / "lab.toml").read_text(encoding="utf-8").replace(section, '[embeddings]\nbackend = "none"'))
@@ -93,9 +93,9 @@ def test_the_service_is_asked_for_token_tables_and_latency(
     deeplake.faults = Faults()
     deeplake.execute("doctors", 'CREATE TABLE "lab_v3_memories" (id text, version bigint) USING deeplake')
     assert cli.main(["doctor", str(lab_root)]) == 1
-    said = capsys.readouterr()
-    assert "lab_v3_memories is not as this version made it" in said.out
-    assert TOKEN not in said.out + said.err
+    output = capsys.readouterr()
+    assert "lab_v3_memories is not as this version made it" in output.out
+    assert TOKEN not in output.out + output.err
 
 
 def test_the_tools_say_how_far_the_shared_log_is_behind(lab_root: Path, deeplake: DeeplakeStandIn) -> None:
@@ -116,5 +116,5 @@ def test_a_machine_without_a_sandbox_is_a_fault_unless_the_lab_lets_its_results_
 ) -> None:
     root = make_lab("loose", {'unsandboxed = "refuse"': f'unsandboxed = "{setting}"'})
     monkeypatch.setattr("autoresearch_mcp.trainer.sandbox.level", lambda: "unsandboxed")
-    (found,) = [finding for finding in examine(root) if finding.name == "sandbox"]
-    assert found.grade == grade and "[promotion] unsandboxed" in found.hint
+    (sandbox,) = [finding for finding in examine(root) if finding.name == "sandbox"]
+    assert sandbox.grade == grade and "[promotion] unsandboxed" in sandbox.hint

@@ -58,20 +58,20 @@ def test_setup_tells_the_cost_makes_everything_once_and_finds_it_again(
     assert planned.endswith("Nothing was made: this was a dry run.\n") and "no GPU at $1.08 an hour" in planned
     assert not StatePaths(state).deployment.exists() and prepared() == before
 
-    made = run("setup", "modal", root)
-    assert made.startswith(planned.partition("Nothing")[0]), "the costs come first"
-    assert "data: preparing" in made and "tokens\n" in made and prepared() == before + 1
-    found = deployment.load(state)
-    assert found.environment == "nobody-elses"
+    created = run("setup", "modal", root)
+    assert created.startswith(planned.partition("Nothing")[0]), "the costs come first"
+    assert "data: preparing" in created and "tokens\n" in created and prepared() == before + 1
+    deployed = deployment.load(state)
+    assert deployed.environment == "nobody-elses"
 
     again = run("setup", "modal", root)
     assert "data: there already" in again and "preparing" not in again
-    assert deployment.load(state) == found and prepared() == before + 1
+    assert deployment.load(state) == deployed and prepared() == before + 1
 
 
 def test_options_may_stand_before_the_lab(run: Run, lab_root: Path) -> None:
-    said = run("setup", "modal", "--dry-run", "--gpu", "H100", lab_root)
-    assert "on H100! at $4.32 an hour" in said and "Nothing was made" in said
+    plan = run("setup", "modal", "--dry-run", "--gpu", "H100", lab_root)
+    assert "on H100! at $4.32 an hour" in plan and "Nothing was made" in plan
     assert "unrecognized arguments: more" in run("setup", "modal", "--dry-run", lab_root, "more", status=2)
     assert "no GPU 'GTX'" in run("setup", "modal", "--gpu", "GTX", lab_root, status=2)
 
@@ -81,13 +81,13 @@ def test_reap_ends_the_sandbox_that_no_experiment_needs_after_it_was_named(
 ) -> None:
     root = make_modal_lab()
     with closing(RentedLab(modal_standin, root)) as lab:
-        found = deployment.load(lab.state)
+        deployed = deployment.load(lab.state)
         needed, over = lab.enqueue(2, lab.orders("none"))
         for id in (needed, over):
             lab.ledger.move(id, ["queued"], state="running", attempt=1)
         lab.ledger.move(over, ["running"], state="crashed")
         for id in (needed, over):
-            anyio.run(rent, found, id)
+            anyio.run(rent, deployed, id)
 
         assert over in (named := run("reap", "--dry-run", root)) and needed not in named
         assert all(modal_standin.running(experiment=id) for id in (needed, over))
@@ -100,12 +100,12 @@ def test_reap_ends_the_sandbox_that_no_experiment_needs_after_it_was_named(
 def test_where_modal_holds_other_data_or_another_trainer_nothing_is_queued(make_modal_lab: Callable[..., Path]) -> None:
     root = make_modal_lab()
     state, toml = root / ".autoresearch", root / "lab.toml"
-    found, text = deployment.load(state), toml.read_text(encoding="utf-8")
+    deployed, text = deployment.load(state), toml.read_text(encoding="utf-8")
     assert text.count('profile = "tiny"') == 1
     toml.write_text(text.replace('profile = "tiny"', 'profile = "cpu"'), encoding="utf-8")
     refuses(root, "the data of the profile 'cpu' is not on Modal")
     toml.write_text(text, encoding="utf-8")
-    replace(found, fixed="another").save(state)
+    replace(deployed, fixed="another").save(state)
     refuses(root, "another version of the trainer")
     StatePaths(state).deployment.write_text('{"lab": 1', encoding="utf-8")
     refuses(root, "is damaged")
@@ -118,10 +118,10 @@ def refuses(root: Path, why: str) -> None:
         assert any(why in warning for warning in lab.status().warnings) and not lab.status().queued
 
 
-async def rent(found: deployment.Deployment, id: str) -> None:
-    tags = {"lab": found.lab, "stage": "train", "experiment": id, "attempt": "1"}
+async def rent(target: deployment.Deployment, id: str) -> None:
+    tags = {"lab": target.lab, "stage": "train", "experiment": id, "attempt": "1"}
     argv = ("python3", "-c", "import signal; signal.pause()")
-    await Service(found.environment, found.app).create(Sandbox(f"{id}-1", argv, tags, found.image, 300, {}))
+    await Service(target.environment, target.app).create(Sandbox(f"{id}-1", argv, tags, target.image, 300, {}))
 
 
 def test_the_doctor_sees_modal_and_says_what_to_do_without_a_token(
@@ -129,11 +129,11 @@ def test_the_doctor_sees_modal_and_says_what_to_do_without_a_token(
 ) -> None:
     root = make_modal_lab()
     assert "ok    modal: app autoresearch in autoresearch" in run("doctor", root)
-    assert "BAD   modal: there is no token" in (said := run("doctor", root, status=1, env=without_token)) and "modal token new" in said
+    assert "BAD   modal: there is no token" in (report := run("doctor", root, status=1, env=without_token)) and "modal token new" in report
     calls = sum(modal_standin.control()["calls"].values())
     for command, kept in ((("setup", "modal", root), "Nothing was made"), (("reap", root), "Nothing was ended")):
-        said = run(*command, status=2, env=without_token)
-        assert "There is no token" in said and kept in said and "`modal token new`" in said and "does not accept" not in said
+        refusal = run(*command, status=2, env=without_token)
+        assert "There is no token" in refusal and kept in refusal and "`modal token new`" in refusal and "does not accept" not in refusal
     assert sum(modal_standin.control()["calls"].values()) == calls, "nothing was tried"
     StatePaths(root / ".autoresearch").deployment.unlink()
     assert "Run `autoresearch-mcp setup modal`" in run("doctor", root, status=1)

@@ -263,8 +263,8 @@ def test_what_the_code_printed_tells_nothing_of_where_the_lab_lies(lab: Lab, led
     failure = Failure(kind="error", message=line, lines=[line])
     ledger.move(id, ["running"], state="crashed", finished_at=2.0, log_tail=line, failure=failure)
     (row,) = lab.query_experiments(ExperimentQuery(columns=["log_tail", "failure"])).rows
-    told = lab.get_experiment(id)
-    texts += [told.log_tail, str(told.failure), str(told.experiment), str(row), str(lab.states([id]))]
+    answer = lab.get_experiment(id)
+    texts += [answer.log_tail, str(answer.failure), str(answer.experiment), str(row), str(lab.states([id]))]
     for text in texts:
         assert 'File "train.py"' in text or "File \\" in text, text
         assert str(lab.root) not in text and sys.prefix not in text
@@ -288,14 +288,14 @@ def test_queries_filter_order_page_and_count(lab: Lab, ledger: Ledger) -> None:
     assert [
         row["val_bpb"] for row in lab.query_experiments(ExperimentQuery(max_val_bpb=1.45, order_by="val_bpb", descending=False)).rows
     ] == [1.3, 1.4]
-    seen, cursor = [], None
+    paged, cursor = [], None
     while True:
         page = lab.query_experiments(ExperimentQuery(order_by="val_bpb", descending=False, limit=2, cursor=cursor, columns=["val_bpb"]))
-        seen += [row["id"] for row in page.rows]
+        paged += [row["id"] for row in page.rows]
         cursor = page.next_cursor
         if cursor is None:
             break
-    assert seen[:3] == ids[2::-1] and sorted(seen) == sorted(ids)
+    assert paged[:3] == ids[2::-1] and sorted(paged) == sorted(ids)
     by_state = lab.query_experiments(ExperimentQuery(sql="SELECT state, count(*) AS n FROM experiments GROUP BY state ORDER BY n")).rows
     assert by_state == [{"state": "queued", "n": 2}, {"state": "finished", "n": 3}]
     assert refusal(lambda: lab.query_experiments(ExperimentQuery(sql="DELETE FROM experiments"))).code == "bad_sql"

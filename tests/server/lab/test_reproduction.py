@@ -33,8 +33,8 @@ def experiment(val_bpb: float | None, **changes: Any) -> Experiment:
     ],
 )
 def test_the_difference_is_judged_against_the_noise(again: float, noise: float | None, holds: bool | None, words: str) -> None:
-    found = Reproduction(experiment(1.5), experiment(again), noise)
-    assert found.holds is holds and words in "\n".join(found.lines())
+    reproduction = Reproduction(experiment(1.5), experiment(again), noise)
+    assert reproduction.holds is holds and words in "\n".join(reproduction.lines())
 
 
 def test_what_differs_is_named() -> None:
@@ -71,8 +71,12 @@ def test_a_reproduction_has_the_same_seed_and_counts_neither_for_the_gate_nor_fo
         again = harness.lab.reproduce(id, "owner")
         assert harness.lab.reproduction(again) is None and harness.lab.status().budget.reserved_s > 0
     harness.drive()
-    found = harness.lab.reproduction(again)
-    assert found is not None and found.again.seed == found.original.seed and found.again.commit == found.original.commit
+    reproduction = harness.lab.reproduction(again)
+    assert (
+        reproduction is not None
+        and reproduction.again.seed == reproduction.original.seed
+        and reproduction.again.commit == reproduction.original.commit
+    )
     status = harness.lab.status()
     assert status.champion.n == 1 and status.noise_sd is None and [row.n for row in status.leaderboard] == [1]
     assert status.counts == {"finished": 2} and status.budget.spent_s > 0

@@ -52,8 +52,8 @@ def test_a_search_names_proposals_and_what_became_of_them(lab: Lab, model: str) 
         for id, val_bpb in zip(lab.launch_training(warmup, "ada", 2).experiments, (1.5, 1.7)):
             ledger.keep_evidence(id, "landlock-7", val_bpb, id)
             ledger.move(id, ["queued"], state="finished", val_bpb=val_bpb, conditions="k", started_at=1.0)
-    (found,) = lab.search_memory(SAME_WORDS[1]).proposed
-    assert (found.commit, found.author, found.hypothesis) == (warmup, "ada", SAME_WORDS[0])
-    assert (found.ended, found.mean_val_bpb) == (2, 1.6) and 0.5 <= found.likeness <= 1
+    (proposed,) = lab.search_memory(SAME_WORDS[1]).proposed
+    assert (proposed.commit, proposed.author, proposed.hypothesis) == (warmup, "ada", SAME_WORDS[0])
+    assert (proposed.ended, proposed.mean_val_bpb) == (2, 1.6) and 0.5 <= proposed.likeness <= 1
     assert lab.search_memory("").proposed == lab.search_memory("rotary embeddings of half the width").proposed == []
     assert ("meaning" in lab.search_memory("warmup").ranking) is (model == "auto")

@@ -87,11 +87,11 @@ def test_an_imported_record_of_the_champion_is_placed_without_counting(measured:
     assert other is not None
     imported = other.model_copy(update={"id": "e-000000000000001", "conditions": "unknown here", "tags": [IMPORTED]})
     lab.import_records("experiments", [imported])
-    told = lab.get_experiment(imported.id).against_champion
-    assert "not measured under the same conditions" in told and "imported" in told
+    comparison = lab.get_experiment(imported.id).against_champion
+    assert "not measured under the same conditions" in comparison and "imported" in comparison
     lab.import_records("experiments", [imported.model_copy(update={"id": "e-000000000000002", "conditions": "elsewhere"})])
-    told = lab.get_experiment("e-000000000000002").against_champion
-    assert "mean 1.6000 (n=1)" in told and "counts nowhere" in told
+    comparison = lab.get_experiment("e-000000000000002").against_champion
+    assert "mean 1.6000 (n=1)" in comparison and "counts nowhere" in comparison
     assert lab.status().champion.n == 1
 
 
@@ -99,8 +99,8 @@ def test_a_reproduction_of_the_champion_under_new_conditions_is_placed_without_c
     lab, champion = measured.lab, measured.lab.champion()
     (id,) = measured.measure(champion, [1.60], conditions="old")
     (again,) = measured.measure(champion, [1.55], conditions="new", reproduces=id)
-    told = lab.get_experiment(again).against_champion
-    assert "not measured under the same conditions" in told and f"reproduction of {id}" in told
+    comparison = lab.get_experiment(again).against_champion
+    assert "not measured under the same conditions" in comparison and f"reproduction of {id}" in comparison
 
 
 def test_when_conditions_changed_the_champion_is_to_be_measured_again(measured: MeasuredLab) -> None:

@@ -102,19 +102,19 @@ async def test_no_answer_to_a_client_holds_a_score_of_the_hidden_split(campaign:
         "plot_progress": [{}],
         "promote_commit": [{"commit": campaign.bad}, {"commit": campaign.good}, {"commit": campaign.good}],
     }
-    said = ""
+    answers = ""
     with runner_lock(campaign.harness.state):
         async with Client(build_server(campaign.harness.lab)) as client:
             assert {tool.name for tool in (await client.list_tools()).tools} == calls.keys()
             for tool, many in calls.items():
                 for arguments in many:
-                    said += (await client.call_tool(tool, arguments)).model_dump_json() + "\n"
+                    answers += (await client.call_tool(tool, arguments)).model_dump_json() + "\n"
             resources = [str(resource.uri) for resource in (await client.list_resources()).resources]
             templates = [template.uri_template for template in (await client.list_resource_templates()).resource_templates]
             for uri in [*resources, *(template.format(id=id, sha=commit) for template in templates)]:
-                said += (await client.read_resource(uri)).model_dump_json() + "\n"
-    assert "not_confirmed" in said and '\\"promoted\\":true' in said and "1.4" in said  # the gate did look at the split
-    assert re.findall(HIDDEN, said) == []
+                answers += (await client.read_resource(uri)).model_dump_json() + "\n"
+    assert "not_confirmed" in answers and '\\"promoted\\":true' in answers and "1.4" in answers  # the gate did look at the split
+    assert re.findall(HIDDEN, answers) == []
 
 
 def test_no_file_of_the_lab_but_the_ledger_and_no_export_holds_a_score_of_the_hidden_split(
