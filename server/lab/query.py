@@ -14,7 +14,9 @@ from autoresearch_mcp.server.models import Experiment, ExperimentState, Model
 _BEST_FIRST = ("val_bpb", "reported_bpb")  # metrics, of which the lowest is the best
 COMMIT = r"^(champion|[0-9a-f]{7,64})$"
 Commit = Annotated[str, Field(pattern=COMMIT, description="hash, or champion")]
-Tag = Annotated[str, Field(pattern=r"^[\w.:/+-]+$", max_length=64)]
+TAG = r"^[\w.:/+-]+$"
+TAG_FORM = "letters, digits, _.:/+-"
+Tag = Annotated[str, Field(pattern=TAG, max_length=64, description=TAG_FORM)]
 Where = tuple[Condition, ...]
 
 
@@ -27,15 +29,13 @@ class ExperimentQuery(Model):
     tag: Tag | None = None
     min_val_bpb: float | None = None
     max_val_bpb: float | None = None
-    text: Annotated[str | None, Field(max_length=200, description="part of the hypothesis")] = None
+    text: Annotated[str | None, Field(max_length=2000, description="part of the hypothesis")] = None
     since: Annotated[float | None, Field(description="Unix seconds")] = None
     until: float | None = None
     order_by: Literal["created_at", "finished_at", "val_bpb", "reported_bpb", "cost_s"] = "created_at"
-    descending: Annotated[bool | None, Field(description="default: best first for metrics, else newest")] = None
+    descending: Annotated[bool | None, Field(description="default: best or newest first")] = None
     columns: Annotated[list[str] | None, Field(max_length=30, description="default: the main ones")] = None
-    group_by: Annotated[Literal["state", "commit", "author", "device", "failure"] | None, Field(description="counts instead of rows")] = (
-        None
-    )
+    group_by: Annotated[Literal["state", "commit", "author", "device", "failure"] | None, Field(description="counts, not rows, by")] = None
     limit: Annotated[int, Field(ge=1, le=200)] = 20
     cursor: Annotated[str | None, Field(max_length=500, description="next_cursor of the last page")] = None
     sql: Annotated[str | None, Field(max_length=4000, description='one SELECT instead of filters; "schema" lists tables and columns')] = (

@@ -1,24 +1,46 @@
 """The arguments that tools share, with their limits. The lab checks what only it can know; these stop what can never be right."""
 
+from pathlib import PurePosixPath
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from autoresearch_mcp.server.lab.query import COMMIT, Commit, Tag
+from autoresearch_mcp.server.lab.query import COMMIT, TAG, TAG_FORM, Commit, Tag
+from autoresearch_mcp.server.mcp.schema import MAX_TEXT
 
-__all__ = ["COMMIT", "ID", "Author", "Commit", "Edit", "ExperimentId", "MemoryId", "Path", "Tag", "Tags", "Text"]
-
-MAX_TEXT = 400_000  # characters of a diff or a file; the lab's own limits are finer
+__all__ = ["COMMIT", "FORMS", "ID", "Author", "Commit", "Edit", "ExperimentId", "Files", "MemoryId", "Path", "Tag", "Tags", "Text"]
 
 # No `\w{1,64}`: a repeated class takes milliseconds to compile, and each tool's model compiles its own.
 ID = r"^[a-z]-[0-9a-z]{15}$"
 
-Author = Annotated[str, Field(pattern=r"^[\w .@:/+-]+$", max_length=64, description="your name")]
-ExperimentId = Annotated[str, Field(pattern=ID)]
+AUTHOR = r"^[\w .@:/+-]+$"
+FORMS = {  # by pattern: what a refusal says of it
+    ID: "an id as the lab gives them, such as e-01h2xk3m4n5p6q7",
+    AUTHOR: "made of letters, digits, blanks and _.@:/+-",
+    TAG: f"made of {TAG_FORM}, without blanks",
+    COMMIT: "a commit's hash (7 or more of its hex digits), or champion",
+}
+
+
+def _plain(path: str) -> str:
+    """Return a path as git writes it: `./train.py` is train.py."""
+    return str(PurePosixPath(path.strip())) if path.strip() else path
+
+
+def _plain_paths(files: dict[str, str]) -> dict[str, str]:
+    plain = {_plain(path): text for path, text in files.items()}
+    if len(plain) < len(files):
+        raise ValueError("must name each file once")
+    return plain
+
+
+Author = Annotated[str, Field(pattern=AUTHOR, max_length=64, description="your name: letters, digits, _.@:/+-; max 64")]
+ExperimentId = Annotated[str, Field(pattern=ID, description="like e-01h2xk3m4n5p6q7")]
 MemoryId = Annotated[str, Field(pattern=ID)]
-Path = Annotated[str, Field(min_length=1, max_length=300)]
-Tags = Annotated[list[Tag], Field(max_length=16, description="letters, digits, _.:/+-")]
+Path = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_plain)]
+Tags = Annotated[list[Tag], Field(max_length=16, description=TAG_FORM)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Files = Annotated[dict[str, Text], Field(max_length=20, description="path -> whole new text"), AfterValidator(_plain_paths)]
 
 
 class Edit(BaseModel):

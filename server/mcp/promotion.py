@@ -50,8 +50,7 @@ def promotion(bridge: Bridge) -> Callable[..., Awaitable[a.PromoteAnswer]]:
     ) -> a.PromoteAnswer:
         """Make a commit the champion if the gate agrees: enough finished replicates of both (usually 3), better beyond noise, verified.
 
-        Returns the verdict. If the champion moved meanwhile, `retrain` names the change rebased onto it: launch that, then
-        promote it.
+        Returns the verdict. If the champion moved meanwhile, launch and promote `retrain`, the change rebased onto it.
         """
         if gate.verdict.code != "awaiting_approval":
             return gate

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 Schema = dict[str, Any]
 
+MAX_TEXT = 400_000  # characters of a diff or a file; the lab's own limits are finer
 _CHECKED_HERE = ("pattern", "minLength", "maxLength", "minItems", "maxItems", "maxProperties", "minimum", "maximum")
 _KINDS = {str: "string", bool: "boolean", int: "integer", float: "number"}
 
@@ -25,6 +26,12 @@ def slim(schema: Schema) -> Schema:
     return slimmed | {"properties": properties}
 
 
+def forms(schema: Schema) -> dict[str, Schema]:
+    """Return the schema of each argument with its pattern, choices and limits, null aside."""
+    properties: dict[str, Schema] = _slim(schema, schema.get("$defs", {})).get("properties", {})
+    return properties
+
+
 def outline(model: type[BaseModel]) -> Schema:
     """Return the output schema of a model: names and types all the way down. No field is required, because one without a value is left out.
 
@@ -36,12 +43,6 @@ def outline(model: type[BaseModel]) -> Schema:
     shared = {name: _inlined(each, definitions, uses) for name, each in definitions.items() if uses[name] > 1}
     inlined: Schema = _inlined(root, definitions, uses)
     return inlined | {"$defs": shared} if shared else inlined
-
-
-def is_kind(schema: Schema, kind: str) -> bool:
-    """Return whether a property is of a kind of JSON, null aside."""
-    kinds = schema.get("type", ())
-    return kind == kinds or (isinstance(kinds, list) and kind in kinds)
 
 
 def _object(model: type[BaseModel], definitions: dict[str, Schema], uses: Counter[str]) -> Schema:
@@ -86,16 +87,18 @@ def _kind(annotation: Any, definitions: dict[str, Schema], uses: Counter[str]) -
 def _nullable(schema: Schema) -> Schema:
     """Return the schema with null as a value. A choice is named in the description instead, because Gemini takes no null in an enum."""
     nullable = {key: value for key, value in schema.items() if key != "enum"} | {"type": [schema["type"], "null"]}
-    return _described(nullable, "one of " + ", ".join(schema["enum"])) if "enum" in schema else nullable
+    choices = ", ".join(schema.get("enum", ()))
+    return nullable | {"description": f"{schema.get('description', '')} {choices}".strip()} if choices else nullable
 
 
 def _with_limits(schema: Schema) -> Schema:
     """Return the schema with its limits in its description."""
-    low, high = schema.get("minimum"), schema.get("maximum")
-    if low is not None and high is not None:
-        return _described(schema, f"{low} to {high}")
-    most = schema.get("maxItems") or schema.get("maxProperties") or schema.get("maxLength", 0)
-    return _described(schema, f"max {most}") if 0 < most < 100_000 and ("maxLength" not in schema or most > 64) else schema
+    unit = " characters" if "maxLength" in schema else ""
+    low = next((schema[key] for key in ("minimum", "minItems", "minLength") if key in schema), None)
+    high = next((schema[key] for key in ("maximum", "maxItems", "maxProperties", "maxLength") if key in schema), None)
+    if high is None or high == MAX_TEXT or (unit and high <= 64):
+        return schema
+    return _described(schema, f"max {high}" if low is None or (unit and low == 1) else f"{low} to {high}{unit}")
 
 
 def _described(schema: Schema, words: str) -> Schema:

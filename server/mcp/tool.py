@@ -1,11 +1,10 @@
 """A tool as agents need it: strict arguments, small schemas, compact answers, and errors that are sentences.
 
 Built on the SDK's `Tool` and `FuncMetadata`, of which it replaces how arguments are read, how results are written,
-and what a failure says. It gives up the SDK's leniency: `"3"` is not 3, and an unknown argument is an error.
+and what a failure says. An unknown argument is an error, and so is a value whose meaning would be a guess.
 """
 
 import inspect
-import json
 import logging
 import re
 import uuid
@@ -20,8 +19,10 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails, to_json
 
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.mcp.arguments import FORMS
 from autoresearch_mcp.server.mcp.bridge import Ctx
-from autoresearch_mcp.server.mcp.schema import Schema, is_kind, outline, slim
+from autoresearch_mcp.server.mcp.schema import Schema, forms, outline, slim
+from autoresearch_mcp.server.mcp.variants import as_meant
 from autoresearch_mcp.server.untrusted import clean, cut, safe
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -58,6 +59,7 @@ class Signature(FuncMetadata):
 
     tool: str
     parameters: Schema
+    forms: dict[str, Schema]
 
     def validate_arguments(self, arguments_to_validate: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments by name, checked strictly.
@@ -65,7 +67,7 @@ class Signature(FuncMetadata):
         Raises:
             LabError: `bad_arguments`, a sentence for each argument that is wrong.
         """
-        given = {name: self._meant(name, value) for name, value in arguments_to_validate.items() if not self._absent(name, value)}
+        given = as_meant(arguments_to_validate, self.forms, self.parameters.get("required", []))
         try:
             return self.arg_model.model_validate(given, strict=True, extra="forbid").model_dump_one_level()
         except ValidationError as error:
@@ -79,30 +81,6 @@ class Signature(FuncMetadata):
         answer = safe(result.model_dump(mode="json", exclude_none=True))
         return CallToolResult(content=[TextContent(type="text", text=to_json(answer).decode())], structured_content=answer)
 
-    def _absent(self, name: str, value: Any) -> bool:
-        """Return whether a value stands for an argument that the model left out: many clients send null or an empty value for one."""
-        properties = self.parameters["properties"]
-        if name not in properties:
-            return not properties and name == "random_string"  # what Cursor sends to a tool that takes nothing
-        return name not in self.parameters.get("required", ()) and (value is None or value in ("", [], {}))
-
-    def _meant(self, name: str, value: Any) -> Any:
-        """Return what was meant by a harmless variant: JSON text for a list or an object, one item for a list, 5.0 for 5."""
-        schema = self.parameters["properties"].get(name, {})
-        if isinstance(value, float) and value.is_integer() and is_kind(schema, "integer"):
-            return int(value)
-        many = is_kind(schema, "array")
-        if isinstance(value, str) and (many or is_kind(schema, "object")):
-            try:
-                parsed = json.loads(value)
-            except (ValueError, RecursionError):
-                parsed = value
-            value = parsed if isinstance(parsed, list | dict) else value
-        items = schema.get("items", {})
-        if many and ((isinstance(value, str) and is_kind(items, "string")) or (isinstance(value, dict) and is_kind(items, "object"))):
-            return [value]
-        return value
-
     def _sentence(self, detail: ErrorDetails) -> str:
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(".")
         known: Schema = self.parameters["properties"]
@@ -112,9 +90,9 @@ class Signature(FuncMetadata):
             return f"{self.tool} has no argument `{where}`. It takes {names or 'none'}."
         if detail["type"] == "missing":
             return f"{self.tool} needs the argument `{where}`{_explained(known.get(where))}."
-        what = re.sub(r"^(Input|String|List|Dictionary|Value) should ", "must ", detail["msg"])
+        what = re.sub(r"^(Input|String|List|Dictionary|Value) should ", "must ", detail["msg"]).removeprefix("Value error, ")
         if detail["type"] == "string_pattern_mismatch":
-            what = "has the wrong form" + _explained(known.get(str(detail["loc"][0])))
+            what = f"has the wrong form: it must be {FORMS[detail['ctx']['pattern']]}"
         got = to_json(detail["input"], fallback=lambda _: "?").decode()
         return f"`{where}` {what}; got {got if len(got) <= 80 else got[:80] + '...'}."
 
@@ -148,6 +126,7 @@ def lab_tool(
         output_schema=outline(answer) if answer else None,
         tool=tool.name,
         parameters=slim(tool.parameters),
+        forms=forms(tool.parameters),
     )
     return tool.model_copy(update={"annotations": annotations, "parameters": signature.parameters, "fn_metadata": signature})
 

@@ -26,8 +26,7 @@ def waiting(bridge: Bridge) -> Callable[..., Awaitable[a.WaitAnswer]]:
     ) -> a.WaitAnswer:
         """Wait until experiments end, at most timeout_s.
 
-        Returns done, each state with its val_bpb or failure, and what changed. Not done is no error: call again with the ids that
-        haven't ended.
+        Returns done, each state with its val_bpb or failure, and what changed. Not done is no error: call again for the rest.
         """
         watch = Watch(bridge, list(dict.fromkeys(ids)), until)
         started = anyio.current_time()

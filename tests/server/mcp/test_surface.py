@@ -105,8 +105,11 @@ async def test_an_argument_that_may_be_left_out_takes_null_and_says_its_limits(c
             assert not optional or "enum" not in schema, "Gemini takes no null in an enum"
             said[f"{tool.name}.{name}"] = schema.get("description", "")
     limits = {"wait_for_experiments.timeout_s": "1 to 45", "launch_training.replicates": "1 to 16", "query_experiments.limit": "1 to 200"}
-    limits |= {"wait_for_experiments.ids": "max 50", "search_memory.query": "max 2000", "launch_training.tags": "letters, digits"}
-    limits |= {"read_log.mode": "tail, head, grep, window", "write_memory.text": "max 8000"}
+    limits |= {"search_memory.query": "max 2000", "launch_training.tags": "letters, digits"}
+    limits |= {"read_log.mode": "tail, head, grep, window", "write_memory.text": "10 to 8000 characters"}
+    limits |= {"propose_patch.hypothesis": "10 to 2000 characters", "launch_training.idempotency_key": "8 to 100 characters"}
+    limits |= {"wait_for_experiments.ids": "1 to 50", "query_experiments.tag": "letters, digits", "write_memory.author": "letters, digits"}
+    limits |= {"get_experiment.id": "e-", "search_memory.experiment": "e-", "query_experiments.text": "max 2000"}
     assert {name: words for name, words in limits.items() if words not in said[name]} == {}
 
 
@@ -114,8 +117,19 @@ async def test_an_argument_that_may_be_left_out_takes_null_and_says_its_limits(c
     ("tool", "arguments"),
     [
         ("get_status", {"random_string": "x"}),
+        ("get_status", {"dummy": ""}),
+        ("get_status", {"dummy": "x", "anything": None}),
+        ("plot_progress", {"": {}}),
         ("search_memory", {"query": "wide", "limit": 5.0, "tag": "", "kind": ""}),
         ("query_experiments", {"state": "finished", "commit": "", "author": "", "sql": "", "columns": [], "limit": 3.0}),
+        ("query_experiments", {"state": ["", None], "columns": [None, "state"], "limit": "5", "descending": "true"}),
+        ("query_experiments", {"state": "finished,crashed", "columns": "state, seed", "min_val_bpb": "0.5", "since": " 17 "}),
+        ("query_experiments", {"state": ["Finished", " crashed "], "order_by": " VAL_BPB", "limit": "5.0", "descending": "False"}),
+        ("query_experiments", {"state": "['finished', 'crashed']", "columns": "[state, seed]"}),
+        ("query_experiments", {"commit": " champion ", "tag": " a ", "author": "  ", "sql": "\n", "cursor": " ", "group_by": "\t"}),
+        ("search_memory", {"query": "  ", "kind": " ", "experiment": " ", "limit": "3", "until": "", "tag": None}),
+        ("read_file", {"path": "./train.py", "max_lines": "3", "diff": "false"}),
+        ("read_file", {"path": ".//./train.py ", "commit": "\t"}),
         ("query_experiments", dict.fromkeys(("state", "descending", "order_by", "limit", "group_by", "cursor"))),
         ("read_file", {"path": "", "commit": "", "first_line": 1.0}),
     ],
@@ -131,6 +145,43 @@ async def test_empty_alternatives_of_a_change_are_left_out(client: Client) -> No
         client, "propose_patch", hypothesis="One edit, not in a list.", edits=edits, diff="", files={}, base="", author="", tags="one"
     )
     assert not proposed["duplicate"]
+
+
+async def test_a_path_may_begin_with_a_dot(client: Client) -> None:
+    files = {"./train.py": "WIDTH = 68\n"}
+    first = await answer(client, "propose_patch", hypothesis="A whole file by a long path.", files=files)
+    edit = {"path": "./train.py", "search": "WIDTH = 68", "replace": "WIDTH = 70"}
+    again = await answer(client, "propose_patch", hypothesis="An edit by a long path.", edits=[edit, None, ""], base=first["commit"])
+    assert again["base"] == first["commit"] and "train.py | +1 -1" in again["diff_stat"]
+    twice = await refusal(client, "propose_patch", hypothesis="One file named twice.", files=files | {"train.py": "WIDTH = 72\n"})
+    assert "`files` must name each file once" in twice
+
+
+async def test_ids_joined_by_commas_are_taken_apart(client: Client) -> None:
+    ids = await launch(client, 116, replicates=3)
+    joined = [", ".join(ids), [",".join(ids[:2]), None, "", f" {ids[2]} "], "\n".join(ids), str(ids), f"[{', '.join(ids)}]"]
+    for each in joined:
+        waited = await answer(client, "wait_for_experiments", ids=each, timeout_s="1")
+        assert [line["id"] for line in waited["experiments"]] == ids, each
+    written = await answer(
+        client, "write_memory", kind="idea", text="Evidence in one text.", experiments=",".join(ids), tags="joined, tags"
+    )
+    (memory,) = (await answer(client, "search_memory", tag="joined"))["memories"]
+    assert (memory["id"], memory["experiments"], memory["tags"]) == (written["id"], ids, ["joined", "tags"])
+
+
+async def test_a_whole_hypothesis_finds_its_experiments(client: Client) -> None:
+    hypothesis = ("A narrow model leaves room for more steps in the same budget. " * 40)[:2000].strip()
+    edits = [{"path": "train.py", "search": "WIDTH = 64", "replace": "WIDTH = 62"}]
+    commit = (await answer(client, "propose_patch", hypothesis=hypothesis, edits=edits))["commit"]
+    launched = await answer(client, "launch_training", commit=commit)
+    rows = (await answer(client, "query_experiments", text=hypothesis))["rows"]
+    assert [row["id"] for row in rows] == launched["experiments"]
+
+
+async def test_an_empty_cursor_stands_for_none(client: Client) -> None:
+    for cursor in ("", " "):
+        assert len((await client.list_tools(cursor=cursor)).tools) == len(TOOLS)
 
 
 async def test_a_client_with_tools_only_reads_tables_and_diffs_too(client: Client) -> None:
@@ -177,15 +228,29 @@ async def test_an_unknown_argument_is_named_and_the_known_ones_listed(client: Cl
 @pytest.mark.parametrize(
     ("tool", "arguments", "words"),
     [
-        ("launch_training", {"commit": "champion", "replicates": "3"}, ["`replicates`", "must be a valid integer", '"3"']),
+        ("launch_training", {"commit": "champion", "replicates": "three"}, ["`replicates`", "must be a valid integer", '"three"']),
+        ("launch_training", {"commit": "champion", "replicates": "2.5"}, ["`replicates`", "integer", "2.5"]),
+        ("launch_training", {"commit": "champion", "replicates": "99"}, ["`replicates`", "less than or equal to 16", "99"]),
+        ("launch_training", {"commit": "champion", "replicates": "true"}, ["`replicates`", "integer", '"true"']),
+        ("query_experiments", {"min_val_bpb": "Infinity"}, ["`min_val_bpb`", "number"]),
+        ("query_experiments", {"min_val_bpb": "9e999"}, ["`min_val_bpb`", "number"]),
+        ("query_experiments", {"state": "finished,done"}, ["`state[1]`", "'finished'", '"done"']),
         ("launch_training", {"commit": "champion", "replicates": True}, ["`replicates`", "integer", "true"]),
         ("launch_training", {"commit": "champion", "replicates": 0}, ["`replicates`", "greater than or equal to 1"]),
-        ("launch_training", {"commit": "HEAD; rm -rf /"}, ["`commit`", "hash, or champion"]),
+        ("launch_training", {"commit": "HEAD; rm -rf /"}, ["`commit`", "wrong form", "hash", "or champion"]),
+        ("propose_patch", {"hypothesis": "A base of no form.", "base": "HEAD~1"}, ["`base`", "wrong form", "hash", "or champion"]),
+        ("write_memory", {"kind": "idea", "text": "Signed oddly.", "author": "Ada (worker 1)"}, ["`author`", "letters, digits, blanks"]),
+        ("write_memory", {"kind": "idea", "text": "Tagged oddly.", "tags": ["my tag"]}, ["`tags[0]`", "letters, digits", "without blanks"]),
+        ("query_experiments", {"tag": "my tag"}, ["`tag`", "letters, digits", "without blanks"]),
+        ("get_experiment", {"id": "nope"}, ["`id`", "such as e-"]),
+        ("launch_training", {"commit": "champion", "idempotency_key": "short"}, ["`idempotency_key`", "at least 8 characters"]),
+        ("write_memory", {"kind": "finding", "text": "short"}, ["`text`", "at least 10 characters"]),
         ("launch_training", {}, ["needs the argument `commit`"]),
         ("read_log", {"id": UNKNOWN, "mode": "all"}, ["`mode`", "'tail', 'head', 'grep' or 'window'"]),
         ("write_memory", {"kind": "finding", "text": "x" * 8001}, ["`text`", "at most 8000 characters"]),
         ("wait_for_experiments", {"ids": []}, ["`ids`", "at least 1 item"]),
-        ("wait_for_experiments", {"ids": ["../../etc/passwd"]}, ["`ids[0]`", "wrong form"]),
+        ("wait_for_experiments", {"ids": ["", None]}, ["`ids`", "at least 1 item"]),
+        ("wait_for_experiments", {"ids": ["../../etc/passwd"]}, ["`ids[0]`", "such as e-"]),
         ("query_experiments", {"descending": "yes"}, ["`descending`", "boolean"]),
         ("search_memory", {"query": None, "limit": 1.5}, ["`limit`", "integer"]),
     ],
@@ -193,7 +258,7 @@ async def test_an_unknown_argument_is_named_and_the_known_ones_listed(client: Cl
 async def test_a_wrong_argument_is_refused_in_a_sentence(client: Client, tool: str, arguments: dict[str, Any], words: list[str]) -> None:
     said = await refusal(client, tool, **arguments)
     assert all(word in said for word in words), said
-    assert "pydantic" not in said and "Error executing" not in said and len(said) < 400
+    assert "pydantic" not in said and "Error executing" not in said and "max " not in said and len(said) < 400
 
 
 async def test_null_means_that_an_argument_was_left_out(client: Client) -> None:
