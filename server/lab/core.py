@@ -82,13 +82,18 @@ class LabCore:
         self.view.close()
         self.ledger.close()
 
-    def wake(self) -> bool:
+    def wake(self, has_work: bool | None = None) -> bool:
         """Start the runner if there is work for it and none is alive.
+
+        Args:
+            has_work: what the ledger says now, for a caller that has just read it; None reads it.
 
         Returns:
             Whether a runner is alive.
         """
-        if self.ledger.open_experiments(limit=1) or self.ledger.unflushed():
+        if has_work is None:
+            has_work = bool(self.ledger.open_experiments(limit=1) or self.ledger.unflushed())
+        if has_work:
             return ensure_runner(self.root, self.state)
         return runner_alive(self.state)
 

@@ -78,7 +78,7 @@ class Lab:
 
     def status(self) -> a.StatusAnswer:
         """Return the lab at a glance. It reads the ledger and a note of how far the shared log is, so it is fast at any size."""
-        answer = self._overview.status(self._core.wake())
+        answer = self._overview.status(self._core.wake)
         behind = self._core.view.warning()
         warnings = [*answer.warnings, *self._core.settings_warnings(), *([behind] if behind else [])]
         return answer.model_copy(update={"warnings": warnings})

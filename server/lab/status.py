@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class _Snapshot:
     uncounted: Uncounted
     counts: dict[str, int]
     recent: list[a.ExperimentLine]
+    spending: tuple[float, float]  # device seconds spent, and reserved
     promotions: int
     unflushed: int
     waiting_since: float | None
@@ -81,19 +83,21 @@ class Overview:
     def _settings(self) -> Settings:
         return self._file.current()
 
-    def status(self, runner: bool) -> a.StatusAnswer:
+    def status(self, wake: Callable[[bool], bool]) -> a.StatusAnswer:
         """Return all of `get_status` but what the lake knows.
 
         Args:
-            runner: whether one is alive.
+            wake: starts a runner if there is work and none is alive; returns whether one is.
         """
-        now = self._current()
+        settings = self._settings  # each access looks at the file
+        now = self._current(settings)
         open_ = now.open
-        budget = self.budget()
+        runner = wake(bool(open_ or now.unflushed))
+        budget = self._budget(settings, *now.spending)
         troubles, news = health.tell(self._state) if runner else ([], [])
         return a.StatusAnswer(
-            lab=self._settings.lab.name,
-            metric=_METRIC if self._settings.training.metric == "verified" else f"{self._settings.training.reported_metric}, {_REPORTED}",
+            lab=settings.lab.name,
+            metric=_METRIC if settings.training.metric == "verified" else f"{settings.training.reported_metric}, {_REPORTED}",
             champion=now.champion,
             noise_sd=now.noise,
             counts=now.counts,
@@ -105,14 +109,14 @@ class Overview:
             promotions=now.promotions,
             unflushed=now.unflushed,
             runner=runner,
-            warnings=[*self._warnings(now), *troubles, *start.failed_starts(self._state)],
-            next=[*news, *self._next_steps(now.lacking, now.uncounted, budget, len(open_))],
+            warnings=[*self._warnings(settings, now), *troubles, *start.failed_starts(self._state)],
+            next=[*news, *self._next_steps(settings, now.lacking, now.uncounted, budget, len(open_))],
         )
 
-    def _current(self) -> "_Snapshot":
+    def _current(self, settings: Settings) -> "_Snapshot":
         """Return what the ledger says now. It is read again only after a change, because every agent asks for the status all the time."""
         # The counter is read before the rows: a change in between is read again next time, never missed.
-        champion, reference, rules = self._repo.champion(), self._settings.reference, self._settings.promotion
+        champion, reference, rules = self._repo.champion(), settings.reference, settings.promotion
         key = (self._ledger.changes(), champion, reference, rules)
         if self._snapshot is None or self._snapshot.key != key:
             conditions = self.conditions()
@@ -131,6 +135,7 @@ class Overview:
                 uncounted=uncounted(replicates, for_display(rules), newest),
                 counts=self._ledger.counts(),
                 recent=[ended_line(row) for row in self._ledger.recent(5)],
+                spending=self._ledger.spending(),
                 promotions=self._ledger.promotion_count(),
                 unflushed=self._ledger.unflushed(),
                 waiting_since=self._ledger.waiting_since(),
@@ -149,16 +154,20 @@ class Overview:
 
     def budget(self) -> a.Budget:
         """Return what the lab may spend, has spent, and has reserved."""
-        spent, reserved = self._ledger.spending()
-        total = self._settings.budget.device_hours * 3600
-        left = max(0.0, total - spent - reserved)
-        return a.Budget(total_s=total, spent_s=round(spent, 1), reserved_s=round(reserved, 1), left_s=round(left, 1), usd=self._money())
+        return self._budget(self._settings, *self._ledger.spending())
 
-    def _money(self) -> a.Money | None:
-        if not self._settings.rents:
+    def _budget(self, settings: Settings, spent: float, reserved: float) -> a.Budget:
+        total = settings.budget.device_hours * 3600
+        left = max(0.0, total - spent - reserved)
+        return a.Budget(
+            total_s=total, spent_s=round(spent, 1), reserved_s=round(reserved, 1), left_s=round(left, 1), usd=self._money(settings)
+        )
+
+    def _money(self, settings: Settings) -> a.Money | None:
+        if not settings.rents:
             return None
         spent, reserved, last_hour, by_agent = self._ledger.money()
-        total = self._settings.budget.usd
+        total = settings.budget.usd
         return a.Money(
             total=total,
             spent=round(spent, 4),
@@ -212,9 +221,9 @@ class Overview:
         reported = any(score.val_bpb is None for score in scores)
         return a.Summary(commit=commit, n=len(values), mean=mean(values) if values else None, sd=sd(values), reported=reported or None)
 
-    def _warnings(self, now: "_Snapshot") -> list[str]:
+    def _warnings(self, settings: Settings, now: "_Snapshot") -> list[str]:
         warnings = []
-        settings, since = self._settings, now.waiting_since  # each look at the settings is a look at the file
+        since = now.waiting_since
         if since is not None and time.time() - since > LATE_S:
             warnings.append(
                 f"The shared log is behind by {now.unflushed} records, the oldest of {(time.time() - since) / 60:.0f} min ago. "
@@ -234,13 +243,13 @@ class Overview:
                 )
         return warnings + self._repo.behind()
 
-    def _next_steps(self, lacking: int, rest: Uncounted, budget: a.Budget, open_: int) -> list[str]:
+    def _next_steps(self, settings: Settings, lacking: int, rest: Uncounted, budget: a.Budget, open_: int) -> list[str]:
         why = "".join(f" {sentence}" for sentence in rest.sentences("champion"))
         useless = rest.twins > 0 or any(rest.excluded[reason] for reason in BY_SETTING)  # to launch the champion again
-        each = self._settings.longest_s()
+        each = settings.longest_s()
         affordable = budget.left_s >= each
         if budget.usd is not None:
-            affordable &= budget.usd.left >= each * min(map(self._settings.usd_per_s, self._settings.devices))
+            affordable &= budget.usd.left >= each * min(map(settings.usd_per_s, settings.devices))
         steps = []
         if not affordable:
             steps.append("The budget is used up: wait for what runs, write down what was learned, and stop.")
