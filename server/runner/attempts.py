@@ -99,9 +99,9 @@ class Attempts:
         self._ledger.move(experiment.id, ["queued"], state="crashed", finished_at=time.time(), failure=failure)
 
     async def advance(self, experiment: Experiment) -> None:
-        """Look at an active experiment and record what changed: a new state, an end, a loss.
+        """Inspect an active experiment, and record what changed: a new state, an end, a loss.
 
-        A look that fails is repeated later, so that one experiment keeps no other waiting. After many the experiment is given up.
+        An inspection that fails is repeated later, so no experiment delays another. After too many failures the experiment is given up.
 
         Raises:
             LabMoved: nothing is recorded.
@@ -110,24 +110,24 @@ class Attempts:
         if self._faults.waits(experiment.id):
             return
         try:
-            await self._look(experiment)
+            await self._inspect(experiment)
             self._faults.forget(experiment.id)
         except (LabMoved, LabError):
             raise
         except Exception as error:
             self._check_place()
-            _log.exception("%s could not be looked at", experiment.id)
+            _log.exception("%s could not be inspected", experiment.id)
             if self._faults.count(experiment.id):
                 await self._give_up(experiment, error)
 
     async def _give_up(self, experiment: Experiment, error: Exception) -> None:
         with contextlib.suppress(Exception):
             await self._compute.cancel(self._job(experiment))
-        message = f"The runner could not look at the run, {FAULT_LIMIT} times in a row: {type(error).__name__}: {mask_paths(str(error))}."
+        message = f"The runner failed to inspect the run {FAULT_LIMIT} times in a row: {type(error).__name__}: {mask_paths(str(error))}."
         self._end(experiment, "crashed", failure=Failure(kind="error", message=message, advice=_NOT_ITS_FAULT))
         self._faults.forget(experiment.id)
 
-    async def _look(self, experiment: Experiment) -> None:
+    async def _inspect(self, experiment: Experiment) -> None:
         job = self._job(experiment)
         if experiment.cancel_requested:
             await self._compute.cancel(job)
@@ -147,7 +147,7 @@ class Attempts:
             self._ledger.move(experiment.id, ACTIVE_STATES, state=observation.phase)
 
     async def adopt_all(self) -> None:
-        """Take over what an earlier runner started; what is gone is lost."""
+        """Take over the runs that an earlier runner started. Those that are gone count as lost."""
         await asyncio.gather(*map(self._adopt, self._ledger.open_experiments(*ACTIVE_STATES)))
 
     async def _adopt(self, experiment: Experiment) -> None:
@@ -161,7 +161,7 @@ class Attempts:
                 self._lose(experiment, observation)
         except LabMoved:
             raise
-        except Exception:  # the rounds look at it again
+        except Exception:  # the rounds inspect it again
             _log.exception("%s could not be adopted", experiment.id)
 
     def _lose(self, experiment: Experiment, observation: Observation) -> None:
@@ -262,7 +262,7 @@ class Attempts:
 
 
 def _kind(settings: Settings) -> tuple[object, ...]:
-    """All that a compute backend and prepared data are made for."""
+    """Return the settings for which a compute backend and the prepared data are made."""
     training = settings.training
     return settings.compute.backend, training.profile, training.threads, training.metric
 

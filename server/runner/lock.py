@@ -43,7 +43,7 @@ def _locked(file: IO[str]) -> bool:
 
 
 def runner_alive(state: Path) -> bool:
-    """Return whether some process is the lab's runner. Looks with a shared lock, so that no look is taken for a runner by another."""
+    """Return whether some process is the lab's runner. Tests with a shared lock, so two tests at once don't take each other for a runner."""
     try:
         with StatePaths(state).runner_lock.open("a+", encoding="ascii") as file:
             return not files.try_lock(file, shared=True)
@@ -82,7 +82,7 @@ def command_line(pid: int) -> str:
 
 
 def _has_open(pid: int, path: Path) -> bool:
-    """Whether a process has a file open. Where that can't be known, whether its command line is a runner's."""
+    """Return whether a process has a file open. Where that can't be known, return whether its command line is a runner's."""
     if sys.platform != "linux":
         return "autoresearch" in (command := command_line(pid)) and " runner " in command
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():

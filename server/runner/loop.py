@@ -112,14 +112,14 @@ class Runner:
         return "stopped"
 
     async def _round(self) -> float:
-        """Look at everything once. Returns for how long there has been nothing to do."""
+        """Advance every experiment once. Returns for how many seconds there has been nothing to do."""
         self._check_place()
         self._check_settings()
-        looks = await asyncio.gather(*map(self._attempts.advance, self._queue.active()), return_exceptions=True)
-        for failure in looks:  # all looks are over: none goes on beside the next round
+        outcomes = await asyncio.gather(*map(self._attempts.advance, self._queue.active()), return_exceptions=True)
+        for failure in outcomes:  # all of them are over: none goes on beside the next round
             if failure is not None:
                 raise failure
-        self._spending.look_after_money(self._queue.active())
+        self._spending.enforce_budget(self._queue.active())
         await self._start_queued()
         await self._flusher.start_if_due()
         self._retention.start_if_due(quiet=not self._queue.any())
@@ -149,7 +149,7 @@ class Runner:
             await self._attempts.start(experiment, data or "")
 
     def _is_next(self, experiment: Experiment) -> bool:
-        """Whether an experiment can be started now. One that was launched for other trainings waits until those of this loop have ended.
+        """Return whether an experiment can be started now. One that was launched for other trainings waits until those of this loop have ended.
 
         Raises:
             SettingsChanged: they have ended, so a loop with the settings of its launch is due.

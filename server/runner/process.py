@@ -33,7 +33,7 @@ def main(root: Path) -> int:
     paths = LabPaths(root)
     file = lab_settings.SettingsFile(root)  # before the lock, which only a runner that can work may hold
     while True:
-        with runner_lock(paths.state, patience_s=1.0) as lock:  # a process that only looks holds it for microseconds
+        with runner_lock(paths.state, patience_s=1.0) as lock:  # a process that only tests it holds it for microseconds
             if lock is None:
                 got_to_work(paths.state)  # another one did
                 return 0
@@ -43,7 +43,7 @@ def main(root: Path) -> int:
             launch = ledger.next_launch()
             under = settings.under(launch) if launch is not None else settings  # what was reserved is what runs
             outcome = asyncio.run(_drive(under, paths, ledger, LabWatch(paths, file, settings, lock)))
-        # Work may have come between the last look and the release of the lock, by a server that saw the lock held.
+        # A server that saw the lock held may have queued work after the last round.
         more = outcome == "new settings" or (outcome == "idle" and bool(ledger.open_experiments(limit=1)))
         ledger.close()
         if not more:

@@ -12,7 +12,7 @@ from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.settings import Settings
 
-KEEP_HOUSE_S = 300.0  # between two looks for sandboxes that nobody needs, and for what the provider charged
+CLEANUP_EVERY_S = 300.0  # between two searches for orphaned sandboxes and new bills
 BILL_AFTER_S = 600.0  # from an end to its bill
 BILL_WITHIN_S = 7 * 86_400.0  # after which the estimate stands
 
@@ -28,8 +28,8 @@ class Spending:
         self._ledger = ledger
         self._compute = compute
         self._held_s: dict[str, float] = {}
-        self._housekeeping: asyncio.Task[None] | None = None
-        self._keep_house_at = 0.0
+        self._cleanup: asyncio.Task[None] | None = None
+        self._next_cleanup_at = 0.0
 
     def note_held(self, id: str, device_s: float | None) -> None:
         """Remember for how many seconds a running experiment has held its device."""
@@ -53,21 +53,21 @@ class Spending:
         spent, reserved, *_ = self._ledger.money()
         return not self._settings.rents or spent + reserved <= self._settings.budget.usd
 
-    def look_after_money(self, active: list[Experiment]) -> None:
-        """Stop everything at the cap, and start the housekeeping if it is due. Does nothing where no device is rented.
+    def enforce_budget(self, active: list[Experiment]) -> None:
+        """Stop everything at the cap, and start the cleanup of sandboxes and bills if it is due. Does nothing where no device is rented.
 
         Args:
             active: the experiments that have left the queue.
         """
         if self._settings.rents:
-            self._keep_house()
+            self._start_cleanup_if_due()
             self._stop_at_the_cap(active)
 
     async def close(self) -> None:
-        """Abandon the housekeeping under way."""
-        if self._housekeeping is not None:
-            self._housekeeping.cancel()
-            await asyncio.wait({self._housekeeping})
+        """Abandon the cleanup under way."""
+        if self._cleanup is not None:
+            self._cleanup.cancel()
+            await asyncio.wait({self._cleanup})
 
     def _stop_at_the_cap(self, active: list[Experiment]) -> None:
         """Cancel everything once the budget is spent.
@@ -82,11 +82,11 @@ class Spending:
                 _log.error("%s is stopped: $%.2f of [budget] usd = %.2f are spent, what runs included", experiment.id, spent, cap)
                 self._ledger.request_cancel(experiment.id)
 
-    def _keep_house(self) -> None:
-        if time.monotonic() < self._keep_house_at or (self._housekeeping is not None and not self._housekeeping.done()):
+    def _start_cleanup_if_due(self) -> None:
+        if time.monotonic() < self._next_cleanup_at or (self._cleanup is not None and not self._cleanup.done()):
             return
-        self._keep_house_at = time.monotonic() + KEEP_HOUSE_S
-        self._housekeeping = asyncio.create_task(self._end_orphans_and_settle_bills())  # beside the rounds: the service may be slow
+        self._next_cleanup_at = time.monotonic() + CLEANUP_EVERY_S
+        self._cleanup = asyncio.create_task(self._end_orphans_and_settle_bills())  # beside the rounds: the service may be slow
 
     async def _end_orphans_and_settle_bills(self) -> None:
         try:
@@ -99,9 +99,9 @@ class Spending:
             for id, attempt in self._ledger.unsettled(now - BILL_WITHIN_S):
                 self._ledger.settle_bill(id, attempt, None)
         except (ComputeError, LabError) as error:
-            _log.warning("sandboxes and bills are looked at again later: %s", error)
+            _log.warning("sandboxes and bills are checked again later: %s", error)
         except Exception:  # nobody awaits this task before the runner leaves
-            _log.exception("the housekeeping failed, and is tried again later")
+            _log.exception("the cleanup failed, and is tried again later")
 
     def _active_attempts(self) -> set[tuple[str, int]]:
         return {(e.id, e.attempt) for e in self._ledger.open_experiments(*ACTIVE_STATES)}

@@ -65,7 +65,7 @@ class _Starts:
 
 
 def ensure_runner(root: Path, state: Path) -> bool:
-    """Start the lab's runner if there is none. Call it after the work was recorded: the runner looks once more before it leaves.
+    """Start the lab's runner if there is none. Call it after the work was recorded: the runner reads the queue once more before it leaves.
 
     A start that fails is logged and no error: the work stays recorded, and a later call tries again.
 

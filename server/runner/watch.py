@@ -22,7 +22,7 @@ class SettingsChanged(Exception):
 
 
 class LabWatch:
-    """Compares the lab with what it was when its runner started. Looks cost microseconds.
+    """Compares the lab with what it was when its runner started. A comparison costs microseconds.
 
     Args:
         paths: where the lab was.

@@ -54,17 +54,17 @@ def test_a_runner_whose_rounds_fail_tries_again_and_tells_get_status(
     assert not any("rounds" in warning for warning in harness.lab.status().warnings), "it is over"
 
 
-def test_one_experiment_that_cannot_be_looked_at_holds_up_no_other_and_fails_in_the_end(
+def test_one_experiment_that_cannot_be_inspected_holds_up_no_other_and_fails_in_the_end(
     harness: LabHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(faults, "FAULT_RETRY_S", (0.0, 0.0))
     bad, *good = queued(harness, 5)
-    observe, looks = LocalCompute.observe, 0
+    observe, inspections = LocalCompute.observe, 0
 
     async def fails_for_one(self: LocalCompute, job: Job) -> Observation:
-        nonlocal looks
-        looks += job.id == bad
-        if job.id == bad and looks < 10 * faults.FAULT_LIMIT:
+        nonlocal inspections
+        inspections += job.id == bad
+        if job.id == bad and inspections < 10 * faults.FAULT_LIMIT:
             raise PermissionError(13, "Permission denied", "/srv/labs/one/run")
         return await observe(self, job)
 
@@ -75,7 +75,7 @@ def test_one_experiment_that_cannot_be_looked_at_holds_up_no_other_and_fails_in_
     assert failure is not None and failure.kind == "error" and "Permission denied" in failure.message and "/srv" not in failure.message
 
 
-def test_an_experiment_that_could_not_be_looked_at_for_a_while_goes_on(harness: LabHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_experiment_that_could_not_be_inspected_for_a_while_goes_on(harness: LabHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faults, "FAULT_RETRY_S", (0.0, 0.0))
     (id,) = queued(harness, 1)
     failures, observe = [RuntimeError("a fault")] * (faults.FAULT_LIMIT - 1), LocalCompute.observe
@@ -124,10 +124,10 @@ def test_a_fault_while_an_earlier_runners_trainings_are_adopted_keeps_the_runner
 
 
 @pytest.mark.anyio
-async def test_housekeeping_that_fails_says_so_and_is_tried_again(
+async def test_a_cleanup_that_fails_says_so_and_is_tried_again(
     harness: LabHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("autoresearch_mcp.server.runner.spending.KEEP_HOUSE_S", 0.0)
+    monkeypatch.setattr("autoresearch_mcp.server.runner.spending.CLEANUP_EVERY_S", 0.0)
     failures: list[Exception] = [ComputeError("Modal is away."), ZeroDivisionError("a fault of ours")]
     tidy = anyio.Event()
 
@@ -143,7 +143,7 @@ async def test_housekeeping_that_fails_says_so_and_is_tried_again(
     spending = Spending(settings, harness.state, harness.ledger, Rented("tiny", 1, harness.state / "runner.log"))
     with anyio.fail_after(10):
         while not tidy.is_set():
-            spending.look_after_money([])
+            spending.enforce_budget([])
             await anyio.lowlevel.checkpoint()
     await spending.close()
     assert "a fault of ours" in caplog.text and "Traceback" in caplog.text and "Modal is away." in caplog.text
