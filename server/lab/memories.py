@@ -105,7 +105,7 @@ class Memories:
         )
 
     def _hits(self, ranked: Sequence[tuple[Memory, float]]) -> list[a.MemoryHit]:
-        """With what later memories say of each."""
+        """Return the memories with the ids of later ones that supersede or contradict them."""
         ids = [memory.id for memory, _ in ranked]
         later: dict[str, list[Record]] = {
             column: self._core.view.select("memories", Query((Condition(column, "has any", ids),), limit=1_000)).value if ids else []

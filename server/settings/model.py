@@ -1,4 +1,4 @@
-"""The keys of `lab.toml`: which there are, what they mean, their defaults and limits.
+"""Defines the keys of `lab.toml`: what they mean, their defaults and their limits.
 
 Secrets (DEEPLAKE_API_KEY, AUTORESEARCH_EMBEDDINGS_KEY, Modal's token) are no settings. They come from the environment only, are read
 where they are used, and are never kept here.
@@ -23,7 +23,7 @@ SCHEMA = 1
 
 
 class Section(Model):
-    """Base of the sections. TOML can write `nan` and `inf`, which no setting may be."""
+    """Base of the sections. Refuses `nan` and `inf`, which TOML can write."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -123,12 +123,12 @@ class Training(Section):
 
     @property
     def file(self) -> str:
-        """The path of the file that is run."""
+        """Return the path of the file that is run."""
         return shlex.split(self.entry)[0]
 
     @property
     def metric(self) -> Metric:
-        """How far the lab's metric can be trusted."""
+        """Return how far the lab's metric can be trusted."""
         return "reported" if self.reported_metric else "verified"
 
 
@@ -253,14 +253,14 @@ class EmbeddingsSection(Section):
 
 
 class LaunchSettings(Model):
-    """The settings that belong to an experiment from its launch: it runs under these, whatever `lab.toml` says by then."""
+    """Keep the settings of an experiment's launch. It runs under these, even if `lab.toml` changes before it starts."""
 
     backend: Literal["local", "modal"]
     training: Training
 
 
 class Settings(Model):
-    """A whole, valid `lab.toml`. Every section but `[lab]` may be left out."""
+    """Hold a whole, valid `lab.toml`. Every section but `[lab]` may be left out."""
 
     lab: LabSection
     training: Training = Training()
@@ -306,9 +306,10 @@ class Settings(Model):
 
     @property
     def slots(self) -> int:
-        """How many trainings run at once.
+        """Return how many trainings run at once.
 
-        As set; else 4 on Modal, one where a GPU of this machine trains, else physical cores over threads, at least one.
+        Where lab.toml sets no number, it is 4 on Modal, and 1 where a GPU of this machine trains. Else it is the physical cores over the
+        threads of one training, but at least 1.
         """
         if self.compute.slots:
             return self.compute.slots
@@ -318,27 +319,27 @@ class Settings(Model):
 
     @property
     def device(self) -> str:
-        """What the profile is trained on: `cpu` or `cuda`."""
+        """Return what the profile is trained on: `cpu` or `cuda`."""
         return PROFILES[self.training.profile].device
 
     @property
     def rents(self) -> bool:
-        """Whether a second of training costs money."""
+        """Return whether a second of training costs money."""
         return self.compute.backend == "modal"
 
     @property
     def gpus(self) -> list[str]:
-        """Kinds that experiments may run on at Modal, the reference first: as set, else the one that the profile is made for."""
+        """Return the kinds that experiments may use on Modal, the reference first. By default it is the one that the profile is made for."""
         return self.compute.gpus or ["CPU" if self.device == "cpu" else "H100"]
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """Kinds of device that experiments may run on, the reference first."""
+        """Return the kinds of device that experiments may use, the reference first."""
         return tuple(devices.kind(name) for name in self.gpus) if self.rents else (self.device,)
 
     @property
     def reference(self) -> str:
-        """The kind of device by which commits are ranked and promoted; what another kind measured is for screening."""
+        """Return the kind of device that ranks and promotes commits. Results of other kinds serve for screening only."""
         return self.devices[0]
 
     def usd_per_s(self, device: str) -> float:
@@ -353,12 +354,12 @@ class Settings(Model):
 
 
 def _is_inside(path: str) -> bool:
-    """Whether it is a plain path of the repository, as git writes them."""
+    """Return whether it is a plain path of the repository, as git writes them."""
     return path.isprintable() and set(path.split("/")).isdisjoint({"", ".", "..", ".git", STATE}) and not set(path) & set("\\*?[:")
 
 
 def physical_cores() -> int:
-    """Return the number of physical cores that this process may use; of logical ones where the platform does not tell them apart."""
+    """Return how many physical cores this process may use. Counts logical cores where the platform does not tell them apart."""
     try:
         usable = os.sched_getaffinity(0)
     except AttributeError:
