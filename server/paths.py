@@ -33,6 +33,11 @@ class StatePaths:
         return self.state / "lake"
 
     @property
+    def sql(self) -> Path:
+        """The folder with the rows that statements in SQL read, while they do."""
+        return self.state / "sql"
+
+    @property
     def runs(self) -> Path:
         """The folder with a folder for each experiment."""
         return self.state / "runs"

@@ -12,6 +12,7 @@ from autoresearch_mcp.server.lab.query import Cursor, ExperimentQuery, Where
 from autoresearch_mcp.server.lab.status import Overview
 from autoresearch_mcp.server.lake.base import Condition, LakeUnavailable, Query
 from autoresearch_mcp.server.models import IMPORTED, Experiment, Record, Table
+from autoresearch_mcp.server.paths import StatePaths
 
 _ROW_COLUMNS = ("id", "commit", "state", "val_bpb", "author", "hypothesis", "seed", "created_at")
 _NOT_COMPARABLE = (
@@ -34,10 +35,10 @@ class History:
 
         Args:
             query: all experiments, where it is left out.
-            caller: tells who asks. SQL of one caller waits for itself before SQL of others waits for it.
+            caller: tells who asks. Long SQL of one caller waits for itself before SQL of others waits for it.
 
         Raises:
-            LabError: `unknown_column`, `bad_cursor`, `bad_query`, `bad_sql`, `busy`, or the repository's own.
+            LabError: `unknown_column`, `bad_cursor`, `bad_query`, `bad_sql`, `busy`, `lake_unavailable`, or the repository's own.
         """
         query = query or ExperimentQuery()
         if query.sql is not None:
@@ -162,13 +163,16 @@ class History:
             return a.QueryAnswer(rows=[], note=describe())
         warnings: dict[str, None] = {}
 
-        def load(table: Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+        def load(table: Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
             read = self._core.view.cells(table, columns)
             if read.warning:
                 warnings[read.warning] = None
             return read.value
 
-        rows, more = select(sql, load, limit, caller)
+        try:
+            rows, more = select(sql, load, limit, caller, StatePaths(self._core.state).sql)
+        except LakeUnavailable as error:
+            raise LabError(f"This SQL was not run, because the log can't be read whole: {error}", "lake_unavailable") from None
         notes = [*warnings, *(["There are more rows: raise limit, or add LIMIT and OFFSET to the SQL."] if more else [])]
         return a.QueryAnswer(rows=rows, note=" ".join(notes))
 

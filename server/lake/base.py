@@ -10,7 +10,7 @@
 order are defined here, once, over the cells of `schema.cells`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -156,11 +156,11 @@ class Lake(Protocol):
         """
         ...
 
-    def cells(self, table: Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Return all rows, in any order, as the cells of these columns.
+    def cells(self, table: Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """Yield all rows of this moment, in any order, as the cells of these columns. Few are in memory at a time.
 
         Raises:
-            LakeUnavailable: the store can't be read.
+            LakeUnavailable: the store can't be read, now or while the rows are.
         """
         ...
 

@@ -39,6 +39,7 @@ class Column:
     nullable: bool = False
     source: Callable[[Any], Any] | None = None
     hidden: bool = False  # serves the store; nobody filters by it
+    long: bool = False  # stays in the store: too much to hold in memory for all rows
 
     def cell(self, record: Record) -> Any:
         """Return the value that conditions and orders see: str, int, float or None, or a tuple of str.
@@ -123,7 +124,7 @@ TABLES: dict[Table, dict[str, Column]] = {
         Column("version", "integer", "the newest version of an id is the row"),
         Column("kind", "text", "finding, failure, idea or insight"),
         Column("author", "text", "who wrote it"),
-        Column("text", "text", "the note"),
+        Column("text", "text", "the note", long=True),
         Column(
             "terms", "text", "the note's search terms, indexed for BM25", source=lambda record: " ".join(terms(record.text)), hidden=True
         ),

@@ -9,6 +9,7 @@ says so in `warning`.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import Any, Generic, TypeVar
 
 from autoresearch_mcp.server.lake.base import Condition, Lake, LakeUnavailable, Query
@@ -119,11 +120,20 @@ class MergedView:
             counts = groups(ours.values())
         return Read({key: counts[key] for key in counts if counts[key]} if group_by else {"": counts[""]}, warning)
 
-    def cells(self, table: Table, columns: Sequence[str]) -> Read[list[tuple[Any, ...]]]:
-        """Return all rows, in any order, as the cells of these columns."""
-        ours, rows, warning = self._merged(table, lambda lake, _: lake.cells(table, ["id", *columns]))
-        stored = [row[1:] for row in rows or [] if row[0] not in ours]
-        return Read([*stored, *(tuple(cell(table, record, name) for name in columns) for record in ours.values())], warning)
+    def cells(self, table: Table, columns: Sequence[str]) -> Read[Iterator[tuple[Any, ...]]]:
+        """Return all rows of this moment, in any order, as the cells of these columns. Few are in memory at a time.
+
+        Raises:
+            LakeUnavailable: while the rows are read, the lake goes away.
+        """
+
+        def begun(lake: Lake, _: dict[str, Record]) -> Iterator[tuple[Any, ...]]:
+            rows = lake.cells(table, ["id", *columns])
+            return chain(list(islice(rows, 1)), rows)  # the first shows whether they can be read
+
+        ours, rows, warning = self._merged(table, begun)
+        stored = (row[1:] for row in rows or () if row[0] not in ours)
+        return Read(chain(stored, (tuple(cell(table, record, name) for name in columns) for record in ours.values())), warning)
 
     def records(self, table: Table) -> Iterator[Record]:
         """Yield all records, a few thousand at a time; those that arrive meanwhile may be missing.

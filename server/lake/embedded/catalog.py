@@ -92,11 +92,20 @@ class Catalog:
         column = self.column(group_by)
         return {"" if cell is None else str(cell): n for cell, n in Counter(column[position] for position in positions).items()}
 
-    def cells(self, names: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Return every row that counts, as the cells of these columns."""
-        columns = [self.column(name) for name in names]
-        positions = self.newest.values()
-        return list(zip(*([column[position] for position in positions] for column in columns)))
+    def cells(self, positions: Sequence[int], names: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return some rows as the cells of these columns. Long columns are read from the store each time."""
+        return list(zip(*(self._cells_of(name, positions) for name in names)))
+
+    def _cells_of(self, name: str, positions: Sequence[int]) -> list[Any]:
+        definition = TABLES[self._table][name]
+        if not definition.long or not positions:
+            column = self.column(name)
+            return [column[position] for position in positions]
+        first, last = min(positions), max(positions)
+        if last - first < 2 * len(positions):
+            stored = definition.load(self._read(name, first, last + 1))
+            return [stored[position - first] for position in positions]
+        return [definition.load(self._read(name, position, position + 1))[0] for position in positions]
 
     def passing(self, where: Sequence[Condition]) -> list[int]:
         """Return the positions of the rows that meet the conditions.

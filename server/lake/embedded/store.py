@@ -11,14 +11,15 @@ from typing import Any, TypeVar, get_args
 
 from autoresearch_mcp.server.lake.base import Condition, LakeUnavailable, Query
 from autoresearch_mcp.server.lake.embedded.dataset import Dataset
-from autoresearch_mcp.server.lake.schema import parse
+from autoresearch_mcp.server.lake.schema import TABLES, parse
 from autoresearch_mcp.server.models import Record, Table
 from autoresearch_mcp.server.search.embedding import Embedder
 from autoresearch_mcp.server.search.text import rank, terms
 
 T = TypeVar("T")
 _MOST_WORDS = 64
-_FEW = 2_000  # rows whose terms are read and ranked here
+_FEW = 2_000  # rows whose terms are read and ranked here, or whose cells are read at a time
+_FEW_LONG = 500  # of rows with long text
 
 
 class EmbeddedLake:
@@ -101,13 +102,25 @@ class EmbeddedLake:
         for first in range(0, len(ids), 2_000):
             yield from self.get(table, ids[first : first + 2_000])
 
-    def cells(self, table: Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Return all rows, in any order, as the cells of these columns.
+    def cells(self, table: Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """Yield all rows of this moment, in any order, as the cells of these columns.
 
         Raises:
-            LakeUnavailable: the table can't be read.
+            LakeUnavailable: the table can't be read, now or while the rows are.
         """
-        return self._read(table, lambda dataset: dataset.catalog.cells(columns))
+        ids = self._read(table, lambda dataset: list(dataset.catalog.newest))
+        return self._parts(table, columns, ids)
+
+    def _parts(self, table: Table, columns: Sequence[str], ids: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        size = _FEW_LONG if any(TABLES[table][name].long for name in columns) else _FEW
+        for first in range(0, len(ids), size):
+            part = ids[first : first + size]
+
+            def answer(dataset: Dataset, part: Sequence[str] = part) -> list[tuple[Any, ...]]:
+                newest = dataset.catalog.newest  # by id, because a rewrite moves rows
+                return dataset.catalog.cells([newest[id] for id in part if id in newest], columns)
+
+            yield from self._read(table, answer)
 
     def search(self, text: str, where: tuple[Condition, ...] = (), limit: int = 10) -> list[tuple[Record, float]]:
         """Return memories and their scores by full-text relevance, best first, the newest first on ties.

@@ -178,8 +178,8 @@ class ManagedLake:
         self._sync()
         return self._copy.count(table, where, group_by)
 
-    def cells(self, table: Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Return all rows, in any order, as the cells of these columns.
+    def cells(self, table: Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """Yield all rows of this moment, in any order, as the cells of these columns.
 
         Raises:
             LakeUnavailable: the copy can't be read.

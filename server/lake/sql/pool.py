@@ -1,13 +1,11 @@
 """Worker processes that run statements, one each at a time, and that can be killed.
 
 A worker stays for the next statement, so an ordinary one pays no start; one that was killed is replaced at once. A message is
-a length and that many bytes: to a worker, the request in JSON and then the database; from it, the answer in JSON. A worker
-inherits no secrets of the environment.
+a length and that many bytes of JSON: to a worker the request, from it the answer. A worker inherits no secrets of the environment.
 """
 
 import atexit
 import contextlib
-import fcntl
 import json
 import os
 import select
@@ -16,18 +14,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoresearch_mcp.server.lake.sql.turns import QUICK_MOST_S, QUICK_S
 from autoresearch_mcp.server.lake.sql.worker import LENGTH_BYTES, MEMORY_MB
 
-_SEND_S = 60.0  # to send the database; a worker that takes it more slowly is stuck
+_SEND_S = 10.0  # to send the request; a worker that takes it more slowly is stuck
 _GRACE_S = 2.0  # until the worker's own alarm
-_LONG_S = 1.0  # a statement that takes longer gets out of the way of everything else on the machine
-_NICENESS = 10
+_NICENESS = 10  # of a statement that is not quick, so that it is out of the way of everything else on the machine
 _KEPT = 4  # workers that wait for the next statement
-_PIPE_BYTES = 1 << 20
 _MOST_ANSWER = 8 << 20  # bytes; a worker that obeys its limits stays far below
 _ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # what some installations of Python need to start
 
@@ -38,6 +36,10 @@ class Refused(Exception):
 
 class Stopped(Exception):
     """A statement ran into a limit; the text says which."""
+
+
+class Preempted(Exception):
+    """A statement was not done in time to go on where it was."""
 
 
 @dataclass(frozen=True)
@@ -69,24 +71,27 @@ class Pool:
     def run(
         self,
         statement: str,
-        database: bytes,
+        database: Path | None,
         *,
         limit: int,
         seconds: float,
         most_text: int,
+        may_be_long: Callable[[], bool],
     ) -> Answer:
         """Run a SELECT.
 
         Args:
             statement: in SQLite's dialect.
-            database: what it reads, as the bytes of an SQLite file.
+            database: the SQLite file that it reads.
             limit: the most rows to return.
             seconds: how long the statement may take.
             most_text: characters that the values may have, and again the names.
+            may_be_long: asked where the statement is not done after `QUICK_S`.
 
         Raises:
             Refused: SQLite can't run it.
             Stopped: it ran into a limit.
+            Preempted: it may not be long; it has ended.
         """
         self.warm()
         with self._lock:
@@ -94,9 +99,10 @@ class Pool:
         if not worker.alive:
             worker.close()
             worker = _Worker()
-        request = {"statement": statement, "limit": limit, "seconds": seconds, "most_text": most_text}
+        uri = f"{database.as_uri()}?mode=ro&immutable=1" if database else ":memory:"
+        request = {"statement": statement, "database": uri, "limit": limit, "seconds": seconds, "most_text": most_text}
         try:
-            answer = worker.ask(json.dumps(request).encode(), database, seconds)
+            answer = worker.ask(json.dumps(request).encode(), seconds, may_be_long)
         finally:
             self._put_back(worker)
         if "refused" in answer:
@@ -138,9 +144,6 @@ class _Worker:
         self._requests, self._answers = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._requests, False)
         os.set_blocking(self._answers, False)
-        if hasattr(fcntl, "F_SETPIPE_SZ"):  # Linux: fewer switches between the processes
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(self._requests, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._nice = False
         self.usable = True
 
@@ -148,16 +151,21 @@ class _Worker:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, request: bytes, database: bytes, seconds: float) -> dict[str, Any]:
-        """Return what the worker answers, or what stopped it."""
+    def ask(self, request: bytes, seconds: float, may_be_long: Callable[[], bool]) -> dict[str, Any]:
+        """Return what the worker answers, or what stopped it.
+
+        Raises:
+            Preempted: it is not quick, and may not be long.
+        """
         usable, self.usable = self.usable, False  # an exception leaves half a message behind
         try:
             with contextlib.suppress(BrokenPipeError):  # it ended; its answer or its exit status says why
-                deadline = time.monotonic() + _SEND_S
-                self._send(request, deadline)
-                self._send(database, deadline)
+                self._send(request, time.monotonic() + _SEND_S)
             deadline = time.monotonic() + seconds + _GRACE_S
-            self._yield_if_long()
+            if not self._is_quick():
+                if not may_be_long():
+                    raise Preempted
+                self._yield_to_others()
             length = int.from_bytes(self._receive(LENGTH_BYTES, deadline), "big")
             if length > _MOST_ANSWER:
                 raise EOFError
@@ -181,14 +189,27 @@ class _Worker:
         self._process.kill()
         self._process.wait()
 
-    def _yield_if_long(self) -> None:
-        """Lower the priority of a process that does not answer soon, for good."""
-        try:
-            _wait(self._answers, select.POLLIN, time.monotonic() + _LONG_S)
-        except TimeoutError:
-            self._nice = True
-            with contextlib.suppress(OSError):  # it ended this moment
-                os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICENESS)
+    def _is_quick(self) -> bool:
+        """Wait for the answer for a moment. Returns whether it began, or the process ended."""
+        end, work_end = time.monotonic() + QUICK_MOST_S, self._worked_s() + QUICK_S
+        while (left := min(end - time.monotonic(), work_end - self._worked_s())) > 0:
+            with contextlib.suppress(TimeoutError):
+                _wait(self._answers, select.POLLIN, time.monotonic() + max(left, 0.01))
+                return True
+        return False
+
+    def _worked_s(self) -> float:
+        """Return the processor time that the process has used; off Linux, the time on the wall."""
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # it ended
+                return time.clock_gettime((~self._process.pid << 3) | 2)  # how the kernel numbers the clock of a process
+        return time.monotonic()
+
+    def _yield_to_others(self) -> None:
+        """Lower the priority of the process, for good."""
+        self._nice = True
+        with contextlib.suppress(OSError):  # it ended this moment
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICENESS)
 
     def _send(self, message: bytes, deadline: float) -> None:
         for part in (len(message).to_bytes(LENGTH_BYTES, "big"), message):

@@ -2,7 +2,7 @@
 
 It reads requests from stdin and writes answers to stdout (see `pool`), and ends with its stdin. What a statement may do here:
 
-- Read the tables that came with its request. SQLite's authorizer refuses everything else, files and recursion included.
+- Read the tables in the file that its request names, which can't be written. SQLite's authorizer refuses everything else, files and recursion included.
 - Run for the seconds of the request; then the kernel's alarm ends this process, also inside a single SQL function.
 - Use `MEMORY_MB` in all, `HEAP_MB` of it in SQLite. It writes no file: what SQLite would spill to disk counts as memory.
 - Answer with so many characters. Rows are read one by one, and no row after the last that fits.
@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 MEMORY_MB = 384
 HEAP_MB = 192
+_CACHE_KIB = 32 << 10  # of the tables that it reads; a part of the heap
 LENGTH_BYTES = 8  # before each message
 _MOST_CELL = 1_000_000  # bytes, of values while the statement runs
 _SHOWN_CELL = 2_000  # characters, in the answer
@@ -45,17 +46,10 @@ def main() -> None:
     _confine()
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     while (request := _read(requests)) is not None:
-        tables = _read(requests)
-        database = sqlite3.connect(":memory:", isolation_level=None)
         try:
-            if tables:
-                database.deserialize(tables)
-            del tables
-            answer = _answer(database, json.loads(request))
+            answer = _answer(json.loads(request))
         except MemoryError:
             answer = {"stopped": f"it needs more than {HEAP_MB} MB of memory; narrow it down", "ends": True}
-        finally:
-            database.close()
         content = json.dumps(answer).encode()
         answers.write(len(content).to_bytes(LENGTH_BYTES, "big") + content)
         answers.flush()
@@ -83,8 +77,14 @@ def _read(requests: BinaryIO) -> bytes | None:
     return requests.read(int.from_bytes(length, "big")) if length else None
 
 
-def _answer(database: sqlite3.Connection, request: dict[str, Any]) -> dict[str, Any]:
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    with contextlib.closing(sqlite3.connect(request["database"], uri=True, isolation_level=None)) as database:
+        return _answer_from(database, request)
+
+
+def _answer_from(database: sqlite3.Connection, request: dict[str, Any]) -> dict[str, Any]:
     database.execute("PRAGMA temp_store = MEMORY")
+    database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     database.execute("SELECT 1 FROM json_each('[]')")  # it is there from now on; making it is not authorised below
     for limit, most in _LIMITS.items():
         database.setlimit(limit, most)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -232,3 +233,28 @@ def test_a_lake_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "lake").write_text("a file where the folder should be", encoding="utf-8")
     with pytest.raises(LakeUnavailable, match="can't be written"):
         EmbeddedLake(tmp_path / "lake").append("memories", [memory(1, "note")])
+
+
+def test_long_text_is_read_a_part_at_a_time_and_not_kept(tmp_path: Path) -> None:
+    lake = EmbeddedLake(tmp_path)
+    lake.append("memories", [memory(n, f"{n} " + "x" * 8_000) for n in range(3_000)])
+    assert sum(1 for _ in lake.cells("memories", ["id", "kind"])) == 3_000
+    tracemalloc.start()
+    try:
+        texts = [text[:10].split()[0] for _, text in lake.cells("memories", ["id", "text"])]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert texts == [str(n) for n in range(3_000)]
+    assert peak < 12 << 20  # of 24 MB
+
+
+def test_rows_that_are_written_or_moved_while_they_are_read_come_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoresearch_mcp.server.lake.embedded.store._FEW_LONG", 3)
+    monkeypatch.setattr("autoresearch_mcp.server.lake.embedded.dataset.MOST_COMMITS", 1)  # every write rewrites the table
+    lake = EmbeddedLake(tmp_path)
+    lake.append("memories", [memory(n, f"note {n}") for n in range(10)])
+    rows = lake.cells("memories", ["id", "text"])
+    first = [next(rows) for _ in range(4)]
+    lake.append("memories", [memory(2, "note 2", version=2), memory(10, "note 10")])
+    assert sorted([*first, *rows]) == [(f"m-{n:06d}", f"note {n}") for n in range(10)]

@@ -1,11 +1,13 @@
 """Statements that ask for too much end, cost a bounded piece of memory, and are in nobody else's way."""
 
+import os
 import random
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from autoresearch_mcp.server.lake import sql
 from autoresearch_mcp.server.lake.sql import turns
 from autoresearch_mcp.server.lake.sql.worker import MEMORY_MB
 from autoresearch_mcp.server.models import Table
-from tests.server.lake.records import experiment
+from tests.server.lake.records import experiment, memory
 from tests.server.lake.test_sql import over
 
 DATA = over(*(experiment(n) for n in range(200)))
@@ -111,19 +113,84 @@ def test_the_memory_that_statements_take_is_bounded() -> None:
     assert server < 300 << 20
 
 
-def test_one_callers_endless_statements_keep_nobody_waiting() -> None:
+def test_a_line_of_endless_statements_keeps_nobody_waiting() -> None:
+    """They are more than may run at once, and nothing tells who asks."""
     begun = threading.Semaphore(0)
 
     def load(table: Table, columns: Sequence[str]) -> Any:
         begun.release()
         return DATA(table, columns)
 
-    with ThreadPoolExecutor(turns.AT_ONCE_EACH) as threads:
-        endless = [threads.submit(sql.select, ENDLESS, load, 10, "ada") for _ in range(turns.AT_ONCE_EACH)]
-        for _ in range(turns.AT_ONCE_EACH):
+    with ThreadPoolExecutor(turns.SLOW + turns.QUICK) as threads:
+        endless = [threads.submit(sql.select, ENDLESS, load, 10) for _ in range(turns.SLOW + turns.QUICK)]
+        for _ in endless:
             assert begun.acquire(timeout=60)
-        assert sql.select(ORDINARY, DATA, 10, "bob")[0] == [{"n": 200}]
+        assert sql.select(ORDINARY, DATA, 10)[0] == [{"n": 200}]
         assert not any(future.done() for future in endless)
         for future in endless:
             with pytest.raises(LabError, match="took longer"):
                 future.result()
+
+
+def test_copying_counts_as_time_of_the_statement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql, "LIMIT_S", 0.6)
+
+    def endless(table: Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        while True:
+            yield from DATA(table, columns)
+
+    with pytest.raises(LabError, match="name fewer of them"):
+        sql.select(ORDINARY, endless, 10)
+    assert outcome(ORDINARY) == "answered"
+
+
+def test_a_copy_has_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoresearch_mcp.server.lake.sql.copy.MOST_MB", 1)
+    notes = over(*(memory(n, "x" * 8_000) for n in range(200)))
+    with pytest.raises(LabError, match="room for 1 MB; name fewer columns"):
+        sql.select("SELECT text FROM memories", notes, 10)
+    assert sql.select("SELECT count(kind) AS n FROM memories", notes, 10)[0] == [{"n": 200}]
+
+
+def test_the_servers_memory_does_not_grow_with_the_rows_that_a_statement_reads() -> None:
+    """In a process of its own; the rows have far more characters than it may take bytes."""
+    script = """if True:
+        import resource, sys
+        from pathlib import Path
+        from autoresearch_mcp.server.lake import sql
+        def notes(count):
+            return lambda table, columns: ((f"note {n} " + "x" * 8_000,) for n in range(count))
+        def peak():
+            status = Path("/proc/self/status")  # ru_maxrss of a process begins with that of its parent
+            if status.exists():
+                return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        text = "SELECT count(*) AS n FROM memories WHERE text LIKE 'note 1%'"
+        sql.select(text, notes(10), 10)
+        before = peak()
+        print(sql.select(text, notes(20_000), 10)[0][0]["n"], peak() - before)
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    count, grown = map(int, done.stdout.split())
+    assert count == 11_111
+    assert grown < 40 << 20
+
+
+def test_what_was_copied_is_its_owners_alone_and_gone_afterwards(tmp_path: Path) -> None:
+    folder = tmp_path / "sql"
+    folder.mkdir()
+    killed, other = folder / "sql-killed.sqlite", folder / "sql-recent.sqlite"
+    killed.touch()
+    other.touch()
+    os.utime(killed, (0, 0))
+    modes = []
+
+    def load(table: Table, columns: Sequence[str]) -> Any:
+        modes.extend(path.stat().st_mode & 0o777 for path in folder.iterdir() if path != other)
+        return DATA(table, columns)
+
+    assert sql.select(ORDINARY, load, 10, folder=folder)[0] == [{"n": 200}]
+    with pytest.raises(LabError, match="no such column"):
+        sql.select("SELECT nosuch FROM experiments", load, 10, folder=folder)
+    assert modes == [0o600, 0o600] and list(folder.iterdir()) == [other]
