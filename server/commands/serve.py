@@ -23,7 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --http: accept this Host header too, as a TLS proxy keeps it",
     )
     parser.add_argument(
-        "--allow-origin", metavar="ORIGIN", action="append", default=[], help="with --http: let web pages of this origin call (CORS)"
+        "--allow-origin",
+        metavar="ORIGIN",
+        action="append",
+        default=[],
+        help="with --http: let web pages of this origin call (CORS); '*' lets all, and then $AUTORESEARCH_TOKEN must be set",
     )
     add_lab(parser)
 
