@@ -11,7 +11,7 @@ from autoresearch_mcp.server.mcp.arguments import ExperimentId
 from autoresearch_mcp.server.mcp.bridge import Bridge, Ctx
 from autoresearch_mcp.server.models import TERMINAL_STATES
 
-POLL_S = 0.1  # between looks at the ledger's change counter
+POLL_S = 0.1  # between readings of the ledger's change counter
 REFRESH_S = 1.0  # between readings of progress, which changes without the ledger, and between progress notifications
 
 
@@ -30,11 +30,11 @@ def waiting(bridge: Bridge) -> Callable[..., Awaitable[a.WaitAnswer]]:
         """
         watch = Watch(bridge, list(dict.fromkeys(ids)), until)
         started = anyio.current_time()
-        await watch.look()
+        await watch.refresh()
         while not watch.done and anyio.current_time() < started + timeout_s:
             await context.report_progress(anyio.current_time() - started, timeout_s, watch.summary())
             await watch.news(until=started + timeout_s)
-            await watch.look()
+            await watch.refresh()
         return a.WaitAnswer(done=watch.done, experiments=watch.lines, changed=watch.changed, note=watch.note())
 
     return wait_for_experiments
@@ -69,7 +69,7 @@ class Watch:
             if await self.bridge.call(self.bridge.lab.changes) != self._counter:
                 return
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Read the states, and keep what changed."""
         # The counter is read before the states: a change in between is seen again, never missed.
         self._counter = await self.bridge.call(self.bridge.lab.changes)
