@@ -7,7 +7,7 @@ from autoresearch_mcp.server import runs
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.masking import mask_paths, without_paths
-from autoresearch_mcp.server.lab.status import Overview, ended_line
+from autoresearch_mcp.server.lab.status import LabStatus, ended_line
 from autoresearch_mcp.server.models import ACTIVE_STATES
 from autoresearch_mcp.server.untrusted import clean, fence
 from autoresearch_mcp.trainer import protocol
@@ -16,9 +16,9 @@ from autoresearch_mcp.trainer import protocol
 class Experiments:
     """The use cases that read experiments by their ids."""
 
-    def __init__(self, core: LabCore, overview: Overview) -> None:
+    def __init__(self, core: LabCore, status: LabStatus) -> None:
         self._core = core
-        self._overview = overview
+        self._status = status
 
     def changes(self) -> int:
         """Return a number that differs from the last answer when the ledger changed since.
@@ -38,7 +38,7 @@ class Experiments:
         lines = []
         for id in ids:
             if id in open_:
-                lines.append(self._overview.line(open_[id]))
+                lines.append(self._status.line(open_[id]))
             elif id in ended:
                 lines.append(ended_line(ended[id]))
             else:
@@ -59,13 +59,13 @@ class Experiments:
         tail = runs.read_log(directory / protocol.LOG, "tail", 15, None, None)[0] if running and (directory / protocol.LOG).exists() else ""
         text = tail or "\n".join(e.log_tail.splitlines()[-15:])
         return a.ExperimentAnswer(
-            experiment=self._overview.line(e),
-            against_champion=self._overview.against_champion(e),
+            experiment=self._status.line(e),
+            against_champion=self._status.against_champion(e),
             base=e.base,
             tags=e.tags,
             attempt=e.attempt,
             cost_s=round(e.cost_s, 1),
-            cost_usd=round(e.cost_usd + self._overview.accrued_usd(e), 4),
+            cost_usd=round(e.cost_usd + self._status.accrued_usd(e), 4),
             created_at=e.created_at,
             started_at=e.started_at,
             finished_at=e.finished_at,

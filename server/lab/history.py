@@ -9,7 +9,7 @@ from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.masking import without_paths
 from autoresearch_mcp.server.lab.progress import Campaign
 from autoresearch_mcp.server.lab.query import Cursor, ExperimentQuery, Where
-from autoresearch_mcp.server.lab.status import Overview
+from autoresearch_mcp.server.lab.status import LabStatus
 from autoresearch_mcp.server.lake.base import Condition, LakeUnavailable, Query
 from autoresearch_mcp.server.models import IMPORTED, Experiment, Record, Table
 from autoresearch_mcp.server.paths import StatePaths
@@ -24,9 +24,9 @@ _NOT_COMPARABLE = (
 class History:
     """The use cases that read the log as a whole."""
 
-    def __init__(self, core: LabCore, overview: Overview) -> None:
+    def __init__(self, core: LabCore, status: LabStatus) -> None:
         self._core = core
-        self._overview = overview
+        self._status = status
 
     def query_experiments(self, query: ExperimentQuery | None = None, caller: str = "") -> a.QueryAnswer:
         """Return the experiments that match all filters, in pages; with `group_by`, how many match by group; with `sql`, its rows.
@@ -88,7 +88,7 @@ class History:
 
     def _conditions(self, query: ExperimentQuery) -> str:
         """Return the conditions that rows must share to be ranked together; empty for an order that ranks nothing."""
-        return self._overview.conditions() if query.by_metric else ""
+        return self._status.conditions() if query.by_metric else ""
 
     def _parts(self, query: ExperimentQuery, where: Where, comparable: str) -> Iterator[Where]:
         """Yield the filters of what is listed first, and of what is listed after it."""
@@ -137,12 +137,12 @@ class History:
         """
         from autoresearch_mcp.server.lab.progress_plot import draw
 
-        settings, conditions = self._core.settings, self._overview.conditions()
+        settings, conditions = self._core.settings, self._status.conditions()
         campaign = Campaign(
             experiments=self._all_experiments(),
             promotions=self._core.ledger.promotions(),
             title=settings.lab.name,
-            champion=self._overview.summary(self._core.repo.champion(), conditions),
+            champion=self._status.summary(self._core.repo.champion(), conditions),
             conditions=conditions,
             reported=settings.training.reported_metric,
             reference=settings.reference,

@@ -14,7 +14,7 @@ from autoresearch_mcp.server.lab.history import History
 from autoresearch_mcp.server.lab.memories import Memories
 from autoresearch_mcp.server.lab.proposing import Proposing
 from autoresearch_mcp.server.lab.similar import SimilarProposals
-from autoresearch_mcp.server.lab.status import Overview
+from autoresearch_mcp.server.lab.status import LabStatus
 from autoresearch_mcp.server.lab.trainings import Trainings
 from autoresearch_mcp.server.settings import Settings
 
@@ -30,8 +30,8 @@ class Lab:
         core = self._core = LabCore(root)
         self.root = core.root
         self._promoter().recover()
-        self._overview = Overview(core.settings_file, core.state, core.ledger, core.repo)
-        similar = SimilarProposals(core.ledger, core.embedder, self._overview)
+        self._status = LabStatus(core.settings_file, core.state, core.ledger, core.repo)
+        similar = SimilarProposals(core.ledger, core.embedder, self._status)
 
         proposing = Proposing(core, similar)
         self.champion = proposing.champion
@@ -39,20 +39,20 @@ class Lab:
         self.diff = proposing.diff
         self.propose_patch = proposing.propose_patch
 
-        experiments = Experiments(core, self._overview)
+        experiments = Experiments(core, self._status)
         self.changes = experiments.changes
         self.states = experiments.states
         self.get_experiment = experiments.get_experiment
         self.read_log = experiments.read_log
 
-        trainings = Trainings(core, self._overview, experiments)
+        trainings = Trainings(core, self._status, experiments)
         self.launch_training = trainings.launch_training
         self.cancel_experiment = trainings.cancel_experiment
         self.reproduce = trainings.reproduce
         self.is_reproduction = trainings.is_reproduction
         self.reproduction = trainings.reproduction
 
-        history = History(core, self._overview)
+        history = History(core, self._status)
         self.query_experiments = history.query_experiments
         self.records = history.records
         self.import_records = history.import_records
@@ -78,7 +78,7 @@ class Lab:
 
     def status(self) -> a.StatusAnswer:
         """Return the lab at a glance. It reads the ledger and a note of how far the shared log is, so it is fast at any size."""
-        answer = self._overview.status(self._core.wake)
+        answer = self._status.status(self._core.wake)
         behind = self._core.view.warning()
         warnings = [*answer.warnings, *self._core.settings_warnings(), *([behind] if behind else [])]
         return answer.model_copy(update={"warnings": warnings})

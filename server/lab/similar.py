@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from autoresearch_mcp.server import answers as a
-from autoresearch_mcp.server.lab.status import Overview
+from autoresearch_mcp.server.lab.status import LabStatus
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Proposal
 from autoresearch_mcp.server.search.embedding import Embedder, EmbeddingsUnavailable
@@ -27,10 +27,10 @@ NEAR_MEANING = 0.6  # cosine; of unrelated hypotheses it is below 0.3
 class SimilarProposals:
     """The lab's proposals in memory, kept in step by reading only what is new. Thread-safe."""
 
-    def __init__(self, ledger: Ledger, embedder: Embedder | None, overview: Overview) -> None:
-        """Read nothing yet. `overview` knows under which conditions metrics are compared now: others go into no mean."""
+    def __init__(self, ledger: Ledger, embedder: Embedder | None, status: LabStatus) -> None:
+        """Read nothing yet. `status` knows under which conditions metrics are compared now: others go into no mean."""
         self._ledger = ledger
-        self._overview = overview
+        self._status = status
         self._embedder = embedder if embedder is not None and embedder.local else None
         self._lock = threading.Lock()
         self._read_to = 0
@@ -54,7 +54,7 @@ class SimilarProposals:
             by_meaning = self._cosines(idea)
         likeness = [(max(w / NEAR_WORDS, m / NEAR_MEANING), max(w, m), n) for n, (w, m) in enumerate(zip(by_words, by_meaning))]
         best = sorted((each for each in likeness if each[0] >= 1 and self._proposals[each[2]].commit != but), reverse=True)[:limit]
-        conditions = self._overview.conditions() if best else ""
+        conditions = self._status.conditions() if best else ""
         return [self._described(self._proposals[n], min(like, 1.0), conditions) for _, like, n in best]
 
     def _extend(self) -> None:
@@ -90,7 +90,7 @@ class SimilarProposals:
 
     def _described(self, proposal: Proposal, likeness: float, conditions: str) -> a.SimilarProposal:
         scores = self._ledger.scores(proposal.commit)
-        metric = self._overview.summary(proposal.commit, conditions)
+        metric = self._status.summary(proposal.commit, conditions)
         return a.SimilarProposal(
             commit=proposal.commit,
             author=proposal.author,

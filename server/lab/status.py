@@ -50,7 +50,7 @@ class _Snapshot:
     noise: float | None
     open: list[Experiment]
     champion: a.Summary
-    lacking: int  # replicates of the champion, before a candidate that is trained now can be compared with it
+    champion_needs: int  # replicates of the champion, before a candidate that is trained now can be compared with it
     uncounted: Uncounted
     counts: dict[str, int]
     recent: list[a.ExperimentLine]
@@ -61,8 +61,8 @@ class _Snapshot:
     launches: list[tuple[LaunchSettings, int]]
 
 
-class Overview:
-    """What a lab's ledger says of its champion, experiments and budget.
+class LabStatus:
+    """Reads in the ledger how a lab's champion, experiments and budget stand.
 
     Args:
         settings: knows the settings of now.
@@ -110,7 +110,7 @@ class Overview:
             unflushed=now.unflushed,
             runner=runner,
             warnings=[*self._warnings(settings, now), *troubles, *start.failed_starts(self._state)],
-            next=[*news, *self._next_steps(settings, now.lacking, now.uncounted, budget, len(open_))],
+            next=[*news, *self._next_steps(settings, now.champion_needs, now.uncounted, budget, len(open_))],
         )
 
     def _current(self, settings: Settings) -> "_Snapshot":
@@ -131,7 +131,7 @@ class Overview:
                 noise=self.noise(conditions),
                 open=self._ledger.open_experiments(),
                 champion=self.summary(champion, conditions),
-                lacking=rules.min_replicates - self.summary(champion, newest).n,
+                champion_needs=rules.min_replicates - self.summary(champion, newest).n,
                 uncounted=uncounted(replicates, for_display(rules), newest),
                 counts=self._ledger.counts(),
                 recent=[ended_line(row) for row in self._ledger.recent(5)],
@@ -243,7 +243,7 @@ class Overview:
                 )
         return warnings + self._repo.behind()
 
-    def _next_steps(self, settings: Settings, lacking: int, rest: Uncounted, budget: a.Budget, open_: int) -> list[str]:
+    def _next_steps(self, settings: Settings, champion_needs: int, rest: Uncounted, budget: a.Budget, open_: int) -> list[str]:
         why = "".join(f" {sentence}" for sentence in rest.sentences("champion"))
         useless = rest.twins > 0 or any(rest.excluded[reason] for reason in BY_SETTING)  # to launch the champion again
         each = settings.longest_s()
@@ -253,13 +253,15 @@ class Overview:
         steps = []
         if not affordable:
             steps.append("The budget is used up: wait for what runs, write down what was learned, and stop.")
-        elif lacking > 0 and useless:
-            steps.append(f"The champion can't be compared yet: it needs {lacking} more replicates that count.{why}")
-        elif lacking > 0 and not open_:
-            steps.append(f"Measure the champion first: launch_training(commit='champion', replicates={min(lacking, MAX_REPLICATES)}).{why}")
+        elif champion_needs > 0 and useless:
+            steps.append(f"The champion can't be compared yet: it needs {champion_needs} more replicates that count.{why}")
+        elif champion_needs > 0 and not open_:
+            steps.append(
+                f"Measure the champion first: launch_training(commit='champion', replicates={min(champion_needs, MAX_REPLICATES)}).{why}"
+            )
         if open_:
             steps.append("Experiments are running or queued: call wait_for_experiments, and think of the next idea meanwhile.")
-        if affordable and (lacking <= 0 or useless):
+        if affordable and (champion_needs <= 0 or useless):
             steps.append("Search memory, read train.py, then propose_patch with one idea and launch it.")
         return steps
 

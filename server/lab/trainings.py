@@ -11,7 +11,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.core import LabCore, clean_tags, experiment_id
 from autoresearch_mcp.server.lab.experiments import Experiments
 from autoresearch_mcp.server.lab.reproduction import TAG, Reproduction
-from autoresearch_mcp.server.lab.status import MAX_REPLICATES, Overview, preflight_error
+from autoresearch_mcp.server.lab.status import MAX_REPLICATES, LabStatus, preflight_error
 from autoresearch_mcp.server.models import Experiment, new_id
 from autoresearch_mcp.server.settings import Settings
 from autoresearch_mcp.server.untrusted import clean
@@ -20,9 +20,9 @@ from autoresearch_mcp.server.untrusted import clean
 class Trainings:
     """The use cases that change what is trained."""
 
-    def __init__(self, core: LabCore, overview: Overview, experiments: Experiments) -> None:
+    def __init__(self, core: LabCore, status: LabStatus, experiments: Experiments) -> None:
         self._core = core
-        self._overview = overview
+        self._status = status
         self._experiments = experiments
 
     def launch_training(
@@ -128,7 +128,7 @@ class Trainings:
         if not again.reproduces:
             raise LabError(f"{id} reproduces no other experiment. `autoresearch-mcp reproduce {id}` trains it again.", "no_reproduction")
         original = self._core.experiment(again.reproduces)
-        return Reproduction(original, again, self._overview.noise(original.conditions)) if again.terminal else None
+        return Reproduction(original, again, self._status.noise(original.conditions)) if again.terminal else None
 
     def cancel_experiment(self, id: str, author: str) -> a.CancelAnswer:
         """Stop an experiment; one that has ended stays as it is."""
@@ -164,7 +164,7 @@ class Trainings:
             note += f" Nothing starts until the lab's owner corrects lab.toml. {self._core.settings_file.problem()}"
         elif not repeated:
             note += " Wait with wait_for_experiments."
-        left = self._overview.budget().left_s
+        left = self._status.budget().left_s
         return a.LaunchAnswer(
             experiments=ids, seeds=seeds, commit=commit, repeated=repeated, reserved_s=reserved_s, budget_left_s=left, note=note
         )
