@@ -10,6 +10,7 @@ It reads requests from stdin and writes answers to stdout (see `pool`), and ends
 
 import contextlib
 import json
+import math
 import os
 import resource
 import signal
@@ -126,6 +127,8 @@ def _unique(names: Sequence[str]) -> list[str]:
 def _shown(value: Any) -> Any:
     if isinstance(value, bytes):
         return value[: _SHOWN_CELL // 2].hex()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no infinity
     return value[:_SHOWN_CELL] if isinstance(value, str) else value
 
 

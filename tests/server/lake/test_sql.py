@@ -112,6 +112,12 @@ def test_long_names_of_columns_count_too() -> None:
     assert more and sum(len(name) for row in answer for name in row) <= sql.MOST_TEXT
 
 
+def test_numbers_that_json_lacks_are_null() -> None:
+    assert rows("SELECT 9e999 AS much, -9e999 AS little, 1.5 AS n FROM memories", memory(1, "note")) == [
+        {"much": None, "little": None, "n": 1.5}
+    ]
+
+
 def test_a_row_that_no_answer_can_hold_is_refused() -> None:
     wide = ", ".join(f"hex(zeroblob(1000)) AS c{n}" for n in range(40))
     with pytest.raises(LabError, match="select fewer columns"):
