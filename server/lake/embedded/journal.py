@@ -50,10 +50,10 @@ def read(path: Path) -> Iterator[str]:
         try:
             text, end = _member(data, start)
         except zlib.error:
+            text, end = None, start
+        if text is None:  # damaged; or torn, which a damaged length of its header looks like too
             start = data.find(_MAGIC, start + 1)
             continue
-        if text is None:
-            return  # torn at the end
         yield from text.decode().removesuffix("\n").split("\n")  # other line ends occur inside of records
         start = data.find(_MAGIC, end)
 
@@ -62,7 +62,7 @@ def _member(data: bytes, start: int) -> tuple[bytes | None, int]:
     """Unpack the gzip member at `start`, by chunks, so that what follows it is not copied.
 
     Returns:
-        Its text, or None where it is torn, and where it ends.
+        Its text, or None where the data ends before it, and where it ends.
 
     Raises:
         zlib.error: it is damaged.

@@ -81,6 +81,20 @@ def test_a_torn_journal_costs_its_own_batch(tmp_path: Path) -> None:
     assert list(journal.read(path)) == list(journal.read(tmp_path / "none")) == []
 
 
+def test_a_damaged_header_costs_its_own_batch(tmp_path: Path) -> None:
+    """One that claims an extra field which is longer than the rest of the file: the batch never reaches its end."""
+    path = tmp_path / "memories.journal"
+    sizes = [0]
+    for n in range(4):
+        journal.write(path, [f'{{"n": {n}}}'])
+        sizes.append(path.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[sizes[1] + 3] = 4  # the flag of the extra field
+    data[sizes[1] + 10 : sizes[1] + 12] = b"\xff\xff"  # its length
+    path.write_bytes(data)
+    assert list(journal.read(path)) == ['{"n": 0}', '{"n": 2}', '{"n": 3}']
+
+
 def test_reading_a_journal_unpacks_each_byte_a_few_times_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many batches it has: with what follows in every batch's way, 20,000 took half a minute."""
     path, dice, unpacked = tmp_path / "memories.journal", random.Random(1), 0
