@@ -1,6 +1,7 @@
 """What can be asked of the log of experiments: the one model of filters for the tool, the lab and the lake."""
 
 import base64
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -82,8 +83,8 @@ class Cursor:
     comparable: str = ""
 
     def write(self, query: ExperimentQuery) -> str:
-        """Return the cursor as text, which fits this query's order only."""
-        values = [query.order_by, query.downwards, self.part, self.comparable, *(self.after or (None, ""))]
+        """Return the cursor as text, which fits this query's filters and order only."""
+        values = [_mark(query), self.part, self.comparable, *(self.after or (None, ""))]
         return base64.urlsafe_b64encode(json.dumps(values).encode()).decode()
 
     @classmethod
@@ -91,13 +92,13 @@ class Cursor:
         """Return the cursor that was written as `text`.
 
         Raises:
-            LabError: `bad_cursor`, if it belongs to another order or is damaged.
+            LabError: `bad_cursor`, if it belongs to other filters or another order, or is damaged.
         """
         try:
-            order_by, downwards, part, comparable, value, id = json.loads(base64.urlsafe_b64decode(text.encode()))
+            mark, part, comparable, value, id = json.loads(base64.urlsafe_b64decode(text.encode()))
         except (ValueError, TypeError, RecursionError):  # TypeError: JSON, but no list
-            order_by = downwards = part = comparable = value = id = None
-        fits = (order_by, downwards) == (query.order_by, query.downwards) and part in (0, 1)
+            mark = part = comparable = value = id = None
+        fits = mark == _mark(query) and part in (0, 1) and (value is None or _is_number(value))
         if not fits or not isinstance(comparable, str) or not isinstance(id, str):
             raise LabError("This cursor belongs to another query. Repeat the query without a cursor to start again.", "bad_cursor")
         return cls((value, id) if id else None, part, comparable)
@@ -106,6 +107,17 @@ class Cursor:
     def behind(cls, last: Experiment, query: ExperimentQuery, part: int, comparable: str) -> "Cursor":
         """Return the cursor that continues after this row."""
         return cls((getattr(last, query.order_by), last.id), part, comparable)
+
+
+def _mark(query: ExperimentQuery) -> str:
+    """Return what differs between queries whose rows or order differ. Pages may differ in length and columns."""
+    filters = query.model_dump(mode="json", exclude={"columns", "limit", "cursor", "descending"}) | {"descending": query.downwards}
+    return hashlib.sha256(json.dumps(filters, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is of the type of all columns that rows are ordered by."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def conditions(*tests: tuple[str, Operator, Any]) -> Where:

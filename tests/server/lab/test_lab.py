@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -306,6 +307,23 @@ def test_queries_filter_order_page_and_count(lab: Lab, ledger: Ledger) -> None:
     for text in ("nonsense", "5", "null", '"abcd"', "[1]", "{}", "[" * 300):
         cursor = base64.urlsafe_b64encode(text.encode()).decode()
         assert refusal(lambda cursor=cursor: lab.query_experiments(ExperimentQuery(cursor=cursor))).code == "bad_cursor", text
+    cursor = lab.query_experiments(ExperimentQuery(limit=1, author="ada")).next_cursor
+    assert cursor is not None
+    assert lab.query_experiments(ExperimentQuery(limit=2, author="ada", columns=["seed"], cursor=cursor)).rows
+    for other in (
+        ExperimentQuery(cursor=cursor),
+        ExperimentQuery(author="bob", cursor=cursor),
+        ExperimentQuery(author="ada", order_by="cost_s", cursor=cursor),
+        ExperimentQuery(author="ada", descending=False, cursor=cursor),
+    ):
+        assert refusal(lambda other=other: lab.query_experiments(other)).code == "bad_cursor"
+    mark, part, comparable, _, id = json.loads(base64.urlsafe_b64decode(cursor))
+    for value in ("abc", True, [], {}, float("inf"), 10**310):
+        altered = base64.urlsafe_b64encode(json.dumps([mark, part, comparable, value, id]).encode()).decode()
+        assert len(altered) <= 500
+        assert refusal(lambda altered=altered: lab.query_experiments(ExperimentQuery(author="ada", cursor=altered))).code == "bad_cursor", (
+            value
+        )
     assert refusal(lambda: lab.query_experiments(ExperimentQuery(columns=["id", "secret"]))).code == "unknown_column"
 
 
