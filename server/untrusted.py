@@ -9,24 +9,40 @@ import unicodedata
 from typing import Any
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
-_HIDDEN = ("Cc", "Cf", "Cs", "Co")  # categories: control, format (directions, tags), halves of pairs, private
+_LINE_ENDS = str.maketrans({"\r": "\n", "\u2028": "\n", "\u2029": "\n"})
+# Letters, marks and symbols that show as nothing: variation selectors, joiners, fillers, the blank of Braille and of notes.
+_BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U00016fe4\U0001d159\U000e0100-\U000e01ef]")
+_RUNS = re.compile(r"([^ -~\n\t])\1*")
+_FOLDERS = re.compile(r"(?<![\w./])~?/(?:[^\s/'\":,;()]+/)+")  # of an absolute path, all but its last part
+_COUNTED = 4  # equal invisible characters, from which on they are counted instead of written one by one
 _MOST = 20_000  # characters of one text
 _MOST_IN_ROWS = 60_000  # of all the long texts of an answer, about
 
 
 def clean(text: str) -> str:
-    """Return the text without terminal escapes, control characters and invisible marks; carriage returns become line ends."""
+    """Return the text without terminal escapes, control characters and invisible marks; each kind of line end becomes a plain one."""
     if text.isprintable() and text.isascii():
         return text
-    text = _ESCAPES.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in _HIDDEN)
+    text = _ESCAPES.sub("", text).replace("\r\n", "\n").translate(_LINE_ENDS)
+    return text.translate(dict.fromkeys(map(ord, _invisible(text))))
 
 
 def visible(text: str) -> str:
-    """Return the text with its control characters and invisible marks as Python's escapes: nothing of it is lost."""
+    """Return the text with its control characters and invisible marks as Python's escapes; a run of one character is counted."""
     if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
         return text
-    return "".join(c if c in "\n\t" or unicodedata.category(c) not in _HIDDEN else _escape(c) for c in text)
+    hidden = _invisible(text)
+    return _RUNS.sub(lambda run: _escaped(run[0]) if run[1] in hidden else run[0], text) if hidden else text
+
+
+def _invisible(text: str) -> set[str]:
+    """Return the characters of the text that nobody sees, or that steer what shows it."""
+    return {c for c in set(text) if c not in "\n\t" and (not (c.isprintable() or unicodedata.category(c) == "Zs") or _BLANK.match(c))}
+
+
+def file_names_only(text: str) -> str:
+    """Return a message of an error as one clean line, with absolute paths shortened to their last part."""
+    return _FOLDERS.sub("", " ".join(clean(text).split()))
 
 
 def cut(text: str, limit: int) -> str:
@@ -82,6 +98,7 @@ def _safe_cell(value: Any, column: str, limit: int) -> Any:
     return [_safe_cell(item, column, limit) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _escape(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+def _escaped(run: str) -> str:
+    code = ord(run[0])
+    escape = f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return escape * len(run) if len(run) < _COUNTED else f"{escape} x{len(run)}"

@@ -40,7 +40,7 @@ class Experiments:
             if id in open_:
                 lines.append(self._status.line(open_[id]))
             elif id in ended:
-                lines.append(ended_line(ended[id]))
+                lines.append(ended_line(ended[id], self._core.root))
             else:
                 lines.append(a.ExperimentLine.of(without_paths(self._core.experiment(id), self._core.root)))
         if any(id in open_ for id in ids):

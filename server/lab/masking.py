@@ -12,11 +12,12 @@ import os
 import re
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 from autoresearch_mcp.server import paths
 from autoresearch_mcp.server.models import Experiment
 
-_START = r"(?<![\w.\-/~>])"  # a path's beginning, not the middle of one or of a URL
+_START = r"(?:(?<=file://)|(?<![\w.\-/~>]))"  # a path's beginning, not the middle of one or of another URL
 _PART = r"/[^/\s'\":<>|]+"
 _END = r"(?![\w.\-])"  # the end of a folder's name
 _SYSTEM = {"/", "/usr", "/usr/local"}  # a Python there gives nothing away
@@ -66,5 +67,6 @@ def _rules(root: Path | None) -> list[tuple[list[str], re.Pattern[str], str]]:
 
 
 def _spellings(folder: Path) -> list[str]:
-    """Return a folder as it is given and as its links resolve."""
-    return list(dict.fromkeys([str(folder), os.path.realpath(folder)]))
+    """Return a folder as it is given and as its links resolve, and both as a URL writes them."""
+    plain = [str(folder), os.path.realpath(folder)]
+    return list(dict.fromkeys([*plain, *map(quote, plain)]))

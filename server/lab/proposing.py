@@ -9,7 +9,7 @@ from autoresearch_mcp.server.lab.core import LabCore, clean_tags
 from autoresearch_mcp.server.lab.similar import SimilarProposals
 from autoresearch_mcp.server.lab.status import ended_line
 from autoresearch_mcp.server.models import Proposal
-from autoresearch_mcp.server.untrusted import clean, fence
+from autoresearch_mcp.server.untrusted import clean, fence, visible
 
 _FILE_CHARS = 100_000  # of one answer of read_file
 
@@ -26,7 +26,7 @@ class Proposing:
         return self._core.repo.champion()
 
     def read_file(self, path: str | None = None, commit: str | None = None, first_line: int = 1, max_lines: int = 800) -> a.FileAnswer:
-        """Return lines of a text file at a commit.
+        """Return lines of a text file at a commit, invisible characters as escapes.
 
         Args:
             path: the file; by default the one that is run.
@@ -47,7 +47,7 @@ class Proposing:
             lines = repo.read(sha, path).decode("utf-8").removesuffix("\n").split("\n")  # as patches count them
         except UnicodeDecodeError:
             raise LabError(f"{path} is not a text file, so it can't be shown.", "not_text") from None
-        part = lines[first_line - 1 : first_line - 1 + max_lines]
+        part = [visible(line) for line in lines[first_line - 1 : first_line - 1 + max_lines]]  # as they are shown, so the cap holds
         while len(part) > 1 and sum(map(len, part)) > _FILE_CHARS:
             part = part[: len(part) // 2]
         cut = bool(part) and len(part[0]) > _FILE_CHARS
@@ -143,7 +143,7 @@ class Proposing:
     def _answer(
         self, proposal: Proposal, stat: str, duplicate: bool, note: str, similar: Sequence[a.SimilarProposal] = ()
     ) -> a.ProposalAnswer:
-        results = [ended_line(row) for row in self._core.ledger.ended_of(proposal.commit)] if duplicate else []
+        results = [ended_line(row, self._core.root) for row in self._core.ledger.ended_of(proposal.commit)] if duplicate else []
         return a.ProposalAnswer(
             commit=proposal.commit,
             base=proposal.base,

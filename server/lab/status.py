@@ -134,7 +134,7 @@ class LabStatus:
                 champion_needs=rules.min_replicates - self.summary(champion, newest).n,
                 uncounted=uncounted(replicates, for_display(rules), newest),
                 counts=self._ledger.counts(),
-                recent=[ended_line(row) for row in self._ledger.recent(5)],
+                recent=[ended_line(row, self._state.parent) for row in self._ledger.recent(5)],
                 spending=self._ledger.spending(),
                 promotions=self._ledger.promotion_count(),
                 unflushed=self._ledger.unflushed(),
@@ -272,10 +272,11 @@ def _counts_nowhere(e: Experiment) -> str:
     return " It was imported: this lab did not measure it, and it counts nowhere." if IMPORTED in e.tags else ""
 
 
-def ended_line(row: dict[str, Any]) -> a.ExperimentLine:
-    """Return a thin row of the ledger as a line."""
+def ended_line(row: dict[str, Any], root: Path) -> a.ExperimentLine:
+    """Return a thin row of the ledger as a line, without paths of the lab in `root`."""
     names = ("id", "commit", "state", "val_bpb", "reported_bpb", "seed", "device", "author", "hypothesis", "failure")
-    return a.ExperimentLine(**{name: row[name] for name in names} | {"failure": mask_paths(row["failure"]) if row["failure"] else None})
+    failure = mask_paths(row["failure"], root) if row["failure"] else None
+    return a.ExperimentLine(**{name: row[name] for name in names} | {"failure": failure})
 
 
 def preflight_error(settings: Settings, state: Path) -> str:

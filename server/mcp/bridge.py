@@ -13,7 +13,9 @@ import anyio
 import anyio.to_thread
 from mcp.server.mcpserver import Context
 
+from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.lab.masking import mask_paths
 
 Ctx = Context[Any, Any]
 P = ParamSpec("P")
@@ -44,8 +46,17 @@ class Bridge:
         self._limiter = anyio.CapacityLimiter(THREADS)
 
     async def call(self, use_case: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run a use case in a worker thread."""
-        return await anyio.to_thread.run_sync(partial(use_case, *args, **kwargs), limiter=self._limiter)
+        """Run a use case in a worker thread.
+
+        Raises:
+            LabError: the use case's own, without paths of this machine unless it quotes the caller's patch.
+        """
+        try:
+            return await anyio.to_thread.run_sync(partial(use_case, *args, **kwargs), limiter=self._limiter)
+        except LabError as error:
+            if error.code == "does_not_apply":
+                raise
+            raise LabError(mask_paths(str(error), self.lab.root), error.code) from error
 
     def author(self, given: str | None, context: Ctx) -> str:
         """Return the name to sign with: the argument, else the server's own agent, else what the client calls itself."""

@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from asyncio import CancelledError
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from starlette.types import ASGIApp
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.logs import log_to_stderr
 from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.server.mcp.front import TOKEN, BearerTokenMiddleware, ComparableHeaders, ReadableMessages
 
@@ -45,7 +45,7 @@ def serve_http(lab_root: Path, address: str, agent: str | None = None, hosts: Se
     Raises:
         LabError: the lab's own, `bad_address`, `no_token`, `bad_token`, and `address_taken`: nothing is served.
     """
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     host, port = _parsed(address)
     origins = [each.strip().rstrip("/").lower() for each in origins]

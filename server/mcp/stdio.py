@@ -31,6 +31,7 @@ from mcp.types import JSONRPCRequest
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.logs import log_to_stderr
 from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.server.mcp.messages import refused, whole
 
@@ -45,7 +46,7 @@ def serve_stdio(lab_root: Path, agent: str | None = None) -> None:
     Raises:
         SystemExit: 2, if the lab can't be opened; the reason is on stderr.
     """
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr(logging.WARNING)
     with contextlib.suppress(KeyboardInterrupt), _private_wire() as (source, sink):
         try:
             lab = Lab(lab_root)

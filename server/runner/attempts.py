@@ -18,11 +18,11 @@ from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment, Experiment
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.proposals.source import fingerprint
 from autoresearch_mcp.server.runner.faults import FAULT_LIMIT, Faults
-from autoresearch_mcp.server.runner.health import mask_paths
 from autoresearch_mcp.server.runner.spending import Spending
 from autoresearch_mcp.server.runner.watch import LabMoved
 from autoresearch_mcp.server.runs import locate, read_tail
 from autoresearch_mcp.server.settings import Settings, Training
+from autoresearch_mcp.server.untrusted import file_names_only
 from autoresearch_mcp.trainer import protocol
 from autoresearch_mcp.trainer.protocol import Result
 
@@ -88,7 +88,7 @@ class Attempts:
             self._check_place()
             expected = isinstance(error, ComputeError | LabError | OSError)
             _log.error("%s not started: %s", intent.id, error, exc_info=not expected)
-            message = str(error) if expected else f"The run could not be started: {type(error).__name__}: {mask_paths(str(error))}."
+            message = str(error) if expected else f"The run could not be started: {type(error).__name__}: {file_names_only(str(error))}."
             failure = Failure(kind="error", message=message, advice=_NOT_ITS_FAULT)
             self._end(intent, "crashed", 0.0 if self._settings.rents else None, failure=failure)
 
@@ -123,7 +123,9 @@ class Attempts:
     async def _give_up(self, experiment: Experiment, error: Exception) -> None:
         with contextlib.suppress(Exception):
             await self._compute.cancel(self._job(experiment))
-        message = f"The runner failed to inspect the run {FAULT_LIMIT} times in a row: {type(error).__name__}: {mask_paths(str(error))}."
+        message = (
+            f"The runner failed to inspect the run {FAULT_LIMIT} times in a row: {type(error).__name__}: {file_names_only(str(error))}."
+        )
         self._end(experiment, "crashed", failure=Failure(kind="error", message=message, advice=_NOT_ITS_FAULT))
         self._faults.forget(experiment.id)
 

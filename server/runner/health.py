@@ -7,16 +7,14 @@ from saying so.
 import contextlib
 import json
 import os
-import re
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from autoresearch_mcp.server.paths import StatePaths
-from autoresearch_mcp.server.untrusted import clean
+from autoresearch_mcp.server.untrusted import file_names_only
 
 _BLOCK = 4096
-_PATH = re.compile(r"(?<![\w./])~?/(?:[^\s/'\":,;()]+/)+")
 
 
 @dataclass
@@ -83,7 +81,7 @@ def tell(state: Path) -> tuple[list[str], list[str]]:
     if health.failed_rounds:
         warnings.append(
             f"The runner has failed {health.failed_rounds} rounds in a row, for {_minutes(health.failing_since)}: "
-            f"{mask_paths(health.error)} It tries again by itself; nothing that was recorded is lost. See .autoresearch/runner.log."
+            f"{file_names_only(health.error)} It tries again by itself; nothing that was recorded is lost. See .autoresearch/runner.log."
         )
     if health.preparing_since:
         news.append(
@@ -102,8 +100,3 @@ def _read(state: Path) -> Health:
 
 def _minutes(since: float) -> str:
     return f"{max(0.0, time.time() - since) / 60:.0f} min"
-
-
-def mask_paths(text: str) -> str:
-    """Return one line of text without control characters, and of each absolute path its last part only."""
-    return _PATH.sub("", " ".join(clean(text).split()))

@@ -5,7 +5,8 @@ import contextlib
 import logging
 
 from autoresearch_mcp.server.compute.base import Compute, ComputeError
-from autoresearch_mcp.server.runner.health import HealthFile, mask_paths
+from autoresearch_mcp.server.runner.health import HealthFile
+from autoresearch_mcp.server.untrusted import file_names_only
 
 _log = logging.getLogger("autoresearch.runner")
 
@@ -45,7 +46,9 @@ class Preparation:
                 raise
             except Exception as error:
                 _log.error("the data could not be prepared", exc_info=error)
-                raise ComputeError(f"The training data could not be prepared: {type(error).__name__}: {mask_paths(str(error))}.") from error
+                raise ComputeError(
+                    f"The training data could not be prepared: {type(error).__name__}: {file_names_only(str(error))}."
+                ) from error
         return self._data
 
     async def cancel(self) -> None:

@@ -4,11 +4,11 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 from pathlib import Path
 
 from autoresearch_mcp.server import settings as lab_settings
 from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.logs import log_to_stderr
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.runner.lock import runner_lock
 from autoresearch_mcp.server.runner.start import got_to_work
@@ -29,7 +29,7 @@ def main(root: Path) -> int:
     Raises:
         LabError: the lab can't be opened; the text says why.
     """
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    log_to_stderr(logging.INFO)
     paths = LabPaths(root)
     file = lab_settings.SettingsFile(root)  # before the lock, which only a runner that can work may hold
     while True:

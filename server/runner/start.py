@@ -17,9 +17,10 @@ from typing import IO
 from autoresearch_mcp.server.installation import import_environment
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.retry import pause_s
-from autoresearch_mcp.server.runner.health import HealthFile, mask_paths
+from autoresearch_mcp.server.runner.health import HealthFile
 from autoresearch_mcp.server.runner.lock import command_line, runner_alive
 from autoresearch_mcp.server.runner.log import rotate
+from autoresearch_mcp.server.untrusted import file_names_only
 from autoresearch_mcp.trainer import files
 
 START_RETRY_S = (2.0, 60.0)  # first and longest pause after a runner that died before it got to work
@@ -150,7 +151,7 @@ def _last_words(log: Path, start: int) -> str:
             lines = file.read().decode("utf-8", errors="replace").strip().splitlines()
     except OSError:
         lines = []
-    words = " / ".join(mask_paths(line)[:300] for line in lines[-WORDS:])
+    words = " / ".join(file_names_only(line)[:300] for line in lines[-WORDS:])
     return f"Its last lines are: {words}." if words else "It left no message."
 
 

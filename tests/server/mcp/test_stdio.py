@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,39 @@ def test_each_line_that_is_no_message_is_refused_with_the_reason(runner_lab: Fak
         pipe.send(" ")
         assert call_status(pipe, 3) == "small"
         assert pipe.end()[:2] == (0, "")
+
+
+def test_an_agents_text_reaches_the_owners_terminal_without_escapes(runner_lab: FakeRunnerLab) -> None:
+    broken = "\n".join(
+        [
+            "import sys",
+            "from pathlib import Path",
+            "from autoresearch_mcp.server.lab.memories import Memories",
+            "from autoresearch_mcp.server.mcp import serve_stdio",
+            "def fail(self, query, *given):",
+            "    raise RuntimeError(query)",
+            "Memories.search_memory = fail",
+            "serve_stdio(Path(sys.argv[1]))",
+        ]
+    )
+    with served(runner_lab.root, broken) as pipe:
+        pipe.ask(0, "initialize", **HELLO)
+        refused = pipe.ask(1, "tools/call", name="query_experiments", arguments={"sql": "EXPLAIN \x1b[31mSELECT 1"})
+        assert refused["result"]["isError"]
+        failed = pipe.ask(2, "tools/call", name="search_memory", arguments={"query": "red \x1b[31m text\n2026 ERROR forged: all is lost"})
+        assert "Internal error" in failed["result"]["content"][0]["text"]
+        _, _, errors = pipe.end()
+        assert "\x1b" not in errors and "EXPLAIN" not in errors
+        assert "RuntimeError: red  text" in errors and not any(line.startswith("2026 ERROR") for line in errors.splitlines())
+
+
+def test_an_error_names_no_folder_of_the_machine(tmp_path: Path) -> None:
+    for lab in make_runner_lab(tmp_path / "lab"):
+        subprocess.run(["git", "-C", str(lab.root), "update-ref", "-d", "refs/heads/research"], check=True)
+        with served(lab.root) as pipe:
+            pipe.ask(0, "initialize", **HELLO)
+            text = pipe.ask(1, "tools/call", name="read_file", arguments={})["result"]["content"][0]["text"]
+        assert "The branch research of <lab> is missing" in text
 
 
 def test_probes_pipelined_with_the_handshake_decide_nothing_even_malformed(runner_lab: FakeRunnerLab) -> None:
