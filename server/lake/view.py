@@ -173,13 +173,13 @@ class MergedView:
             return lake.search(text, where, wanted), lake.nearest(vector, where, wanted) if vector is not None else []
 
         ours, rankings, warning = self._merged("memories", both)
-        by_lake, near = rankings or ([], [])
+        by_lake, nearest = rankings or ([], [])
         passes = _test("memories", where)
         fresh = [record for record in ours.values() if passes(record)]
         by_words = _by_words(words, by_lake, fresh)
         if vector is not None:
             try:
-                by_embedding = self._by_embedding(vector, near, fresh)
+                by_embedding = self._by_embedding(vector, nearest, fresh)
                 ranking = f"full text (BM25) and meaning ({self._embedder.name}), fused by reciprocal ranks"  # type: ignore[union-attr]
                 return Read(Ranked(_fused([by_words[:depth], by_embedding[:depth]])[:limit], ranking), warning)
             except EmbeddingsUnavailable as error:
