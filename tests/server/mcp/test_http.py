@@ -109,8 +109,8 @@ def test_half_a_character_is_lost_and_not_the_call(open_url: str, era: str, tool
     message = call(tool, arguments)
     if era == "2026-07-28":
         message["params"]["_meta"] = ENVELOPE
-    said, answer = post(open_url, message, MCP_Protocol_Version=era, Mcp_Method="tools/call", Mcp_Name=tool)
-    assert said == 200 and '"result"' in answer and "Internal error" not in answer
+    status, answer = post(open_url, message, MCP_Protocol_Version=era, Mcp_Method="tools/call", Mcp_Name=tool)
+    assert status == 200 and '"result"' in answer and "Internal error" not in answer
 
 
 @pytest.mark.parametrize("era", ["2025-03-26", "2025-11-25"])
@@ -155,10 +155,10 @@ def test_an_upload_that_was_dropped_leaves_no_trace(runner_lab: FakeRunnerLab) -
 def refused(root: Path, address: str, options: Sequence[str] = (), **environment: str) -> str:
     """Why a server of the lab does not start there."""
     with served_over_http(root, address, options, **environment) as server:
-        _, said = server.process.communicate(timeout=20)
+        _, error = server.process.communicate(timeout=20)
         assert (server.first_line, server.process.returncode) == ("", 2)
-        assert said.startswith("autoresearch-mcp: ") and said.count("\n") == 1, said
-        return said
+        assert error.startswith("autoresearch-mcp: ") and error.count("\n") == 1, error
+        return error
 
 
 def test_the_scheme_before_the_token_may_be_written_in_any_case(guarded: str) -> None:
@@ -208,9 +208,9 @@ async def test_endless_sql_of_one_client_keeps_no_other_client_waiting(open_url:
 
 @pytest.mark.parametrize("given", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}, {"Authorization": TOKEN}])
 def test_a_request_without_the_token_gets_nothing(guarded: str, given: dict[str, str]) -> None:
-    status, said = post(guarded, **given)
+    status, body = post(guarded, **given)
     assert status == 401
-    assert "AUTORESEARCH_TOKEN" in said and "get_status" not in said and TOKEN not in said
+    assert "AUTORESEARCH_TOKEN" in body and "get_status" not in body and TOKEN not in body
 
 
 @pytest.mark.anyio
@@ -236,8 +236,8 @@ def test_a_huge_request_is_refused(guarded: str) -> None:
 
 def test_beyond_this_machine_a_token_is_needed(runner_lab: FakeRunnerLab) -> None:
     assert "AUTORESEARCH_TOKEN" in refused(runner_lab.root, "0.0.0.0:0")
-    said = refused(runner_lab.root, "127.0.0.1:0", AUTORESEARCH_TOKEN="too short")
-    assert "16 or more" in said and "too short" not in said
+    error = refused(runner_lab.root, "127.0.0.1:0", AUTORESEARCH_TOKEN="too short")
+    assert "16 or more" in error and "too short" not in error
     with served_over_http(runner_lab.root, "0.0.0.0:0", AUTORESEARCH_TOKEN=TOKEN) as server:
         url = server.url.replace("0.0.0.0", "127.0.0.1")
         assert (post(url)[0], post(url, Authorization=f"Bearer {TOKEN}")[0]) == (401, 200)

@@ -125,8 +125,8 @@ def test_half_a_character_is_lost_and_not_the_call(runner_lab: FakeRunnerLab, es
         pipe.send({"method": "notifications/initialized"})
         pipe.send('{"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "write_memory", "arguments": ' + arguments + "}}")
         written = pipe.next(2)["result"]["structuredContent"]["id"]
-        found = pipe.ask(3, "tools/call", name="search_memory", arguments={"tag": "cut", "limit": 1})["result"]["structuredContent"]
-    assert [(memory["id"], memory["text"]) for memory in found["memories"]] == [(written, f"Cut short: {kept}")]
+        hits = pipe.ask(3, "tools/call", name="search_memory", arguments={"tag": "cut", "limit": 1})["result"]["structuredContent"]
+    assert [(memory["id"], memory["text"]) for memory in hits["memories"]] == [(written, f"Cut short: {kept}")]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -97,20 +97,20 @@ async def test_answers_are_typed_all_the_way_down(client: Client) -> None:
 
 
 async def test_an_argument_that_may_be_left_out_takes_null_and_says_its_limits(client: Client) -> None:
-    said = {}
+    described = {}
     for tool in (await client.list_tools()).tools:
         for name, schema in tool.input_schema["properties"].items():
             optional = name not in tool.input_schema.get("required", ())
             assert ("null" in schema["type"]) == optional, (tool.name, name)
             assert not optional or "enum" not in schema, "Gemini takes no null in an enum"
-            said[f"{tool.name}.{name}"] = schema.get("description", "")
+            described[f"{tool.name}.{name}"] = schema.get("description", "")
     limits = {"wait_for_experiments.timeout_s": "1 to 45", "launch_training.replicates": "1 to 16", "query_experiments.limit": "1 to 200"}
     limits |= {"search_memory.query": "max 2000", "launch_training.tags": "letters, digits"}
     limits |= {"read_log.mode": "tail, head, grep, window", "write_memory.text": "10 to 8000 characters"}
     limits |= {"propose_patch.hypothesis": "10 to 2000 characters", "launch_training.idempotency_key": "8 to 100 characters"}
     limits |= {"wait_for_experiments.ids": "1 to 50", "query_experiments.tag": "letters, digits", "write_memory.author": "letters, digits"}
     limits |= {"get_experiment.id": "e-", "search_memory.experiment": "e-", "query_experiments.text": "max 2000"}
-    assert {name: words for name, words in limits.items() if words not in said[name]} == {}
+    assert {name: words for name, words in limits.items() if words not in described[name]} == {}
 
 
 @pytest.mark.parametrize(
@@ -213,8 +213,8 @@ async def test_instructions_introduce_the_lab(client: Client) -> None:
 
 
 async def test_an_unknown_argument_is_named_and_the_known_ones_listed(client: Client) -> None:
-    said = await refusal(client, "propose_patch", hypothesis="A wider model is better.", patch="---")
-    assert "no argument `patch`" in said and "diff, edits, files" in said
+    error = await refusal(client, "propose_patch", hypothesis="A wider model is better.", patch="---")
+    assert "no argument `patch`" in error and "diff, edits, files" in error
     assert "none" in await refusal(client, "get_status", verbose=True)
     nested = await refusal(
         client,
@@ -256,20 +256,20 @@ async def test_an_unknown_argument_is_named_and_the_known_ones_listed(client: Cl
     ],
 )
 async def test_a_wrong_argument_is_refused_in_a_sentence(client: Client, tool: str, arguments: dict[str, Any], words: list[str]) -> None:
-    said = await refusal(client, tool, **arguments)
-    assert all(word in said for word in words), said
-    assert "pydantic" not in said and "Error executing" not in said and "max " not in said and len(said) < 400
+    error = await refusal(client, tool, **arguments)
+    assert all(word in error for word in words), error
+    assert "pydantic" not in error and "Error executing" not in error and "max " not in error and len(error) < 400
 
 
 async def test_null_means_that_an_argument_was_left_out(client: Client) -> None:
     assert "champion" in await answer(client, "get_status")
-    found = await answer(client, "search_memory", query="nothing of the kind", kind=None, tag=None)
-    assert (found["memories"], found["proposed"], found["note"]) == ([], [], "") and found["ranking"].startswith("full text (BM25)")
+    hits = await answer(client, "search_memory", query="nothing of the kind", kind=None, tag=None)
+    assert (hits["memories"], hits["proposed"], hits["note"]) == ([], [], "") and hits["ranking"].startswith("full text (BM25)")
 
 
 async def test_a_list_that_came_as_json_text_is_read(client: Client) -> None:
-    said = await refusal(client, "wait_for_experiments", ids=json.dumps([UNKNOWN]))
-    assert f"no experiment {UNKNOWN}" in said
+    error = await refusal(client, "wait_for_experiments", ids=json.dumps([UNKNOWN]))
+    assert f"no experiment {UNKNOWN}" in error
 
 
 async def test_what_the_lab_refuses_reaches_the_model_word_for_word(client: Client) -> None:
@@ -357,15 +357,15 @@ async def test_a_cancelled_call_leaves_the_server_working(client: Client) -> Non
 
 
 async def test_many_calls_at_once_are_all_answered(client: Client) -> None:
-    found: list[str] = []
+    ids: list[str] = []
 
     async def write(number: int) -> None:
-        found.append((await answer(client, "write_memory", kind="idea", text=f"Idea number {number} of the crowd."))["id"])
+        ids.append((await answer(client, "write_memory", kind="idea", text=f"Idea number {number} of the crowd."))["id"])
 
     async with anyio.create_task_group() as tasks:
         for number in range(30):
             tasks.start_soon(write, number)
-    assert len(set(found)) == 30
+    assert len(set(ids)) == 30
 
 
 async def test_a_memory_is_found_again(client: Client) -> None:

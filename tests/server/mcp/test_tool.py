@@ -24,7 +24,7 @@ async def refuse() -> str:
     raise LabError("The budget is used up. Nothing was queued.", "over_budget")
 
 
-async def said(name: str) -> str:
+async def error_of(name: str) -> str:
     server = MCPServer("test", version="1", tools=[lab_tool(crash, "Crash"), lab_tool(refuse, "Refuse")], log_level="WARNING")
     with anyio.fail_after(5):
         async with Client(server) as client:
@@ -36,7 +36,7 @@ async def said(name: str) -> str:
 
 async def test_a_crash_is_logged_under_a_number_and_its_text_withheld(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
-        text = await said("crash")
+        text = await error_of("crash")
     assert text.startswith("Internal error in crash (logged as ") and "s3cret" not in text
     (record,) = caplog.records
     assert text.split("logged as ")[1][:8] in record.getMessage()
@@ -45,5 +45,5 @@ async def test_a_crash_is_logged_under_a_number_and_its_text_withheld(caplog: py
 
 async def test_a_refusal_is_the_labs_own_sentence(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert await said("refuse") == "The budget is used up. Nothing was queued."
+        assert await error_of("refuse") == "The budget is used up. Nothing was queued."
     assert caplog.records == []
