@@ -17,6 +17,7 @@ from autoresearch_mcp.server.lab.similar import SimilarProposals
 from autoresearch_mcp.server.lab.status import LabStatus
 from autoresearch_mcp.server.lab.trainings import Trainings
 from autoresearch_mcp.server.settings import Settings
+from autoresearch_mcp.server.settings.live import Stamp
 
 
 class Lab:
@@ -66,6 +67,11 @@ class Lab:
     def settings(self) -> Settings:
         """The settings of now."""
         return self._core.settings
+
+    def stamp(self) -> tuple[int, Stamp] | None:
+        """Return what differs once the ledger or lab.toml changed, or None where that can't be told. Costs microseconds."""
+        settings = self._core.settings_file.stamp()
+        return None if settings is None else (self._core.ledger.changes(), settings)
 
     def close(self) -> None:
         """Close the lab's stores."""

@@ -6,6 +6,7 @@ minute, so every tool answers at once; only `wait_for_experiments` waits, at mos
 
 from typing import Annotated, Any, Literal
 
+import anyio
 from mcp.server.mcpserver import Image
 from mcp.server.mcpserver.tools import Tool
 from pydantic import Field
@@ -19,6 +20,8 @@ from autoresearch_mcp.server.mcp.tool import lab_tool, takes
 from autoresearch_mcp.server.mcp.wait import waiting
 from autoresearch_mcp.server.models import MemoryKind
 from autoresearch_mcp.server.untrusted import fence_whole, one_line, safe_rows
+
+STATUS_S = 0.2  # for which an answer of get_status is given again: progress and the runner's health change without the ledger
 
 
 def tools(bridge: Bridge) -> list[Tool]:
@@ -47,6 +50,8 @@ class LabTools:
     def __init__(self, bridge: Bridge) -> None:
         self.bridge = bridge
         self.lab = bridge.lab
+        self._reading = anyio.Lock()  # one reads for all who ask meanwhile
+        self._status: tuple[object, float, a.StatusAnswer] | None = None  # what it was read from, when, and the answer
 
     async def get_status(self) -> a.StatusAnswer:
         """Show the lab's state; call it first.
@@ -54,7 +59,12 @@ class LabTools:
         Returns the champion (best promoted commit) with its val_bpb (lower is better), noise, queue, results, leaderboard, budget,
         warnings, and what to do next.
         """
-        return await self.bridge.call(self.lab.status)
+        # A swarm asks all the time: an answer is given again for a moment, unless the ledger or lab.toml changed.
+        async with self._reading:
+            stamp, now = self.lab.stamp(), anyio.current_time()
+            if stamp is None or self._status is None or self._status[0] != stamp or now > self._status[1] + STATUS_S:
+                self._status = stamp, now, await self.bridge.call(self.lab.status)
+            return self._status[2]
 
     async def read_file(
         self,

@@ -39,7 +39,7 @@ class SettingsFile:
         self._root = root
         self._path = str(LabPaths(root).settings)
         self._turn = threading.Lock()
-        stamp = self._stamp()
+        stamp = self.stamp()
         self._reading = _Reading(stamp, load(root))
 
     def current(self) -> Settings:
@@ -51,7 +51,7 @@ class SettingsFile:
         return self._read().problem
 
     def _read(self) -> _Reading:
-        if self._reading.stamp != (stamp := self._stamp()) or stamp is None:
+        if self._reading.stamp != (stamp := self.stamp()) or stamp is None:
             with self._turn:
                 if self._reading.stamp != stamp or stamp is None:
                     self._reading = self._read_again(stamp)
@@ -65,7 +65,8 @@ class SettingsFile:
             return _Reading(stamp, before.settings, str(error))
         return _Reading(stamp, settings if settings != before.settings else before.settings)
 
-    def _stamp(self) -> Stamp | None:
+    def stamp(self) -> Stamp | None:
+        """Return what differs once the file was written again. None where it can't be told, or it was written just now."""
         try:
             status = os.stat(self._path)  # noqa: PTH116 -- a third of the time, and every call looks several times
         except OSError:

@@ -261,6 +261,15 @@ async def test_a_wrong_argument_is_refused_in_a_sentence(client: Client, tool: s
     assert "pydantic" not in error and "Error executing" not in error and "max " not in error and len(error) < 400
 
 
+async def test_status_shows_at_once_what_was_acknowledged(client: Client, runner_lab: FakeRunnerLab) -> None:
+    for width in (201, 202, 203):
+        before = await answer(client, "get_status")
+        (id,) = await launch(client, width)
+        after = await answer(client, "get_status")
+        assert after["counts"]["queued"] == before["counts"].get("queued", 0) + 1 and id in str(after["queued"] + after["running"])
+        await call(client, "cancel_experiment", id=id, reason="It was queued to be seen.")
+
+
 async def test_null_means_that_an_argument_was_left_out(client: Client) -> None:
     assert "champion" in await answer(client, "get_status")
     hits = await answer(client, "search_memory", query="nothing of the kind", kind=None, tag=None)
