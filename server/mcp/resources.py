@@ -11,7 +11,6 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.lake.sql import describe
 from autoresearch_mcp.server.mcp.arguments import COMMIT, ID
 from autoresearch_mcp.server.mcp.bridge import Bridge
 from autoresearch_mcp.server.untrusted import clean, safe
@@ -37,6 +36,8 @@ def add_resources(server: MCPServer[object], bridge: Bridge) -> None:
 
     @server.resource("lab://schema", title="Tables for SQL", description="What query_experiments(sql=...) reads.")
     async def schema() -> str:
+        from autoresearch_mcp.server.lake.sql import describe
+
         return describe()
 
     @server.resource("experiment://{id}", title="Experiment", description="State, metric, curve and failure.", mime_type="application/json")
