@@ -20,11 +20,18 @@ class ExperimentLine(Model):
     author: str
     hypothesis: str
     progress: float | None = Field(default=None, description="share of the training budget used, 0 to 1, while it runs")
+    pace: str | None = Field(default=None, exclude=True, description="as in `ExperimentAnswer`; lists tell it in their notes")
     failure: str | None = Field(default=None, description="class and message, when it did not finish")
 
     @classmethod
-    def of(cls, experiment: Experiment, progress: float | None = None) -> "ExperimentLine":
-        """Return an experiment's line; `progress` is the share of the training budget that it has used."""
+    def of(cls, experiment: Experiment, progress: float | None = None, pace: str | None = None) -> "ExperimentLine":
+        """Return an experiment's line.
+
+        Args:
+            experiment: which.
+            progress: the share of the training budget that it has used, while it runs.
+            pace: where its loss is against the champion's, in words.
+        """
         failure = experiment.failure
         return cls(
             id=experiment.id,
@@ -37,6 +44,7 @@ class ExperimentLine(Model):
             author=experiment.author,
             hypothesis=experiment.hypothesis[:160],
             progress=progress,
+            pace=pace,
             failure=f"{failure.kind}: {failure.message[:160]}" if failure else None,
         )
 
@@ -160,6 +168,10 @@ class ExperimentAnswer(Model):
 
     experiment: ExperimentLine
     against_champion: str = Field(description="where the metric stands, in a sentence")
+    pace: str | None = Field(
+        default=None,
+        description="while it runs: its reported loss against the champion's runs at the same share, and the chance to beat them",
+    )
     base: str
     tags: list[str]
     attempt: int

@@ -48,7 +48,7 @@ class Failure(Model):
     """Why an experiment did not finish, in a class that an agent can act on."""
 
     kind: str = Field(
-        description="oom, nan, diverged, shape_error, import_error, syntax_error, timeout, killed, invalid_model, sandbox_violation, lost or error"
+        description="oom, nan, diverged, shape_error, import_error, syntax_error, timeout, killed, invalid_model, sandbox_violation, lost, hopeless or error"
     )
     message: str
     lines: list[str] = Field(default=[], description="the few log lines that explain it")

@@ -10,8 +10,11 @@ from typing import Literal
 from autoresearch_mcp.server.models import Experiment
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.trainer import protocol
+from autoresearch_mcp.trainer.records import POINTS
 
 Mode = Literal["tail", "head", "grep", "window"]
+_AT_ONCE = 8 << 20  # bytes of a curve: more than the launcher lets one have
+_ABSURD = 1e9  # a loss beyond this is in no digest, the launcher's included
 
 
 def locate(state: Path, experiment: Experiment) -> Path:
@@ -97,6 +100,49 @@ def read_curve(path: Path, points: int = 30) -> list[tuple[float, float]]:
         return []
     step = max(1, math.ceil(len(rows) / points))
     return rows[::-1][::step][::-1]
+
+
+class LiveCurve:
+    """A loss curve that grows: each reading takes in what was written since the one before.
+
+    Args:
+        path: the `curve.jsonl` of a run.
+
+    Attributes:
+        share: of the budget, that the newest report names.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._sums: dict[int, tuple[float, float, int]] = {}
+        self.share = 0.0
+
+    def digest(self) -> list[tuple[float, float]]:
+        """Return mean share and mean loss over equal parts of the budget, as in a result."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read(_AT_ONCE)
+        except OSError:
+            data = b""
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            self._add(line)
+        return [(shares / count, losses / count) for _, (shares, losses, count) in sorted(self._sums.items())]
+
+    def _add(self, line: bytes) -> None:
+        try:
+            row = json.loads(line)
+            share, loss = float(row["share"]), float(row["loss"])
+        except (ValueError, KeyError, TypeError):
+            return
+        if math.isfinite(share) and abs(loss) < _ABSURD:
+            part = min(max(int(share * POINTS), 0), POINTS - 1)
+            shares, losses, count = self._sums.get(part, (0.0, 0.0, 0))
+            self._sums[part] = shares + share, losses + loss, count + 1
+            self.share = min(max(self.share, share), 1.0)
 
 
 def read_share(directory: Path, budget_s: float) -> float | None:

@@ -58,9 +58,11 @@ class Experiments:
         running = e.state in ACTIVE_STATES
         tail = runs.read_log(directory / protocol.LOG, "tail", 15, None, None)[0] if running and (directory / protocol.LOG).exists() else ""
         text = tail or "\n".join(e.log_tail.splitlines()[-15:])
+        line = self._status.line(e)
         return a.ExperimentAnswer(
-            experiment=self._status.line(e),
+            experiment=line,
             against_champion=self._status.against_champion(e),
+            pace=line.pace,
             base=e.base,
             tags=e.tags,
             attempt=e.attempt,

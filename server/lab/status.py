@@ -18,6 +18,7 @@ from autoresearch_mcp.server.installation import is_installed
 from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, IMPORTED, Experiment
+from autoresearch_mcp.server.pace import Paces
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner import health, start
 from autoresearch_mcp.server.settings import LaunchSettings, Settings, SettingsFile
@@ -76,6 +77,7 @@ class LabStatus:
         self._state = state
         self._ledger = ledger
         self._repo = repo
+        self._paces = Paces(state, ledger, repo.champion)
         self._standings = Standings(ledger, lambda: self._settings.promotion)
         self._snapshot: _Snapshot | None = None
 
@@ -144,9 +146,12 @@ class LabStatus:
         return self._snapshot
 
     def line(self, e: Experiment) -> a.ExperimentLine:
-        """Return an experiment in one line; while it runs, with how far it is."""
-        share = runs.read_share(runs.locate(self._state, e), self._settings.training.budget_s) if e.state in ACTIVE_STATES else None
-        return a.ExperimentLine.of(e, share)
+        """Return an experiment in one line; while it runs, with how far it is and how its loss compares with the champion's."""
+        if e.state not in ACTIVE_STATES:
+            return a.ExperimentLine.of(e)
+        share = runs.read_share(runs.locate(self._state, e), self._settings.training.budget_s)
+        pace = self._paces.of(e)
+        return a.ExperimentLine.of(e, share, str(pace) if pace else None)
 
     def noise(self, conditions: str) -> float | None:
         """Return the standard deviation of the metric between replicates of one commit, pooled over all commits under these conditions."""

@@ -15,6 +15,7 @@ that have left the queue and settles the outbox.
 from pathlib import Path
 
 from autoresearch_mcp.server.ledger.budget import Budget
+from autoresearch_mcp.server.ledger.curves import Curves
 from autoresearch_mcp.server.ledger.database import Database
 from autoresearch_mcp.server.ledger.evidence import Evidence
 from autoresearch_mcp.server.ledger.experiments import OpenExperiments
@@ -71,6 +72,10 @@ class Ledger:
 
         evidence = Evidence(database)
         self.keep_evidence = evidence.keep_evidence
+
+        curves = Curves(database)
+        self.keep_curve = curves.keep_curve
+        self.kept_curves = curves.kept_curves
 
         budget = Budget(database)
         self.spending = budget.spending

@@ -4,7 +4,7 @@ import sqlite3
 
 from autoresearch_mcp.server.errors import LabError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 _SCHEMA = """
 CREATE TABLE proposals (
@@ -57,6 +57,12 @@ CREATE TABLE launches (  -- the settings under which an experiment was queued, u
 ) STRICT;
 ALTER TABLE outbox ADD COLUMN posted_at REAL;
 UPDATE outbox SET posted_at = CAST(strftime('%s', 'now') AS REAL)
+""",
+    6: """
+CREATE TABLE curves (  -- of finished experiments: mean losses in 5 % windows of the budget, as JSON
+    experiment TEXT PRIMARY KEY, settings TEXT NOT NULL, windows TEXT NOT NULL
+) STRICT;
+CREATE INDEX curves_by_settings ON curves (settings)
 """,
 }
 

@@ -35,7 +35,7 @@ def forms(schema: Schema) -> dict[str, Schema]:
 def outline(model: type[BaseModel]) -> Schema:
     """Return the output schema of a model: names and types all the way down. No field is required, because one without a value is left out.
 
-    `version` is left out: it counts the writes of a record, which no agent needs.
+    `version` is left out: it counts the writes of a record, which no agent needs. So is what answers never hold.
     """
     definitions: dict[str, Schema] = {}
     uses: Counter[str] = Counter()
@@ -48,7 +48,11 @@ def outline(model: type[BaseModel]) -> Schema:
 def _object(model: type[BaseModel], definitions: dict[str, Schema], uses: Counter[str]) -> Schema:
     return {
         "type": "object",
-        "properties": {name: _kind(field.annotation, definitions, uses) for name, field in model.model_fields.items() if name != "version"},
+        "properties": {
+            name: _kind(field.annotation, definitions, uses)
+            for name, field in model.model_fields.items()
+            if name != "version" and not field.exclude
+        },
     }
 
 

@@ -82,8 +82,7 @@ class Watch:
         """Such as `2 of 4 ended; e-1a2b running 63%`."""
         ended = f"{len(self.lines) - len(self.open)} of {len(self.lines)} ended"
         active = [line for line in self.open if line.state != "queued"][:3]
-        shares = [f"{line.id} {line.state}" + (f" {line.progress:.0%}" if line.progress is not None else "") for line in active]
-        return "; ".join([ended, *shares])
+        return "; ".join([ended, *map(_progress, active)])
 
     def note(self) -> str:
         """Return what to do next."""
@@ -91,3 +90,8 @@ class Watch:
             return "All have ended. Write down what you learned with write_memory."
         rest = ", ".join(line.id for line in self.open)
         return f"{self.summary()}. Still open: {rest}. Call again with these ids, or use the time to think of the next idea."
+
+
+def _progress(line: a.ExperimentLine) -> str:
+    share = f" {line.progress:.0%}" if line.progress is not None else ""
+    return f"{line.id} {line.state}{share}" + (f" ({line.pace})" if line.pace else "")

@@ -15,9 +15,11 @@ from autoresearch_mcp.server.compute.base import Compute, ComputeError, Job, Obs
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment, ExperimentState, Failure
+from autoresearch_mcp.server.pace import Paces, settings_of, windows_of
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.proposals.source import fingerprint
 from autoresearch_mcp.server.runner.faults import FAULT_LIMIT, Faults
+from autoresearch_mcp.server.runner.hopeless import Hopeless, is_stopped
 from autoresearch_mcp.server.runner.spending import Spending
 from autoresearch_mcp.server.runner.watch import LabMoved
 from autoresearch_mcp.server.runs import locate, read_tail
@@ -55,6 +57,7 @@ class Attempts:
         self._spending = spending
         self._check_place = check_place  # raises LabMoved
         self._faults = Faults()
+        self._hopeless = Hopeless(ledger, Paces(state, ledger, repo.champion))
         self._launches: dict[str, Training] = {}
 
     async def start(self, experiment: Experiment, data: str) -> None:
@@ -136,6 +139,8 @@ class Attempts:
         observation = await self._compute.observe(job)
         self._check_place()
         self._spending.note_held(experiment.id, observation.device_s)
+        if observation.phase == "running" and self._training(experiment).stop_hopeless:
+            self._hopeless.watch(experiment)
         if observation.phase == "ended":
             self._record(experiment, observation)
         elif observation.phase == "refused":
@@ -173,7 +178,7 @@ class Attempts:
         """
         losses = experiment.losses + (not observation.never_started)
         if experiment.cancel_requested:
-            self._end(experiment, "cancelled", observation.device_s, losses=losses)
+            self._end(experiment, "stopped_early" if is_stopped(experiment) else "cancelled", observation.device_s, losses=losses)
         elif losses < ATTEMPTS:
             _log.warning("%s %s, queued again", experiment.id, "had not begun" if observation.never_started else "lost")
             cost = self._spending.cost(experiment, observation.device_s)
@@ -193,6 +198,11 @@ class Attempts:
             changes = self._read(experiment, observation.result)
             hidden = protocol.read_hidden(directory) if observation.result.state == "finished" else None
             self._ledger.keep_evidence(experiment.id, observation.result.sandbox, hidden, observation.result.hashes.get("weights"))
+            if changes["state"] == "finished":
+                spec = protocol.read_json(directory / protocol.SPEC)
+                self._ledger.keep_curve(experiment.id, settings_of(spec), windows_of(changes["curve"]))
+            elif changes["state"] == "cancelled" and is_stopped(experiment):
+                changes |= {"state": "stopped_early", "failure": experiment.failure}
         except (KeyError, ValueError) as error:  # damaged, or by another version: it must not end the loop for all
             _log.exception("%s has a result that could not be understood", experiment.id)
             why = str(error) if isinstance(error, protocol.ResultError) else ""
@@ -217,7 +227,7 @@ class Attempts:
             "device": result.device,
             "failure": Failure.model_validate(failure) if failure else None,
             "curve": [(x, y) for x, y in result.curve if math.isfinite(x) and math.isfinite(y)],
-            "details": {name: value for name, value in asdict(result).items() if name not in elsewhere},
+            "details": experiment.details | {name: value for name, value in asdict(result).items() if name not in elsewhere},
             "log_tail": read_tail(directory / protocol.LOG),
         }
 

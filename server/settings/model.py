@@ -60,6 +60,11 @@ class Training(Section):
     attention: Literal["auto", "fa3", "sdpa"] = Field(
         default="auto", description="`auto` is FlashAttention 3 on a Hopper GPU and PyTorch's elsewhere; `fa3` and `sdpa` insist on one"
     )
+    stop_hopeless: bool = Field(
+        default=False,
+        description="whether a commit's first training is stopped when its loss is 3 standard deviations worse than the champion's runs at the "
+        "same share of the budget, from 25 % on. It counts as failed. Every 20th goes on, to measure what is lost",
+    )
     entry: str = Field(default="train.py", max_length=1000, description="the file that is run, with its arguments if it takes any")
     files: list[str] = Field(
         default=[], max_length=200, description="other paths of the repository that the code needs; proposals can't touch them"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.ledger import Ledger, schema
 from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment, ExperimentState, Memory, Promotion, Proposal, new_id
 from autoresearch_mcp.server.settings import LaunchSettings, Training
 
@@ -292,18 +292,22 @@ def test_an_imported_record_waits_since_its_import(ledger: Ledger) -> None:
     assert ledger.waiting_since() == since
 
 
-def test_a_ledger_of_an_older_version_is_brought_up_to_date_with_all_that_is_in_it(tmp_path: Path) -> None:
+def older_ledger(path: Path, version: int, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    """A ledger as the program of an earlier version of the schema made it."""
+    with monkeypatch.context() as patched:
+        patched.setattr(schema, "SCHEMA_VERSION", version)
+        return Ledger(path)
+
+
+def test_a_ledger_of_an_older_version_is_brought_up_to_date_with_all_that_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "ledger.sqlite"
-    new = Ledger(path)
-    new.enqueue([old := experiment()], 1e9, None, "r")
-    new.close()
+    older_ledger(path, 3, monkeypatch).close()
+    old = experiment()
     waiting = Memory(id=new_id("m"), kind="idea", text="t", author="a", created_at=1.0)
     db = sqlite3.connect(path)
-    db.execute("DROP TABLE bills")
-    db.execute("DROP TABLE launches")
-    db.execute("ALTER TABLE outbox DROP COLUMN posted_at")
+    row = (old.id, old.commit, old.state, old.reserved_s, old.created_at, old.model_dump_json())
+    db.execute("INSERT INTO experiments VALUES (?, ?, ?, ?, ?, ?)", row)
     db.execute("INSERT INTO outbox (tbl, id, version, record) VALUES ('memories', ?, 1, ?)", (waiting.id, waiting.model_dump_json()))
-    db.execute("PRAGMA user_version = 3")
     db.commit()
     db.close()
     ledger = Ledger(path)
@@ -315,14 +319,11 @@ def test_a_ledger_of_an_older_version_is_brought_up_to_date_with_all_that_is_in_
     ledger.close()
 
 
-def test_an_older_ledger_that_is_opened_many_times_at_once_is_brought_up_to_date_once(tmp_path: Path) -> None:
+def test_an_older_ledger_that_is_opened_many_times_at_once_is_brought_up_to_date_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "ledger.sqlite"
-    Ledger(path).close()
-    db = sqlite3.connect(path)
-    db.execute("DROP TABLE launches")
-    db.execute("ALTER TABLE outbox DROP COLUMN posted_at")
-    db.execute("PRAGMA user_version = 4")
-    db.close()
+    older_ledger(path, 4, monkeypatch).close()
     barrier, opened = threading.Barrier(8), list[Ledger]()
 
     def open_it() -> None:
