@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Table = Literal["experiments", "memories", "promotions"]
 ExperimentState = Literal["queued", "starting", "running", "scoring", "finished", "crashed", "timed_out", "stopped_early", "cancelled"]
+Fault = Literal["code", "scorer", "machine", "cancel"]
+Phase = Literal["starting", "running", "scoring"]
 MemoryKind = Literal["finding", "failure", "idea", "insight"]
 Metric = Literal["verified", "reported"]  # measured by the scorer; printed by the training code itself
 
@@ -70,7 +72,26 @@ class Proposal(Model):
     created_at: float
 
 
-class Experiment(Model):
+class Circumstances(Model):
+    """How a training went, and whose a failure was: for telling its machine from its code.
+
+    The launcher and the runner saw all of it by themselves, except for `steps`, which the training code reports and may forge.
+    """
+
+    steps: int | None = Field(default=None, description="the last step that the training code reported: a hint, never evidence")
+    cpu_share: float | None = Field(default=None, description="CPU seconds used / (wall seconds * threads), from start() to submit()")
+    window_s: float | None = Field(default=None, description="wall seconds from start() to submit()")
+    pressure: float | None = Field(default=None, description="share of the window in which something on the machine waited for a core")
+    host: str = Field(default="", description="tells machines apart: a hash of the node's name, or what the provider tells of the place")
+    device_id: str = Field(default="", description="of the GPU, as its driver says")
+    beside: list[str] = Field(default=[], description="experiments that held a slot of the same machine at some time of it, at most 64")
+    fault: Fault | None = Field(default=None, description="whose a failure was; None without one, and for records of before")
+    ended_in: Phase | None = Field(default=None, description="the phase in which it ended")
+    cancelled_by: str = Field(default="", description="who asked to cancel it; `[budget]` where the lab's own cap did")
+    cancelled_running: bool = Field(default=False, description="it was cancelled after it had left the queue, so by what it had shown")
+
+
+class Experiment(Circumstances):
     """One training of one commit with one seed on one kind of device."""
 
     id: str
@@ -159,7 +180,7 @@ def _metric(e: "Experiment | Score") -> float | None:
 Record = Experiment | Memory | Promotion
 
 
-class Score(Model):
+class Score(Circumstances):
     """One replicate of a commit that left the queue for good: the evidence that the gate reads."""
 
     experiment: str
@@ -169,7 +190,11 @@ class Score(Model):
     state: ExperimentState
     val_bpb: float | None
     reported_bpb: float | None = None
+    seed: int = 0
+    author: str = ""
     started: bool
+    created_at: float | None = Field(default=None, description="when it was queued; None for records of before")
+    started_at: float | None = Field(default=None, description="when its last attempt began")
     finished_at: float
     confined: bool = True  # trained in a sandbox
     test_bpb: float | None = Field(default=None, description="on the hidden split: for the gate and the owner, never for an agent")

@@ -44,6 +44,7 @@ class Failure:
     kind: str
     message: str
     lines: list[str] = field(default_factory=list)
+    fault: str = "code"  # whose it is, one of protocol.FAULTS; it stands in the result, beside this
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON values, cut to size, with advice."""
@@ -62,6 +63,11 @@ class Ended(Exception):
         super().__init__(state)
         self.state = state
         self.failure = failure
+
+    @property
+    def fault(self) -> str:
+        """Whose it is that the run ended so, one of `protocol.FAULTS`."""
+        return self.failure.fault if self.failure else "cancel"
 
 
 def of_crash(log: str, code: Path, losses: Sequence[float], exit_code: int) -> Failure:

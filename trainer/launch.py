@@ -17,15 +17,16 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import get_args
 
-from autoresearch_mcp.trainer import files, prepare, protocol, sandbox
+from autoresearch_mcp.trainer import files, machine, prepare, protocol, sandbox
 from autoresearch_mcp.trainer.failures import Failure
 from autoresearch_mcp.trainer.protocol import Result, Spec
 from autoresearch_mcp.trainer.sandbox import processes
-from autoresearch_mcp.trainer.supervisor import Stage, Supervisor
+from autoresearch_mcp.trainer.supervisor import CodeTooLarge, Stage, Supervisor
 
 # A launcher keeps these of its environment. The rest may hold secrets, and forked children could read all of it.
 _ENVIRONMENT = (
@@ -39,6 +40,8 @@ _ENVIRONMENT = (
     "LD_LIBRARY_PATH",
     "CUDA_VISIBLE_DEVICES",
     "KERNELS_CACHE",
+    *machine.PLACE,
+    *machine.NODE,
     sandbox.PRIVATE,
 )
 _CLEAN = "AUTORESEARCH_CLEAN"
@@ -71,7 +74,7 @@ def supervise(run: Path, stage: Stage = "all") -> None:
         supervisor = Supervisor(run.resolve(), _read_spec(run), family, signals)
         result = supervisor.score(submitted) if submitted is not None else supervisor.run(stage)
     except prepare.PreparationError as error:
-        result = _failed(str(error))
+        result = replace(_failed(str(error)), fault="code" if isinstance(error, CodeTooLarge) else "machine")
     except Exception as error:
         result = _failed(f"the launcher failed: {error!r}")
     finally:
@@ -94,8 +97,8 @@ def _locked(lock: int, patience_s: float = 1.0) -> bool:
 
 
 def _failed(message: str) -> Result:
-    """Make the result of a run that ended by no fault of its code."""
-    return Result("crashed", failure=Failure("error", message).as_dict())
+    """Make the result of a run that ended by the machine's fault."""
+    return Result("crashed", failure=Failure("error", message).as_dict(), fault="machine")
 
 
 def _read_spec(run: Path) -> Spec:

@@ -3,7 +3,7 @@
 import os
 import time
 
-from autoresearch_mcp.trainer import sandbox
+from autoresearch_mcp.trainer import machine, sandbox
 from autoresearch_mcp.trainer.failures import Ended, Failure
 from autoresearch_mcp.trainer.prepare import Profile
 from autoresearch_mcp.trainer.protocol import Spec
@@ -24,6 +24,7 @@ class Meter:
         used_s: of the budget, by its own clock.
         wall_s: wall seconds since the budget began.
         cpu_s: CPU seconds since then, of all processes of the run.
+        pressure: share of the wall seconds since then in which something on the machine waited for a core; None where it doesn't tell.
     """
 
     def __init__(self, spec: Spec, profile: Profile, family: Family, scratch: Scratch) -> None:
@@ -31,6 +32,8 @@ class Meter:
         self.phase = "starting"
         self.started_at: float | None = None
         self.used_s = self.wall_s = self.cpu_s = 0.0
+        self.pressure: float | None = None
+        self._waited_s: float | None = None  # of the machine, when the budget began
         self._spawned_at = time.monotonic()
         self._cpu_at_start = self._peak_mb = 0.0
         self._look_at = 0.0
@@ -54,6 +57,7 @@ class Meter:
         before = self._family.usage().cpu_s
         self._cpu_at_start = min(before, self._profile.free_cpu_s)
         self.started_at, self.phase = time.monotonic(), "running"
+        self._waited_s = machine.waiting_s()
         self._look_at = 0.0
         return before
 
@@ -61,6 +65,7 @@ class Meter:
         """Start the clock of a script without the contract: its budget runs from its first moment."""
         self.note_spawn()
         self.started_at, self.phase = self._spawned_at, "running"
+        self._waited_s = machine.waiting_s()
 
     def note_building(self, building: bool) -> None:
         """Say that a model server begins to build its model, or that it answered: what it does between could be training."""
@@ -88,6 +93,9 @@ class Meter:
         if self.phase == "running" and self.started_at is not None:
             self.cpu_s, self.wall_s = usage.cpu_s - self._cpu_at_start, now - self.started_at
             self.used_s = self.cpu_s if self._profile.clock == "cpu" else self.wall_s
+            waited_s = machine.waiting_s()
+            if waited_s is not None and self._waited_s is not None and self.wall_s > 0:
+                self.pressure = min(1.0, (waited_s - self._waited_s) / self.wall_s)
             left = self._spec.budget_s + self._profile.grace_s(self._spec.budget_s) - self.used_s
             self._look_at = now + min(LOOK_S, max(0.02, left / (os.cpu_count() or 1)))
         if self.phase != "scoring":

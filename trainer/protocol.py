@@ -39,6 +39,7 @@ COMPILE_CACHE = "compile_cache.zip"  # what trusted code compiled before start()
 UNREADABLE = "unreadable"  # the only key of a result in whose place a backend got something else, with the reason
 SUBMITTED = "submitted"  # the state of a result without a score yet
 HIDDEN_SCORE = "test_bpb"  # the key in HIDDEN, and in results of before version 0.2
+FAULTS = ("code", "scorer", "machine", "cancel")  # the agent's code; our scorer; the machine or the launcher; somebody stopped it
 STATES = ("finished", "crashed", "timed_out", "cancelled", SUBMITTED)
 CANCEL = "cancel"  # the server creates this file, then sends SIGTERM: end the run, write a `cancelled` result
 
@@ -89,8 +90,8 @@ class Result:
     wall_s: float = 0.0  # from start() to submit()
     cpu_s: float = 0.0  # in that time, of all processes of the run
     cpu_share: float | None = None  # CPU seconds used / (wall seconds * threads)
-    steps: int = 0
-    tokens: int = 0
+    steps: int = 0  # the last step that the training code reported: it may be forged
+    tokens: int = 0  # likewise
     peak_memory_mb: float = 0.0  # resident, of training; a GPU's own memory is not in it
     notes: dict[str, str] = field(default_factory=dict)  # what the code itself says on how it ran: dtype, attention
     sandbox: str = "unsandboxed"  # or what `autoresearch_mcp.trainer.sandbox.level` says
@@ -99,6 +100,13 @@ class Result:
     timings: dict[str, float] = field(default_factory=dict)  # restore_s, spawn_s, startup_s, startup_cpu_s, first_step_s, train_s, score_s
     curve: list[list[float]] = field(default_factory=list)  # at most 60 points of (share of budget, loss)
     device_s: float | None = None  # for which it held a rented device, as its backend counts; None where nothing is rented
+    fault: str = ""  # whose the failure is, one of FAULTS; empty without one
+    ended_in: str = ""  # the phase in which it ended: starting, running or scoring
+    host: str = ""  # names the machine without telling its name: see machine.host
+    device_id: str = ""  # of the GPU, as its driver says; empty without one
+    pressure: float | None = (
+        None  # share of the wall seconds in which something on the machine waited for a core; None where it doesn't tell
+    )
 
 
 class ResultError(ValueError):
@@ -136,7 +144,7 @@ def parse_result(value: object) -> Result:
     if not isinstance(value, dict):
         raise ResultError("the result is no JSON object.")
     kinds = get_type_hints(Result)
-    optional = ("device_s",)  # added later, or by a backend
+    optional = ("device_s", "fault", "ended_in", "host", "device_id", "pressure")  # added later, or by a backend
     if missing := [name for name in kinds if name not in value and name not in optional]:
         raise ResultError(f"the result lacks {', '.join(missing)}.")
     if unknown := sorted(value.keys() - kinds.keys() - {HIDDEN_SCORE}):

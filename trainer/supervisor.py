@@ -39,6 +39,10 @@ TICK_S = 0.1  # how soon a cancellation or an end is noticed
 SHOW_S = 1.0  # between two writes of progress.json
 
 
+class CodeTooLarge(prepare.PreparationError):
+    """The agent's files are over their limit."""
+
+
 class Supervisor:
     """Takes one run to its result.
 
@@ -62,7 +66,7 @@ class Supervisor:
         if self._device == "cuda" and not spec.metric:
             kept = Path(spec.compile_cache) if spec.compile_cache else compile_cache.kept_in(self._data.parent)
             self._cache = CompileCache(kept, self._scratch.path)
-        self._device_name = ""
+        self._device_facts = machine.DeviceFacts("")
         self._hashes = {"fixed": prepare.fixed_hash(), "code": code_hash(self._code, SCRIPT_BYTES if spec.metric else CODE_BYTES)}
         self._hashes |= {} if spec.metric else prepare.data_hashes(self._data)
         self._log, self._curve = Log(run / protocol.LOG, spec.metric), Curve(run / protocol.CURVE)
@@ -82,7 +86,7 @@ class Supervisor:
         Args:
             stage: `train` keeps the model, for another machine to score. `compile` ends at start(), and keeps what was compiled.
         """
-        state, failure, val_bpb = "finished", None, None
+        state, failure, fault, val_bpb = "finished", None, "", None
         try:
             if self._spec.metric:
                 self._run_script()
@@ -96,7 +100,7 @@ class Supervisor:
                 self._train()
                 val_bpb = self._score()
         except Ended as end:
-            state, failure = end.state, end.failure
+            state, failure, fault = end.state, end.failure, end.fault
         finally:
             self._tidy()
         meter = self._meter
@@ -105,14 +109,19 @@ class Supervisor:
             val_bpb=val_bpb,
             reported_bpb=self._reported,
             failure=failure.as_dict() if failure else None,
+            fault=fault,
+            ended_in=meter.phase,
             seed=self._spec.seed,
             device=self._spec.device,
-            device_name=self._device_name,
+            device_name=self._device_facts.name,
+            device_id=self._device_facts.id,
+            host=machine.host(),
             budget_s=self._spec.budget_s,
             used_s=round(meter.used_s, 3),
             wall_s=round(meter.wall_s, 3),
             cpu_s=round(meter.cpu_s, 3),
             cpu_share=round(meter.cpu_s / (meter.wall_s * self._spec.threads), 3) if meter.wall_s else None,
+            pressure=None if meter.pressure is None else round(meter.pressure, 3),
             steps=self._curve.steps,
             tokens=self._curve.tokens,
             peak_memory_mb=round(meter.peak_mb(self._family.exits.get(self._trainer)), 1),
@@ -130,10 +139,12 @@ class Supervisor:
             self._take_submission(submitted.hashes)
             val_bpb = self._score()
         except Ended as end:
-            return replace(submitted, state=end.state, failure=end.failure.as_dict() if end.failure else None)
+            failure = end.failure.as_dict() if end.failure else None
+            return replace(submitted, state=end.state, failure=failure, fault=end.fault, ended_in="scoring")
         finally:
             self._tidy()
-        return replace(submitted, state="finished", val_bpb=val_bpb, timings={**submitted.timings, **self._rounded_timings()})
+        timings = {**submitted.timings, **self._rounded_timings()}
+        return replace(submitted, state="finished", val_bpb=val_bpb, ended_in="scoring", timings=timings)
 
     def _rounded_timings(self) -> dict[str, float]:
         return {name: round(seconds, 3) for name, seconds in self._timings.items()}
@@ -185,7 +196,7 @@ class Supervisor:
         theirs.close()
         # Both while train.py starts
         stream.write(self._data / "train.bin", self._run / TOKENS, self._profile.vocab_size - 1, self._spec.seed)
-        self._device_name = machine.device_name(self._device)
+        self._device_facts = machine.device_facts(self._device)
 
     def _await(self, reached: Callable[[], bool]) -> None:
         """Let train.py run until it got there.
@@ -220,7 +231,7 @@ class Supervisor:
         jail = replace(jail, read=() if readable is None else (readable,), hidden=(self._run,))
         self._meter.start_script()
         self._trainer = sandbox.spawn(self._run_entry, jail)
-        self._device_name = machine.device_name(self._device)
+        self._device_facts = machine.device_facts(self._device)
         while self._trainer not in self._family.exits:
             self._wait(TICK_S)
             self._meter.enforce_budget()
@@ -340,25 +351,25 @@ class Supervisor:
 def _explain(outcome: dict[str, Any], log: Log, code: Path) -> Failure:
     """Say why a scorer gave no number, with what the model's own code printed."""
     if not outcome:
-        return Failure("invalid_model", "the scorer died while the model was answering.")
+        return Failure("invalid_model", "the scorer died while the model was answering.", fault="scorer")
     while log.pump():
         pass
     cause, message, lines = read_traceback(log.tail, code)
     reason = f" {cause}: {message}" if cause else ""
-    return Failure(outcome["kind"], outcome["message"] + reason, lines)
+    return Failure(outcome["kind"], outcome["message"] + reason, lines, "scorer" if outcome["kind"] == "error" else "code")
 
 
 def code_hash(code: Path, limit: int = CODE_BYTES) -> str:
     """Return the hash of the agent's files, names and contents.
 
     Raises:
-        PreparationError: they are so large that a text could be hidden in them.
+        CodeTooLarge: a text could be hidden in them.
     """
     digest, size = hashlib.sha256(), 0
     for path in sorted(path for path in code.rglob("*") if path.is_file()):
         content = path.read_bytes()
         size += len(content)
         if size > limit:
-            raise prepare.PreparationError(f"the files in {protocol.CODE}/ hold more than {limit >> 10} KB.")
+            raise CodeTooLarge(f"the files in {protocol.CODE}/ hold more than {limit >> 10} KB.")
         digest.update(f"{path.relative_to(code)}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()[:16]

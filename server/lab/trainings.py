@@ -132,7 +132,7 @@ class Trainings:
 
     def cancel_experiment(self, id: str, author: str) -> a.CancelAnswer:
         """Stop an experiment; one that has ended stays as it is."""
-        changed = self._core.ledger.request_cancel(experiment_id(id))
+        changed = self._core.ledger.request_cancel(experiment_id(id), author)
         if changed is None:
             e = self._core.experiment(id)
             return a.CancelAnswer(id=id, state=e.state, note="It had ended before; nothing was changed.")

@@ -17,7 +17,8 @@ from autoresearch_mcp.server.models import Experiment, Memory, Promotion, Record
 from autoresearch_mcp.server.search.text import terms
 from autoresearch_mcp.server.search.vectors import COLUMN as EMBEDDING
 
-SCHEMA_VERSION = 3  # 2: started_at, steps and memory_mb of experiments; 3: the meaning of memories
+SCHEMA_VERSION = 4  # 2: started_at, steps and memory_mb of experiments; 3: the meaning of memories; 4: their circumstances
+VECTORS_SINCE = 3
 NO_VALUE = -1.0
 RECORD = "record"
 
@@ -102,7 +103,20 @@ TABLES: dict[Table, dict[str, Column]] = {
         Column("created_at", "real", "seconds since the epoch, UTC"),
         Column("started_at", "real", "seconds since the epoch, UTC", nullable=True),
         Column("finished_at", "real", "seconds since the epoch, UTC", nullable=True),
-        Column("steps", "real", "optimizer steps taken", nullable=True, source=lambda record: _number(record.details.get("steps"))),
+        Column(
+            "steps",
+            "real",
+            "optimizer steps, as the training code reports them",
+            nullable=True,
+            source=lambda record: _number(record.details.get("steps") if record.steps is None else record.steps),
+        ),
+        Column("cpu_share", "real", "CPU seconds used / (wall seconds * threads), by the launcher", nullable=True),
+        Column("window_s", "real", "wall seconds from start() to submit(), by the launcher", nullable=True),
+        Column("pressure", "real", "share of them in which something on the machine waited for a core", nullable=True),
+        Column("host", "text", "tells the machines apart"),
+        Column("device_id", "text", "of the GPU, as its driver says"),
+        Column("fault", "text", "whose a failure was: code, scorer, machine or cancel", source=lambda record: record.fault or ""),
+        Column("cancelled_by", "text", "who asked to cancel it"),
         Column(
             "memory_mb",
             "real",

@@ -65,6 +65,7 @@ class Ledger:
         results = Results(database)
         self.ended = results.ended
         self.ended_of = results.ended_of
+        self.beside = results.beside
         self.recent = results.recent
         self.scores = results.scores
         self.finished_after = results.finished_after

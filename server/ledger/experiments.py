@@ -14,8 +14,10 @@ from autoresearch_mcp.server.ledger import budget
 from autoresearch_mcp.server.ledger.database import Database
 from autoresearch_mcp.server.ledger.outbox import post
 from autoresearch_mcp.server.ledger.results import add_result
-from autoresearch_mcp.server.models import TERMINAL_STATES, Experiment, ExperimentState
+from autoresearch_mcp.server.models import ACTIVE_STATES, TERMINAL_STATES, Experiment, ExperimentState
 from autoresearch_mcp.server.settings import LaunchSettings
+
+BUDGET = "[budget]"  # cancels in the lab's name; no agent's name has brackets
 
 
 class OpenExperiments:
@@ -145,15 +147,19 @@ class OpenExperiments:
         with self._database.write() as db:
             return _move(db, id, states, changes)
 
-    def request_cancel(self, id: str) -> Experiment | None:
+    def request_cancel(self, id: str, by: str = BUDGET) -> Experiment | None:
         """Cancel at once what is queued; mark what runs, for the runner to stop.
+
+        Args:
+            id: of the experiment.
+            by: who asks, for the record; `BUDGET` where the lab's own cap stops it.
 
         Returns:
             The changed experiment; None if it had ended.
         """
         with self._database.write() as db:
-            return _move(db, id, ["queued"], {"state": "cancelled", "finished_at": time.time()}) or _move(
-                db, id, ["starting", "running", "scoring"], {"cancel_requested": True}
+            return _move(db, id, ["queued"], {"state": "cancelled", "finished_at": time.time(), "cancelled_by": by}) or _move(
+                db, id, ACTIVE_STATES, {"cancel_requested": True, "cancelled_by": by}
             )
 
 
@@ -214,6 +220,8 @@ def _move(db: sqlite3.Connection, id: str, states: Sequence[ExperimentState], ch
         db.execute("UPDATE experiments SET state = ?, record = ? WHERE id = ?", (after.state, after.model_dump_json(), id))
         return after
     after.reserved_s = after.reserved_usd = 0.0
+    if after.state == "cancelled":
+        after.fault, after.cancelled_running = "cancel", after.attempt > 0
     db.execute("DELETE FROM experiments WHERE id = ?", (id,))
     db.execute("DELETE FROM launches WHERE experiment = ?", (id,))
     add_result(db, after)

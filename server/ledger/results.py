@@ -1,17 +1,31 @@
 """Experiments that have ended: a thin row each, for good, that gate, budget and status read without the lake."""
 
+import json
 import sqlite3
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from autoresearch_mcp.server.ledger.database import Database
-from autoresearch_mcp.server.models import Experiment, ExperimentState, Score
+from autoresearch_mcp.server.models import Circumstances, Experiment, ExperimentState, Score
 
-_THIN = ("id", "commit", "conditions", "device", "state", "val_bpb", "seed", "author", "reported_bpb", "reproduces")
+_THIN = (
+    "id",
+    "commit",
+    "conditions",
+    "device",
+    "state",
+    "val_bpb",
+    "seed",
+    "author",
+    "reported_bpb",
+    "reproduces",
+    "created_at",
+    "started_at",
+)
 _FACTS = (  # of replicates, for the gate: see `_score`
-    'SELECT e.rowid, e."commit", e.id, e.conditions, e.device, e.state, e.val_bpb, e.reported_bpb, e.started, e.finished_at, '
-    "v.sandbox, v.test_bpb, v.weights FROM ended e LEFT JOIN evidence v ON v.experiment = e.id"
+    'SELECT e.rowid, e."commit", e.id, e.conditions, e.device, e.state, e.val_bpb, e.reported_bpb, e.seed, e.author, e.started, '
+    "e.created_at, e.started_at, e.finished_at, e.circumstances, v.sandbox, v.test_bpb, v.weights FROM ended e LEFT JOIN evidence v ON v.experiment = e.id"
 )
 
 
@@ -29,6 +43,22 @@ class Results:
         """Return the rows of all replicates of a commit, or of the proposal whose code it has, the oldest first."""
         same = 'SELECT ?1 UNION SELECT proposal FROM aliases WHERE "commit" = ?1'
         return self._rows(f'WHERE "commit" IN ({same}) ORDER BY finished_at', [commit])
+
+    def beside(self, id: str, since: float, limit: int = 64) -> list[str]:
+        """List the other experiments that held a slot at some time since then, the oldest first.
+
+        Args:
+            id: of the experiment that is left out.
+            since: seconds since the epoch.
+            limit: the most that are returned.
+        """
+        with self._database.read() as db:
+            rows = db.execute(
+                "SELECT id FROM ended WHERE started AND finished_at > ?1 AND id <> ?2 "
+                "UNION SELECT id FROM experiments WHERE state <> 'queued' AND id <> ?2 ORDER BY id LIMIT ?3",
+                (since, id, limit),
+            ).fetchall()
+        return [row[0] for row in rows]
 
     def recent(self, limit: int) -> list[dict[str, Any]]:
         """Return the rows of the experiments that ended last, the newest first."""
@@ -88,6 +118,7 @@ def add_result(db: sqlite3.Connection, experiment: Experiment) -> None:
         "started": experiment.started_at is not None,
         "finished_at": experiment.finished_at or time.time(),
         "hypothesis": experiment.hypothesis[:160],
+        "circumstances": experiment.model_dump_json(include=set(Circumstances.model_fields), exclude_defaults=True),
         "failure": f"{experiment.failure.kind}: {experiment.failure.message[:160]}" if experiment.failure else None,
     }
     names = ", ".join(f'"{name}"' for name in thin)
@@ -102,8 +133,13 @@ def _score(
     state: ExperimentState,
     val_bpb: float | None,
     reported_bpb: float | None,
+    seed: int,
+    author: str,
     started: int,
+    created_at: float | None,
+    started_at: float | None,
     finished_at: float,
+    circumstances: str,
     sandbox: str | None,
     test_bpb: float | None,
     weights: str | None,
@@ -116,9 +152,14 @@ def _score(
         state=state,
         val_bpb=val_bpb,
         reported_bpb=reported_bpb,
+        seed=seed,
+        author=author,
         started=bool(started),
+        created_at=created_at,
+        started_at=started_at,
         finished_at=finished_at,
         confined=sandbox != "unsandboxed",
         test_bpb=test_bpb,
         weights=weights,
+        **json.loads(circumstances),
     )

@@ -4,7 +4,7 @@ import sqlite3
 
 from autoresearch_mcp.server.errors import LabError
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 _SCHEMA = """
 CREATE TABLE proposals (
@@ -63,6 +63,11 @@ CREATE TABLE curves (  -- of finished experiments: mean losses in 5 % windows of
     experiment TEXT PRIMARY KEY, settings TEXT NOT NULL, windows TEXT NOT NULL
 ) STRICT;
 CREATE INDEX curves_by_settings ON curves (settings)
+""",
+    7: """
+ALTER TABLE ended ADD COLUMN created_at REAL;
+ALTER TABLE ended ADD COLUMN started_at REAL;
+ALTER TABLE ended ADD COLUMN circumstances TEXT NOT NULL DEFAULT '{}'
 """,
 }
 

@@ -33,6 +33,18 @@ START_LIMIT_S = 120.0  # from submission to the first sign of life
 
 _log = logging.getLogger("autoresearch.runner")
 _NOT_ITS_FAULT = "This is not the proposal's fault."
+_ELSEWHERE = (  # not in details
+    "state",
+    "val_bpb",
+    "reported_bpb",
+    "failure",
+    "curve",
+    "fault",
+    "ended_in",
+    "host",
+    "device_id",
+    "pressure",
+)
 _ENDINGS: dict[str, ExperimentState] = {"finished": "finished", "crashed": "crashed", "timed_out": "timed_out", "cancelled": "cancelled"}
 
 
@@ -99,7 +111,7 @@ class Attempts:
         """End a queued experiment that can't be started. It costs nothing."""
         _log.error("%s not started: %s", experiment.id, why)
         failure = Failure(kind="error", message=why, advice=_NOT_ITS_FAULT)
-        self._ledger.move(experiment.id, ["queued"], state="crashed", finished_at=time.time(), failure=failure)
+        self._ledger.move(experiment.id, ["queued"], state="crashed", finished_at=time.time(), failure=failure, fault="machine")
 
     async def advance(self, experiment: Experiment) -> None:
         """Inspect an active experiment, and record what changed: a new state, an end, a loss.
@@ -207,7 +219,8 @@ class Attempts:
             _log.exception("%s has a result that could not be understood", experiment.id)
             why = str(error) if isinstance(error, protocol.ResultError) else ""
             message = f"The launcher's result could not be understood. {why}".strip()
-            changes = {"state": "crashed", "failure": Failure(kind="error", message=message, advice="Launch it again.")}
+            failure = Failure(kind="error", message=message, advice="Launch it again.")
+            changes = {"state": "crashed", "failure": failure, "fault": "machine"}
         self._end(experiment, device_s=observation.device_s, **changes)
 
     def _read(self, experiment: Experiment, result: Result) -> dict[str, Any]:
@@ -218,7 +231,6 @@ class Attempts:
         compared = result.reported_bpb if spec.get("metric") else result.val_bpb
         if state == "finished" and (compared is None or not math.isfinite(compared)):
             state, failure = "crashed", {"kind": "invalid_model", "message": "The scorer measured no finite val_bpb."}
-        elsewhere = ("state", "val_bpb", "reported_bpb", "failure", "curve", *(() if result.device_s is not None else ("device_s",)))
         return {
             "state": state,
             "val_bpb": result.val_bpb if state == "finished" else None,
@@ -227,13 +239,20 @@ class Attempts:
             "device": result.device,
             "failure": Failure.model_validate(failure) if failure else None,
             "curve": [(x, y) for x, y in result.curve if math.isfinite(x) and math.isfinite(y)],
-            "details": experiment.details | {name: value for name, value in asdict(result).items() if name not in elsewhere},
+            "details": experiment.details
+            | {name: value for name, value in asdict(result).items() if name not in _ELSEWHERE and (name, value) != ("device_s", None)},
             "log_tail": read_tail(directory / protocol.LOG),
+            **_circumstances(result),
+            **({"fault": result.fault or "code"} if state in ("crashed", "timed_out") else {}),
         }
 
     def _end(self, experiment: Experiment, state: ExperimentState, device_s: float | None = None, **changes: Any) -> None:
         cost = self._spending.cost(experiment, device_s)
         protocol.remove_hidden(locate(self._state, experiment))
+        if state != "finished":
+            changes = {"fault": "code" if state == "stopped_early" else "machine"} | changes
+        if experiment.started_at is not None and not self._settings.rents:
+            changes["beside"] = self._ledger.beside(experiment.id, experiment.started_at)
         self._ledger.move(experiment.id, ACTIVE_STATES, state=state, finished_at=time.time(), **cost, **changes)
         self._launches.pop(experiment.id, None)
 
@@ -271,6 +290,19 @@ class Attempts:
             others=fingerprint(others)[:16] if others else "",
         )
         return Job(experiment.id, experiment.attempt, locate(self._state, experiment), spec, {**others, **files})
+
+
+def _circumstances(result: Result) -> dict[str, Any]:
+    """Return how a training went, as fields of `models.Circumstances`."""
+    return {
+        "steps": result.steps or None,
+        "cpu_share": result.cpu_share,
+        "window_s": result.wall_s or None,
+        "pressure": result.pressure,
+        "host": result.host,
+        "device_id": result.device_id,
+        "ended_in": result.ended_in or None,
+    }
 
 
 def _kind(settings: Settings) -> tuple[object, ...]:

@@ -133,12 +133,47 @@ def test_an_experiment_moves_only_from_the_named_states_and_ends_once(ledger: Le
 def test_cancelling_ends_what_is_queued_and_marks_what_runs(ledger: Ledger) -> None:
     queued, running = experiment(), experiment()
     ledger.enqueue([queued, running], 1000.0, None, "r")
-    ledger.move(running.id, ["queued"], state="running", started_at=1.0)
-    ended, marked = ledger.request_cancel(queued.id), ledger.request_cancel(running.id)
+    ledger.move(running.id, ["queued"], state="running", attempt=1, started_at=1.0)
+    ended, marked = ledger.request_cancel(queued.id, "ada"), ledger.request_cancel(running.id, "ada")
     assert ended is not None and ended.state == "cancelled"
     assert marked is not None and marked.state == "running" and marked.cancel_requested
     assert ledger.request_cancel(queued.id) is None
-    assert [s.started for s in ledger.scores(queued.commit)] == [False]
+    ledger.move(running.id, ["running"], state="cancelled", finished_at=2.0)
+    stopped, never = ledger.scores(queued.commit)
+    assert (stopped.started, stopped.cancelled_running, stopped.cancelled_by, stopped.fault) == (True, True, "ada", "cancel")
+    assert (never.started, never.cancelled_running, never.cancelled_by, never.fault) == (False, False, "ada", "cancel")
+
+
+def test_what_was_lost_and_waits_again_is_cancelled_as_one_that_ran(ledger: Ledger) -> None:
+    e = experiment()
+    ledger.enqueue([e], 1000.0, None, "r")
+    ledger.move(e.id, ["queued"], state="running", attempt=1, started_at=1.0)
+    ledger.move(e.id, ["running"], state="queued", losses=1, started_at=None)
+    assert ledger.request_cancel(e.id, "ada") is not None
+    (score,) = ledger.scores(e.commit)
+    assert score.cancelled_running and not score.started
+
+
+def test_how_a_training_went_stays_with_its_evidence(ledger: Ledger) -> None:
+    e = experiment(seed=7, created_at=0.5)
+    ledger.enqueue([e], 1000.0, None, "r")
+    went = {"steps": 120, "cpu_share": 0.97, "window_s": 61.5, "pressure": 0.2, "host": "h", "device_id": "GPU-1", "beside": ["e-1"]}
+    ledger.move(e.id, ["queued"], state="crashed", started_at=1.0, finished_at=62.0, fault="code", ended_in="scoring", **went)
+    (score,) = ledger.scores(e.commit)
+    assert {name: getattr(score, name) for name in went} == went
+    assert (score.seed, score.author, score.created_at, score.started_at) == (7, "ada", 0.5, 1.0)
+    assert (score.fault, score.ended_in) == ("code", "scoring")
+
+
+def test_the_runs_beside_one_are_those_that_held_a_slot_in_its_time(ledger: Ledger) -> None:
+    before, at_once, running, queued, mine = (experiment(created_at=float(n)) for n in range(5))
+    ledger.enqueue([before, at_once, running, queued, mine], 1000.0, None, "r")
+    for e, started, finished in ((before, 1.0, 9.0), (at_once, 5.0, 12.0)):
+        ledger.move(e.id, ["queued"], state="finished", started_at=started, finished_at=finished, val_bpb=1.0)
+    for e in (running, mine):
+        ledger.move(e.id, ["queued"], state="running", started_at=11.0)
+    assert ledger.beside(mine.id, 10.0) == sorted([at_once.id, running.id])
+    assert ledger.beside(mine.id, 10.0, limit=1) == sorted([at_once.id, running.id])[:1]
 
 
 def test_a_record_leaves_the_outbox_only_in_the_version_that_was_read_back(ledger: Ledger) -> None:

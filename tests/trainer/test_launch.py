@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -60,7 +61,10 @@ def test_a_result_carries_what_it_takes_to_judge_it(warm: Warm, data: Path) -> N
     assert result["hashes"]["data"] == prepare.data_hashes(data)["data"]
     assert result["hashes"]["code"] != warm.launch(code + "# another", budget_s=7.0).wait()["hashes"]["code"]
     assert result["versions"].keys() >= {"python", "platform", "torch", "numpy", "safetensors"}
-    assert result["device_name"] and result["device_name"] == machine.device_name("cpu")
+    assert result["device_name"] and result["device_name"] == machine.device_facts("cpu").name
+    assert result["host"] == machine.host() and len(result["host"]) == 12 and result["device_id"] == ""
+    assert result["pressure"] is None if machine.waiting_s() is None else 0 <= result["pressure"] <= 1
+    assert (result["fault"], result["ended_in"]) == ("", "scoring")
 
 
 def test_the_same_seed_and_steps_give_the_same_weights(warm: Warm) -> None:
@@ -75,12 +79,29 @@ def test_the_same_seed_and_steps_give_the_same_weights(warm: Warm) -> None:
 
 def test_a_gpu_is_named_by_its_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\nprintf 'NVIDIA H100 80GB HBM3\\nNVIDIA H100 80GB HBM3\\n'\n", encoding="utf-8")
+    listing = "0, GPU-1111, NVIDIA H100 80GB HBM3\n1, GPU-2222, NVIDIA H100 80GB HBM3"
+    tool.write_text(f"#!/bin/sh\necho '{listing}'\n", encoding="utf-8")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert machine.device_name("cuda") == "NVIDIA H100 80GB HBM3"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert machine.device_facts("cuda") == machine.DeviceFacts("NVIDIA H100 80GB HBM3", "GPU-1111,GPU-2222")
+    for chosen in ("1", "GPU-2222", "GPU-22"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+        assert machine.device_facts("cuda").id == "GPU-2222"
     monkeypatch.setenv("PATH", "")
-    assert machine.device_name("cuda") == "unknown"
+    assert machine.device_facts("cuda") == machine.DeviceFacts("unknown")
+
+
+def test_a_host_is_told_apart_without_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*machine.PLACE, *machine.NODE):
+        monkeypatch.delenv(name, raising=False)
+    here = machine.host()
+    assert here == machine.host() and socket.gethostname() not in here
+    monkeypatch.setenv("SLURMD_NODENAME", "node-17")
+    assert machine.host() != here and "node-17" not in machine.host()
+    monkeypatch.setenv("MODAL_REGION", "us-east-1")
+    monkeypatch.setenv("MODAL_CLOUD_PROVIDER", "CLOUD_PROVIDER_AWS")
+    assert machine.host() == "CLOUD_PROVIDER_AWS/us-east-1"
 
 
 def test_a_cold_launch_gives_what_a_warm_one_gives(warm: Warm) -> None:
@@ -129,6 +150,7 @@ def test_a_crash_is_classed_and_explained(warm: Warm, kind: str) -> None:
     result = warm.launch(code, budget_s=2.0).wait()
     failure = result["failure"]
     assert (result["state"], result["val_bpb"], failure["kind"]) == ("crashed", None, kind)
+    assert result["fault"] == "code" and result["ended_in"] in ("starting", "running", "scoring")
     assert explanation in failure["message"] and failure["advice"]
     if kind != "killed":
         assert failure["lines"][0].startswith("train.py:")
@@ -215,8 +237,8 @@ def test_absurd_numbers_from_train_py_spoil_no_result(warm: Warm) -> None:
 
 
 def test_files_that_could_hide_a_text_are_refused(warm: Warm) -> None:
-    failure = warm.launch(BIGRAM + "# " + "x" * (300 << 10)).wait()["failure"]
-    assert "256 KB" in failure["message"]
+    result = warm.launch(BIGRAM + "# " + "x" * (300 << 10)).wait()
+    assert "256 KB" in result["failure"]["message"] and result["fault"] == "code"
 
 
 @pytest.mark.parametrize("with_file", [True, False])
@@ -293,8 +315,9 @@ def test_a_bad_spec_is_a_result_that_says_so(warm: Warm, change: dict[str, objec
     spec = protocol.read_json(run / protocol.SPEC)
     assert spec is not None
     protocol.write_json(run / protocol.SPEC, spec | change)
-    failure = Launched(run, warm.ask(run)["pid"]).wait()["failure"]
-    assert failure["kind"] == "error" and explanation in failure["message"]
+    result = Launched(run, warm.ask(run)["pid"]).wait()
+    assert result["failure"]["kind"] == "error" and explanation in result["failure"]["message"]
+    assert result["fault"] == "machine"
 
 
 def test_metrics_are_comparable_only_under_equal_conditions(warm: Warm) -> None:

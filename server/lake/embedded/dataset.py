@@ -24,7 +24,7 @@ from autoresearch_mcp.server.lake.embedded.catalog import Catalog
 from autoresearch_mcp.server.lake.embedded.engine import create, explained, open_to_read, open_to_write
 from autoresearch_mcp.server.lake.embedded.lock import WritersLock
 from autoresearch_mcp.server.lake.embedded.manifest import Head, hint, listed, read_head, seal, sweep, verify, write_head
-from autoresearch_mcp.server.lake.schema import RECORD, SCHEMA_VERSION, TABLES, parse, row
+from autoresearch_mcp.server.lake.schema import RECORD, SCHEMA_VERSION, TABLES, VECTORS_SINCE, parse, row
 from autoresearch_mcp.server.models import Memory, Record, Table
 from autoresearch_mcp.server.search import vectors
 from autoresearch_mcp.server.search.embedding import Embedder
@@ -250,7 +250,7 @@ class Dataset:
         return not vectors.is_of(self._embedder.name, cell)
 
     def _stored_vectors(self, positions: Sequence[int]) -> list[bytes]:
-        if self._embedder is None or self._head.schema < SCHEMA_VERSION:
+        if self._embedder is None or self._head.schema < VECTORS_SINCE:
             return []
         return TABLES[self._table][vectors.COLUMN].load(self._reader[vectors.COLUMN][list(positions)])
 

@@ -209,6 +209,33 @@ def test_a_result_that_makes_no_sense_ends_its_experiment_with_the_reason_and_no
     assert still.ledger.open_experiments() == [] and still.ledger.unflushed() == 0
 
 
+def test_what_the_launcher_saw_of_a_training_and_who_ran_beside_it_are_in_its_record(still: LabHarness) -> None:
+    one, two = still.launch(2)
+    release(still)
+    facts = {"steps": 12, "cpu_share": 0.9, "wall_s": 1.5, "pressure": 0.25, "host": "a1", "device_id": "GPU-7", "ended_in": "scoring"}
+    result = asdict(protocol.Result("crashed", hashes=dict.fromkeys(("fixed", "data", "tokenizer"), ""), versions={"torch": ""}))
+    text = json.dumps(result | facts | {"fault": "scorer", "failure": {"kind": "error", "message": "m"}})
+    command = (
+        f"import sys\nfor line in sys.stdin:\n    open(line.strip() + '/result.json', 'w').write({text!r})\n    print('{{}}', flush=True)"
+    )
+    still.drive(command=(sys.executable, "-c", command))
+    scores = {score.experiment: score for score in still.ledger.scores(still.lab.status().champion.commit)}
+    for id, other in ((one, two), (two, one)):
+        score, record = scores[id], still.lab.get_experiment(id)
+        assert (score.steps, score.cpu_share, score.window_s, score.pressure) == (12, 0.9, 1.5, 0.25)
+        assert (score.host, score.device_id, score.fault, score.ended_in) == ("a1", "GPU-7", "scorer", "scoring")
+        assert score.beside == [other]
+        assert record.details["steps"] == 12 and "host" not in record.details
+
+
+@pytest.mark.parametrize("start", ["raise SystemExit", "open(line.strip() + '/result.json', 'w').write('[]'); print('{}', flush=True)"])
+def test_an_end_without_a_result_is_the_machines_fault(still: LabHarness, start: str) -> None:
+    still.launch()
+    release(still)
+    still.drive(command=(sys.executable, "-c", f"import sys\nfor line in sys.stdin:\n    {start}"))
+    assert [score.fault for score in still.ledger.scores(still.lab.status().champion.commit)] == ["machine"]
+
+
 def test_a_run_whose_files_cannot_be_written_is_a_failure_with_the_reason(still: LabHarness) -> None:
     (id,) = still.launch()
     (still.state / "runs").mkdir(exist_ok=True)
