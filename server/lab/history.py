@@ -146,6 +146,7 @@ class History:
             conditions=conditions,
             reported=settings.training.reported_metric,
             reference=settings.reference,
+            noise=self._status.noise(conditions),
         )
         try:
             return draw(campaign)

@@ -1,13 +1,17 @@
 """A campaign as data: which experiments are compared, which stand apart, who was champion when. The picture draws it."""
 
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from autoresearch_mcp.server.answers import Summary
+from autoresearch_mcp.server.lab.intervals import Interval, band, candidates
 from autoresearch_mcp.server.models import IMPORTED, Experiment, Promotion
 from autoresearch_mcp.server.untrusted import fence
+
+MOST_UNDECIDED = 8  # whose intervals are shown, the newest
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Campaign:
         conditions: under which metrics are compared now; empty where none was measured yet.
         reported: the name of the printed metric, where the lab goes by that.
         reference: the kind of device whose results are compared.
+        noise: standard deviation between replicates of one commit; None where it isn't known.
+        undecided: commits that the gate has not decided on.
     """
 
     experiments: Sequence[Experiment]
@@ -31,6 +37,8 @@ class Campaign:
     conditions: str
     reported: str = ""
     reference: str = "cpu"
+    noise: float | None = None
+    undecided: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class Champion:
         level: the mean by which the gate knew it.
         hypothesis: why it was tried.
         comparable: whether it was measured under the conditions of now.
+        band: where its mean is known to lie, after each replicate that was trained since it became champion.
     """
 
     commit: str
@@ -50,6 +59,11 @@ class Champion:
     level: float
     hypothesis: str
     comparable: bool
+    band: tuple[Interval, ...] = ()
+
+    def known(self) -> float:
+        """Return its mean as it is known best: over its fresh replicates, else what the gate promoted it with."""
+        return self.band[-1].mean if self.band else self.level
 
 
 @dataclass(frozen=True)
@@ -60,27 +74,33 @@ class Progress:
         total: all experiments.
         verified: number, val_bpb and commit of what is compared.
         unverified: number and value of what finished with a printed metric only.
+        printed: number, value and commit of those of them that are compared, where the lab goes by a printed metric.
         elsewhere: number and value of what was measured under other conditions: on a scale of its own.
         imported: number and value of what another lab measured; no value where it did not finish.
         screened: what was measured on another kind of device than the reference.
         failed: what ended without a metric.
         cancelled: what was cancelled.
+        stopped: what was stopped early as hopeless.
         reported: the name of the printed metric, where the lab goes by that. The champions are then those that it chose.
         states: experiments by state.
         champions: the baseline and every promoted commit, in order.
+        undecided: where the mean of each candidate lies that the gate has not decided on.
     """
 
     total: int
     verified: list[tuple[int, float, str]]
     unverified: list[tuple[int, float]]
+    printed: list[tuple[int, float, str]]
     elsewhere: list[tuple[int, float]]
     imported: list[tuple[int, float | None]]
     screened: list[int]
     failed: list[int]
     cancelled: list[int]
+    stopped: list[int]
     reported: str
     states: dict[str, int]
     champions: list[Champion]
+    undecided: dict[str, Interval]
 
     @classmethod
     def of(cls, campaign: Campaign) -> "Progress":
@@ -90,18 +110,29 @@ class Progress:
             total=len(ended),
             verified=[],
             unverified=[],
+            printed=[],
             elsewhere=[],
             imported=[],
             screened=[],
             failed=[],
             cancelled=[],
+            stopped=[],
             reported=campaign.reported,
             states=dict(Counter(str(e.state) for e in ended)),
             champions=_champions(ended, campaign),
+            undecided={},
         )
         for number, e in enumerate(ended, 1):
             progress._place(number, e, campaign)
+        if campaign.noise is not None:
+            progress.champions[:] = _with_bands(progress.champions, progress.compared, campaign.noise)
+            progress.undecided.update(candidates(progress.compared, campaign.undecided, campaign.noise))
         return progress
+
+    @property
+    def compared(self) -> list[tuple[int, float, str]]:
+        """Number, metric and commit of what is compared, the first to end first."""
+        return self.printed if self.reported else self.verified
 
     def _place(self, number: int, e: Experiment, campaign: Campaign) -> None:
         value = finite(e.metric)
@@ -110,13 +141,15 @@ class Progress:
         elif e.state == "finished" and e.device != campaign.reference:
             self.screened.append(number)
         elif value is None:
-            (self.cancelled if e.state == "cancelled" else self.failed).append(number)
+            apart = {"cancelled": self.cancelled, "stopped_early": self.stopped}
+            apart.get(e.state, self.failed).append(number)
         elif (e.val_bpb is None) != bool(campaign.reported):
             self.unverified.append((number, value))  # of another kind than the lab's metric
         elif campaign.conditions not in ("", e.conditions):
             self.elsewhere.append((number, value))
         elif e.val_bpb is None:
             self.unverified.append((number, value))
+            self.printed.append((number, value, e.commit))
         else:
             self.verified.append((number, value, e.commit))
 
@@ -151,6 +184,17 @@ def _champions(ended: Sequence[Experiment], campaign: Campaign) -> list[Champion
     return champions
 
 
+def _with_bands(champions: Sequence[Champion], points: Sequence[tuple[int, float, str]], noise: float) -> list[Champion]:
+    """Return the champions with what is known of each from the replicates that ended while it was champion."""
+    ends = [champion.start for champion in champions[1:]] + [math.inf]
+    banded = []
+    for first, (champion, end) in enumerate(zip(champions, ends)):
+        start = 0 if first == 0 else champion.start  # what won a commit the crown was lucky, so it says nothing of it
+        own = [(number, value) for number, value, commit in points if commit == champion.commit and start < number <= end]
+        banded.append(replace(champion, band=tuple(band(own, noise))))
+    return banded
+
+
 def _ended_at(e: Experiment) -> float:
     return e.finished_at or e.created_at
 
@@ -165,9 +209,10 @@ def headline(progress: Progress) -> str:
     parts = []
     if progress.champions:
         champion, baseline = progress.champions[-1], progress.champions[0]
-        parts.append(f"champion {champion.commit[:7]} at {champion.level:.4f}{' reported' if progress.reported else ''}")
-        if champion is not baseline and baseline.comparable and baseline.level > 0:
-            parts.append(f"{(champion.level / baseline.level - 1) * 100:+.2f}% from the baseline's {baseline.level:.4f}".replace("-", "−"))
+        level, first = champion.known(), baseline.known()
+        parts.append(f"champion {champion.commit[:7]} at {level:.4f}{' reported' if progress.reported else ''}")
+        if champion is not baseline and baseline.comparable and first > 0:
+            parts.append(f"{(level / first - 1) * 100:+.2f}% from the baseline's {first:.4f}".replace("-", "−"))
     parts.append(_count(progress.total, "experiment") if progress.total else "no experiments yet")
     if promotions := max(len(progress.champions) - 1, 0):
         parts.append(_count(promotions, "promotion"))
@@ -192,6 +237,15 @@ def in_words(progress: Progress, title: str, short: Callable[[str, int], str]) -
         lines.append(
             f"Best single run: {value:.4f} by {commit[:12]} (number {number}). One run can be luck: promote_commit judges over several."
         )
+    if progress.champions and (known := progress.champions[-1].band):
+        lines.append(
+            f"The champion's mean is {known[-1].mean:.4f} ± {known[-1].half:.4f} (95 %, from {known[-1].n} replicates since its promotion)."
+        )
+    if progress.undecided:
+        shown = [
+            f"{commit[:12]} {at.mean:.4f} ± {at.half:.4f} (n={at.n})" for commit, at in list(progress.undecided.items())[-MOST_UNDECIDED:]
+        ]
+        lines.append(f"Undecided, with 95 % intervals: {', '.join(shown)}.")
     if progress.elsewhere:
         lines.append(f"{_count(len(progress.elsewhere), 'run')} under other conditions (budget, data or fixed files): drawn apart.")
     if progress.screened:
@@ -202,7 +256,7 @@ def in_words(progress: Progress, title: str, short: Callable[[str, int], str]) -
         lines.append(f"The metric is {progress.reported}, as the training code prints it of itself: reported, verified by nobody.")
     if progress.champions:
         rows = [
-            f"after experiment {c.start}: {c.level:.4f}  {c.commit[:12]}  {'' if c.comparable else '(under other conditions) '}"
+            f"after experiment {c.start}: {c.known():.4f}  {c.commit[:12]}  {'' if c.comparable else '(under other conditions) '}"
             + short(c.hypothesis, 160)
             for c in progress.champions[-40:]
         ]

@@ -10,7 +10,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from autoresearch_mcp.server.answers import ProgressPicture
-from autoresearch_mcp.server.lab.progress import Campaign, Champion, Progress, headline, in_words
+from autoresearch_mcp.server.lab.intervals import Interval
+from autoresearch_mcp.server.lab.progress import MOST_UNDECIDED, Campaign, Champion, Progress, headline, in_words
 from autoresearch_mcp.server.untrusted import clean
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, told apart with any colour vision
 _KEPT, _LINE, _FAILED, _POINT, _INK, _FAINT = "#009E73", "#0072B2", "#D55E00", "#8C939C", "#22262B", "#6B7280"
+_OPEN = "#E69F00"  # orange
 _APART = "#B6BCC5"  # what is compared with nothing here
 _FONT = "DejaVu Sans"  # comes with matplotlib: the picture is the same everywhere
 _MOST_LABELS = 12
@@ -48,6 +50,7 @@ def _png(progress: Progress, title: str) -> bytes:
         axes.set_ylim(low, high)
         _points(axes, progress, low, high)
         _champion_line(axes, progress)
+        _undecided(axes, progress)
         _legend(figure, axes)
         _labels(canvas, axes, progress)
     else:
@@ -99,7 +102,7 @@ def _limits(progress: Progress) -> tuple[float, float]:
         return 0.0, 1.0
     quarter, three = (values or levels)[len(values) // 4], (values or levels)[3 * len(values) // 4]
     fence_at = three + 1.5 * (three - quarter)
-    kept = [value for value in values if value <= fence_at] + levels
+    kept = [value for value in values if value <= fence_at] + levels + [at.low for at in _shown(progress)]
     low, high = min(kept), max(kept)
     margin = max((high - low) * 0.1, abs(high) * 1e-3, 1e-6)
     return low - 1.6 * margin, high + 1.2 * margin
@@ -119,6 +122,7 @@ def _points(axes: "Axes", progress: Progress, low: float, high: float) -> None:
         ("not verified", [(x, y) for x, y in progress.unverified if low <= y <= high], "o", "none", _POINT, None),
         ("off the scale", [(x, top) for x, y, _ in progress.verified if y > high], "^", _POINT, "white", 0.5),
         ("failed", [(x, top) for x in progress.failed], "x", _FAILED, None, None),
+        ("stopped early", [(x, top) for x in progress.stopped], "+", _FAILED, None, None),
         ("cancelled", [(x, top) for x in progress.cancelled], "x", _APART, None, None),
         ("other conditions", elsewhere, "o", "none", _APART, None),
         ("imported", imported, "s", "none", _APART, None),
@@ -131,15 +135,41 @@ def _points(axes: "Axes", progress: Progress, low: float, high: float) -> None:
 
 
 def _champion_line(axes: "Axes", progress: Progress) -> None:
+    """Draw the champion's mean as it was known at each time, and its 95 % interval as a band."""
     if not progress.champions:
         return
-    xs = [champion.start for champion in progress.champions] + [progress.total + max(0.6, 0.02 * progress.total)]
+    end = progress.total + max(0.6, 0.02 * progress.total)
+    ends = [champion.start for champion in progress.champions[1:]] + [end]
     metric = "mean, reported" if progress.reported else "mean"
     style: dict[str, Any] = {"where": "post", "linewidth": 2, "zorder": 2.5, "solid_capstyle": "round"}
     for comparable, colour, label in ((False, _APART, f"earlier champion ({metric})"), (True, _LINE, f"champion ({metric})")):
-        ys = [champion.level if champion.comparable is comparable else math.nan for champion in progress.champions]
+        xs, ys = list[float](), list[float]()
+        for champion in progress.champions:
+            points = [(float(champion.start), champion.level)] if not champion.band or champion.band[0].number > champion.start else []
+            points += [(max(float(at.number), champion.start), at.mean) for at in champion.band]
+            xs += [x for x, _ in points]
+            ys += [y if champion.comparable is comparable else math.nan for _, y in points]
         if not all(map(math.isnan, ys)):
-            axes.step(xs, [*ys, ys[-1]], color=colour, label=label, **style)
+            axes.step([*xs, end], [*ys, ys[-1]], color=colour, label=label, **style)
+    label = "its 95 % interval"
+    for champion, until in zip(progress.champions, ends):
+        if champion.band and champion.comparable:
+            xs = [*(float(at.number) for at in champion.band), float(until)]
+            low, high = ([*edge, edge[-1]] for edge in zip(*((at.low, at.high) for at in champion.band)))
+            axes.fill_between(xs, low, high, step="post", color=_LINE, alpha=0.15, linewidth=0, zorder=1.5, label=label)
+            label = "_"  # named once
+
+
+def _shown(progress: Progress) -> list[Interval]:
+    return list(progress.undecided.values())[-MOST_UNDECIDED:]
+
+
+def _undecided(axes: "Axes", progress: Progress) -> None:
+    """Draw the candidates that the gate has not decided on as means with their 95 % intervals."""
+    if shown := _shown(progress):
+        xs, ys, halves = zip(*((at.number, at.mean, at.half) for at in shown))
+        style: dict[str, Any] = {"markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.5, "elinewidth": 1.4, "zorder": 3.5}
+        axes.errorbar(xs, ys, halves, fmt="D", color=_OPEN, label="undecided (95 %)", **style)
 
 
 def _legend(figure: "Figure", axes: "Axes") -> None:

@@ -17,6 +17,7 @@ from autoresearch_mcp.server.models import IMPORTED, Experiment, Failure, Promot
 
 BASE, BETTER = "b" * 40, "c" * 40
 GREEN, VERMILLION, BLUE = (0, 158, 115), (213, 94, 0), (0, 114, 178)
+BAND, ORANGE = (217, 234, 243), (230, 159, 0)
 
 
 def experiment(n: int, val_bpb: float | None = 1.5, **changes: Any) -> Experiment:
@@ -114,6 +115,39 @@ def test_promoted_points_failures_and_the_champions_line_are_drawn() -> None:
     assert failures[:, 0].min() > 70 and failures[:, 0].max() < 130  # at the upper edge
     before, _ = campaign()
     assert len(pixels(draw(before, [], "speeches").png, GREEN)) == 0
+
+
+def test_the_champions_interval_narrows_with_its_fresh_replicates_and_what_won_it_the_crown_is_not_in_it() -> None:
+    experiments, promotions = campaign()
+    fresh = [experiment(10 + i, 1.42 + 0.002 * i, commit=BETTER) for i in range(4)]
+    progress = Progress.of(campaign_of([*experiments, *fresh], promotions, noise=0.01))
+    first, second = progress.champions
+    assert [at.n for at in first.band] == [2, 3] and [at.n for at in second.band] == [2, 3, 4]
+    assert [at.number for at in second.band] == [10, 11, 12]
+    assert second.band[-1].mean == pytest.approx(1.423) and second.level == 1.4
+    assert second.band[-1].half == pytest.approx(1.96 * 0.01 / 2)
+    picture = progress_plot.draw(campaign_of([*experiments, *fresh], promotions, noise=0.01))
+    assert "champion ccccccc at 1.4230" in picture.text and "1.4230 ± 0.0098 (95 %, from 4 replicates since its promotion)" in picture.text
+    assert len(pixels(picture.png, BAND)) > 1000 > len(pixels(draw(experiments, promotions, "x").png, BAND))
+
+
+def test_undecided_candidates_are_drawn_with_their_intervals() -> None:
+    experiments, promotions = campaign()
+    undecided = [experiment(10 + i, 1.41, commit="d" * 40) for i in range(2)]
+    picture = progress_plot.draw(campaign_of([*experiments, *undecided], promotions, noise=0.02, undecided={"d" * 40, "e" * 40}))
+    assert f"Undecided, with 95 % intervals: {'d' * 12} 1.4100 ± 0.0277 (n=2)." in picture.text
+    bar = pixels(picture.png, ORANGE)
+    bar = bar[bar[:, 0] > 100]
+    assert bar[:, 0].max() - bar[:, 0].min() > 60
+    assert len(pixels(draw([*experiments, *undecided], promotions, "x").png, ORANGE)) == 0
+
+
+def test_what_was_stopped_early_is_told_from_what_failed() -> None:
+    experiments, promotions = campaign()
+    stopped = experiment(9, None, state="stopped_early", failure=Failure(kind="hopeless", message="at 30%"))
+    progress = Progress.of(campaign_of([*experiments, stopped], promotions))
+    assert progress.stopped == [9] and progress.failed == [8]
+    assert "1 stopped early" in draw([*experiments, stopped], promotions, "x").text
 
 
 def test_one_awful_run_does_not_flatten_the_rest() -> None:
