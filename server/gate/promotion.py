@@ -122,7 +122,8 @@ class Promoter:
                 insertions=draft.insertions,
                 deletions=draft.deletions,
                 created_at=time.time(),
-            )
+            ),
+            draft.canonical,
         )
 
     def _move(self, commit: str, champion: str, author: str, approved_by: str, verdict: Verdict) -> PromoteAnswer:

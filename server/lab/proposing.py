@@ -130,9 +130,16 @@ class Proposing:
                 deletions=draft.deletions,
                 created_at=time.time(),
             )
-            twin = core.ledger.add_proposal(proposal)
+            copies = core.ledger.near_copies(draft.canonical)
+            twin = core.ledger.add_proposal(proposal, draft.canonical)
             if twin is proposal or twin.commit == proposal.commit:
                 note = f"Train it: launch_training(commit={twin.commit[:12]!r})."
+                if copies:
+                    note += (
+                        f" It does the same work as {copies[0][:12]} (other names, dead code, folded constants): expect the same results."
+                    )
+                elif draft.canonical == core.repo.canonical(champion):
+                    note += f" It does the same work as the champion {champion[:12]} (other names, dead code, folded constants)."
                 if similar := self._similar.find(hypothesis, but=twin.commit):
                     note += f" First see `similar`: {len(similar)} earlier hypotheses much like this one, and what became of them."
                 return self._answer(twin, draft.stat, False, note, similar)

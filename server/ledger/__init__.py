@@ -48,6 +48,8 @@ class Ledger:
         self.proposals_after = proposals.proposals_after
         self.twin = proposals.twin
         self.add_proposal = proposals.add_proposal
+        self.canonical = proposals.canonical
+        self.near_copies = proposals.near_copies
         self.proposal_of = proposals.proposal_of
         self.add_alias = proposals.add_alias
 

@@ -36,8 +36,12 @@ class Proposals:
             row = db.execute("SELECT record FROM proposals WHERE fingerprint = ?", (fingerprint,)).fetchone()
         return Proposal.model_validate_json(row[0]) if row else None
 
-    def add_proposal(self, proposal: Proposal) -> Proposal:
+    def add_proposal(self, proposal: Proposal, canonical: str = "") -> Proposal:
         """Record a proposal, unless its twin is recorded already.
+
+        Args:
+            proposal: to record.
+            canonical: the hash that it shares with its near-copies.
 
         Returns:
             The recorded one: this proposal, or its twin.
@@ -48,7 +52,22 @@ class Proposals:
                 (proposal.commit, proposal.base, proposal.fingerprint, proposal.created_at, proposal.model_dump_json()),
             )
             row = db.execute("SELECT record FROM proposals WHERE fingerprint = ?", (proposal.fingerprint,)).fetchone()
-        return Proposal.model_validate_json(row[0])
+            recorded = Proposal.model_validate_json(row[0])
+            if canonical:
+                db.execute("INSERT INTO canonicals VALUES (?, ?) ON CONFLICT DO NOTHING", (recorded.commit, canonical))
+        return recorded
+
+    def canonical(self, commit: str) -> str | None:
+        """Return the hash that a proposal shares with its near-copies, or None where an older version recorded it."""
+        with self._database.read() as db:
+            row = db.execute('SELECT canonical FROM canonicals WHERE "commit" = ?', (commit,)).fetchone()
+        return row[0] if row else None
+
+    def near_copies(self, canonical: str) -> list[str]:
+        """Return the commits of all proposals with this canonical hash, the oldest first."""
+        with self._database.read() as db:
+            rows = db.execute('SELECT "commit" FROM canonicals WHERE canonical = ? ORDER BY rowid', (canonical,)).fetchall()
+        return [row[0] for row in rows]
 
     def proposal_of(self, commit: str) -> str:
         """Return the commit of the proposal with the same code: `commit` itself, unless `add_alias` named another."""

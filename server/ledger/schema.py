@@ -4,7 +4,7 @@ import sqlite3
 
 from autoresearch_mcp.server.errors import LabError
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 _SCHEMA = """
 CREATE TABLE proposals (
@@ -68,6 +68,12 @@ CREATE INDEX curves_by_settings ON curves (settings)
 ALTER TABLE ended ADD COLUMN created_at REAL;
 ALTER TABLE ended ADD COLUMN started_at REAL;
 ALTER TABLE ended ADD COLUMN circumstances TEXT NOT NULL DEFAULT '{}'
+""",
+    8: """
+CREATE TABLE canonicals (  -- the hash that a proposal shares with its near-copies; a table of its own, as older programs go on proposing
+    "commit" TEXT PRIMARY KEY, canonical TEXT NOT NULL
+) STRICT;
+CREATE INDEX canonicals_by_hash ON canonicals (canonical)
 """,
 }
 

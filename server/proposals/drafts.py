@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.proposals import patch, source
+from autoresearch_mcp.server.proposals.fingerprint import canonical
 from autoresearch_mcp.server.proposals.git import Git
 from autoresearch_mcp.server.proposals.objects import Entry, Objects, check_place
 
@@ -29,6 +30,7 @@ class Draft:
     commit: str
     base: str
     fingerprint: str
+    canonical: str
     files_changed: int
     insertions: int
     deletions: int
@@ -137,6 +139,7 @@ class Drafts:
             commit=commit,
             base=base,
             fingerprint=source.fingerprint({**old, **changed}),
+            canonical=canonical({**old, **changed}),
             files_changed=stat.files_changed,
             insertions=stat.insertions,
             deletions=stat.deletions,

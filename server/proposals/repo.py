@@ -15,7 +15,7 @@ from pathlib import Path
 
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.proposals import checkouts, source
+from autoresearch_mcp.server.proposals import checkouts, fingerprint, source
 from autoresearch_mcp.server.proposals.clone import fetch_head, left_out
 from autoresearch_mcp.server.proposals.drafts import Conflict, DiffStat, Draft, Drafts
 from autoresearch_mcp.server.proposals.git import Git
@@ -58,6 +58,7 @@ class Repo:
         self._objects = Objects(self._git)
         self._drafts = Drafts(self._git, self._objects, self.editable)
         self._fingerprints: dict[str, str] = {}  # of the few commits that proposals start from
+        self._canonicals: dict[str, str] = {}
 
     @classmethod
     def create(cls, root: Path) -> "Repo":
@@ -181,6 +182,12 @@ class Repo:
         if commit not in self._fingerprints:
             self._fingerprints[commit] = source.fingerprint(self.editable_files(commit))
         return self._fingerprints[commit]
+
+    def canonical(self, commit: str) -> str:
+        """Return the hash that a commit shares with its near-copies. See `proposals.fingerprint`."""
+        if commit not in self._canonicals:
+            self._canonicals[commit] = fingerprint.canonical(self.editable_files(commit))
+        return self._canonicals[commit]
 
     def editable_files(self, commit: str) -> dict[str, bytes]:
         """Return the editable files at a commit, by path: what a training runs."""

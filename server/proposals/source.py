@@ -85,7 +85,7 @@ def check(path: str, data: bytes, modules: Collection[str] = ()) -> None:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
         if encoding not in ("utf-8", "utf-8-sig"):
             raise LabError(f"{path} declares the encoding {encoding}; only UTF-8 is accepted. Remove the coding comment.", "bad_encoding")
-        tree = _parsed(data)
+        tree = parsed(data)
         ast.dump(tree)  # as `fingerprint` will: it fails on what the parser lets pass
         missing = [(name, line) for name, line in _needed_imports(tree) if name not in modules and not _importable(name)]
     except SyntaxError as error:
@@ -123,13 +123,18 @@ def fingerprint(files: Mapping[str, bytes]) -> str:
 def _normal_form(path: str, data: bytes) -> bytes:
     if path.endswith(".py"):
         try:
-            return b"ast:" + ast.dump(_parsed(data)).encode("utf-8", "backslashreplace")
+            return b"ast:" + ast.dump(parsed(data)).encode("utf-8", "backslashreplace")
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             pass
     return b"raw:" + data
 
 
-def _parsed(data: bytes) -> ast.Module:
+def parsed(data: bytes) -> ast.Module:
+    """Parse Python code without a word about what is doubtful in it.
+
+    Raises:
+        SyntaxError, ValueError, RecursionError, MemoryError: it doesn't parse.
+    """
     with _QUIET, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a doubtful escape in an agent's code is no fault of this process
         return ast.parse(data)

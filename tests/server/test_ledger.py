@@ -69,6 +69,14 @@ def test_ids_sort_by_time_and_are_unique() -> None:
     assert all(len(i) == 17 for i in ids)
 
 
+def test_near_copies_are_listed_in_order_and_twins_are_none(ledger: Ledger) -> None:
+    for fingerprint, commit, canonical in (("f1", "1" * 40, "x"), ("f2", "2" * 40, "y"), ("f3", "3" * 40, "x"), ("f1", "4" * 40, "x")):
+        ledger.add_proposal(proposal(fingerprint, commit), canonical)
+    ledger.add_proposal(proposal("f5", "5" * 40))  # of an older version
+    assert ledger.near_copies("x") == ["1" * 40, "3" * 40] and ledger.near_copies("z") == []
+    assert (ledger.canonical("2" * 40), ledger.canonical("5" * 40)) == ("y", None)
+
+
 def test_the_same_code_is_the_same_proposal(ledger: Ledger) -> None:
     first = ledger.add_proposal(proposal("f1", "1" * 40))
     second = ledger.add_proposal(proposal("f1", "2" * 40))

@@ -83,6 +83,17 @@ def test_comments_and_layout_do_not_make_a_new_proposal(lab: Lab, ledger: Ledger
     assert refusal(lambda: lab.propose_patch("comment", "bob", edits=nothing)).code == "no_change"
 
 
+def test_a_near_copy_is_a_proposal_and_told_as_one(lab: Lab, ledger: Ledger) -> None:
+    commit = propose(lab)
+    edits = [{"path": "train.py", "search": "DEPTH = 2", "replace": "SPARE = 7\nDEPTH = 1 + 2"}]
+    copy = lab.propose_patch("deeper, differently", "bob", edits=edits)
+    assert not copy.duplicate and f"the same work as {commit[:12]}" in copy.note
+    canonical = ledger.canonical(commit)
+    assert canonical is not None and ledger.near_copies(canonical) == [commit, copy.commit]
+    edits = [{"path": "train.py", "search": "DEPTH = 2", "replace": "SPARE = 7\nDEPTH = 2"}]
+    assert "the same work as the champion" in lab.propose_patch("a spare", "bob", edits=edits).note
+
+
 def test_identical_proposals_at_once_are_one(lab: Lab) -> None:
     barrier = threading.Barrier(6)
     commits = []
