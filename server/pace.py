@@ -30,6 +30,7 @@ FEWEST_CURVES = 4  # of the champion, for a hint
 FEWEST_TO_STOP = 8  # of the champion, for the rule: as many as a promotion takes
 STOP_FROM = 0.25  # share of the budget
 STOP_SD = 3.0
+SPARED = "spared"  # the entry in an experiment's details that says it would have been stopped
 FEWEST_LIKE_IT = 10  # trainings of the lab's own, for a chance that isn't the default
 _NEWEST = 400  # curves of the lab that are compared
 _MOST_RUNS = 256  # whose curves are followed at once

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.gate.promotion import Promoter
+from autoresearch_mcp.server.lab.audit import Auditing
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.experiments import Experiments
 from autoresearch_mcp.server.lab.history import History
@@ -58,6 +59,8 @@ class Lab:
         self.records = history.records
         self.import_records = history.import_records
         self.plot_progress = history.plot_progress
+
+        self.audit = Auditing(core, self._status).audit
 
         memories = Memories(core, similar)
         self.write_memory = memories.write_memory

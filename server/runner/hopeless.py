@@ -12,10 +12,9 @@ from collections.abc import Sequence
 
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment, Failure
-from autoresearch_mcp.server.pace import Pace, Paces
+from autoresearch_mcp.server.pace import SPARED, Pace, Paces
 
 KIND = "hopeless"
-SPARED = "spared"  # the entry in an experiment's details that says it would have been stopped
 SPARED_ONE_IN = 20
 LOOK_S = 1.0  # between two looks at one training
 _ADVICE = "Drop the idea, or propose a milder form of it. Launch it again only if you know why its curve starts worse and ends better."

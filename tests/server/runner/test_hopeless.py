@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from autoresearch_mcp.server.models import Experiment, new_id
+from autoresearch_mcp.server.pace import SPARED
 from autoresearch_mcp.server.runner import hopeless
-from autoresearch_mcp.server.runner.hopeless import SPARED, is_spared
+from autoresearch_mcp.server.runner.hopeless import is_spared
 from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.harness import LabHarness
 
