@@ -16,6 +16,7 @@ ExperimentState = Literal["queued", "starting", "running", "scoring", "finished"
 Fault = Literal["code", "scorer", "machine", "cancel"]
 Phase = Literal["starting", "running", "scoring"]
 MemoryKind = Literal["finding", "failure", "idea", "insight"]
+CandidacyState = Literal["open", "decided", "cancelled", "out_of_budget", "stopped"]
 Metric = Literal["verified", "reported"]  # measured by the scorer; printed by the training code itself
 
 ACTIVE_STATES: tuple[ExperimentState, ...] = ("starting", "running", "scoring")
@@ -111,6 +112,10 @@ class Experiment(Circumstances):
     started_at: float | None = None
     finished_at: float | None = None
     cancel_requested: bool = False
+    by_lab: bool = Field(
+        default=False, description="the lab launched it as a replicate of the champion: only those stand for the champion at the gate"
+    )
+    candidacy: str = Field(default="", description="the launch until decided that it belongs to")
     reproduces: str = Field(default="", description="the experiment of which this is a second run with the same seed: it is no evidence")
     reserved_s: float = Field(description="device seconds held back from the budget until it ends")
     cost_s: float = Field(default=0.0, description="device seconds used")
@@ -136,6 +141,27 @@ class Experiment(Circumstances):
     def metric(self) -> float | None:
         """The metric by which it is compared. See `_metric`."""
         return _metric(self)
+
+
+class Candidacy(Model):
+    """A launch with `until="decided"`: the lab trains a commit, one replicate at a time, until the gate decides."""
+
+    id: str
+    commit: str = Field(description="what is trained; another commit once the champion moved and the change was rebased")
+    author: str
+    tags: list[str] = []
+    device: str
+    max_replicates: int
+    budget: float | None = Field(default=None, description="the most it may use: device hours, or USD where devices are rented")
+    state: CandidacyState = "open"
+    verdict: str = Field(default="", description="the gate's last answer, in one word")
+    note: str = Field(default="", description="the gate's last answer, or why it ended, in sentences")
+    replicates: int = Field(default=0, description="launched of this commit")
+    spent_s: float = Field(default=0.0, description="device seconds of its replicates that ended")
+    spent_usd: float = 0.0
+    created_at: float
+    ended_at: float | None = None
+    version: int = 0
 
 
 class Memory(Model):
@@ -195,6 +221,8 @@ class Score(Circumstances):
     started: bool
     created_at: float | None = Field(default=None, description="when it was queued; None for records of before")
     started_at: float | None = Field(default=None, description="when its last attempt began")
+    launch: int = Field(default=0, description="its place in the order of all launches of the lab; 0 for one of an older lab")
+    by_lab: bool = Field(default=False, description="launched by the lab as a replicate of the champion: only those stand for it")
     finished_at: float
     confined: bool = True  # trained in a sandbox
     test_bpb: float | None = Field(default=None, description="on the hidden split: for the gate and the owner, never for an agent")

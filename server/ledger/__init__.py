@@ -6,15 +6,17 @@ Promises
 - State changes are guarded: an experiment moves only from the states that the caller names, and ends once.
 - An experiment keeps the settings of its launch until it ends: what was reserved is what runs.
 - A terminal experiment, a memory or a promotion leaves the outbox only through `settle`, after it was read back from the lake.
+- Every start is written down in order, with what ran beside it. A candidacy never has two open experiments.
 - `proposals`, `promotions` and the thin `ended` rows stay for good: the gate, the budget and the status read them without the lake.
 
-Who writes: servers insert proposals, experiments, memories, promotions and cancel requests; only the runner moves experiments
-that have left the queue and settles the outbox.
+Who writes: servers insert proposals, experiments, candidacies, memories, promotions and cancel requests; only the runner moves
+experiments that have left the queue, queues what the lab itself wants trained, and settles the outbox.
 """
 
 from pathlib import Path
 
 from autoresearch_mcp.server.ledger.budget import Budget
+from autoresearch_mcp.server.ledger.candidacies import Candidacies
 from autoresearch_mcp.server.ledger.curves import Curves
 from autoresearch_mcp.server.ledger.database import Database
 from autoresearch_mcp.server.ledger.evidence import Evidence
@@ -23,6 +25,7 @@ from autoresearch_mcp.server.ledger.outbox import Outbox
 from autoresearch_mcp.server.ledger.promotions import Promotions
 from autoresearch_mcp.server.ledger.proposals import Proposals
 from autoresearch_mcp.server.ledger.results import Results
+from autoresearch_mcp.server.ledger.starts import Starts
 
 __all__ = ["Ledger"]
 
@@ -63,6 +66,22 @@ class Ledger:
         self.open_launches = experiments.open_launches
         self.move = experiments.move
         self.request_cancel = experiments.request_cancel
+
+        starts = Starts(database)
+        self.starts = starts.starts
+        self.starts_of = starts.starts_of
+        self.champion_replicates = starts.champion_replicates
+        self.first_queued = starts.first_queued
+        self.queued_champion_replicates = starts.queued_champion_replicates
+        self.owed_seeds = starts.owed_seeds
+
+        candidacies = Candidacies(database)
+        self.candidacy = candidacies.candidacy
+        self.open_candidacies = candidacies.open_candidacies
+        self.candidacy_of = candidacies.candidacy_of
+        self.trainings_of = candidacies.trainings_of
+        self.open_trainings = candidacies.open_trainings
+        self.move_candidacy = candidacies.move_candidacy
 
         results = Results(database)
         self.ended = results.ended

@@ -10,11 +10,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.ledger import budget
+from autoresearch_mcp.server.ledger import budget, candidacies
 from autoresearch_mcp.server.ledger.database import Database
 from autoresearch_mcp.server.ledger.outbox import post
 from autoresearch_mcp.server.ledger.results import add_result
-from autoresearch_mcp.server.models import ACTIVE_STATES, TERMINAL_STATES, Experiment, ExperimentState
+from autoresearch_mcp.server.ledger.starts import add_start
+from autoresearch_mcp.server.models import ACTIVE_STATES, TERMINAL_STATES, Candidacy, Experiment, ExperimentState
 from autoresearch_mcp.server.settings import LaunchSettings
 
 BUDGET = "[budget]"  # cancels in the lab's name; no agent's name has brackets
@@ -34,6 +35,7 @@ class OpenExperiments:
         request: str,
         total_usd: float = math.inf,
         launch: LaunchSettings | None = None,
+        candidacy: Candidacy | None = None,
     ) -> list[Experiment] | None:
         """Queue experiments and reserve their budget, all or none.
 
@@ -44,9 +46,11 @@ class OpenExperiments:
             request: a hash of the launch, to tell a repetition from another launch under the same key.
             total_usd: money of the whole lab.
             launch: the settings that the budget was reserved for, and that the experiments run under; None leaves that to the runner.
+            candidacy: a new one, which the experiments belong to.
 
         Returns:
-            The experiments; None if the key was used for this launch before: then nothing was queued.
+            The experiments; None if the key was used for this launch before, or if their candidacy may have no other experiment now:
+            then nothing was queued.
 
         Raises:
             LabError: `over_budget`, or `key_reused` for another launch under the same key.
@@ -56,13 +60,17 @@ class OpenExperiments:
                 return None
             _check_seconds(db, sum(e.reserved_s for e in experiments), total_s)
             _check_money(db, sum(e.reserved_usd for e in experiments), total_usd)
+            if candidacy is not None:
+                candidacies.add_candidacy(db, candidacy)
             for e in experiments:
+                if not candidacies.add_training(db, e):
+                    return None
                 row = (e.id, e.commit, e.state, e.reserved_s, e.created_at, e.model_dump_json())
                 db.execute("INSERT INTO experiments VALUES (?, ?, ?, ?, ?, ?)", row)
                 if launch is not None:
                     db.execute("INSERT INTO launches VALUES (?, ?)", (e.id, launch.model_dump_json()))
             if key is not None:
-                answer = json.dumps([e.id for e in experiments])
+                answer = json.dumps([*([candidacy.id] if candidacy else []), *(e.id for e in experiments)])
                 db.execute("INSERT INTO answers VALUES (?, ?, ?, ?)", (key, request, answer, time.time()))
         return list(experiments)
 
@@ -70,7 +78,7 @@ class OpenExperiments:
         """Look up an earlier launch under this key.
 
         Returns:
-            The ids of the experiments that it queued, or None.
+            The ids of what it queued: the candidacy, if there is one, and the experiments. None if there was no such launch.
 
         Raises:
             LabError: `key_reused`.
@@ -214,6 +222,8 @@ def _move(db: sqlite3.Connection, id: str, states: Sequence[ExperimentState], ch
     if before is None or before.state not in states:
         return None
     after = Experiment.model_validate({**before.model_dump(), **changes, "version": before.version + 1})
+    if after.state == "starting" and before.state == "queued":
+        add_start(db, after)
     if "cost_usd" in changes:
         budget.add_bill(db, id, before.attempt, before.author, after.cost_usd - before.cost_usd)
     if after.state not in TERMINAL_STATES:
@@ -225,6 +235,7 @@ def _move(db: sqlite3.Connection, id: str, states: Sequence[ExperimentState], ch
     db.execute("DELETE FROM experiments WHERE id = ?", (id,))
     db.execute("DELETE FROM launches WHERE experiment = ?", (id,))
     add_result(db, after)
+    candidacies.end_training(db, after)
     budget.add_spent(db, after.cost_s)
     post(db, "experiments", after)
     return after

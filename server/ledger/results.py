@@ -22,10 +22,14 @@ _THIN = (
     "reproduces",
     "created_at",
     "started_at",
+    "by_lab",
+    "candidacy",
 )
 _FACTS = (  # of replicates, for the gate: see `_score`
     'SELECT e.rowid, e."commit", e.id, e.conditions, e.device, e.state, e.val_bpb, e.reported_bpb, e.seed, e.author, e.started, '
-    "e.created_at, e.started_at, e.finished_at, e.circumstances, v.sandbox, v.test_bpb, v.weights FROM ended e LEFT JOIN evidence v ON v.experiment = e.id"
+    "e.created_at, e.started_at, e.finished_at, e.circumstances, e.by_lab, "
+    "(SELECT coalesce(min(s.seq), 0) FROM starts s WHERE s.experiment = e.id), v.sandbox, v.test_bpb, v.weights "
+    "FROM ended e LEFT JOIN evidence v ON v.experiment = e.id"
 )
 
 
@@ -140,6 +144,8 @@ def _score(
     started_at: float | None,
     finished_at: float,
     circumstances: str,
+    by_lab: int,
+    launch: int,
     sandbox: str | None,
     test_bpb: float | None,
     weights: str | None,
@@ -158,6 +164,8 @@ def _score(
         created_at=created_at,
         started_at=started_at,
         finished_at=finished_at,
+        launch=launch,
+        by_lab=bool(by_lab),
         confined=sandbox != "unsandboxed",
         test_bpb=test_bpb,
         weights=weights,

@@ -4,7 +4,7 @@ import sqlite3
 
 from autoresearch_mcp.server.errors import LabError
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 
 _SCHEMA = """
 CREATE TABLE proposals (
@@ -74,6 +74,24 @@ CREATE TABLE canonicals (  -- the hash that a proposal shares with its near-copi
     "commit" TEXT PRIMARY KEY, canonical TEXT NOT NULL
 ) STRICT;
 CREATE INDEX canonicals_by_hash ON canonicals (canonical)
+""",
+    9: """
+CREATE TABLE starts (  -- every attempt in the order of its start, for good; beside: a JSON array of what ran then, each [experiment, author]
+    seq INTEGER PRIMARY KEY, experiment TEXT NOT NULL, attempt INTEGER NOT NULL, "commit" TEXT NOT NULL, author TEXT NOT NULL,
+    by_lab INTEGER NOT NULL, settings TEXT NOT NULL, at REAL NOT NULL, beside TEXT NOT NULL
+) STRICT;
+CREATE INDEX starts_by_experiment ON starts (experiment);
+CREATE INDEX starts_by_lab ON starts ("commit", settings) WHERE by_lab;
+CREATE INDEX experiments_in_turn ON experiments (state, "commit", created_at);
+ALTER TABLE ended ADD COLUMN by_lab INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE ended ADD COLUMN candidacy TEXT NOT NULL DEFAULT '';
+CREATE INDEX ended_by_candidacy ON ended (candidacy) WHERE candidacy != '';
+CREATE TABLE candidacies (  -- launches until decided
+    id TEXT PRIMARY KEY, state TEXT NOT NULL, created_at REAL NOT NULL, record TEXT NOT NULL
+) STRICT;
+CREATE TABLE lab_launches (  -- open experiments that the lab queued itself: for a candidacy, or '' for replicates of the champion
+    experiment TEXT PRIMARY KEY, candidacy TEXT NOT NULL
+) STRICT
 """,
 }
 

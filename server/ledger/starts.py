@@ -1,0 +1,151 @@
+"""Which attempts were started, in which order and beside which others; and what of the queue comes first."""
+
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autoresearch_mcp.server.ledger.database import Database
+from autoresearch_mcp.server.models import Experiment
+from autoresearch_mcp.server.settings import LaunchSettings
+
+
+@dataclass(frozen=True)
+class Start:
+    """An attempt that was started.
+
+    Attributes:
+        experiment: its id.
+        commit: what is trained.
+        author: who asked for it.
+        by_lab: whether the lab launched it as a replicate of the champion.
+        beside: what ran at that moment, each with its author.
+    """
+
+    experiment: str
+    commit: str
+    author: str
+    by_lab: bool
+    beside: tuple[tuple[str, str], ...]
+
+
+class Starts:
+    """A row for each attempt, for good. `OpenExperiments.move` adds it when an experiment leaves the queue."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def starts(self, limit: int) -> list[Start]:
+        """Return the latest starts, the oldest of them first.
+
+        Args:
+            limit: how many at most.
+        """
+        with self._database.read() as db:
+            rows = db.execute(
+                'SELECT experiment, "commit", author, by_lab, beside FROM starts ORDER BY seq DESC LIMIT ?', (limit,)
+            ).fetchall()
+        return [_start(row) for row in reversed(rows)]
+
+    def starts_of(self, ids: Sequence[str]) -> list[Start]:
+        """Return the starts of these experiments, the oldest first."""
+        with self._database.read() as db:
+            marks = ", ".join("?" * len(ids))
+            query = f'SELECT experiment, "commit", author, by_lab, beside FROM starts WHERE experiment IN ({marks}) ORDER BY seq'  # noqa: S608
+            rows = db.execute(query, tuple(ids)).fetchall()
+        return [_start(row) for row in rows]
+
+    def champion_replicates(self, commit: str, launch: LaunchSettings) -> list[str]:
+        """Return the experiments that the lab started as replicates of the champion, in that order, but those that were cancelled.
+
+        Args:
+            commit: the champion.
+            launch: only those that ran under these settings.
+        """
+        with self._database.read() as db:
+            rows = db.execute(
+                'SELECT experiment FROM starts s WHERE by_lab AND "commit" = ? AND settings = ? AND NOT EXISTS '
+                "(SELECT 1 FROM ended e WHERE e.id = s.experiment AND e.state = 'cancelled') GROUP BY experiment ORDER BY min(seq)",
+                (commit, settings_hash(launch.model_dump_json())),
+            ).fetchall()
+        return [row[0] for row in rows]
+
+    def first_queued(self, first: Sequence[str], limit: int) -> list[Experiment]:
+        """Return the oldest queued experiment of each commit, the oldest first. What the lab queued for the champion is left out.
+
+        Args:
+            first: commits that are among them in any case, if something of them is queued.
+            limit: how many other commits at most.
+        """
+        heads = (
+            "SELECT id, min(created_at) AS at FROM experiments WHERE state = 'queued' AND \"commit\" {} IN (SELECT value FROM json_each(?)) "
+            "AND id NOT IN (SELECT experiment FROM lab_launches WHERE candidacy = '') GROUP BY \"commit\" ORDER BY at, id LIMIT ?"
+        )
+        query = f"SELECT record FROM experiments JOIN ({heads}) USING (id)"  # noqa: S608
+        with self._database.read() as db:
+            rows = db.execute(query.format(""), (json.dumps(list(first)), -1)).fetchall()
+            rows += db.execute(query.format("NOT"), (json.dumps(list(first)), limit)).fetchall()
+        queued = [Experiment.model_validate_json(row[0]) for row in rows]
+        return sorted(queued, key=lambda e: (e.created_at, e.id))
+
+    def queued_champion_replicates(self) -> list[Experiment]:
+        """Return the replicates of the champion that the lab queued and that wait, the oldest first."""
+        with self._database.read() as db:
+            rows = db.execute(
+                "SELECT record FROM experiments JOIN lab_launches ON experiment = id WHERE candidacy = '' AND state = 'queued' "
+                "ORDER BY created_at, id"
+            ).fetchall()
+        return [Experiment.model_validate_json(row[0]) for row in rows]
+
+    def owed_seeds(self, commit: str, by_lab: bool) -> list[int]:
+        """Return the seeds of replicates that were cancelled while they ran, and that nobody has trained again since.
+
+        Args:
+            commit: whose replicates.
+            by_lab: those that the lab launched as replicates of the champion, or the others.
+        """
+        with self._database.read() as db:
+            rows = db.execute(
+                "SELECT seed, state, started FROM ended WHERE \"commit\" = ? AND by_lab = ? AND reproduces = '' ORDER BY finished_at",
+                (commit, by_lab),
+            ).fetchall()
+            waiting = db.execute(
+                "SELECT json_extract(record, '$.seed') FROM experiments WHERE \"commit\" = ? "
+                "AND json_extract(record, '$.by_lab') IS ? AND json_extract(record, '$.reproduces') = ''",
+                (commit, int(by_lab)),
+            ).fetchall()
+        owed: dict[int, None] = {}
+        for seed, state, started in rows:
+            if state == "cancelled" and started:
+                owed[seed] = None
+            elif state != "cancelled":
+                owed.pop(seed, None)
+        for (seed,) in waiting:
+            owed.pop(seed, None)
+        return list(owed)
+
+
+def add_start(db: sqlite3.Connection, e: Experiment) -> None:
+    """Add the row of an attempt that starts now."""
+    beside = db.execute(
+        "SELECT id, json_extract(record, '$.author') FROM experiments WHERE state IN ('starting', 'running', 'scoring') AND id != ? "
+        "ORDER BY created_at, id",
+        (e.id,),
+    ).fetchall()
+    launch = db.execute("SELECT settings FROM launches WHERE experiment = ?", (e.id,)).fetchone()
+    db.execute(
+        'INSERT INTO starts (experiment, attempt, "commit", author, by_lab, settings, at, beside) VALUES (?, ?, ?, ?, ?, ?, ?, ?)',
+        (e.id, e.attempt, e.commit, e.author, e.by_lab, settings_hash(launch[0]) if launch else "", time.time(), json.dumps(beside)),
+    )
+
+
+def settings_hash(launch: str) -> str:
+    """Return a short hash of the settings that an experiment was launched under, given as JSON."""
+    return hashlib.sha256(launch.encode()).hexdigest()[:16]
+
+
+def _start(row: tuple[str, str, str, int, str]) -> Start:
+    experiment, commit, author, by_lab, beside = row
+    return Start(experiment, commit, author, bool(by_lab), tuple((id, name) for id, name in json.loads(beside)))
