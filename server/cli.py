@@ -23,6 +23,7 @@ COMMANDS = {
     "status": "show a lab once",
     "watch": "show a lab live; Ctrl-C ends it",
     "approve": "say yes, as a person, to a promotion (the gate still has to agree)",
+    "cancel": "stop a queued or running experiment, whoever launched it",
     "reproduce": "train an experiment again with its seed, and compare; status 1 if it comes out otherwise",
     "scores": "show what the gate knows of the hidden split, for the lab's owner alone",
     "audit": "check the gate on this lab: the champion against itself, the noise, its drift, and what would be found",

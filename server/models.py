@@ -22,6 +22,7 @@ Metric = Literal["verified", "reported"]  # measured by the scorer; printed by t
 ACTIVE_STATES: tuple[ExperimentState, ...] = ("starting", "running", "scoring")
 TERMINAL_STATES: tuple[ExperimentState, ...] = ("finished", "crashed", "timed_out", "stopped_early", "cancelled")
 
+OWNER, BUDGET = "[owner]", "[budget]"  # who cancelled, where no agent did: on the command line, or at the lab's cap
 IMPORTED = "imported"  # tag of records that another lab made: they count nowhere here
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -88,7 +89,7 @@ class Circumstances(Model):
     beside: list[str] = Field(default=[], description="experiments that held a slot of the same machine at some time of it, at most 64")
     fault: Fault | None = Field(default=None, description="whose a failure was; None without one, and for records of before")
     ended_in: Phase | None = Field(default=None, description="the phase in which it ended")
-    cancelled_by: str = Field(default="", description="who asked to cancel it; `[budget]` where the lab's own cap did")
+    cancelled_by: str = Field(default="", description="who asked to cancel it; `[owner]` on the command line, `[budget]` at the lab's cap")
     cancelled_running: bool = Field(default=False, description="it was cancelled after it had left the queue, so by what it had shown")
 
 

@@ -2,12 +2,22 @@
 
 import argparse
 import os
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autoresearch_mcp.server.commands.arguments import HOME, add_lab, find_lab, is_lab, nearest_lab
 from autoresearch_mcp.server.errors import LabError
 
-EXAMPLES = ("autoresearch-mcp serve my-lab", "AUTORESEARCH_TOKEN=... autoresearch-mcp serve my-lab --http 0.0.0.0:8765")
+if TYPE_CHECKING:
+    from autoresearch_mcp.server.mcp.bridge import Identity
+
+EXAMPLES = (
+    "autoresearch-mcp serve my-lab",
+    "autoresearch-mcp serve --as ada my-lab",
+    "AUTORESEARCH_TOKEN=... autoresearch-mcp serve my-lab --http 0.0.0.0:8765",
+)
+_ROLES = ("worker", "orchestrator")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,21 +39,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="with --http: let web pages of this origin call (CORS); '*' lets all, and then $AUTORESEARCH_TOKEN must be set",
     )
+    parser.add_argument(
+        "--as", dest="name", metavar="NAME", help="sign every call as this agent, and refuse calls that name another author"
+    )
+    parser.add_argument("--role", choices=_ROLES, default=_ROLES[0], help="with --as: an orchestrator may cancel what others launched")
     add_lab(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until the client goes away, or until a signal."""
-    lab = _find_lab(arguments.dir)
+    lab, identity = _find_lab(arguments.dir), _identity(arguments.name, arguments.role)
     if arguments.http is None:
         from autoresearch_mcp.server.mcp.stdio import serve_stdio
 
-        serve_stdio(lab)
+        serve_stdio(lab, identity)
     else:
         from autoresearch_mcp.server.mcp.http import serve_http
 
-        serve_http(lab, arguments.http, hosts=arguments.allow_host, origins=arguments.allow_origin)
+        serve_http(lab, arguments.http, identity, hosts=arguments.allow_host, origins=arguments.allow_origin)
     return 0
+
+
+def _identity(name: str | None, role: str) -> "Identity":
+    """Return for whom to serve.
+
+    Raises:
+        LabError: `bad_author`, for a name that no agent can have, or an orchestrator without one.
+    """
+    from autoresearch_mcp.server.mcp.arguments import AUTHOR, FORMS
+    from autoresearch_mcp.server.mcp.bridge import Identity
+
+    if name is None and role != _ROLES[0]:
+        raise LabError(f"--role {role} needs --as NAME: else every client of this server would have that role.", "bad_author")
+    if name is not None and (len(name) > 64 or not re.fullmatch(AUTHOR, name)):
+        raise LabError(f"--as {name[:80]!r} is no agent's name. A name has at most 64 characters and is {FORMS[AUTHOR]}.", "bad_author")
+    return Identity(name or "", role == _ROLES[1])
 
 
 def _find_lab(given: Path | None) -> Path:

@@ -8,13 +8,13 @@ from typing import Any
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.lab.core import LabCore, clean_tags, experiment_id
+from autoresearch_mcp.server.lab.core import LabCore, clean_tags
 from autoresearch_mcp.server.lab.experiments import Experiments
 from autoresearch_mcp.server.lab.reproduction import TAG, Reproduction
 from autoresearch_mcp.server.lab.status import MAX_REPLICATES, LabStatus, preflight_error
 from autoresearch_mcp.server.models import Experiment, new_id
 from autoresearch_mcp.server.settings import Settings
-from autoresearch_mcp.server.untrusted import clean
+from autoresearch_mcp.server.untrusted import clean, one_line
 
 
 class Trainings:
@@ -130,12 +130,28 @@ class Trainings:
         original = self._core.experiment(again.reproduces)
         return Reproduction(original, again, self._status.noise(original.conditions)) if again.terminal else None
 
-    def cancel_experiment(self, id: str, author: str) -> a.CancelAnswer:
-        """Stop an experiment; one that has ended stays as it is."""
-        changed = self._core.ledger.request_cancel(experiment_id(id), author)
+    def cancel_experiment(self, id: str, author: str, anyones: bool = False) -> a.CancelAnswer:
+        """Stop an experiment; one that has ended stays as it is.
+
+        Args:
+            id: of the experiment.
+            author: who asks, for the record.
+            anyones: whether it may be another's, as for an orchestrator and the lab's owner.
+
+        Raises:
+            LabError: `not_yours`, `bad_id`, `unknown_experiment`, or `lake_unavailable`.
+        """
+        e = self._core.experiment(id)
+        if not (anyones or e.terminal or e.author == author):
+            raise LabError(
+                f"{id} was launched by {one_line(e.author, 64)}, so {one_line(author, 64)} can't cancel it. "
+                f"{one_line(e.author, 64)}, an orchestrator, or the lab's owner can (`autoresearch-mcp cancel {id}`). Nothing was changed.",
+                "not_yours",
+            )
+        changed = self._core.ledger.request_cancel(id, author)
         if changed is None:
-            e = self._core.experiment(id)
-            return a.CancelAnswer(id=id, state=e.state, note="It had ended before; nothing was changed.")
+            state = self._core.experiment(id).state
+            return a.CancelAnswer(id=id, state=state, note="It had ended before; nothing was changed.")
         self._core.wake()
         if changed.terminal:
             return a.CancelAnswer(id=id, state=changed.state, note="It was still queued; it will not start, and its budget is free again.")

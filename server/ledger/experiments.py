@@ -15,10 +15,8 @@ from autoresearch_mcp.server.ledger.database import Database
 from autoresearch_mcp.server.ledger.outbox import post
 from autoresearch_mcp.server.ledger.results import add_result
 from autoresearch_mcp.server.ledger.starts import add_start
-from autoresearch_mcp.server.models import ACTIVE_STATES, TERMINAL_STATES, Candidacy, Experiment, ExperimentState
+from autoresearch_mcp.server.models import ACTIVE_STATES, BUDGET, TERMINAL_STATES, Candidacy, Experiment, ExperimentState
 from autoresearch_mcp.server.settings import LaunchSettings
-
-BUDGET = "[budget]"  # cancels in the lab's name; no agent's name has brackets
 
 
 class OpenExperiments:

@@ -6,6 +6,7 @@ A call that has begun is finished even when its client goes away, so nothing tha
 import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
@@ -37,12 +38,29 @@ class Noted(Protocol):
 Answer = TypeVar("Answer", bound=Noted)
 
 
-class Bridge:
-    """Async access to a lab, with the default author of those who speak to it."""
+@dataclass(frozen=True)
+class Identity:
+    """Whom a server works for.
 
-    def __init__(self, lab: Lab, agent: str | None = None) -> None:
+    Attributes:
+        name: the one agent that it signs as. Empty: each call names its author, and the lab believes it.
+        orchestrator: whether it may cancel what others launched.
+    """
+
+    name: str = ""
+    orchestrator: bool = False
+
+
+ANYBODY = Identity()
+
+
+class Bridge:
+    """Async access to a lab, with the name of those who speak to it."""
+
+    def __init__(self, lab: Lab, identity: Identity = ANYBODY) -> None:
         self.lab = lab
-        self._agent = agent or os.environ.get("AUTORESEARCH_AGENT")
+        self.identity = identity
+        self._agent = identity.name or os.environ.get("AUTORESEARCH_AGENT")
         self._limiter = anyio.CapacityLimiter(THREADS)
 
     async def call(self, use_case: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -59,7 +77,17 @@ class Bridge:
             raise LabError(mask_paths(str(error), self.lab.root), error.code) from error
 
     def author(self, given: str | None, context: Ctx) -> str:
-        """Return the name to sign with: the argument, else the server's own agent, else what the client calls itself."""
+        """Return the name to sign with: the argument, else the server's own agent, else what the client calls itself.
+
+        Raises:
+            LabError: `other_author`, where the server works for another agent than the argument names.
+        """
+        if given and self.identity.name and given != self.identity.name:
+            raise LabError(
+                f"This server signs as {self.identity.name}, not as {given}. Leave `author` out, or give {self.identity.name}. "
+                "Nothing was changed.",
+                "other_author",
+            )
         return given or _printable(self._agent) or self.client(context)
 
     def signed(self, answer: Answer, given: str | None, context: Ctx) -> Answer:

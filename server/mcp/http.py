@@ -24,6 +24,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.logs import log_to_stderr
 from autoresearch_mcp.server.mcp.app import build_server
+from autoresearch_mcp.server.mcp.bridge import ANYBODY, Identity
 from autoresearch_mcp.server.mcp.front import TOKEN, BearerTokenMiddleware, ComparableHeaders, ReadableMessages
 
 MAX_BODY = 4 * 1024 * 1024
@@ -32,13 +33,13 @@ PATIENCE_S = 1  # for calls in flight, after a signal; what the lab has begun is
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def serve_http(lab_root: Path, address: str, agent: str | None = None, hosts: Sequence[str] = (), origins: Sequence[str] = ()) -> None:
+def serve_http(lab_root: Path, address: str, identity: Identity = ANYBODY, hosts: Sequence[str] = (), origins: Sequence[str] = ()) -> None:
     """Serve the lab in `lab_root` at `http://ADDRESS/mcp` until a signal. The first line on stdout is the URL.
 
     Args:
         lab_root: the lab's folder.
         address: `HOST:PORT` or `PORT`; port 0 takes a free one.
-        agent: signs what is written, where a call names no author.
+        identity: for whom it works.
         hosts: Host headers to accept besides this machine's own, such as that of a TLS proxy.
         origins: origins of web pages that may call, such as `https://inspector.example`; `*` for all, which takes a token.
 
@@ -54,7 +55,7 @@ def serve_http(lab_root: Path, address: str, agent: str | None = None, hosts: Se
     with contextlib.suppress(KeyboardInterrupt), contextlib.closing(Lab(lab_root)) as lab, _bound(host, port) as listening:
         logging.getLogger("mcp").setLevel(logging.WARNING)  # the SDK logs a line for every request otherwise
         security = _security(host, hosts, origins)
-        app: ASGIApp = build_server(lab, agent).streamable_http_app(stateless_http=True, transport_security=security)
+        app: ASGIApp = build_server(lab, identity).streamable_http_app(stateless_http=True, transport_security=security)
         app = RequestBodyLimitMiddleware(ReadableMessages(ComparableHeaders(app, "*" in origins)), MAX_BODY)
         if token:
             app = BearerTokenMiddleware(token, app)

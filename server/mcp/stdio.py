@@ -33,6 +33,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.logs import log_to_stderr
 from autoresearch_mcp.server.mcp.app import build_server
+from autoresearch_mcp.server.mcp.bridge import ANYBODY, Identity
 from autoresearch_mcp.server.mcp.messages import refused, whole
 
 PATIENCE_S = 3.0  # after a signal; then the process ends even if a disk or a client that doesn't read holds it
@@ -40,7 +41,7 @@ PATIENCE_S = 3.0  # after a signal; then the process ends even if a disk or a cl
 Incoming = SessionMessage | Exception
 
 
-def serve_stdio(lab_root: Path, agent: str | None = None) -> None:
+def serve_stdio(lab_root: Path, identity: Identity = ANYBODY) -> None:
     """Serve the lab in `lab_root` until the client goes away.
 
     Raises:
@@ -54,7 +55,7 @@ def serve_stdio(lab_root: Path, agent: str | None = None) -> None:
             print(f"autoresearch-mcp: {error}", file=sys.stderr)  # noqa: T201
             raise SystemExit(2) from error
         with contextlib.closing(lab):
-            anyio.run(_serve, build_server(lab, agent), source, sink)
+            anyio.run(_serve, build_server(lab, identity), source, sink)
 
 
 @contextlib.contextmanager

@@ -160,8 +160,9 @@ class LabTools:
         return await self.bridge.call(self.lab.read_log, id, mode, lines, pattern, first_line)
 
     async def cancel_experiment(self, id: ExperimentId, context: Ctx, author: Author | None = None) -> a.CancelAnswer:
-        """Stop a queued or running experiment, such as a hopeless one, and free its budget. One that has ended stays."""
-        answer = await self.bridge.call(self.lab.cancel_experiment, id, self.bridge.author(author, context))
+        """Stop a queued or running experiment of yours, such as a hopeless one, and free its budget. One that has ended stays."""
+        name, anyones = self.bridge.author(author, context), self.bridge.identity.orchestrator
+        answer = await self.bridge.call(self.lab.cancel_experiment, id, name, anyones)
         return self.bridge.signed(answer, author, context)
 
     @takes(ExperimentQuery)
