@@ -23,7 +23,7 @@ class Meter:
         started_at: when the budget began to run, by `time.monotonic`; None before.
         used_s: of the budget, by its own clock.
         wall_s: wall seconds since the budget began.
-        cpu_s: CPU seconds since then, of all processes of the run.
+        cpu_s: CPU seconds since then, of all processes of the run, and those before that were not free.
         pressure: share of the wall seconds since then in which something on the machine waited for a core; None where it doesn't tell.
     """
 
@@ -32,6 +32,8 @@ class Meter:
         self.phase = "starting"
         self.started_at: float | None = None
         self.used_s = self.wall_s = self.cpu_s = 0.0
+        self._starting_cpu_s = 0.0  # at the last look before start()
+        self._cpu_at_scoring: float | None = None
         self.pressure: float | None = None
         self._waited_s: float | None = None  # of the machine, when the budget began
         self._spawned_at = time.monotonic()
@@ -98,6 +100,10 @@ class Meter:
                 self.pressure = min(1.0, (waited_s - self._waited_s) / self.wall_s)
             left = self._spec.budget_s + self._profile.grace_s(self._spec.budget_s) - self.used_s
             self._look_at = now + min(LOOK_S, max(0.02, left / (os.cpu_count() or 1)))
+        elif self.phase == "starting":
+            self._starting_cpu_s = usage.cpu_s
+        else:
+            self._limit_scoring(usage.cpu_s)
         if self.phase != "scoring":
             self._peak_mb = max(self._peak_mb, usage.resident_mb)
         if usage.resident_mb > self._profile.memory_mb:
@@ -114,6 +120,21 @@ class Meter:
         if complaint := self._scratch.complaint(usage.pids):
             raise _crashed("sandbox_violation", complaint)
 
+    def _limit_scoring(self, cpu_s: float) -> None:
+        """End a run whose models take more cores than a training has. No clock counts what they do beside another's training.
+
+        Args:
+            cpu_s: of all processes of the run so far.
+
+        Raises:
+            Ended: its scoring took more CPU seconds than the profile allows.
+        """
+        if self._cpu_at_scoring is None:
+            self._cpu_at_scoring = cpu_s
+        limit = self._profile.score_cpu_s * self._spec.threads
+        if cpu_s - self._cpu_at_scoring > limit:
+            raise _crashed("invalid_model", f"scoring the model took more than {limit:g} CPU seconds.")
+
     def enforce_budget(self) -> None:
         """Hold what was used at the last look against the budget, or the time to start against its limit.
 
@@ -122,6 +143,10 @@ class Meter:
         """
         budget = self._spec.budget_s
         if self.started_at is None:
+            counted = self._starting_cpu_s - self._profile.free_cpu_s
+            if self._profile.clock == "cpu" and counted > budget + self._profile.grace_s(budget):
+                free = f"Beyond {self._profile.free_cpu_s:g} free ones they count, and the budget of {budget:g} s is used up."
+                raise _timed_out(f"{self._spec.entry} used {self._starting_cpu_s:.1f} CPU seconds before start(). {free}")
             if self.since_spawn_s > self._profile.startup_s:
                 raise _timed_out(f"train.py did not call start() within {self._profile.startup_s:.0f} s.")
             return

@@ -81,8 +81,9 @@ class Profile:
     budget_s: float  # default; the lab may set another
     wall_cap: float  # a run may take this many times its budget in wall time, however little CPU it got
     startup_s: float  # wall, from spawn to start()
-    free_cpu_s: float  # CPU seconds before start() that are free; more count, where the clock counts those
+    free_cpu_s: float  # CPU seconds before start() that are free; where the clock counts those, more are taken from the budget
     score_s: float  # wall, all of scoring
+    score_cpu_s: float  # of all of scoring, for each thread of a training: it may run beside another's training
     build_s: float  # of the clock: what a model server may take up to its first answer, so that nobody trains there
     eval_bytes: int  # of validation text; half as many of the test split
     eval_rows: int  # rows a batch in scoring; on a CPU, logits of 16 MB are twice as fast as of 32 MB
@@ -110,8 +111,9 @@ PROFILES = {
             budget_s=60.0,
             wall_cap=3.0,
             startup_s=45.0,
-            free_cpu_s=10.0,
+            free_cpu_s=2.0,
             score_s=45.0,
+            score_cpu_s=45.0,
             build_s=3.0,
             eval_bytes=200_000,
             eval_rows=8,
@@ -128,8 +130,9 @@ PROFILES = {
             budget_s=1.0,
             wall_cap=10.0,
             startup_s=30.0,
-            free_cpu_s=3.0,
+            free_cpu_s=1.0,
             score_s=15.0,
+            score_cpu_s=15.0,
             build_s=2.0,
             eval_bytes=20_000,
             eval_rows=8,
@@ -149,6 +152,7 @@ PROFILES = {
             startup_s=180.0,
             free_cpu_s=math.inf,
             score_s=60.0,
+            score_cpu_s=math.inf,
             build_s=20.0,
             eval_bytes=22_000_000,
             eval_rows=32,
@@ -170,7 +174,7 @@ def max_wall_s(profile: str, budget_s: float, script: bool = False) -> float:
 
 def for_scripts(profile: Profile) -> Profile:
     """Return the limits of a script that keeps no contract: its budget is wall time from first moment to end, and nothing is scored."""
-    return replace(profile, clock="wall", wall_cap=math.inf, startup_s=0.0, score_s=0.0)
+    return replace(profile, clock="wall", wall_cap=math.inf, startup_s=0.0, score_s=0.0, score_cpu_s=0.0)
 
 
 def fixed_files() -> dict[str, Path]:

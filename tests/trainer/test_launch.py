@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -188,6 +189,23 @@ def test_a_training_that_ignores_its_budget_is_killed(warm: Warm, code: str) -> 
     result = warm.launch(code, budget_s=0.3).wait()
     assert (result["state"], result["failure"]["kind"], result["val_bpb"]) == ("timed_out", "timeout", None)
     assert result["used_s"] < 1.0
+
+
+def test_what_runs_before_start_ends_with_the_budget(warm: Warm) -> None:
+    tiny = prepare.PROFILES["tiny"]
+    result = warm.launch("while True: pass", budget_s=0.5).wait()
+    used = re.search(r"used ([\d.]+) CPU seconds before start", result["failure"]["message"])
+    assert result["state"] == "timed_out" and used, result["failure"]
+    assert tiny.free_cpu_s + 0.5 < float(used[1]) < tiny.free_cpu_s + 0.5 + tiny.grace_s(0.5) + 2.0
+    assert (result["fault"], result["ended_in"]) == ("code", "starting")
+
+
+def test_what_is_not_free_before_start_is_taken_from_the_budget(warm: Warm) -> None:
+    burn = "run = client.connect()\n    import time\n    while time.process_time() < 2.5: pass"
+    result = warm.launch(BIGRAM.replace("run = client.connect()", burn), budget_s=6.0).wait()
+    assert result["state"] == "finished", result["failure"]
+    free = prepare.PROFILES["tiny"].free_cpu_s
+    assert result["timings"]["startup_cpu_s"] >= 2.3 and result["used_s"] > result["timings"]["startup_cpu_s"] - free
 
 
 def test_helpers_count_against_the_budget_and_do_not_outlive_the_run(warm: Warm, data: Path) -> None:

@@ -346,6 +346,22 @@ def test_a_run_that_takes_too_much_of_the_machine_is_ended_and_leaves_nothing(wa
     assert not (launched.run / "scratch").exists() and not processes_in(launched.run)
 
 
+HURRIED = """
+from dataclasses import replace
+from autoresearch_mcp.trainer import launch, prepare
+
+prepare.PROFILES["tiny"] = replace(prepare.PROFILES["tiny"], score_cpu_s=2.0)
+launch.main()
+"""
+
+
+def test_a_model_that_takes_the_cores_of_others_while_scored_is_ended(data: Path, tmp_path: Path) -> None:
+    hurried = Warm(data, tmp_path, program=("-c", HURRIED))
+    failure = hurried.launch(answering("        import os; os.fork()\n        while True: pass")).wait()["failure"]
+    hurried.close()
+    assert failure["kind"] == "invalid_model" and "more than 2 CPU seconds" in failure["message"]
+
+
 @pytest.fixture(scope="module")
 def hanging(warm: Warm) -> Iterator[Launched]:
     """Started first and asked for last: it takes as long as scoring may take."""
