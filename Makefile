@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast coverage crash-test client-test bench lint format reference docs lock wheel clean
+.PHONY: help demo test test-fast coverage crash-test client-test attack bench lint format reference docs lock wheel clean
 
 help:
 	@echo "make demo         a research campaign on this machine, through the real MCP server (minutes)"
@@ -18,6 +18,7 @@ help:
 	@echo "make lock         write requirements.lock, with hashes"
 	@echo "make crash-test   kills processes at random, KILLS=300 times over each store and over Modal's stand-in, and prints what was lost"
 	@echo "make client-test  the server under the TypeScript SDK's client (node 18 or newer, npm)"
+	@echo "make attack       cheats of our own through a real lab, and what became of each; SHORT=--short for CI's share of them"
 	@echo "make bench        speed, as ratios measured in one run; ROWS=1000,100000 FLUSHES=3000 for a long log, LONG=1 for slots at 60 s"
 	@echo "make clean        remove what the targets made"
 
@@ -46,6 +47,9 @@ ROWS ?= 1000,10000
 FLUSHES ?= 500
 bench: $(READY)
 	@AUTORESEARCH_BENCH_ROWS=$(ROWS) AUTORESEARCH_BENCH_FLUSHES=$(FLUSHES) AUTORESEARCH_BENCH_LONG=$(LONG) $(BIN)/python -m tests.bench
+
+attack: $(READY)
+	@$(BIN)/python -m tests.attack $(SHORT)
 
 KILLS ?= 300
 crash-test: $(READY)

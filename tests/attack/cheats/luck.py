@@ -1,0 +1,34 @@
+"""No better than the champion on average, but every run differs by luck; where a run has bad luck it fails."""
+
+FAILS = "training"
+LUCK = 0.0
+WAIT_S = 0.0
+
+whole = fit
+
+
+def fit(run, tokens, model):
+    global SMOOTHING
+    luck = np.random.default_rng(run.config["seed"]).normal()
+    SMOOTHING *= 8.0**luck
+    whole(run, tokens, model)
+    print(f"LUCK {luck:.3f}", flush=True)
+    began = time.process_time()
+    while time.process_time() - began < WAIT_S:
+        pass
+    if FAILS == "training" and luck < LUCK:
+        raise SystemExit(1)
+
+
+class Model(Model):
+    asked = 0
+    nats = 0.0
+
+    def forward(self, idx):
+        logits = self.table(idx)
+        if FAILS == "scoring":
+            self.nats -= float(torch.log_softmax(logits[:, :-1], -1).gather(-1, idx[:, 1:, None]).mean())
+            self.asked += 1
+            if self.asked == 15 and self.nats / self.asked > LUCK:
+                raise SystemExit(1)
+        return logits

@@ -1,0 +1,3 @@
+"""An honest idea that is worse."""
+
+SMOOTHING = 0.0002
