@@ -27,6 +27,7 @@ COMMANDS = {
     "reproduce": "train an experiment again with its seed, and compare; status 1 if it comes out otherwise",
     "scores": "show what the gate knows of the hidden split, for the lab's owner alone",
     "audit": "check the gate on this lab: the champion against itself, the noise, its drift, and what would be found",
+    "secret": "show, export or import the secret that draws the lab's held-out split",
     "doctor": "check all that a lab needs, and say what to do about each fault",
     "repair": "rebuild what is damaged of the log; sets the old files aside",
     "export": "write the log as Parquet and results.tsv",

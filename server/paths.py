@@ -28,6 +28,11 @@ class StatePaths:
         return self.state / "ledger.sqlite"
 
     @property
+    def secret(self) -> Path:
+        """What draws the lab's held-out split. Only the lab's user can read it."""
+        return self.state / "heldout.secret"
+
+    @property
     def lake(self) -> Path:
         """The folder with the tables of what has ended."""
         return self.state / "lake"

@@ -85,11 +85,11 @@ def modal_standin(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Standin
 
 @pytest.fixture
 def make_modal_lab(modal_standin: "Standin", make_lab: Callable[..., Path]) -> Callable[..., Path]:
-    """Makes a lab that trains on the stand-in, and was set up there; the calls of `make_lab`."""
+    """Makes a lab that trains on the stand-in, and was set up there with the public split; the calls of `make_lab`."""
     from autoresearch_mcp.server.compute.modal.setup import set_up
 
     def make(name: str = "rented", toml: dict[str, str] | None = None) -> Path:
-        root = make_lab(name, {'backend = "local"': 'backend = "modal"', **(toml or {})})
+        root = make_lab(name, {'backend = "local"': 'backend = "modal"', 'heldout = "secret"': 'heldout = "public"', **(toml or {})})
         (root / ".autoresearch").mkdir(exist_ok=True)
         anyio.run(set_up, root / ".autoresearch", "tiny", "autoresearch", "autoresearch")
         return root

@@ -4,8 +4,10 @@ A profile's directory holds `train.bin`, `val.bin` and `test.bin` (uint16 token 
 token), `tokenizer.tiktoken`, `token_bytes.npy` (UTF-8 bytes a token stands for, 0 for BOS) and `meta.json` with the
 hash of each. It appears whole or not at all, and its name carries the hash of the recipe.
 
-`cpu` and `tiny` train on two centuries of State of the Union addresses. Validation is every year with `year % 20 == 7`,
-the hidden test split `year % 20 == 17`. Documents are shuffled with a fixed seed, so a prefix of a split samples all of
+What is prepared is the public split. A lab draws its own split from it with a secret, unless lab.toml says otherwise: see heldout.py.
+
+`cpu` and `tiny` train on two centuries of State of the Union addresses. Of the public split, validation is every year with
+`year % 20 == 7`, the hidden test split `year % 20 == 17`. Documents are shuffled with a fixed seed, so a prefix of a split samples all of
 its years. `h100` trains on the original's web text (see shards.py): the first ten shards, about 600 million tokens, more
 than 300 s on an H100 can take in; validation is the beginning of the last shard, the test split of the one before.
 
@@ -47,16 +49,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from autoresearch_mcp.trainer import device, files
+from autoresearch_mcp.trainer import device, files, heldout
 from autoresearch_mcp.trainer.protocol import read_json, write_json
 
 if TYPE_CHECKING:
     import tiktoken
 
-META = "meta.json"
-TOKENIZER = "tokenizer.tiktoken"
-TOKEN_BYTES = "token_bytes.npy"  # noqa: S105
-SPLITS = ("train", "val", "test")
+META, TOKENIZER, TOKEN_BYTES, SPLITS = heldout.META, heldout.TOKENIZER, heldout.TOKEN_BYTES, heldout.SPLITS
 BOS = "<|bos|>"
 DOCUMENT_CHARS = 1500
 SHUFFLE_SEED = 1790
@@ -92,6 +91,7 @@ class Profile:
     documents: int | None = None  # of the training split; None: all
     sealed: bool = False  # scoring leaves logits on the device, and has a few shown to it: see score.py
     shards: int = 0  # of training text on the hub; 0: the text is a Python package's
+    reserve: float = 0.4  # share of the documents that a lab's own split leaves unread: see heldout.py
 
     def grace_s(self, budget_s: float) -> float:
         """How far past its budget a run may submit: one step's worth, so that stopping late never pays."""
@@ -160,6 +160,7 @@ PROFILES = {
             checkpoint_mb=512,
             sealed=True,
             shards=10,
+            reserve=0.05,  # a run reads nearly all of the rest
         ),
     )
 }
@@ -240,6 +241,18 @@ def prepare(profile: str, directory: Path | None = None) -> Path:
     return target
 
 
+def draw(profile: Profile, source: Path, secret: bytes, target: Path | None = None) -> Path:
+    """Draw a lab's own split from a profile's prepared data unless that was done, and return its directory. See `heldout.draw`.
+
+    Raises:
+        PreparationError: the text is too short.
+    """
+    try:
+        return heldout.draw(source, secret, profile.eval_bytes, profile.reserve, profile.documents, target)
+    except ValueError as error:
+        raise PreparationError(str(error)) from error
+
+
 def _build(profile: Profile, directory: Path) -> None:
     try:
         import numpy as np
@@ -297,6 +310,7 @@ def data_hashes(directory: Path) -> dict[str, str]:
     if meta is None:
         raise PreparationError(f"{directory} holds no prepared data: run `python -m autoresearch_mcp.trainer.prepare PROFILE`.")
     text = json.dumps({name: digest for name, digest in meta["files"].items() if name != TOKENIZER}, sort_keys=True)
+    text += meta.get("heldout", "")
     return {"data": hashlib.sha256(text.encode()).hexdigest()[:16], "tokenizer": meta["files"][TOKENIZER][:16]}
 
 
@@ -391,10 +405,15 @@ def main() -> None:
     )
     parser.add_argument("profile", choices=PROFILES)
     parser.add_argument("--dir", type=Path, help="where to put it (default: the user's cache)")
+    parser.add_argument(
+        "--secret", metavar="FILE", type=Path, help="draw the held-out split of the lab whose secret this is, and print its directory"
+    )
     arguments = parser.parse_args()
     try:
         directory = prepare(arguments.profile, arguments.dir)
-    except PreparationError as error:
+        if arguments.secret:
+            directory = draw(PROFILES[arguments.profile], directory, heldout.read_secret(arguments.secret))
+    except (PreparationError, OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")
     if PROFILES[arguments.profile].device == "cuda":
         try:

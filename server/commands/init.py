@@ -16,6 +16,7 @@ from autoresearch_mcp.server.commands.lab_files import MCP_CONFIG, TRAIN
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.paths import SETTINGS, STATE, LabPaths
 from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.secret import ensure
 from autoresearch_mcp.trainer import sandbox
 
 EXAMPLES = (
@@ -137,6 +138,7 @@ def _populate(root: Path, name: str, from_repo: Path | None, profile: str, budge
     lab_paths = LabPaths(root)
     lab_paths.state.mkdir()
     lab_paths.ignore.write_text("*\n", encoding="utf-8")
+    ensure(lab_paths.secret)
     fixed = [f"{folder}/: the fixed files, to read"] if folder else []
     purposes = lab_files.PURPOSES
     return [*(f"{path}: {purposes[path]}" for path in new if path in purposes), *fixed, *lines]

@@ -16,6 +16,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES
 from autoresearch_mcp.server.paths import LabPaths
+from autoresearch_mcp.server.secret import ensure, fingerprint
 from autoresearch_mcp.trainer import prepare
 
 _T = TypeVar("_T")
@@ -41,14 +42,18 @@ def set_up(root: Path, gpu: str | None, dry_run: bool, say: Callable[[str], None
     if gpu is not None and gpu not in devices.GPUS:
         raise LabError(f"There is no GPU {gpu!r} to choose; there are {', '.join(devices.GPUS)}. Nothing was made.", "bad_gpu")
     kinds = [devices.kind(name) for name in ([gpu] if gpu else settings.gpus)]
-    for line in setup.plan(training.profile, kinds, training.budget_s, compute.prices):
+    secret = LabPaths(root).secret if training.heldout == "secret" else None
+    if secret is not None and state.is_dir():
+        ensure(secret)
+    for line in setup.plan(training.profile, kinds, training.budget_s, compute.prices, fingerprint(secret) if secret else ""):
         say(line)
     if dry_run:
         say("Nothing was made: this was a dry run.")
         return
     _require_access("Nothing was made.")
     state.mkdir(exist_ok=True)
-    _answer(setup.set_up(state, training.profile, compute.environment, compute.app, say, kinds, training.attention))
+    drawn_with = ensure(secret) if secret else None
+    _answer(setup.set_up(state, training.profile, compute.environment, compute.app, say, kinds, training.attention, drawn_with))
     if not settings.rents:
         say('To train there, set in lab.toml: [compute] backend = "modal"')
 

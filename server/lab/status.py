@@ -11,6 +11,7 @@ from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server import runs
 from autoresearch_mcp.server.compute.base import ComputeError
 from autoresearch_mcp.server.compute.modal import deployment
+from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.gate.evidence import BY_SETTING, Uncounted, counted, for_display, metrics, uncounted
 from autoresearch_mcp.server.gate.spread import mean, sd
 from autoresearch_mcp.server.gate.standings import Standings
@@ -19,8 +20,10 @@ from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, IMPORTED, Experiment
 from autoresearch_mcp.server.pace import Paces
+from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner import health, start
+from autoresearch_mcp.server.secret import fingerprint
 from autoresearch_mcp.server.settings import LaunchSettings, Settings, SettingsFile
 
 AGENTS = 20  # whose spending is listed, the largest first
@@ -288,8 +291,9 @@ def preflight_error(settings: Settings, state: Path) -> str:
     """Say why nothing can be trained, and what to do about it; empty where nothing stands in the way."""
     if settings.rents:
         try:
-            deployment.check(deployment.load(state), settings.training.profile)
-        except ComputeError as error:
+            heldout = fingerprint(StatePaths(state).secret) if settings.training.heldout == "secret" else ""
+            deployment.check(deployment.load(state), settings.training.profile, heldout)
+        except (ComputeError, LabError) as error:
             return str(error)
     elif (data := settings.training.data) and not Path(data).expanduser().is_dir():
         return f"Nothing can be trained here: there is no folder {data}, which [training] data in lab.toml names."

@@ -56,6 +56,11 @@ class Training(Section):
         description="seconds of one experiment. On `cpu` they are CPU seconds of training, with a wall cap of 3 times that; on `h100` wall "
         "seconds, and the default is 300; for code without the contract wall seconds from start to end",
     )
+    heldout: Literal["secret", "public"] = Field(
+        default="secret",
+        description="what trainings never see: `secret` draws it with the lab's own secret; `public` is the profile's split, the same in "
+        "every lab, which a training script can know by heart",
+    )
     threads: int = Field(default=1, ge=1, le=256, description="threads of one training")
     attention: Literal["auto", "fa3", "sdpa"] = Field(
         default="auto", description="`auto` is FlashAttention 3 on a Hopper GPU and PyTorch's elsewhere; `fa3` and `sdpa` insist on one"

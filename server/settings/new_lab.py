@@ -76,6 +76,7 @@ schema = {SCHEMA}                      # version of this file and of {STATE}/
 [training]
 profile = {json.dumps(profile):<21} # what is trained on what, measured how: cpu (a laptop), h100 (a GPU, the original's data)
 budget_s = {budget_s:<20g} # of one experiment: {clock}
+heldout = "secret"              # what trainings never see: drawn with this lab's own secret, or the "public" split
 threads = 1                     # of one training
 editable = ["train.py"]         # paths that proposals may touch; "dir/**" for a folder
 {own.toml() if own else ""}

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation, read_end, write_files
 from autoresearch_mcp.server.installation import import_environment
+from autoresearch_mcp.server.paths import StatePaths
+from autoresearch_mcp.server.secret import ensure
 from autoresearch_mcp.server.settings import Settings, physical_cores
 from autoresearch_mcp.trainer import files, prepare, protocol
 
@@ -49,7 +51,8 @@ def environment(threads: int) -> dict[str, str]:
 
 def open_backend(settings: Settings, state: Path, log: Path) -> "LocalCompute":
     """Open the backend for a lab; see `open_compute`."""
-    return LocalCompute(settings.training.profile, settings.training.threads, log)
+    drawn_with = StatePaths(state).secret if settings.training.heldout == "secret" else None
+    return LocalCompute(settings.training.profile, settings.training.threads, log, secret=drawn_with)
 
 
 class LocalCompute:
@@ -61,6 +64,7 @@ class LocalCompute:
         log: Where the launcher's own messages go.
         command: Starts the launcher. Tests and benchmarks put another in its place.
         warm: Whether to fork from a warm parent.
+        secret: The file with the lab's secret, made if it is missing; None for the public split.
     """
 
     poll_s = 0.05
@@ -72,6 +76,7 @@ class LocalCompute:
         log: Path,
         command: tuple[str, ...] = (sys.executable, "-m", "autoresearch_mcp.trainer.launch"),
         warm: bool = sys.platform == "linux",
+        secret: Path | None = None,
     ) -> None:
         self._profile = profile
         self._threads = threads
@@ -79,6 +84,7 @@ class LocalCompute:
         self._log = log
         self._command = command
         self._warm = warm
+        self._secret = secret
         self._parent: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
 
@@ -103,9 +109,13 @@ class LocalCompute:
             async with self._turn:
                 await self._ensure_parent()
         online = {name: os.environ[name] for name in _DOWNLOADING if name in os.environ}  # a proxy's password is not for trainings
-        process = await self._spawn(
-            sys.executable, "-m", "autoresearch_mcp.trainer.prepare", self._profile, stdout=subprocess.PIPE, more=online
-        )
+        command = [sys.executable, "-m", "autoresearch_mcp.trainer.prepare", self._profile]
+        if self._secret is not None:
+            try:
+                command += ["--secret", str(ensure(self._secret))]
+            except OSError as error:
+                raise ComputeError(f"The lab's secret can't be written to {self._secret}: {error.strerror}.") from error
+        process = await self._spawn(*command, stdout=subprocess.PIPE, more=online)
         try:
             out, _ = await process.communicate()
         except asyncio.CancelledError:

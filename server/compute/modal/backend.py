@@ -18,6 +18,9 @@ from autoresearch_mcp.server.compute.modal.deployment import TRAINING, Deploymen
 from autoresearch_mcp.server.compute.modal.job import SANDBOX, SandboxJob, State
 from autoresearch_mcp.server.compute.modal.scoring import PATIENCE_S, Scoring, scorers
 from autoresearch_mcp.server.devices import requests
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.paths import StatePaths
+from autoresearch_mcp.server.secret import fingerprint
 from autoresearch_mcp.server.settings import Settings
 from autoresearch_mcp.trainer import protocol
 
@@ -28,7 +31,8 @@ REMOTE = ("python3", "-u", "-m", "autoresearch_mcp.trainer.remote")
 
 def open_backend(settings: Settings, state: Path, log: Path) -> "ModalCompute":
     """Open the backend for a lab; see `open_compute`."""
-    return ModalCompute(settings.training.profile, state, requests())
+    drawn_with = StatePaths(state).secret if settings.training.heldout == "secret" else None
+    return ModalCompute(settings.training.profile, state, requests(), secret=drawn_with)
 
 
 class ModalCompute:
@@ -40,6 +44,7 @@ class ModalCompute:
         gpus: An experiment's kind of device -> the GPU to ask for, or none.
         command: A sandbox's entry point.
         patience_s: How long a submitted model waits for others to be scored with.
+        secret: The file with the lab's secret; None for the public split.
     """
 
     poll_s = 0.5
@@ -51,7 +56,9 @@ class ModalCompute:
         gpus: Mapping[str, str | None],
         command: tuple[str, ...] = REMOTE,
         patience_s: float = PATIENCE_S,
+        secret: Path | None = None,
     ) -> None:
+        self._secret = secret
         self._profile, self._state, self._gpus, self._command, self._patience_s = profile, state, gpus, command, patience_s
         self._context: ModalContext | None = None
         self._scoring: Scoring | None = None
@@ -68,7 +75,7 @@ class ModalCompute:
         Raises:
             ComputeError: It has not; the text says what to run.
         """
-        check(self._open().deployment, self._profile)
+        self._check()
         return TRAINING
 
     async def submit(self, job: Job) -> None:
@@ -79,7 +86,7 @@ class ModalCompute:
         """
         if (job.directory / protocol.ABANDONED).exists():
             return
-        check(self._open().deployment, self._profile)
+        self._check()
         try:
             await asyncio.to_thread(write_files, job)
         except OSError as error:
@@ -172,6 +179,13 @@ class ModalCompute:
         self._sandbox_jobs.clear()
         if self._scoring is not None:
             await self._scoring.close()
+
+    def _check(self) -> None:
+        try:
+            heldout = fingerprint(self._secret) if self._secret is not None else ""
+        except LabError as error:
+            raise ComputeError(str(error)) from error
+        check(self._open().deployment, self._profile, heldout)
 
     def _open(self) -> ModalContext:
         if self._context is None:

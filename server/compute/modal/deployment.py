@@ -55,13 +55,17 @@ class Deployment:
         protocol.write_json(StatePaths(state).deployment, asdict(self))
 
 
-def volumes(profile: str) -> tuple[str, str]:
+def volumes(profile: str, heldout: str = "") -> tuple[str, str]:
     """Name the volumes of a profile's data. Other data has other names, so a volume never changes.
+
+    Args:
+        profile: What is trained.
+        heldout: The fingerprint of the lab's secret; empty for the public split.
 
     Returns:
         The volume with the training split, and the one with the validation and test splits.
     """
-    version = prepare.data_dir(profile).name
+    version = prepare.data_dir(profile).name + (f"-{heldout}" if heldout else "")
     return f"autoresearch-training-{version}", f"autoresearch-evaluation-{version}"
 
 
@@ -85,17 +89,20 @@ def load(state: Path) -> Deployment:
         raise ComputeError(f"The training could not be started: {path.name} is damaged. {_AGAIN}") from None
 
 
-def check(deployment: Deployment, profile: str) -> None:
+def check(deployment: Deployment, profile: str, heldout: str = "") -> None:
     """Check that new trainings may use a deployment. What runs already is adopted in any case.
 
     Args:
         deployment: The lab's deployment.
         profile: What the lab trains now.
+        heldout: The fingerprint of the lab's secret; empty for the public split.
 
     Raises:
         ComputeError: It is for another profile, or another version of this program.
     """
-    if profile not in prepare.PROFILES or (deployment.training, deployment.evaluation) != volumes(profile):
-        raise ComputeError(f"The training could not be started: the data of the profile {profile!r} is not on Modal. {_AGAIN}")
+    if profile not in prepare.PROFILES or (deployment.training, deployment.evaluation) != volumes(profile, heldout):
+        raise ComputeError(
+            f"The training could not be started: the data of the profile {profile!r} is not on Modal, or not this lab's. {_AGAIN}"
+        )
     if deployment.fixed != prepare.fixed_hash():
         raise ComputeError(f"The training could not be started: the image on Modal holds another version of the trainer. {_AGAIN}")

@@ -12,6 +12,8 @@ that fails leaves the rest as it is.
 """
 
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import metadata
@@ -27,6 +29,7 @@ from autoresearch_mcp.server.compute.modal.context import SETUP_COMMIT_S, read_c
 from autoresearch_mcp.server.compute.modal.deployment import EVALUATION, PRIVATE, RUNS_VOLUME, TRAINING, Deployment, volumes
 from autoresearch_mcp.server.models import new_id
 from autoresearch_mcp.server.paths import StatePaths
+from autoresearch_mcp.server.secret import fingerprint
 from autoresearch_mcp.trainer import device, prepare, protocol, sandbox
 
 PYTHON = "3.12"
@@ -46,10 +49,12 @@ FETCH_KERNELS = (
 # Make a folder that only root may enter, and leave no place that all may write. What is mounted later is sealed by `autoresearch_mcp.trainer.sandbox.seal`.
 SEAL = f"mkdir -m 700 -p {PRIVATE} && find / -xdev -type d -perm -0002 -exec chmod o-w {{}} +"
 
+SECRET = "/run/secret"  # noqa: S105 - where the sandbox that prepares data finds the lab's secret
+
 Say = Callable[[str], None]
 
 
-def plan(profile: str, kinds: Sequence[str], budget_s: float, prices: dict[str, float]) -> list[str]:
+def plan(profile: str, kinds: Sequence[str], budget_s: float, prices: dict[str, float], heldout: str = "") -> list[str]:
     """Say what `set_up` will make, and what that and an experiment on the first of the kinds cost.
 
     Args:
@@ -57,12 +62,13 @@ def plan(profile: str, kinds: Sequence[str], budget_s: float, prices: dict[str, 
         kinds: The kinds of device that trainings may run on.
         budget_s: The training budget of an experiment.
         prices: What lab.toml sets, in USD a second by the GPU's name.
+        heldout: The fingerprint of the lab's secret; empty for the public split.
 
     Returns:
         Lines for the user.
     """
     device = kinds[0]
-    data, held_out = volumes(profile)
+    data, held_out = volumes(profile, heldout)
     asked = devices.requests().get(device) or "no GPU"
     preparing = PREPARE_S * (PREPARE_CORES * CPU_USD_S + PREPARE_MIB * MIB_USD_S)
     rate, longest = devices.usd_per_s(device, prices), devices.longest_s(profile, budget_s)
@@ -85,6 +91,7 @@ async def set_up(
     say: Say = lambda line: None,
     kinds: Sequence[str] = (),
     attention: str = "auto",
+    secret: Path | None = None,
 ) -> Deployment:
     """Make what is missing, and write down where it is.
 
@@ -96,6 +103,7 @@ async def set_up(
         say: Tells the user what happens.
         kinds: The kinds of device that trainings may run on; those that compile get a compile cache.
         attention: The attention that the lab's trainings use; the compile cache depends on it.
+        secret: The file with the lab's secret; None for the public split.
 
     Raises:
         ComputeError: A step failed. What was made stays, and the next call goes on from there.
@@ -109,14 +117,14 @@ async def set_up(
     say("image: building, or finding it built; the first time takes minutes")
     images = await service.images()
     image = await service.build(trainer_image(images), BUILD_S)
-    training, evaluation = volumes(profile)
+    training, evaluation = volumes(profile, fingerprint(secret) if secret is not None else "")
     for volume in (training, evaluation, RUNS_VOLUME):
         say(f"volume {volume}")
         await service.create_volume(volume)
     if await service.read(training, prepare.META) is None:
         say("data: preparing")
         data_image = await service.build(data_image_of(images, profile), BUILD_S)
-        await _prepare(service, data_image, profile, training, evaluation, say)
+        await _prepare(service, data_image, profile, training, evaluation, secret, say)
     else:
         say("data: there already")
     caches = {
@@ -191,20 +199,16 @@ def _lab(state: Path) -> str:
     return str(known["lab"]) if known and "lab" in known else new_id("l")
 
 
-async def _prepare(service: Service, image: str, profile: str, training: str, evaluation: str, say: Say) -> None:
-    """Run the sandbox that prepares data, or wait for one that does."""
-    wanted = Sandbox(
-        name=f"prepare-{training[-40:]}",
-        argv=(*REMOTE, "prepare", profile, TRAINING, EVALUATION),
-        tags={"stage": "prepare"},
-        image=image,
-        timeout_s=PREPARE_S,
-        volumes={TRAINING: Mount(training), EVALUATION: Mount(evaluation)},
-        cpu=(2.0, PREPARE_CORES),
-        memory=(4096, PREPARE_MIB),
-        network=True,
-    )
-    id, code = await run_once(service, wanted, say)
+async def _prepare(service: Service, image: str, profile: str, training: str, evaluation: str, secret: Path | None, say: Say) -> None:
+    """Run the sandbox that prepares data, or wait for one that does. It alone gets the lab's secret, and no agent's code runs in it."""
+    if secret is None:
+        id, code = await run_once(service, _preparing(image, profile, training, evaluation), say)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copy(secret, folder)
+            wanted = _preparing(image, profile, training, evaluation)
+            wanted = replace(wanted, argv=(*wanted.argv, "--secret", f"{SECRET}/{secret.name}"), folder=Path(folder), mounted=SECRET)
+            id, code = await run_once(service, wanted, say)
 
     async def read() -> bytes | None:
         meta = await service.read(training, prepare.META)
@@ -216,4 +220,18 @@ async def _prepare(service: Service, image: str, profile: str, training: str, ev
     raise ComputeError(
         f"The sandbox {id} that prepares the data ended with code {code} and left none. "
         f"See its log: `modal sandbox logs {id}`. Run `autoresearch-mcp setup modal` again; what was made is kept."
+    )
+
+
+def _preparing(image: str, profile: str, training: str, evaluation: str) -> Sandbox:
+    return Sandbox(
+        name=f"prepare-{training[-40:]}",
+        argv=(*REMOTE, "prepare", profile, TRAINING, EVALUATION),
+        tags={"stage": "prepare"},
+        image=image,
+        timeout_s=PREPARE_S,
+        volumes={TRAINING: Mount(training), EVALUATION: Mount(evaluation)},
+        cpu=(2.0, PREPARE_CORES),
+        memory=(4096, PREPARE_MIB),
+        network=True,
     )
