@@ -264,6 +264,10 @@ class Attempts:
         theirs = ours.under(launch)
         return _kind(theirs) == _kind(ours)
 
+    def measures(self, settings: Settings) -> bool:
+        """Return whether this runner drives what is launched under these settings."""
+        return _kind(settings) == _kind(self._settings)
+
     def _training(self, experiment: Experiment) -> Training:
         """Return the settings under which the experiment was launched; the lab's own if an older program queued it."""
         if experiment.id not in self._launches:

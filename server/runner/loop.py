@@ -15,7 +15,6 @@ from autoresearch_mcp.server.compute.base import Compute, ComputeError
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lake.base import Lake
 from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.models import Experiment
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.retry import Backoff
 from autoresearch_mcp.server.runner.attempts import Attempts
@@ -24,6 +23,7 @@ from autoresearch_mcp.server.runner.health import HealthFile
 from autoresearch_mcp.server.runner.preparation import Preparation
 from autoresearch_mcp.server.runner.queue import QueueView
 from autoresearch_mcp.server.runner.retention import Retention
+from autoresearch_mcp.server.runner.schedule import Schedule
 from autoresearch_mcp.server.runner.spending import Spending
 from autoresearch_mcp.server.runner.start import got_to_work
 from autoresearch_mcp.server.runner.watch import LabMoved, LabWatch, Outcome, SettingsChanged
@@ -65,6 +65,7 @@ class Runner:
         self._preparation = Preparation(compute, self._health)
         self._spending = Spending(settings, state, ledger, compute)
         self._attempts = Attempts(settings, state, ledger, repo, compute, self._spending, self._check_place)
+        self._schedule = Schedule(self._current_settings, ledger, repo, self._attempts.fits, self._attempts.measures)
         self._flusher = Flusher(state, ledger, lake)
         self._retention = Retention(settings.lab, state, ledger, repo)
         self._active = time.monotonic()
@@ -129,11 +130,11 @@ class Runner:
         return time.monotonic() - self._active
 
     async def _start_queued(self) -> None:
-        """Start what the slots allow. Experiments stay queued while the data is prepared, which costs them nothing."""
-        if not (waiting := self._queue.queued(1)):
-            await self._preparation.cancel()
+        """Start what the slots allow, in the schedule's order. Nothing starts while the data is prepared, which costs nothing."""
+        if (free := self._free_slots()) <= 0:
             return
-        if (free := self._free_slots()) <= 0 or not self._is_next(waiting[0]):
+        if (choice := self._schedule.choose()) is None:
+            await self._leave_queue()
             return
         try:
             data = await self._preparation.data() if self._settings.training.metric == "verified" else ""
@@ -142,23 +143,27 @@ class Runner:
             for experiment in self._ledger.open_experiments("queued"):
                 self._attempts.refuse(experiment, str(error))
             return
-        for experiment in self._queue.queued(free) if data is not None else []:
+        while data is not None and choice is not None and free > 0:
             self._check_settings()  # after the queue was read: what was queued after a change starts after it
-            if not self._is_next(experiment):
-                return
-            await self._attempts.start(experiment, data or "")
+            if (next_ := self._schedule.take(choice)) is not None:
+                await self._attempts.start(next_, data)
+                free -= 1
+            choice = self._schedule.choose()
 
-    def _is_next(self, experiment: Experiment) -> bool:
-        """Return whether an experiment can be started now. One that was launched for other trainings waits until those of this loop have ended.
+    async def _leave_queue(self) -> None:
+        """Do what is due when nothing can be started.
 
         Raises:
-            SettingsChanged: they have ended, so a loop with the settings of its launch is due.
+            SettingsChanged: what waits was launched for other trainings, and those of this loop have ended.
         """
-        if self._attempts.fits(experiment):
-            return True
-        if not self._queue.active():
+        if not self._queue.queued(1):
+            await self._preparation.cancel()
+        elif not self._queue.active() and self._schedule.blocked():
             raise SettingsChanged
-        return False
+
+    def _current_settings(self) -> Settings:
+        """Return the lab's settings, where this loop drives what was launched under older ones."""
+        return self._watch.settings if self._watch is not None else self._settings
 
     def _check_place(self) -> None:
         if self._watch is not None:

@@ -116,7 +116,7 @@ def _in_turn(
 ) -> list[Waiting]:
     """Return what may start, in turn: commits that were never started first, then those whose last start is longest ago."""
     room = open_limit(slots) - len(set(open_candidates))
-    last = {launch.commit: number for number, launch in enumerate(history)}
+    last = {launch.commit: number for number, launch in enumerate(history) if not launch.by_lab}
     ready = []
     for each in queue:
         if each.commit not in open_candidates and each.commit != champion:
@@ -136,7 +136,13 @@ def _neighbour(history: Sequence[Launch], champion: str) -> str | None:
 def _instead_of_champion(
     ready: Sequence[Waiting], history: Sequence[Launch], running: Sequence[Launch], slots: int, champion: str
 ) -> Waiting | None:
-    """Return another author's work, where the champion would share two slots with the same author as the last time."""
+    """Return the work that goes first although the champion is due.
+
+    It is another commit's, where a client's run of the champion was the last to start; or another author's, where the champion would share
+    two slots with the same author as the last time.
+    """
+    if history and history[-1].commit == champion:
+        return next((each for each in ready if each.commit != champion), None)
     if slots != 2 or len(running) != 1 or running[0].author != _neighbour(history, champion):
         return None
     return next((each for each in ready if each.author != running[0].author and each.commit != history[-1].commit), None)

@@ -38,6 +38,11 @@ class LabWatch:
         self._problem = ""
         self._lock = os.fstat(lock.fileno())
 
+    @property
+    def settings(self) -> Settings:
+        """The settings that the runner works with, as they were read from the file."""
+        return self._settings
+
     def check_place(self) -> None:
         """Raise unless the lab is where it was.
 

@@ -58,5 +58,8 @@ def test_a_proposal_on_its_champion_trains_to_a_verified_result(old: LabHarness)
     assert (row["id"], row["state"]) == (id, "finished") and 2 < row["val_bpb"] < 4, row["failure"]
     (score,) = old.ledger.scores(proposal.commit)
     assert score.test_bpb is not None
-    (before,) = {row["conditions"] for row in old.lab.query_experiments(ExperimentQuery(commit=CHAMPION, columns=["conditions"])).rows}
+    rows = old.lab.query_experiments(ExperimentQuery(commit=CHAMPION, columns=["author", "conditions"])).rows
+    (before,) = {each["conditions"] for each in rows if each["author"] != "lab"}
+    (beside,) = {each["conditions"] for each in rows if each["author"] == "lab"}  # the champion is measured anew, beside the proposal
+    assert row["conditions"] == beside
     assert row["conditions"] != before, "other fixed files measured it, so nobody compares the two"

