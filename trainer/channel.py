@@ -14,6 +14,7 @@ from typing import Any
 from autoresearch_mcp.trainer.failures import Ended, Failure
 from autoresearch_mcp.trainer.meter import Meter
 from autoresearch_mcp.trainer.records import Curve
+from autoresearch_mcp.trainer.text import one_line
 
 LINE_BYTES = 64 << 10
 NOTES, NAME_CHARS, NOTE_CHARS = 8, 32, 80
@@ -87,7 +88,7 @@ class Channel:
             self._curve.add(message, self._budget_s)
         elif operation == "note":
             texts = {name: value for name, value in message.items() if name != "op" and isinstance(value, str)}
-            self.notes |= {_writable(name)[:NAME_CHARS]: _writable(value)[:NOTE_CHARS] for name, value in texts.items()}
+            self.notes |= {one_line(name, NAME_CHARS): one_line(value, NOTE_CHARS) for name, value in texts.items()}
             self.notes = dict(list(self.notes.items())[:NOTES])
         elif operation == "submit" and self._meter.started_at is not None and self.config is None:
             self._meter.look()
@@ -102,8 +103,3 @@ class Channel:
         self.timings["startup_cpu_s"] = self._meter.start_budget()
         self._ours.sendmsg([b"S"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [data]))])
         os.close(data)
-
-
-def _writable(text: str) -> str:
-    """Replace the halves of characters that JSON can hold, and no file can."""
-    return text.encode("utf-8", "replace").decode("utf-8")

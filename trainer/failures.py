@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autoresearch_mcp.trainer.text import clean, one_line
+
 ADVICE = {
     "oom": "Use less memory: a smaller batch, fewer layers, or a narrower model.",
     "nan": "The loss became NaN or infinite. Lower the learning rate, or undo the change that made it unstable.",
@@ -47,11 +49,11 @@ class Failure:
     fault: str = "code"  # whose it is, one of protocol.FAULTS; it stands in the result, beside this
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON values, cut to size, with advice."""
+        """Return it as JSON values, cleaned and cut to size, with advice."""
         return {
             "kind": self.kind,
-            "message": self.message[:500],
-            "lines": [line[:300] for line in self.lines[:12]],
+            "message": one_line(self.message, 500),
+            "lines": [" ".join(clean(line[:1_000]).splitlines())[:300] for line in self.lines[:12]],
             "advice": ADVICE[self.kind],
         }
 

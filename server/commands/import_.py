@@ -20,6 +20,7 @@ from autoresearch_mcp.server.commands.export import BATCH, MAX_TEXT, TSV, TSV_CO
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lake.schema import RECORD, TABLES, parse
+from autoresearch_mcp.server.ledger.cleaning import cleaned
 from autoresearch_mcp.server.models import IMPORTED, Experiment, Failure, Record, Table
 from autoresearch_mcp.server.untrusted import clean
 
@@ -124,10 +125,11 @@ def _marked(record: Record) -> Record:
     """Tag a record as imported, with its texts cleaned as if an agent had sent them. Only what has ended can be imported."""
     if isinstance(record, Experiment) and not record.terminal:
         raise ValueError(f"{record.id} has not ended")
-    cleaned = _cleaned(record.model_dump())
-    if "tags" in cleaned:
-        cleaned["tags"] = sorted({*cleaned["tags"], IMPORTED})
-    return type(record).model_validate(cleaned)
+    values = _cleaned(record.model_dump())
+    if "tags" in values:
+        values["tags"] = sorted({*values["tags"], IMPORTED})
+    marked = type(record).model_validate(values)
+    return cleaned(marked) if isinstance(marked, Experiment) else marked
 
 
 def _cleaned(value: Any) -> Any:

@@ -9,7 +9,7 @@ from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.masking import mask_paths, without_paths
 from autoresearch_mcp.server.lab.status import LabStatus, ended_line
 from autoresearch_mcp.server.models import ACTIVE_STATES
-from autoresearch_mcp.server.untrusted import clean, fence
+from autoresearch_mcp.server.untrusted import fence
 from autoresearch_mcp.trainer import protocol
 
 
@@ -73,7 +73,7 @@ class Experiments:
             finished_at=e.finished_at,
             curve=runs.read_curve(directory / protocol.CURVE) if running else e.curve,
             details=e.details,
-            failure=e.failure.model_copy(update={"lines": [clean(line) for line in e.failure.lines]}) if e.failure else None,
+            failure=e.failure,
             log_tail=self._fenced(text, f"end of the log of {e.id}, printed by the training code of {e.author}", 4000) if text else "",
         )
 

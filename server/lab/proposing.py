@@ -9,7 +9,7 @@ from autoresearch_mcp.server.lab.core import LabCore, clean_tags
 from autoresearch_mcp.server.lab.similar import SimilarProposals
 from autoresearch_mcp.server.lab.status import ended_line
 from autoresearch_mcp.server.models import Proposal
-from autoresearch_mcp.server.untrusted import clean, fence, visible
+from autoresearch_mcp.server.untrusted import clean, fence, one_line, visible
 
 _FILE_CHARS = 100_000  # of one answer of read_file
 
@@ -123,7 +123,7 @@ class Proposing:
                 base=draft.base,
                 fingerprint=draft.fingerprint,
                 author=author,
-                hypothesis=hypothesis,
+                hypothesis=one_line(hypothesis, 2_000),
                 tags=clean_tags(tags),
                 files_changed=draft.files_changed,
                 insertions=draft.insertions,

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.ledger import budget, candidacies
+from autoresearch_mcp.server.ledger.cleaning import cleaned
 from autoresearch_mcp.server.ledger.database import Database
 from autoresearch_mcp.server.ledger.outbox import post
 from autoresearch_mcp.server.ledger.results import add_result
@@ -227,6 +228,7 @@ def _move(db: sqlite3.Connection, id: str, states: Sequence[ExperimentState], ch
     if after.state not in TERMINAL_STATES:
         db.execute("UPDATE experiments SET state = ?, record = ? WHERE id = ?", (after.state, after.model_dump_json(), id))
         return after
+    after = cleaned(after)
     after.reserved_s = after.reserved_usd = 0.0
     if after.state == "cancelled":
         after.fault, after.cancelled_running = "cancel", after.attempt > 0

@@ -65,7 +65,8 @@ def test_a_labs_export_becomes_part_of_another_labs_log(lab: Lab, make_lab: Call
     other = Lab(make_lab("other"))
     import_(other, out)
     (taken, _) = sorted((r for r in other.records("experiments") if isinstance(r, Experiment)), key=lambda r: r.id)
-    assert taken.model_copy(update={"tags": record.tags}) == record and taken.tags == ["imported", "lr"]
+    one_line = "tab here, line there, 'quotes\", and ünïcode"
+    assert taken == record.model_copy(update={"hypothesis": one_line, "tags": ["imported", "lr"]})
     (note,) = other.records("memories")
     assert isinstance(note, Memory) and note.text == hostile
     assert all("0 new" in line for line in import_(other, out))

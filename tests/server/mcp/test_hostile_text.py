@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.mcp import build_server
 from autoresearch_mcp.server.models import Experiment, Failure, Memory, Promotion, Proposal, new_id
+from autoresearch_mcp.server.paths import LabPaths
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 
 pytestmark = pytest.mark.anyio
@@ -53,7 +55,7 @@ class HostileLab:
         ]
         ledger.enqueue(batch, 1e9, None, "r")
         failure = Failure(kind="error", message=HOSTILE, lines=[HOSTILE] * 9, advice=HOSTILE)
-        details = {HOSTILE: HOSTILE, "versions": {HOSTILE: [HOSTILE]}}
+        details = {HOSTILE: HOSTILE, "versions": {HOSTILE: [HOSTILE]}, "notes": {HOSTILE: HOSTILE, "attention": HOSTILE}}
         runner_lab.move(self.ids[0], "running", attempt=1, started_at=1e9)
         (runner_lab.state / "runs" / self.ids[0] / "1").mkdir(parents=True)
         (runner_lab.state / "runs" / self.ids[0] / "1" / "run.log").write_text(HOSTILE, "utf-8", "replace")
@@ -72,6 +74,8 @@ class HostileLab:
         )
         ledger.enqueue([again], 1e9, None, "r")
         runner_lab.move(self.again, "crashed", failure=failure, details={"versions": {HOSTILE: HOSTILE}}, started_at=2e9, finished_at=2e9)
+        recorded_before(runner_lab, self.ids[1], failure=failure, details=details, log_tail=HOSTILE, **hostile)
+        recorded_before(runner_lab, self.again, failure=failure, details=details, **hostile)
         runner_lab.finish(self.ids[2], 1.5, "c")
         ledger.remember(Memory(id=new_id("m"), kind="finding", text=HOSTILE, author=HOSTILE, tags=[HOSTILE], created_at=1e9))
         promotion = Promotion(
@@ -80,6 +84,17 @@ class HostileLab:
         ledger.intend_promotion(promotion)
         ledger.confirm_promotion(promotion)
         lab.close()
+
+
+def recorded_before(runner_lab: FakeRunnerLab, id: str, **texts: Any) -> None:
+    """Put texts into a record that ended, as a version that didn't clean them left it."""
+    record = runner_lab.ledger.experiment(id)
+    assert record is not None
+    failure = texts["failure"]
+    with contextlib.closing(sqlite3.connect(LabPaths(runner_lab.root).ledger)) as db, db:
+        db.execute("UPDATE outbox SET record = ? WHERE id = ?", (record.model_copy(update=texts).model_dump_json(), id))
+        row = (f"{failure.kind}: {failure.message[:160]}", texts["hypothesis"][:160], texts["author"], id)
+        db.execute("UPDATE ended SET failure = ?, hypothesis = ?, author = ? WHERE id = ?", row)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +117,9 @@ def check(said: str, where: str) -> None:
     assert len(said) < ALL, (where, len(said))
     try:
         values = texts(json.loads(said))
+        for text in values:
+            fenced = re.fullmatch(r"\[data (\w{8}): [^\n]*\n.*\n\[end of data \1\]", text, flags=re.S)
+            assert "\n" not in text or fenced, f"{where}: several lines outside of a fence: {text[:300]!r}"
     except ValueError:
         values = [said]
         outside = re.sub(r"\[data (\w{8}): [^\n]*\n.*?\[end of data \1\]", "", said, flags=re.S)
