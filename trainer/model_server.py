@@ -194,6 +194,7 @@ def _anonymous_file(size: int) -> int:
 
 def _serving(submission: Submission, profile: prepare.Profile, channel: socket.socket, memory: int) -> Callable[[], None]:
     """Return what a model server runs inside its sandbox. From the import of the agent's file on it can't be trusted."""
+    alone = submission.threads == 1 and submission.device == "cpu" and sandbox.level() != "unsandboxed"
 
     def serve() -> None:
         import importlib.util
@@ -206,6 +207,8 @@ def _serving(submission: Submission, profile: prepare.Profile, channel: socket.s
         channel.sendall(_READY)
         if channel.recv(1) != _GO:
             return
+        if alone:
+            sandbox.stay_alone()
         sys.path.insert(0, str(submission.code))
         legacy.alias_contract(submission.code)
         spec = importlib.util.spec_from_file_location("train", submission.code / submission.entry)

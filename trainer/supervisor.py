@@ -275,6 +275,7 @@ class Supervisor:
             cpu_s=int(prepare.max_wall_s(self._spec.profile, self._spec.budget_s) + 1) * (os.cpu_count() or 1),
             cuda=cuda,
             locks=cuda,  # of compile caches, in which several processes of a run may work
+            counters=cuda or bool(self._spec.metric),  # a model server could tell a training by them what it is asked
         )
 
     # Waiting

@@ -274,14 +274,6 @@ def test_a_seed_of_its_own_and_sorted_documents_do_not_make_replicates_one_train
 TRAINING_LATE = {
     "as the model is built": "def build_model(config):\n    __name__ == '__main__' or burn()",
     "on the first text": "    def forward(self, idx):\n        self.calls = getattr(self, 'calls', 0) + 1\n        self.calls != 2 or burn()",
-    "in a helper that nobody waits for": """def build_model(config):
-    if __name__ != "__main__" and os.fork() == 0:
-        if os.fork() == 0:
-            burn()
-            open("done", "w").close()
-        os._exit(0)
-    while __name__ != "__main__" and not os.path.exists("done"):
-        time.sleep(0.01)""",
 }
 
 
@@ -294,6 +286,37 @@ def test_a_model_server_does_not_train_on_after_the_budget(warm: Warm, where: st
     assert code != BIGRAM
     failure = warm.launch(burn + code).wait()["failure"]
     assert failure["kind"] == "invalid_model" and "up to its first answer" in failure["message"]
+
+
+ALONE = {"a process": "os.fork()", "a thread": "threading.Thread(target=print).start()", "a program": "subprocess.run(['true'])"}
+
+
+@confined
+@pytest.mark.parametrize("what", ALONE)
+def test_a_model_server_starts_no_process_and_no_thread(warm: Warm, what: str) -> None:
+    """A training that runs beside it sees which ids are taken, so it could be told the evaluation text by them, at 500 bits a second."""
+    start = f"def build_model(config):\n    import os, subprocess, threading\n    __name__ == '__main__' or {ALONE[what]}"
+    failure = warm.launch(BIGRAM.replace("def build_model(config):", start)).wait()["failure"]
+    assert failure["kind"] == "invalid_model" and (
+        "PermissionError" in failure["message"] or "can't start new thread" in failure["message"]
+    )
+
+
+@confined
+@pytest.mark.parametrize("counter", ["open('/proc/meminfo')", "open('/proc/stat')", "os.stat('/proc/loadavg') and open('/proc/loadavg')"])
+def test_a_training_sees_no_counter_of_the_whole_machine(warm: Warm, counter: str) -> None:
+    failure = warm.launch(before_submit(f"import os; {counter}")).wait()["failure"]
+    assert failure["kind"] == "sandbox_violation" and "Permission denied" in failure["message"]
+
+
+@confined
+def test_a_training_may_not_ask_how_much_memory_is_free(warm: Warm) -> None:
+    ask = """
+    import ctypes
+    libc = ctypes.CDLL(None, use_errno=True)
+    print("SYSINFO", libc.sysinfo(ctypes.create_string_buffer(512)), ctypes.get_errno())"""
+    launched = warm.launch(before_submit(ask.lstrip()))
+    assert launched.wait()["state"] == "finished" and "SYSINFO -1 1" in launched.log
 
 
 # The machine
@@ -357,7 +380,8 @@ launch.main()
 
 def test_a_model_that_takes_the_cores_of_others_while_scored_is_ended(data: Path, tmp_path: Path) -> None:
     hurried = Warm(data, tmp_path, program=("-c", HURRIED))
-    failure = hurried.launch(answering("        import os; os.fork()\n        while True: pass")).wait()["failure"]
+    busy = "        self.asked = getattr(self, 'asked', 0) + 1\n        while self.asked > 3: pass\n        return self.table(idx)"
+    failure = hurried.launch(answering(busy)).wait()["failure"]
     hurried.close()
     assert failure["kind"] == "invalid_model" and "more than 2 CPU seconds" in failure["message"]
 

@@ -14,8 +14,9 @@ that counts. The supervisor watches how much memory, disk, processes and time a 
 What is not covered:
 
 - signals to processes of the same user before ABI 6 (Linux 6.12);
-- what runs that live at the same time tell each other by which process ids are taken, by counters such as free memory, and by timing.
-  So a run that trains could keep what the first model server of another run saw for the second one. With one slot, nothing runs beside;
+- what runs that live at the same time tell each other by timing, and through how busy cores, caches and memory are. A model server with
+  one thread starts no process or thread, so that it tells nothing by their ids, and no run that is scored sees the machine's counters.
+  With one slot, nothing runs beside;
 - what stays of a run in a machine's memory and in times of access;
 - what a CUDA device lets through, which is unproven: no GPU was at hand to try it.
 """
@@ -44,7 +45,8 @@ _PR_SET_NO_NEW_PRIVS = 38
 _CAPABILITY_VERSION = 0x20080522
 
 _SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime")
-_MACHINE = ("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system/cpu", "/sys/devices/system/node")
+_MACHINE = ("/proc/cpuinfo", "/sys/devices/system/cpu", "/sys/devices/system/node")
+_COUNTERS = ("/proc/meminfo", "/proc/stat")
 # Of the process itself. Left out is what tells of others: who else has a page of a file (pagemap, smaps), how many signals its user waits for (status).
 _SELF = tuple(f"/proc/self/{name}" for name in ("cgroup", "cmdline", "comm", "environ", "fd", "maps", "mem", "mounts", "stat", "statm"))
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
@@ -79,6 +81,7 @@ class Jail:
     cpu_s: int  # of one process: a backstop for those that outlive a killed supervisor
     cuda: bool = False  # whether it may use the GPUs
     locks: bool = True  # whether file locks are real
+    counters: bool = True  # whether it may know what the kernel counts of the whole machine, such as free memory
 
 
 def abi() -> int:
@@ -208,7 +211,7 @@ def _become_confined(jail: Jail, parent: int) -> None:
     if abi():
         _restrict(jail)
     if seccomp.available():
-        seccomp.refuse(jail.cuda, jail.locks)
+        seccomp.refuse(jail.cuda, jail.locks, jail.counters)
 
 
 def _keep_descriptors(jail: Jail) -> None:
@@ -284,7 +287,8 @@ def _restrict(jail: Jail) -> None:
 
 def _readable(jail: Jail) -> Iterator[tuple[Path, int]]:
     """Yield paths and the access to each: the interpreter, its packages, the system's libraries, and what the jail adds."""
-    roots = {Path(path) for path in (*_SYSTEM, *_MACHINE, *_SELF, *_DEVICES, *(_CUDA_READS if jail.cuda else ()))}
+    counters = _COUNTERS if jail.counters else ()
+    roots = {Path(path) for path in (*_SYSTEM, *_MACHINE, *counters, *_SELF, *_DEVICES, *(_CUDA_READS if jail.cuda else ()))}
     for prefix in (sys.prefix, sys.base_prefix):
         roots.update(Path(prefix, name) for name in ("bin", "lib", "lib64", "include", "pyvenv.cfg"))
     roots.update(Path(entry) for entry in sys.path if entry.endswith("-packages"))

@@ -72,18 +72,31 @@ def available() -> bool:
     return ctypes.get_errno() == errno.EFAULT  # it would read a filter, and there is none
 
 
-def refuse(cuda: bool = False, locks: bool = True) -> None:
+def refuse(cuda: bool = False, locks: bool = True, counters: bool = True) -> None:
     """Take the calls away from this thread and all that descends from it, for good. Needs no_new_privs.
 
     Args:
         cuda: leave what a GPU's driver needs.
         locks: whether file locks are real. They are a way to tell another process something, in either direction.
+        counters: whether it may ask for the machine's free memory and number of processes.
 
     Raises:
         OSError: the kernel doesn't take the filter.
     """
     column, _ = _MACHINES[platform.machine()]
-    install(rules(column, cuda, locks))
+    unasked = [] if counters else answer(_number("sysinfo", column), errno.EPERM)
+    install([*unasked, *rules(column, cuda, locks)])
+
+
+def stay_alone() -> None:
+    """Let this process start no other process or thread from now on, for good. Each takes an id, and all can see which ids are taken.
+
+    Raises:
+        OSError: the kernel doesn't take the filter.
+    """
+    column, _ = _MACHINES[platform.machine()]
+    numbers = [ALLOWED[name][column] for name in ("clone", "fork", "vfork")]
+    install([rule for number in numbers if number is not None for rule in answer(number, errno.EPERM)])
 
 
 def install(decisions: Iterable[Instruction]) -> None:
