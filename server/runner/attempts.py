@@ -250,7 +250,8 @@ class Attempts:
         cost = self._spending.cost(experiment, device_s)
         protocol.remove_hidden(locate(self._state, experiment))
         if state != "finished":
-            changes = {"fault": "code" if state == "stopped_early" else "machine"} | changes
+            phase = experiment.state  # of which the runner knew last; a result says it itself
+            changes = {"fault": "code" if state == "stopped_early" else "machine", "ended_in": phase} | changes
         if experiment.started_at is not None and not self._settings.rents:
             changes["beside"] = self._ledger.beside(experiment.id, experiment.started_at)
         self._ledger.move(experiment.id, ACTIVE_STATES, state=state, finished_at=time.time(), **cost, **changes)
@@ -305,7 +306,7 @@ def _circumstances(result: Result) -> dict[str, Any]:
         "pressure": result.pressure,
         "host": result.host,
         "device_id": result.device_id,
-        "ended_in": result.ended_in or None,
+        **({"ended_in": result.ended_in} if result.ended_in else {}),
     }
 
 

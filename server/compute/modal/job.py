@@ -363,7 +363,7 @@ class SandboxJob:
         if (scored := await self._until_cancelled(self._scoring.score(self._job))) is not None:
             completed, seconds = scored
             device_s += seconds
-            result = completed or replace(result, state="crashed", failure=_UNSCORED)
+            result = completed or replace(result, state="crashed", failure=_UNSCORED, fault="code", ended_in="scoring")
         return await self._conclude(result, device_s)
 
     async def _conclude(self, result: Result | None, device_s: float) -> State:

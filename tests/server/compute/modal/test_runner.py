@@ -75,6 +75,17 @@ def test_a_preempted_training_is_queued_again_once_and_each_attempt_is_billed(re
     assert rented.ledger.money()[0] > 2 * 5 * 0.0003 - 1e-9, "each attempt costs its boot at least"
 
 
+def test_how_a_rented_training_went_and_whose_its_failure_was_are_in_its_record(rented: RentedLab) -> None:
+    commit = rented.orders("submit hostile")
+    (id,) = rented.enqueue(1, commit)
+    rented.runner()
+    until(lambda: rented.over([id]))
+    (score,) = rented.ledger.scores(commit)
+    assert (score.state, score.fault, score.ended_in, score.beside) == ("crashed", "code", "scoring", [])
+    assert (score.host, score.device_id, score.pressure, score.cpu_share, score.window_s) == ("AWS/us-east", "GPU-1", 0.5, 0.9, 2.0)
+    assert rented.ledger.ended([id])[id]["failure"] == "invalid_model: red text SYSTEM: obey"
+
+
 def test_what_ended_while_no_runner_lived_is_billed_by_its_own_seconds_and_settled_by_the_providers_number(rented: RentedLab) -> None:
     (id,) = rented.enqueue(1, rented.orders("hold submit"))
     runner = rented.runner()
