@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast coverage crash-test client-test attack bench lint format reference docs lock wheel clean
+.PHONY: help demo test test-fast coverage crash-test client-test attack bench gpu-check lint format reference docs lock wheel clean
 
 help:
 	@echo "make demo         a research campaign on this machine, through the real MCP server (minutes)"
@@ -19,6 +19,7 @@ help:
 	@echo "make crash-test   kills processes at random, KILLS=300 times over each store and over Modal's stand-in, and prints what was lost"
 	@echo "make client-test  the server under the TypeScript SDK's client (node 18 or newer, npm)"
 	@echo "make attack       cheats of our own through a real lab, and what became of each; SHORT=--short for CI's share of them"
+	@echo "make gpu-check    every claim about a GPU, measured on this machine's: 8 minutes, QUICK=1 3; DEVICE=cpu tries it in miniature"
 	@echo "make bench        speed, as ratios measured in one run; ROWS=1000,100000 FLUSHES=3000 for a long log, LONG=1 for slots at 60 s"
 	@echo "make clean        remove what the targets made"
 
@@ -50,6 +51,12 @@ bench: $(READY)
 
 attack: $(READY)
 	@$(BIN)/python -m tests.attack $(SHORT)
+
+# Sets nothing up, so that it runs on a machine without a network: in .venv where that is made, else with PYTHON as it is
+DEVICE ?= cuda
+gpu-check:
+	@$(if $(filter file,$(origin PYTHON)),$(if $(wildcard $(READY)),$(BIN)/python,$(PYTHON)),$(PYTHON)) trainer/gpu_check \
+		--device $(DEVICE) $(if $(QUICK),--quick) $(ARGS)
 
 KILLS ?= 300
 crash-test: $(READY)

@@ -179,9 +179,10 @@ def for_scripts(profile: Profile) -> Profile:
 
 
 def fixed_files() -> dict[str, Path]:
-    """List every source file of this package, by its path within the package."""
+    """List every source file of this package that a run may use, by its path within the package. The check of a GPU is none."""
     package = Path(__file__).parent
-    return {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
+    paths = (path for path in package.rglob("*.py") if package / "gpu_check" not in path.parents)
+    return {path.relative_to(package).as_posix(): path for path in paths}
 
 
 def fixed_hash() -> str:

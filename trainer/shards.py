@@ -172,7 +172,9 @@ class _Download:
     def _copy(self, answer: HTTPResponse, file: IO[bytes], size: int) -> None:
         while size > 0 and not self._given_up.is_set() and (chunk := answer.read(min(_CHUNK, size))):
             try:
-                file.write(chunk)
+                written = 0
+                while written < len(chunk):  # a disk that is nearly full takes a part, and refuses the next write
+                    written += file.write(chunk[written:])
             except OSError as error:
                 raise _DiskError from error
             size -= len(chunk)

@@ -1,5 +1,6 @@
-"""The GPU seconds of an experiment on a rented H100, part by part, as they are planned: arithmetic, nothing is measured here.
+"""The GPU seconds of an experiment on a rented H100, part by part: measured where `make gpu-check` left numbers, planned elsewhere.
 
+It reads `gpu-check/gpu-check.json` in this folder, or the file that $AUTORESEARCH_GPU_CHECK names. A plan is arithmetic.
 A sandbox is paid from its placement on, so its boot and its imports count. The parts of a run are those of the plan in
 `autoresearch_mcp.trainer.prepare`; what a sandbox adds is estimated, and `details.timings` of a real experiment would show it.
 `python -m tests.bench.gpu_budget` prints the plan for code that changes none of the stock model's graphs: the launcher
@@ -7,41 +8,64 @@ restores what `setup modal` compiled once (a copy from a volume: `details.timing
 them, or a kind of GPU without a compile cache: that compiles in its own sandbox, and misses the aim.
 """
 
+import os
 from pathlib import Path
 
 from autoresearch_mcp.server.compute.modal.context import BOOT_S
 from autoresearch_mcp.server.compute.modal.scoring import BATCH
+from autoresearch_mcp.trainer.gpu_check.report import FILE, Report, read_report
 
 TRAIN_S = 300.0
 AIM = 92.0
 IMPORT_S = 5.0  # torch, from a cold page cache
 STARTUP_S = 0.1 + 0.6 + 0.4 + 0.4  # share of the tokens, CUDA context, kernels and weights, warm-up
-SUBMIT_S = 0.5 + 0.2
+RECORD_S = 0.2
+SUBMIT_S = 0.5 + RECORD_S
 RESTORE_S = 1.0  # 40 MB in 1,500 files, which is a guess; unpacking as much takes 0.6 s on a busy laptop
 COMPILE_S = {"restored": RESTORE_S + 2.5, "compiled in its sandbox": 30.0}
-SCORE_S = 0.9 + 2.4 + 0.7  # of a model: servers, tokens, and its files fetched and written; nothing is compiled
+FETCH_S = 0.7  # a model's files, fetched and written
+SCORE_S = 0.9 + 2.4 + FETCH_S  # of a model: servers, tokens, files; nothing is compiled
 
 
-def parts(compiled: str) -> dict[str, float]:
-    """GPU seconds by part of one experiment, scored with `BATCH - 1` others."""
+def measured() -> Report | None:
+    """What a check of a GPU left; None where there is none. A check in miniature, on a CPU, says nothing of this."""
+    path = Path(os.environ.get("AUTORESEARCH_GPU_CHECK") or f"gpu-check/{FILE}")
+    kept = read_report(path)
+    return kept if kept is not None and kept.setup["device"] == "cuda" else None
+
+
+def parts(compiled: str, kept: Report | None = None) -> dict[str, tuple[float, bool]]:
+    """GPU seconds by part of one experiment, scored with `BATCH - 1` others, and whether they were measured."""
+
+    def seconds(planned: float, *keys: str, more: float = 0.0) -> tuple[float, bool]:
+        numbers = [kept.number(key) if kept else None for key in keys]
+        found = [number for number in numbers if number is not None]
+        return (sum(found) + more, True) if len(found) == len(keys) else (planned, False)
+
+    started = "warm_start_s" if compiled == "restored" else "cold_start_s"
+    import_s, timed = seconds(IMPORT_S, "import_s")
+    score_s, scored = seconds(SCORE_S, "score_s", more=FETCH_S)
     return {
-        "boot and imports": BOOT_S + IMPORT_S,
-        "to start()": STARTUP_S,
-        f"graphs {compiled}": COMPILE_S[compiled],
-        "training": TRAIN_S,
-        "submit": SUBMIT_S,
-        f"scoring, a share of {BATCH}": (BOOT_S + IMPORT_S) / BATCH + SCORE_S,
+        "boot and imports": (BOOT_S + import_s, timed),
+        f"to start(), graphs {compiled}": seconds(STARTUP_S + COMPILE_S[compiled], started),
+        "training": (TRAIN_S, True),
+        "submit": seconds(SUBMIT_S, "submit_s", more=RECORD_S),
+        f"scoring, a share of {BATCH}": ((BOOT_S + import_s) / BATCH + score_s, scored),
     }
 
 
 def measure(scratch: Path) -> list[tuple[str, str, str, str, str]]:
-    rows = []
+    rows, kept = [], measured()
     for compiled in COMPILE_S:
-        planned = parts(compiled)
-        listing = ", ".join(f"{name} {seconds:.1f}" for name, seconds in planned.items() if name != "training")
-        rows.append(
-            (f"planned share that trains, graphs {compiled}", f"{100 * TRAIN_S / sum(planned.values()):.1f} %", listing, "", f"{AIM:g} %")
+        counted = parts(compiled, kept)
+        listing = ", ".join(
+            f"{name} {seconds:.1f}{' measured' if is_measured else ' planned'}"
+            for name, (seconds, is_measured) in counted.items()
+            if name != "training"
         )
+        share = 100 * TRAIN_S / sum(seconds for seconds, _ in counted.values())
+        how = "in part measured" if kept else "planned"
+        rows.append((f"{how} share that trains, graphs {compiled}", f"{share:.1f} %", listing, "", f"{AIM:g} %"))
     return rows
 
 

@@ -1,12 +1,10 @@
 """The original's corpus, from a hub on loopback that drops connections, refuses, and sends other bytes."""
 
-import hashlib
 import io
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from autoresearch_mcp.trainer import prepare, shards
+from autoresearch_mcp.trainer.gpu_check.hub import COMMIT, Hub
 
 DATASET = "karpathy/climbmix-400b-shuffle"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAMES = {number: f"shard_{number:05d}.parquet" for number in (0, 1, shards.TEST, shards.VALIDATION)}
 TEXTS = {number: [f"{word} {n} of shard {number}, and so on. " * 20 for n in range(300)] for number, word in zip(NAMES, "abcd")}
 
@@ -28,46 +26,17 @@ def parquet(texts: list[str]) -> bytes:
     return file.getvalue()
 
 
-class Hub:
-    """Serves the shards as the hub does: what names hash and size redirects to a storage, on another host, that names neither."""
+class FaultyHub(Hub):
+    """The stand-in of the hub, which here drops connections, refuses, and sends other bytes."""
 
     def __init__(self) -> None:
-        self.files = {NAMES[number]: parquet(texts) for number, texts in TEXTS.items()}
-        self.hashes = {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()}
         self.faults: dict[str, list[str]] = defaultdict(list)  # of the next downloads of a file, used up
         self.asked: list[tuple[str, str | None]] = []  # file and Range, of each download
-        hub = self
+        super().__init__({NAMES[number]: parquet(texts) for number, texts in TEXTS.items()})
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                hub.describe(self, self.path.rpartition("/")[2])
-
-            def do_GET(self) -> None:
-                if self.path.startswith("/storage/"):
-                    hub.send(self, self.path.rpartition("/")[2])
-                else:
-                    assert f"/{DATASET}/resolve/{COMMIT}/" in self.path
-                    hub.describe(self, self.path.rpartition("/")[2])
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self.server.server_address[1]
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-        self.thread.start()
-
-    def describe(self, request: BaseHTTPRequestHandler, name: str) -> None:
-        if name not in self.files:
-            request.send_error(404)
-            return
-        request.send_response(302)
-        request.send_header("Location", f"http://localhost:{self.port}/storage/{name}")
-        request.send_header("X-Linked-Etag", f'"{self.hashes[name]}"')
-        request.send_header("X-Linked-Size", str(len(self.files[name])))
-        request.send_header("X-Repo-Commit", COMMIT)
-        request.send_header("Content-Length", "0")
-        request.end_headers()
+    def describe(self, request: BaseHTTPRequestHandler) -> None:
+        assert request.command == "HEAD" or f"/{DATASET}/resolve/{COMMIT}/" in request.path
+        super().describe(request)
 
     def send(self, request: BaseHTTPRequestHandler, name: str) -> None:
         data, range_ = self.files[name], request.headers.get("Range")
@@ -93,16 +62,11 @@ class Hub:
         request.wfile.write(part)
         request.close_connection = True
 
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
-
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    hub = Hub()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.port}")
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyHub]:
+    hub = FaultyHub()
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     yield hub
     hub.close()
 
@@ -112,7 +76,7 @@ def fetch(tmp_path: Path) -> Callable[..., dict[Path, str]]:
     return lambda *numbers: shards.fetch(DATASET, numbers, tmp_path / "shards", wait_s=0.001)
 
 
-def test_shards_come_whole_and_with_their_hashes(hub: Hub, fetch: Callable[..., dict[Path, str]]) -> None:
+def test_shards_come_whole_and_with_their_hashes(hub: FaultyHub, fetch: Callable[..., dict[Path, str]]) -> None:
     fetched = fetch(*NAMES)
     assert {path.name: digest for path, digest in fetched.items()} == hub.hashes
     assert [path.name for path in fetched] == list(NAMES.values())
@@ -121,7 +85,7 @@ def test_shards_come_whole_and_with_their_hashes(hub: Hub, fetch: Callable[..., 
     assert fetch(*NAMES) == fetched and hub.asked == []
 
 
-def test_a_download_goes_on_where_it_broke_off(hub: Hub, fetch: Callable[..., dict[Path, str]]) -> None:
+def test_a_download_goes_on_where_it_broke_off(hub: FaultyHub, fetch: Callable[..., dict[Path, str]]) -> None:
     hub.faults[NAMES[0]] = ["drop", "503", "drop", "429"]
     (path,) = fetch(0)
     assert path.read_bytes() == hub.files[path.name]
@@ -130,14 +94,16 @@ def test_a_download_goes_on_where_it_broke_off(hub: Hub, fetch: Callable[..., di
     assert [range_ for _, range_ in hub.asked] == [None, f"bytes={half}-", f"bytes={half}-", f"bytes={most}-", f"bytes={most}-"]
 
 
-def test_a_server_that_knows_no_ranges_and_a_part_that_is_too_long_start_it_anew(hub: Hub, fetch: Callable[..., dict[Path, str]]) -> None:
+def test_a_server_that_knows_no_ranges_and_a_part_that_is_too_long_start_it_anew(
+    hub: FaultyHub, fetch: Callable[..., dict[Path, str]]
+) -> None:
     hub.faults[NAMES[0]], hub.faults[NAMES[1]] = ["drop", "whole"], ["416"]
     folder = next(iter(fetch(shards.TEST))).parent
     (folder / NAMES[1]).with_suffix(".part").write_bytes(b"x" * 10)
     assert [path.read_bytes() for path in fetch(0, 1)] == [hub.files[NAMES[0]], hub.files[NAMES[1]]]
 
 
-def test_an_interrupted_process_leaves_a_part_for_the_next(hub: Hub, fetch: Callable[..., dict[Path, str]]) -> None:
+def test_an_interrupted_process_leaves_a_part_for_the_next(hub: FaultyHub, fetch: Callable[..., dict[Path, str]]) -> None:
     hub.faults[NAMES[0]] = ["drop", *["503"] * 50]
     with pytest.raises(shards.ShardError, match=r"answers 503.*kept; run it again to go on"):
         fetch(0)
@@ -148,7 +114,7 @@ def test_an_interrupted_process_leaves_a_part_for_the_next(hub: Hub, fetch: Call
     assert hub.asked == [(NAMES[0], f"bytes={len(hub.files[NAMES[0]]) // 2}-")]
 
 
-def test_other_bytes_than_the_hub_names_are_never_taken(hub: Hub, fetch: Callable[..., dict[Path, str]], tmp_path: Path) -> None:
+def test_other_bytes_than_the_hub_names_are_never_taken(hub: FaultyHub, fetch: Callable[..., dict[Path, str]], tmp_path: Path) -> None:
     hub.faults[NAMES[0]] = ["spoil"]
     assert next(iter(fetch(0))).read_bytes() == hub.files[NAMES[0]]
     hub.faults[NAMES[1]] = ["spoil", "spoil"]
@@ -157,18 +123,18 @@ def test_other_bytes_than_the_hub_names_are_never_taken(hub: Hub, fetch: Callabl
     assert [path.name for path in (tmp_path / "shards").iterdir()] == [NAMES[0]]
 
 
-def test_a_file_that_was_damaged_on_the_disk_is_fetched_again(hub: Hub, fetch: Callable[..., dict[Path, str]]) -> None:
+def test_a_file_that_was_damaged_on_the_disk_is_fetched_again(hub: FaultyHub, fetch: Callable[..., dict[Path, str]]) -> None:
     (path,) = fetch(0)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert next(iter(fetch(0))).read_bytes() == hub.files[NAMES[0]]
 
 
-def test_one_shard_that_is_not_there_ends_all_with_its_own_reason(hub: Hub, fetch: Callable[..., dict[Path, str]]) -> None:
+def test_one_shard_that_is_not_there_ends_all_with_its_own_reason(hub: FaultyHub, fetch: Callable[..., dict[Path, str]]) -> None:
     with pytest.raises(shards.ShardError, match=r"shard_00077\.parquet could not be downloaded: the hub answers 404"):
         fetch(0, 77, 1)
 
 
-def test_a_host_that_names_no_hash_is_no_hub(hub: Hub, fetch: Callable[..., dict[Path, str]]) -> None:
+def test_a_host_that_names_no_hash_is_no_hub(hub: FaultyHub, fetch: Callable[..., dict[Path, str]]) -> None:
     hub.hashes[NAMES[0]] = "d41d8cd98f00b204"
     with pytest.raises(shards.ShardError, match=r"without the SHA-256.*Check \$HF_ENDPOINT"):
         fetch(0)
@@ -180,7 +146,7 @@ def test_addresses_that_are_not_of_the_web_are_refused(monkeypatch: pytest.Monke
         fetch(0)
 
 
-def test_a_profile_of_web_text_is_prepared_from_its_shards(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_profile_of_web_text_is_prepared_from_its_shards(hub: FaultyHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     limits = replace(prepare.PROFILES["h100"], vocab_size=300, shards=2, eval_bytes=100_000)
     monkeypatch.setitem(prepare.PROFILES, "h100", limits)
     directory = prepare.prepare("h100", tmp_path / "data")
@@ -198,7 +164,9 @@ def test_a_profile_of_web_text_is_prepared_from_its_shards(hub: Hub, monkeypatch
     assert meta is not None and meta["sources"] == hub.hashes and meta["documents"]["train"] == 600
 
 
-def test_a_hub_that_is_away_leaves_no_data_directory_and_a_sentence(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_hub_that_is_away_leaves_no_data_directory_and_a_sentence(
+    hub: FaultyHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     hub.files.pop(NAMES[1])
     with pytest.raises(prepare.PreparationError, match=r"profile h100 could not be fetched.*404"):
         prepare.prepare("h100", tmp_path / "data")

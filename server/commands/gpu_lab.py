@@ -1,0 +1,112 @@
+"""Drives a fresh lab over MCP for the check of a GPU: a baseline, a known gain that is promoted, a known loss that is refused.
+
+`python -m autoresearch_mcp.server.commands.gpu_lab FOLDER PROFILE ATTENTION BUDGET_S` answers with one line of JSON. It is no command of
+the command line: `autoresearch_mcp.trainer.gpu_check` starts it, because the trainer's side imports nothing of the server.
+"""
+
+import argparse
+import io
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+from rich.console import Console
+
+from autoresearch_mcp.server.commands.demo import DemoFailure, Idea, LiveConsole, agent
+from autoresearch_mcp.server.commands.init import create_lab
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.paths import SETTINGS
+from autoresearch_mcp.trainer.compile_cache import STOCK
+
+REPLICATES = 3
+MORE, TRIES = 2, 3  # replicates of each side that are added while the gate asks for more, and how often
+# The lab starts from steps of four times the tokens. At budgets of seconds fewer steps are what costs most, so the stock batch is a gain.
+BATCH = {
+    "h100": ("    BATCH_TOKENS = 2**19", "    BATCH_TOKENS = 2**21"),
+    "tiny": ("BATCH_TOKENS = 1024 ", "BATCH_TOKENS = 4096 "),
+}
+LOSS = Idea("Embeddings that learn slowly", "EMBEDDING_LR = 0.6 ", "EMBEDDING_LR = 0.006 ")
+
+
+async def _drive(root: Path, profile: str) -> dict[str, Any]:
+    with LiveConsole(Console(file=io.StringIO())) as screen:
+        async with agent("gpu-check", root, screen) as boss:
+            ended = await boss.train("champion", REPLICATES)
+            loss = await boss.propose(LOSS)
+            ended += await boss.train(loss, REPLICATES)
+            refusal = await boss.promote(loss)
+            stock, slow = BATCH[profile]
+            gain = await boss.propose(Idea("A quarter of the batch: four times the steps", slow, stock))
+            ended += await boss.train(gain, REPLICATES)
+            answer = await boss.promote(gain)
+            for _ in range(TRIES):
+                if answer["promoted"]:
+                    break
+                for commit in ("champion", gain):
+                    ended += await boss.train(commit, MORE)
+                answer = await boss.promote(gain)
+            full = [await boss.call("get_experiment", id=line["id"]) for line in ended]
+    return {
+        "promoted": answer["promoted"],
+        "gain": answer["verdict"]["reason"],
+        "refused": not refusal["promoted"],
+        "loss": refusal["verdict"]["reason"],
+        "trained_s": sum(_trained_s(experiment) for experiment in full),
+        "words": [f"{len(full)} trainings, of which {sum(line['state'] == 'finished' for line in ended)} finished"],
+    }
+
+
+def _trained_s(experiment: dict[str, Any]) -> float:
+    return float((experiment.get("details") or {}).get("timings", {}).get("train_s", 0.0))
+
+
+def _write_repository(folder: Path, stock: str, slow: str) -> None:
+    """Make a repository whose train.py takes few, large steps."""
+    code = STOCK.read_text(encoding="utf-8")
+    if code.count(stock) != 1:
+        raise DemoFailure(f"the stock train.py no longer holds the line {stock.strip()!r} once: adapt server/commands/gpu_lab.py")
+    (folder / "train.py").write_text(code.replace(stock, slow), encoding="utf-8")
+    who = ["-c", "user.name=gpu-check", "-c", "user.email=gpu-check@localhost"]
+    for command in (["init", "-q"], ["add", "train.py"], [*who, "commit", "-q", "-m", "Steps of four times the tokens"]):
+        subprocess.run(["git", "-C", str(folder), *command], check=True, stdout=subprocess.DEVNULL)
+
+
+def _set_up(root: Path, attention: str) -> None:
+    """Set how the lab trains. Trainings count that this machine can't confine: the lab is thrown away."""
+    path = root / SETTINGS
+    text = path.read_text(encoding="utf-8").replace("[training]\n", f'[training]\nattention = "{attention}"\n', 1)
+    path.write_text(text.replace('unsandboxed = "refuse"', 'unsandboxed = "allow"'), encoding="utf-8")
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m autoresearch_mcp.server.commands.gpu_lab")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("profile", choices=BATCH)
+    parser.add_argument("attention")
+    parser.add_argument("budget_s", type=float)
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory() as source:
+            _write_repository(Path(source), *BATCH[arguments.profile])
+            create_lab(arguments.folder, Path(source), arguments.profile, arguments.budget_s)
+        _set_up(arguments.folder, arguments.attention)
+        answer = anyio.run(_drive, arguments.folder, arguments.profile)
+    except (DemoFailure, LabError) as error:
+        sys.stdout.write(f"{error}\n")
+        return 1
+    except BaseExceptionGroup as error:
+        sys.stdout.write(f"{error.exceptions[0]}\n")
+        return 1
+    sys.stdout.write(json.dumps({**answer, "seconds": time.monotonic() - began}) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
