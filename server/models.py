@@ -236,29 +236,41 @@ class Score(Circumstances):
 
 
 class Verdict(Model):
-    """The gate's answer on a candidate against the champion, with its numbers. It holds no number of the hidden split."""
+    """The gate's answer on a candidate against the champion, with its numbers. It holds no number of the hidden split.
+
+    Gains are in the metric's unit, and positive is better.
+    """
 
     promote: bool
-    reason: str
     code: Literal[
-        "better",
-        "not_better",
+        "promote",
+        "continue",
+        "futile",
         "not_confirmed",
-        "too_few_replicates",
-        "too_many_failures",
+        "champion",
+        "barred",
         "unsandboxed",
         "reported",
         "is_champion",
         "stale_base",
         "awaiting_approval",
-    ]
+    ] = Field(
+        description="`continue`: open, train more replicates; `futile`: drop it; `not_confirmed`: not on the hidden split; `champion`: "
+        "the lab trains the champion first; `barred`: it failed its scoring"
+    )
+    reason: str
+    next: str = Field(default="", description="what happens next")
+    final: bool = Field(default=False, description="it stays so until the champion or the conditions change")
     metric: Metric = "verified"
-    candidate_n: int = 0
+    n: int = Field(default=0, description="replicates of the candidate that count")
+    m: int = Field(default=0, description="fresh replicates of the champion that count")
     candidate_mean: float | None = None
-    candidate_sd: float | None = None
-    champion_n: int = 0
     champion_mean: float | None = None
-    champion_sd: float | None = None
-    difference: float | None = Field(default=None, description="candidate minus champion; negative is better")
-    p_value: float | None = None
-    level: float = 0.05
+    gain: float | None = Field(default=None, description="of the means; positive is better")
+    se: float | None = Field(default=None, description="standard error of the gain")
+    gain_sd: float | None = Field(default=None, description="the gain in standard deviations between replicates")
+    p: float | None = Field(default=None, description="chance of such a gain by luck, at one look")
+    needed_gain: float | None = Field(default=None, description="what would promote with these replicates")
+    noise: float | None = Field(default=None, description="standard deviation between replicates of one commit")
+    nu: int = Field(default=0, description="degrees of freedom of the noise")
+    level: float = 0.005

@@ -265,7 +265,7 @@ async def _worker_two(two: Agent) -> None:
 async def _promotions(boss: Agent, better: str, also_better: str) -> None:
     """Promote the best winner; stack the other, made on the old champion, onto the new one and train it again."""
     first = await boss.promote(better)
-    if first["verdict"]["code"] == "not_better":  # three seeds can be unlucky; a few more of each decide
+    if first["verdict"]["code"] in ("continue", "champion"):  # three seeds can be unlucky; a few more of each decide
         for commit in (better, "champion"):
             await boss.train(commit, REPLICATES)
         first = await boss.promote(better)

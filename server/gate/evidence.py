@@ -1,11 +1,12 @@
 """Which replicates count: the one rule for the gate, the status, the leaderboard and the noise.
 
-A replicate counts if it finished with a metric that this lab accepts (see `exclusion`). Each model counts once (see `model_of`).
+A replicate counts if it finished with a metric that this lab accepts (see `exclusion`). Each model counts once (see `Models`).
 
-Models are told apart by the hash of their weights, which the scorer computed. A reported metric has no model behind it that the
-lab could look at, so each such run counts by itself. Equal numbers don't show equal models: many metrics are coarse or printed
-with few digits, and ties are data. The price: a script that ignores its seed repeats one training, and nothing here can tell.
-The owner accepts that with [promotion] reported = "allow", and the gate's verdict names a side whose numbers are all equal.
+A verified model is known by the hash of its weights, which the scorer computed, and by its scores: two that score the same on both
+splits are one. A reported metric has no model behind it that the lab could look at, so each such run counts by itself. Equal numbers
+don't show equal models there: many metrics are coarse or printed with few digits, and ties are data. The price: a script that ignores
+its seed repeats one training, and nothing here can tell. The owner accepts that with [promotion] reported = "allow", and the gate's
+verdict names a side whose numbers are all equal.
 """
 
 from collections import Counter
@@ -37,18 +38,35 @@ def exclusion(score: Score, rules: PromotionSection) -> Exclusion | None:
     return "unsandboxed" if not score.confined and rules.unsandboxed == "refuse" else None
 
 
-def model_of(score: Score) -> Hashable:
-    """Return what two runs have in common if they trained the very same model."""
-    return score.weights or score.experiment
+class Models:
+    """Tells which of several finished replicates trained a model that another one trained already."""
+
+    def __init__(self) -> None:
+        self._known: set[Hashable] = set()
+
+    def add(self, score: Score) -> bool:
+        """Take in a replicate. Return whether its model is new under its conditions."""
+        names: set[Hashable] = {(score.conditions, score.weights or score.experiment)}
+        if score.val_bpb is not None and score.test_bpb is not None:
+            names.add((score.conditions, score.val_bpb, score.test_bpb))
+        is_new = self._known.isdisjoint(names)
+        self._known |= names
+        return is_new
 
 
 def counted(scores: Sequence[Score], rules: PromotionSection, conditions: str | None = None) -> list[Score]:
     """Return the evidence among attempts, under the given conditions or any: each model once under each conditions."""
-    first: dict[Hashable, Score] = {}
-    for score in scores:
-        if score.metric is not None and exclusion(score, rules) is None and conditions in (None, score.conditions):
-            first.setdefault((score.conditions, model_of(score)), score)
-    return list(first.values())
+    models = Models()
+    return [
+        score
+        for score in scores
+        if score.metric is not None and exclusion(score, rules) is None and conditions in (None, score.conditions) and models.add(score)
+    ]
+
+
+def in_order_of_launch(scores: Iterable[Score]) -> list[Score]:
+    """Return attempts in the order in which they were first started; those of older labs by their last start."""
+    return sorted(scores, key=lambda score: (score.launch, score.started_at or score.finished_at, score.finished_at))
 
 
 @dataclass(frozen=True)

@@ -1,280 +1,276 @@
-"""The promotion gate: whether a commit is better than the champion by more than another seed would change.
+"""The promotion gate: whether a commit is better than the champion by more than luck, with reasons.
 
-The gate keeps a lucky seed from becoming the champion.
+- It compares metrics that the lab accepts, under equal conditions only (see `evidence`).
+- It lets nobody choose what counts (see `attempts`).
+- It applies the rule (see `rule`), which may be asked any number of times.
+- What validation shows must be there on a hidden split, of which no agent sees a number. Every refusal of that kind tells one bit of
+  the split. It costs a candidate that beats the champion on validation, and it is final, so a campaign learns little.
 
-- It counts metrics that the lab accepts, under equal conditions only (see `evidence`).
-- It asks for replicates of both sides.
-- It holds failures against the candidate, so that nobody can cancel bad runs out of sight.
-- What validation shows must be confirmed on a hidden split, of which no agent sees a number.
-
-What the level means: the chance that one candidate that is no better passes, asked once. What it does not cover:
-
-- Many candidates: of 100 that change nothing, 5 pass at 0.05.
-- Asking again after more replicates: the chance grows to twice the level with a handful of looks.
-- A lucky seed: the hidden split shares the replicates' seeds, so it takes back only what fits the validation text.
-
-More replicates of what won, and a lower level, help against all three. A train.py that sets its own seed doesn't turn replicates
-into one training, because the lab's seed decides what is trained on (trainer/stream.py). Models whose weights are equal bit for bit
-count once.
-
-The hidden split: the candidate's mean must be lower there as well, with p <= `CONFIRMED` of the same test. That is looser than the
-lab's level, because the split is half as large. Simulated with the cpu profile's noise (0.0054 between seeds, 0.0025 and 0.0036
-between texts) and 3 replicates: a gain of 0.01 or 0.02 that passed validation is confirmed in 88% or 99%, and one that exists on the
-validation text alone in 27% or 15%. Every refusal of this kind tells an agent one bit of the split. It costs a candidate that beats
-the champion on validation, and the answer stays the same until there are more replicates, so a campaign learns little. The lab's
-owner sees both numbers with `autoresearch-mcp scores`.
+What the level means: the chance that a candidate that is no better is ever promoted, over all looks at it. Of 100 such candidates
+about 0.3 pass at the default level of 0.005, because hopeless ones are dropped early (`tests/bench/gate.py`).
 """
 
-import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from autoresearch_mcp.server.gate.evidence import BY_SETTING, Exclusion, counted, metrics, uncounted
-from autoresearch_mcp.server.gate.spread import mean, pooled_sd, sd
+from autoresearch_mcp.server.gate.attempts import bars, is_failure, owed_seeds, was_started, without_repeated
+from autoresearch_mcp.server.gate.boundary import N_MIN
+from autoresearch_mcp.server.gate.evidence import BY_SETTING, counted, in_order_of_launch, metrics, uncounted
+from autoresearch_mcp.server.gate.noise import Squares, pool_squares, sums_of_squares
+from autoresearch_mcp.server.gate.rule import Decision, Rules, Run, decide, window
+from autoresearch_mcp.server.gate.spread import mean
 from autoresearch_mcp.server.models import Metric, Score, Verdict
 from autoresearch_mcp.server.settings import PromotionSection
 
-MOST_FAILURES = 0.25  # share of a candidate's attempts
-CONFIRMED = 0.1  # p on the hidden split, or the lab's level where that is looser
-POWER = 0.8
-_MOST_REPLICATES = 1_000
+DEAD = 3  # attempts of a champion that all failed, after which what finishes may replace it
 
 
-def welch_test(candidate: Sequence[float], champion: Sequence[float]) -> float:
-    """Test whether the candidate's mean is lower, by Welch's t-test with the Welch-Satterthwaite degrees of freedom.
+@dataclass(frozen=True)
+class Evidence:
+    """What counts on both sides.
 
-    Source: Welch, Biometrika 34, 1947. Where neither side varies at all there is no noise to test against: equal means give 1, and
-    any difference counts fully, 0 or 1.
-
-    Returns:
-        The one-sided p-value.
-
-    Raises:
-        ValueError: a side has fewer than two values.
+    Attributes:
+        conditions: under which the two are compared; empty where neither was measured.
+        runs: the candidate's, in order of their starts; failures count as the worst value of either side.
+        scores: its finished replicates among them.
+        champion: the champion's fresh replicates that count.
+        failures: how many of `runs` failed.
+        owed: seeds of the candidate that must be trained again before it can be promoted.
+        again: seeds of the candidate and of the champion that were set aside, and should be trained again.
+        champion_died: whether the champion never finishes.
     """
-    first, second = sd(candidate), sd(champion)
-    if first is None or second is None:
-        raise ValueError("Welch's test needs at least two values on each side")
-    a, b = first**2 / len(candidate), second**2 / len(champion)
-    difference = mean(candidate) - mean(champion)
-    if a + b == 0:
-        return 0.0 if difference < 0 else 1.0
-    share = a / (a + b)
-    degrees = 1 / (share**2 / (len(candidate) - 1) + (1 - share) ** 2 / (len(champion) - 1))
-    return student_t_cdf(difference / math.sqrt(a + b), degrees)
+
+    conditions: str
+    runs: Sequence[Run]
+    scores: Sequence[Score]
+    champion: Sequence[Score]
+    failures: int
+    owed: Sequence[int]
+    again: tuple[Sequence[int], Sequence[int]]
+    champion_died: bool
 
 
-def student_t_cdf(t: float, degrees: float) -> float:
-    """Return P(T <= t) of Student's distribution (Abramowitz and Stegun 26.7.1, through the incomplete beta function)."""
-    if math.isinf(t):
-        return 0.0 if t < 0 else 1.0
-    square = t * t
-    if square < degrees:  # the smaller argument keeps the digits on either side
-        centre = beta_cdf(square / (degrees + square), 0.5, degrees / 2) / 2
-        return 0.5 + math.copysign(centre, t)
-    tail = beta_cdf(degrees / (degrees + square), degrees / 2, 0.5) / 2
-    return tail if t < 0 else 1.0 - tail
-
-
-def beta_cdf(x: float, a: float, b: float) -> float:
-    """Return the regularised incomplete beta function I_x(a, b).
-
-    Source: the continued fraction of DLMF 8.17.22 with Lentz's method (Press et al., Numerical Recipes, 3rd ed., 6.4).
-    """
-    if x <= 0.0:
-        return 0.0
-    if x >= 1.0:
-        return 1.0
-    if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly, the mirror converges fast
-        return 1.0 - beta_cdf(1.0 - x, b, a)
-    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    return math.exp(log_front) * _beta_fraction(x, a, b) / a
-
-
-def _beta_fraction(x: float, a: float, b: float) -> float:
-    tiny = 1e-300
-    c, d = 1.0, 1.0 / (1.0 - (a + b) * x / (a + 1.0) or tiny)
-    value = d
-    for m in range(1, 10_000):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        step = 1.0
-        for term in (even, odd):
-            d = 1.0 / (1.0 + term * d or tiny)
-            c = 1.0 + term / c or tiny
-            step = c * d
-            value *= step
-        if abs(step - 1.0) < 1e-16:
-            break
-    return value
-
-
-def replicates_needed(difference: float, noise: float, level: float, power: float = POWER) -> int | None:
-    """Estimate how many replicates of each side would show a difference.
-
-    It is the normal approximation plus Student's correction of a quarter of z squared.
+def judge(
+    candidate: Sequence[Score],
+    champion: Sequence[Score],
+    section: PromotionSection,
+    reference: str = "cpu",
+    spreads: Callable[[str], Sequence[Squares]] | None = None,
+    running: int = 0,
+) -> Verdict:
+    """Judge a commit by every attempt of both sides that left the queue for good.
 
     Args:
-        difference: the true one, candidate minus champion.
-        noise: standard deviation between replicates.
-        level: the p-value to reach.
-        power: the probability to reach it.
-
-    Returns:
-        The number, or None where the candidate is not better or it takes over 1,000.
-    """
-    if difference >= 0:
-        return None
-    if noise <= 0:
-        return 2
-    z = _normal_quantile(1 - level)
-    needed = 2 * ((z + _normal_quantile(power)) * noise / difference) ** 2 + z * z / 4
-    return max(2, math.ceil(needed)) if needed <= _MOST_REPLICATES else None
-
-
-def _normal_quantile(p: float) -> float:
-    low, high = -40.0, 40.0
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if math.erfc(-middle / math.sqrt(2)) / 2 < p else (low, middle)
-    return (low + high) / 2
-
-
-def judge(candidate: Sequence[Score], champion: Sequence[Score], rules: PromotionSection, reference: str = "cpu") -> Verdict:
-    """Judge every attempt of both commits that left the queue for good.
-
-    The gate compares finished replicates with a metric that counts (see `evidence`), on the reference kind of device, under one set
-    of conditions (see `_shared_conditions`). Failures of the candidate count whatever their conditions were. What was cancelled before
-    it started doesn't count.
-
-    Args:
-        candidate: its attempts, the oldest first.
-        champion: the champion's attempts, likewise.
-        rules: of the lab.
+        candidate: its attempts, under this champion; those of near-copies are its own.
+        champion: the champion's attempts. Only those that the lab launched itself count.
+        section: the lab's rules.
         reference: the kind of device whose results are compared.
+        spreads: returns the spreads of all other commits under some conditions; by default only the candidate's own is known.
+        running: replicates of the candidate that are being trained: nothing is final before they end.
     """
     if candidate and champion and candidate[0].commit == champion[0].commit:
-        reason = "This commit is the champion already. Nothing to promote."
-        return Verdict(promote=False, code="is_champion", level=rules.level, reason=reason)
-    needed = max(2, rules.min_replicates)
-    eligible = [[score for score in counted(side, rules) if score.device == reference] for side in (candidate, champion)]
-    conditions = _shared_conditions(eligible[0], eligible[1], needed)
-    ours, theirs = ([score for score in side if score.conditions == conditions] for side in eligible)
-    verdict = Verdict(
+        return Verdict(promote=False, code="is_champion", reason="This commit is the champion already. Nothing to promote.")
+    if any(bars(score) for score in candidate):
+        return barred(None)
+    evidence = weigh(candidate, champion, section, reference)
+    return rule_on(evidence, candidate, champion, section, reference, spreads, running)
+
+
+def barred(ancestor: str | None) -> Verdict:
+    """Return the verdict on a commit whose model, or whose ancestor's, failed while it was scored."""
+    whose = f"It is built on {ancestor[:12]}, whose model" if ancestor else "Its model"
+    return Verdict(
         promote=False,
-        reason="",
-        code="too_few_replicates",
-        metric=_kind([*ours, *theirs] or [score for score in (*candidate, *champion) if score.metric is not None]),
-        level=rules.level,
-        candidate_n=len(ours),
-        candidate_mean=mean(metrics(ours)) if ours else None,
-        candidate_sd=sd(metrics(ours)),
-        champion_n=len(theirs),
-        champion_mean=mean(metrics(theirs)) if theirs else None,
-        champion_sd=sd(metrics(theirs)),
+        code="barred",
+        final=True,
+        reason=f"{whose} failed while it was scored, and not by the scorer's fault. That bars a commit and what is built on it.",
+        next="It is decided. Start again from the champion.",
     )
-    if reason := failures(candidate):
-        return verdict.model_copy(update={"code": "too_many_failures", "reason": reason})
-    lacks = {name: needed - len(have) for name, have in (("candidate", ours), ("champion", theirs)) if len(have) < needed}
-    if lacks:
-        sides = {"candidate": candidate, "champion": champion}
-        verdict = verdict.model_copy(update=_missing(lacks, sides, rules, conditions))
-        if any(score.metric is not None and score.device != reference for name in lacks for score in sides[name]):
-            screened = f" Only results on {reference} count here, the lab's reference: those on other kinds of device are for screening."
-            verdict = verdict.model_copy(update={"reason": verdict.reason + screened})
-        return verdict
-    return verdict.model_copy(update=_compare(ours, theirs, rules.level))
+
+
+def rules_of(section: PromotionSection) -> Rules:
+    """Return what the lab's settings ask of a candidate."""
+    return Rules(level=section.level_per_candidate, cap=section.max_replicates)
+
+
+def weigh(candidate: Sequence[Score], champion: Sequence[Score], section: PromotionSection, reference: str) -> Evidence:
+    """Choose what counts, and under which conditions: see `judge` for the arguments."""
+    rules = rules_of(section)
+    attempts = [score for score in in_order_of_launch(candidate) if was_started(score) and score.device == reference]
+    defending = [score for score in in_order_of_launch(champion) if score.device == reference]
+    eligible = counted(attempts, section)
+    fresh = counted([score for score in defending if score.by_lab], section)
+    conditions = next((score.conditions for side in (eligible, fresh) for score in reversed(side)), "")
+    theirs, again = without_repeated([score for score in fresh if score.conditions == conditions])
+    ours, ours_again = without_repeated([score for score in eligible if score.conditions == conditions])
+    kept = {score.experiment for score in ours}
+    attempts = [score for score in attempts if score.experiment in kept or is_failure(score)][: rules.cap]
+    ended = max((score.finished_at for score in attempts), default=0.0)
+    side = [(score.finished_at, score) for score in theirs]
+    faced = window(side, ended) if attempts else [score for _, score in side]
+    finished = [score for score in attempts if score.metric is not None]
+    return Evidence(
+        conditions=conditions,
+        runs=_runs(attempts, faced, rules),
+        scores=finished,
+        champion=faced,
+        failures=len(attempts) - len(finished),
+        owed=owed_seeds([score for score in in_order_of_launch(candidate) if score.device == reference]),
+        again=(ours_again, again),
+        champion_died=sum(map(is_failure, defending)) >= DEAD and all(score.metric is None for score in defending),
+    )
+
+
+def _runs(attempts: Sequence[Score], champion: Sequence[Score], rules: Rules) -> list[Run]:
+    """Return attempts as the rule sees them. A failure costs what the worst finished replicate of either side costs."""
+    every = [score for score in (*attempts, *champion) if score.metric is not None]
+    if not every:
+        return []
+    hidden = [score.test_bpb for score in every if score.test_bpb is not None]
+    worst = Run(rules.worst(metrics(every)), rules.worst(hidden) if hidden else None)
+    return [worst if score.metric is None else Run(score.metric, score.test_bpb) for score in attempts]
+
+
+def rule_on(
+    evidence: Evidence,
+    candidate: Sequence[Score],
+    champion: Sequence[Score],
+    section: PromotionSection,
+    reference: str,
+    spreads: Callable[[str], Sequence[Squares]] | None = None,
+    running: int = 0,
+) -> Verdict:
+    """Return the verdict on evidence: see `judge` for the other arguments."""
+    own = metrics(evidence.champion)
+    others = spreads(evidence.conditions) if spreads else [sums_of_squares(metrics(evidence.scores))]
+    theirs = [Run(score.metric, score.test_bpb) for score in evidence.champion if score.metric is not None]
+    decision = decide(evidence.runs, theirs, pool_squares(sums_of_squares(own), others), rules_of(section))
+    verdict = _verdict(decision, evidence, section)
+    if evidence.champion_died and len(evidence.scores) >= N_MIN and len(evidence.scores) > evidence.failures:
+        return _unless_open(verdict.model_copy(update=_REPLACES), evidence, running)
+    for name, side, short in (
+        ("candidate", candidate, not evidence.scores),
+        ("champion", champion, not evidence.champion and any(score.by_lab for score in champion)),
+    ):
+        if short:
+            verdict = _explain_missing(verdict, name, side, section, reference, evidence.conditions)
+    return _unless_open(verdict, evidence, running)
+
+
+_REPLACES = {
+    "promote": True,
+    "code": "promote",
+    "final": True,
+    "reason": f"The champion never finished: {DEAD} or more trainings of it failed, and none ended with a metric. This commit finishes, so "
+    "it may replace it, as the first that can be measured.",
+    "next": "The champion may move.",
+}
+
+
+def _verdict(decision: Decision, evidence: Evidence, section: PromotionSection) -> Verdict:
+    ours, theirs = evidence.scores, evidence.champion
+    return Verdict(
+        promote=decision.verdict == "promote",
+        code=decision.verdict,
+        reason=_reason(decision, evidence),
+        next=decision.next,
+        final=decision.final,
+        metric=_kind([*ours, *theirs]),
+        n=decision.n,
+        m=decision.m,
+        candidate_mean=mean([run.metric for run in evidence.runs]) if evidence.runs else None,
+        champion_mean=mean(metrics(theirs)) if theirs else None,
+        gain=decision.gain,
+        se=decision.se,
+        gain_sd=decision.gain_sd,
+        p=decision.p,
+        needed_gain=decision.needed_gain,
+        noise=decision.noise,
+        nu=decision.nu,
+        level=section.level_per_candidate,
+    )
 
 
 def _kind(scores: Sequence[Score]) -> Metric:
     return "reported" if scores and all(score.val_bpb is None for score in scores) else "verified"
 
 
-def _shared_conditions(candidate: Sequence[Score], champion: Sequence[Score], needed: int) -> str:
-    """Choose the conditions to compare under.
-
-    They are those for which the fewest replicates are missing. Where none are missing, they are those under which the champion has the
-    most. Of equals, the newest win: nothing can be measured anew under conditions of the past, so nobody should wait for that.
-    """
-
-    def rank(conditions: str) -> tuple[int, int, float]:
-        ours, theirs = (sum(score.conditions == conditions for score in side) for side in (candidate, champion))
-        newest = max(score.finished_at for score in (*candidate, *champion) if score.conditions == conditions)
-        there = min(ours, needed) + min(theirs, needed)
-        return there, theirs if there == 2 * needed else 0, newest
-
-    return max({score.conditions for score in (*candidate, *champion)}, key=rank, default="")
+_OPENINGS = {
+    "promote": "Better",
+    "continue": "Open",
+    "futile": "Not better by enough",
+    "not_confirmed": "Better on validation, but not on the hidden split",
+    "champion": "Open",
+}
 
 
-def failures(candidate: Sequence[Score]) -> str:
-    """Say what is wrong with a candidate that fails too often; empty where nothing is."""
-    attempts = [score for score in candidate if score.started or score.state != "cancelled"]
-    failed = [score for score in attempts if score.metric is None]
-    if len(failed) <= MOST_FAILURES * len(attempts):
+def _reason(decision: Decision, evidence: Evidence) -> str:
+    opening = _OPENINGS[decision.verdict]
+    if decision.verdict == "futile" and decision.final:
+        opening = f"Decided with all {decision.n} replicates: not better by enough"
+    if decision.gain is None:
+        counts = f"{decision.n} replicates of the candidate count, and {decision.m} of the champion"
+        return f"{opening}: {counts}." + _failures(evidence.failures)
+    name = "val_bpb" if _kind(evidence.scores) == "verified" else "the reported metric"
+    values = f"{mean([run.metric for run in evidence.runs]):.4f} against {mean(metrics(evidence.champion)):.4f}"
+    reason = f"{opening}: {name} {values}, a gain of {decision.gain:+.4f}"
+    if decision.se is not None and decision.p is not None:
+        reason += f" with standard error {decision.se:.4f} (p = {decision.p:.2g})"
+    reason += f" over {decision.n} replicates and {decision.m} of the champion."
+    if decision.needed_gain is not None and decision.verdict in ("continue", "futile"):
+        reason += f" With these, a gain of {decision.needed_gain:.4f} promotes."
+    if decision.verdict == "not_confirmed":
+        reason += " The hidden split, whose numbers are not shown, has less than half of it: the change fits the validation text."
+    if decision.verdict == "promote" and _kind(evidence.scores) == "reported":
+        reason += " Its own code printed it; nobody verified it."
+        if len(set(metrics(evidence.scores))) == 1:
+            reason += " All of the candidate's numbers are equal: the metric is coarse, or the code may ignore its seed."
+    return reason + _failures(evidence.failures)
+
+
+def _failures(count: int) -> str:
+    if not count:
         return ""
-    states = ", ".join(
-        f"{sum(score.state == state for score in failed)} {state}" for state in dict.fromkeys(score.state for score in failed)
-    )
-    return (
-        f"{len(failed)} of the candidate's {len(attempts)} attempts did not finish with a metric ({states.replace('_', ' ')}); at most a "
-        f"quarter may, so that bad runs can't be left out. Fix the cause in a new proposal, or launch "
-        f"{math.ceil(len(failed) / MOST_FAILURES) - len(attempts)} more replicates that all finish."
-    )
+    what = "1 replicate of it failed and counts" if count == 1 else f"{count} replicates of it failed and count"
+    return f" {what} as the worst value of either side."
 
 
-def _missing(lacks: dict[str, int], sides: dict[str, Sequence[Score]], rules: PromotionSection, conditions: str) -> dict[str, object]:
-    """Say what has to be trained before the two can be compared, and which of what was trained doesn't count, and why."""
-    lines = [f"the {name} needs {n} more {'replicate' if n == 1 else 'replicates'}" for name, n in lacks.items()]
-    reason = " and ".join(lines)
-    reason = f"{reason[0].upper()}{reason[1:]} of the {max(2, rules.min_replicates)} that a comparison takes."
-    refused: Counter[Exclusion] = Counter()
-    for name in lacks:
-        rest = uncounted(sides[name], rules, conditions)
-        reason += "".join(f" {sentence}" for sentence in rest.sentences(name))
-        refused += rest.excluded
-    code = next((why for why in BY_SETTING if refused[why]), "too_few_replicates")
-    if code == "too_few_replicates":
-        reason += " launch_training, then ask again."
-    return {"code": code, "reason": reason}
-
-
-def _compare(ours: Sequence[Score], theirs: Sequence[Score], level: float) -> dict[str, object]:
-    mine, other = metrics(ours), metrics(theirs)
-    difference, p = mean(mine) - mean(other), welch_test(mine, other)
-    numbers: dict[str, object] = {"difference": difference, "p_value": p}
-    name = "val_bpb" if _kind(ours) == "verified" else "the reported metric"
-    if difference >= 0:
-        reason = f"Not better: {name} {mean(mine):.4f} against {mean(other):.4f}, difference {difference:+.4f}. Build on what was learned, or drop it."
-        return numbers | {"code": "not_better", "reason": reason}
-    if p > level:
-        more = replicates_needed(difference, pooled_sd([mine, other]) or 0.0, level)
-        advice = (
-            f"If the difference is real, about {more} replicates of each would show it; the candidate has {len(mine)}, the champion {len(other)}."
-            if more is not None
-            else "More replicates are unlikely to show it: try a change with a larger effect."
+def _unless_open(verdict: Verdict, evidence: Evidence, running: int) -> Verdict:
+    """Return the verdict, unless something of the candidate still has to end before it can be final."""
+    if not verdict.final:
+        return verdict
+    if running:
+        words = (
+            "1 replicate of it is being trained, and counts" if running == 1 else f"{running} replicates of it are being trained, and count"
         )
-        return numbers | {
-            "code": "not_better",
-            "reason": f"Difference {difference:+.4f} is within noise (p = {p:.2g} > {level:g}). {advice}",
-        }
-    if not _confirmed(ours, theirs, level):
-        reason = (
-            f"Better on validation (difference {difference:+.4f}, p = {p:.2g}), but not on the hidden split, whose numbers are not shown: the "
-            "change fits the validation text rather than the language, or its gain is small. Leave it, or launch more replicates of it once."
+        following = "The gate decides when they have ended."
+    elif evidence.owed and verdict.code != "futile":
+        words = (
+            f"{len(evidence.owed)} of its trainings ended without showing what they are worth, such as one that was cancelled while it ran"
         )
-        return numbers | {"code": "not_confirmed", "reason": reason}
-    unverified = ""
-    if _kind(ours) == "reported":
-        unverified = " Its own code printed it; nobody verified it."
-        if len(set(mine)) == 1:
-            unverified += " All of the candidate's numbers are equal: the metric is coarse, or the code may ignore its seed."
-    reason = f"Better: {name} {mean(mine):.4f} against {mean(other):.4f}, difference {difference:+.4f} (p = {p:.2g}, level {level:g}).{unverified}"
-    return numbers | {"promote": True, "code": "better", "reason": reason}
+        following = f"They must be trained again with their seeds: {', '.join(map(str, evidence.owed[:8]))}."
+    else:
+        return verdict
+    opening = "Open" if verdict.promote else "Not decided"
+    reason = f"{opening}: {words}. So far: {verdict.reason}"
+    return verdict.model_copy(update={"promote": False, "code": "continue", "final": False, "reason": reason, "next": following})
 
 
-def _confirmed(ours: Sequence[Score], theirs: Sequence[Score], level: float) -> bool:
-    """Return whether the hidden split says the same. Reported metrics have no score there, so there is nothing to ask."""
-    if _kind(ours) == "reported":
-        return True
-    mine, other = ([score.test_bpb for score in side if score.test_bpb is not None] for side in (ours, theirs))
-    return mean(mine) < mean(other) and welch_test(mine, other) <= max(CONFIRMED, level)
+def _explain_missing(
+    verdict: Verdict,
+    name: str,
+    side: Sequence[Score],
+    section: PromotionSection,
+    reference: str,
+    conditions: str,
+) -> Verdict:
+    """Say which of a side's replicates don't count, and why."""
+    rest = uncounted(side, section, conditions)
+    sentences = rest.sentences(name)
+    if any(score.metric is not None and score.device != reference for score in side):
+        sentences.append(f"Only results on {reference} count here, the lab's reference: those on other kinds of device are for screening.")
+    changes: dict[str, Any] = {"reason": " ".join([verdict.reason, *sentences])}
+    if code := next((why for why in BY_SETTING if rest.excluded[why]), None):
+        changes |= {"code": code, "promote": False, "next": "The lab's owner decides whether such results count."}
+    return verdict.model_copy(update=changes)

@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from autoresearch_mcp.server.gate.rule import GUARD_P, M_FIRST, Noise, f_quantile
 from autoresearch_mcp.server.gate.spread import mean
 
+Squares = tuple[int, float]
+"""Degrees of freedom of a commit's spread, and the sum of squares around its mean."""
+
 _UNSTABLE_P = 0.001  # of the F test by which a commit varies too much to be pooled
 
 
@@ -29,15 +32,15 @@ def pooled_noise(champion: Sequence[float], others: Sequence[Sequence[float]]) -
     return pool_squares(sums_of_squares(champion), [sums_of_squares(values) for values in others])
 
 
-def sums_of_squares(values: Sequence[float]) -> tuple[int, float]:
-    """Return the degrees of freedom of a commit's spread, and the sum of squares around its mean."""
+def sums_of_squares(values: Sequence[float]) -> Squares:
+    """Return the spread of a commit's replicates."""
     if len(values) < 2:
         return 0, 0.0
     centre = mean(values)
     return len(values) - 1, math.fsum((value - centre) ** 2 for value in values)
 
 
-def pool_squares(champion: tuple[int, float], others: Sequence[tuple[int, float]]) -> Noise | None:
+def pool_squares(champion: Squares, others: Sequence[Squares]) -> Noise | None:
     """Pool spreads that are given as `sums_of_squares`."""
     own, squares = champion
     others = [each for each in others if each[0]]
@@ -51,6 +54,6 @@ def pool_squares(champion: tuple[int, float], others: Sequence[tuple[int, float]
     return _noise([champion, *stable])
 
 
-def _noise(groups: Sequence[tuple[int, float]]) -> Noise | None:
+def _noise(groups: Sequence[Squares]) -> Noise | None:
     degrees = sum(each for each, _ in groups)
     return Noise(math.sqrt(math.fsum(squares for _, squares in groups) / degrees), degrees) if degrees else None

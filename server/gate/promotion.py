@@ -6,24 +6,24 @@ the old champion and no promotion, or the new champion and its promotion.
 
 import time
 from pathlib import Path
+from typing import Literal
 
 from autoresearch_mcp.server.answers import PromoteAnswer
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.gate.judge import failures, judge
+from autoresearch_mcp.server.gate.gate import Gate
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Promotion, Proposal, Verdict, new_id
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.proposals.repo import Draft, Repo
-from autoresearch_mcp.server.settings import PromotionSection
 from autoresearch_mcp.trainer import files
 
 
 class Promoter:
     """The gate and the champion's ref, for one lab."""
 
-    def __init__(self, settings: PromotionSection, reference: str, state: Path, ledger: Ledger, repo: Repo) -> None:
-        self._settings = settings
-        self._reference = reference
+    def __init__(self, gate: Gate, approval: Literal["none", "human"], state: Path, ledger: Ledger, repo: Repo) -> None:
+        self._gate = gate
+        self._approval = approval
         self._lock = StatePaths(state).promotion_lock
         self._ledger = ledger
         self._repo = repo
@@ -54,10 +54,10 @@ class Promoter:
                 if isinstance(stacked, PromoteAnswer):
                     return stacked
                 commit = stacked
-            verdict = self._verdict(proposal.commit, champion)
+            verdict = self._gate.verdict(proposal.commit, champion)
             if not verdict.promote:
                 return self._refusal(champion, verdict)
-            if self._settings.approval == "human" and approved_by is None:
+            if self._approval == "human" and approved_by is None:
                 reason = f"{verdict.reason} This lab wants a person's approval before the champion moves."
                 return self._refusal(champion, verdict.model_copy(update={"promote": False, "code": "awaiting_approval", "reason": reason}))
             return self._move(commit, champion, author, approved_by or "policy", verdict)
@@ -68,10 +68,6 @@ class Promoter:
             with files.locked(self._lock):
                 self._recover()
 
-    def _verdict(self, commit: str, against: str) -> Verdict:
-        scores = self._ledger.scores
-        return judge(scores(commit), scores(against), self._settings, self._reference)
-
     def _stack(self, proposal: Proposal, champion: str) -> PromoteAnswer | str:
         """Settle what becomes of a proposal when the champion has moved since.
 
@@ -79,8 +75,8 @@ class Promoter:
             An answer that asks for the combination to be trained. Where that was done already or is impossible: the proposal's code as a
             commit on top of the champion, which it has to beat by itself.
         """
-        own = self._verdict(proposal.commit, self._repo.merge_base(proposal.commit, champion))
-        if not own.promote:
+        own = self._gate.verdict(proposal.commit, self._repo.merge_base(proposal.commit, champion), record=False)
+        if own.code not in ("promote", "continue", "champion"):
             reason = f"The champion moved since this proposal was made, and against its own base: {own.reason}"
             return self._refusal(champion, own.model_copy(update={"reason": reason}))
         try:
@@ -94,15 +90,15 @@ class Promoter:
             return self._refusal(champion, own.model_copy(update={"promote": False, "code": "is_champion", "reason": reason}))
         if isinstance(combined, Draft):
             twin = self._ledger.twin(combined.fingerprint) or self._adopt(combined, proposal)
-            missing = self._settings.min_replicates - self._verdict(twin.commit, champion).candidate_n
-            if missing > 0 and not failures(self._ledger.scores(twin.commit)):
+            tested = self._gate.verdict(twin.commit, champion)
+            if tested.code in ("promote", "continue", "champion"):
+                what = "promote that commit" if tested.promote else "launch_training on that commit, then promote it"
                 reason = (
                     f"The champion moved to {champion[:12]} since this proposal was made. The change was rebased onto it as {twin.commit[:12]}: "
-                    f"launch_training on that commit ({missing} more replicates), then promote it. "
-                    "Gains don't always add up, so the combination has to be tested."
+                    f"{what}. Gains don't always add up, so the combination has to be tested. {tested.reason}"
                 )
                 return self._refusal(
-                    champion, own.model_copy(update={"promote": False, "code": "stale_base", "reason": reason}), retrain=twin.commit
+                    champion, tested.model_copy(update={"promote": False, "code": "stale_base", "reason": reason}), retrain=twin.commit
                 )
         commit = self._repo.transplant(proposal.commit, champion, proposal.hypothesis, proposal.author)
         self._ledger.add_alias(commit, proposal.commit)
@@ -162,4 +158,5 @@ class Promoter:
 
     @staticmethod
     def _refusal(champion: str, verdict: Verdict, retrain: str | None = None) -> PromoteAnswer:
-        return PromoteAnswer(promoted=False, champion=champion, verdict=verdict, retrain=retrain, note=f"Not promoted. {verdict.reason}")
+        note = " ".join(filter(None, ["Not promoted.", verdict.reason, verdict.next]))
+        return PromoteAnswer(promoted=False, champion=champion, verdict=verdict, retrain=retrain, note=note)

@@ -21,11 +21,12 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from autoresearch_mcp.server.gate.boundary import LEVEL, M_CAP, M_MIN, N_CAP, N_MIN, NU_MIN, nominal_p
 from autoresearch_mcp.server.gate.spread import mean
 
+T = TypeVar("T")
 Goal = Literal["min", "max"]
 Ruling = Literal["promote", "continue", "futile", "not_confirmed", "champion"]
 
@@ -154,7 +155,7 @@ def decide(candidate: Sequence[Run], champion: Sequence[Run], noise: Noise | Non
     return replace(known, next=_one_more(n))
 
 
-def window(champion: Sequence[tuple[float, Run]], until: float) -> list[Run]:
+def window(champion: Sequence[tuple[float, T]], until: float) -> list[T]:
     """Return the champion's fresh replicates that count against a candidate.
 
     They are the newest `M_CAP` of those that ended before the candidate's newest did, and later ones only to fill up. A window that

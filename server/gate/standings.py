@@ -1,9 +1,10 @@
 """Commits by what counts of their replicates, and the noise between replicates: fast in a lab of any size."""
 
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 
-from autoresearch_mcp.server.gate.evidence import exclusion, for_display, model_of
+from autoresearch_mcp.server.gate.evidence import Models, exclusion
+from autoresearch_mcp.server.gate.noise import Squares
 from autoresearch_mcp.server.gate.spread import mean, pooled, sd
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Score
@@ -22,13 +23,12 @@ class Standing:
         self.commit = commit
         self.reported = reported
         self._metrics: list[float] = []
-        self._models: set[Hashable] = set()
+        self._models = Models()
         self._summary: tuple[int, float, float | None] = (0, 0.0, None)  # of so many metrics, their mean and their spread
 
     def add(self, score: Score) -> None:
         """Take in a replicate, unless its model is there already."""
-        if score.metric is not None and model_of(score) not in self._models:
-            self._models.add(model_of(score))
+        if score.metric is not None and self._models.add(score):
             self._metrics.append(score.metric)
 
     @property
@@ -46,6 +46,12 @@ class Standing:
         """Standard deviation of their metrics; None for a single one."""
         return self._summarised()[2]
 
+    @property
+    def squares(self) -> Squares:
+        """The spread of their metrics, for the noise."""
+        n, _, spread = self._summarised()
+        return (n - 1, (n - 1) * spread**2) if spread is not None else (0, 0.0)
+
     def _summarised(self) -> tuple[int, float, float | None]:
         if self._summary[0] != len(self._metrics):
             self._summary = len(self._metrics), mean(self._metrics), sd(self._metrics)
@@ -53,13 +59,10 @@ class Standing:
 
 
 class Standings:
-    """All commits of a lab, kept in step with its ledger by reading only what ended since the last call. Thread-safe.
-
-    They hold what `evidence.for_display` lets count.
-    """
+    """All commits of a lab, kept in step with its ledger by reading only what ended since the last call. Thread-safe."""
 
     def __init__(self, ledger: Ledger, rules: Callable[[], PromotionSection]) -> None:
-        """Read nothing yet. `rules` returns the lab's rules of this moment; when they change, everything is counted anew."""
+        """Read nothing yet. `rules` returns by what rules replicates count now; when they change, everything is counted anew."""
         self._ledger = ledger
         self._current_rules = rules
         self._lock = threading.Lock()
@@ -81,6 +84,11 @@ class Standings:
         with self._lock:
             return pooled([(standing.n, standing.sd) for standing in self._under(conditions).values() if standing.sd is not None])
 
+    def spreads(self, conditions: str, without: str) -> list[Squares]:
+        """Return the spread of every commit but one under these conditions, where it has at least two replicates."""
+        with self._lock:
+            return [standing.squares for commit, standing in self._under(conditions).items() if commit != without and standing.n > 1]
+
     def newest(self, device: str) -> str:
         """Return the conditions under which a replicate was measured last on this kind of device; empty where none was."""
         with self._lock:
@@ -88,7 +96,7 @@ class Standings:
             return self._newest.get(device, "")
 
     def _under(self, conditions: str) -> dict[str, Standing]:
-        rules = for_display(self._current_rules())
+        rules = self._current_rules()
         if rules != self._rules:
             self._rules, self._read_to, self._by_conditions = rules, 0, {}
         for row, score in self._ledger.finished_after(self._read_to):

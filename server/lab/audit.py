@@ -177,6 +177,7 @@ class Auditing:
 
     def _promotes(self, candidate: Sequence[Score], champion: Sequence[Score]) -> bool:
         settings = self._core.settings
+        champion = [score.model_copy(update={"by_lab": True}) for score in champion]  # whoever launched these, nobody chose them
         return judge(candidate, champion, settings.promotion, settings.reference).promote
 
     def _spared(self) -> list[Experiment]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from autoresearch_mcp.server import settings as lab_settings
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.gate.gate import Gate
 from autoresearch_mcp.server.lake import is_managed, open_lake
 from autoresearch_mcp.server.lake.view import MergedView
 from autoresearch_mcp.server.ledger import Ledger
@@ -36,6 +37,7 @@ class LabCore:
         _make_state(self.state)
         self.ledger = Ledger(paths.ledger)
         self._opened = settings = self.settings
+        self.gate = Gate(self.ledger, lambda: self.settings)
         self._repo = Repo(self.root, settings.training.editable)
         self.embedder = open_embedder(settings.embeddings)
         self.view = MergedView(open_lake(settings, self.state, self.embedder), self.ledger.pending, self.embedder)
@@ -60,6 +62,8 @@ class LabCore:
             warnings.append(f"The last edit of lab.toml is not valid, so the settings from before it still hold. {problem}")
             if self.stalled():
                 warnings.append("No runner is at work, and none can start with lab.toml as it is: nothing starts until it is corrected.")
+        if notice := now.promotion.notice():
+            warnings.append(notice)
         changed = [f"[{section}]" for section in ("lake", "embeddings") if getattr(now, section) != getattr(opened, section)]
         if now.lab.name != opened.lab.name and not opened.lake.tables and is_managed(opened):
             changed.append("[lab] name")  # it names the shared tables

@@ -83,7 +83,7 @@ class Lab:
     def _promoter(self) -> Promoter:
         """Return the gate and the champion's ref, under the settings of now."""
         core, settings = self._core, self._core.settings
-        return Promoter(settings.promotion, settings.reference, core.state, core.ledger, core.repo)
+        return Promoter(core.gate, settings.promotion.approval, core.state, core.ledger, core.repo)
 
     def status(self) -> a.StatusAnswer:
         """Return the lab at a glance. It reads the ledger and a note of how far the shared log is, so it is fast at any size."""

@@ -12,6 +12,7 @@ from autoresearch_mcp.server import runs
 from autoresearch_mcp.server.compute.base import ComputeError
 from autoresearch_mcp.server.compute.modal import deployment
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.gate.boundary import M_MIN
 from autoresearch_mcp.server.gate.evidence import BY_SETTING, Uncounted, counted, for_display, metrics, uncounted
 from autoresearch_mcp.server.gate.spread import mean, sd
 from autoresearch_mcp.server.gate.standings import Standings
@@ -81,7 +82,7 @@ class LabStatus:
         self._ledger = ledger
         self._repo = repo
         self._paces = Paces(state, ledger, repo.champion)
-        self._standings = Standings(ledger, lambda: self._settings.promotion)
+        self._standings = Standings(ledger, lambda: for_display(self._settings.promotion))
         self._snapshot: _Snapshot | None = None
 
     @property
@@ -136,7 +137,7 @@ class LabStatus:
                 noise=self.noise(conditions),
                 open=self._ledger.open_experiments(),
                 champion=self.summary(champion, conditions),
-                champion_needs=rules.min_replicates - self.summary(champion, newest).n,
+                champion_needs=M_MIN - len(counted([score for score in replicates if score.by_lab], rules, newest)),
                 uncounted=uncounted(replicates, for_display(rules), newest),
                 counts=self._ledger.counts(),
                 recent=[ended_line(row, self._state.parent) for row in self._ledger.recent(5)],
@@ -263,13 +264,9 @@ class LabStatus:
             steps.append("The budget is used up: wait for what runs, write down what was learned, and stop.")
         elif champion_needs > 0 and useless:
             steps.append(f"The champion can't be compared yet: it needs {champion_needs} more replicates that count.{why}")
-        elif champion_needs > 0 and not open_:
-            steps.append(
-                f"Measure the champion first: launch_training(commit='champion', replicates={min(champion_needs, MAX_REPLICATES)}).{why}"
-            )
         if open_:
             steps.append("Experiments are running or queued: call wait_for_experiments, and think of the next idea meanwhile.")
-        if affordable and (champion_needs <= 0 or useless):
+        if affordable:
             steps.append("Search memory, read train.py, then propose_patch with one idea and launch it.")
         return steps
 

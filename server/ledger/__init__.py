@@ -19,6 +19,7 @@ from autoresearch_mcp.server.ledger.budget import Budget
 from autoresearch_mcp.server.ledger.candidacies import Candidacies
 from autoresearch_mcp.server.ledger.curves import Curves
 from autoresearch_mcp.server.ledger.database import Database
+from autoresearch_mcp.server.ledger.decisions import Decisions
 from autoresearch_mcp.server.ledger.evidence import Evidence
 from autoresearch_mcp.server.ledger.experiments import OpenExperiments
 from autoresearch_mcp.server.ledger.outbox import Outbox
@@ -94,6 +95,13 @@ class Ledger:
 
         evidence = Evidence(database)
         self.keep_evidence = evidence.keep_evidence
+        self.same_models = evidence.same_models
+
+        decisions = Decisions(database)
+        self.keep_decision = decisions.keep_decision
+        self.final_decision = decisions.final_decision
+        self.decisions = decisions.decisions
+        self.levels_spent = decisions.levels_spent
 
         curves = Curves(database)
         self.keep_curve = curves.keep_curve

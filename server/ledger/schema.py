@@ -4,7 +4,7 @@ import sqlite3
 
 from autoresearch_mcp.server.errors import LabError
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 
 _SCHEMA = """
 CREATE TABLE proposals (
@@ -92,6 +92,13 @@ CREATE TABLE candidacies (  -- launches until decided
 CREATE TABLE lab_launches (  -- open experiments that the lab queued itself: for a candidacy, or '' for replicates of the champion
     experiment TEXT PRIMARY KEY, candidacy TEXT NOT NULL
 ) STRICT
+""",
+    10: """
+CREATE TABLE decisions (  -- the gate's last word on a commit against a champion; near-copies share a ticket
+    champion TEXT NOT NULL, conditions TEXT NOT NULL, "commit" TEXT NOT NULL, ticket TEXT NOT NULL, rules TEXT NOT NULL, level REAL NOT NULL,
+    final INTEGER NOT NULL, verdict TEXT NOT NULL, decided_at REAL NOT NULL, PRIMARY KEY (champion, conditions, "commit")
+) STRICT;
+CREATE INDEX evidence_by_weights ON evidence (weights)
 """,
 }
 

@@ -205,9 +205,20 @@ class PromotionSection(Section):
     """Say what a commit must show before it becomes the champion."""
 
     level: float = Field(
-        default=0.05, gt=0, lt=0.5, description="the chance that a promotion is noise: the level of Welch's test, one-sided"
+        default=0.005, ge=1e-9, lt=0.5, description="the chance that a candidate that is no better is promoted, however often anybody asks"
     )
-    min_replicates: int = Field(default=3, ge=2, le=100, description="replicates that candidate and champion need, each")
+    max_replicates: int = Field(
+        default=16,
+        ge=3,
+        le=64,
+        description="replicates of a candidate that count, the first in order of their starts; with all it is decided",
+    )
+    min_replicates: int | None = Field(
+        default=None,
+        ge=2,
+        le=100,
+        description="of the gate before 0.2: it counts for nothing, but `level` is read as a tenth of itself then",
+    )
     approval: Literal["none", "human"] = Field(
         default="none",
         description="`human`: a person has to agree to every promotion, with `autoresearch-mcp approve COMMIT` or in a named client",
@@ -222,6 +233,21 @@ class PromotionSection(Section):
     reported: Literal["refuse", "allow"] = Field(
         default="refuse", description="whether a metric counts that only the training code itself prints"
     )
+
+    @property
+    def level_per_candidate(self) -> float:
+        """The chance that a candidate that is no better is ever promoted. The level of the gate before 0.2 was that of one question."""
+        return self.level if self.min_replicates is None else self.level / 10
+
+    def notice(self) -> str:
+        """Return how settings of the gate before 0.2 are read; empty where there are none."""
+        if self.min_replicates is None:
+            return ""
+        return (
+            f"lab.toml has settings of the gate before 0.2: [promotion] min_replicates counts for nothing now, and level = {self.level:g} is "
+            f"read as {self.level_per_candidate:g}, the chance per candidate however often anybody asks. The owner can remove "
+            f"min_replicates and write level = {self.level_per_candidate:g}."
+        )
 
 
 class LakeSection(Section):

@@ -89,8 +89,8 @@ device_hours = 8.0              # of the whole lab; a launch that could pass it 
 usd = 25.0                      # the same in money, where devices are rented
 
 [promotion]
-level = 0.05                    # a promotion's chance of being noise (Welch's test, one-sided)
-min_replicates = 3              # of candidate and champion each
+level = 0.005                   # the chance that a candidate that is no better is promoted, however often anybody asks
+max_replicates = 16             # of a candidate: then it is decided
 approval = "none"               # "human": a person has to say yes to every promotion, with `autoresearch-mcp approve`
 approval_clients = []           # clients in which a person may say it, by the names they give, such as ["claude-code"]
 unsandboxed = "{unsandboxed}"{" " * (16 - len(unsandboxed))}# may results count that were trained without a sandbox: "refuse", "allow"

@@ -172,7 +172,8 @@ async def test_kills_at_any_instant_lose_nothing_that_was_acknowledged(
     store: DeeplakeStandIn | None, make_lab: Callable[..., Path]
 ) -> None:
     root = make_lab(
-        f"battered-{SEED}", {"budget_s = 1 ": "budget_s = 0.3 ", "level = 0.05": "level = 0.2", "min_replicates = 3": "min_replicates = 2"}
+        f"battered-{SEED}",
+        {"budget_s = 1 ": "budget_s = 0.3 ", "level = 0.005": "level = 0.2", "max_replicates = 16": "max_replicates = 4"},
     )
     text = (root / "train.py").read_text(encoding="utf-8")
     assert text.count(LEARNS) == 1

@@ -19,8 +19,8 @@ SLOW, GOOD = "UNEMBEDDING_LR = 0.00004", "UNEMBEDDING_LR = 0.004"
 
 @pytest.fixture
 def lab(make_modal_lab: Callable[..., Path]) -> Path:
-    """Its champion hardly learns, so that two replicates of each show what is better."""
-    root = make_modal_lab(toml={"min_replicates = 3": "min_replicates = 2"})
+    """Its champion hardly learns."""
+    root = make_modal_lab()
     stock = (root / "train.py").read_text(encoding="utf-8")
     assert stock.count(GOOD) == 1
     Repo(root).commit_files({"train.py": stock.replace(GOOD, SLOW).encode()}, "A slow start")
@@ -44,7 +44,7 @@ async def test_a_proposal_is_trained_in_one_sandbox_measured_in_another_paid_and
                 "what it can cost at most is held back"
             )
             refused = await answer(client, "promote_commit", commit=commit, author="ada")
-            assert not refused["promoted"] and refused["verdict"]["code"] == "too_few_replicates"
+            assert not refused["promoted"] and refused["verdict"]["code"] == "continue"
             while not (await answer(client, "wait_for_experiments", ids=ids, timeout_s=40))["done"]:
                 pass
             every = [await answer(client, "get_experiment", id=id) for id in ids]

@@ -2,6 +2,7 @@
 
 import itertools
 import subprocess
+import time
 from pathlib import Path
 
 from autoresearch_mcp.server.lab.lab import Lab
@@ -16,6 +17,7 @@ class MeasuredLab:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._clock = itertools.count(2.0)
+        self._seeds = itertools.count(1)
         self.lab = Lab(root)
         self.ledger = Ledger(LabPaths(root).ledger)
 
@@ -40,6 +42,7 @@ class MeasuredLab:
         scored: bool = True,
         reported: bool = False,
         reproduces: str = "",
+        by_lab: bool | None = None,
     ) -> list[str]:
         """Record a replicate each, and return their ids.
 
@@ -54,7 +57,9 @@ class MeasuredLab:
             scored: whether they have a score on the hidden split.
             reported: whether the code only printed the metric.
             reproduces: the experiment that they train again.
+            by_lab: whether the lab launched them; by default what is trained of the champion.
         """
+        by_lab = commit == self.lab.status().champion.commit if by_lab is None else by_lab
         ids = []
         for value in values:
             e = Experiment(
@@ -63,15 +68,16 @@ class MeasuredLab:
                 base=commit,
                 author="ada",
                 hypothesis="h",
-                seed=1,
+                seed=next(self._seeds),
                 device=device,
-                created_at=1.0,
+                created_at=time.time(),
                 reserved_s=1.0,
                 reproduces=reproduces,
+                by_lab=by_lab and not reproduces,
             )
             ids.append(e.id)
             self.ledger.enqueue([e], 1e9, None, "r")
-            self.ledger.move(e.id, ["queued"], state="starting", started_at=1.0)
+            self.ledger.move(e.id, ["queued"], state="starting", started_at=time.time())
             if value is not None:
                 test_bpb = value + hidden if scored and not reported else None
                 self.ledger.keep_evidence(e.id, sandbox, test_bpb, None if reported else weights or e.id)

@@ -135,6 +135,6 @@ def test_another_store_of_the_log_waits_for_the_next_start_and_says_so(lab: Lab)
 
 def test_a_promotion_is_judged_by_the_rules_of_now(lab: Lab) -> None:
     commit = lab.propose_patch("Other.", "ada", files={"train.py": lab.read_file("train.py").text + "\nX = 1\n"}).commit
-    assert lab.promote_commit(commit, "ada").verdict.level == 0.05
-    edit(lab.root, "level = 0.05", "level = 0.01")
+    assert lab.promote_commit(commit, "ada").verdict.level == 0.005
+    edit(lab.root, "level = 0.005", "level = 0.01")
     assert lab.promote_commit(commit, "ada").verdict.level == 0.01

@@ -22,7 +22,7 @@ def test_the_template_is_valid_and_says_what_it_was_asked(tmp_path: Path) -> Non
 
 def test_all_sections_but_lab_may_be_left_out(tmp_path: Path) -> None:
     loaded = load(tmp_path, '[lab]\nname = "x"\n')
-    assert loaded.training.budget_s == 60.0 and loaded.promotion.min_replicates == 3 and loaded.slots >= 1
+    assert loaded.training.budget_s == 60.0 and loaded.promotion.level_per_candidate == 0.005 and loaded.slots >= 1
 
 
 def test_a_profile_brings_its_own_budget_device_and_slots(tmp_path: Path) -> None:

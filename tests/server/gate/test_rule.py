@@ -40,7 +40,7 @@ def test_a_candidate_that_is_not_better_is_dropped_early_and_decided_with_all_it
     assert early.verdict == "futile" and not early.final
     last = decide(runs(*[-0.5] * N_CAP), CHAMPION, UNIT, RULES)
     assert last.verdict == "futile" and last.final
-    assert "again" not in early.next + last.next
+    assert "ask" not in early.next + last.next
 
 
 def test_without_replicates_of_the_champion_or_any_noise_nothing_is_said_of_a_candidate() -> None:

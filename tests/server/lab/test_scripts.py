@@ -1,6 +1,7 @@
 """Training code of somebody's own, without the contract: run as it is, in the sandbox, and its metric called what it is."""
 
 import contextlib
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -111,6 +112,9 @@ def test_a_script_is_trained_marked_as_reported_and_promoted_only_where_the_owne
 
 
 def check_that_it_promotes(harness: LabHarness, better: str) -> None:
+    train(harness, ["champion"], 5)
+    with contextlib.closing(sqlite3.connect(harness.state / "ledger.sqlite")) as db, db:  # as if the lab had launched them
+        db.execute('UPDATE ended SET by_lab = 1 WHERE "commit" = ?', (harness.lab.champion(),))
     answer = harness.lab.promote_commit(better, "ada")
     assert answer.promoted and answer.verdict.metric == "reported" and "nobody verified" in answer.verdict.reason
     picture = harness.lab.plot_progress()

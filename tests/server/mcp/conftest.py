@@ -46,9 +46,9 @@ class FakeRunnerLab:
         """What a runner does to an experiment."""
         assert self.ledger.move(id, ["queued", "starting", "running", "scoring"], state=state, **changes) is not None
 
-    def finish(self, id: str, val_bpb: float, conditions: str) -> None:
+    def finish(self, id: str, val_bpb: float, conditions: str, by_lab: bool = False) -> None:
         self.ledger.keep_evidence(id, "landlock-7+seccomp", val_bpb, None)
-        self.move(id, "finished", val_bpb=val_bpb, conditions=conditions, finished_at=1.0, started_at=0.5)
+        self.move(id, "finished", val_bpb=val_bpb, conditions=conditions, finished_at=1.0, started_at=0.5, by_lab=by_lab)
 
 
 @pytest.fixture(scope="module")

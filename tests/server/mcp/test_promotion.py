@@ -37,12 +37,13 @@ def lab(runner_lab: FakeRunnerLab) -> Iterator[Lab]:
 
 @pytest.fixture
 def winner(runner_lab: FakeRunnerLab, lab: Lab) -> str:
-    """A proposal that beat the champion, three replicates each."""
+    """A proposal that beat the champion, with three replicates against eight that the lab trained."""
     edits = [{"path": "train.py", "search": "DEPTH = 2", "replace": "DEPTH = 1"}]
     commit = lab.propose_patch("One layer less is faster.", "ada", edits=edits).commit
-    for sha, metrics in ((lab.status().champion.commit, [1.68, 1.681, 1.679]), (commit, [1.64, 1.641, 1.639])):
-        for id, val_bpb in zip(lab.launch_training(sha, "ada", replicates=3).experiments, metrics, strict=True):
-            runner_lab.finish(id, val_bpb, "same")
+    champion = lab.status().champion.commit
+    for sha, metrics in ((champion, [1.68, 1.681, 1.679, 1.6805, 1.6795, 1.682, 1.678, 1.6801]), (commit, [1.64, 1.641, 1.639])):
+        for id, val_bpb in zip(lab.launch_training(sha, "ada", replicates=len(metrics)).experiments, metrics, strict=True):
+            runner_lab.finish(id, val_bpb, "same", by_lab=sha == champion)
     return commit
 
 
@@ -139,4 +140,4 @@ async def test_nobody_is_asked_about_what_the_gate_refuses(lab: Lab, mode: Mode)
     edits = [{"path": "train.py", "search": "DEPTH = 2", "replace": "DEPTH = 3"}]
     commit = lab.propose_patch("One layer more is better.", "ada", edits=edits).commit
     answer, questions = await promote(lab, commit, mode, YES)
-    assert (answer["verdict"]["code"], questions) == ("too_few_replicates", [])
+    assert (answer["verdict"]["code"], questions) == ("continue", [])
