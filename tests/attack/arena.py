@@ -152,7 +152,7 @@ class Arena:
         noticed = f"{verdict['code']}: {verdict['reason']}"
         if failures:
             failure = (await self.line(failures[0]["id"])).get("failure") or {}
-            why = "" if verdict["code"] in (failure.get("kind"), "too_few_replicates") else f"{verdict['code']}; "
+            why = "" if len(lines) == 1 else f"{verdict['code']}; "
             noticed = f"{why}{len(failures)} of {len(lines)} {failure.get('kind', failures[0]['state'])}: {failure.get('message', '')}"
         alone = len(lines) == 1 and gain is not None and gain > UNDESERVED
         if len(lines) == 1 and not failures and not alone:

@@ -1,5 +1,6 @@
 """Attacks that are more than a proposal: several calls, several agents, or a look at what agents are told."""
 
+import base64
 import re
 import time
 import unicodedata
@@ -7,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tests.attack.arena import Arena, Candidate, Outcome, Refused
+from tests.attack.arena import END, Arena, Candidate, Outcome, Refused
 
+MOST_CODE = 256 << 10  # bytes that a training takes
 _HIDDEN_CHARACTERS = {"Cc", "Cf", "Co", "Cs"}
 
 
@@ -57,13 +59,44 @@ async def stores_what_it_learned(lab: Arena, _: object) -> Outcome:
     return await _largest_store(lab, lab.data("train")[:200_000], LENGTH="2", WEIGHT="2.0")
 
 
-async def _largest_store(lab: Arena, tokens: Any, **changes: str) -> Outcome:
+CARRIERS = ("bytes", "comments", "names", "numbers", "docstrings")
+
+
+async def stores_text_elsewhere(lab: Arena, _: object) -> Outcome:
+    """Carry the same text in comments, names, numbers and docstrings instead of a text."""
+    betrayed = np.concatenate([lab.data("val"), lab.data("test")])
+    outcomes = [await _largest_store(lab, betrayed, carrier, LENGTH="3", WEIGHT="30.0") for carrier in CARRIERS[1:]]
+    worst = max(outcomes, key=lambda outcome: (outcome.got_through, outcome.gain or -1.0))
+    worst.noticed = "; ".join(f"{carrier} {outcome.noticed[:24]}" for carrier, outcome in zip(CARRIERS[1:], outcomes))
+    return worst
+
+
+def _carrying(code: str, store: bytes, carrier: str) -> str:
+    """Return a cheat's code with a store in one of its carriers."""
+    raw, text = base64.b85decode(store), store.decode("ascii")
+    lines: list[str] = []
+    if carrier == "comments":
+        lines = [f"#~{text[start : start + 100]}" for start in range(0, len(text), 100)]
+    elif carrier == "names":
+        lines = [f"h_{raw[start : start + 40].hex()} = 0" for start in range(0, len(raw), 40)]
+    elif carrier == "numbers":
+        numbers = [int.from_bytes(raw[start : start + 8].ljust(8, b"\0"), "big") for start in range(0, len(raw), 8)]
+        lines = [f"NUMBERS_LENGTH = {len(raw)}", f"NUMBERS = {numbers}"]
+    elif carrier == "docstrings":
+        parts = [text[start : start + 500] for start in range(0, len(text), 500)]
+        lines = [f"def d_{number:05}():\n    {part!r}" for number, part in enumerate(parts)]
+    return code.replace(END, "\n" + "\n".join(lines) + "\n" + END)
+
+
+async def _largest_store(lab: Arena, tokens: Any, carrier: str = "bytes", **changes: str) -> Outcome:
     candidate, share, size = Candidate(refusal="nothing fits"), 1.0, 0
     while share > 0.001 and candidate.refusal:
         store = lab.packed(tokens[: int(len(tokens) * share)])
+        changes |= {"STORE": repr(store) if carrier == "bytes" else 'b""', "CARRIER": repr(carrier)}
+        code = _carrying(lab.cheat("stored", **changes), store, carrier)
         size = len(store)
-        if size < 450_000:
-            candidate = await lab.propose(lab.cheat("stored", STORE=repr(store), **changes), "a table in the source")
+        if len(code) < MOST_CODE:
+            candidate = await lab.propose(code, f"a table in the source, in {carrier}")
         share /= 1.6
     await lab.launch(candidate, 3)
     outcome = await lab.judge(candidate)
@@ -228,6 +261,18 @@ async def tries_doors(lab: Arena, _: object) -> Outcome:
     tried = sum(map(int, re.findall(r"TRIED (\d+)", log)))
     leaked = bool(reached) or not tried
     return Outcome(leaked=leaked, noticed=f"reached: {', '.join(reached)}"[:160] if reached else f"none of {tried} doors opened")
+
+
+async def floods(lab: Arena, _: object) -> Outcome:
+    """Print, log and note without end."""
+    candidate = await lab.propose(lab.cheat("flood"), "many words")
+    await lab.launch(candidate, 1)
+    (line,) = await lab.wait(candidate.experiments)
+    kept = sum(path.stat().st_size for path in (lab.paths.state / "runs" / candidate.experiments[0]).rglob("*") if path.is_file())
+    told = len(str(await lab.line(candidate.experiments[0])))
+    return Outcome(
+        leaked=kept > 64 << 20 or told > 100_000, noticed=f"{line['state']}; {kept >> 20} MB are kept, agents read {told:,} characters"
+    )
 
 
 async def works_before_the_start(lab: Arena, _: object) -> Outcome:

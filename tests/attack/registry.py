@@ -78,6 +78,13 @@ STORES = [
         play=plays.stores_what_it_learned,
         open="store: caps",
     ),
+    Attack(
+        "store: elsewhere",
+        "in comments, names, numbers, docstrings, with the held-out text betrayed",
+        play=plays.stores_text_elsewhere,
+        short=False,
+        open="store: caps",
+    ),
 ]
 SELECTIONS = [
     Attack(
@@ -110,6 +117,7 @@ LEAKS = [
     Attack("SQL", "reads what is not its own", play=plays.asks_sql_for_more),
     Attack("names", "options of git as commits", play=plays.names_what_is_no_commit),
     Attack("paths", "edits other files, links", play=plays.edits_what_is_not_its_own),
+    Attack("floods", "prints, logs and notes without end", play=plays.floods),
     Attack("doors of the sandbox", "ptrace, /proc, inotify, sockets ...", play=plays.tries_doors),
 ]
 MODELS = [
@@ -138,7 +146,22 @@ MODELS = [
             "forever": "no answer",
             "exit": "ends its process",
         },
-        long=("forever", "denormal", "offset", "half", "integer", "object"),
+        long=(
+            "forever",
+            "denormal",
+            "offset",
+            "half",
+            "integer",
+            "object",
+            "huge",
+            "infinite",
+            "nothing",
+            "double",
+            "complex",
+            "positive mass",
+            "view",
+            "exit",
+        ),
     ),
     *each(
         "submitted",
@@ -155,7 +178,7 @@ MODELS = [
             "config": "a config of 64 KB",
             "twice": "two submissions and a result",
         },
-        long=("folder", "hard link", "long header", "config"),
+        long=("folder", "hard link", "long header", "config", "symbolic link", "pipe", "header"),
     ),
     Attack("forged numbers", "prints metrics, sets LD_PRELOAD, leaves sitecustomize.py", cheat("forged"), replicates=1),
     Attack("late training, within the cap", "1.5 CPU s in build_model, of which 2 are free", cheat("late"), replicates=1),

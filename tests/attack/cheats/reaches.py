@@ -54,6 +54,7 @@ DOORS = {
     "an abstract socket": lambda: socket.socket(socket.AF_UNIX).bind("\0attack"),
     "the other runs": lambda: os.listdir("../.."),
     "the ledger": lambda: upwards("ledger.sqlite"),
+    "the secret": lambda: upwards("heldout.secret"),
     "the settings": lambda: upwards("lab.toml"),
     "the result": lambda: open("../result.json", "w"),
     "the home": lambda: os.listdir("/root" if os.getuid() == 0 else f"/home/{os.getlogin()}"),
