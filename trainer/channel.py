@@ -95,7 +95,7 @@ class Channel:
             self._meter.enforce_budget()
             self.timings["train_s"] = self._meter.wall_s
             config = message.get("config")
-            self.config = config if isinstance(config, dict) else {}
+            self.config = _strict(config) if isinstance(config, dict) else {}
 
     def _start(self) -> None:
         """Hand the training tokens over as a descriptor; the budget runs from here."""
@@ -103,3 +103,17 @@ class Channel:
         self.timings["startup_cpu_s"] = self._meter.start_budget()
         self._ours.sendmsg([b"S"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [data]))])
         os.close(data)
+
+
+def _strict(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a submitted config that every reader of JSON understands.
+
+    Raises:
+        Ended: it holds NaN or an infinite number, or is too deep.
+    """
+    try:
+        json.dumps(config, allow_nan=False)
+    except (ValueError, RecursionError):
+        message = "the submitted config must be plain JSON: no NaN, no infinite numbers, not too deep."
+        raise Ended("crashed", Failure("invalid_model", message)) from None
+    return config

@@ -70,13 +70,15 @@ def supervise(run: Path, stage: Stage = "all") -> None:
     os.ftruncate(lock, 0)
     os.write(lock, f"{os.getpid()}\n".encode())
     family = processes.Family()
+    supervisor = None
     try:
         supervisor = Supervisor(run.resolve(), _read_spec(run), family, signals)
         result = supervisor.score(submitted) if submitted is not None else supervisor.run(stage)
     except prepare.PreparationError as error:
         result = replace(_failed(str(error)), fault="code" if isinstance(error, CodeTooLarge) else "machine")
     except Exception as error:
-        result = _failed(f"the launcher failed: {error!r}")
+        blamed = supervisor is not None and supervisor.blames_code(error)
+        result = replace(_failed(f"the launcher failed: {error!r}"), fault="code" if blamed else "machine")
     finally:
         family.kill()
     protocol.write_json(run / protocol.RESULT, result)

@@ -176,7 +176,7 @@ class ModelServer:
         os.close(self._memory)
         scratch.remove(self._home)
         if self._home.exists():
-            raise ScoreError("error", "something that a model server left can't be removed.")
+            raise ScoreError("invalid_model", "something that a model server left can't be removed.")
 
 
 def _anonymous_file(size: int) -> int:

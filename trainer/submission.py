@@ -67,7 +67,7 @@ def take_up(run: Path, target: Path) -> tuple[str, dict[str, Any]]:
     try:
         shutil.copyfile(folder / client.WEIGHTS, target)
     except FileNotFoundError:
-        raise Ended("crashed", Failure("error", "the submitted weights are missing.")) from None
+        raise Ended("crashed", Failure("error", "the submitted weights are missing.", fault="machine")) from None
     return _seal(target), protocol.read_json(folder / CONFIG) or {}
 
 

@@ -80,6 +80,10 @@ class Supervisor:
         self._config: dict[str, Any] = {}  # of the submitted model
         self._reported: float | None = None
 
+    def blames_code(self, error: Exception) -> bool:
+        """Return whether the agent's code may have provoked an error of this process: it ran, and the system did not refuse anything."""
+        return self._trainer != 0 and not isinstance(error, OSError)
+
     def run(self, stage: Stage = "all") -> Result:
         """Train, and score what was submitted.
 
@@ -317,7 +321,8 @@ class Supervisor:
         """
         self._hashes["weights"], self._config = submission.take_up(self._run, self._weights)
         if differing := sorted(name for name in self._hashes.keys() | hashes.keys() if self._hashes.get(name) != hashes.get(name)):
-            raise Ended("crashed", Failure("error", f"it was trained and would be scored with different {', '.join(differing)}."))
+            message = f"it was trained and would be scored with different {', '.join(differing)}."
+            raise Ended("crashed", Failure("error", message, fault="machine"))
 
     def _score(self) -> float:
         """Have the submitted model scored, and keep what the hidden split says in a file of its own.

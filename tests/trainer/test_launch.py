@@ -182,6 +182,15 @@ def test_what_the_code_says_of_itself_is_recorded_clean_and_short(warm: Warm) ->
     assert all(text.isprintable() and len(text) <= 500 for text in short), short
 
 
+@pytest.mark.parametrize("value", ["float('nan')", "[float('inf')]"])
+def test_a_config_that_no_file_can_hold_is_the_codes_fault(warm: Warm, value: str) -> None:
+    code = BIGRAM.replace('{"vocab_size": run.config["vocab_size"]}', f'{{"vocab_size": 512, "x": {value}}}')
+    assert code != BIGRAM
+    result = warm.launch(code).wait()
+    assert (result["state"], result["fault"], result["failure"]["kind"]) == ("crashed", "code", "invalid_model")
+    assert "plain JSON" in result["failure"]["message"]
+
+
 def test_an_end_without_submitting_is_a_crash(warm: Warm) -> None:
     failure = warm.launch(BIGRAM.replace("# before submit", "raise SystemExit(0)")).wait()["failure"]
     assert failure["kind"] == "error" and "without submitting" in failure["message"]
