@@ -148,7 +148,8 @@ class LaunchAnswer(Model):
     experiments: list[str]
     seeds: list[int]
     commit: str
-    repeated: bool = Field(description="true: this idempotency_key was used before; nothing new was queued")
+    repeated: bool = Field(description="true: it was launched before, such as under this idempotency_key; nothing new was queued")
+    until_decided: str | None = Field(default=None, description="id to wait for and to cancel, of a launch until decided")
     reserved_s: float
     budget_left_s: float
     note: str
@@ -190,7 +191,7 @@ class CancelAnswer(Model):
     """What a cancellation did."""
 
     id: str
-    state: ExperimentState
+    state: str = Field(description="of the experiment; of a launch until decided open, decided, cancelled, out_of_budget or stopped")
     note: str
 
 

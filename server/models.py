@@ -157,7 +157,8 @@ class Candidacy(Model):
     state: CandidacyState = "open"
     verdict: str = Field(default="", description="the gate's last answer, in one word")
     note: str = Field(default="", description="the gate's last answer, or why it ended, in sentences")
-    replicates: int = Field(default=0, description="launched of this commit")
+    replicates: int = Field(default=0, description="launched of this commit under these settings")
+    settings: str = Field(default="", description="hash of the settings of the last launch")
     spent_s: float = Field(default=0.0, description="device seconds of its replicates that ended")
     spent_usd: float = 0.0
     created_at: float

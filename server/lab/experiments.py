@@ -30,9 +30,12 @@ class Experiments:
     def states(self, ids: Sequence[str]) -> list[a.ExperimentLine]:
         """Return these experiments in one line each, in the order asked. Starts the runner if one of them waits for it.
 
+        For a launch until decided there are the lines of its experiments so far.
+
         Raises:
             LabError: `bad_id`, `unknown_experiment`, or `lake_unavailable`.
         """
+        ids = [each for id in ids for each in (self._core.ledger.trainings_of(id) if id.startswith("c-") else [id])]
         open_ = {e.id: e for e in self._core.ledger.open_experiments()}
         ended = self._core.ledger.ended([id for id in ids if id not in open_])
         lines = []

@@ -9,6 +9,7 @@ from pathlib import Path
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.gate.promotion import Promoter
 from autoresearch_mcp.server.lab.audit import Auditing
+from autoresearch_mcp.server.lab.candidacies import CandidacyCases
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.experiments import Experiments
 from autoresearch_mcp.server.lab.history import History
@@ -53,6 +54,11 @@ class Lab:
         self.reproduce = trainings.reproduce
         self.is_reproduction = trainings.is_reproduction
         self.reproduction = trainings.reproduction
+
+        candidacies = CandidacyCases(core, trainings)
+        self.launch_until_decided = candidacies.launch_until_decided
+        self.candidacies = candidacies.candidacies
+        self.cancel_candidacy = candidacies.cancel_candidacy
 
         history = History(core, self._status)
         self.query_experiments = history.query_experiments

@@ -59,7 +59,7 @@ class Trainings:
         if not 1 <= replicates <= MAX_REPLICATES:
             raise LabError(f"replicates must be 1 to {MAX_REPLICATES}, got {replicates}. Nothing was queued.", "bad_replicates")
         settings = core.settings  # one snapshot: what is reserved is what runs
-        reserved = self._reserved(settings, device)
+        reserved = self.reserved(settings, device)
         core.repo.check(sha)
         now = time.time()
         wanted = [
@@ -106,7 +106,7 @@ class Trainings:
             seed=original.seed,
             created_at=time.time(),
             reproduces=original.id,
-            **self._reserved(settings, original.device),
+            **self.reserved(settings, original.device),
         )
         self._enqueue(settings, [again], None, "")
         return again.id
@@ -142,6 +142,8 @@ class Trainings:
             LabError: `not_yours`, `bad_id`, `unknown_experiment`, or `lake_unavailable`.
         """
         e = self._core.experiment(id)
+        if e.by_lab and not (anyones or e.terminal):
+            raise LabError(f"{id} is the lab's own: it measures the champion beside the candidates. Nothing was changed.", "not_yours")
         if not (anyones or e.terminal or e.author == author):
             raise LabError(
                 f"{id} was launched by {one_line(e.author, 64)}, so {one_line(author, 64)} can't cancel it. "
@@ -157,7 +159,7 @@ class Trainings:
             return a.CancelAnswer(id=id, state=changed.state, note="It was still queued; it will not start, and its budget is free again.")
         return a.CancelAnswer(id=id, state=changed.state, note="It is being stopped; wait_for_experiments tells when it has ended.")
 
-    def _reserved(self, settings: Settings, device: str | None) -> dict[str, Any]:
+    def reserved(self, settings: Settings, device: str | None) -> dict[str, Any]:
         """Return an experiment's kind of device, and the most that it can cost there."""
         kinds = settings.devices
         if device is not None and device not in kinds:
@@ -174,12 +176,21 @@ class Trainings:
         self._core.wake()
         return queued
 
-    def _answer(self, commit: str, ids: list[str], seeds: list[int], reserved_s: float, repeated: bool) -> a.LaunchAnswer:
-        note = "This key was used for this launch before: these are its experiments." if repeated else "Queued."
+    def answer_of(self, ids: list[str], commit: str, repeated: bool, note: str) -> a.LaunchAnswer:
+        """Return the answer to a launch whose experiments are queued or have ended."""
+        lines = self._experiments.states(ids)
+        reserved_s = sum(e.reserved_s for e in self._core.ledger.open_experiments() if e.id in ids)
+        return self._answer(commit, ids, [line.seed for line in lines], 0.0 if repeated else reserved_s, repeated, note)
+
+    def _answer(
+        self, commit: str, ids: list[str], seeds: list[int], reserved_s: float, repeated: bool, note: str | None = None
+    ) -> a.LaunchAnswer:
+        if note is None and repeated:
+            note = "This key was used for this launch before: these are its experiments."
+        elif note is None:
+            note = "Queued. Wait with wait_for_experiments."
         if self._core.stalled():
             note += f" Nothing starts until the lab's owner corrects lab.toml. {self._core.settings_file.problem()}"
-        elif not repeated:
-            note += " Wait with wait_for_experiments."
         left = self._status.budget().left_s
         return a.LaunchAnswer(
             experiments=ids, seeds=seeds, commit=commit, repeated=repeated, reserved_s=reserved_s, budget_left_s=left, note=note

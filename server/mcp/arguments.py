@@ -34,7 +34,7 @@ def _plain_paths(files: dict[str, str]) -> dict[str, str]:
     return plain
 
 
-Author = Annotated[str, Field(pattern=AUTHOR, max_length=64, description="your name: letters, digits, _.@:/+-; max 64")]
+Author = Annotated[str, Field(pattern=AUTHOR, max_length=64, description="name: letters, digits; max 64")]
 ExperimentId = Annotated[str, Field(pattern=ID, description="like e-01h2xk3m4n5p6q7")]
 MemoryId = Annotated[str, Field(pattern=ID)]
 Path = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_plain)]

@@ -48,9 +48,9 @@ def promotion(bridge: Bridge) -> Callable[..., Awaitable[a.PromoteAnswer]]:
         person: Annotated[ElicitationResult[Approval], Resolve(ask_person)],
         author: Author | None = None,
     ) -> a.PromoteAnswer:
-        """Make a commit the champion if the gate agrees: enough finished replicates of both (usually 3), better beyond noise, verified.
+        """Make a commit the champion if the gate agrees. Asking costs nothing.
 
-        Returns the verdict. If the champion moved meanwhile, launch and promote `retrain`, the change rebased onto it.
+        Returns the verdict. If the champion moved, launch and promote `retrain`, the change rebased onto it.
         """
         if gate.verdict.code != "awaiting_approval":
             return gate

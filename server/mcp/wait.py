@@ -9,7 +9,7 @@ from pydantic import Field
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.mcp.arguments import ExperimentId
 from autoresearch_mcp.server.mcp.bridge import Bridge, Ctx
-from autoresearch_mcp.server.models import TERMINAL_STATES
+from autoresearch_mcp.server.models import TERMINAL_STATES, Candidacy
 
 POLL_S = 0.1  # between readings of the ledger's change counter
 REFRESH_S = 1.0  # between readings of progress, which changes without the ledger, and between progress notifications
@@ -48,6 +48,7 @@ class Watch:
         self.ids = ids
         self.until = until
         self.lines: list[a.ExperimentLine] = []
+        self.candidacies: list[Candidacy] = []  # launches until decided, among what is waited for
         self.changed: list[str] = []
         self._counter: int | None = None
 
@@ -58,8 +59,12 @@ class Watch:
 
     @property
     def done(self) -> bool:
-        """Whether the call can answer."""
-        return not self.open if self.until == "all" else len(self.open) < len(self.lines)
+        """Whether the call can answer. A launch until decided ends with the decision, not with a replicate."""
+        undecided = [each for each in self.candidacies if each.state == "open"]
+        if self.until == "all":
+            return not self.open and not undecided
+        own = [line for line in self.lines if line.id in self.ids]
+        return len(undecided) < len(self.candidacies) or any(line.state in TERMINAL_STATES for line in own)
 
     async def news(self, until: float) -> None:
         """Sleep until the ledger changed, or it is time to look at the progress again."""
@@ -74,6 +79,7 @@ class Watch:
         # The counter is read before the states: a change in between is seen again, never missed.
         self._counter = await self.bridge.call(self.bridge.lab.changes)
         before = {line.id: line.state for line in self.lines}
+        self.candidacies = await self.bridge.call(self.bridge.lab.candidacies, [id for id in self.ids if id.startswith("c-")])
         self.lines = await self.bridge.call(self.bridge.lab.states, self.ids)
         news = [line for line in self.lines if before.get(line.id, line.state) != line.state]
         self.changed += [f"{line.id}: {before[line.id]} -> {line.state}" for line in news]
@@ -86,10 +92,18 @@ class Watch:
 
     def note(self) -> str:
         """Return what to do next."""
-        if not self.open:
-            return "All have ended. Write down what you learned with write_memory."
-        rest = ", ".join(line.id for line in self.open)
-        return f"{self.summary()}. Still open: {rest}. Call again with these ids, or use the time to think of the next idea."
+        decisions = "".join(f"{each.id} ({each.commit[:12]}) {_decision(each)} " for each in self.candidacies)
+        undecided = [each.id for each in self.candidacies if each.state == "open"]
+        if not self.open and not undecided:
+            return f"{decisions}All have ended. Write down what you learned with write_memory."
+        rest = ", ".join([*undecided, *(line.id for line in self.open)])
+        return f"{decisions}{self.summary()}. Still open: {rest}. Call again with these ids, or use the time to think of the next idea."
+
+
+def _decision(candidacy: Candidacy) -> str:
+    state = candidacy.state.replace("_", " ")
+    verdict = f" ({candidacy.verdict})" if candidacy.verdict else ""
+    return f"is {state}{verdict}, with {candidacy.replicates} replicates launched. {candidacy.note}".rstrip()
 
 
 def _progress(line: a.ExperimentLine) -> str:

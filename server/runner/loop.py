@@ -13,11 +13,13 @@ from pathlib import Path
 
 from autoresearch_mcp.server.compute.base import Compute, ComputeError
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.gate.gate import Gate
 from autoresearch_mcp.server.lake.base import Lake
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.retry import Backoff
 from autoresearch_mcp.server.runner.attempts import Attempts
+from autoresearch_mcp.server.runner.candidacies import Candidacies
 from autoresearch_mcp.server.runner.flushing import Flusher
 from autoresearch_mcp.server.runner.health import HealthFile
 from autoresearch_mcp.server.runner.preparation import Preparation
@@ -65,7 +67,9 @@ class Runner:
         self._preparation = Preparation(compute, self._health)
         self._spending = Spending(settings, state, ledger, compute)
         self._attempts = Attempts(settings, state, ledger, repo, compute, self._spending, self._check_place)
-        self._schedule = Schedule(self._current_settings, ledger, repo, self._attempts.fits, self._attempts.measures)
+        gate = Gate(ledger, self._current_settings)
+        self._candidacies = Candidacies(self._current_settings, ledger, repo, gate)
+        self._schedule = Schedule(self._current_settings, ledger, repo, gate, self._attempts.fits, self._attempts.measures)
         self._flusher = Flusher(state, ledger, lake)
         self._retention = Retention(settings.lab, state, ledger, repo)
         self._active = time.monotonic()
@@ -121,10 +125,11 @@ class Runner:
             if failure is not None:
                 raise failure
         self._spending.enforce_budget(self._queue.active())
+        await self._candidacies.advance()
         await self._start_queued()
         await self._flusher.start_if_due()
         self._retention.start_if_due(quiet=not self._queue.any())
-        if self._queue.any():
+        if self._queue.any() or self._candidacies.any():
             self._active = time.monotonic()
             return 0.0
         return time.monotonic() - self._active

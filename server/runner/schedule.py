@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.gate.gate import Gate
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment, new_id
 from autoresearch_mcp.server.proposals.repo import Repo
@@ -29,6 +30,7 @@ class Schedule:
         settings: returns the lab's, as lab.toml has them now.
         ledger: where experiments are queued.
         repo: knows the champion.
+        gate: tells which replicates of the champion are to be trained again.
         fits: tells whether this loop can run an experiment.
         measures: tells whether this loop can run what is launched under the settings of now.
     """
@@ -38,12 +40,14 @@ class Schedule:
         settings: Callable[[], Settings],
         ledger: Ledger,
         repo: Repo,
+        gate: Gate,
         fits: Callable[[Experiment], bool],
         measures: Callable[[Settings], bool],
     ) -> None:
         self._current = settings
         self._ledger = ledger
         self._repo = repo
+        self._gate = gate
         self._fits = fits
         self._measures = measures
         self._unaffordable: int | None = None  # the ledger's version when the budget didn't cover a replicate of the champion
@@ -76,7 +80,8 @@ class Schedule:
         if waiting:  # one that was lost, or whose runner died before it started
             return waiting[0]
         version = self._ledger.changes()
-        owed = self._ledger.owed_seeds(champion, by_lab=True)
+        training = {e.seed for e in self._ledger.open_experiments() if e.by_lab}
+        owed = [seed for seed in self._gate.champion_repeats(champion) if seed not in training]
         each, device = settings.longest_s(), settings.reference
         replicate = Experiment(
             id=new_id("e"),
@@ -130,12 +135,17 @@ class Schedule:
             open_,
             [Waiting(e.commit, e.author, e.id) for e in queued],
             champion,
-            len(ledger.champion_replicates(champion, settings.launch())) if is_due and not self._is_unaffordable() else None,
+            self._measured(champion, settings) if is_due and not self._is_unaffordable() else None,
             slots,
         )
         if isinstance(choice, Waiting):
             return next(e for e in queued if e.id == choice.id)
         return choice
+
+    def _measured(self, champion: str, settings: Settings) -> int:
+        """Count the replicates of the champion that count or may still count."""
+        launched = self._ledger.champion_replicates(champion, settings.launch())
+        return max(0, len(launched) - len(self._gate.champion_repeats(champion))) if launched else 0
 
     def _is_compared(self, settings: Settings) -> bool:
         """Return whether this loop can measure the champion, and the gate would count it."""

@@ -1,0 +1,195 @@
+"""Launches until decided: asks the gate after each replicate, and queues the next one until the gate has decided.
+
+All that this knows is in the ledger, and every step can be repeated: a runner that was killed between any two of them is continued by
+the next one. A candidacy has at most one open experiment, which the ledger sees to.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.gate.gate import Gate
+from autoresearch_mcp.server.gate.stacking import stack
+from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.ledger.starts import settings_hash
+from autoresearch_mcp.server.models import Candidacy, CandidacyState, Experiment, Verdict, new_id
+from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.runner.schedule import LAB
+from autoresearch_mcp.server.settings import Settings
+
+UNDECIDED = ("continue", "champion")  # verdicts after which the lab goes on
+MOST = 3  # launches for each replicate that may count: failures and repetitions end somewhere
+
+_log = logging.getLogger("autoresearch.runner")
+
+
+class Candidacies:
+    """Drives the open candidacies of a lab. Only the runner's loop calls it.
+
+    Args:
+        settings: returns the lab's, as lab.toml has them now.
+        ledger: where candidacies are.
+        repo: knows the champion.
+        gate: decides.
+    """
+
+    def __init__(self, settings: Callable[[], Settings], ledger: Ledger, repo: Repo, gate: Gate) -> None:
+        self._current = settings
+        self._ledger = ledger
+        self._repo = repo
+        self._gate = gate
+        self._done: object = None
+
+    async def advance(self) -> None:
+        """Ask the gate about every open candidacy whose replicate ended, and queue what comes next.
+
+        Raises:
+            LabError: the ledger or the repository can't be used.
+        """
+        key = self._ledger.changes(), self._repo.champion(), self._current()
+        if key != self._done and self._ledger.open_candidacies():
+            await asyncio.to_thread(self._advance)  # the first verdict imports scipy
+        self._done = key
+
+    def any(self) -> bool:
+        """Return whether any candidacy is open."""
+        return bool(self._ledger.open_candidacies())
+
+    def _advance(self) -> None:
+        champion, training = self._repo.champion(), self._ledger.open_trainings()
+        for candidacy in self._ledger.open_candidacies():
+            try:
+                self._step(candidacy, champion, training.get(candidacy.id, []))
+            except LabError as error:
+                if error.code in ("read_only", "disk_full", "busy", "ledger_unusable"):
+                    raise
+                self._end(candidacy, "stopped", "", str(error))
+
+    def _step(self, candidacy: Candidacy, champion: str, training: list[str]) -> None:
+        """Take one candidacy as far as it goes without waiting."""
+        if not self._repo.is_ancestor(champion, candidacy.commit):
+            self._cancel_queued(training)
+            if self._ledger.open_trainings().get(candidacy.id):
+                return  # what runs may end first
+            moved = self._rebase(candidacy, champion)
+            if moved is None:
+                return
+            candidacy = moved
+        elif training:
+            return
+        if why := self._never_starts(candidacy):
+            self._end(candidacy, "stopped", "", why)
+            return
+        verdict = self._gate.verdict(candidacy.commit, champion)
+        settings = self._current()
+        if verdict.code not in UNDECIDED:
+            self._end(candidacy, "decided", verdict.code, _words(verdict))
+        elif candidacy.replicates >= MOST * settings.promotion.max_replicates:
+            self._end(candidacy, "stopped", verdict.code, f"{candidacy.replicates} trainings did not decide it. {_words(verdict)}")
+        elif verdict.code == "champion" and verdict.n >= settings.promotion.max_replicates:
+            self._wait_for_champion(candidacy, champion, verdict)
+        else:
+            self._train(candidacy, champion, verdict, settings)
+
+    def _rebase(self, candidacy: Candidacy, champion: str) -> Candidacy | None:
+        """Put a candidacy's change on top of a champion that moved.
+
+        Returns:
+            The candidacy with its new commit and no replicates; None if it ended.
+        """
+        proposal = self._ledger.proposal(candidacy.commit)
+        if self._ledger.proposal_of(champion) == candidacy.commit or self._repo.is_ancestor(candidacy.commit, champion):
+            self._end(candidacy, "decided", "is_champion", "It is the champion.")
+            return None
+        assert proposal is not None, candidacy.commit  # what can be a candidate was checked at the launch
+        try:
+            stacked = stack(proposal, champion, self._repo, self._ledger)
+        except LabError as error:
+            if error.code != "no_change":
+                raise
+            self._end(candidacy, "decided", "is_champion", f"The champion {champion[:12]} has this change already.")
+            return None
+        if stacked is None:
+            why = f"The champion moved to {champion[:12]}, and both change the same lines. Propose the idea anew on that champion."
+            self._end(candidacy, "stopped", "stale_base", why)
+            return None
+        note = f"The champion moved to {champion[:12]}. The change was rebased onto it as {stacked.commit[:12]}, and starts again."
+        return self._ledger.move_candidacy(candidacy.id, commit=stacked.commit, replicates=0, verdict="", note=note)
+
+    def _train(self, candidacy: Candidacy, champion: str, verdict: Verdict, settings: Settings) -> None:
+        """Queue the next replicate. A seed that is owed comes first."""
+        owed = self._gate.repeats(candidacy.commit, champion)
+        proposal = self._ledger.proposal(candidacy.commit)
+        assert proposal is not None, candidacy.commit
+        each, launch = settings.longest_s(), settings.launch()
+        price = each * settings.usd_per_s(candidacy.device)
+        spent, more = (candidacy.spent_usd, price) if settings.rents else (candidacy.spent_s / 3600, each / 3600)
+        if candidacy.budget is not None and spent + more > candidacy.budget:
+            why = f"Another replicate could pass its budget of {candidacy.budget:g}, of which {spent:.4g} are used. {_words(verdict)}"
+            self._end(candidacy, "out_of_budget", verdict.code, why)
+            return
+        under = settings_hash(launch.model_dump_json())
+        replicates = candidacy.replicates if candidacy.settings in ("", under) else 0  # what ran under other settings counts no more
+        if candidacy.device not in settings.devices[:1]:
+            self._end(candidacy, "stopped", verdict.code, f"This lab no longer compares on {candidacy.device}. {_words(verdict)}")
+            return
+        self._note(candidacy, verdict=verdict.code, note=_words(verdict), settings=under, replicates=replicates)
+        replicate = Experiment(
+            id=new_id("e"),
+            commit=candidacy.commit,
+            base=proposal.base,
+            author=candidacy.author,
+            hypothesis=proposal.hypothesis,
+            tags=sorted({*candidacy.tags, *proposal.tags}),
+            seed=owed[0] if owed else secrets.randbelow(2**31),
+            device=candidacy.device,
+            created_at=time.time(),
+            candidacy=candidacy.id,
+            reserved_s=each,
+            reserved_usd=price,
+        )
+        try:
+            self._ledger.enqueue([replicate], settings.budget.device_hours * 3600, None, "", settings.budget.usd, launch)
+        except LabError as error:
+            if error.code != "over_budget":
+                raise
+            if not self._ledger.open_experiments(limit=1):  # nothing is left that could return what it doesn't use
+                self._end(candidacy, "out_of_budget", verdict.code, f"{error} {_words(verdict)}")
+
+    def _wait_for_champion(self, candidacy: Candidacy, champion: str, verdict: Verdict) -> None:
+        """Note that a candidate with all its replicates waits for the champion's, unless those come to nothing."""
+        launched = self._ledger.champion_replicates(champion, self._current().launch())
+        if len(launched) >= MOST * self._current().promotion.max_replicates:
+            self._end(candidacy, "stopped", verdict.code, f"The champion can't be measured: {_words(verdict)}")
+        else:
+            self._note(candidacy, verdict=verdict.code, note=_words(verdict))
+
+    def _never_starts(self, candidacy: Candidacy) -> str:
+        """Return why the last replicate could not be started at all; empty if it could."""
+        trainings = self._ledger.trainings_of(candidacy.id)
+        last = self._ledger.ended(trainings[-1:]).get(trainings[-1]) if trainings else None
+        if last is None or last["state"] != "crashed" or last["started"]:
+            return ""
+        return f"Its last replicate could not be started: {last['failure'] or 'see the runner log'}"
+
+    def _note(self, candidacy: Candidacy, **changes: object) -> None:
+        """Write down what changed of a candidacy. Where nothing did, nothing is written: each write wakes everybody who waits."""
+        if any(getattr(candidacy, name) != value for name, value in changes.items()):
+            self._ledger.move_candidacy(candidacy.id, **changes)
+
+    def _cancel_queued(self, training: list[str]) -> None:
+        for id in training:
+            e = self._ledger.experiment(id)
+            if e is not None and e.state == "queued":
+                self._ledger.request_cancel(id, LAB)
+
+    def _end(self, candidacy: Candidacy, state: CandidacyState, verdict: str, note: str) -> None:
+        _log.info("%s of %s ended: %s %s", candidacy.id, candidacy.commit[:12], state, verdict)
+        self._ledger.move_candidacy(candidacy.id, state=state, verdict=verdict, note=note)
+
+
+def _words(verdict: Verdict) -> str:
+    return " ".join(part for part in (verdict.reason, verdict.next) if part)
