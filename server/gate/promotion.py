@@ -11,10 +11,11 @@ from typing import Literal
 from autoresearch_mcp.server.answers import PromoteAnswer
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.gate.gate import Gate
+from autoresearch_mcp.server.gate.stacking import stack
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Promotion, Proposal, Verdict, new_id
 from autoresearch_mcp.server.paths import StatePaths
-from autoresearch_mcp.server.proposals.repo import Draft, Repo
+from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.trainer import files
 
 
@@ -80,47 +81,26 @@ class Promoter:
             reason = f"The champion moved since this proposal was made, and against its own base: {own.reason}"
             return self._refusal(champion, own.model_copy(update={"reason": reason}))
         try:
-            combined = self._repo.rebase(
-                proposal.commit, champion, f"{proposal.hypothesis}\n\nStacked onto {champion[:12]}.", proposal.author
-            )
+            stacked = stack(proposal, champion, self._repo, self._ledger)
         except LabError as error:
             if error.code != "no_change":
                 raise
             reason = f"The champion {champion[:12]} has this change already."  # such as when the same promotion is asked for again
             return self._refusal(champion, own.model_copy(update={"promote": False, "code": "is_champion", "reason": reason}))
-        if isinstance(combined, Draft):
-            twin = self._ledger.twin(combined.fingerprint) or self._adopt(combined, proposal)
-            tested = self._gate.verdict(twin.commit, champion)
+        if stacked is not None:
+            tested = self._gate.verdict(stacked.commit, champion)
             if tested.code in ("promote", "continue", "champion"):
-                what = "promote that commit" if tested.promote else "launch_training on that commit, then promote it"
+                what = "promote that commit" if tested.promote else "launch_training(until='decided') on that commit, then promote it"
                 reason = (
-                    f"The champion moved to {champion[:12]} since this proposal was made. The change was rebased onto it as {twin.commit[:12]}: "
+                    f"The champion moved to {champion[:12]} since this proposal was made. The change was rebased onto it as {stacked.commit[:12]}: "
                     f"{what}. Gains don't always add up, so the combination has to be tested. {tested.reason}"
                 )
                 return self._refusal(
-                    champion, tested.model_copy(update={"promote": False, "code": "stale_base", "reason": reason}), retrain=twin.commit
+                    champion, tested.model_copy(update={"promote": False, "code": "stale_base", "reason": reason}), retrain=stacked.commit
                 )
         commit = self._repo.transplant(proposal.commit, champion, proposal.hypothesis, proposal.author)
         self._ledger.add_alias(commit, proposal.commit)
         return commit
-
-    def _adopt(self, draft: Draft, origin: Proposal) -> Proposal:
-        self._repo.keep(draft.commit)
-        return self._ledger.add_proposal(
-            Proposal(
-                commit=draft.commit,
-                base=draft.base,
-                fingerprint=draft.fingerprint,
-                author=origin.author,
-                hypothesis=f"{origin.hypothesis} (stacked onto {draft.base[:12]})",
-                tags=[*origin.tags, "stacked"],
-                files_changed=draft.files_changed,
-                insertions=draft.insertions,
-                deletions=draft.deletions,
-                created_at=time.time(),
-            ),
-            draft.canonical,
-        )
 
     def _move(self, commit: str, champion: str, author: str, approved_by: str, verdict: Verdict) -> PromoteAnswer:
         promotion = Promotion(
