@@ -19,13 +19,14 @@ from autoresearch_mcp.server.gate.standings import Standings
 from autoresearch_mcp.server.installation import is_installed
 from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.models import ACTIVE_STATES, IMPORTED, Experiment
+from autoresearch_mcp.server.models import ACTIVE_STATES, BUDGET, IMPORTED, OWNER, Experiment
 from autoresearch_mcp.server.pace import Paces
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner import health, start
 from autoresearch_mcp.server.secret import fingerprint
 from autoresearch_mcp.server.settings import LaunchSettings, Settings, SettingsFile
+from autoresearch_mcp.server.untrusted import one_line
 
 AGENTS = 20  # whose spending is listed, the largest first
 _UNCONFINED = {
@@ -195,6 +196,9 @@ class LabStatus:
 
     def against_champion(self, e: Experiment) -> str:
         """Say in a sentence or two where an experiment's metric stands."""
+        if e.cancelled_by:
+            asked = "was cancelled" if e.terminal else "is being cancelled"
+            return f"It {asked} by {'the lab' if e.cancelled_by in (OWNER, BUDGET) else one_line(e.cancelled_by, 64)}."
         if e.metric is None:
             return "It has no metric." if e.terminal else "It has not been measured yet."
         champion = self._repo.champion()

@@ -74,6 +74,7 @@ async def test_an_orchestrator_can_cancel_what_others_launched_and_the_record_na
     async with serving(runner_lab, "--as", "chief", "--role", "orchestrator") as chief, serving(runner_lab) as others:
         id = await launch(others, author="ada")
         assert (await answer(chief, "cancel_experiment", id=id))["state"] == "cancelled"
+        assert (await answer(others, "get_experiment", id=id))["against_champion"] == "It was cancelled by chief."
         (score,) = [
             score for score in runner_lab.ledger.scores((await answer(chief, "get_status"))["champion"]["commit"]) if score.experiment == id
         ]
