@@ -95,7 +95,7 @@ class Proposing:
             tags: kept with the proposal and its experiments.
 
         Raises:
-            LabError: `no_hypothesis`, `bad_base`, `no_change`, `is_champion`, or why the change doesn't apply.
+            LabError: `no_hypothesis`, `bad_base`, `no_change`, `is_champion`, `too_much_new`, or why the change doesn't apply.
         """
         core = self._core
         hypothesis = clean(hypothesis).strip()
@@ -104,6 +104,9 @@ class Proposing:
         sha = core.commit(base)
         if core.ledger.proposal(sha) is None and not core.was_champion(sha):
             raise LabError(f"{sha[:12]} is neither a proposal nor a champion. Leave base out to build on the champion.", "bad_base")
+        if core.repo.first() is None:  # a lab of before
+            promoted = core.ledger.promotions()
+            core.repo.name_first(promoted[0].previous if promoted else core.repo.champion())
         draft = core.repo.build(sha, hypothesis, author, diff=diff, edits=edits, files=files)
         if draft.fingerprint == core.repo.fingerprint(sha):
             raise LabError(

@@ -1,11 +1,11 @@
 """Builds commits from changes: of an agent's patch, of a rebase onto a moved champion, of another commit's whole code."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.proposals import patch, source
+from autoresearch_mcp.server.proposals import growth, patch, source
 from autoresearch_mcp.server.proposals.fingerprint import canonical
 from autoresearch_mcp.server.proposals.git import Git
 from autoresearch_mcp.server.proposals.objects import Entry, Objects, check_place
@@ -52,9 +52,11 @@ class Drafts:
         git: of the lab's repository.
         objects: its object store.
         editable: the paths that may change.
+        first: names the commit with the lab's first source, beyond which growth counts; None if nothing does.
     """
 
-    def __init__(self, git: Git, objects: Objects, editable: Editable) -> None:
+    def __init__(self, git: Git, objects: Objects, editable: Editable, first: Callable[[], str | None]) -> None:
+        self._first = first
         self._git = git
         self._objects = objects
         self._editable = editable
@@ -132,6 +134,8 @@ class Drafts:
         modules = _modules(entries) | _modules(changed)
         for path, data in changed.items():
             source.check(path, data, modules)
+        first = self._first()
+        growth.check(old if first in (None, base) else self.editable_files(self._objects.entries(first)), old, {**old, **changed})
         tree = self._objects.write_tree(entries, self._objects.store(changed, entries))
         commit = self._objects.commit(tree, [base], message, author)
         stat = self.stat(base, commit)

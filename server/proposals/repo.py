@@ -26,6 +26,7 @@ from autoresearch_mcp.server.proposals.patch import Change
 __all__ = ["Conflict", "DiffStat", "Draft", "LogEntry", "Repo"]
 
 PROPOSALS = "refs/autoresearch/proposals"
+FIRST = "refs/autoresearch/first"  # the lab's first source, beyond which growth counts
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Repo:
         self.branch = f"refs/heads/{branch}"
         self._git = Git(self.root)
         self._objects = Objects(self._git)
-        self._drafts = Drafts(self._git, self._objects, self.editable)
+        self._drafts = Drafts(self._git, self._objects, self.editable, self.first)
         self._fingerprints: dict[str, str] = {}  # of the few commits that proposals start from
         self._canonicals: dict[str, str] = {}
 
@@ -108,8 +109,21 @@ class Repo:
         commit = self._objects.commit(tree, [head] if head else [], message, "autoresearch-mcp")
         self._move("refs/heads/main", commit)
         self._move(self.branch, commit)
+        self._move(FIRST, commit)
         self._git.output("read-tree", "-m", "-u", *([head] if head else []), commit)
         return commit
+
+    def first(self) -> str | None:
+        """Return the commit with the lab's first source, or None where nobody has named it yet."""
+        with contextlib.suppress(OSError, ValueError):
+            loose = (self._git.directory / FIRST).read_text(encoding="ascii").strip()
+            if re.fullmatch(r"[0-9a-f]{40,64}", loose):
+                return loose
+        return self._git.line("for-each-ref", "--format=%(objectname)", FIRST) or None
+
+    def name_first(self, commit: str) -> None:
+        """Let growth count beyond this commit, in a lab of a version that didn't count it."""
+        self._move(FIRST, commit)
 
     def champion(self) -> str:
         """Return the full id of the commit that the champion's branch points to.
@@ -261,7 +275,7 @@ class Repo:
             files: whole new texts by path.
 
         Raises:
-            LabError: those of `patch.apply`, `source.check` and `source.encode`, and `no_change`.
+            LabError: those of `patch.apply`, `source.check`, `source.encode` and `growth.check`, and `no_change`.
         """
         return self._drafts.build(base, message, author, Change(diff, edits, files))
 
@@ -269,7 +283,7 @@ class Repo:
         """Commit on `onto` what `commit` changed since it left the line of `onto`, merged file by file.
 
         Raises:
-            LabError: `no_change` where `onto` has it already; `unrelated`; those of `source.check`.
+            LabError: `no_change` where `onto` has it already; `unrelated`; those of `source.check` and `growth.check`.
         """
         return self._drafts.rebase(commit, self.merge_base(commit, onto), onto, message, author)
 
