@@ -5,8 +5,12 @@ the command line: `autoresearch_mcp.trainer.gpu_check` starts it, because the tr
 """
 
 import argparse
+import contextlib
 import io
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,10 +21,12 @@ from typing import Any
 import anyio
 from rich.console import Console
 
-from autoresearch_mcp.server.commands.demo import DemoFailure, Idea, LiveConsole, agent
+from autoresearch_mcp.server.commands.demo import Agent, DemoFailure, Idea, LiveConsole, agent
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.paths import SETTINGS
+from autoresearch_mcp.server.paths import SETTINGS, STATE, LabPaths
+from autoresearch_mcp.server.runner.lock import stop_runner
+from autoresearch_mcp.trainer import files, protocol
 from autoresearch_mcp.trainer.compile_cache import STOCK
 
 REPLICATES = 3
@@ -30,26 +36,22 @@ BATCH = {
     "h100": ("    BATCH_TOKENS = 2**19", "    BATCH_TOKENS = 2**21"),
     "tiny": ("BATCH_TOKENS = 1024 ", "BATCH_TOKENS = 4096 "),
 }
+SLOTS = {"h100": 1, "tiny": 2}
 LOSS = Idea("Embeddings that learn slowly", "EMBEDDING_LR = 0.6 ", "EMBEDDING_LR = 0.006 ")
 
 
 async def _drive(root: Path, profile: str) -> dict[str, Any]:
+    stock, slow = BATCH[profile]
     with LiveConsole(Console(file=io.StringIO())) as screen:
         async with agent("gpu-check", root, screen) as boss:
-            ended = await boss.train("champion", REPLICATES)
             loss = await boss.propose(LOSS)
-            ended += await boss.train(loss, REPLICATES)
-            refusal = await boss.promote(loss)
-            stock, slow = BATCH[profile]
             gain = await boss.propose(Idea("A quarter of the batch: four times the steps", slow, stock))
-            ended += await boss.train(gain, REPLICATES)
-            answer = await boss.promote(gain)
+            ended = await _train(boss, {"champion": REPLICATES, loss: REPLICATES, gain: REPLICATES})
+            refusal, answer = await boss.promote(loss), await boss.promote(gain)
             for _ in range(TRIES):
-                if answer["promoted"]:
-                    break
-                for commit in ("champion", gain):
-                    ended += await boss.train(commit, MORE)
-                answer = await boss.promote(gain)
+                if not answer["promoted"]:
+                    ended += await _train(boss, {"champion": MORE, gain: MORE})
+                    answer = await boss.promote(gain)
             full = [await boss.call("get_experiment", id=line["id"]) for line in ended]
     return {
         "promoted": answer["promoted"],
@@ -59,6 +61,30 @@ async def _drive(root: Path, profile: str) -> dict[str, Any]:
         "trained_s": sum(_trained_s(experiment) for experiment in full),
         "words": [f"{len(full)} trainings, of which {sum(line['state'] == 'finished' for line in ended)} finished"],
     }
+
+
+async def _train(boss: Agent, replicates: dict[str, int]) -> list[dict[str, Any]]:
+    """Train replicates of several commits, queued at once, and wait for all of them."""
+    ids = list[str]()
+    for commit, count in replicates.items():
+        key = f"{commit}-{len(boss.trained)}"
+        launched = await boss.call("launch_training", commit=commit, replicates=count, idempotency_key=key)
+        ids += launched["experiments"]
+        boss.trained += launched["experiments"]
+    ended: list[dict[str, Any]] = await boss.wait(ids)
+    return ended
+
+
+def _stop(root: Path) -> None:
+    """Leave nothing of the lab running: no runner that would start what is queued, and no training."""
+    if not (paths := LabPaths(root)).state.is_dir():
+        return
+    stop_runner(paths.state)
+    for launcher in root.glob(f"{STATE}/runs/*/*/{protocol.LOCK}"):
+        with contextlib.suppress(OSError, ValueError), launcher.open("r+b") as lock:
+            if not files.try_process_lock(lock):
+                (launcher.parent / protocol.CANCEL).touch()
+                os.kill(int(launcher.read_text(encoding="ascii")), signal.SIGTERM)
 
 
 def _trained_s(experiment: dict[str, Any]) -> float:
@@ -76,10 +102,11 @@ def _write_repository(folder: Path, stock: str, slow: str) -> None:
         subprocess.run(["git", "-C", str(folder), *command], check=True, stdout=subprocess.DEVNULL)
 
 
-def _set_up(root: Path, attention: str) -> None:
+def _set_up(root: Path, profile: str, attention: str) -> None:
     """Set how the lab trains. Trainings count that this machine can't confine: the lab is thrown away."""
     path = root / SETTINGS
     text = path.read_text(encoding="utf-8").replace("[training]\n", f'[training]\nattention = "{attention}"\n', 1)
+    text = re.sub(r"^slots = 0 ", f"slots = {SLOTS[profile]} ", text, flags=re.MULTILINE)
     path.write_text(text.replace('unsandboxed = "refuse"', 'unsandboxed = "allow"'), encoding="utf-8")
 
 
@@ -92,19 +119,23 @@ def main() -> int:
     parser.add_argument("budget_s", type=float)
     arguments = parser.parse_args()
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # the check ends it so: it tidies up either way
     try:
         with tempfile.TemporaryDirectory() as source:
             _write_repository(Path(source), *BATCH[arguments.profile])
             create_lab(arguments.folder, Path(source), arguments.profile, arguments.budget_s)
-        _set_up(arguments.folder, arguments.attention)
+        _set_up(arguments.folder, arguments.profile, arguments.attention)
         answer = anyio.run(_drive, arguments.folder, arguments.profile)
+        seconds = time.monotonic() - began
     except (DemoFailure, LabError) as error:
         sys.stdout.write(f"{error}\n")
         return 1
     except BaseExceptionGroup as error:
         sys.stdout.write(f"{error.exceptions[0]}\n")
         return 1
-    sys.stdout.write(json.dumps({**answer, "seconds": time.monotonic() - began}) + "\n")
+    finally:
+        _stop(arguments.folder)
+    sys.stdout.write(json.dumps({**answer, "seconds": seconds, "slots": SLOTS[arguments.profile]}) + "\n")
     return 0
 
 

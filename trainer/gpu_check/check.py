@@ -23,6 +23,7 @@ from autoresearch_mcp.trainer.gpu_check.runs import Launches
 PICTURE = "gpu-check.svg"
 # No part begins after so many seconds, by whether it is a quick check; on a CPU, whose speed nobody knows, never
 LIMITS_S = {("cuda", False): 480.0, ("cuda", True): 180.0}
+PART_S = {"cuda": 180.0, "cpu": 300.0}  # a run of a part that goes on longer is cancelled, and the part fails
 PARTS: dict[int, tuple[str, Callable[[Check, Part], None]]] = {
     1: ("training", parts.training),
     2: ("second start", parts.second_start),
@@ -166,6 +167,7 @@ def _lend_kernels(folder: Path) -> None:
 def _run_part(these: Check, part: Part) -> None:
     """Run one part. Whatever fails in it is said in it, and ends no other part."""
     began = time.monotonic()
+    these.launches.deadline = began + PART_S[these.kind]
     try:
         PARTS[part.number][1](these, part)
     except swarm.Skipped as reason:

@@ -15,6 +15,7 @@ from autoresearch_mcp.trainer.gpu_check.report import Part
 from autoresearch_mcp.trainer.gpu_check.runs import Run
 
 STAGES = ("starting", "running", "scoring")
+COMPILING_S = 3.0  # from spawn on; then a training has its context on the card, and the compiler's helpers run
 GONE_S = 10.0  # what was killed has so long to go
 SLACK_MB = 600.0  # by which the card's memory may differ from before: contexts of others come and go
 MARK_MB = {"cuda": 4096, "cpu": 64}
@@ -68,6 +69,8 @@ def _kills(check: Check, part: Part) -> None:
         budget_s = 0.5 if stage == "scoring" and not check.real else 2.0 if stage == "scoring" else 30.0
         run = check.launches.start(f"kill-{stage}", variants.stock(), budget_s)
         run.reach(stage)
+        if stage == "starting" and check.real:
+            time.sleep(COMPILING_S)
         members = run.members()
         if way == signal.SIGTERM:
             (run.directory / protocol.CANCEL).touch()

@@ -6,6 +6,7 @@ one that was killed ends what that one left.
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -33,9 +34,8 @@ class Run:
         pid: of its supervisor.
     """
 
-    def __init__(self, directory: Path, pid: int, process: subprocess.Popen[bytes] | None, limit_s: float) -> None:
-        self.directory, self.pid, self._process = directory, pid, process
-        self._deadline = time.monotonic() + limit_s
+    def __init__(self, directory: Path, pid: int, process: subprocess.Popen[bytes] | None, deadline: float) -> None:
+        self.directory, self.pid, self._process, self._deadline = directory, pid, process, deadline
 
     @property
     def alive(self) -> bool:
@@ -129,6 +129,9 @@ class Run:
 class Launches:
     """Starts runs of one profile on one device.
 
+    Attributes:
+        deadline: when the part ends that starts them, by `time.monotonic`. A run that goes on longer is cancelled.
+
     Args:
         folder: where run directories are made. What an earlier check left there is ended and removed.
         profile: what to train.
@@ -142,6 +145,7 @@ class Launches:
         folder.mkdir(parents=True)
         self._folder, self._profile, self._data, self._device = folder, profile, data, device
         self._log = (folder / "launchers.log").open("wb")
+        self.deadline = math.inf
         self._warm: subprocess.Popen[str] | None = None
 
     def start(
@@ -188,10 +192,10 @@ class Launches:
         Raises:
             CheckError: it can't be started.
         """
-        limit_s = prepare.max_wall_s(self._profile.name, budget_s) + 20
+        deadline = min(self.deadline, time.monotonic() + prepare.max_wall_s(self._profile.name, budget_s) + 20)
         if stage != "all":
             process = subprocess.Popen([*_LAUNCHER, str(directory), "--stage", stage], stdin=subprocess.DEVNULL, stderr=self._log)
-            return Run(directory, process.pid, process, limit_s)
+            return Run(directory, process.pid, process, deadline)
         warm = self._parent()
         assert warm.stdin is not None and warm.stdout is not None
         try:
@@ -202,7 +206,7 @@ class Launches:
             answer = {}
         if "pid" not in answer:
             raise CheckError(f"the launcher could not start a run. {answer.get('error', f'{self._folder}/launchers.log may say why.')}")
-        return Run(directory, answer["pid"], None, limit_s)
+        return Run(directory, answer["pid"], None, deadline)
 
     def _parent(self) -> "subprocess.Popen[str]":
         """Return the warm parent, which imports torch once for all runs."""

@@ -1,5 +1,6 @@
 """Part 6 of the check: a lab over MCP on this device, driven by a process of the server's. Skipped where its packages are missing."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -15,6 +16,7 @@ from autoresearch_mcp.trainer.gpu_check.report import Part
 
 PACKAGES = ("mcp", "pydantic", "deeplake", "git", "rich", "sqlglot", "starlette", "tenacity", "uvicorn", "matplotlib", "anyio")
 LIMIT_S = {"cuda": 420.0, "cpu": 600.0}
+END_S = 20.0
 
 
 class Skipped(Exception):
@@ -40,18 +42,26 @@ def lab(check: Check, part: Part) -> None:
     attention = "fa3" if (kernels / device.FLASH_LINK).exists() else "sdpa"
     command = [sys.executable, "-P", "-m", "autoresearch_mcp.server.commands.gpu_lab", str(folder), profile, attention]
     command += [str(check.budget_s(15, 8) if check.real else 0.6)]
-    with (check.work / "lab.log").open("wb") as log:
+    limit_s = LIMIT_S[check.kind]
+    with (
+        (check.work / "lab.log").open("wb") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment, encoding="utf-8") as driver,
+    ):
         try:
-            done = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=log, env=environment, timeout=LIMIT_S[check.kind], check=False, encoding="utf-8"
-            )
+            out, _ = driver.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
-            raise CheckError(f"the lab took longer than {LIMIT_S[check.kind]:.0f} s; {check.work}/lab.log and {folder} are kept.") from None
-    lines = done.stdout.strip().splitlines()
-    if done.returncode != 0 or not lines:
+            raise CheckError(f"the lab took longer than {limit_s:.0f} s; {check.work}/lab.log and {folder} are kept.") from None
+        finally:
+            if driver.poll() is None:  # it stops the lab's runner and trainings before it goes
+                driver.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    driver.communicate(timeout=END_S)
+                driver.kill()
+    lines = out.strip().splitlines()
+    if driver.returncode != 0 or not lines:
         raise CheckError(f"the lab failed: {lines[-1] if lines else f'see {check.work}/lab.log'}")
     answer = json.loads(lines[-1])
-    part.numbers |= {"lab_s": answer["seconds"], "slot_share": 100 * answer["trained_s"] / answer["seconds"]}
+    part.numbers |= {"lab_s": answer["seconds"], "slot_share": 100 * answer["trained_s"] / answer["seconds"] / answer["slots"]}
     part.words += answer["words"]
     part.judge("the known gain is promoted" + (f": {answer['gain']}" if answer["gain"] else ""), answer["promoted"])
     part.judge("the known loss is refused" + (f": {answer['loss']}" if answer["loss"] else ""), answer["refused"])
