@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from autoresearch_mcp.trainer import prepare, protocol
+from autoresearch_mcp.trainer import files, prepare, protocol
 from autoresearch_mcp.trainer.gpu_check import machine, report, runs, variants
 from autoresearch_mcp.trainer.gpu_check.parts import argue
 from tests.trainer.conftest import STOCK, until
@@ -237,3 +237,18 @@ def test_the_lab_over_mcp_promotes_the_gain_and_refuses_the_loss(tmp_path: Path)
     assert done.returncode == 0, done.stdout
     part = measured(tmp_path).parts[6]
     assert part.state == report.MEASURED and [holds for _, holds in part.verdicts] == [True, True]
+
+
+@pytest.mark.slow
+def test_a_check_that_is_interrupted_ends_the_runner_and_the_trainings_of_its_lab(tmp_path: Path) -> None:
+    command = [*CHECK, "--device", "cpu", "--part", "6", "--work", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as begun:
+        locks = "lab/.autoresearch/runs/*/*/launcher.lock"
+        until(lambda: any(_lives(path) for path in tmp_path.glob(locks)), 300)
+        begun.send_signal(signal.SIGTERM)
+        out, _ = begun.communicate(timeout=120)
+    assert begun.returncode == 130 and "Nothing is left running" in out
+    state = tmp_path / "lab" / ".autoresearch"
+    until(lambda: not any(_lives(path) for path in tmp_path.glob(locks)))
+    with (state / "runner.lock").open("r+") as lock:
+        assert files.try_lock(lock), "the lab's runner lives"
