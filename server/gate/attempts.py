@@ -3,7 +3,7 @@
 - Whatever was started counts, the first in order of their starts.
 - A failure of the code counts as the worst value of either side.
 - What was cancelled while it ran, or failed through no fault of the code, is owed: it must be trained again with its seed before
-  the gate says yes.
+  the gate says yes. That is forgiven a few times only, else somebody could draw again until a seed turns out well.
 - A failure while the model was scored bars the commit, unless the lab's own scorer or machine was at fault.
 - What ran far slower or faster than the commit's other replicates is set aside, once it was trained again (see `set_aside`).
 """
@@ -15,6 +15,8 @@ from statistics import median
 
 from autoresearch_mcp.server.models import Score
 
+_CANCELS = 1  # of a commit's own replicates by who launched them, before another counts as a failure
+_ACCIDENTS = 2  # failures through no fault of the code, likewise
 _FEWEST = 5  # replicates of a commit, before one of them can fall out
 _ONE_IN = 8  # so many replicates may be set aside, and one of fewer: what falls out more often is the commit's own doing
 _WIDTH = 6.0  # median absolute deviations, in units of a normal distribution's standard deviation
@@ -32,6 +34,30 @@ def is_failure(score: Score) -> bool:
     return score.metric is None and was_started(score) and score.state != "cancelled" and score.fault in (None, "code")
 
 
+def failures(scores: Iterable[Score]) -> list[Score]:
+    """Return the attempts that count as bad values: failures of the code, and what is not forgiven any more.
+
+    Args:
+        scores: attempts of one commit, in order of their starts.
+    """
+    bad = list[Score]()
+    cancels = accidents = 0
+    for score in scores:
+        if score.metric is not None or not was_started(score):
+            continue
+        if is_failure(score):
+            bad.append(score)
+        elif score.state != "cancelled":
+            accidents += 1
+            if accidents > _ACCIDENTS:
+                bad.append(score)
+        elif score.cancelled_by in ("", score.author):
+            cancels += 1
+            if cancels > _CANCELS:
+                bad.append(score)
+    return bad
+
+
 def bars(score: Score) -> bool:
     """Return whether an attempt bars its commit: its model failed while it was scored, by its own fault."""
     return score.metric is None and score.ended_in == "scoring" and score.fault == "code"
@@ -43,9 +69,11 @@ def owed_seeds(scores: Iterable[Score]) -> list[int]:
     Args:
         scores: attempts in order of their starts. A later one with the same seed pays for an earlier one.
     """
+    attempts = list(scores)
+    bad = {id(score) for score in failures(attempts)}
     owed: dict[int, None] = {}
-    for score in scores:
-        if score.metric is not None or is_failure(score):
+    for score in attempts:
+        if score.metric is not None or id(score) in bad:
             owed.pop(score.seed, None)
         elif was_started(score):
             owed[score.seed] = None

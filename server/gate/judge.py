@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autoresearch_mcp.server.gate.attempts import bars, is_failure, owed_seeds, was_started, without_repeated
+from autoresearch_mcp.server.gate.attempts import bars, failures, is_failure, owed_seeds, was_started, without_repeated
 from autoresearch_mcp.server.gate.boundary import N_MIN
 from autoresearch_mcp.server.gate.evidence import BY_SETTING, counted, in_order_of_launch, metrics, uncounted
 from autoresearch_mcp.server.gate.noise import Squares, pool_squares, sums_of_squares
@@ -105,7 +105,8 @@ def weigh(candidate: Sequence[Score], champion: Sequence[Score], section: Promot
     theirs, again = without_repeated([score for score in fresh if score.conditions == conditions])
     ours, ours_again = without_repeated([score for score in eligible if score.conditions == conditions])
     kept = {score.experiment for score in ours}
-    attempts = [score for score in attempts if score.experiment in kept or is_failure(score)][: rules.cap]
+    kept |= {score.experiment for score in failures(attempts)}
+    attempts = [score for score in attempts if score.experiment in kept][: rules.cap]
     ended = max((score.finished_at for score in attempts), default=0.0)
     side = [(score.finished_at, score) for score in theirs]
     faced = window(side, ended) if attempts else [score for _, score in side]

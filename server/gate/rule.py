@@ -32,7 +32,7 @@ Ruling = Literal["promote", "continue", "futile", "not_confirmed", "champion"]
 
 M_FIRST = 4  # fresh replicates of the champion, before anything is said of a candidate
 HIDDEN_SHARE = 0.5  # of the gain, that the hidden split has to show
-GUARD_P = 0.1  # of the F test by which a side's own spread counts
+GUARD_P = 0.3  # of the F test by which a side's own spread counts: so large costs no power, and helps most where a candidate varies more
 _DECIDED = "It is decided. Go on with another idea."
 _ROUNDING = 1e-12  # share of a mean that is no difference
 _GUARD_DF = 2  # weight of the noise then, in degrees of freedom

@@ -162,6 +162,22 @@ def test_what_ended_without_showing_its_worth_is_trained_again_with_its_seed_bef
     assert owed_seeds(attempts) == [77] and owed_seeds(attempts + scores("candidate", [None], seed=77)) == []
 
 
+@pytest.mark.parametrize(("facts", "forgiven"), [({"state": "cancelled"}, 1), ({"state": "crashed", "fault": "machine"}, 2)])
+def test_a_seed_is_not_drawn_again_until_it_turns_out_well(facts: dict[str, Any], forgiven: int) -> None:
+    attempts = (
+        scores("candidate", BETTER) + scores("candidate", [None] * (forgiven + 2), seed=77, **facts) + scores("candidate", [1.39], seed=77)
+    )
+    verdict = judge(attempts, CHAMPION, RULES)
+    assert verdict.n == 6 and "2 replicates of it failed" in verdict.reason
+    assert not verdict.promote
+
+
+def test_somebody_elses_cancels_are_never_a_failure() -> None:
+    attempts = scores("candidate", BETTER) + scores("candidate", [None] * 5, state="cancelled", author="ada", cancelled_by="[owner]")
+    verdict = judge(attempts, CHAMPION, RULES)
+    assert verdict.n == 3 and "failed" not in verdict.reason
+
+
 def test_a_failure_in_scoring_bars_a_commit_unless_the_scorer_was_at_fault() -> None:
     for fault, code in (("code", "barred"), ("scorer", "continue"), ("machine", "continue")):
         attempts = scores("candidate", BETTER) + scores("candidate", [None], state="crashed", fault=fault, ended_in="scoring")
