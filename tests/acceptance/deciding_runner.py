@@ -1,0 +1,40 @@
+"""A lab's runner as a process, with a launcher that draws its metrics; or a server that launches a commit until it is decided.
+
+python -m tests.acceptance.deciding_runner run ROOT SECONDS
+python -m tests.acceptance.deciding_runner launch ROOT COMMIT KEY
+"""
+
+import sys
+from pathlib import Path
+
+import anyio
+
+from autoresearch_mcp.server import settings as lab_settings
+from autoresearch_mcp.server.compute.local.backend import LocalCompute
+from autoresearch_mcp.server.lab import core
+from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
+from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.runner.lock import runner_lock
+from autoresearch_mcp.server.runner.loop import Runner
+
+DRAWING = Path(__file__).parents[1] / "bench" / "drawing_launcher.py"
+
+
+def run(root: Path, seconds: str, linger_s: float = 0.0) -> None:
+    state = root / ".autoresearch"
+    settings, lake = lab_settings.load(root), EmbeddedLake(state / "lake")
+    compute = LocalCompute("tiny", 1, state / "runner.log", command=(sys.executable, str(DRAWING), seconds, "0.5"))
+    with runner_lock(state, patience_s=30) as mine:
+        assert mine, "another runner is alive"
+        anyio.run(Runner(settings, state, Ledger(state / "ledger.sqlite"), Repo(root), lake, compute).run, linger_s)
+
+
+def launch(root: Path, commit: str, key: str) -> None:
+    core.ensure_runner = lambda root, state: True  # the test starts the runner
+    print(Lab(root).launch_until_decided(commit, "ada", idempotency_key=key).until_decided, flush=True)
+
+
+if __name__ == "__main__":
+    {"run": run, "launch": launch}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
