@@ -67,6 +67,8 @@ class Lab:
         self.plot_progress = history.plot_progress
 
         self.audit = Auditing(core, self._status).audit
+        self.gate = core.gate
+        self.expected_false_promotions = core.gate.expected_false_promotions
 
         memories = Memories(core, similar)
         self.write_memory = memories.write_memory
