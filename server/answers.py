@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from autoresearch_mcp.server.models import Experiment, ExperimentState, Failure, Memory, Model, Verdict
+from autoresearch_mcp.server.models import UNLISTED, Experiment, ExperimentState, Failure, Memory, Model, Verdict
 
 
 class ExperimentLine(Model):
@@ -15,8 +15,8 @@ class ExperimentLine(Model):
     state: ExperimentState
     val_bpb: float | None = None
     reported_bpb: float | None = None
-    seed: int
-    device: str
+    seed: int = Field(json_schema_extra=UNLISTED)
+    device: str = Field(json_schema_extra=UNLISTED)
     author: str
     hypothesis: str
     progress: float | None = Field(default=None, description="share of the training budget used, 0 to 1, while it runs")
@@ -47,6 +47,17 @@ class ExperimentLine(Model):
             pace=pace,
             failure=f"{failure.kind}: {failure.message[:160]}" if failure else None,
         )
+
+
+class Outcome(Model):
+    """What became of an experiment of a commit that the reader knows."""
+
+    id: str
+    state: ExperimentState
+    val_bpb: float | None = None
+    reported_bpb: float | None = None
+    device: str
+    failure: str | None = Field(default=None, description="class and message, when it did not finish")
 
 
 class Summary(Model):
@@ -90,6 +101,11 @@ class StatusAnswer(Model):
     metric: str = Field(description="what is compared, and who measured it")
     champion: Summary
     noise_sd: float | None = Field(description="pooled standard deviation of val_bpb between replicates of one commit")
+    noise_nu: int = Field(default=0, description="degrees of freedom of that: how surely it is known")
+    expected_false_promotions: float = Field(
+        default=0.0,
+        description="how many candidates that are no better are promoted so far, at most, on average: the levels that the gate spent",
+    )
     counts: dict[str, int] = Field(description="experiments by state")
     running: list[ExperimentLine]
     queued: list[ExperimentLine]
@@ -137,7 +153,7 @@ class ProposalAnswer(Model):
     diff_stat: str
     hypothesis: str
     author: str
-    results: list[ExperimentLine]
+    results: list[Outcome]
     similar: list[SimilarProposal] = []
     note: str
 

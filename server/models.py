@@ -23,6 +23,9 @@ ACTIVE_STATES: tuple[ExperimentState, ...] = ("starting", "running", "scoring")
 TERMINAL_STATES: tuple[ExperimentState, ...] = ("finished", "crashed", "timed_out", "stopped_early", "cancelled")
 
 OWNER, BUDGET = "[owner]", "[budget]"  # who cancelled, where no agent did: on the command line, or at the lab's cap
+UNLISTED: dict[str, Any] = {
+    "unlisted": True
+}  # extra of a field that answers hold and no output schema names: every agent pays for what it names
 IMPORTED = "imported"  # tag of records that another lab made: they count nowhere here
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -242,7 +245,7 @@ class Verdict(Model):
     Gains are in the metric's unit, and positive is better.
     """
 
-    promote: bool
+    promote: bool = Field(json_schema_extra=UNLISTED)
     code: Literal[
         "promote",
         "continue",
@@ -262,16 +265,16 @@ class Verdict(Model):
     reason: str
     next: str = Field(default="", description="what happens next")
     final: bool = Field(default=False, description="it stays so until the champion or the conditions change")
-    metric: Metric = "verified"
+    metric: Metric = Field(default="verified", json_schema_extra=UNLISTED)
     n: int = Field(default=0, description="replicates of the candidate that count")
     m: int = Field(default=0, description="fresh replicates of the champion that count")
-    candidate_mean: float | None = None
-    champion_mean: float | None = None
+    candidate_mean: float | None = Field(default=None, json_schema_extra=UNLISTED)
+    champion_mean: float | None = Field(default=None, json_schema_extra=UNLISTED)
     gain: float | None = Field(default=None, description="of the means; positive is better")
     se: float | None = Field(default=None, description="standard error of the gain")
     gain_sd: float | None = Field(default=None, description="the gain in standard deviations between replicates")
     p: float | None = Field(default=None, description="chance of such a gain by luck, at one look")
     needed_gain: float | None = Field(default=None, description="what would promote with these replicates")
     noise: float | None = Field(default=None, description="standard deviation between replicates of one commit")
-    nu: int = Field(default=0, description="degrees of freedom of the noise")
-    level: float = 0.005
+    nu: int = Field(default=0, description="degrees of freedom of the noise", json_schema_extra=UNLISTED)
+    level: float = Field(default=0.005, json_schema_extra=UNLISTED)

@@ -52,7 +52,8 @@ def _head(status: StatusAnswer) -> Table:
     noise = f", noise {status.noise_sd:.4f}" if status.noise_sd is not None else ""
     grid.add_row(_line("champion", "dim"), Text(f"{status.champion.commit[:12]}  {_metric(status.champion)}{noise}"))
     counts = ", ".join(f"{count} {state}" for state, count in status.counts.items() if count)
-    grid.add_row(_line("experiments", "dim"), Text(f"{counts or 'none yet'}; {status.promotions} promotions"))
+    promotions = f"{status.promotions} promotions, of which at most {status.expected_false_promotions:.2g} are expected to be luck"
+    grid.add_row(_line("experiments", "dim"), Text(f"{counts or 'none yet'}; {promotions}"))
     spent = f"{_hours(budget.spent_s)} of {_hours(budget.total_s)} used, {_hours(budget.reserved_s)} reserved"
     grid.add_row(_line("budget", "dim"), Text(spent))
     unflushed = f", {status.unflushed} records to flush" if status.unflushed else ""

@@ -1,5 +1,6 @@
 """What a lab's own champion says of the gate: the noise between equal trainings, how much of it is drift, and who would have passed."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -7,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoresearch_mcp.server.gate.evidence import counted, for_display, metrics
-from autoresearch_mcp.server.gate.judge import judge
+from autoresearch_mcp.server.gate.judge import rules_of
+from autoresearch_mcp.server.gate.rule import Run
 from autoresearch_mcp.server.gate.spread import mean, sd
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.replays import FEWEST, ORDERS, Order, promoted
@@ -22,7 +24,7 @@ _FEWEST_FOR_NOISE = 3
 
 
 @dataclass(frozen=True)
-class Noise:
+class NoiseReport:
     """How equal trainings differ.
 
     Attributes:
@@ -48,7 +50,7 @@ class Noise:
     steps_share: float | None
 
     @classmethod
-    def of(cls, scores: Sequence[Score]) -> "Noise":
+    def of(cls, scores: Sequence[Score]) -> "NoiseReport":
         """Measure it on finished trainings of one commit under equal conditions.
 
         Args:
@@ -120,7 +122,7 @@ class Audit:
 
     commit: str
     runs: int
-    noise: Noise | None
+    noise: NoiseReport | None
     replays: int
     missing: int
     false: dict[Order, float]
@@ -150,35 +152,33 @@ class Auditing:
         champion, conditions = core.repo.champion(), self._status.conditions()
         scores = counted(core.ledger.scores(champion), for_display(core.settings.promotion), conditions)
         scores.sort(key=lambda score: score.started_at or score.finished_at)
-        spread = Noise.of(scores) if len(scores) >= _FEWEST_FOR_NOISE else None
+        spread = NoiseReport.of(scores) if len(scores) >= _FEWEST_FOR_NOISE else None
         enough = len(scores) >= FEWEST and spread is not None and spread.sd > 0
         false: dict[Order, float] = {}
         power: dict[float, float] = {}
-        if enough and spread is not None:
+        pooled = self._status.pooled_noise(conditions)
+        if enough and spread is not None and pooled is not None:
+            runs = [Run(score.metric, score.test_bpb) for score in scores if score.metric is not None]
+            ask = functools.partial(promoted, runs, pooled, rules_of(core.settings.promotion), replays=replays)
             for order in ORDERS:
                 report(f"the champion against itself, {order}")
-                false[order] = promoted(scores, self._promotes, order, 0.0, replays)
+                false[order] = ask(order=order, gain=0.0)
             for gain in GAINS:
                 report(f"the champion against itself made better by {gain:g} sd")
-                power[gain] = promoted(scores, self._promotes, "in turn", gain * spread.sd, replays)
+                power[gain] = ask(order="in turn", gain=gain * pooled.sd)
         spared = self._spared()
         winners = {promotion.commit for promotion in core.ledger.promotions()}
         return Audit(
             commit=champion,
             runs=len(scores),
             noise=spread,
-            replays=replays if enough else 0,
+            replays=replays if false else 0,
             missing=max(0, FEWEST - len(scores)),
             false=false,
             power=power,
             spared=len(spared),
             spared_promoted=sum(e.commit in winners for e in spared),
         )
-
-    def _promotes(self, candidate: Sequence[Score], champion: Sequence[Score]) -> bool:
-        settings = self._core.settings
-        champion = [score.model_copy(update={"by_lab": True}) for score in champion]  # whoever launched these, nobody chose them
-        return judge(candidate, champion, settings.promotion, settings.reference).promote
 
     def _spared(self) -> list[Experiment]:
         return [e for e in self._core.view.records("experiments") if isinstance(e, Experiment) and SPARED in e.details]

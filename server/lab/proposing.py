@@ -153,7 +153,8 @@ class Proposing:
     def _answer(
         self, proposal: Proposal, stat: str, duplicate: bool, note: str, similar: Sequence[a.SimilarProposal] = ()
     ) -> a.ProposalAnswer:
-        results = [ended_line(row, self._core.root) for row in self._core.ledger.ended_of(proposal.commit)] if duplicate else []
+        lines = [ended_line(row, self._core.root) for row in self._core.ledger.ended_of(proposal.commit)] if duplicate else []
+        results = [a.Outcome(**line.model_dump(include=set(a.Outcome.model_fields))) for line in lines]
         return a.ProposalAnswer(
             commit=proposal.commit,
             base=proposal.base,

@@ -1,66 +1,73 @@
-"""The gate, asked again and again about the champion against itself, in the order in which its trainings started.
+"""The gate's rule, asked again and again about the champion against itself, in the order in which its trainings started.
 
-A replay deals a lab's own replicates of the champion out to two sides, one called candidate and one called champion, and asks the gate
-after each, as an agent may. Since both sides are the same code, each promotion is a false one. With a gain taken off the candidate's
-metrics, the share of promotions is the power.
+A replay deals a lab's own replicates of the champion out to two sides, one called candidate and one called champion, and asks the rule
+after each, as a launch until decided does. Since both sides are the same code, each promotion is a false one. With the candidate's
+metrics made better by a gain, the share of promotions is the power.
 
 - In turn: of each pair of neighbours in time one goes to either side, by chance. So the runner spreads replicates.
 - In a row: one side's replicates all start before the other's. So they would start without that, and so drift passes for a gain.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
-from autoresearch_mcp.server.models import Score
+from autoresearch_mcp.server.gate.boundary import M_CAP
+from autoresearch_mcp.server.gate.rule import Noise, Rules, Run, decide
 
 Order = Literal["in turn", "in a row"]
 ORDERS: tuple[Order, ...] = ("in turn", "in a row")
-Decide = Callable[[Sequence[Score], Sequence[Score]], bool]
-"""Whether the gate promotes this candidate over this champion; each side in the order of its starts."""
-
 FEWEST = 16  # replicates of the champion that a replay needs
-_MOST = 32  # that one replay deals out: as many as count on both sides
 
 
-def promoted(scores: Sequence[Score], decide: Decide, order: Order, gain: float, replays: int, seed: int = 0) -> float:
-    """Return the share of replays in which the gate promotes.
+def promoted(runs: Sequence[Run], noise: Noise, rules: Rules, order: Order, gain: float, replays: int, seed: int = 0) -> float:
+    """Return the share of replays in which the rule promotes.
 
     Args:
-        scores: of the champion's replicates, in the order of their starts; at least `FEWEST`.
-        decide: the gate.
-        order: how they are dealt out.
-        gain: by which the candidate's metrics are lowered, on both splits.
+        runs: the champion's replicates, in the order of their starts; at least `FEWEST`.
+        noise: of the lab.
+        rules: of the lab.
+        order: how the replicates are dealt out.
+        gain: by which the candidate's metrics are made better, on both splits.
         replays: how many.
         seed: of the dealing.
     """
     rng = random.Random(seed)  # noqa: S311
-    return sum(_replay(_window(scores, rng), decide, order, gain, rng) for _ in range(replays)) / replays
+    better = [_better(run, gain, rules) for run in runs]
+    most = rules.cap + M_CAP
+    yes = 0
+    for _ in range(replays):
+        first = rng.randint(0, max(0, len(runs) - most))
+        window = slice(first, first + most)
+        yes += _replay(runs[window], better[window], noise, rules, _sides(len(runs[window]), order, rng))
+    return yes / replays
 
 
-def _window(scores: Sequence[Score], rng: random.Random) -> Sequence[Score]:
-    """Return neighbours in time, as many as one replay deals out."""
-    first = rng.randint(0, max(0, len(scores) - _MOST))
-    return scores[first : first + _MOST]
-
-
-def _replay(scores: Sequence[Score], decide: Decide, order: Order, gain: float, rng: random.Random) -> bool:
-    candidate, champion = list[Score](), list[Score]()
+def _sides(count: int, order: Order, rng: random.Random) -> list[bool]:
+    """Return for each replicate whether it is dealt to the candidate."""
     first = rng.random() < 0.5
-    for number, score in enumerate(scores):
-        if order == "in turn":
-            first = rng.random() < 0.5 if number % 2 == 0 else not first
-        elif number == len(scores) // 2:
-            first = not first
-        if not first:
-            champion.append(score)
-            continue
-        candidate.append(_better(score, gain))
-        if decide(candidate, champion):
-            return True
-    return decide(candidate, champion)
+    if order == "in a row":
+        return [first] * (count // 2) + [not first] * (count - count // 2)
+    sides = list[bool]()
+    while len(sides) < count:
+        first = rng.random() < 0.5
+        sides += [first, not first]
+    return sides[:count]
 
 
-def _better(score: Score, gain: float) -> Score:
-    lowered = {name: value - gain for name in ("val_bpb", "reported_bpb", "test_bpb") if (value := getattr(score, name)) is not None}
-    return score.model_copy(update={"commit": f"{score.commit} better", **lowered})
+def _replay(runs: Sequence[Run], better: Sequence[Run], noise: Noise, rules: Rules, sides: Sequence[bool]) -> bool:
+    candidate, champion = list[Run](), list[Run]()
+    for run, improved, ours in zip(runs, better, sides):
+        if ours:
+            candidate.append(improved)
+        else:
+            champion.append(run)
+        decision = decide(candidate, champion, noise, rules)
+        if decision.final or decision.verdict == "futile":
+            return decision.verdict == "promote"
+    return False
+
+
+def _better(run: Run, gain: float, rules: Rules) -> Run:
+    gain = gain if rules.goal == "min" else -gain
+    return Run(run.metric - gain, None if run.hidden is None else run.hidden - gain)

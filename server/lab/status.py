@@ -14,6 +14,8 @@ from autoresearch_mcp.server.compute.modal import deployment
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.gate.boundary import M_MIN
 from autoresearch_mcp.server.gate.evidence import BY_SETTING, Uncounted, counted, for_display, metrics, uncounted
+from autoresearch_mcp.server.gate.noise import pool_squares, sums_of_squares
+from autoresearch_mcp.server.gate.rule import Noise
 from autoresearch_mcp.server.gate.spread import mean, sd
 from autoresearch_mcp.server.gate.standings import Standings
 from autoresearch_mcp.server.installation import is_installed
@@ -54,6 +56,8 @@ class _Snapshot:
     key: tuple[Any, ...]
     leaders: list[a.Summary]
     noise: float | None
+    noise_nu: int
+    false_promotions: float
     open: list[Experiment]
     champion: a.Summary
     champion_needs: int  # replicates of the champion, before a candidate that is trained now can be compared with it
@@ -107,6 +111,8 @@ class LabStatus:
             metric=_METRIC if settings.training.metric == "verified" else f"{settings.training.reported_metric}, {_REPORTED}",
             champion=now.champion,
             noise_sd=now.noise,
+            noise_nu=now.noise_nu,
+            expected_false_promotions=round(now.false_promotions, 4),
             counts=now.counts,
             running=[self.line(e) for e in open_ if e.state in ACTIVE_STATES],
             queued=[self.line(e) for e in open_ if e.state == "queued"][:20],
@@ -136,6 +142,8 @@ class LabStatus:
                     for each in self._standings.best(conditions, 5)
                 ],
                 noise=self.noise(conditions),
+                noise_nu=sum(degrees for degrees, _ in self._standings.spreads(conditions, without="")),
+                false_promotions=self._ledger.levels_spent(),
                 open=self._ledger.open_experiments(),
                 champion=self.summary(champion, conditions),
                 champion_needs=M_MIN - len(counted([score for score in replicates if score.by_lab], rules, newest)),
@@ -161,6 +169,14 @@ class LabStatus:
     def noise(self, conditions: str) -> float | None:
         """Return the standard deviation of the metric between replicates of one commit, pooled over all commits under these conditions."""
         return self._standings.noise(conditions)
+
+    def pooled_noise(self, conditions: str) -> Noise | None:
+        """Return the noise as the gate pools it, with its degrees of freedom; None where no commit has two replicates. Imports scipy."""
+        champion = self._repo.champion()
+        own = counted(self._ledger.scores(champion), for_display(self._settings.promotion), conditions)
+        fresh = [score for score in own if score.by_lab] or own
+        others = self._standings.spreads(conditions, self._ledger.proposal_of(champion))
+        return pool_squares(sums_of_squares(metrics(fresh)), others)
 
     def budget(self) -> a.Budget:
         """Return what the lab may spend, has spent, and has reserved."""

@@ -50,7 +50,7 @@ def promotion(bridge: Bridge) -> Callable[..., Awaitable[a.PromoteAnswer]]:
     ) -> a.PromoteAnswer:
         """Make a commit the champion if the gate agrees. Asking costs nothing.
 
-        Returns the verdict. If the champion moved, launch and promote `retrain`, the change rebased onto it.
+        Returns the verdict: gain, error, what is next. If the champion moved, go on with `retrain`, the change rebased onto it.
         """
         if gate.verdict.code != "awaiting_approval":
             return gate

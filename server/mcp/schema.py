@@ -6,6 +6,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from autoresearch_mcp.server.models import UNLISTED
+
 Schema = dict[str, Any]
 
 MAX_TEXT = 400_000  # characters of a diff or a file; the lab's own limits are finer
@@ -35,7 +37,8 @@ def forms(schema: Schema) -> dict[str, Schema]:
 def outline(model: type[BaseModel]) -> Schema:
     """Return the output schema of a model: names and types all the way down. No field is required, because one without a value is left out.
 
-    `version` is left out: it counts the writes of a record, which no agent needs. So is what answers never hold.
+    Left out are `version`, which counts the writes of a record, what answers never hold, and what a model marks as unlisted: facts that
+    another field or answer tells too.
     """
     definitions: dict[str, Schema] = {}
     uses: Counter[str] = Counter()
@@ -51,7 +54,7 @@ def _object(model: type[BaseModel], definitions: dict[str, Schema], uses: Counte
         "properties": {
             name: _kind(field.annotation, definitions, uses)
             for name, field in model.model_fields.items()
-            if name != "version" and not field.exclude
+            if name != "version" and not field.exclude and field.json_schema_extra != UNLISTED
         },
     }
 

@@ -57,7 +57,7 @@ class LabTools:
     async def get_status(self) -> a.StatusAnswer:
         """Show the lab's state; call it first.
 
-        Returns the champion (best promoted commit), noise, queue, results, leaderboard, budget, warnings, what to do next.
+        Returns the champion (best promoted commit) with its val_bpb (lower is better), noise, leaderboard, budget, and what to do next.
         """
         # A swarm asks all the time: an answer is given again for a moment, unless the ledger or lab.toml changed.
         async with self._reading:
@@ -76,7 +76,7 @@ class LabTools:
     ) -> str:
         """Read a file at a commit; read train.py before you propose.
 
-        Returns a heading (path, commit, lines, editable or not, all paths), then the lines, fenced as data.
+        Returns path, commit, rights and all paths, then the lines, fenced as data.
         """
         if diff:
             return await self.bridge.call(self.lab.diff, commit or "champion")

@@ -5,8 +5,12 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import anyio
 import pytest
+from mcp import Client
+from mcp.types import CallToolResult
 
+from autoresearch_mcp.server.mcp import build_server
 from autoresearch_mcp.server.models import Experiment, new_id
 from autoresearch_mcp.server.pace import FEWEST_LIKE_IT, Paces, default_chance, settings_of, whole_windows, windows_of
 from autoresearch_mcp.server.runner.lock import runner_lock
@@ -73,6 +77,20 @@ def test_a_curve_that_starts_far_worse_is_told_as_such_wherever_a_running_traini
     )
     assert lab.get_experiment(e.id).pace == line.pace
     assert 5 < float(line.pace.split("its loss is ")[1].split()[0]) < 20
+
+
+def test_who_waits_for_a_training_is_told_its_pace(measured: MeasuredLab) -> None:
+    for _ in range(8):
+        keep(measured, measured.lab.champion(), 1.5)
+    e = running(measured, measured.propose("DEPTH = ", "DEPTH = 1 + "), falling(0.2)[:7])
+
+    async def wait() -> CallToolResult:
+        async with Client(build_server(measured.lab)) as client:
+            with anyio.fail_after(20):
+                return await client.call_tool("wait_for_experiments", {"ids": [e.id], "timeout_s": 1})
+
+    answer = anyio.run(wait).structured_content or {}
+    assert f"{e.id} running (at 35% its loss is" in answer["note"] and not answer["done"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch_mcp.server import cli
-from autoresearch_mcp.server.lab.audit import Noise, autocorrelation, explained_by_steps, shared_by_neighbours
+from autoresearch_mcp.server.lab.audit import NoiseReport, autocorrelation, explained_by_steps, shared_by_neighbours
 from autoresearch_mcp.server.models import Score
 from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.harness import LabHarness
@@ -60,7 +60,7 @@ def audited(root: Path, *arguments: str, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_noise_has_an_interval_that_holds_it() -> None:
-    noise = Noise.of([score(n, value) for n, value in enumerate(steady(40))])
+    noise = NoiseReport.of([score(n, value) for n, value in enumerate(steady(40))])
     assert noise.runs == 40 and noise.sd_low < 0.01 < noise.sd_high and noise.sd_low < noise.sd < noise.sd_high
     assert noise.steps_share is None
 

@@ -108,3 +108,17 @@ def test_when_conditions_changed_the_champion_is_to_be_measured_again(measured: 
     assert "The lab trains 4 more replicates of the champion first" in verdict.next
     measured.measure(champion, [1.60, 1.61, 1.59, 1.62, 1.58, 1.605, 1.595, 1.615], conditions="8 seconds")
     assert lab.promote_commit(better, "ada").promoted
+
+
+def test_the_status_counts_the_chances_that_the_gate_gave_away(measured: MeasuredLab) -> None:
+    lab, champion = measured.lab, measured.lab.champion()
+    assert lab.status().expected_false_promotions == 0
+    measured.measure(champion, [1.50 + 0.01 * (n % 3) + n * 1e-5 for n in range(9)])
+    for n, name in enumerate(("DEPTH", "WIDTH"), 1):
+        commit = measured.propose(f"{name} = ", f"{name} = 1 + ")
+        measured.measure(commit, [1.505])
+        for _ in range(3):
+            lab.promote_commit(commit, "ada")
+        status = lab.status()
+        assert status.expected_false_promotions == pytest.approx(n * lab.settings.promotion.level), "asking again costs nothing"
+    assert status.noise_nu == 8
