@@ -15,7 +15,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,20 +28,27 @@ if TYPE_CHECKING:
     import torch
 
 STATED_TOLERANCE = 1e-3  # nats between a server's softmax and ours, of the same logits in float32
-_READY, _GO, _DONE = b"R", b"G", b"D"
+_READY, _GO, _DONE, _WHOLE = b"R", b"G", b"D", b"W"
 
 
 class ScoreError(Exception):
-    """The model gets no number: `kind` is a failure class, the text says why."""
+    """The model gets no number.
 
-    def __init__(self, kind: str, message: str) -> None:
+    Attributes:
+        kind: a failure class. The text says why.
+        finding: what the owner alone may read of it, as it tells of held-out text.
+    """
+
+    def __init__(self, kind: str, message: str, finding: str = "") -> None:
         super().__init__(message)
         self.kind = kind
+        self.finding = finding
 
 
 class _Shared(NamedTuple):
-    """The memory that a model server and this process share."""
+    """The memory that a model server and this process share. Rows that are shorter than `seq_len` take the beginning of each part."""
 
+    length: "torch.Tensor"  # (1,): positions of each row that is asked now
     tokens: "torch.Tensor"  # (rows, positions)
     opened: "torch.Tensor"  # (rows, 2): the positions whose logits are to be shown
     logp: "torch.Tensor"  # (rows, positions - 1): of each next token
@@ -50,17 +57,22 @@ class _Shared(NamedTuple):
     @staticmethod
     def shapes(profile: prepare.Profile) -> list[tuple[int, ...]]:
         rows, length = profile.eval_rows, profile.seq_len
-        return [(rows, length), (rows, 2), (rows, length - 1), (rows, 2 if profile.sealed else length, profile.vocab_size)]
+        return [(1,), (rows, length), (rows, 2), (rows, length - 1), (rows, 2 if profile.sealed else length, profile.vocab_size)]
 
     @classmethod
     def map(cls, memory: int, profile: prepare.Profile) -> "_Shared":
         import torch
 
         mapped, offset, views = mmap.mmap(memory, 0), 0, []
-        for shape, dtype in zip(cls.shapes(profile), (torch.int32, torch.int32, torch.float32, torch.float32)):
+        for shape, dtype in zip(cls.shapes(profile), (torch.int32, torch.int32, torch.int32, torch.float32, torch.float32)):
             views.append(torch.frombuffer(mapped, dtype=dtype, count=math.prod(shape), offset=offset).view(shape))
             offset += 4 * math.prod(shape)
         return cls(*views)
+
+    def logits_of(self, length: int) -> "torch.Tensor":
+        """Return the part of the logits that rows of this length fill (rows, length, vocabulary)."""
+        rows, _, vocabulary = self.logits.shape
+        return self.logits.view(-1)[: rows * length * vocabulary].view(rows, length, vocabulary)
 
 
 class ModelServer:
@@ -68,15 +80,20 @@ class ModelServer:
 
     Two servers must not be able to talk. So their shared memory is a file that this process maps only after all servers were forked:
     the next server would inherit a mapping. And a server's home has a random name, and is removed with it.
+
+    Attributes:
+        takes_whole_rows_only: whether its model failed on shorter rows at the rehearsal.
     """
 
     def __init__(self, submission: Submission, profile: prepare.Profile, jail: sandbox.Jail) -> None:
         self._profile = profile
+        self.takes_whole_rows_only = False
         self._home = home = jail.directory / secrets.token_hex(16)
         home.mkdir()
         jail = replace(jail, write=(home,), directory=home, environment={**jail.environment, "HOME": str(home), "TMPDIR": str(home)})
         self._deadline = time.monotonic() + profile.score_s
         self._shared: _Shared | None = None
+        self._copy: torch.Tensor | None = None
         self._memory = _anonymous_file(4 * sum(map(math.prod, _Shared.shapes(profile))))
         self._socket, theirs = socket.socketpair()
         serve = _serving(submission, profile, theirs, self._memory)
@@ -93,19 +110,30 @@ class ModelServer:
         self._tell(_GO)
         self._expect(_READY, "build_model or load_state_dict failed with what was submitted.")
 
-    def rehearse(self) -> None:
-        """Let it answer random tokens."""
+    def limit(self, seconds: float) -> None:
+        """Give it no more than these seconds from now on."""
+        self._deadline = min(self._deadline, time.monotonic() + seconds)
+
+    def rehearse(self, shorter: Sequence[int] = ()) -> None:
+        """Let it answer random tokens.
+
+        Args:
+            shorter: lengths of rows to try beside whole ones, shorter than those. A model may fail on them.
+        """
         import numpy as np
 
-        shape = self._profile.eval_rows, self._profile.seq_len
-        self._ask(np.random.default_rng().integers(self._profile.vocab_size, size=shape), "random token ids")
-        if self._profile.sealed:
-            self._show(np.zeros((shape[0], 2), np.int32))
+        for length in (self._profile.seq_len, *shorter):
+            tokens = np.random.default_rng().integers(self._profile.vocab_size, size=(self._profile.eval_rows, length))
+            if not self._ask(tokens, "random token ids", optional=length < self._profile.seq_len):
+                self.takes_whole_rows_only = True
+                return
+            if self._profile.sealed:
+                self._show(np.zeros((len(tokens), 2), np.int32))
 
     def answer(self, rows: "np.ndarray[Any, Any]", targets: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        """Return the log-probabilities in nats (rows, positions) of the targets."""
-        shared = self._ask(rows)
-        return log_probabilities(shared.logits.clone(), targets)
+        """Return the log-probabilities in nats (rows, positions) of the targets. All rows have one length, up to `seq_len`."""
+        self._ask(rows)
+        return log_probabilities(self._own(self._mapped.logits_of(rows.shape[1])), targets)
 
     def answer_sealed(self, rows: "np.ndarray[Any, Any]", targets: "np.ndarray[Any, Any]", opened: list[int]) -> "np.ndarray[Any, Any]":
         """Return the same, as the server states it. At the last position and one other of each row, its logits count.
@@ -115,12 +143,12 @@ class ModelServer:
         """
         import numpy as np
 
-        shared = self._ask(rows)
-        stated = shared.logp.clone().double().numpy()
+        self._ask(rows)
+        stated = self._mapped.logp[:, : rows.shape[1] - 1].clone().double().numpy()
         if not np.isfinite(stated).all():
             raise ScoreError("nan", "the submitted model's logits are NaN or infinite on the evaluation text.")
         each, shown = np.arange(len(rows)), np.stack([np.array(opened), np.full(len(rows), rows.shape[1] - 1)], 1)
-        logits = self._show(shown).clone()
+        logits = self._own(self._show(shown))
         next_tokens = rows[each, np.array(opened) + 1]
         excess = abs(stated[each, opened] - log_probabilities(logits[:, :1], next_tokens[:, None])[:, 0]).max()
         if excess > STATED_TOLERANCE:
@@ -129,39 +157,76 @@ class ModelServer:
         np.put_along_axis(logp, shown, log_probabilities(logits, np.take_along_axis(targets, shown, 1)), 1)
         return logp
 
-    def _ask(self, rows: "np.ndarray[Any, Any]", kind: str = "the evaluation text (its output there is not kept)") -> _Shared:
+    def _own(self, logits: "torch.Tensor") -> "torch.Tensor":
+        """Copy logits into memory of our own, which the next call overwrites."""
         import torch
 
+        if self._copy is None:
+            self._copy = torch.empty(self._mapped.logits.numel())
+        return self._copy[: logits.numel()].view(logits.shape).copy_(logits)
+
+    @property
+    def _mapped(self) -> _Shared:
         assert self._shared is not None
-        self._shared.tokens.copy_(torch.from_numpy(rows))
-        self._tell(_GO)
-        self._expect(_DONE, f"the model failed on a batch of shape {rows.shape} of {kind}.")
         return self._shared
+
+    def _ask(
+        self, rows: "np.ndarray[Any, Any]", kind: str = "the evaluation text (its output there is not kept)", optional: bool = False
+    ) -> bool:
+        """Have it answer rows.
+
+        Args:
+            rows: tokens (rows, positions).
+            kind: says what they are.
+            optional: whether the model may fail on them.
+
+        Returns:
+            Whether it answered.
+
+        Raises:
+            ScoreError: it must answer, and failed.
+        """
+        import torch
+
+        length = rows.shape[1]
+        self._mapped.length.fill_(length)
+        self._mapped.tokens[:, :length].copy_(torch.from_numpy(rows))
+        self._tell(_GO)
+        return (
+            self._expect(_DONE, f"the model failed on a batch of shape {rows.shape} of {kind}.", *([_WHOLE] if optional else [])) == _DONE
+        )
 
     def _show(self, positions: "np.ndarray[Any, Any]") -> "torch.Tensor":
         """Return the logits (rows, 2, vocabulary) of its last answer at these positions (rows, 2)."""
         import torch
 
-        assert self._shared is not None
-        self._shared.opened.copy_(torch.from_numpy(positions))
+        self._mapped.opened.copy_(torch.from_numpy(positions))
         self._tell(_GO)
         self._expect(_DONE, "the model's process failed after it answered.")
-        return self._shared.logits
+        return self._mapped.logits
 
     def _tell(self, signal: bytes) -> None:
         with contextlib.suppress(OSError):  # it died, and `_expect` will notice
             self._socket.sendall(signal)
 
-    def _expect(self, signal: bytes, otherwise: str) -> None:
+    def _expect(self, signal: bytes, otherwise: str, *others: bytes) -> bytes:
+        """Wait for a signal, or one of the others.
+
+        Raises:
+            ScoreError: it didn't come.
+        """
         self._socket.settimeout(max(0.01, self._deadline - time.monotonic()))
         try:
             received = self._socket.recv(1)
         except TimeoutError:
-            raise ScoreError("invalid_model", f"scoring the model took longer than {self._profile.score_s:.0f} s.") from None
+            limit = f"{self._profile.score_s:.0f} s"
+            message = f"scoring the model took longer than {limit}, or one part of it far longer than another."
+            raise ScoreError("invalid_model", message) from None
         except OSError:
             received = b""
-        if received != signal:
+        if received not in (signal, *others):
             raise ScoreError("invalid_model", otherwise)
+        return received
 
     def close(self) -> None:
         """End it, and remove its home.
@@ -220,21 +285,27 @@ def _serving(submission: Submission, profile: prepare.Profile, channel: socket.s
         model.load_state_dict(weights)
         model.to(submission.device).eval()
         shared = _Shared.map(memory, profile)
-        expected = (profile.eval_rows, profile.seq_len, profile.vocab_size)
         try:
             channel.sendall(_READY)
             with torch.inference_mode():
                 while channel.recv(1) == _GO:
-                    tokens = shared.tokens.long().to(submission.device)
-                    answer = model(tokens)
-                    if answer.shape != expected:
-                        raise ValueError(f"the model answered logits of shape {tuple(answer.shape)}, expected {expected}")
+                    length = int(shared.length)
+                    tokens = shared.tokens[:, :length].long().to(submission.device)
+                    try:
+                        answer = model(tokens)
+                        if answer.shape != (expected := (profile.eval_rows, length, profile.vocab_size)):
+                            raise ValueError(f"the model answered logits of shape {tuple(answer.shape)}, expected {expected}")
+                    except Exception:
+                        if length == profile.seq_len:
+                            raise
+                        channel.sendall(_WHOLE)
+                        continue
                     if not profile.sealed:
-                        shared.logits.copy_(answer)
+                        shared.logits_of(length).copy_(answer)
                         channel.sendall(_DONE)
                         continue
                     logp = torch.log_softmax(answer.float(), -1)[:, :-1].gather(-1, tokens[:, 1:, None])
-                    shared.logp.copy_(logp.squeeze(-1))
+                    shared.logp[:, : length - 1].copy_(logp.squeeze(-1))
                     channel.sendall(_DONE)
                     if channel.recv(1) != _GO:
                         return

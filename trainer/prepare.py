@@ -86,6 +86,8 @@ class Profile:
     build_s: float  # of the clock: what a model server may take up to its first answer, so that nobody trains there
     eval_bytes: int  # of validation text; half as many of the test split
     eval_rows: int  # rows a batch in scoring; on a CPU, logits of 16 MB are twice as fast as of 32 MB
+    decoys: int  # of validation text, and half as many of the hidden split: see checks.py
+    score_grid_s: float  # scoring ends on a multiple of it, so that its time tells next to nothing
     memory_mb: int  # resident, all processes of a run together
     checkpoint_mb: int
     documents: int | None = None  # of the training split; None: all
@@ -112,11 +114,13 @@ PROFILES = {
             wall_cap=3.0,
             startup_s=45.0,
             free_cpu_s=2.0,
-            score_s=45.0,
+            score_s=90.0,
             score_cpu_s=45.0,
             build_s=3.0,
             eval_bytes=200_000,
             eval_rows=8,
+            decoys=1024,
+            score_grid_s=2.0,
             memory_mb=4096,
             checkpoint_mb=64,
         ),
@@ -136,6 +140,8 @@ PROFILES = {
             build_s=2.0,
             eval_bytes=20_000,
             eval_rows=8,
+            decoys=512,
+            score_grid_s=0.5,
             memory_mb=2048,
             checkpoint_mb=8,
             documents=400,
@@ -156,6 +162,8 @@ PROFILES = {
             build_s=20.0,
             eval_bytes=22_000_000,
             eval_rows=32,
+            decoys=1024,
+            score_grid_s=2.0,
             memory_mb=32_768,
             checkpoint_mb=512,
             sealed=True,

@@ -28,7 +28,7 @@ SPEC = "spec.json"
 CODE = "code"  # directory with the files of the commit that lab.toml names: the editable ones, and those that they need
 PROGRESS = "progress.json"
 RESULT = "result.json"
-HIDDEN = "hidden.json"  # {"test_bpb"}: the score on the hidden split, for the gate and the owner, never for an agent
+HIDDEN = "hidden.json"  # {"test_bpb"} or {"finding"}: the score on the hidden split, or where a check failed; never for an agent
 LOG = "run.log"  # stdout and stderr of train.py, capped
 CURVE = "curve.jsonl"  # one line a report: {"t": used budget in s, "share": 0..1, "step": int, "loss": nats a token, ...}
 LOCK = "launcher.lock"
@@ -39,6 +39,7 @@ COMPILE_CACHE = "compile_cache.zip"  # what trusted code compiled before start()
 UNREADABLE = "unreadable"  # the only key of a result in whose place a backend got something else, with the reason
 SUBMITTED = "submitted"  # the state of a result without a score yet
 HIDDEN_SCORE = "test_bpb"  # the key in HIDDEN, and in results of before version 0.2
+FINDING = "finding"  # the key in HIDDEN: which held-out row and position a check failed at, and by how much
 FAULTS = ("code", "scorer", "machine", "cancel")  # the agent's code; our scorer; the machine or the launcher; somebody stopped it
 STATES = ("finished", "crashed", "timed_out", "cancelled", SUBMITTED)
 CANCEL = "cancel"  # the server creates this file, then sends SIGTERM: end the run, write a `cancelled` result
@@ -95,7 +96,7 @@ class Result:
     peak_memory_mb: float = 0.0  # resident, of training; a GPU's own memory is not in it
     notes: dict[str, str] = field(default_factory=dict)  # what the code itself says on how it ran: dtype, attention
     sandbox: str = "unsandboxed"  # or what `autoresearch_mcp.trainer.sandbox.level` says
-    hashes: dict[str, str] = field(default_factory=dict)  # fixed, data, tokenizer, code, weights
+    hashes: dict[str, str] = field(default_factory=dict)  # fixed, data, tokenizer, code, weights, answers
     versions: dict[str, str] = field(default_factory=dict)  # python, torch, numpy, platform
     timings: dict[str, float] = field(default_factory=dict)  # restore_s, spawn_s, startup_s, startup_cpu_s, first_step_s, train_s, score_s
     curve: list[list[float]] = field(default_factory=list)  # at most 60 points of (share of budget, loss)
@@ -186,6 +187,21 @@ def write_hidden(directory: Path, test_bpb: float) -> None:
         OSError: it was not written.
     """
     write_json(directory / HIDDEN, {HIDDEN_SCORE: test_bpb})
+
+
+def write_finding(directory: Path, finding: str) -> None:
+    """Keep where a check of the model failed in a run directory, for the lab's owner alone. Write it before the result.
+
+    Raises:
+        OSError: it was not written.
+    """
+    write_json(directory / HIDDEN, {FINDING: finding})
+
+
+def read_finding(directory: Path) -> str:
+    """Read where a check of the model failed; empty where none did."""
+    finding = (read_json(directory / HIDDEN) or {}).get(FINDING)
+    return finding if isinstance(finding, str) else ""
 
 
 def read_hidden(directory: Path) -> float | None:

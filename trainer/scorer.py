@@ -26,7 +26,8 @@ class Scorer:
     """One scoring in a child process.
 
     Attributes:
-        outcome: the fields of `score.Scores`, or `kind` and `message` of a failure. Empty if the scorer died; None while it works.
+        outcome: the fields of `score.Scores`, or `kind`, `message` and `finding` of a failure. Empty if the scorer died; None while it
+            works.
 
     Args:
         log: of the run. It is muted as soon as a model server may know evaluation text.
@@ -70,7 +71,7 @@ class Scorer:
             processes.die_with(parent)
             outcome = asdict(score.score(submission, data, profile, jail, tell))
         except ScoreError as error:
-            outcome = {"kind": error.kind, "message": str(error)}
+            outcome = {"kind": error.kind, "message": str(error), "finding": error.finding}
         except BaseException as error:
             outcome = {"kind": "error", "message": f"the scorer failed: {error!r}"}
         finally:

@@ -148,7 +148,7 @@ class Supervisor:
         finally:
             self._tidy()
         timings = {**submitted.timings, **self._rounded_timings()}
-        return replace(submitted, state="finished", val_bpb=val_bpb, ended_in="scoring", timings=timings)
+        return replace(submitted, state="finished", val_bpb=val_bpb, ended_in="scoring", timings=timings, hashes=self._hashes)
 
     def _rounded_timings(self) -> dict[str, float]:
         return {name: round(seconds, 3) for name, seconds in self._timings.items()}
@@ -346,11 +346,15 @@ class Supervisor:
             self._wait(TICK_S)
             if time.monotonic() - began > self._profile.score_s + 1:
                 raise Ended("crashed", Failure("invalid_model", f"scoring the model took longer than {self._profile.score_s:.0f} s."))
-        self._timings["score_s"] = time.monotonic() - began
         if "val_bpb" in scorer.outcome:
+            grid = self._profile.score_grid_s  # on which it ended
+            self._timings["score_s"] = max(1, round((time.monotonic() - began) / grid)) * grid
+            self._hashes["answers"] = scorer.outcome["answers"]
             protocol.write_hidden(self._run, scorer.outcome["test_bpb"])
             return float(scorer.outcome["val_bpb"])
         self._family.kill()
+        if finding := scorer.outcome.get("finding"):
+            protocol.write_finding(self._run, finding)
         raise Ended("crashed", _explain(scorer.outcome, self._log, self._code))
 
 
