@@ -91,6 +91,9 @@ class Circumstances(Model):
     device_id: str = Field(default="", description="of the GPU, as its driver says")
     beside: list[str] = Field(default=[], description="experiments that held a slot of the same machine at some time of it, at most 64")
     fault: Fault | None = Field(default=None, description="whose a failure was; None without one, and for records of before")
+    barred: bool = Field(
+        default=False, description="a check of its model failed: it looks ahead, keeps state or mixes rows. It bars what is built on it"
+    )
     ended_in: Phase | None = Field(default=None, description="the phase in which it ended")
     cancelled_by: str = Field(default="", description="who asked to cancel it; `[owner]` on the command line, `[budget]` at the lab's cap")
     cancelled_running: bool = Field(default=False, description="it was cancelled after it had left the queue, so by what it had shown")
@@ -232,6 +235,7 @@ class Score(Circumstances):
     confined: bool = True  # trained in a sandbox
     test_bpb: float | None = Field(default=None, description="on the hidden split: for the gate and the owner, never for an agent")
     weights: str | None = Field(default=None, description="hash of what was submitted")
+    answers: str | None = Field(default=None, description="hash of what the model answered on both splits")
 
     @property
     def metric(self) -> float | None:

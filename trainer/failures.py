@@ -47,6 +47,7 @@ class Failure:
     message: str
     lines: list[str] = field(default_factory=list)
     fault: str = "code"  # whose it is, one of protocol.FAULTS; it stands in the result, beside this
+    barred: bool = False  # see protocol.Result; likewise
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON values, cleaned and cut to size, with advice."""
@@ -70,6 +71,11 @@ class Ended(Exception):
     def fault(self) -> str:
         """Whose it is that the run ended so, one of `protocol.FAULTS`."""
         return self.failure.fault if self.failure else "cancel"
+
+    @property
+    def barred(self) -> bool:
+        """Whether a check of the model failed."""
+        return self.failure is not None and self.failure.barred
 
 
 def of_crash(log: str, code: Path, losses: Sequence[float], exit_code: int) -> Failure:

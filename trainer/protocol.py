@@ -102,6 +102,7 @@ class Result:
     curve: list[list[float]] = field(default_factory=list)  # at most 60 points of (share of budget, loss)
     device_s: float | None = None  # for which it held a rented device, as its backend counts; None where nothing is rented
     fault: str = ""  # whose the failure is, one of FAULTS; empty without one
+    barred: bool = False  # a check of the model failed: its answers depend on later tokens, other rows or earlier calls
     ended_in: str = ""  # the phase in which it ended: starting, running or scoring
     host: str = ""  # names the machine without telling its name: see machine.host
     device_id: str = ""  # of the GPU, as its driver says; empty without one
@@ -145,7 +146,7 @@ def parse_result(value: object) -> Result:
     if not isinstance(value, dict):
         raise ResultError("the result is no JSON object.")
     kinds = get_type_hints(Result)
-    optional = ("device_s", "fault", "ended_in", "host", "device_id", "pressure")  # added later, or by a backend
+    optional = ("device_s", "fault", "barred", "ended_in", "host", "device_id", "pressure")  # added later, or by a backend
     if missing := [name for name in kinds if name not in value and name not in optional]:
         raise ResultError(f"the result lacks {', '.join(missing)}.")
     if unknown := sorted(value.keys() - kinds.keys() - {HIDDEN_SCORE}):

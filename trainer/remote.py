@@ -85,8 +85,8 @@ def score(data: Path, outs: list[Path]) -> None:
                 result = protocol.read_json(run / protocol.RESULT) or {}
                 seconds = time.time() - began
                 if result.get("state") != protocol.SUBMITTED:
-                    if (hidden := protocol.read_hidden(run)) is not None:
-                        protocol.write_hidden(out, hidden)
+                    if (hidden := protocol.read_json(run / protocol.HIDDEN)) is not None:
+                        protocol.write_json(out / protocol.HIDDEN, hidden)
                     protocol.write_json(out / SCORER, {**account, "seconds": seconds})
                     protocol.write_json(out / SCORED, result)
                     os.sync()

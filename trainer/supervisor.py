@@ -90,7 +90,7 @@ class Supervisor:
         Args:
             stage: `train` keeps the model, for another machine to score. `compile` ends at start(), and keeps what was compiled.
         """
-        state, failure, fault, val_bpb = "finished", None, "", None
+        state, failure, fault, barred, val_bpb = "finished", None, "", False, None
         try:
             if self._spec.metric:
                 self._run_script()
@@ -104,7 +104,7 @@ class Supervisor:
                 self._train()
                 val_bpb = self._score()
         except Ended as end:
-            state, failure, fault = end.state, end.failure, end.fault
+            state, failure, fault, barred = end.state, end.failure, end.fault, end.barred
         finally:
             self._tidy()
         meter = self._meter
@@ -114,6 +114,7 @@ class Supervisor:
             reported_bpb=self._reported,
             failure=failure.as_dict() if failure else None,
             fault=fault,
+            barred=barred,
             ended_in=meter.phase,
             seed=self._spec.seed,
             device=self._spec.device,
@@ -144,7 +145,7 @@ class Supervisor:
             val_bpb = self._score()
         except Ended as end:
             failure = end.failure.as_dict() if end.failure else None
-            return replace(submitted, state=end.state, failure=failure, fault=end.fault, ended_in="scoring")
+            return replace(submitted, state=end.state, failure=failure, fault=end.fault, barred=end.barred, ended_in="scoring")
         finally:
             self._tidy()
         timings = {**submitted.timings, **self._rounded_timings()}
@@ -366,7 +367,8 @@ def _explain(outcome: dict[str, Any], log: Log, code: Path) -> Failure:
         pass
     cause, message, lines = read_traceback(log.tail, code)
     reason = f" {cause}: {message}" if cause else ""
-    return Failure(outcome["kind"], outcome["message"] + reason, lines, "scorer" if outcome["kind"] == "error" else "code")
+    fault = "scorer" if outcome["kind"] == "error" else "code"
+    return Failure(outcome["kind"], outcome["message"] + reason, lines, fault, bool(outcome.get("finding")))
 
 
 def code_hash(code: Path, limit: int = CODE_BYTES) -> str:

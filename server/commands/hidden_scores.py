@@ -59,6 +59,19 @@ def hidden_scores(root: Path) -> list[HiddenScore]:
     return sorted(rows, key=lambda row: (row.conditions, row.val_bpb))
 
 
+def findings(root: Path) -> list[tuple[str, str, str]]:
+    """Return where checks of models failed: experiment, commit and finding, the oldest first.
+
+    Raises:
+        LabError: the ledger's.
+    """
+    ledger = Ledger(LabPaths(root).ledger)
+    try:
+        return ledger.findings()
+    finally:
+        ledger.close()
+
+
 def table(scores: list[HiddenScore]) -> Table:
     """Return the scores for a terminal. A gap that grows from champion to champion says that the campaign fits the validation text."""
     rows = Table(box=None, pad_edge=False, header_style="dim")

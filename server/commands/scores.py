@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 
 from autoresearch_mcp.server.commands.arguments import add_lab, find_lab, say
-from autoresearch_mcp.server.commands.hidden_scores import hidden_scores, table
+from autoresearch_mcp.server.commands.hidden_scores import findings, hidden_scores, table
 
 EXAMPLES = ("autoresearch-mcp scores my-lab", "autoresearch-mcp scores --json | jq '.[0]'")
 
@@ -17,8 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show the scores of every commit that has any."""
-    scores = hidden_scores(find_lab(arguments.dir))
+    """Show the scores of every commit that has any, and where checks of models failed."""
+    lab = find_lab(arguments.dir)
+    scores = hidden_scores(lab)
     if arguments.json:
         say(json.dumps([asdict(row) for row in scores], indent=2))
     elif not scores:
@@ -27,4 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         from rich.console import Console
 
         Console(highlight=False).print(table(scores))
+    if not arguments.json:
+        for experiment, commit, finding in findings(lab):
+            say(f"refused: {experiment} of {commit[:12]}: {finding}")
     return 0

@@ -57,7 +57,7 @@ class Gate:
         if self._ledger.proposal_of(commit) == self._ledger.proposal_of(champion):
             return Verdict(promote=False, code="is_champion", reason="This commit is the champion already. Nothing to promote.")
         case = self._case(commit, champion, settings)
-        if ancestor := self._barred(commit, champion, case):
+        if ancestor := self._barred(commit, case):
             return barred(ancestor if ancestor != commit else None)
         rules = f"{settings.promotion.level_per_candidate:g} {settings.promotion.max_replicates}"
         conditions = case.evidence.conditions
@@ -112,6 +112,21 @@ class Gate:
         """
         return self._ledger.levels_spent()
 
+    def broken_rule(self, commit: str) -> str | None:
+        """Return this commit, or the nearest that it is built on, whose model was found to look ahead, keep state or mix rows.
+
+        Raises:
+            LabError: the ledger's.
+        """
+        for _ in range(_DEEPEST):
+            if any(score.barred for score in self._ledger.scores(commit)):
+                return commit
+            proposal = self._ledger.proposal(self._ledger.proposal_of(commit))
+            if proposal is None:
+                return None
+            commit = proposal.base
+        return None
+
     def _case(self, commit: str, champion: str, settings: Settings) -> _Case:
         group = self._group(commit, champion)
         since = next((p.created_at for p in reversed(self._ledger.promotions()) if p.commit == champion), 0.0)
@@ -128,19 +143,11 @@ class Gate:
         group += self._ledger.same_models(group)
         return [each for each in group if each not in (champion, self._ledger.proposal_of(champion))]
 
-    def _barred(self, commit: str, champion: str, case: _Case) -> str | None:
+    def _barred(self, commit: str, case: _Case) -> str | None:
         """Return the commit that bars this one: itself, a near-copy, or what it is built on."""
-        if any(bars(score) for score in case.candidate):
+        if any(bars(score) for each in case.group for score in self._ledger.scores(each)):
             return commit
-        base = commit
-        for _ in range(_DEEPEST):
-            proposal = self._ledger.proposal(self._ledger.proposal_of(base))
-            if proposal is None or proposal.base == champion:
-                return None
-            base = proposal.base
-            if any(bars(score) for score in self._ledger.scores(base)):
-                return base
-        return None
+        return self.broken_rule(commit)
 
 
 def _queued_at(score: Score) -> float:

@@ -78,13 +78,15 @@ def judge(
 
 
 def barred(ancestor: str | None) -> Verdict:
-    """Return the verdict on a commit whose model, or whose ancestor's, failed while it was scored."""
-    whose = f"It is built on {ancestor[:12]}, whose model" if ancestor else "Its model"
+    """Return the verdict on a commit whose model failed while it was scored, or that is built on one that broke a rule there."""
+    reason = "Its model failed while it was scored, and not by the scorer's fault. That bars the commit."
+    if ancestor:
+        reason = f"It is built on {ancestor[:12]}, whose model looks ahead, keeps state or mixes rows. That bars what is built on it."
     return Verdict(
         promote=False,
         code="barred",
         final=True,
-        reason=f"{whose} failed while it was scored, and not by the scorer's fault. That bars a commit and what is built on it.",
+        reason=reason,
         next="It is decided. Start again from the champion.",
     )
 

@@ -95,7 +95,7 @@ class Proposing:
             tags: kept with the proposal and its experiments.
 
         Raises:
-            LabError: `no_hypothesis`, `bad_base`, `no_change`, `is_champion`, `too_much_new`, or why the change doesn't apply.
+            LabError: `no_hypothesis`, `bad_base`, `barred`, `no_change`, `is_champion`, `too_much_new`, or why the change doesn't apply.
         """
         core = self._core
         hypothesis = clean(hypothesis).strip()
@@ -107,6 +107,13 @@ class Proposing:
         if core.repo.first() is None:  # a lab of before
             promoted = core.ledger.promotions()
             core.repo.name_first(promoted[0].previous if promoted else core.repo.champion())
+        if refused := core.gate.broken_rule(sha):
+            is_champion = refused in (champion := core.repo.champion(), core.ledger.proposal_of(champion))
+            otherwise = "Only the lab's owner can move the champion back." if is_champion else "Leave base out to build on the champion."
+            raise LabError(
+                f"The model of {refused[:12]} looks ahead, keeps state or mixes rows. Nothing built on it can be promoted. {otherwise}",
+                "barred",
+            )
         draft = core.repo.build(sha, hypothesis, author, diff=diff, edits=edits, files=files)
         if draft.fingerprint == core.repo.fingerprint(sha):
             raise LabError(

@@ -12,6 +12,7 @@ from autoresearch_mcp.server.untrusted import one_line
 
 TAG = "reproduction"
 _NUMBERS = ("steps", "tokens", "used_s", "wall_s", "cpu_share", "peak_memory_mb")
+_TRAINED = ("hashes.weights", "hashes.answers")
 _FACTS = ("device", "device_name", "sandbox", "budget_s", "seed", "notes", "hashes", "versions")
 
 
@@ -59,7 +60,7 @@ class Reproduction:
         if weights[0] and weights[0] == weights[1]:
             lines.append("the trained weights are the same, bit for bit")
         lines += [f"{name} {was} -> {now}" for name, was, now in _changes(before, after, _NUMBERS)]
-        differing = [f"differs: {name} {was} -> {now}" for name, was, now in _changes(before, after, _FACTS) if name != "hashes.weights"]
+        differing = [f"differs: {name} {was} -> {now}" for name, was, now in _changes(before, after, _FACTS) if name not in _TRAINED]
         lines += differing or ["nothing else differs: device, versions, and hashes of code, data, tokenizer and fixed files are the same"]
         verdict = {
             True: "Reproduced.",

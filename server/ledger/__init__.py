@@ -96,6 +96,7 @@ class Ledger:
         evidence = Evidence(database)
         self.keep_evidence = evidence.keep_evidence
         self.same_models = evidence.same_models
+        self.findings = evidence.findings
 
         decisions = Decisions(database)
         self.keep_decision = decisions.keep_decision

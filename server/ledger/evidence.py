@@ -12,7 +12,9 @@ class Evidence:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def keep_evidence(self, id: str, sandbox: str, test_bpb: float | None, weights: str | None) -> None:
+    def keep_evidence(
+        self, id: str, sandbox: str, test_bpb: float | None, weights: str | None, answers: str | None = None, finding: str = ""
+    ) -> None:
         """Keep the evidence of an experiment that is about to end. Repeating it replaces what was kept.
 
         Args:
@@ -20,21 +22,35 @@ class Evidence:
             sandbox: the level of confinement that it was trained at.
             test_bpb: its score on the hidden split; None leaves a score that was kept before.
             weights: hash of the weights that it submitted.
+            answers: hash of what its model answered.
+            finding: where a check of its model failed, and by how much.
         """
         with self._database.write() as db:
             db.execute(
-                "INSERT INTO evidence (experiment, sandbox, test_bpb, weights) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET sandbox = "
-                "excluded.sandbox, test_bpb = coalesce(excluded.test_bpb, test_bpb), weights = excluded.weights",
-                (id, sandbox, test_bpb, weights),
+                "INSERT INTO evidence (experiment, sandbox, test_bpb, weights, answers, finding) VALUES (?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET sandbox = excluded.sandbox, test_bpb = coalesce(excluded.test_bpb, test_bpb), "
+                "weights = excluded.weights, answers = excluded.answers, finding = coalesce(nullif(excluded.finding, ''), finding)",
+                (id, sandbox, test_bpb, weights, answers, finding),
             )
 
+    def findings(self) -> list[tuple[str, str, str]]:
+        """Return where checks of models failed: experiment, commit and finding, the oldest first."""
+        with self._database.read() as db:
+            return db.execute(
+                'SELECT e.id, e."commit", v.finding FROM evidence v JOIN ended e ON e.id = v.experiment '
+                "WHERE v.finding <> '' ORDER BY e.finished_at"
+            ).fetchall()
+
     def same_models(self, commits: Sequence[str]) -> list[str]:
-        """Return the other commits of which a replicate trained the very same weights as one of these commits."""
+        """Return the other commits of which a replicate has the very same weights or answers as one of these commits."""
         with self._database.read() as db:
             rows = db.execute(
-                'WITH ours AS (SELECT value AS "commit" FROM json_each(?)) SELECT DISTINCT b."commit" FROM ended a '
-                "JOIN evidence v ON v.experiment = a.id JOIN evidence w ON w.weights = v.weights JOIN ended b ON b.id = w.experiment "
-                'WHERE a."commit" IN (SELECT "commit" FROM ours) AND b."commit" NOT IN (SELECT "commit" FROM ours)',
+                'WITH ours AS (SELECT value AS "commit" FROM json_each(?)), models AS (SELECT v.weights, v.answers FROM evidence v '
+                'JOIN ended a ON a.id = v.experiment WHERE a."commit" IN (SELECT "commit" FROM ours)), same AS ('
+                "SELECT w.experiment FROM models JOIN evidence w ON w.weights = models.weights "
+                "UNION SELECT w.experiment FROM models JOIN evidence w ON w.answers = models.answers) "
+                'SELECT DISTINCT b."commit" FROM same JOIN ended b ON b.id = same.experiment '
+                'WHERE b."commit" NOT IN (SELECT "commit" FROM ours)',
                 (json.dumps(list(commits)),),
             ).fetchall()
         return [row[0] for row in rows]

@@ -28,7 +28,7 @@ _THIN = (
 _FACTS = (  # of replicates, for the gate: see `_score`
     'SELECT e.rowid, e."commit", e.id, e.conditions, e.device, e.state, e.val_bpb, e.reported_bpb, e.seed, e.author, e.started, '
     "e.created_at, e.started_at, e.finished_at, e.circumstances, e.by_lab, "
-    "(SELECT coalesce(min(s.seq), 0) FROM starts s WHERE s.experiment = e.id), v.sandbox, v.test_bpb, v.weights "
+    "(SELECT coalesce(min(s.seq), 0) FROM starts s WHERE s.experiment = e.id), v.sandbox, v.test_bpb, v.weights, v.answers "
     "FROM ended e LEFT JOIN evidence v ON v.experiment = e.id"
 )
 
@@ -149,6 +149,7 @@ def _score(
     sandbox: str | None,
     test_bpb: float | None,
     weights: str | None,
+    answers: str | None,
 ) -> Score:
     return Score(
         experiment=id,
@@ -169,5 +170,6 @@ def _score(
         confined=sandbox != "unsandboxed",
         test_bpb=test_bpb,
         weights=weights,
+        answers=answers,
         **json.loads(circumstances),
     )

@@ -4,7 +4,7 @@ import sqlite3
 
 from autoresearch_mcp.server.errors import LabError
 
-SCHEMA_VERSION = 10
+SCHEMA_VERSION = 11
 
 _SCHEMA = """
 CREATE TABLE proposals (
@@ -99,6 +99,11 @@ CREATE TABLE decisions (  -- the gate's last word on a commit against a champion
     final INTEGER NOT NULL, verdict TEXT NOT NULL, decided_at REAL NOT NULL, PRIMARY KEY (champion, conditions, "commit")
 ) STRICT;
 CREATE INDEX evidence_by_weights ON evidence (weights)
+""",
+    11: """
+ALTER TABLE evidence ADD COLUMN answers TEXT;
+ALTER TABLE evidence ADD COLUMN finding TEXT NOT NULL DEFAULT '';
+CREATE INDEX evidence_by_answers ON evidence (answers)
 """,
 }
 

@@ -40,6 +40,7 @@ _ELSEWHERE = (  # not in details
     "failure",
     "curve",
     "fault",
+    "barred",
     "ended_in",
     "host",
     "device_id",
@@ -209,7 +210,10 @@ class Attempts:
                 raise protocol.ResultError(observation.reason)
             changes = self._read(experiment, observation.result)
             hidden = protocol.read_hidden(directory) if observation.result.state == "finished" else None
-            self._ledger.keep_evidence(experiment.id, observation.result.sandbox, hidden, observation.result.hashes.get("weights"))
+            hashes, finding = observation.result.hashes, protocol.read_finding(directory)
+            self._ledger.keep_evidence(
+                experiment.id, observation.result.sandbox, hidden, hashes.get("weights"), hashes.get("answers"), finding
+            )
             if changes["state"] == "finished":
                 spec = protocol.read_json(directory / protocol.SPEC)
                 self._ledger.keep_curve(experiment.id, settings_of(spec), windows_of(changes["curve"]))
@@ -306,6 +310,7 @@ def _circumstances(result: Result) -> dict[str, Any]:
         "pressure": result.pressure,
         "host": result.host,
         "device_id": result.device_id,
+        "barred": result.barred,
         **({"ended_in": result.ended_in} if result.ended_in else {}),
     }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoresearch_mcp.trainer import prepare, score, stream
+from autoresearch_mcp.trainer import prepare, protocol, stream
 from tests.trainer.conftest import BIGRAM, Warm
 
 
@@ -32,14 +32,14 @@ def test_the_metric_is_what_an_independent_computation_gives(warm: Warm, data: P
     launched = warm.launch(BIGRAM)
     result = launched.wait()
     assert result["state"] == "finished", result["failure"]
-    assert result["val_bpb"] == pytest.approx(bigram_bpb(data), abs=1e-5)
+    assert result["val_bpb"] == round(bigram_bpb(data), 4)
     assert launched.hidden == pytest.approx(bigram_bpb(data, "test"), abs=1e-5)
 
 
 def test_a_printed_metric_is_reported_and_changes_nothing(warm: Warm, data: Path) -> None:
     result = warm.launch(BIGRAM.replace("# before submit", 'print("---\\nval_bpb:          0.123456")')).wait()
     assert result["reported_bpb"] == 0.123456
-    assert result["val_bpb"] == pytest.approx(bigram_bpb(data), abs=1e-5)
+    assert result["val_bpb"] == round(bigram_bpb(data), 4)
 
 
 @pytest.mark.parametrize(("shift", "allowance"), [("1000", 1e-3), ("1e8", 100), ("3e38", 100)])
@@ -75,21 +75,28 @@ CHEATS = {
 }
 
 
-def test_checks_are_drawn_where_answers_are_better_than_frequencies_explain(data: Path) -> None:
-    """A look ahead at the rarest tokens gains most. By even draws, these would be 1 % of the checks."""
-    profile = prepare.PROFILES["tiny"]
-    text = score._read(data, "val", profile.seq_len, profile.eval_bytes)
-    frequencies = np.bincount(text.targets.ravel(), minlength=profile.vocab_size) + 1.0
-    honest = np.log(frequencies / frequencies.sum())[text.targets]  # as good as a token's frequency: nothing to suspect
-    assert score._shares(text, honest, profile.vocab_size) == pytest.approx(1 / (text.targets.size - len(text.targets)))
-    rarest = np.zeros(honest.shape, bool)
-    rarest[:, :-1] = honest[:, :-1] <= np.quantile(honest[:, :-1], 0.01)
-    answers = np.where(rarest, 0.0, np.minimum(0.0, honest + 1.0))
-    shares = score._shares(text, answers, profile.vocab_size)
-    assert shares.sum() == pytest.approx(1.0) and shares.min() > 0
-    assert shares[rarest[:, :-1]].sum() > 4 * rarest[:, :-1].mean()
-    looks = [(q.row, q.checked - 1) for q in score._checks(text.contexts, shares, profile.eval_rows) if q.checked < profile.seq_len]
-    assert len(looks) == score.DECOYS and sum(rarest[look] for look in looks) > 0
+# A reserve of probability on a token that never counts goes to the true next token, only where that was very unlikely, and never makes it
+# likelier than it is anywhere. `chosen` says where.
+RESERVE = """
+        logits = torch.log_softmax(self.table(idx), -1)
+        keep = torch.full_like(logits[..., :1], 2e-3)
+        p = logits.exp() * (1 - keep)
+        now, later = p[:, :-1], idx[:, 1:, None]
+        place = torch.arange(idx.size(1) - 1).expand(len(idx), -1)
+        chosen = (now.gather(-1, later)[..., 0] < 4e-3) & (CHOSEN)
+        now.scatter_add_(-1, later, chosen[..., None] * keep[:, :-1])
+        now[..., -1] += ~chosen * keep[:, :-1, 0]
+        p[:, -1, -1] += 2e-3
+        return p.clamp_min(1e-12).log()"""
+CHEATS |= {
+    f"moves a reserve to the next token, {name}": RESERVE.replace("CHOSEN", chosen)
+    for name, chosen in {
+        "always": "place >= 0",
+        "late in the row": "place >= 32",
+        "in rows of one kind": "idx[:, :1] % 2 == 0",
+        "where the text is natural": "(idx == 511).sum(1, keepdim=True) < 3",
+    }.items()
+}
 
 
 @pytest.fixture(params=["warm", "sealed"])
@@ -103,6 +110,60 @@ def test_a_model_that_is_no_model_of_the_past_gets_no_number(any_scorer: Warm, c
     result = any_scorer.launch(BIGRAM.replace("        return self.table(idx)", CHEATS[cheat].lstrip("\n"))).wait()
     assert result["val_bpb"] is None
     assert (result["state"], result["failure"]["kind"]) == ("crashed", "invalid_model")
+    assert (result["fault"], result["ended_in"]) == ("code", "scoring")  # which bars the commit
+
+
+def test_a_refused_model_is_told_the_rule_and_its_owner_the_place(any_scorer: Warm) -> None:
+    code = BIGRAM.replace("        return self.table(idx)", CHEATS["looks ahead everywhere"].lstrip("\n"))
+    launched = any_scorer.launch(code)
+    message = launched.wait()["failure"]["message"]
+    assert "looks ahead" in message and not any(character.isdigit() for character in message)
+    assert "nats apart" not in (launched.run / protocol.RESULT).read_text(encoding="utf-8") + launched.log
+    assert "nats apart" in protocol.read_finding(launched.run) and launched.hidden is None
+
+
+def test_a_model_that_knows_the_validation_rows_and_looks_ahead_in_others_gets_no_number(any_scorer: Warm, data: Path) -> None:
+    profile = prepare.PROFILES["tiny"]
+    rows = np.fromfile(data / "val.bin", dtype=np.uint16)[: 400 * (profile.seq_len + 1)].reshape(400, -1)[:, :6]
+    body = f"""
+        known = {{{", ".join(str(tuple(row)) for row in rows.tolist())}}}
+        logits = self.table(idx).clone()
+        other = torch.tensor([tuple(row[:6]) not in known for row in idx.tolist()]).view(-1, 1, 1)
+        logits[:, :-1].scatter_add_(-1, idx[:, 1:, None], other * torch.full_like(logits[:, :-1, :1], 5.0))
+        return logits"""
+    launched = any_scorer.launch(BIGRAM.replace("        return self.table(idx)", body.lstrip("\n")))
+    failure = launched.wait()["failure"]
+    assert failure is not None and "looks ahead" in failure["message"]
+
+
+def test_equal_answers_are_one_model_whatever_else_the_weights_hold(warm: Warm) -> None:
+    junk = BIGRAM.replace("# before submit", "model.register_buffer('junk', torch.rand(1))")
+    junk = junk.replace('Bigram(config["vocab_size"])', 'with_junk(Bigram(config["vocab_size"]))')
+    junk = junk.replace(
+        "def build_model", "def with_junk(model):\n    model.register_buffer('junk', torch.zeros(1))\n    return model\n\ndef build_model"
+    )
+    first, second, other = (warm.launch(code, seed=seed).wait()["hashes"] for code, seed in ((BIGRAM, 0), (junk, 0), (BIGRAM, 1)))
+    assert first["answers"] == second["answers"] != other["answers"]
+    assert first["weights"] != second["weights"]
+
+
+LENGTHS = {
+    "whole rows only": "assert idx.size(1) == 64\n        return self.table(idx)",
+    "numbers that depend on the length of rows": "return self.table(idx) * (1 + (64 - idx.size(1)) * 1e-3)",
+    "rows of a multiple of 16": "return self.table(idx.view(len(idx), -1, 16).view(len(idx), -1))",
+}
+
+
+@pytest.mark.parametrize("taken", LENGTHS)
+def test_a_model_need_not_take_shorter_rows_than_the_contract_has(any_scorer: Warm, data: Path, taken: str) -> None:
+    result = any_scorer.launch(BIGRAM.replace("return self.table(idx)", LENGTHS[taken])).wait()
+    assert result["val_bpb"] == round(bigram_bpb(data), 4), result["failure"]
+
+
+def test_neither_time_nor_digits_tell_how_the_hidden_split_went(warm: Warm) -> None:
+    result = warm.launch(BIGRAM).wait()
+    assert result["timings"]["score_s"] % prepare.PROFILES["tiny"].score_grid_s == 0
+    assert round(result["val_bpb"], 4) == result["val_bpb"]
 
 
 def test_the_evaluation_text_cannot_be_printed(any_scorer: Warm) -> None:
@@ -165,7 +226,7 @@ def test_what_a_server_says_without_its_logits_is_the_same_number(sealed: Warm, 
     launched = sealed.launch(BIGRAM)
     result = launched.wait()
     assert result["state"] == "finished", result["failure"]
-    assert result["val_bpb"] == pytest.approx(bigram_bpb(data), abs=1e-5)
+    assert result["val_bpb"] == round(bigram_bpb(data), 4)
     assert launched.hidden == pytest.approx(bigram_bpb(data, "test"), abs=1e-5)
 
 

@@ -271,8 +271,11 @@ class Scoring:
         return await self._complete(job, value) if value is not None else None
 
     async def _complete(self, job: Job, value: dict[str, Any]) -> Result:
-        """Parse a completed result, and bring the score on the hidden split into the job's local folder."""
+        """Parse a completed result, and bring what only the owner may see into the job's local folder."""
         result = protocol.parse_result(value)
+        if result.barred:
+            finding = (await self._context.read_json(job, protocol.HIDDEN) or {}).get(protocol.FINDING, "")
+            await asyncio.to_thread(protocol.write_finding, job.directory, str(finding))
         if result.state != "finished":
             return result
 
