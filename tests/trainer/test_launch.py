@@ -38,7 +38,7 @@ def test_the_stock_file_trains_and_is_measured(warm: Warm) -> None:
     assert 0.5 < result["used_s"] < 1.0 + prepare.PROFILES["tiny"].grace_s(1.0)
     assert 2 <= len(result["curve"]) <= 60
     assert result["curve"][-1][1] < result["curve"][0][1] < math.log(512) + 0.5
-    assert set(result["hashes"]) == {"fixed", "code", "data", "tokenizer", "weights"}
+    assert set(result["hashes"]) == {"fixed", "code", "data", "tokenizer", "weights", "answers"}
     assert result["hashes"]["fixed"] == prepare.fixed_hash()
     assert result["versions"]["torch"] and result["peak_memory_mb"] > 50
     assert set(result["timings"]) == {"spawn_s", "startup_s", "startup_cpu_s", "first_step_s", "train_s", "score_s"}

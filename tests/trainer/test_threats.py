@@ -72,7 +72,7 @@ def test_patched_time_torch_numpy_and_launcher_modules_change_nothing(warm: Warm
     launched = warm.launch(code)
     result = launched.wait()
     assert result["state"] == "finished", result["failure"]
-    assert result["val_bpb"] == pytest.approx(bigram_bpb(data), abs=1e-5)
+    assert result["val_bpb"] == round(bigram_bpb(data), 4)
     assert launched.hidden == pytest.approx(bigram_bpb(data, "test"), abs=1e-5)
 
 
@@ -85,7 +85,7 @@ def test_modules_that_shadow_the_fixed_files_reach_no_scorer(warm: Warm, data: P
         subprocess.run([sys.executable, "-m", "autoresearch_mcp.trainer.launch", str(run)], cwd=PACKAGE.parent, check=True)
         result = protocol.read_json(run / protocol.RESULT) or {}
     assert result["state"] == "finished", result["failure"]
-    assert result["val_bpb"] == pytest.approx(bigram_bpb(data), abs=1e-5)
+    assert result["val_bpb"] == round(bigram_bpb(data), 4)
 
 
 def test_a_model_that_differs_in_scoring_is_scored_as_it_is(warm: Warm, data: Path) -> None:
@@ -160,9 +160,9 @@ def test_what_the_first_model_server_could_write_is_gone_when_the_second_begins(
     return Bigram"""
     launched = warm.launch(BIGRAM.replace("\n    return Bigram", leave))
     scratch = launched.run / "scratch"
-    until(lambda: len(list(scratch.glob("*/*/left"))) == 1 and len(list(scratch.glob("*/*"))) == 1)
-    (home,) = scratch.glob("*/*")
-    assert len(home.name) == len(home.parent.name) == 32  # drawn: nobody can be told by a name that it has to find
+    until(lambda: len(list(scratch.glob("*/*/left"))) == 1 and len(list(scratch.glob("*/*"))) == 2)  # of the second, and of the third
+    for home in scratch.glob("*/*"):
+        assert len(home.name) == len(home.parent.name) == 32  # drawn: nobody can be told by a name that it has to find
     (launched.run / protocol.CODE / "go").touch()
     assert launched.wait()["state"] == "finished"
 
