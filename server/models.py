@@ -75,6 +75,7 @@ class Proposal(Model):
     insertions: int
     deletions: int
     created_at: float
+    added: int = Field(default=0, description="bytes of new information that the source holds beyond the lab's first one, compressed")
 
 
 class Circumstances(Model):

@@ -2,6 +2,7 @@
 
 - Near-copies of a commit are the same candidate: they share their replicates, and one decision.
 - Only what was launched since the champion won its crown counts, on both sides, so that they are measured over the same time.
+- What a source holds beyond the champion's is charged (see `proposals.growth`): nothing is gained by text or weights in it.
 - What is decided stays decided until the champion, the conditions or the lab's rules change.
 """
 
@@ -10,12 +11,14 @@ from dataclasses import dataclass
 
 from autoresearch_mcp.server.gate.attempts import bars, owed_seeds
 from autoresearch_mcp.server.gate.evidence import in_order_of_launch
-from autoresearch_mcp.server.gate.judge import Evidence, barred, rule_on, weigh
+from autoresearch_mcp.server.gate.judge import Evidence, barred, charged, rule_on, weigh
 from autoresearch_mcp.server.gate.standings import Standings
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, Score, Verdict
+from autoresearch_mcp.server.proposals import growth
 from autoresearch_mcp.server.settings import Settings
 
+_CHARGED = "For what its source holds beyond the champion's, {:.4f} bits per byte came off its gain."
 _DEEPEST = 64  # proposals on top of each other that are looked at
 
 
@@ -68,8 +71,9 @@ class Gate:
             for e in self._ledger.open_experiments(*ACTIVE_STATES)
         )
 
+        charge = self._charge(commit, champion, settings)
         verdict = rule_on(
-            case.evidence,
+            charged(case.evidence, charge),
             case.candidate,
             case.champion,
             settings.promotion,
@@ -80,6 +84,8 @@ class Gate:
         others = [each for each in case.group if each not in (commit, self._ledger.proposal_of(commit))]
         if others and any(score.commit in others for score in case.candidate):
             verdict = verdict.model_copy(update={"reason": f"{verdict.reason} {_shared(others)}"})
+        if charge:
+            verdict = verdict.model_copy(update={"reason": f"{verdict.reason} {_CHARGED.format(charge)}"})
         if record and (verdict.final or verdict.p is not None):
             self._ledger.keep_decision(champion, conditions, self._ledger.proposal_of(commit), case.group[0], rules, verdict)
         return verdict
@@ -134,6 +140,13 @@ class Gate:
         candidate = [score for score in attempts.values() if _queued_at(score) >= since]
         defending = [score for score in self._ledger.scores(champion) if _queued_at(score) >= since or not score.by_lab]
         return _Case(group, candidate, defending, weigh(candidate, defending, settings.promotion, settings.reference))
+
+    def _charge(self, commit: str, champion: str, settings: Settings) -> float:
+        """Return what comes off the candidate's gain for what its source holds beyond the champion's."""
+        if settings.training.metric != "verified":
+            return 0.0
+        ours, theirs = (self._ledger.proposal(self._ledger.proposal_of(each)) for each in (commit, champion))
+        return growth.charge(ours.added if ours else 0, theirs.added if theirs else 0, settings.training.profile)
 
     def _group(self, commit: str, champion: str) -> list[str]:
         """Return a commit and its near-copies: the same program, or the same weights. The champion is nobody's near-copy."""

@@ -11,7 +11,7 @@ about 0.3 pass at the default level of 0.005, because hopeless ones are dropped 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from autoresearch_mcp.server.gate.attempts import bars, failures, is_failure, owed_seeds, was_started, without_repeated
@@ -123,6 +123,14 @@ def weigh(candidate: Sequence[Score], champion: Sequence[Score], section: Promot
         again=(ours_again, again),
         champion_died=sum(map(is_failure, defending)) >= DEAD and all(score.metric is None for score in defending),
     )
+
+
+def charged(evidence: Evidence, charge: float) -> Evidence:
+    """Return evidence in which each replicate of the candidate is worse by a charge, on both splits."""
+    if not charge:
+        return evidence
+    runs = [Run(run.metric + charge, None if run.hidden is None else run.hidden + charge) for run in evidence.runs]
+    return replace(evidence, runs=runs)
 
 
 def _runs(attempts: Sequence[Score], champion: Sequence[Score], rules: Rules) -> list[Run]:

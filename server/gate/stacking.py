@@ -44,6 +44,7 @@ def adopt(draft: Draft, origin: Proposal, repo: Repo, ledger: Ledger) -> Proposa
             insertions=draft.insertions,
             deletions=draft.deletions,
             created_at=time.time(),
+            added=draft.added,
         ),
         draft.canonical,
     )

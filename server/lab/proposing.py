@@ -9,6 +9,7 @@ from autoresearch_mcp.server.lab.core import LabCore, clean_tags
 from autoresearch_mcp.server.lab.similar import SimilarProposals
 from autoresearch_mcp.server.lab.status import ended_line
 from autoresearch_mcp.server.models import Proposal
+from autoresearch_mcp.server.proposals import growth
 from autoresearch_mcp.server.untrusted import clean, fence, one_line, visible
 
 _FILE_CHARS = 100_000  # of one answer of read_file
@@ -139,6 +140,7 @@ class Proposing:
                 insertions=draft.insertions,
                 deletions=draft.deletions,
                 created_at=time.time(),
+                added=draft.added,
             )
             copies = core.ledger.near_copies(draft.canonical)
             twin = core.ledger.add_proposal(proposal, draft.canonical)
@@ -150,6 +152,11 @@ class Proposing:
                     )
                 elif draft.canonical == core.repo.canonical(champion):
                     note += f" It does the same work as the champion {champion[:12]} (other names, dead code, folded constants)."
+                if draft.added > growth.FREE and core.settings.training.metric == "verified":
+                    note += (
+                        f" The source holds {draft.added:,} bytes beyond the lab's first one (compressed, comments too). Beyond {growth.FREE}, "
+                        "promotion charges what it adds to the champion's: keep it short."
+                    )
                 if similar := self._similar.find(hypothesis, but=twin.commit):
                     note += f" First see `similar`: {len(similar)} earlier hypotheses much like this one, and what became of them."
                 return self._answer(twin, draft.stat, False, note, similar)

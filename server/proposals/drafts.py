@@ -35,6 +35,7 @@ class Draft:
     insertions: int
     deletions: int
     stat: str
+    added: int  # bytes of new information beyond the lab's first source: see `growth`
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Drafts:
         for path, data in changed.items():
             source.check(path, data, modules)
         first = self._first()
-        growth.check(old if first in (None, base) else self.editable_files(self._objects.entries(first)), old, {**old, **changed})
+        added = growth.check(old if first in (None, base) else self.editable_files(self._objects.entries(first)), old, {**old, **changed})
         tree = self._objects.write_tree(entries, self._objects.store(changed, entries))
         commit = self._objects.commit(tree, [base], message, author)
         stat = self.stat(base, commit)
@@ -148,6 +149,7 @@ class Drafts:
             insertions=stat.insertions,
             deletions=stat.deletions,
             stat=stat.text,
+            added=added,
         )
 
 

@@ -48,13 +48,16 @@ def growth(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> int:
     return max(0, _compressed(old + new) - alone - repeating * min(len(old), len(new)) // max(1, len(old)))
 
 
-def check(first: Mapping[str, bytes], base: Mapping[str, bytes], after: Mapping[str, bytes]) -> None:
+def check(first: Mapping[str, bytes], base: Mapping[str, bytes], after: Mapping[str, bytes]) -> int:
     """Refuse files that hold too much.
 
     Args:
         first: the lab's first source, by path.
         base: what the proposal changes.
         after: what it makes of that.
+
+    Returns:
+        The bytes of new information that `after` holds beyond `first`.
 
     Raises:
         LabError: `too_large`, `too_much_new`.
@@ -80,6 +83,7 @@ def check(first: Mapping[str, bytes], base: Mapping[str, bytes], after: Mapping[
             "`git update-ref refs/autoresearch/first research`.",
             "too_much_new",
         )
+    return total
 
 
 def charge(added: int, champion: int, profile: str) -> float:

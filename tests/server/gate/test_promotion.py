@@ -1,5 +1,6 @@
 """The champion moves only for a commit that is better beyond noise, once, and winners of parallel branches are stacked and tested again."""
 
+import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.query import ExperimentQuery
 from autoresearch_mcp.server.models import new_id
+from autoresearch_mcp.server.proposals import growth
 from tests.server.measured import MeasuredLab
 
 BETTER = [1.40, 1.41, 1.39]
@@ -65,6 +67,28 @@ def test_an_owner_who_works_on_the_champions_branch_is_told_that_it_moved(bench:
     bench.git("reset", "-q", "--hard")
     assert not any("promotion" in warning for warning in bench.lab.status().warnings)
     assert bench.git("rev-parse", "HEAD") == better != champion
+
+
+def test_what_a_source_holds_beyond_the_champions_comes_off_its_gain(bench: MeasuredLab) -> None:
+    champion = bench.lab.status().champion.commit
+    bench.measure(champion, [*CHAMPION])
+    text = random.Random(1).randbytes(3000).hex()
+    stored = bench.propose("DEPTH = ", f"STORE = '{text}'\nDEPTH = ")
+    bench.measure(stored, [metric - 0.02 for metric in CHAMPION[:5]])
+    answer = bench.lab.promote_commit(stored, "ada")
+    assert not answer.promoted and "beyond the champion's, 0.03" in answer.verdict.reason
+    assert answer.verdict.gain is not None and answer.verdict.gain < 0 and answer.champion == champion
+    honest = bench.propose("DEPTH = ", "DEPTH = 0 + ")
+    bench.measure(honest, [metric - 0.0201 for metric in CHAMPION[:5]])
+    assert bench.lab.promote_commit(honest, "ada").verdict.gain == pytest.approx(0.02, abs=0.005)
+
+
+def test_a_charge_is_paid_once_and_a_shorter_source_is_no_gain_by_itself() -> None:
+    assert growth.charge(400, 0, "cpu") == 0, "the first bytes are free"
+    assert growth.charge(1512, 0, "cpu") == pytest.approx(0.0125)
+    assert growth.charge(2512, 1512, "cpu") == pytest.approx(0.0125)
+    assert growth.charge(0, 2000, "cpu") == growth.charge(2000, 2000, "cpu") == 0
+    assert growth.charge(1512, 0, "h100") < 0.0002
 
 
 def test_a_commit_within_noise_is_refused_with_the_numbers(bench: MeasuredLab) -> None:
