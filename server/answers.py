@@ -1,6 +1,6 @@
 """The answers of the lab's use cases: small models that become the tools' structured output."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -72,6 +72,16 @@ class Summary(Model):
     )
 
 
+class Leader(Summary):
+    """A commit of the leaderboard. Its gain on the champion is positive where it is better."""
+
+    gain: float | None = Field(default=None, description="its likely gain on the champion, with the luck of being among the best taken off")
+    gain_low: float | None = Field(default=None, description="lower end of the 95 % interval of the gain")
+    gain_high: float | None = Field(default=None, description="upper end")
+    p_better: float | None = Field(default=None, description="chance that it is better than the champion at all")
+    mark: Literal["champion", "decided", "open", "futile"] = "open"
+
+
 class Money(Model):
     """USD, where devices are rented. Spent is elapsed x rate, until the provider's number is known."""
 
@@ -110,7 +120,7 @@ class StatusAnswer(Model):
     running: list[ExperimentLine]
     queued: list[ExperimentLine]
     recent: list[ExperimentLine] = Field(description="latest ended, newest first")
-    leaderboard: list[Summary] = Field(description="best commits by mean metric")
+    leaderboard: list[Leader] = Field(description="best commits by likely gain on the champion; the mean is the raw one")
     budget: Budget
     promotions: int
     unflushed: int = Field(description="records acknowledged and durable here, not yet in the shared log")

@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from autoresearch_mcp.server.answers import ExperimentLine, StatusAnswer, Summary
+from autoresearch_mcp.server.answers import ExperimentLine, Leader, StatusAnswer, Summary
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.untrusted import clean
 
@@ -71,10 +71,12 @@ def _running(status: StatusAnswer) -> Table:
     return table
 
 
-def _leaderboard(leaders: list[Summary], champion: Summary) -> Table:
-    table = _table("leaderboard", "commit", "val_bpb", "")
+def _leaderboard(leaders: list[Leader], champion: Summary) -> Table:
+    table = _table("leaderboard", "commit", "val_bpb", "likely gain", "better", "")
     for leader in leaders:
-        table.add_row(leader.commit[:12], _metric(leader), "champion" if leader.commit == champion.commit else "")
+        gain = f"{leader.gain:+.4f}" if leader.gain is not None else ""
+        chance = f"{leader.p_better:.0%}" if leader.p_better is not None else ""
+        table.add_row(leader.commit[:12], _metric(leader), gain, chance, "champion" if leader.commit == champion.commit else leader.mark)
     return table
 
 

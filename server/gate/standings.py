@@ -71,10 +71,10 @@ class Standings:
         self._by_conditions: dict[str, dict[str, Standing]] = {}
         self._newest: dict[str, str] = {}
 
-    def best(self, conditions: str, limit: int) -> list[Standing]:
-        """Return the commits with the lowest mean under these conditions, best first."""
+    def all(self, conditions: str) -> list[Standing]:
+        """Return every commit with a replicate that counts under these conditions."""
         with self._lock:
-            return sorted(self._under(conditions).values(), key=lambda standing: standing.mean)[:limit]
+            return list(self._under(conditions).values())
 
     def noise(self, conditions: str) -> float | None:
         """Return the standard deviation between replicates of one commit, pooled over all commits under these conditions.

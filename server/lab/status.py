@@ -12,8 +12,10 @@ from autoresearch_mcp.server import runs
 from autoresearch_mcp.server.compute.base import ComputeError
 from autoresearch_mcp.server.compute.modal import deployment
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.gate.boundary import M_MIN
-from autoresearch_mcp.server.gate.evidence import BY_SETTING, Uncounted, counted, for_display, metrics, uncounted
+from autoresearch_mcp.server.gate.boundary import M_CAP, M_MIN
+from autoresearch_mcp.server.gate.evidence import BY_SETTING, Uncounted, counted, for_display, in_order_of_launch, metrics, uncounted
+from autoresearch_mcp.server.gate.judge import rules_of
+from autoresearch_mcp.server.gate.leaderboard import Leader, leaders
 from autoresearch_mcp.server.gate.noise import pool_squares, sums_of_squares
 from autoresearch_mcp.server.gate.rule import Noise
 from autoresearch_mcp.server.gate.spread import mean, sd
@@ -30,6 +32,7 @@ from autoresearch_mcp.server.secret import fingerprint
 from autoresearch_mcp.server.settings import LaunchSettings, Settings, SettingsFile
 from autoresearch_mcp.server.untrusted import one_line
 
+LEADERS = 5  # of the leaderboard
 AGENTS = 20  # whose spending is listed, the largest first
 _UNCONFINED = {
     "allow": "Trainings are not confined on this machine (that takes Linux with Landlock): their code could read the validation text. Their "
@@ -54,7 +57,7 @@ class _Snapshot:
     """The part of the status that only a change of the ledger or of the champion can change."""
 
     key: tuple[Any, ...]
-    leaders: list[a.Summary]
+    leaders: list[a.Leader]
     noise: float | None
     noise_nu: int
     false_promotions: float
@@ -137,10 +140,7 @@ class LabStatus:
             newest = self._standings.newest(reference) or conditions  # what a candidate that is trained now is measured under
             self._snapshot = _Snapshot(
                 key=key,
-                leaders=[
-                    a.Summary(commit=each.commit, n=each.n, mean=each.mean, sd=each.sd, reported=each.reported or None)
-                    for each in self._standings.best(conditions, 5)
-                ],
+                leaders=self._leaders(champion, conditions, settings),
                 noise=self.noise(conditions),
                 noise_nu=sum(degrees for degrees, _ in self._standings.spreads(conditions, without="")),
                 false_promotions=self._ledger.levels_spent(),
@@ -157,6 +157,13 @@ class LabStatus:
                 launches=self._ledger.open_launches(),
             )
         return self._snapshot
+
+    def _leaders(self, champion: str, conditions: str, settings: Settings) -> list[a.Leader]:
+        own = [score for score in self._ledger.scores(champion) if score.by_lab and score.device == settings.reference]
+        fresh = metrics(counted(in_order_of_launch(own), for_display(settings.promotion), conditions))[-M_CAP:]
+        verdicts = self._ledger.decisions(champion, conditions)
+        best = leaders(self._standings.all(conditions), champion, fresh, verdicts, LEADERS, rules_of(settings.promotion))
+        return [_leader_line(each) for each in best]
 
     def line(self, e: Experiment) -> a.ExperimentLine:
         """Return an experiment in one line; while it runs, with how far it is and how its loss compares with the champion's."""
@@ -289,6 +296,22 @@ class LabStatus:
         if affordable:
             steps.append("Search memory, read train.py, then propose_patch with one idea and launch it.")
         return steps
+
+
+def _leader_line(leader: Leader) -> a.Leader:
+    standing, shrunk = leader.standing, leader.shrunk
+    return a.Leader(
+        commit=standing.commit,
+        n=standing.n,
+        mean=standing.mean,
+        sd=standing.sd,
+        reported=standing.reported or None,
+        gain=shrunk.gain if shrunk else None,
+        gain_low=shrunk.low if shrunk else None,
+        gain_high=shrunk.high if shrunk else None,
+        p_better=shrunk.better if shrunk else None,
+        mark=leader.mark,
+    )
 
 
 def _counts_nowhere(e: Experiment) -> str:

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from autoresearch_mcp.server import cli
-from autoresearch_mcp.server.answers import Budget, ExperimentLine, StatusAnswer, Summary
+from autoresearch_mcp.server.answers import Budget, ExperimentLine, Leader, StatusAnswer, Summary
 from autoresearch_mcp.server.commands.screen import frame
 
 
@@ -200,7 +200,7 @@ def test_the_frame_shows_what_happens_and_takes_nothing_that_agents_wrote_for_ma
             running=[line],
             queued=[],
             recent=[ended],
-            leaderboard=[champion],
+            leaderboard=[Leader(**champion.model_dump(), mark="champion")],
             budget=Budget(total_s=7200, spent_s=60, reserved_s=0, left_s=7140),
             promotions=2,
             unflushed=3,

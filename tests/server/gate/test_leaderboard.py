@@ -1,0 +1,119 @@
+"""The leaderboard takes off the luck of being among the best of many."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autoresearch_mcp.server.gate.leaderboard import leaders, shrink
+from autoresearch_mcp.server.gate.rule import Rules
+from autoresearch_mcp.server.gate.standings import Standing
+from autoresearch_mcp.server.models import Score, Verdict
+from tests.server.measured import MeasuredLab
+
+
+def standing(commit: str, values: list[float]) -> Standing:
+    made = Standing(commit, reported=True)
+    for number, value in enumerate(values):
+        made.add(
+            Score(
+                experiment=f"{commit}-{number}",
+                commit=commit,
+                conditions="k",
+                device="cpu",
+                state="finished",
+                val_bpb=None,
+                reported_bpb=value,
+                started=True,
+                finished_at=1.0,
+            )
+        )
+    return made
+
+
+def test_what_the_best_are_said_to_gain_is_what_they_gain() -> None:
+    rng = np.random.default_rng(2)
+    claimed, raw, true, sure, right = [list[float]() for _ in range(5)]
+    for _ in range(60):
+        gains = np.where(rng.random(150) < 0.85, 0.0, rng.exponential(1.5, 150)) * np.where(rng.random(150) < 0.5, -1, 1)
+        counts = rng.choice([1, 1, 1, 3, 8], 150)
+        measured = gains + rng.standard_normal(150) / np.sqrt(counts) + rng.standard_normal() / 4
+        shrunk = shrink(list(measured), list(counts), 16, 1.0)
+        for place in np.argsort(measured)[-5:]:
+            raw.append(measured[place] - gains[place])
+        for place in np.argsort([each.gain for each in shrunk])[-5:]:
+            claimed.append(shrunk[place].gain)
+            true.append(gains[place])
+        for each, gain in zip(shrunk, gains):
+            if each.better > 0.9:
+                sure.append(each.better)
+                right.append(gain > 0)
+    assert np.mean(raw) > 0.5, "the raw means of the best are luck to that extent"
+    assert np.mean(claimed) == pytest.approx(np.mean(true), abs=0.15)
+    assert np.mean(right) > np.mean(sure) - 0.12
+
+
+def test_an_interval_holds_the_gain_and_shrinks_with_replicates() -> None:
+    once, often = (shrink([3.0, *[0.0] * 30], [n, *[1] * 30], 16, 1.0)[0] for n in (1, 16))
+    for each in (once, often):
+        assert each.low < each.gain < each.high and 0 <= each.better <= 1
+    assert often.high - often.low < once.high - once.low and often.gain > once.gain and often.better > once.better
+    assert shrink([], [], 16, 1.0) == []
+
+
+def test_the_unit_of_the_metric_changes_nothing() -> None:
+    plain, small = shrink([1.0, -0.5, 2.5], [1, 3, 5], 8, 1.0), shrink([0.01, -0.005, 0.025], [1, 3, 5], 8, 0.01)
+    for one, other in zip(plain, small):
+        assert other.gain * 100 == pytest.approx(one.gain) and other.better == pytest.approx(one.better)
+
+
+def test_one_lucky_run_does_not_lead_over_a_gain_that_was_repeated() -> None:
+    rng = np.random.default_rng(5)
+    crowd = [standing(f"null {k}", [float(x)]) for k, x in enumerate(rng.normal(1.5, 0.01, 60))]
+    lucky, steady = standing("lucky", [1.472]), standing("steady", [1.474 + k / 1000 for k in range(-3, 4)])
+    champion = [float(x) for x in rng.normal(1.5, 0.01, 16)]
+    verdicts = {"steady": Verdict(promote=False, code="continue", reason=""), "null 1": Verdict(promote=False, code="futile", reason="")}
+    order = leaders([*crowd, lucky, steady, standing("champion", champion)], "champion", champion, verdicts, 100, Rules())
+    names = [each.standing.commit for each in order]
+    assert names[0] == "steady" and order[0].mark == "open" and lucky.mean < steady.mean
+    marks = {each.standing.commit: each.mark for each in order}
+    assert marks["champion"] == "champion" and marks["null 1"] == "futile"
+    first, second = order[0].shrunk, order[names.index("lucky")].shrunk
+    assert first is not None and second is not None and first.gain < 0.026 and second.better < first.better
+
+
+def test_without_known_noise_the_mean_ranks() -> None:
+    order = leaders([standing("a", [1.5]), standing("b", [1.4]), standing("c", [1.6])], "a", [1.5], {}, 2, Rules())
+    assert [(each.standing.commit, each.shrunk) for each in order] == [("b", None), ("a", None)]
+
+
+def test_a_large_lab_is_ranked_in_a_moment() -> None:
+    rng = np.random.default_rng(1)
+    many = [standing(f"c{k}", [float(x)]) for k, x in enumerate(rng.normal(1.5, 0.01, 10_000))]
+    best = standing("best", [1.44 + k / 1000 for k in range(5)])
+    champion = [float(x) for x in rng.normal(1.5, 0.01, 16)]
+    before = time.process_time()
+    order = leaders([*many, best], "champion", champion, {}, 5, Rules())
+    assert order[0].standing.commit == "best" and time.process_time() - before < 5
+
+
+@pytest.fixture
+def bench(make_lab: Callable[..., Path]) -> Iterator[MeasuredLab]:
+    bench = MeasuredLab(make_lab())
+    yield bench
+    bench.close()
+
+
+def test_the_status_shows_likely_gains_beside_the_raw_means(bench: MeasuredLab) -> None:
+    champion, better, worse = bench.lab.champion(), bench.propose("DEPTH = 2", "DEPTH = 3"), bench.propose("DEPTH = 2", "DEPTH = 4")
+    bench.measure(champion, [1.60, 1.61, 1.59, 1.605, 1.595, 1.602, 1.598, 1.60001])
+    bench.measure(better, [1.55, 1.56])
+    bench.measure(worse, [1.63 + k / 1000 for k in range(16)])
+    bench.lab.promote_commit(worse, "ada")
+    first, second, third = bench.lab.status().leaderboard
+    assert (first.commit, first.mark, first.mean) == (better, "open", pytest.approx(1.555))
+    assert first.gain is not None and 0.02 < first.gain < 0.046 and first.p_better is not None and first.p_better > 0.9
+    assert (second.commit, second.mark, second.gain) == (champion, "champion", None)
+    assert (third.commit, third.mark) == (worse, "decided") and third.gain is not None and third.gain < 0
