@@ -25,6 +25,17 @@ def test_all_sections_but_lab_may_be_left_out(tmp_path: Path) -> None:
     assert loaded.training.budget_s == 60.0 and loaded.promotion.level_per_candidate == 0.005 and loaded.slots >= 1
 
 
+@pytest.mark.parametrize("level", [1e-9, 0.4])
+def test_any_level_of_the_gate_works(tmp_path: Path, level: float) -> None:
+    loaded = load(tmp_path, f'[lab]\nname = "x"\n[promotion]\nlevel = {level}\nmax_replicates = 3\n')
+    assert (loaded.promotion.level_per_candidate, loaded.promotion.max_replicates, loaded.promotion.notice()) == (level, 3, "")
+
+
+def test_the_settings_of_the_gate_before_are_read_by_the_new_rule_with_a_notice(tmp_path: Path) -> None:
+    old = load(tmp_path, '[lab]\nname = "x"\n[promotion]\nlevel = 0.02\nmin_replicates = 5\n').promotion
+    assert old.level_per_candidate == pytest.approx(0.002) and "level = 0.02 is read as 0.002" in old.notice()
+
+
 def test_a_profile_brings_its_own_budget_device_and_slots(tmp_path: Path) -> None:
     loaded = load(tmp_path, '[lab]\nname = "x"\n[training]\nprofile = "h100"\n')
     assert (loaded.training.budget_s, loaded.device, loaded.slots) == (300.0, "cuda", 1)
@@ -55,6 +66,9 @@ def test_devices_are_rented_by_kind_at_the_labs_own_prices(tmp_path: Path) -> No
         ("[training]\nbudget_s = nan", "lab.toml: [training] budget_s must be a finite number, got NaN."),
         ("[compute.prices]\nH100 = nan", "lab.toml: [compute] prices must be a finite number, got NaN."),
         ("[promotion]\napproval = 'maybe'", "lab.toml: [promotion] approval must be 'none' or 'human', got \"maybe\"."),
+        ("[promotion]\nlevel = 0.5", "lab.toml: [promotion] level must be less than 0.5, got 0.5."),
+        ("[promotion]\nlevel = 1e-12", "lab.toml: [promotion] level must be greater than or equal to 0.000000001, got 1e-12."),
+        ("[promotion]\nmax_replicates = 2", "lab.toml: [promotion] max_replicates must be greater than or equal to 3, got 2."),
         ("[budget]\nuds = 5", "lab.toml: [budget] uds is not a known setting. Remove it, or correct it to one of: device_hours, usd."),
         ("[tranning]\nbudget_s = 5", "lab.toml: [tranning] is not a known setting. Remove it, or correct it to one of: lab, training,"),
         ("[training]\neditable = ['../train.py']", "lab.toml: [training] editable must hold paths inside the repository"),
