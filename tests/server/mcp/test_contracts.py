@@ -38,7 +38,7 @@ def test_every_verdict_has_its_advice(role: Role) -> None:
 
 
 def test_every_kind_of_failure_has_its_advice() -> None:
-    for kind in (*ADVICE, "lost"):
+    for kind in (*ADVICE, "lost", "hopeless"):
         assert re.search(rf"^\| .*`{kind}`.* \|", contract("worker"), re.MULTILINE), kind
 
 
