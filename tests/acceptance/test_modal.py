@@ -29,48 +29,45 @@ def lab(make_modal_lab: Callable[..., Path]) -> Path:
 
 @pytest.mark.anyio
 async def test_a_proposal_is_trained_in_one_sandbox_measured_in_another_paid_and_promoted(lab: Path, modal_standin: Standin) -> None:
-    with anyio.fail_after(240):
+    with anyio.fail_after(420):
         async with Client(server(lab)) as client:
             edits = [{"path": "train.py", "search": SLOW, "replace": GOOD}]
             idea = {"hypothesis": "A faster unembedding lowers val_bpb.", "author": "ada", "edits": edits}
             commit = (await answer(client, "propose_patch", **idea))["commit"]
-            ids = [
-                id
-                for each in (commit, "champion")
-                for id in (await answer(client, "launch_training", commit=each, replicates=2, author="ada"))["experiments"]
-            ]
+            launched = await answer(client, "launch_training", commit=commit, until="decided", author="ada")
             before = (await answer(client, "get_status"))["budget"]["usd"]
-            assert before["spent"] == 0 and before["running"] + before["reserved"] > 4 * 0.0003 * 180, (
-                "what it can cost at most is held back"
-            )
+            assert before["spent"] == 0 and before["running"] + before["reserved"] > 0.0003 * 180, "what it can cost at most is held back"
             refused = await answer(client, "promote_commit", commit=commit, author="ada")
-            assert not refused["promoted"] and refused["verdict"]["code"] == "continue"
-            while not (await answer(client, "wait_for_experiments", ids=ids, timeout_s=40))["done"]:
+            assert not refused["promoted"] and refused["verdict"]["code"] in ("continue", "champion")
+            while not (await answer(client, "wait_for_experiments", ids=[launched["until_decided"]], timeout_s=40))["done"]:
                 pass
-            every = [await answer(client, "get_experiment", id=id) for id in ids]
             promoted = await answer(client, "promote_commit", commit=commit, author="ada")
-            status = await answer(client, "get_status")
+            while (status := await answer(client, "get_status"))["running"]:
+                rest = [line["id"] for line in status["running"]]
+                await answer(client, "wait_for_experiments", ids=rest, timeout_s=40)
+            rows = (await answer(client, "query_experiments", limit=100, columns=["id", "commit", "created_at"]))["rows"]
+            every = [await answer(client, "get_experiment", id=row["id"]) for row in rows]
 
-    first, money = every[0], status["budget"]["usd"]
+    own = [each for each in every if each["experiment"]["commit"] == commit]
+    first, money = own[0], status["budget"]["usd"]
     line = first["experiment"]
     assert (line["state"], line["device"], line["commit"]) == ("finished", "cpu", commit), first
     assert 1 < line["val_bpb"] < 10 and "reported_bpb" not in line and "verified" in status["metric"]
     assert first["cost_usd"] == pytest.approx(0.0003 * first["cost_s"], abs=1e-4) and first["cost_s"] > 5
-    assert money["spent"] == money["last_hour"] == money["by_agent"]["ada"]
+    assert money["spent"] == money["last_hour"] == pytest.approx(money["by_agent"]["ada"] + money["by_agent"]["lab"], abs=1e-3)
     assert money["spent"] == pytest.approx(sum(each["cost_usd"] for each in every), abs=1e-3)
     assert (money["running"], money["reserved"], money["total"]) == (0, 0, 25)
     assert first["curve"] and first["log_tail"]
 
-    assert promoted["promoted"] and promoted["verdict"]["candidate_n"] == promoted["verdict"]["champion_n"] == 2, promoted
-    assert len({each["experiment"]["seed"] for each in every[:2]}) == 2
-    assert (status["champion"]["commit"], status["champion"]["n"], status["promotions"]) == (commit, 2, 1) and Repo(
-        lab
-    ).champion() == commit
+    assert promoted["promoted"] and promoted["verdict"]["n"] == len(own) >= 3 and promoted["verdict"]["m"] >= 8, promoted
+    assert len({each["experiment"]["seed"] for each in own}) == len(own)
+    assert (status["champion"]["commit"], status["promotions"]) == (commit, 1) and Repo(lab).champion() == commit
 
-    id = ids[0]
+    id = line["id"]
     (trainer,) = modal_standin.containers(experiment=id)
     (scorer,) = [c for c in modal_standin.containers(stage="score") if any(id in text for text in c["argv"])]
-    assert len([c for c in modal_standin.containers() if c["tags"].get("experiment") in ids]) == 4
+    ids = [row["id"] for row in rows]
+    assert len([c for c in modal_standin.containers() if c["tags"].get("experiment") in ids]) == len(ids)
     assert (trainer["tags"]["stage"], trainer["secrets"], scorer["secrets"]) == ("train", [], [])
     assert not any("evaluation" in text for text in trainer["volumes"]) and any("evaluation" in text for text in scorer["volumes"])
     until(lambda: not modal_standin.running(lab=trainer["tags"]["lab"]))  # no orphan

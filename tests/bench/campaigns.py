@@ -147,11 +147,7 @@ def simulate(
         if len(running) == slots:
             end()
             continue
-        queue = [
-            Waiting(each.name, each.author)
-            for each in open_.values()
-            if not each.running and len(each.runs) < rules.cap and (each.verdict != "champion" or cheat == "never drops")
-        ]
+        queue = [Waiting(each.name, each.author) for each in open_.values() if not each.running and len(each.runs) < rules.cap]
         queue += [Waiting(each.name, each.author) for each in list(waiting)[: OPEN + 2]]
         choice = next_launch(list(history), [launch for launch, _ in running], list(open_), queue, _CHAMPION, champions, slots)
         if choice is None:
