@@ -3,6 +3,7 @@
 import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,16 +12,22 @@ from autoresearch_mcp.trainer import prepare, protocol, stream
 from tests.trainer.conftest import BIGRAM, Warm
 
 
+def bigram_table(data: Path) -> Any:
+    """Log-probabilities (token, next token) of the bigram model that seed 0 counts, from the files alone."""
+    size = prepare.PROFILES["tiny"].vocab_size
+    with tempfile.TemporaryDirectory() as scratch:
+        stream.write(data / "train.bin", share := Path(scratch, "share"), size - 1, seed=0)
+        train = np.fromfile(share, dtype=np.uint16).astype(np.int64)
+    counts = np.bincount(train[:-1] * size + train[1:], minlength=size * size).reshape(size, size) + 0.1
+    return np.log(counts / counts.sum(1, keepdims=True))
+
+
 def bigram_bpb(data: Path, split: str = "val") -> float:
     """Bits per byte on a split of the bigram model that seed 0 counts, from the files alone."""
     profile = prepare.PROFILES["tiny"]
-    with tempfile.TemporaryDirectory() as scratch:
-        stream.write(data / "train.bin", share := Path(scratch, "share"), profile.vocab_size - 1, seed=0)
-        train, val = (np.fromfile(path, dtype=np.uint16).astype(np.int64) for path in (share, data / f"{split}.bin"))
+    logp = bigram_table(data)
+    val = np.fromfile(data / f"{split}.bin", dtype=np.uint16).astype(np.int64)
     widths = np.load(data / prepare.TOKEN_BYTES)
-    size = profile.vocab_size
-    counts = np.bincount(train[:-1] * size + train[1:], minlength=size * size).reshape(size, size) + 0.1
-    logp = np.log(counts / counts.sum(1, keepdims=True))
     each, size = profile.seq_len + 1, profile.eval_bytes // (2 if split == "test" else 1)  # a row is tokens and the last target
     rows = val[: int(np.searchsorted(np.cumsum(widths[val]), size)) // each * each].reshape(-1, each)
     x, y = rows[:, :-1], rows[:, 1:]
