@@ -19,10 +19,17 @@ class Candidacies:
         with self._database.read() as db:
             return _read(db, id)
 
-    def open_candidacies(self) -> list[Candidacy]:
-        """Return the candidacies that have not ended, the oldest first."""
+    def open_candidacies(self, limit: int = -1) -> list[Candidacy]:
+        """Return the candidacies that have not ended.
+
+        Args:
+            limit: the most that are returned; negative: all.
+
+        Returns:
+            The candidacies, the oldest first.
+        """
         with self._database.read() as db:
-            rows = db.execute("SELECT record FROM candidacies WHERE state = 'open' ORDER BY created_at, id").fetchall()
+            rows = db.execute("SELECT record FROM candidacies WHERE state = 'open' ORDER BY created_at, id LIMIT ?", (limit,)).fetchall()
         return [Candidacy.model_validate_json(row[0]) for row in rows]
 
     def candidacy_of(self, commit: str) -> Candidacy | None:

@@ -17,7 +17,7 @@ from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.ledger.starts import settings_hash
 from autoresearch_mcp.server.models import Candidacy, CandidacyState, Experiment, Verdict, new_id
 from autoresearch_mcp.server.proposals.repo import Repo
-from autoresearch_mcp.server.runner.schedule import LAB
+from autoresearch_mcp.server.runner.schedule import LAB, in_turn
 from autoresearch_mcp.server.settings import Settings
 
 UNDECIDED = ("continue", "champion")  # verdicts after which the lab goes on
@@ -42,6 +42,7 @@ class Candidacies:
         self._repo = repo
         self._gate = gate
         self._done: object = None
+        self._on_champion, self._built_on_it = "", set[str]()
 
     async def advance(self) -> None:
         """Ask the gate about every open candidacy whose replicate ended, and queue what comes next.
@@ -50,17 +51,17 @@ class Candidacies:
             LabError: the ledger or the repository can't be used.
         """
         key = self._ledger.changes(), self._repo.champion(), self._current()
-        if key != self._done and self._ledger.open_candidacies():
+        if key != self._done and self.any():
             await asyncio.to_thread(self._advance)  # the first verdict imports scipy
         self._done = key
 
     def any(self) -> bool:
         """Return whether any candidacy is open."""
-        return bool(self._ledger.open_candidacies())
+        return bool(self._ledger.open_candidacies(limit=1))
 
     def _advance(self) -> None:
         champion, training = self._repo.champion(), self._ledger.open_trainings()
-        for candidacy in self._ledger.open_candidacies():
+        for candidacy in self._ledger.open_candidacies(limit=in_turn(self._current().slots)):  # the others wait, whatever becomes of them
             try:
                 self._step(candidacy, champion, training.get(candidacy.id, []))
             except LabError as error:
@@ -70,7 +71,7 @@ class Candidacies:
 
     def _step(self, candidacy: Candidacy, champion: str, training: list[str]) -> None:
         """Take one candidacy as far as it goes without waiting."""
-        if not self._repo.is_ancestor(champion, candidacy.commit):
+        if self._is_stale(candidacy.commit, champion):
             self._cancel_queued(training)
             if self._ledger.open_trainings().get(candidacy.id):
                 return  # what runs may end first
@@ -93,6 +94,14 @@ class Candidacies:
             self._wait_for_champion(candidacy, champion, verdict)
         else:
             self._train(candidacy, champion, verdict, settings)
+
+    def _is_stale(self, commit: str, champion: str) -> bool:
+        """Return whether a commit is not built on the champion."""
+        if self._on_champion != champion:
+            self._on_champion, self._built_on_it = champion, set()
+        if commit not in self._built_on_it and self._repo.is_ancestor(champion, commit):
+            self._built_on_it.add(commit)
+        return commit not in self._built_on_it
 
     def _rebase(self, candidacy: Candidacy, champion: str) -> Candidacy | None:
         """Put a candidacy's change on top of a champion that moved.

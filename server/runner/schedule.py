@@ -23,6 +23,11 @@ LAB = "lab"  # the author of what the lab launches itself
 _log = logging.getLogger("autoresearch.runner")
 
 
+def in_turn(slots: int) -> int:
+    """Return how many candidacies and commits can matter to what starts next: those whose turn it is, and a few behind them."""
+    return open_limit(slots) + 4
+
+
 class Schedule:
     """Chooses what a free slot starts. Only the runner's loop calls it.
 
@@ -117,11 +122,14 @@ class Schedule:
             Launch(each.commit, each.author, each.by_lab, tuple(author for _, author in each.beside)) for each in ledger.starts(WINDOW)
         ]
         active = ledger.open_experiments(*ACTIVE_STATES)
-        candidacies = ledger.open_candidacies()
+        candidacies = ledger.open_candidacies(limit=in_turn(slots))
+        since = {each.id: each.created_at for each in candidacies}
         begun = {launch.commit for launch in history if not launch.by_lab}
         open_ = [each.commit for each in candidacies if each.commit in begun or each.replicates > 1]
         open_ += [e.commit for e in active if not e.by_lab]
-        queued = [e for e in ledger.first_queued(sorted({*open_, *begun}), open_limit(slots) + 2) if self._fits(e)]
+        first = {*open_, *begun, *(each.commit for each in candidacies)}
+        queued = [e for e in ledger.first_queued(sorted(first), in_turn(slots)) if self._fits(e)]
+        queued.sort(key=lambda e: since.get(e.candidacy, e.created_at))  # a rebased candidacy keeps its place
         open_ += [e.commit for e in queued if e.commit in begun]
         open_ = [commit for commit in dict.fromkeys(open_) if commit != champion]
         compared = [e for e in (*active, *queued) if e.device == settings.reference and not e.reproduces and e.commit != champion]

@@ -2,7 +2,8 @@
 
 Arguments: SECONDS that a run takes, and DRIFT, the share of the noise's variance that the machine has (0 to 1).
 
-The gain stands in the code: `UNEMBEDDING_LR = 0.004ggnnnn` is idea nnnn, better by gg tenths of a standard deviation than `0.004`.
+The gain stands in the code: `UNEMBEDDING_LR = 0.004ggnnnn` is idea nnnn, better by gg tenths of a standard deviation than `0.004`. In a
+folder `ideas`, the number behind `GAIN` in each file adds to it, so that many ideas can be stacked.
 The code FAILS where the word stands in it. The drift is an autoregressive walk over the runs in order of their starts.
 """
 
@@ -37,6 +38,7 @@ def metrics(directory: Path, place: float) -> tuple[float, float]:
     code = (directory / protocol.CODE / "train.py").read_text(encoding="utf-8")
     written = re.search(r"UNEMBEDDING_LR = 0\.004(\d\d)\d+", code)
     gain = int(written[1]) / 10 if written else 0.0
+    gain += sum(float(re.findall(r"GAIN = (\S+)", file.read_text("utf-8"))[0]) for file in directory.glob(f"{protocol.CODE}/ideas/*.py"))
     own = random.Random(seed)
     value = 1.5 + NOISE * ((1 - DRIFT) ** 0.5 * own.gauss(0, 1) + DRIFT**0.5 * place - gain)
     return value, value + 0.2 + 0.2 * NOISE * own.gauss(0, 1)
