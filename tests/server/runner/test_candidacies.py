@@ -11,6 +11,7 @@ import pytest
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.models import Candidacy
 from autoresearch_mcp.server.runner.lock import runner_lock
+from autoresearch_mcp.server.settings import load
 from tests.server.harness import LabHarness
 
 DRAWING = (sys.executable, str(Path(__file__).parents[2] / "bench" / "drawing_launcher.py"), "0", "0.0")
@@ -120,7 +121,8 @@ def test_its_own_budget_ends_it_in_the_middle(harness: LabHarness) -> None:
 
 
 def test_the_lab_budget_ends_it_in_the_middle(make_lab: Callable[..., Path]) -> None:
-    harness = LabHarness(make_lab("poor", {"slots = 0": "slots = 1", "device_hours = 8.0": "device_hours = 0.02"}))
+    hours = 1.2 * load(make_lab("rich")).longest_s() / 3600
+    harness = LabHarness(make_lab("poor", {"slots = 0": "slots = 1", "device_hours = 8.0": f"device_hours = {hours:.4f}"}))
     id = launch(harness, propose(harness, 1, gain=15))
     move = harness.ledger.move
 

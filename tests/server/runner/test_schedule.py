@@ -8,6 +8,7 @@ import pytest
 
 from autoresearch_mcp.server.models import Experiment
 from autoresearch_mcp.server.runner.lock import runner_lock
+from autoresearch_mcp.server.settings import load
 from tests.server.harness import LabHarness
 
 
@@ -78,7 +79,8 @@ def test_nothing_is_trained_for_the_lab_where_its_metric_counts_nowhere(make_lab
 
 
 def test_a_budget_that_covers_no_replicate_of_the_champion_lets_candidates_train(make_lab: Callable[..., Path]) -> None:
-    harness = LabHarness(make_lab("poor", {"slots = 0": "slots = 1", "device_hours = 8.0": "device_hours = 0.034"}))
+    hours = 2.05 * load(make_lab("rich")).longest_s() / 3600
+    harness = LabHarness(make_lab("poor", {"slots = 0": "slots = 1", "device_hours = 8.0": f"device_hours = {hours:.4f}"}))
     commit = propose(harness, 1)
     queue(harness, (commit, 1), (commit, 1))
     assert harness.lab.status().budget.left_s < harness.ledger.open_experiments()[0].reserved_s
