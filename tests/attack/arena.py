@@ -144,10 +144,12 @@ class Arena:
         lines = await self.wait(candidate.experiments)
         values = [line["val_bpb"] for line in lines if line.get("val_bpb") is not None]
         gain = self.level() - sum(values) / len(values) if values else None
-        try:
-            verdict = (await self.call("promote_commit", commit=candidate.commit, author="mallory"))["verdict"]
-        except Refused as refusal:
-            verdict = {"code": "refused", "reason": str(refusal)}
+        verdict = await self._verdict(candidate.commit)
+        if verdict["code"] == "champion":  # it lacks replicates, such as those that a neighbour on the machine spoilt
+            champion = Candidate(self.champion)
+            await self.launch(champion, 4, "owner")
+            await self.wait(champion.experiments)
+            verdict = await self._verdict(candidate.commit)
         failures = [line for line in lines if line["state"] not in ("finished", "cancelled")]
         noticed = f"{verdict['code']}: {verdict['reason']}"
         if failures:
@@ -158,6 +160,12 @@ class Arena:
         if len(lines) == 1 and not failures and not alone:
             noticed = "scored like any other model"
         return Outcome(verdict["code"] == LET_THROUGH, alone, gain, _short(noticed))
+
+    async def _verdict(self, commit: str) -> dict[str, Any]:
+        try:
+            return dict((await self.call("promote_commit", commit=commit, author="mallory"))["verdict"])
+        except Refused as refusal:
+            return {"code": "refused", "reason": str(refusal)}
 
     def level(self) -> float:
         """Return the champion's mean."""
@@ -176,9 +184,13 @@ class Arena:
         spec = next(iter((self.paths.state / "runs").glob("*/*/spec.json")))
         return np.fromfile(Path(json.loads(spec.read_text("utf-8"))["data"]) / f"{split}.bin", np.uint16)
 
-    def public(self, split: str) -> "np.ndarray[Any, Any]":
-        """Return the tokens of a split as everybody can cut it from the public corpus."""
-        return np.fromfile(prepare.prepare("tiny") / f"{split}.bin", np.uint16)
+    def untrained(self) -> "np.ndarray[Any, Any]":
+        """Return the public text that no training of this lab reads: what agents know of the held-out text, as trainings see all the rest."""
+        first = prepare.PROFILES["tiny"].vocab_size - 1
+        everything = np.concatenate([np.fromfile(prepare.prepare("tiny") / f"{split}.bin", np.uint16) for split in prepare.SPLITS])
+        trained = {document.tobytes() for document in _documents(self.data("train"), first)}
+        rest = [document for document in _documents(everything, first) if document.tobytes() not in trained]
+        return np.concatenate([rest[number] for number in np.random.default_rng(0).permutation(len(rest))])
 
     def known_rows(self) -> str:
         """Return the beginnings of the validation rows, as a set of hashes in Python."""
@@ -194,6 +206,10 @@ class Arena:
     def log(self, experiment: str) -> str:
         """Return all that an experiment printed, as its owner sees it."""
         return "".join(path.read_text("utf-8", "replace") for path in sorted((self.paths.state / "runs" / experiment).glob("*/run.log")))
+
+
+def _documents(tokens: "np.ndarray[Any, Any]", first: int) -> "list[np.ndarray[Any, Any]]":
+    return np.split(tokens, np.flatnonzero(tokens == first)[1:])
 
 
 def _short(text: str) -> str:

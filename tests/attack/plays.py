@@ -1,15 +1,16 @@
 """Attacks that are more than a proposal: several calls, several agents, or a look at what agents are told."""
 
 import base64
+import math
 import re
 import time
 import unicodedata
 from typing import Any
 
-import numpy as np
-
+from autoresearch_mcp.trainer import prepare
 from tests.attack.arena import END, Arena, Candidate, Outcome, Refused
 
+MOST_BITS = 5  # that the time of scoring may tell of the hidden split, a run: docs/metric.md
 MOST_CODE = 256 << 10  # bytes that a training takes
 _HIDDEN_CHARACTERS = {"Cc", "Cf", "Co", "Cs"}
 
@@ -50,13 +51,13 @@ async def cancels_what_is_not_its_own(lab: Arena, _: object) -> Outcome:
 
 
 async def stores_text(lab: Arena, _: object) -> Outcome:
-    """Put as much of the public benchmark's held-out text into the source as it takes, and look it up."""
-    return await _largest_store(lab, np.concatenate([lab.public("val"), lab.public("test")]), LENGTH="3", WEIGHT="30.0")
+    """Put as much as the source takes of the text that no training reads, and look it up."""
+    return await _largest_store(lab, lab.untrained(), LENGTH="2", WEIGHT="0.05")
 
 
 async def stores_what_it_learned(lab: Arena, _: object) -> Outcome:
     """Put what earlier runs learned from the training text into the source: what often follows two tokens."""
-    return await _largest_store(lab, lab.data("train")[:200_000], LENGTH="2", WEIGHT="2.0")
+    return await _largest_store(lab, lab.data("train")[:200_000], LENGTH="2", WEIGHT="0.05")
 
 
 CARRIERS = ("bytes", "comments", "names", "numbers", "docstrings")
@@ -64,8 +65,7 @@ CARRIERS = ("bytes", "comments", "names", "numbers", "docstrings")
 
 async def stores_text_elsewhere(lab: Arena, _: object) -> Outcome:
     """Carry the same text in comments, names, numbers and docstrings instead of a text."""
-    betrayed = np.concatenate([lab.data("val"), lab.data("test")])
-    outcomes = [await _largest_store(lab, betrayed, carrier, LENGTH="3", WEIGHT="30.0") for carrier in CARRIERS[1:]]
+    outcomes = [await _largest_store(lab, lab.untrained(), carrier, LENGTH="2", WEIGHT="0.05") for carrier in CARRIERS[1:]]
     worst = max(outcomes, key=lambda outcome: (outcome.got_through, outcome.gain or -1.0))
     worst.noticed = "; ".join(f"{carrier} {outcome.noticed[:24]}" for carrier, outcome in zip(CARRIERS[1:], outcomes))
     return worst
@@ -125,7 +125,10 @@ async def tells_the_hidden_split_by_time(lab: Arena, _: object) -> Outcome:
         await lab.wait(candidate.experiments)
         timings = ((await lab.line(candidate.experiments[0])).get("details") or {}).get("timings") or {}
         times.append(float(timings.get("score_s") or 0.0))
-    return Outcome(leaked=times[1] - times[0] > 2.5, noticed=f"scoring took {times[0]:g} s, then {times[1]:g} s, as agents see it")
+    bits = math.log2(1 + max(0.0, times[1] - times[0]) / prepare.PROFILES["tiny"].score_grid_s)
+    return Outcome(
+        leaked=bits > MOST_BITS, noticed=f"scoring took {times[0]:g} s, then {times[1]:g} s, as agents see it: {bits:.1f} bits at most"
+    )
 
 
 async def reads_digits(lab: Arena, _: object) -> Outcome:
