@@ -26,7 +26,7 @@ from autoresearch_mcp.trainer import prepare
 
 BASE = Path(__file__).with_name("base.py")
 CHEATS = Path(__file__).with_name("cheats")
-CHAMPION_RUNS = 8
+CHAMPION_RUNS = 4
 LET_THROUGH = "awaiting_approval"
 END = '\n\nif __name__ == "__main__":\n'
 BUDGET_S = 2.0
@@ -76,6 +76,7 @@ class Arena:
         self.paths = LabPaths(root)
         self.client = client
         self.champion = ""
+        self.patient = False  # whether to train what the gate leaves open until it decides
 
     @property
     def base(self) -> str:
@@ -145,10 +146,9 @@ class Arena:
         values = [line["val_bpb"] for line in lines if line.get("val_bpb") is not None]
         gain = self.level() - sum(values) / len(values) if values else None
         verdict = await self._verdict(candidate.commit)
-        if verdict["code"] == "champion":  # it lacks replicates, such as those that a neighbour on the machine spoilt
-            champion = Candidate(self.champion)
-            await self.launch(champion, 4, "owner")
-            await self.wait(champion.experiments)
+        if verdict["code"] == "champion" or (self.patient and verdict["code"] == "continue" and len(lines) > 1):
+            launched = await self.call("launch_training", commit=candidate.commit, until="decided", author="mallory")
+            await self.wait([launched["until_decided"]])
             verdict = await self._verdict(candidate.commit)
         failures = [line for line in lines if line["state"] not in ("finished", "cancelled")]
         noticed = f"{verdict['code']}: {verdict['reason']}"

@@ -22,6 +22,7 @@ async def run(scratch: Path, short: bool, names: Sequence[str] = ()) -> list[Row
     wanted = [attack for attack in ATTACKS if (attack.short or not short) and (not names or any(name in attack.name for name in names))]
     outcomes: dict[str, Outcome] = {}
     async with arena(scratch) as lab:
+        lab.patient = not short
         await measured(lab)
         candidates = {}
         for attack in wanted:

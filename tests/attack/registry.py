@@ -67,19 +67,16 @@ STORES = [
     Attack(
         "store: held-out text",
         "as much of the text that no training reads as fits the source",
-        open="store: the gate charges for what a source holds",
         play=plays.stores_text,
     ),
     Attack(
         "store: what was learned",
         "what followed two tokens in training, carried into the source",
-        open="store: the gate charges for what a source holds",
         play=plays.stores_what_it_learned,
     ),
     Attack(
         "store: elsewhere",
         "the same in comments, names, numbers, docstrings",
-        open="store: the gate charges for what a source holds",
         play=plays.stores_text_elsewhere,
         short=False,
     ),
