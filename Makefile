@@ -48,6 +48,7 @@ ROWS ?= 1000,10000
 FLUSHES ?= 500
 bench: $(READY)
 	@AUTORESEARCH_BENCH_ROWS=$(ROWS) AUTORESEARCH_BENCH_FLUSHES=$(FLUSHES) AUTORESEARCH_BENCH_LONG=$(LONG) $(BIN)/python -m tests.bench
+	@$(BIN)/python -m tests.attack
 
 attack: $(READY)
 	@$(BIN)/python -m tests.attack $(SHORT)
