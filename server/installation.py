@@ -1,7 +1,9 @@
 """What is installed beside this package, and how a child process finds this package itself, as in an unpacked wheel."""
 
 import importlib.util
+import os
 import site
+import sys
 import threading
 from pathlib import Path
 
@@ -29,8 +31,11 @@ def import_environment() -> dict[str, str]:
     """Return the environment variables that a child Python needs to import this package.
 
     Returns:
-        `PYTHONPATH` for a package that is not installed. An empty mapping for one that is, editable installs included: Python finds it.
+        `PYTHONPATH` for a package that is not installed: an unpacked wheel, or a bare checkout as `trainer/gpu_check` runs it. An empty
+        mapping for one that is, editable installs included: Python finds it.
     """
+    if sys.modules[__name__.partition(".")[0]].__file__ is not None:  # only a bare checkout makes the outermost package from a file
+        return {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     home = _PACKAGE.parent
     unpacked = _PACKAGE.name == "autoresearch_mcp" and not (_PACKAGE / "pyproject.toml").exists()
     installed = str(home) in [*site.getsitepackages(), site.getusersitepackages()]

@@ -14,6 +14,7 @@ from autoresearch_mcp.trainer.gpu_check.parts import Check
 from autoresearch_mcp.trainer.gpu_check.report import Part
 from autoresearch_mcp.trainer.gpu_check.runs import Run
 
+SIGNALS = 6  # Landlock's version that refuses signals, see trainer.sandbox.jail
 STAGES = ("starting", "running", "scoring")
 COMPILING_S = 3.0  # from spawn on; then a training has its context on the card, and the compiler's helpers run
 GONE_S = 10.0  # what was killed has so long to go
@@ -43,6 +44,8 @@ def _inside(check: Check, part: Part) -> None:
     needed = could.pop("what a training needs")
     part.judge(f"nothing that a training needs is refused: {needed}", needed == "yes" and result["state"] == "finished")
     level = sandbox.level()
+    if 0 < sandbox.abi() < SIGNALS and not sandbox.separate_users():
+        part.words.append(f"signals to its launcher: {could.pop('signal its launcher')}; Landlock refuses them from Linux 6.12 on")
     allowed = sorted(name for name, answer in could.items() if answer == "yes")
     if level == "unsandboxed":
         part.judge("what a training must not do is refused: this machine has no sandbox", None)

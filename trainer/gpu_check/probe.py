@@ -72,7 +72,7 @@ def spread(device: str, profile: str, data: Path, submission: Path) -> dict[str,
     model = _stock_model(config, submission / "model.safetensors", device)
     tokens = np.fromfile(data / "val.bin", dtype=np.uint16).astype(np.int64)
     random = np.random.default_rng(0)
-    count = DECOYS + TWINS
+    count = -(-(DECOYS + TWINS) // limits.eval_rows) * limits.eval_rows  # full batches, as the scorer asks
     starts = random.integers(len(tokens) - limits.seq_len - 1, size=count)
     rows = np.stack([tokens[start : start + limits.seq_len + 1] for start in starts])
     contexts, targets = rows[:, :-1], rows[:, 1:]
@@ -147,16 +147,17 @@ def find_mark(device: str, size_mb: int) -> dict[str, Any]:
     """Look for the mark in as much uninitialised memory as there is, at most `size_mb`."""
     import torch
 
-    held, marks, other = list[torch.Tensor](), 0, 0
+    held, looked, marks, other = list[torch.Tensor](), 0, 0, 0
     piece = min(size_mb, 1024)
     try:
         while len(held) * piece < size_mb:
             held.append(torch.empty(((piece << 20) // 8,), dtype=torch.int64, device=device))
             marks += int((held[-1] == MARK).sum())
             other += int((held[-1] != 0).sum())
+            looked += piece
     except RuntimeError:  # out of memory: all of it was looked at
         pass
-    return {"looked_mb": len(held) * piece, "marks": marks, "not_zero": other}
+    return {"looked_mb": looked, "marks": marks, "not_zero": other}
 
 
 def main() -> None:

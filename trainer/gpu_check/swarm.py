@@ -41,7 +41,7 @@ def lab(check: Check, part: Part) -> None:
     kernels = device.kernels_dir(check.data.parent)
     attention = "fa3" if (kernels / device.FLASH_LINK).exists() else "sdpa"
     command = [sys.executable, "-P", "-m", "autoresearch_mcp.server.commands.gpu_lab", str(folder), profile, attention]
-    command += [str(check.budget_s(15, 8) if check.real else 0.6)]
+    command += [str(check.budget_s(10, 6) if check.real else 0.6)]
     limit_s = LIMIT_S[check.kind]
     with (
         (check.work / "lab.log").open("wb") as log,
