@@ -258,6 +258,7 @@ class Verdict(Model):
         "not_confirmed",
         "champion",
         "barred",
+        "near_copy",
         "unsandboxed",
         "reported",
         "is_champion",
@@ -265,7 +266,7 @@ class Verdict(Model):
         "awaiting_approval",
     ] = Field(
         description="`continue`: open, train more replicates; `futile`: drop it; `not_confirmed`: not on the hidden split; `champion`: "
-        "the lab trains the champion first; `barred`: it failed its scoring"
+        "the lab trains the champion first; `barred`: it failed its scoring; `near_copy`: of a commit that was launched before"
     )
     reason: str
     next: str = Field(default="", description="what happens next")

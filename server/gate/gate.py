@@ -1,6 +1,7 @@
 """The gate of one lab: collects the evidence on a commit from the ledger, and keeps what was decided.
 
-- Near-copies of a commit are the same candidate: they share their replicates, and one decision.
+- Near-copies of a commit are the same candidate, with one decision. Only the replicates of the one that was launched first count: the order
+  of launches spreads those over time, and nobody could have known how they turn out.
 - Only what was launched since the champion won its crown counts, on both sides, so that they are measured over the same time.
 - What a source holds beyond the champion's is charged (see `proposals.growth`): nothing is gained by text or weights in it.
 - What is decided stays decided until the champion, the conditions or the lab's rules change.
@@ -9,7 +10,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from autoresearch_mcp.server.gate.attempts import bars, owed_seeds
+from autoresearch_mcp.server.gate.attempts import bars, owed_seeds, was_started
 from autoresearch_mcp.server.gate.evidence import in_order_of_launch
 from autoresearch_mcp.server.gate.judge import Evidence, barred, charged, rule_on, weigh
 from autoresearch_mcp.server.gate.standings import Standings
@@ -27,6 +28,7 @@ class _Case:
     """What the ledger says of a candidate against a champion."""
 
     group: Sequence[str]  # the candidate and its near-copies, the oldest first
+    first: str  # of the group, the one whose replicates count
     candidate: Sequence[Score]
     champion: Sequence[Score]
     evidence: Evidence
@@ -81,14 +83,11 @@ class Gate:
             lambda under: self._standings.spreads(under, champion),
             running,
         )
-        others = [each for each in case.group if each not in (commit, self._ledger.proposal_of(commit))]
-        if others and any(score.commit in others for score in case.candidate):
-            verdict = verdict.model_copy(update={"reason": f"{verdict.reason} {_shared(others)}"})
         if charge:
             verdict = verdict.model_copy(update={"reason": f"{verdict.reason} {_CHARGED.format(charge)}"})
         if record and (verdict.final or verdict.p is not None):
-            self._ledger.keep_decision(champion, conditions, self._ledger.proposal_of(commit), case.group[0], rules, verdict)
-        return verdict
+            self._ledger.keep_decision(champion, conditions, case.first, case.group[0], rules, verdict)
+        return verdict if case.first == self._ledger.proposal_of(commit) else _for_near_copy(verdict, case.first)
 
     def repeats(self, commit: str, champion: str) -> list[int]:
         """Return the seeds with which a candidate is to be trained again: without those, it can't be promoted, or was mismeasured.
@@ -96,7 +95,10 @@ class Gate:
         Raises:
             LabError: the ledger's.
         """
-        evidence = self._case(commit, champion, self._current()).evidence
+        case = self._case(commit, champion, self._current())
+        if case.first != self._ledger.proposal_of(commit):
+            return []
+        evidence = case.evidence
         return list(dict.fromkeys([*evidence.owed, *evidence.again[0]]))
 
     def champion_repeats(self, champion: str) -> list[int]:
@@ -136,10 +138,13 @@ class Gate:
     def _case(self, commit: str, champion: str, settings: Settings) -> _Case:
         group = self._group(commit, champion)
         since = next((p.created_at for p in reversed(self._ledger.promotions()) if p.commit == champion), 0.0)
-        attempts = {score.experiment: score for each in group for score in self._ledger.scores(each)}
-        candidate = [score for score in attempts.values() if _queued_at(score) >= since]
+        own = self._ledger.proposal_of(commit)
+        attempts = {score.experiment: score for each in group for score in self._ledger.scores(each) if _queued_at(score) >= since}
+        started = in_order_of_launch(score for score in attempts.values() if was_started(score))
+        first = self._ledger.proposal_of(started[0].commit) if started else own
+        candidate = [score for score in attempts.values() if self._ledger.proposal_of(score.commit) == first]
         defending = [score for score in self._ledger.scores(champion) if _queued_at(score) >= since or not score.by_lab]
-        return _Case(group, candidate, defending, weigh(candidate, defending, settings.promotion, settings.reference))
+        return _Case(group, first, candidate, defending, weigh(candidate, defending, settings.promotion, settings.reference))
 
     def _charge(self, commit: str, champion: str, settings: Settings) -> float:
         """Return what comes off the candidate's gain for what its source holds beyond the champion's."""
@@ -174,6 +179,15 @@ def _as_before(verdict: Verdict, near_copy: str | None) -> Verdict:
     return verdict.model_copy(update={"reason": reason} if not verdict.promote else {})
 
 
-def _shared(others: Sequence[str]) -> str:
-    names = ", ".join(each[:12] for each in others[:3])
-    return f"Replicates of its near-copies count as its own ({names}{' and more' if len(others) > 3 else ''})."
+def _for_near_copy(verdict: Verdict, first: str) -> Verdict:
+    """Return the verdict on a near-copy of a commit that was launched before it."""
+    short = first[:12]
+    return verdict.model_copy(
+        update={
+            "promote": False,
+            "code": "near_copy",
+            "final": False,
+            "reason": f"It is a near-copy of {short}, which was launched before it, and whose replicates alone count for both. {verdict.reason}",
+            "next": f"Promote {short} instead." if verdict.promote else f"Go on with {short}, or with another idea.",
+        }
+    )

@@ -41,7 +41,7 @@ WORLDS: dict[str, tuple[World, int]] = {  # with the number of candidates
 }
 CHEATS: dict[str, dict[str, Any]] = {
     "asks after every replicate, drops none": {"cheat": "never drops"},
-    "16 near-copies (they share 16 replicates)": {"cheat": "never drops", "authors": 16},
+    "16 near-copies (the first one's replicates count)": {"cheat": "never drops", "authors": 16},
     "cancels what looks bad": {"cheat": "cancels"},
     "has slow runs set aside": {"cheat": "sleeps"},
     "trains the champion when the machine is slow": {"cheat": "champions"},
