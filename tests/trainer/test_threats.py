@@ -204,8 +204,8 @@ def test_work_before_the_start_is_free_for_a_moment_only(warm: Warm) -> None:
     print("SHARE", run.progress())"""
     launched = warm.launch(BIGRAM.replace("    model = train(run)", early.lstrip("\n")), budget_s=10)
     result = launched.wait()
-    assert result["state"] == "finished" and 0.9 < result["used_s"] < 3.0  # of 4 CPU seconds, 3 are free
-    assert float(launched.log.partition("SHARE ")[2].split()[0]) > 0.09  # as it is told, too
+    assert result["state"] == "finished" and 2.9 < result["used_s"] < 4.0  # of 4 CPU seconds, 1 is free
+    assert float(launched.log.partition("SHARE ")[2].split()[0]) > 0.29  # as it is told, too
 
 
 def test_a_second_start_does_not_turn_the_clock_back(warm: Warm) -> None:
