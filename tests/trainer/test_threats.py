@@ -233,7 +233,7 @@ def test_what_is_no_number_or_no_text_in_a_message_does_no_harm(warm: Warm) -> N
     launched = warm.launch(before_submit(odd.lstrip()))
     result = launched.wait()
     assert result["state"] == "finished", result["failure"]
-    assert result["notes"] == {"how": "?half"} and "NaN" not in (launched.run / protocol.CURVE).read_text(encoding="utf-8")
+    assert result["notes"] == {"how": "half"} and "NaN" not in (launched.run / protocol.CURVE).read_text(encoding="utf-8")
 
 
 def test_a_failure_shows_lines_and_no_volumes(warm: Warm) -> None:

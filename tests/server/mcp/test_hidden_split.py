@@ -41,7 +41,7 @@ for line in sys.stdin:
 
 
 class Campaign:
-    """A champion, a commit that the hidden split confirms and one that it doesn't, three replicates each."""
+    """A champion, a commit that the hidden split confirms and one that it doesn't, each with enough replicates for a verdict."""
 
     def __init__(self, root: Path) -> None:
         self.harness = LabHarness(root)
@@ -51,7 +51,7 @@ class Campaign:
             self.harness.git("update-ref", "refs/heads/research", self.first)  # the stock train.py says no numbers
             self.good = self.propose(WORTH.format(1500, 71828), f" + 1{WORTH.format(1400, 61803)}")
             self.bad = self.propose(WORTH.format(1500, 71828), f" + 2{WORTH.format(1400, 94159)}")
-            self.experiments = [id for c in (self.first, self.good, self.bad) for id in lab.launch_training(c, "ada", 3).experiments]
+            self.experiments = [id for c in (self.first, self.good, self.bad) for id in lab.launch_training(c, "ada", 8).experiments]
         self.harness.drive(command=(sys.executable, "-c", LAUNCHER))
         self.scores = [score for c in (self.first, self.good, self.bad) for score in self.harness.ledger.scores(c)]
 
@@ -127,7 +127,7 @@ def test_no_file_of_the_lab_but_the_ledger_and_no_export_holds_a_score_of_the_hi
         assert cli.main(["status", "--json", str(harness.root)]) == 0
     assert re.findall(HIDDEN, capsys.readouterr().out) == []
     values = [score.test_bpb for score in campaign.scores if score.test_bpb is not None]
-    assert len(values) == 9 and all(re.fullmatch(HIDDEN, str(value)) for value in values)
+    assert len(values) == len(campaign.scores) >= 24 and all(re.fullmatch(HIDDEN, str(value)) for value in values)
     packed = [struct.pack(order, value) for value in values for order in ("<d", ">d")]
     files = [path for root in (harness.root, tmp_path / "out") for path in root.rglob("*") if path.is_file()]
     holders = {path.name for path in files if holds(path.read_bytes(), packed)}
@@ -143,7 +143,7 @@ def test_the_owner_sees_both_splits_on_the_command_line(campaign: Campaign, caps
     assert rows[campaign.bad]["test_bpb"] == pytest.approx(94.159, abs=0.01) and rows[campaign.bad]["val_bpb"] == pytest.approx(
         1.4, abs=0.01
     )
-    assert [row["n"] for row in rows.values()] == [3, 3, 3] and rows[campaign.first]["champion"]
+    assert all(row["n"] >= 8 for row in rows.values()) and len(rows) == 3 and rows[campaign.first]["champion"]
     assert cli.main(["scores", root]) == 0
     text = capsys.readouterr().out
     assert "+92.759" in text and campaign.bad[:12] in text and "champion" in text
