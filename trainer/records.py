@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 LOG_BYTES, TAIL_BYTES, CURVE_BYTES = 5 << 20, 64 << 10, 5 << 20
+MEASURED_BYTES = 96 << 10  # of the log where the metric is measured: a log can carry weights out, for the next source
 METRIC = "val_bpb"  # as the original prints it
 POINTS = 60
 _ABSURD = 1e9  # a loss beyond this is left out of the digest, whose sums must stay finite
@@ -21,6 +22,7 @@ class Log:
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.reader, False)
         self._file = path.open("wb", buffering=0)
+        self._limit = LOG_BYTES if metric else MEASURED_BYTES
         self._written = self._lost = 0
         self._muted = False
         self._tail = bytearray()
@@ -38,7 +40,7 @@ class Log:
         if self._muted:
             return bool(data)
         self._tail = (self._tail + data)[-TAIL_BYTES:]
-        kept = data[: max(0, LOG_BYTES - TAIL_BYTES - self._written)]
+        kept = data[: max(0, self._limit - TAIL_BYTES - self._written)]
         self._written += self._file.write(kept) or 0
         self._lost += len(data) - len(kept)
         return bool(data)

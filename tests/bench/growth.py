@@ -1,4 +1,4 @@
-"""`python -m tests.bench.growth REPO PATH ...`: how much new information the commits of a repository add to these files."""
+"""`python -m tests.bench.growth [--all] REPO PATH ...`: how much new information the commits of a repository add to these files."""
 
 import subprocess
 import sys
@@ -12,13 +12,11 @@ def git(repo: Path, *arguments: str) -> bytes:
     return subprocess.run(["git", "-C", str(repo), *arguments], capture_output=True, check=False).stdout
 
 
-def measure(repo: Path, paths: list[str], most: int) -> list[tuple[int, str]]:
+def measure(repo: Path, paths: list[str], revision: str, most: int) -> list[tuple[int, str]]:
     """Return the bytes that each commit adds, and its subject; the largest last. Commits that make or remove all files are left out."""
     rows = []
-    for commit in git(repo, "log", "--all", f"--max-count={most}", "--format=%H", "--", *paths).decode().split():
-        before, after = (
-            {path: data for path in paths if (data := git(repo, "show", f"{revision}:{path}"))} for revision in (f"{commit}^", commit)
-        )
+    for commit in git(repo, "log", revision, f"--max-count={most}", "--format=%H", "--", *paths).decode().split():
+        before, after = ({path: data for path in paths if (data := git(repo, "show", f"{side}:{path}"))} for side in (f"{commit}^", commit))
         if before and after:
             rows.append((growth(before, after), git(repo, "log", "-1", "--format=%h %s", commit).decode("utf-8", "replace").strip()[:70]))
     return sorted(rows)
@@ -26,7 +24,8 @@ def measure(repo: Path, paths: list[str], most: int) -> list[tuple[int, str]]:
 
 def main() -> None:
     """Print quantiles, the largest commits, and how many would be refused."""
-    rows = measure(Path(sys.argv[1]), sys.argv[2:], 500)
+    revision, given = ("--all", sys.argv[2:]) if sys.argv[1] == "--all" else ("HEAD", sys.argv[1:])
+    rows = measure(Path(given[0]), given[1:], revision, 500)
     sizes = [size for size, _ in rows]
     print(f"{len(rows)} commits; refused: {sum(size > PROPOSAL for size in sizes)}")
     print("  ".join(f"{share:.0%}: {sizes[int(share * (len(sizes) - 1))]:,}" for share in (0.5, 0.75, 0.9, 0.95, 0.98, 1)))
