@@ -142,7 +142,7 @@ PROFILES = {
             eval_rows=8,
             decoys=512,
             score_grid_s=0.5,
-            memory_mb=2048,
+            memory_mb=3072,  # three model servers wait at once, and gVisor shares none of their pages
             checkpoint_mb=8,
             documents=400,
         ),
