@@ -393,8 +393,8 @@ def hanging(warm: Warm) -> Iterator[Launched]:
 
 
 def test_a_model_that_eats_memory_while_scored_is_ended(warm: Warm, hanging: Launched) -> None:
-    failure = warm.launch(answering("        self.hog = bytearray(b'x') * (2100 << 20)\n        while True: pass")).wait()["failure"]
-    assert failure["kind"] == "oom" and "2048 MB" in failure["message"]
+    failure = warm.launch(answering("        self.hog = bytearray(b'x') * (3100 << 20)\n        while True: pass")).wait()["failure"]
+    assert failure["kind"] == "oom" and "3072 MB" in failure["message"]
 
 
 def test_the_memory_shared_with_the_scorer_keeps_its_size(warm: Warm) -> None:
