@@ -61,7 +61,7 @@ class LabHarness:
         """Be the runner, in this process, with a launcher that trains nothing, until there is nothing left to do."""
         settings = lab_settings.load(self.root)
         lake = lake or EmbeddedLake(self.state / "lake")
-        compute = LocalCompute("tiny", 1, self.state / "runner.log", command=command)
+        compute = LocalCompute("tiny", 1, self.state / "runner.log", command=command, secret=self.state / "heldout.secret")
         with runner_lock(self.state, patience_s=5) as mine:
             assert mine
             anyio.run(Runner(settings, self.state, self.ledger, Repo(self.root), lake, compute).run, linger_s)
