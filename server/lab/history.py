@@ -137,12 +137,17 @@ class History:
         """
         from autoresearch_mcp.server.lab.progress_plot import draw
 
-        settings, conditions = self._core.settings, self._status.conditions()
+        settings, conditions, ledger = self._core.settings, self._status.conditions(), self._core.ledger
+        champion = self._core.repo.champion()
+        asked = [
+            commit for commit, verdict in ledger.decisions(champion, conditions).items() if not verdict.final and verdict.code == "continue"
+        ]
         campaign = Campaign(
             experiments=self._all_experiments(),
-            promotions=self._core.ledger.promotions(),
+            promotions=ledger.promotions(),
             title=settings.lab.name,
-            champion=self._status.summary(self._core.repo.champion(), conditions),
+            champion=self._status.summary(champion, conditions),
+            undecided={*asked, *(candidacy.commit for candidacy in ledger.open_candidacies())},
             conditions=conditions,
             reported=settings.training.reported_metric,
             reference=settings.reference,

@@ -151,6 +151,15 @@ def test_what_was_screened_on_a_cheaper_device_is_compared_with_nothing_else_and
     assert "worse than the champion's mean 0.4000 (n=3" in against.against_champion, "an L4's run is held against the L4's"
 
 
+def test_a_candidate_that_the_gate_left_open_is_in_the_picture_until_it_is_decided(bench: MeasuredLab) -> None:
+    bench.measure(bench.lab.champion(), [*CHAMPION])
+    close = bench.propose("DEPTH = ", "DEPTH = 2 + ")
+    bench.measure(close, [1.59, 1.60])
+    assert "Undecided" not in bench.lab.plot_progress().text
+    assert bench.lab.promote_commit(close, "ada").verdict.code == "continue"
+    assert f"{close[:12]} 1.5950" in bench.lab.plot_progress().text.partition("Undecided, with 95 % intervals: ")[2]
+
+
 def test_winners_of_parallel_branches_are_stacked_and_trained_again(bench: MeasuredLab) -> None:
     champion, first = settled(bench)
     second = bench.propose("HEAD_DIM = ", "HEAD_DIM = 3 + ", base=champion)
