@@ -140,7 +140,7 @@ def _busy(rows: list[dict[str, float]], slots: int) -> float:
     """Return the share of the slots' time in which they were held, while ideas waited that nobody had started."""
     first: dict[object, float] = {}
     for row in sorted(rows, key=lambda row: row["started_at"]):
-        first.setdefault(row["commit"], row["started_at"])
+        first.setdefault(str(row["hypothesis"]).split(" is ")[0], row["started_at"])  # also of an idea that was rebased
     began, over = min(first.values()), max(first.values())
     held = sum(min(row["finished_at"], over) - row["started_at"] for row in rows if row["started_at"] < over)
     return held / (slots * (over - began))
