@@ -19,7 +19,7 @@ help:
 	@echo "make crash-test   kills processes at random, KILLS=300 times over each store and over Modal's stand-in, and prints what was lost"
 	@echo "make client-test  the server under the TypeScript SDK's client (node 18 or newer, npm)"
 	@echo "make attack       cheats of our own through a real lab, and what became of each; SHORT=--short for CI's share of them"
-	@echo "make gpu-check    every claim about a GPU, measured on this machine's: 8 minutes, QUICK=1 3; DEVICE=cpu tries it in miniature"
+	@echo "make gpu-check    every claim about a GPU, measured on this machine's: about 10 minutes, QUICK=1 3; DEVICE=cpu tries it in miniature"
 	@echo "make bench        speed, as ratios measured in one run; ROWS=1000,100000 FLUSHES=3000 for a long log, LONG=1 for slots at 60 s"
 	@echo "make clean        remove what the targets made"
 

@@ -16,11 +16,9 @@ _FOLDERS = re.compile(r"(?<![\w./])~?/(?:[^\s/'\":,;()]+/)+")  # of an absolute 
 _COUNTED = 4  # equal invisible characters, from which on they are counted instead of written one by one
 _MOST = 20_000  # characters of one text
 _MOST_IN_ROWS = 60_000  # of all the long texts of an answer, about
-_RECORDED, _RECORDED_NAME, _RECORDED_ITEMS = (
-    300,
-    64,
-    64,
-)  # of what a result says: characters of a text and of a name, entries of a list or table
+_RECORDED = 300  # characters of a text in what a result says
+_RECORDED_NAME = 64  # characters of a name there
+_RECORDED_ITEMS = 64  # entries of a list or table there
 _SHOWN_ELSEWHERE = ("log_tail", "rows")  # fields of an answer whose texts were fenced as they were put in
 _LONG_TEXT = "text"  # the field of an answer that may have several lines: of a memory
 

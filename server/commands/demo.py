@@ -297,11 +297,6 @@ def _expect(true: object, otherwise: str) -> None:
         raise DemoFailure(otherwise)
 
 
-def _expect_finished(ended: list[dict[str, Any]], what: str) -> None:
-    for line in ended:
-        _expect(line["state"] == "finished", f"{what}: {line['id']} did not finish: {line.get('failure', line['state'])}")
-
-
 def _causes(error: BaseException) -> Iterator[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:

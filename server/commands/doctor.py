@@ -31,7 +31,7 @@ EXAMPLES = ("autoresearch-mcp doctor my-lab", "autoresearch-mcp doctor --measure
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     add_lab(parser)
-    text = "measure this machine's GPU instead, without a lab: eight minutes, or three with --quick; leaves gpu-check/"
+    text = "measure this machine's GPU instead, without a lab: about ten minutes, or three with --quick; leaves gpu-check/"
     parser.add_argument("--measure", action="store_true", help=text)
     parser.add_argument("--quick", action="store_true", help="with --measure: do less")
     parser.add_argument(

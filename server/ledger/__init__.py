@@ -74,7 +74,6 @@ class Ledger:
         self.champion_replicates = starts.champion_replicates
         self.first_queued = starts.first_queued
         self.queued_champion_replicates = starts.queued_champion_replicates
-        self.owed_seeds = starts.owed_seeds
 
         candidacies = Candidacies(database)
         self.candidacy = candidacies.candidacy

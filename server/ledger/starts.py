@@ -99,33 +99,6 @@ class Starts:
             ).fetchall()
         return [Experiment.model_validate_json(row[0]) for row in rows]
 
-    def owed_seeds(self, commit: str, by_lab: bool) -> list[int]:
-        """Return the seeds of replicates that were cancelled while they ran, and that nobody has trained again since.
-
-        Args:
-            commit: whose replicates.
-            by_lab: those that the lab launched as replicates of the champion, or the others.
-        """
-        with self._database.read() as db:
-            rows = db.execute(
-                "SELECT seed, state, started FROM ended WHERE \"commit\" = ? AND by_lab = ? AND reproduces = '' ORDER BY finished_at",
-                (commit, by_lab),
-            ).fetchall()
-            waiting = db.execute(
-                "SELECT json_extract(record, '$.seed') FROM experiments WHERE \"commit\" = ? "
-                "AND json_extract(record, '$.by_lab') IS ? AND json_extract(record, '$.reproduces') = ''",
-                (commit, int(by_lab)),
-            ).fetchall()
-        owed: dict[int, None] = {}
-        for seed, state, started in rows:
-            if state == "cancelled" and started:
-                owed[seed] = None
-            elif state != "cancelled":
-                owed.pop(seed, None)
-        for (seed,) in waiting:
-            owed.pop(seed, None)
-        return list(owed)
-
 
 def add_start(db: sqlite3.Connection, e: Experiment) -> None:
     """Add the row of an attempt that starts now."""

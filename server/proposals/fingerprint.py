@@ -12,8 +12,9 @@ import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 
+from autoresearch_mcp.server.proposals.quiet import is_quiet_definition
 from autoresearch_mcp.server.proposals.scopes import Resolution, Variable, mentioned, parameters
-from autoresearch_mcp.server.proposals.simplify import CONTRACT, is_quiet_definition, reads_names, simplified
+from autoresearch_mcp.server.proposals.simplify import CONTRACT, reads_names, simplified
 from autoresearch_mcp.server.proposals.source import parsed
 
 _MOST_NODES = 30_000  # of a tree; a larger one counts by its syntax

@@ -87,21 +87,6 @@ def test_the_first_of_each_commit_is_read_from_a_long_queue(ledger: Ledger) -> N
     assert [e.commit[0] for e in ledger.queued_champion_replicates()] == ["9"]
 
 
-def test_a_replicate_cancelled_while_it_ran_owes_its_seed(ledger: Ledger) -> None:
-    started, never, again = queue(ledger, seed=1), queue(ledger, seed=2), queue(ledger, seed=3)
-    for id in (started, again):
-        start(ledger, id)
-        end(ledger, id, "cancelled")
-    ledger.request_cancel(never)
-    assert ledger.owed_seeds(CHAMPION, by_lab=False) == [1, 3]
-    repeat = queue(ledger, seed=3)
-    assert ledger.owed_seeds(CHAMPION, by_lab=False) == [1]
-    start(ledger, repeat)
-    end(ledger, repeat, val_bpb=1.0)
-    assert ledger.owed_seeds(CHAMPION, by_lab=False) == [1]
-    assert ledger.owed_seeds(CHAMPION, by_lab=True) == []
-
-
 def test_a_candidacy_has_one_open_experiment_and_ends_once(ledger: Ledger) -> None:
     wanted = candidacy()
     first = experiment(commit=IDEA, candidacy=wanted.id)

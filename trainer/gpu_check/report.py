@@ -231,7 +231,7 @@ def page(kept: Report | None) -> str:
     lines = [
         "# Measured on a GPU",
         "",
-        f"{where} `{COMMAND}` measures all of this in about eight minutes on an H100, and",
+        f"{where} `{COMMAND}` measures all of this in about ten minutes on an H100, and",
         "`python3 trainer/gpu_check --page docs/measured.md` writes this page from what it left. What is planned is arithmetic, or what a document",
         "says. Numbers of a check in miniature, on a CPU, are never written here.",
         "",

