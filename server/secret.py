@@ -4,11 +4,10 @@ It stays in one file of the state folder, which only the lab's user can read. No
 """
 
 import os
-import tempfile
 from pathlib import Path
 
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.trainer import heldout
+from autoresearch_mcp.trainer import files, heldout
 
 
 def ensure(path: Path) -> Path:
@@ -42,20 +41,10 @@ def write(path: Path, secret: bytes, replace: bool = False) -> bool:
     Raises:
         OSError: it can't be written.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # with mode 0600
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secret.hex().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            Path(temporary).replace(path)
-        else:
-            os.link(temporary, path)  # unlike a rename, it fails where another process was first
-    except FileExistsError:
-        return False
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    data = secret.hex().encode() + b"\n"
+    if not replace:
+        return files.create_atomically(path, data)
+    files.write_atomically(path, data)
     return True
 
 

@@ -72,6 +72,35 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
     Raises:
         OSError: nothing was changed.
     """
+    with _beside(path, data, mode) as temporary:
+        temporary.replace(path)
+
+
+def create_atomically(path: Path, data: bytes, mode: int = 0o600) -> bool:
+    """Write a file unless it is there. Of two callers at once, one writes it.
+
+    Args:
+        path: of the file.
+        data: its content.
+        mode: its permissions.
+
+    Returns:
+        Whether it was written; a file that was there stays as it is.
+
+    Raises:
+        OSError: nothing was changed.
+    """
+    with _beside(path, data, mode) as temporary:
+        try:
+            os.link(temporary, path)  # unlike a rename, it fails where another process was first
+        except FileExistsError:
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def _beside(path: Path, data: bytes, mode: int) -> Iterator[Path]:
+    """Write data to a new file in the same folder, which is gone afterwards unless it was renamed."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -80,10 +109,9 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
             if mode != 0o600:
                 os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
+        yield Path(temporary)
+    finally:
         Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def sync(path: Path) -> None:

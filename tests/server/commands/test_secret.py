@@ -12,6 +12,7 @@ from autoresearch_mcp.server.cli import main
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.compute import open_compute
 from autoresearch_mcp.server.paths import LabPaths
+from autoresearch_mcp.server.runner.lock import runner_lock
 from autoresearch_mcp.server.settings import load
 from autoresearch_mcp.trainer import heldout, prepare
 from tests.server.harness import LabHarness
@@ -69,7 +70,8 @@ def test_results_are_not_cut_off_from_later_ones_by_accident(
     cache: Path, make_lab: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     harness = LabHarness(make_lab())
-    harness.launch()
+    with runner_lock(harness.state):  # no other runner is at work when the secret is imported
+        harness.launch()
     harness.drive()
     path = LabPaths(harness.root).secret
     secret.ensure(path)
