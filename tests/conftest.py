@@ -36,7 +36,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def make_lab(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Makes a lab on the tiny profile: `make_lab(name="lab", toml={"old text": "new text"}, files={"train.py": "..."})`."""
+    """Makes a lab on the tiny profile: `make_lab(name="lab", toml={"old text": "new text"})`."""
     from autoresearch_mcp.server.commands.init import create_lab
     from autoresearch_mcp.server.runner.lock import stop_runner
 

@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anyio
@@ -13,7 +12,6 @@ from mcp.types import CallToolResult
 from autoresearch_mcp.server.mcp import build_server
 from autoresearch_mcp.server.models import Experiment, new_id
 from autoresearch_mcp.server.pace import FEWEST_LIKE_IT, Paces, default_chance, settings_of, whole_windows, windows_of
-from autoresearch_mcp.server.runner.lock import runner_lock
 from autoresearch_mcp.server.runs import LiveCurve
 from autoresearch_mcp.trainer import protocol
 from autoresearch_mcp.trainer.records import Curve
@@ -21,15 +19,6 @@ from tests.server.measured import MeasuredLab
 
 SPEC = {"profile": "tiny", "device": "cpu", "budget_s": 1.0}
 RNG = random.Random(7)
-
-
-@pytest.fixture
-def measured(make_lab: Callable[..., Path]) -> Iterator[MeasuredLab]:
-    measured = MeasuredLab(make_lab())
-    with runner_lock(measured.root / ".autoresearch") as mine:
-        assert mine
-        yield measured
-    measured.close()
 
 
 def falling(worse: float = 0.0) -> list[float | None]:

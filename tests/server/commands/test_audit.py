@@ -5,7 +5,7 @@ import json
 import random
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,21 +13,11 @@ import pytest
 from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.lab.audit import NoiseReport, autocorrelation, explained_by_steps, shared_by_neighbours
 from autoresearch_mcp.server.models import Score
-from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.harness import LabHarness
 from tests.server.measured import MeasuredLab
 from tests.waiting import until
 
 CURVING = (sys.executable, str(Path(__file__).parents[1] / "runner" / "curving_launcher.py"))
-
-
-@pytest.fixture
-def measured(make_lab: Callable[..., Path]) -> Iterator[MeasuredLab]:
-    measured = MeasuredLab(make_lab())
-    with runner_lock(measured.root / ".autoresearch") as mine:
-        assert mine
-        yield measured
-    measured.close()
 
 
 def score(number: int, metric: float, steps: int | None = None) -> Score:

@@ -1,8 +1,6 @@
 """One finding of a look ahead or of state bars a commit, and everything built on it."""
 
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +12,6 @@ from tests.server.gate.test_promotion import BETTER, CHAMPION
 from tests.server.measured import MeasuredLab
 
 WHERE = "0.3 nats apart at or before position 17 of row 5"
-
-
-@pytest.fixture
-def measured(make_lab: Callable[..., Path]) -> Iterator[MeasuredLab]:
-    lab = MeasuredLab(make_lab())
-    yield lab
-    lab.close()
 
 
 def fail_scoring(lab: MeasuredLab, commit: str, **changes: Any) -> None:

@@ -1,8 +1,6 @@
 """The gate on a ledger: near-copies share a ticket, decisions stay, and what was spent can be counted."""
 
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,11 +14,9 @@ SAME = [1.6 + (k - 8) / 1000 for k in range(16)]
 
 
 @pytest.fixture
-def bench(make_lab: Callable[..., Path]) -> Iterator[MeasuredLab]:
-    bench = MeasuredLab(make_lab())
-    bench.measure(bench.lab.champion(), [*CHAMPION])
-    yield bench
-    bench.close()
+def bench(measured: MeasuredLab) -> MeasuredLab:
+    measured.measure(measured.lab.champion(), [*CHAMPION])
+    return measured
 
 
 def ask(bench: MeasuredLab, commit: str) -> Verdict:

@@ -1,8 +1,6 @@
 """The leaderboard takes off the luck of being among the best of many."""
 
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,20 +97,17 @@ def test_a_large_lab_is_ranked_in_a_moment() -> None:
     assert order[0].standing.commit == "best" and time.process_time() - before < 5
 
 
-@pytest.fixture
-def bench(make_lab: Callable[..., Path]) -> Iterator[MeasuredLab]:
-    bench = MeasuredLab(make_lab())
-    yield bench
-    bench.close()
-
-
-def test_the_status_shows_likely_gains_beside_the_raw_means(bench: MeasuredLab) -> None:
-    champion, better, worse = bench.lab.champion(), bench.propose("DEPTH = 2", "DEPTH = 3"), bench.propose("DEPTH = 2", "DEPTH = 4")
-    bench.measure(champion, [1.60, 1.61, 1.59, 1.605, 1.595, 1.602, 1.598, 1.60001])
-    bench.measure(better, [1.55, 1.56])
-    bench.measure(worse, [1.63 + k / 1000 for k in range(16)])
-    bench.lab.promote_commit(worse, "ada")
-    first, second, third = bench.lab.status().leaderboard
+def test_the_status_shows_likely_gains_beside_the_raw_means(measured: MeasuredLab) -> None:
+    champion, better, worse = (
+        measured.lab.champion(),
+        measured.propose("DEPTH = 2", "DEPTH = 3"),
+        measured.propose("DEPTH = 2", "DEPTH = 4"),
+    )
+    measured.measure(champion, [1.60, 1.61, 1.59, 1.605, 1.595, 1.602, 1.598, 1.60001])
+    measured.measure(better, [1.55, 1.56])
+    measured.measure(worse, [1.63 + k / 1000 for k in range(16)])
+    measured.lab.promote_commit(worse, "ada")
+    first, second, third = measured.lab.status().leaderboard
     assert (first.commit, first.mark, first.mean) == (better, "open", pytest.approx(1.555))
     assert first.gain is not None and 0.02 < first.gain < 0.046 and first.p_better is not None and first.p_better > 0.9
     assert (second.commit, second.mark, second.gain) == (champion, "champion", None)

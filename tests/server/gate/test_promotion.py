@@ -29,11 +29,9 @@ def renting(make_lab: Callable[..., Path]) -> Iterator[MeasuredLab]:
 
 
 @pytest.fixture
-def bench(make_lab: Callable[..., Path]) -> Iterator[MeasuredLab]:
-    bench = MeasuredLab(make_lab())
-    (bench.root / "train.py").write_text("", encoding="utf-8")  # what the user has in the work tree plays no part
-    yield bench
-    bench.close()
+def bench(measured: MeasuredLab) -> MeasuredLab:
+    (measured.root / "train.py").write_text("", encoding="utf-8")  # what the user has in the work tree plays no part
+    return measured
 
 
 def settled(bench: MeasuredLab) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """Queries rank by a metric what can be compared, and say of the rest that it can't be."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,21 @@ from autoresearch_mcp.server.lab.query import ExperimentQuery
 from autoresearch_mcp.server.mcp.bridge import Bridge
 from autoresearch_mcp.server.mcp.tools import LabTools, tools
 from autoresearch_mcp.server.models import IMPORTED
-from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.measured import MeasuredLab
 
 
 @pytest.fixture
-def measured(make_lab: Callable[..., Path]) -> Iterator[MeasuredLab]:
+def measured(measured: MeasuredLab) -> MeasuredLab:
     """A lab with runs under two sets of conditions, and one that was imported."""
-    measured = MeasuredLab(make_lab())
-    with runner_lock(measured.root / ".autoresearch") as mine:
-        assert mine
-        idea = measured.propose("DEPTH = ", "DEPTH = 1 + ")
-        measured.measure(idea, [0.9, 0.8, 0.7], conditions="8 seconds")
-        measured.measure(measured.lab.champion(), [1.5, None, 1.4], conditions="5 seconds")
-        (id,) = measured.measure(idea, [1.3], conditions="5 seconds")
-        own = measured.ledger.experiment(id)
-        assert own is not None
-        foreign = own.model_copy(update={"id": "e-000000000000001", "val_bpb": 0.1, "tags": [IMPORTED]})
-        measured.lab.import_records("experiments", [foreign])
-        yield measured
-    measured.close()
+    idea = measured.propose("DEPTH = ", "DEPTH = 1 + ")
+    measured.measure(idea, [0.9, 0.8, 0.7], conditions="8 seconds")
+    measured.measure(measured.lab.champion(), [1.5, None, 1.4], conditions="5 seconds")
+    (id,) = measured.measure(idea, [1.3], conditions="5 seconds")
+    own = measured.ledger.experiment(id)
+    assert own is not None
+    foreign = own.model_copy(update={"id": "e-000000000000001", "val_bpb": 0.1, "tags": [IMPORTED]})
+    measured.lab.import_records("experiments", [foreign])
+    return measured
 
 
 def pages(measured: MeasuredLab, **filters: Any) -> list[dict[str, Any]]:

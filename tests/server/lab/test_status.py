@@ -1,26 +1,14 @@
 """The status counts what the gate counts, and what it advises agrees with the gate's verdict."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from autoresearch_mcp.server.gate.spread import pooled_sd
 from autoresearch_mcp.server.models import IMPORTED
-from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.measured import MeasuredLab
 
 GOOD = [1.40, 1.41, 1.39]
-
-
-@pytest.fixture
-def measured(make_lab: Callable[..., Path]) -> Iterator[MeasuredLab]:
-    measured = MeasuredLab(make_lab())
-    with runner_lock(measured.root / ".autoresearch") as mine:
-        assert mine
-        yield measured
-    measured.close()
 
 
 def mean_of(values: list[float]) -> Any:
