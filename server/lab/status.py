@@ -23,7 +23,7 @@ from autoresearch_mcp.server.gate.standings import Standings
 from autoresearch_mcp.server.installation import is_installed
 from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.models import ACTIVE_STATES, BUDGET, IMPORTED, OWNER, Experiment
+from autoresearch_mcp.server.models import ACTIVE_STATES, BUDGET, IMPORTED, OWNER, Experiment, Score
 from autoresearch_mcp.server.pace import Paces
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.proposals.repo import Repo
@@ -180,8 +180,7 @@ class LabStatus:
     def pooled_noise(self, conditions: str) -> Noise | None:
         """Return the noise as the gate pools it, with its degrees of freedom; None where no commit has two replicates. Imports scipy."""
         champion = self._repo.champion()
-        own = counted(self._ledger.scores(champion), for_display(self._settings.promotion), conditions)
-        fresh = [score for score in own if score.by_lab] or own
+        fresh = self._counting(champion, conditions)
         others = self._standings.spreads(conditions, self._ledger.proposal_of(champion))
         return pool_squares(sums_of_squares(metrics(fresh)), others)
 
@@ -252,10 +251,16 @@ class LabStatus:
 
     def summary(self, commit: str, conditions: str) -> a.Summary:
         """Return the metric of a commit over those of its replicates that count under these conditions."""
-        scores = counted(self._ledger.scores(commit), for_display(self._settings.promotion), conditions)
+        scores = self._counting(commit, conditions)
         values = metrics(scores)
         reported = any(score.val_bpb is None for score in scores)
         return a.Summary(commit=commit, n=len(values), mean=mean(values) if values else None, sd=sd(values), reported=reported or None)
+
+    def _counting(self, commit: str, conditions: str) -> list[Score]:
+        """Return the replicates of a commit that count; of the champion, as at the gate, those that the lab launched, once there are any."""
+        scores = counted(self._ledger.scores(commit), for_display(self._settings.promotion), conditions)
+        fresh = [score for score in scores if score.by_lab] if commit == self._repo.champion() else []
+        return fresh or scores
 
     def _warnings(self, settings: Settings, now: "_Snapshot") -> list[str]:
         warnings = []

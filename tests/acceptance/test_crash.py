@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 KILLS = int(os.environ.get("AUTORESEARCH_KILLS", "20"))
 SEED = int(os.environ.get("AUTORESEARCH_SEED", str(random.randrange(10**6))))
 LAUNCHES = 2  # of an agent's own proposals
-REPLICATES = 2
+REPLICATES = 3  # the fewest that the gate decides by
 LEARNS = "UNEMBEDDING_LR = 0.004"
 LEARNS_NOTHING = "UNEMBEDDING_LR = 0.0"  # the champion at first, so that proposals are better beyond noise
 
