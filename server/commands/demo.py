@@ -131,18 +131,28 @@ class Agent:
 
     async def wait(self, ids: list[str]) -> list[dict[str, Any]]:
         """Wait until all have ended, as long as that takes, with what the server reports on the live line."""
+        while True:
+            answer = await self.look(ids, 40)
+            if answer["done"]:
+                self.screen.now(self.name, "")
+                return list(answer["experiments"])
+
+    async def look(self, ids: list[str], timeout_s: int) -> dict[str, Any]:
+        """Wait for at most `timeout_s` seconds; returns the server's answer.
+
+        Raises:
+            DemoFailure: the tool answered with an error.
+        """
 
         async def report(progress: float, total: float | None, message: str | None) -> None:
             self.screen.now(self.name, message or "")
 
-        while True:
-            result = await self.client.call_tool("wait_for_experiments", {"ids": ids, "timeout_s": 40}, progress_callback=report)
-            answer = result.structured_content or {} if isinstance(result, CallToolResult) else {}
-            if answer.get("done"):
-                self.screen.now(self.name, "")
-                return list(answer["experiments"])
-            if not answer:
-                raise DemoFailure(f"wait_for_experiments: {_text(result)}")
+        arguments = {"ids": ids, "timeout_s": timeout_s}
+        result = await self.client.call_tool("wait_for_experiments", arguments, progress_callback=report)
+        if not isinstance(result, CallToolResult) or not result.structured_content:
+            raise DemoFailure(f"wait_for_experiments: {_text(result)}")
+        answer: dict[str, Any] = result.structured_content
+        return answer
 
     async def propose(self, idea: Idea) -> str:
         """Propose an idea and return its commit."""
@@ -166,29 +176,27 @@ class Agent:
         return ended
 
     async def decide(self, commit: str) -> dict[str, Any]:
-        """Have the lab train a commit until the gate has decided; show what the gate says meanwhile. Returns its last answer."""
+        """Have the lab train a commit until the gate has decided, and ask the gate all the while. Returns its last answer."""
         launched = await self.call("launch_training", commit=commit, until="decided", idempotency_key=f"{self.name}-{commit}")
         self.screen.say(self.name, f"training {commit[:10]} until the gate decides, beside the champion")
-        first = list(launched["experiments"])
-        self.trained += first
-        await self.wait(first)
-        await self.promote(commit, asked="after one replicate")
-        await self.wait([launched["until_decided"]])
-        return await self.promote(commit)
+        self.trained += launched["experiments"]
+        await self.wait(launched["experiments"])
+        code, done = "", False
+        while not done:
+            done = (await self.look([launched["until_decided"]], 5))["done"]
+            answer = await self.call("promote_commit", commit=commit)
+            verdict = answer["verdict"]
+            if verdict["code"] != code:
+                code = verdict["code"]
+                self.screen.say(self.name, f"the gate on {commit[:10]}: {code.upper()}. {verdict['reason']} {verdict.get('next', '')}")
+            done = done or answer["promoted"]
+        self.screen.now(self.name, "")
+        return answer
 
     async def remember(self, kind: str, text: str, experiments: list[str]) -> None:
         """Write a memory."""
         answer = await self.call("write_memory", kind=kind, text=text, experiments=experiments, tags=["demo"])
         self.screen.say(self.name, f"remembered as {answer['id']}: {text}")
-
-    async def promote(self, commit: str, asked: str = "now") -> dict[str, Any]:
-        """Ask the gate, and return its answer. `asked` says when, for the reader."""
-        answer = await self.call("promote_commit", commit=commit)
-        verdict = answer["verdict"]
-        self.screen.say(
-            self.name, f"the gate on {commit[:10]}, {asked}: {verdict['code'].upper()}. {verdict['reason']} {verdict.get('next', '')}"
-        )
-        return answer
 
 
 def _text(result: object) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 import anyio
 from rich.console import Console
 
-from autoresearch_mcp.server.commands.demo import Agent, DemoFailure, Idea, LiveConsole, agent
+from autoresearch_mcp.server.commands.demo import DemoFailure, Idea, LiveConsole, agent
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.paths import SETTINGS, STATE, LabPaths
@@ -29,8 +29,6 @@ from autoresearch_mcp.server.runner.lock import stop_runner
 from autoresearch_mcp.trainer import files, protocol
 from autoresearch_mcp.trainer.compile_cache import STOCK
 
-REPLICATES = 3
-MORE, TRIES = 2, 3  # replicates of each side that are added while the gate asks for more, and how often
 # The lab starts from steps of four times the tokens. At budgets of seconds fewer steps are what costs most, so the stock batch is a gain.
 BATCH = {
     "h100": ("    BATCH_TOKENS = 2**19", "    BATCH_TOKENS = 2**21"),
@@ -42,37 +40,26 @@ LOSS = Idea("Embeddings that learn slowly", "EMBEDDING_LR = 0.6 ", "EMBEDDING_LR
 
 async def _drive(root: Path, profile: str) -> dict[str, Any]:
     stock, slow = BATCH[profile]
+    verdicts = dict[str, dict[str, Any]]()
     with LiveConsole(Console(file=io.StringIO())) as screen:
+        async with agent("gpu-check", root, screen) as boss, anyio.create_task_group() as tasks:
+
+            async def decide(name: str, idea: Idea) -> None:
+                verdicts[name] = await boss.decide(await boss.propose(idea))
+
+            tasks.start_soon(decide, "gain", Idea("A quarter of the batch: four times the steps", slow, stock))
+            tasks.start_soon(decide, "loss", LOSS)
         async with agent("gpu-check", root, screen) as boss:
-            loss = await boss.propose(LOSS)
-            gain = await boss.propose(Idea("A quarter of the batch: four times the steps", slow, stock))
-            ended = await _train(boss, {"champion": REPLICATES, loss: REPLICATES, gain: REPLICATES})
-            refusal, answer = await boss.promote(loss), await boss.promote(gain)
-            for _ in range(TRIES):
-                if not answer["promoted"]:
-                    ended += await _train(boss, {"champion": MORE, gain: MORE})
-                    answer = await boss.promote(gain)
-            full = [await boss.call("get_experiment", id=line["id"]) for line in ended]
+            rows = (await boss.call("query_experiments", columns=["id", "state"], limit=100))["rows"]
+            full = [await boss.call("get_experiment", id=row["id"]) for row in rows]
     return {
-        "promoted": answer["promoted"],
-        "gain": answer["verdict"]["reason"],
-        "refused": not refusal["promoted"],
-        "loss": refusal["verdict"]["reason"],
+        "promoted": verdicts["gain"]["promoted"],
+        "gain": verdicts["gain"]["verdict"]["reason"],
+        "refused": not verdicts["loss"]["promoted"],
+        "loss": verdicts["loss"]["verdict"]["reason"],
         "trained_s": sum(_trained_s(experiment) for experiment in full),
-        "words": [f"{len(full)} trainings, of which {sum(line['state'] == 'finished' for line in ended)} finished"],
+        "words": [f"{len(full)} trainings, of which {sum(row['state'] == 'finished' for row in rows)} finished"],
     }
-
-
-async def _train(boss: Agent, replicates: dict[str, int]) -> list[dict[str, Any]]:
-    """Train replicates of several commits, queued at once, and wait for all of them."""
-    ids = list[str]()
-    for commit, count in replicates.items():
-        key = f"{commit}-{len(boss.trained)}"
-        launched = await boss.call("launch_training", commit=commit, replicates=count, idempotency_key=key)
-        ids += launched["experiments"]
-        boss.trained += launched["experiments"]
-    ended: list[dict[str, Any]] = await boss.wait(ids)
-    return ended
 
 
 def _stop(root: Path) -> None:

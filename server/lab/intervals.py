@@ -38,15 +38,16 @@ class Interval:
         return self.mean + self.half
 
 
-def band(measured: Sequence[tuple[int, float]], noise: float) -> list[Interval]:
-    """Return a champion's interval after each of its replicates but the first.
+def band(measured: Sequence[tuple[int, float]], noise: float, fewest: int) -> list[Interval]:
+    """Return a champion's interval after each of its replicates.
 
     Args:
         measured: number and metric of its replicates, in the order in which they ended.
         noise: standard deviation between replicates of one commit.
+        fewest: how many replicates the first interval rests on.
     """
     intervals = []
-    for upto in range(2, len(measured) + 1):
+    for upto in range(fewest, len(measured) + 1):
         newest = [value for _, value in measured[max(0, upto - NEWEST) : upto]]
         intervals.append(_interval(measured[upto - 1][0], newest, noise))
     return intervals

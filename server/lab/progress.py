@@ -191,7 +191,8 @@ def _with_bands(champions: Sequence[Champion], points: Sequence[tuple[int, float
     for first, (champion, end) in enumerate(zip(champions, ends)):
         start = 0 if first == 0 else champion.start  # what won a commit the crown was lucky, so it says nothing of it
         own = [(number, value) for number, value, commit in points if commit == champion.commit and start < number <= end]
-        banded.append(replace(champion, band=tuple(band(own, noise))))
+        fewest = 1 if first == 0 else 2  # a promoted one has the gate's mean until then
+        banded.append(replace(champion, band=tuple(band(own, noise, fewest))))
     return banded
 
 

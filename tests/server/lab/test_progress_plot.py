@@ -122,7 +122,7 @@ def test_the_champions_interval_narrows_with_its_fresh_replicates_and_what_won_i
     fresh = [experiment(10 + i, 1.42 + 0.002 * i, commit=BETTER) for i in range(4)]
     progress = Progress.of(campaign_of([*experiments, *fresh], promotions, noise=0.01))
     first, second = progress.champions
-    assert [at.n for at in first.band] == [2, 3] and [at.n for at in second.band] == [2, 3, 4]
+    assert [at.n for at in first.band] == [1, 2, 3] and [at.n for at in second.band] == [2, 3, 4]
     assert [at.number for at in second.band] == [10, 11, 12]
     assert second.band[-1].mean == pytest.approx(1.423) and second.level == 1.4
     assert second.band[-1].half == pytest.approx(1.96 * 0.01 / 2)
