@@ -107,7 +107,8 @@ class Meter:
         if self.phase != "scoring":
             self._peak_mb = max(self._peak_mb, usage.resident_mb)
         if usage.resident_mb > self._profile.memory_mb:
-            raise _crashed("oom", f"the run used {usage.resident_mb:.0f} MB of memory, {self._profile.memory_mb} MB are allowed.")
+            allowed = f"{self._profile.memory_mb} MB are allowed{self._set_by('memory_mb')}"
+            raise _crashed("oom", f"the run used {usage.resident_mb:.0f} MB of memory, {allowed}.")
         if usage.threads > THREADS:
             raise _crashed("sandbox_violation", f"the run had {usage.threads} processes and threads, {THREADS} are allowed.")
         if usage.descriptors > DESCRIPTORS:
@@ -118,7 +119,12 @@ class Meter:
             message = f"a model server took more than {limit} up to its first answer: training belongs before submit()."
             raise _crashed("invalid_model", message)
         if complaint := self._scratch.complaint(usage.pids):
-            raise _crashed("sandbox_violation", complaint)
+            key = self._set_by("max_files" if "files" in complaint else "max_file_mb")
+            raise _crashed("sandbox_violation", complaint.removesuffix(".") + f"{key}.")
+
+    def _set_by(self, key: str) -> str:
+        """Return where the owner sets a limit of code without the contract; nothing for other code, whose limits are fixed."""
+        return f" ([training] {key} in lab.toml)" if self._spec.metric else ""
 
     def _limit_scoring(self, cpu_s: float) -> None:
         """End a run whose models take more cores than a training has. No clock counts what they do beside another's training.

@@ -181,9 +181,15 @@ def max_wall_s(profile: str, budget_s: float, script: bool = False) -> float:
     return limits.startup_s + training + limits.grace_s(budget_s) + limits.score_s + 5.0
 
 
-def for_scripts(profile: Profile) -> Profile:
-    """Return the limits of a script that keeps no contract: its budget is wall time from first moment to end, and nothing is scored."""
-    return replace(profile, clock="wall", wall_cap=math.inf, startup_s=0.0, score_s=0.0, score_cpu_s=0.0)
+def for_scripts(profile: Profile, memory_mb: int = 0) -> Profile:
+    """Return the limits of a script that keeps no contract: its budget is wall time from first moment to end, and nothing is scored.
+
+    Args:
+        profile: that of the lab.
+        memory_mb: what it may use; 0 for as much as any run of the profile.
+    """
+    memory_mb = memory_mb or profile.memory_mb
+    return replace(profile, clock="wall", wall_cap=math.inf, startup_s=0.0, score_s=0.0, score_cpu_s=0.0, memory_mb=memory_mb)
 
 
 def fixed_files() -> dict[str, Path]:

@@ -62,7 +62,17 @@ class Spec:
     readable: str = ""  # directory that such a script may read
     others: str = ""  # hash of the files in code/ that no proposal can change
     attention: str = "auto"  # see trainer.device.attention_backend
+    module: str = ""  # of a script: run as with `python -m`, in place of the entry
+    python: str = ""  # of a script: the interpreter that runs it; empty: the launcher's own
+    cwd: str = ""  # of a script: the folder in code/ where it starts
+    env: dict[str, str] = field(default_factory=dict)  # of a script
+    memory_mb: int = 0  # of a script; 0: the profile's
+    disk_mb: int = 0  # of a script; 0: the profile's
+    max_files: int = 0  # of a script: how many it may have; 0: as many as any run
     compile_cache: str = ""  # archive that the run begins with a copy of; empty: what its machine keeps, see trainer.compile_cache
+
+
+_OF_SCRIPTS = ("module", "python", "cwd", "env", "memory_mb", "disk_mb", "max_files")  # conditions, where they are set
 
 
 @dataclass(frozen=True)
@@ -265,4 +275,7 @@ def conditions(result: Result, spec: dict[str, Any]) -> str:
     ]
     parts += [result.hashes.get(name) for name in ("fixed", "data", "tokenizer")]
     parts += [spec.get(name) for name in ("entry", "arguments", "metric", "readable", "others")]
+    parts += [[name, spec[name]] for name in _OF_SCRIPTS if spec.get(name)]
+    if packages := result.hashes.get("packages"):
+        parts.append(packages)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

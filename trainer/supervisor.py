@@ -9,7 +9,6 @@ import json
 import os
 import runpy
 import selectors
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from autoresearch_mcp.trainer.records import Curve, Log
 from autoresearch_mcp.trainer.sandbox import processes
 from autoresearch_mcp.trainer.sandbox.scratch import Scratch
 from autoresearch_mcp.trainer.scorer import Scorer
+from autoresearch_mcp.trainer.script import Script
 from autoresearch_mcp.trainer.submission import Submission
 
 Stage = Literal["all", "train", "score", "compile"]
@@ -57,9 +57,10 @@ class Supervisor:
 
     def __init__(self, run: Path, spec: Spec, family: processes.Family, signals: list[int]) -> None:
         self._run, self._spec, self._family, self._signals = run, spec, family, signals
-        self._profile = prepare.for_scripts(prepare.PROFILES[spec.profile]) if spec.metric else prepare.PROFILES[spec.profile]
+        profile = prepare.PROFILES[spec.profile]
+        self._profile = prepare.for_scripts(profile, spec.memory_mb) if spec.metric else profile
         self._data, self._code = Path(spec.data).resolve(), run / protocol.CODE
-        self._scratch = Scratch(run / SCRATCH, SCRATCH_CHECKPOINTS * self._profile.checkpoint_mb)
+        self._scratch = Scratch(run / SCRATCH, spec.disk_mb or SCRATCH_CHECKPOINTS * self._profile.checkpoint_mb, spec.max_files)
         self._weights = run / client.WEIGHTS
         self._device = "cpu" if spec.device == "cpu" else "cuda"
         self._cache: CompileCache | None = None
@@ -67,6 +68,7 @@ class Supervisor:
             kept = Path(spec.compile_cache) if spec.compile_cache else compile_cache.kept_in(self._data.parent)
             self._cache = CompileCache(kept, self._scratch.path)
         self._device_facts = machine.DeviceFacts("")
+        self._versions: dict[str, str] = {}  # of another interpreter, which runs a script
         self._hashes = {"fixed": prepare.fixed_hash(), "code": code_hash(self._code, SCRIPT_BYTES if spec.metric else CODE_BYTES)}
         self._hashes |= {} if spec.metric else prepare.data_hashes(self._data)
         self._log, self._curve = Log(run / protocol.LOG, spec.metric), Curve(run / protocol.CURVE)
@@ -133,7 +135,7 @@ class Supervisor:
             notes=self._channel.notes,
             sandbox=sandbox.level(),
             hashes=self._hashes,
-            versions=machine.versions(),
+            versions={**machine.versions(), **self._versions},
             timings=self._rounded_timings(),
             curve=self._curve.digest(),
         )
@@ -226,16 +228,13 @@ class Supervisor:
         It runs in a copy of its files. Its budget runs from its first moment to its end, and the metric is what it prints.
         """
         self._scratch.make()
-        shutil.copytree(self._code, self._scratch.path, dirs_exist_ok=True)
-        readable = Path(self._spec.readable).resolve() if self._spec.readable else None
-        if readable is not None and Path(self._spec.readable).is_relative_to(Path.home()):  # ~/.cache/x leads there, as it does outside
-            link = self._scratch.path / Path(self._spec.readable).relative_to(Path.home())
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(readable)
-        jail = self._jail({"AUTORESEARCH_SEED": str(self._spec.seed)})
-        jail = replace(jail, read=() if readable is None else (readable,), hidden=(self._run,))
+        script = Script(self._spec, self._code, self._scratch.path)
+        self._versions |= script.versions
+        self._hashes |= {"packages": script.packages} if script.packages else {}
+        script.lay_out()
+        jail = script.jail(self._jail({}), self._run)
         self._meter.start_script()
-        self._trainer = sandbox.spawn(self._run_entry, jail)
+        self._trainer = sandbox.spawn(lambda: self._run_entry(script), jail)
         self._device_facts = machine.device_facts(self._device)
         while self._trainer not in self._family.exits:
             self._wait(TICK_S)
@@ -246,21 +245,27 @@ class Supervisor:
             pass
         self._reported, code = self._log.reported_bpb(), self._family.exits[self._trainer].code
         if code != 0:
-            raise Ended("crashed", of_crash(self._log.tail, self._scratch.path, [], code))
+            failure = of_crash(self._log.tail, self._scratch.path, [], code)
+            if "File too large" in failure.message:
+                limit = f" A run may write {self._scratch.limit_mb} MB ([training] max_file_mb in lab.toml)."
+                failure = replace(failure, message=failure.message + limit)
+            raise Ended("crashed", failure)
         if self._reported is None:
             message = f"{self._spec.entry} ended without printing a line `{self._spec.metric}: NUMBER`, with a number of 0 or more."
             raise Ended("crashed", Failure("error", message, self._log.tail.strip().splitlines()[-5:]))
 
-    def _run_entry(self) -> None:
+    def _run_entry(self, script: Script | None = None) -> None:
         """In the trainer: run the agent's file as `python train.py` would."""
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(self._spec.threads)
-        entry = (self._scratch.path if self._spec.metric else self._code) / self._spec.entry
-        sys.path.insert(0, str(entry.parent if self._spec.metric else self._code))
-        if not self._spec.metric:
-            legacy.alias_contract(self._code)
-        sys.argv = [str(entry), *self._spec.arguments]
-        runpy.run_path(str(entry), run_name="__main__")
+        if script is not None:
+            script.run()
+            return
+        path = self._code / self._spec.entry
+        sys.path.insert(0, str(self._code))
+        legacy.alias_contract(self._code)
+        sys.argv = [str(path), *self._spec.arguments]
+        runpy.run_path(str(path), run_name="__main__")
 
     def _jail(self, environment: dict[str, str]) -> sandbox.Jail:
         home, threads = str(self._scratch.path), str(self._spec.threads)

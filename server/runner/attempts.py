@@ -282,7 +282,8 @@ class Attempts:
 
     def _job(self, experiment: Experiment, data: str = "", files: Mapping[str, bytes] = {}, others: Mapping[str, bytes] = {}) -> Job:
         training = self._training(experiment)
-        entry, *arguments = shlex.split(training.entry)
+        entry, *arguments = shlex.split(training.module or training.entry)
+        entry, module = (training.file, entry) if training.module else (entry, "")
         spec = protocol.Spec(
             experiment=experiment.id,
             seed=experiment.seed,
@@ -297,6 +298,13 @@ class Attempts:
             metric=training.reported_metric,
             readable=str(Path(training.data).expanduser()) if training.data else "",
             others=fingerprint(others)[:16] if others else "",
+            module=module,
+            python=training.interpreter,
+            cwd=training.cwd,
+            env=training.env,
+            memory_mb=training.memory_mb,
+            disk_mb=training.max_file_mb,
+            max_files=training.max_files,
         )
         return Job(experiment.id, experiment.attempt, locate(self._state, experiment), spec, {**others, **files})
 

@@ -12,10 +12,10 @@ from autoresearch_mcp.server.settings.model import (
     LaunchSettings,
     PromotionSection,
     Settings,
-    Training,
     physical_cores,
 )
 from autoresearch_mcp.server.settings.new_lab import SCRIPT_BUDGET_S, OwnCode, template
+from autoresearch_mcp.server.settings.training import Training
 
 __all__ = [
     "SCHEMA",

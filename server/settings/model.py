@@ -5,27 +5,18 @@ where they are used, and are never kept here.
 """
 
 import os
-import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from autoresearch_mcp.server import devices
 from autoresearch_mcp.server.editable import Editable
-from autoresearch_mcp.server.models import Metric, Model
-from autoresearch_mcp.server.paths import STATE
+from autoresearch_mcp.server.models import Model
+from autoresearch_mcp.server.settings.training import Section, Training
 from autoresearch_mcp.trainer.prepare import PROFILES, max_wall_s
 
 SCHEMA = 1
-
-# No repeated `\w` in a pattern, as in `\w{0,40}`: each takes tens of milliseconds to compile, at every start of a server.
-
-
-class Section(Model):
-    """Base of the sections. Refuses `nan` and `inf`, which TOML can write."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
 
 class LabSection(Section):
@@ -39,107 +30,6 @@ class LabSection(Section):
     keep_runs_mb: float = Field(
         default=20_000.0, gt=0, le=1e9, description="megabytes of run files; above it the oldest are removed, by the same rule"
     )
-
-
-class Training(Section):
-    """Say what an experiment runs. An experiment keeps these settings from its launch; a change holds for later launches."""
-
-    profile: str = Field(
-        default="cpu",
-        description="what is trained on what: `cpu`, a 2-layer GPT on two centuries of State of the Union addresses; `h100`, the original's "
-        "8 layers on its web text; `tiny`, a toy for tests",
-    )
-    budget_s: float = Field(
-        default=60.0,
-        gt=0,
-        le=86_400,
-        description="seconds of one experiment. On `cpu` they are CPU seconds of training, with a wall cap of 3 times that; on `h100` wall "
-        "seconds, and the default is 300; for code without the contract wall seconds from start to end",
-    )
-    heldout: Literal["secret", "public"] = Field(
-        default="secret",
-        description="what trainings never see: `secret` draws it with the lab's own secret; `public` is the profile's split, the same in "
-        "every lab, which a training script can know by heart",
-    )
-    threads: int = Field(default=1, ge=1, le=256, description="threads of one training")
-    attention: Literal["auto", "fa3", "sdpa"] = Field(
-        default="auto", description="`auto` is FlashAttention 3 on a Hopper GPU and PyTorch's elsewhere; `fa3` and `sdpa` insist on one"
-    )
-    stop_hopeless: bool = Field(
-        default=False,
-        description="whether a commit's first training is stopped when its loss is 3 standard deviations worse than the champion's runs at the "
-        "same share of the budget, from 25 % on. It counts as failed. Every 20th goes on, to measure what is lost",
-    )
-    entry: str = Field(default="train.py", max_length=1000, description="the file that is run, with its arguments if it takes any")
-    files: list[str] = Field(
-        default=[], max_length=200, description="other paths of the repository that the code needs; proposals can't touch them"
-    )
-    editable: list[str] = Field(
-        default=["train.py"], min_length=1, max_length=50, description="paths that proposals may touch; `dir/**` for all below a folder"
-    )
-    reported_metric: str = Field(
-        default="",
-        max_length=41,
-        pattern=r"^([A-Za-z][A-Za-z0-9_./-]*)?$",
-        description="for code that keeps no contract: the name of the metric that it prints; nobody verifies it",
-    )
-    data: str = Field(
-        default="", max_length=1000, description="a folder that such code may read: an absolute path, or one that begins with `~/`"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _budget_of_its_profile(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or "budget_s" in given or given.get("profile") not in [*PROFILES]:
-            return given
-        return {**given, "budget_s": PROFILES[given["profile"]].budget_s}
-
-    @field_validator("profile")
-    @classmethod
-    def _exists(cls, profile: str) -> str:
-        if profile not in PROFILES:
-            raise ValueError(f"be one of {', '.join(PROFILES)}")
-        return profile
-
-    @field_validator("entry")
-    @classmethod
-    def _is_a_command(cls, entry: str) -> str:
-        try:
-            file = shlex.split(entry)[0]
-        except (ValueError, IndexError):
-            file = ""
-        if not _is_inside(file) or not file.endswith(".py"):
-            raise ValueError('name a Python file of the repository, and its arguments if it takes any, such as "train.py --depth 4"')
-        return entry
-
-    @field_validator("editable", "files")
-    @classmethod
-    def _stay_inside(cls, paths: list[str]) -> list[str]:
-        for path in paths:
-            if not _is_inside(path.removesuffix("/**")):
-                raise ValueError(f"hold paths inside the repository, such as train.py or model/**; {path!r} is not one")
-        return paths
-
-    @field_validator("data")
-    @classmethod
-    def _is_for_scripts(cls, data: str, info: ValidationInfo) -> str:
-        if data and not info.data.get("reported_metric"):
-            raise ValueError(
-                "be left out unless reported_metric is set: a metric can only be verified on data that the lab hands out itself"
-            )
-        if data and not Path(data).expanduser().is_absolute():
-            raise ValueError("be an absolute path, or begin with ~/")
-        return data
-
-    @property
-    def file(self) -> str:
-        """Return the path of the file that is run."""
-        return shlex.split(self.entry)[0]
-
-    @property
-    def metric(self) -> Metric:
-        """Return how far the lab's metric can be trusted."""
-        return "reported" if self.reported_metric else "verified"
 
 
 class ComputeSection(Section):
@@ -317,7 +207,7 @@ class Settings(Model):
     def _entry_is_there(self) -> "Settings":
         training = self.training
         if training.file not in Editable([*training.editable, *training.files]):
-            raise ValueError(f'[training] editable must contain "{training.file}", the file that is run, unless [training] files does')
+            raise ValueError(f'[training] editable must contain "{training.file}", which is run, unless [training] files does')
         return self
 
     @model_validator(mode="after")
@@ -387,11 +277,6 @@ class Settings(Model):
         if self.rents:
             return devices.longest_s(self.training.profile, self.training.budget_s)
         return max_wall_s(self.training.profile, self.training.budget_s, script=self.training.metric == "reported")
-
-
-def _is_inside(path: str) -> bool:
-    """Return whether it is a plain path of the repository, as git writes them."""
-    return path.isprintable() and set(path.split("/")).isdisjoint({"", ".", "..", ".git", STATE}) and not set(path) & set("\\*?[:")
 
 
 def physical_cores() -> int:

@@ -27,12 +27,14 @@ class Scratch:
     Args:
         around: the directory around it, made and removed with it.
         limit_mb: how much it may hold.
+        entries: how many files and folders it may hold; 0 for as many as usual.
     """
 
-    def __init__(self, around: Path, limit_mb: int) -> None:
+    def __init__(self, around: Path, limit_mb: int, entries: int = 0) -> None:
         self._around = around
         self.path = around / secrets.token_hex(16)
         self.limit_mb = limit_mb
+        self._entries = entries or ENTRIES
         self._room = 0  # on the disk, in bytes, when it was made
 
     def make(self) -> None:
@@ -84,8 +86,8 @@ class Scratch:
             except OSError as error:
                 raise _TooMuch(f"has a part that can't be looked into ({error.strerror})") from None
             total += len(entries)
-            if total > ENTRIES:
-                raise _TooMuch(f"has more than {ENTRIES:,} files")
+            if total > self._entries:
+                raise _TooMuch(f"has more than {self._entries:,} files")
             for entry in entries:
                 try:
                     info = entry.stat(follow_symlinks=False)
