@@ -145,7 +145,7 @@ class Proposing:
             copies = core.ledger.near_copies(draft.canonical)
             twin = core.ledger.add_proposal(proposal, draft.canonical)
             if twin is proposal or twin.commit == proposal.commit:
-                note = f"Train it: launch_training(commit={twin.commit[:12]!r})."
+                note = " ".join([f"Train it: launch_training(commit={twin.commit[:12]!r}).", *draft.notes])
                 if copies:
                     note += (
                         f" It does the same work as {copies[0][:12]} (other names, dead code, folded constants): expect the same results."

@@ -1,7 +1,7 @@
 """Builds commits from changes: of an agent's patch, of a rebase onto a moved champion, of another commit's whole code."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
@@ -36,6 +36,7 @@ class Draft:
     deletions: int
     stat: str
     added: int  # bytes of new information beyond the lab's first source: see `growth`
+    notes: tuple[str, ...] = ()  # what of the patch was forgiven, in sentences
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,10 @@ class Drafts:
             check_place(entries, path)
             return source.decode(path, old[path]) if path in old else None
 
-        texts = patch.apply(read, self._editable, *change)
+        texts, notes = patch.apply(read, self._editable, *change)
         new = {path: source.encode(path, text) for path, text in texts.items()}
-        return self._draft(base, entries, old, {path: data for path, data in new.items() if data != old.get(path)}, message, author)
+        draft = self._draft(base, entries, old, {path: data for path, data in new.items() if data != old.get(path)}, message, author)
+        return replace(draft, notes=tuple(notes))
 
     def rebase(self, commit: str, fork: str, onto: str, message: str, author: str) -> Draft | Conflict:
         """Commit on `onto` what changed from `fork` to `commit`, merged file by file. See `Repo.rebase`."""

@@ -2,7 +2,8 @@
 
 Promises: a patch applies as a whole or not at all, touches editable paths only, and a refusal says which hunk or edit failed and
 shows the file's lines there. Forgives what language models get wrong: line numbers and counts in hunk headers, missing a/ b/
-prefixes, code fences, trailing blanks in context, CRLF. Gives up: renames, deletes, modes, links and binary patches are refused.
+prefixes, code fences, an `*** Begin Patch` envelope, trailing blanks, CRLF, line numbers in front of an edit's lines; it says what it
+forgave. Gives up: renames, deletes, modes, links and binary patches are refused.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.proposals import envelope, forgiving
 from autoresearch_mcp.server.proposals.placement import Effort, FileLines, excerpt, nearest, split_lines
 from autoresearch_mcp.server.proposals.unified_diff import FileDiff, Hunk, parse
 
@@ -27,24 +29,29 @@ class Change(NamedTuple):
     files: Mapping[str, str] | None = None
 
 
+class Applied(NamedTuple):
+    """The new text of every path that a change touches, and what was forgiven, in sentences."""
+
+    texts: dict[str, str]
+    notes: list[str]
+
+
 def apply(
     read: Read,
     editable: Editable,
     diff: str | None = None,
     edits: Sequence[Mapping[str, str]] | None = None,
     files: Mapping[str, str] | None = None,
-) -> dict[str, str]:
+) -> Applied:
     """Apply a change, given in exactly one of three forms.
 
     Args:
         read: returns the text of an editable path at the base.
         editable: the paths that the change may touch.
         diff: a unified diff.
-        edits: mappings with `path`, `search`, `replace`, applied in order; each search text must occur exactly once.
+        edits: mappings with `path`, `search`, `replace`, applied in order; each search text must occur exactly once. Blanks at the
+            ends of lines, line endings and line numbers in front of lines may differ.
         files: whole new texts by path.
-
-    Returns:
-        The new text of every path that the change touches.
 
     Raises:
         LabError: `bad_patch`, `too_large`, `not_editable`, `does_not_apply`.
@@ -62,7 +69,7 @@ def apply(
         return _apply_diff(read, editable, diff)
     if edits is not None:
         return _apply_edits(read, editable, edits)
-    return {editable.check(path): _with_endings_of(read(path), text) for path, text in (files or {}).items()}
+    return Applied({editable.check(path): _with_endings_of(read(path), text) for path, text in (files or {}).items()}, [])
 
 
 def _ending(text: str) -> str:
@@ -78,9 +85,10 @@ def _with_ending(text: str, ending: str) -> str:
     return text.replace("\r\n", "\n").replace("\n", ending)
 
 
-def _apply_edits(read: Read, editable: Editable, edits: Sequence[Mapping[str, str]]) -> dict[str, str]:
+def _apply_edits(read: Read, editable: Editable, edits: Sequence[Mapping[str, str]]) -> Applied:
     texts: dict[str, str] = {}
     endings: dict[str, str] = {}
+    notes: list[str] = []
     for number, edit in enumerate(edits, 1):
         name = f"Edit {number} of {len(edits)}"
         if unknown := set(edit) - {"path", "search", "replace"}:
@@ -95,15 +103,19 @@ def _apply_edits(read: Read, editable: Editable, edits: Sequence[Mapping[str, st
             raise LabError(f"{name}: {path} does not exist at this commit. Use files to write a new file.", "does_not_apply")
         if path not in endings:
             endings[path] = _ending(text)
-        search, replace = edit["search"], _with_ending(edit["replace"], endings[path])
+        search, replace = edit["search"], edit["replace"]
         at = text.find(search)
         if at < 0:
             search = _with_ending(search, endings[path])
             at = text.find(search)
-        if at < 0 or text.find(search, at + len(search)) >= 0:
+        end = at + len(search)
+        if at < 0 and (match := forgiving.find(text, search, replace)):
+            at, end, replace, forgiven = match
+            notes.append(f"{name} applied without {' and '.join(forgiven)}.")
+        elif at < 0 or text.find(search, end) >= 0:
             raise LabError(f"{name} of {path}: " + _miscount(text, search), "does_not_apply")
-        texts[path] = text[:at] + replace + text[at + len(search) :]
-    return texts
+        texts[path] = text[:at] + _with_ending(replace, endings[path]) + text[end:]
+    return Applied(texts, notes)
 
 
 def _miscount(text: str, search: str) -> str:
@@ -117,14 +129,18 @@ def _miscount(text: str, search: str) -> str:
         return f"the search text occurs {count} times, first at lines {places}; it must occur exactly once. Add lines around it. Nothing was kept."
     lines, wanted = split_lines(text), split_lines(search)
     return (
-        f"the search text does not occur (0 times; it must occur exactly once, blanks included). "
+        f"the search text does not occur (0 times; it must occur exactly once, indentation included). "
         f"The file's nearest lines:\n{excerpt(lines, nearest(lines, wanted, None), len(wanted))}\nNothing was kept."
     )
 
 
-def _apply_diff(read: Read, editable: Editable, diff: str) -> dict[str, str]:
+def _apply_diff(read: Read, editable: Editable, diff: str) -> Applied:
     texts: dict[str, str] = {}
+    notes: list[str] = []
     hunks: dict[str, list[Hunk]] = {}
+    if envelope.is_one(diff):
+        diff = envelope.opened(diff)
+        notes.append("The diff was taken out of its `*** Begin Patch` envelope.")
     for part in parse(diff, editable):
         path = _target(part, editable)
         if part.old == "/dev/null" and read(path) is not None:
@@ -139,8 +155,10 @@ def _apply_diff(read: Read, editable: Editable, diff: str) -> dict[str, str]:
         text = read(path)
         if text is None and any(hunk.old for hunk in parts):
             raise LabError(f"The diff changes {path}, which does not exist at this commit.", "does_not_apply")
-        texts[path] = _apply_hunks(path, text or "", parts, effort)
-    return texts
+        file = FileLines(path, [line.removesuffix("\r") for line in split_lines(text or "")], effort)
+        texts[path] = _apply_hunks(file, text or "", parts)
+        notes += [f"{hunk} applied without {forgiving.BLANKS}." for hunk in file.forgiven]
+    return Applied(texts, notes)
 
 
 def _target(part: FileDiff, editable: Editable) -> str:
@@ -156,13 +174,11 @@ def _target(part: FileDiff, editable: Editable) -> str:
     return new
 
 
-def _apply_hunks(path: str, text: str, hunks: list[Hunk], effort: Effort) -> str:
-    lines, ending = split_lines(text), _ending(text)
+def _apply_hunks(file: FileLines, text: str, hunks: list[Hunk]) -> str:
+    path, lines, ending = file.path, file.lines, _ending(text)
     ends = [line[len(line.removesuffix("\r")) :] + "\n" for line in text.split("\n")[: len(lines)]]
     if lines and not text.endswith("\n"):
         ends[-1] = ""
-    lines = [line.removesuffix("\r") for line in lines]
-    file = FileLines(path, lines, effort)
     places = []
     for number, hunk in enumerate(hunks, 1):
         places.append((file.place(hunk, f"Hunk {number} of {len(hunks)} ({hunk.header}) of {path}"), number, hunk))

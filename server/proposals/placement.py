@@ -4,7 +4,7 @@ Promises: one file is indexed once, however many hunks it has, and the work is c
 """
 
 from collections import Counter
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 from heapq import nlargest
 
 from autoresearch_mcp.server.errors import LabError
@@ -12,7 +12,9 @@ from autoresearch_mcp.server.proposals.unified_diff import Hunk
 
 MAX_STEPS = 2_000_000  # comparisons of lines for one patch: under a second
 _MOST_PLACES = 5  # named in a refusal
+_MOST_LINES, _MOST_CHARS = 3_000, 120  # of a file, and of a line, that are looked at for the likest line
 _MOST_COMPARED = 20  # lines, letter by letter: milliseconds each at the worst
+_LIKE = 0.5  # share of a line's text that the likest line must hold
 
 
 class Effort:
@@ -50,6 +52,7 @@ class FileLines:
         self.lines = lines
         self._effort = effort
         self._forms = [_Form(lines)]
+        self.forgiven: list[str] = []  # names of hunks that fit without trailing blanks only
 
     def place(self, hunk: Hunk, name: str) -> int:
         """Return the index of the first line that a hunk replaces.
@@ -68,11 +71,12 @@ class FileLines:
             if not self.lines or (hunk.is_insertion and hunk.start is not None and hunk.start <= len(self.lines)):
                 return hunk.start or 0
             raise LabError(f"{name} has no line of the file in it, so its place is unknown. Add some lines of context.", "does_not_apply")
-        for form, want in ((self._form(0), old), (self._form(1), [line.rstrip() for line in old])):
-            if hunk.start and form.lines[hunk.start - 1 : hunk.start - 1 + len(want)] == want:
-                return hunk.start - 1
-            places = self._find(form, want, name)
+        for number, want in ((0, old), (1, [line.rstrip() for line in old])):
+            form = self._form(number)
+            is_there = hunk.start and form.lines[hunk.start - 1 : hunk.start - 1 + len(want)] == want
+            places = [hunk.start - 1] if hunk.start and is_there else self._find(form, want, name)
             if len(places) == 1:
+                self.forgiven += [name] * number
                 return places[0]
             if places:
                 numbers = ", ".join(str(at + 1) for at in places)
@@ -134,36 +138,53 @@ def nearest(lines: list[str], want: list[str], start: int | None) -> int:
         start: the line number at which they should be, where one was given.
 
     Returns:
-        The place with most lines in common, else that of the likest line, else the line number given.
+        The place with most text in common, in whole lines or in the likest one, else the line number given.
     """
     where: dict[str, list[int]] = {}
     for at, line in enumerate(lines):
         if line.strip():
             where.setdefault(line.strip(), []).append(at)
-    votes = Counter(at - i for i, line in enumerate(want[:200]) for at in where.get(line.strip(), [])[:20])
-    if votes:
-        best, _ = max(votes.items(), key=lambda item: (item[1], -abs(item[0] - (start or 1) + 1)))
-        return max(0, best)
-    first = next((i for i, line in enumerate(want) if line.strip()), 0)
-    like = _likest(want[first].strip()[:120], [line[:120] for line in list(where)[:3_000]]) if want else []
-    if like:
-        at = next(places[0] for line, places in where.items() if line.startswith(like[0]))
-        return max(0, at - first)
-    return max(0, min(start or 1, len(lines)) - 1)
+    votes = Counter[int]()
+    for i, line in enumerate(want[:200]):
+        for at in where.get(line.strip(), [])[:20]:
+            votes[at - i] += len(line.strip())
+    missing = [i for i, line in enumerate(want[:200]) if line.strip() and line.strip() not in where]
+    if missing:  # a long line that is nearly there says more than a bracket that is
+        telling = max(missing, key=lambda i: len(want[i].strip()))
+        text = want[telling].strip()[:_MOST_CHARS]
+        like, share = _likest(text, list(where)[:_MOST_LINES])
+        for at in where[like][:20] if share >= _LIKE else []:
+            votes[at - telling] += round(share * len(text) / 2)
+    if not votes:
+        return max(0, min(start or 1, len(lines)) - 1)
+    best, _ = max(votes.items(), key=lambda item: (item[1], -abs(item[0] - (start or 1) + 1)))
+    return max(0, best)
 
 
-def _likest(text: str, lines: list[str]) -> list[str]:
-    """Return the line that is most like a text, or nothing. Pairs of letters choose the few that are compared letter by letter."""
+def _likest(text: str, lines: list[str]) -> tuple[str, float]:
+    """Return the line that holds most of a text, and the share of the text that it holds, from 0 to 1.
+
+    Pairs of letters choose the few lines that are compared letter by letter.
+    """
     pairs = _pairs(text)
 
     def in_common(line: str) -> float:
-        return 2 * len(pairs & _pairs(line)) / max(1, len(text) + len(line))
+        return len(pairs & _pairs(line[:_MOST_CHARS])) - len(line) / 1_000  # of two that hold the same, the shorter
 
-    return get_close_matches(text, nlargest(_MOST_COMPARED, lines, key=in_common), n=1)
+    def share(line: str) -> float:
+        blocks = SequenceMatcher(None, text, line[:_MOST_CHARS], autojunk=False).get_matching_blocks()
+        return sum(block.size for block in blocks if block.size > 1) / max(1, len(text))
+
+    if not lines:
+        return "", 0.0
+    compared = nlargest(_MOST_COMPARED, lines, key=in_common)
+    shares = [share(line) for line in compared]
+    best = max(range(len(compared)), key=lambda n: (shares[n], in_common(compared[n])))
+    return compared[best], shares[best]
 
 
 def _pairs(text: str) -> set[str]:
-    return {text[at : at + 2] for at in range(len(text))}
+    return {text[at : at + 2] for at in range(len(text) - 1)}
 
 
 def _mismatch(lines: list[str], want: list[str], at: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from autoresearch_mcp.server.editable import Editable
+from autoresearch_mcp.server.editable import Editable, is_pattern
 from autoresearch_mcp.server.models import Metric, Model
 from autoresearch_mcp.server.paths import STATE
 from autoresearch_mcp.trainer.prepare import PROFILES
@@ -63,7 +63,11 @@ class Training(Section):
         default=[], max_length=200, description="other paths of the repository that the code needs; proposals can't touch them"
     )
     editable: list[str] = Field(
-        default=["train.py"], min_length=1, max_length=50, description="paths that proposals may touch; `dir/**` for all below a folder"
+        default=["train.py"],
+        min_length=1,
+        max_length=50,
+        description="paths that proposals may touch: `train.py`, or patterns as in `.gitignore`, "
+        "such as `model/**`, `src/*.py` or `!src/fixed.py`",
     )
     reported_metric: str = Field(
         default="",
@@ -118,7 +122,8 @@ class Training(Section):
     @classmethod
     def _stay_inside(cls, paths: list[str]) -> list[str]:
         for path in paths:
-            if not is_inside(path.removesuffix("/**")):
+            bare = re.sub(r"[*?\[\]!]+", "x", path.removeprefix("!").strip("/")) if is_pattern(path) else path
+            if not is_inside(bare):
                 raise ValueError(f"hold paths inside the repository, such as train.py or model/**; {path!r} is not one")
         return paths
 

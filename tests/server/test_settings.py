@@ -72,6 +72,7 @@ def test_devices_are_rented_by_kind_at_the_labs_own_prices(tmp_path: Path) -> No
         ("[budget]\nuds = 5", "lab.toml: [budget] uds is not a known setting. Remove it, or correct it to one of: device_hours, usd."),
         ("[tranning]\nbudget_s = 5", "lab.toml: [tranning] is not a known setting. Remove it, or correct it to one of: lab, training,"),
         ("[training]\neditable = ['../train.py']", "lab.toml: [training] editable must hold paths inside the repository"),
+        ("[training]\neditable = ['train.py', '../*.py']", "lab.toml: [training] editable must hold paths inside the repository"),
         ("[training]\neditable = ['train.py', '.git/config']", "lab.toml: [training] editable must hold paths inside the repository"),
         ("[training]\neditable = ['model.py']", 'lab.toml: [training] editable must contain "train.py"'),
         ("[compute]\nslots = 1.5", "lab.toml: [compute] slots must be"),

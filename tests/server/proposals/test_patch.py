@@ -17,7 +17,7 @@ HUNK = "@@ -3,2 +3,2 @@\n-depth = 2\n+depth = 3\n width = 64\n"
 
 
 def applied(text: str | None = FILE, path: str = "train.py", editable: tuple[str, ...] = ("train.py",), **form: object) -> str:
-    return apply(lambda asked: text if asked == path else None, Editable(editable), **form)[path]  # type: ignore[arg-type]
+    return apply(lambda asked: text if asked == path else None, Editable(editable), **form).texts[path]  # type: ignore[arg-type]
 
 
 def refused(code: str, text: str | None = FILE, **form: object) -> str:
@@ -83,7 +83,7 @@ def test_any_diff_that_difflib_makes_applies_exactly() -> None:
 def test_several_hunks_and_files_apply_as_one() -> None:
     diff = f"--- a/train.py\n+++ b/train.py\n{HUNK}@@ -15,1 +15,1 @@\n-lr = 0.1\n+lr = 0.2\n--- /dev/null\n+++ b/model/new.py\n@@ -0,0 +1,1 @@\n+a = 1\n"
     new = apply(lambda path: FILE if path == "train.py" else None, Editable(["train.py", "model/**"]), diff=diff)
-    assert new == {"train.py": FILE.replace("= 2", "= 3").replace("0.1", "0.2"), "model/new.py": "a = 1\n"}
+    assert new.texts == {"train.py": FILE.replace("= 2", "= 3").replace("0.1", "0.2"), "model/new.py": "a = 1\n"}
 
 
 def test_line_endings_stay_those_of_the_file() -> None:
@@ -165,6 +165,60 @@ def test_edits_apply_in_order_and_each_search_must_occur_once() -> None:
     refused("does_not_apply", None, edits=[edit("a", "b")])
 
 
+@pytest.mark.parametrize(
+    ("text", "search", "replace"),
+    [
+        (FILE.replace("depth = 2", "depth = 2  "), "depth = 2\nwidth = 64", "depth = 3\nwidth = 64"),
+        (FILE, "depth = 2 \t\nwidth = 64", "depth = 3\nwidth = 64"),
+        (FILE.replace("= 2\n", "= 2\r\n"), "import math\n\ndepth = 2\nwidth", "import math\n\ndepth = 3\nwidth"),
+        (FILE, "    3 | depth = 2\n    4 | width = 64", "    3 | depth = 3\n    4 | width = 64"),
+        (FILE, "3\tdepth = 2\n4\twidth = 64\n", "depth = 3\nwidth = 64\n"),
+        (FILE, "   3→depth = 2 \n   4→width = 64", "depth = 3\nwidth = 64"),
+    ],
+    ids=["blanks in the file", "blanks in the edit", "mixed endings", "numbers of a refusal", "numbers and tabs", "both"],
+)
+def test_an_edit_is_forgiven_what_can_not_be_mistaken(text: str, search: str, replace: str) -> None:
+    edit = {"path": "train.py", "search": search, "replace": replace}
+    texts, notes = apply(lambda _: text, Editable(["train.py"]), edits=[edit])
+    assert [line.rstrip() for line in texts["train.py"].split("\n")] == FILE.replace("depth = 2", "depth = 3").split("\n")
+    assert texts["train.py"].count("\r") <= text.count("\r")
+    assert len(notes) == 1 and notes[0].startswith("Edit 1 of 1 applied without ")
+
+
+def test_an_edit_is_forgiven_nothing_where_two_places_or_meanings_are_left() -> None:
+    def edit(search: str, replace: str = "x") -> list[dict[str, str]]:
+        return [{"path": "train.py", "search": search, "replace": replace}]
+
+    twice = "a = 1  \nb = 2\n\na = 1\t\nb = 2\n"
+    refused("does_not_apply", twice, edits=edit("a = 1\nb = 2"))
+    refused("does_not_apply", edits=edit("    3 | depth = 2\n    9 | width = 64"))
+    refused("does_not_apply", edits=edit("    3 | depth = 2\nwidth = 64"))
+    refused("does_not_apply", edits=edit("    3 | depth = 2", "    3 | depth = 3\nheight = 3"))
+    refused("does_not_apply", edits=edit("  depth = 2"))
+
+
+def test_a_patch_in_an_envelope_is_the_diff_inside() -> None:
+    patch = (
+        "*** Begin Patch\n*** Update File: train.py\n depth = 2\n-width = 64\n+width = 32\n@@ def step():\n-lr = 0.1\n+lr = 0.2\n"
+        "*** Add File: model/new.py\n+a = 1\n*** End of File\n*** End Patch\n"
+    )
+    texts, notes = apply(lambda path: FILE if path == "train.py" else None, Editable(["train.py", "model/**"]), diff=patch)
+    assert texts == {"train.py": FILE.replace("= 64", "= 32").replace("0.1", "0.2"), "model/new.py": "a = 1\n"}
+    assert "Begin Patch" in notes[0]
+    refused("bad_patch", diff="*** Begin Patch\n*** Delete File: train.py\n*** End Patch")
+
+
+def test_the_nearest_lines_are_those_that_hold_most_of_the_text() -> None:
+    text = (
+        '"""Trains with a ratio of warmup, 0.1 by default."""\n\n'
+        + "x = 1\n" * 20
+        + "WARMUP_RATIO = 0.0  # share of the budget that warms up\n)\n"
+    )
+    assert "   23 | WARMUP_RATIO = 0.0" in refused("does_not_apply", text, edits=[{"search": "WARMUP_RATIO = 0.1", "replace": ""}])
+    several = refused("does_not_apply", ")\n" * 9 + text, edits=[{"search": "WARMUP_RATIO = 0.1  # of the budget\n)\n", "replace": ""}])
+    assert "   32 | WARMUP_RATIO = 0.0" in several
+
+
 def test_exactly_one_form_is_taken() -> None:
     refused("bad_patch")
     refused("bad_patch", diff=HUNK, files={"train.py": "x"})
@@ -191,6 +245,23 @@ def test_editable_paths_are_exact_or_below_a_folder() -> None:
     unclear = ["model/git~1", "model/a\\b", "model/a:b", "model/ a", "model/a.", "model/" + "x" * 400, "model/\u202etxt.py"]
     assert [path for path in others + unclear if path in editable] == []
     assert (editable.only, Editable(["train.py"]).only) == (None, "train.py")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "inside", "outside"),
+    [
+        (["*.py"], ["a.py", "a/b.py"], ["a.yaml", ".git/x.py", "lab.toml"]),
+        (["src/*.py"], ["src/a.py"], ["src/x/a.py", "a.py"]),
+        (["src/**/net?.py"], ["src/net1.py", "src/a/b/net2.py"], ["net1.py", "src/net.py"]),
+        (["src/**", "!src/fixed.py", "!*.lock"], ["src/a.py"], ["src/fixed.py", "src/a.lock"]),
+        (["conf/", "[a-c].py"], ["conf/x.yaml", "x/conf/y.yaml", "b.py"], ["conf", "d.py"]),
+        (["*"], ["train.py"], ["lab.toml", ".mcp.json", ".claude/agents/x.md", ".autoresearch/x"]),
+        (["train.py", "[z-a]"], ["train.py"], ["model/train.py", "z"]),
+    ],
+)
+def test_patterns_mean_what_they_mean_in_gitignore(patterns: list[str], inside: list[str], outside: list[str]) -> None:
+    editable = Editable(patterns)
+    assert [path for path in [*inside, *outside] if path in editable] == inside
 
 
 @pytest.mark.parametrize(
@@ -244,15 +315,15 @@ def test_hunks_that_would_take_too_long_to_place_are_refused() -> None:
 
 
 def test_a_line_that_resembles_thousands_is_compared_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    compared: list[int] = []
+    compared: list[str] = []
 
-    def count(word: str, possibilities: list[str], **options: object) -> list[str]:
-        compared.append(len(possibilities))
-        return difflib.get_close_matches(word, possibilities, **options)  # type: ignore[arg-type]
+    def count(_: None, text: str, line: str, autojunk: bool) -> difflib.SequenceMatcher[str]:
+        compared.append(line)
+        return difflib.SequenceMatcher(None, text, line, autojunk)
 
-    monkeypatch.setattr("autoresearch_mcp.server.proposals.placement.get_close_matches", count)
+    monkeypatch.setattr("autoresearch_mcp.server.proposals.placement.SequenceMatcher", count)
     chance = random.Random(7)
     lines = ["".join(chance.choices("dewp th*", k=119)) + "." for _ in range(2_990)]
     lines[1_999] = "    return depth * width"
     text = refused("does_not_apply", "\n".join(lines), edits=[{"search": "return  depth*width", "replace": ""}])
-    assert " 2000 |     return depth * width" in text and sum(compared) <= 20
+    assert " 2000 |     return depth * width" in text and 0 < len(compared) <= 20
