@@ -104,6 +104,17 @@ class Budget(Model):
     usd: Money | None = None
 
 
+class OpenLaunch(Model):
+    """A launch until decided that goes on."""
+
+    id: str
+    commit: str
+    author: str
+    n: int = Field(description="replicates that ended")
+    verdict: str = Field(description="the gate's, so far; empty before the first")
+    position: int = Field(description="among those that are open; the first 8 take turns")
+
+
 class StatusAnswer(Model):
     """The lab at a glance."""
 
@@ -112,6 +123,10 @@ class StatusAnswer(Model):
     champion: Summary
     noise_sd: float | None = Field(description="pooled standard deviation of val_bpb between replicates of one commit")
     noise_nu: int = Field(default=0, description="degrees of freedom of that: how surely it is known")
+    drift: float | None = Field(default=None, description="of the champion in time; from 1 on the machine is unsteady (see warnings)")
+    steps_sd: float | None = Field(
+        default=None, description="standard deviation of the steps that equal code makes, as a share", json_schema_extra=UNLISTED
+    )
     expected_false_promotions: float = Field(
         default=0.0,
         description="how many candidates that are no better are promoted so far, at most, on average: the levels that the gate spent",
@@ -119,6 +134,7 @@ class StatusAnswer(Model):
     counts: dict[str, int] = Field(description="experiments by state")
     running: list[ExperimentLine]
     queued: list[ExperimentLine]
+    open: list[OpenLaunch] = Field(default=[], description="launches until decided: the first 8", json_schema_extra=UNLISTED)
     recent: list[ExperimentLine] = Field(description="latest ended, newest first")
     leaderboard: list[Leader] = Field(description="best commits by likely gain on the champion; the mean is the raw one")
     budget: Budget

@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from autoresearch_mcp.server.answers import ExperimentLine, Leader, StatusAnswer, Summary
+from autoresearch_mcp.server.answers import ExperimentLine, Leader, OpenLaunch, StatusAnswer, Summary
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.untrusted import clean
 
@@ -36,6 +36,8 @@ def frame(status: StatusAnswer) -> RenderableType:
     parts: list[RenderableType] = [_head(status)]
     if status.running or status.queued:
         parts.append(_running(status))
+    if status.open:
+        parts.append(_open(status.open))
     if status.leaderboard:
         parts.append(_leaderboard(status.leaderboard[:_ROWS], status.champion))
     if status.recent:
@@ -51,6 +53,10 @@ def _head(status: StatusAnswer) -> Table:
     grid.add_row(_line("lab", "dim"), _line(status.lab, "bold"))
     noise = f", noise {status.noise_sd:.4f}" if status.noise_sd is not None else ""
     grid.add_row(_line("champion", "dim"), Text(f"{status.champion.commit[:12]}  {_metric(status.champion)}{noise}"))
+    if status.drift is not None:
+        machine = f"{'unsteady' if status.drift >= 1 else 'steady'}: drift at {status.drift:.0%} of its limit"
+        steps = f", steps differ by {status.steps_sd:.1%}" if status.steps_sd is not None else ""
+        grid.add_row(_line("machine", "dim"), Text(machine + steps))
     counts = ", ".join(f"{count} {state}" for state, count in status.counts.items() if count)
     promotions = f"{status.promotions} promotions, of which at most {status.expected_false_promotions:.2g} are expected to be luck"
     grid.add_row(_line("experiments", "dim"), Text(f"{counts or 'none yet'}; {promotions}"))
@@ -68,6 +74,13 @@ def _running(status: StatusAnswer) -> Table:
         table.add_row(line.id, _state(line), bar, _line(line.author), _line(line.hypothesis))
     hidden = len(status.running[_ROWS:])
     table.caption = Text(f"{hidden} more running, {len(status.queued)} queued" if hidden else f"{len(status.queued)} queued")
+    return table
+
+
+def _open(launches: list[OpenLaunch]) -> Table:
+    table = _table("open until decided", "launch", "commit", "n", "so far", "author")
+    for launch in launches:
+        table.add_row(launch.id, launch.commit, str(launch.n), launch.verdict, _line(launch.author))
     return table
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autoresearch_mcp.server.gate.drift import explained_by_steps
 from autoresearch_mcp.server.gate.evidence import counted, for_display, metrics
 from autoresearch_mcp.server.gate.judge import rules_of
 from autoresearch_mcp.server.gate.rule import Run
@@ -89,19 +90,6 @@ def shared_by_neighbours(values: Sequence[float]) -> float:
         return 0.0
     between = math.fsum((b - a) ** 2 for a, b in itertools.pairwise(values)) / (len(values) - 1) / 2
     return min(max(0.0, 1 - between / variance), 1.0)
-
-
-def explained_by_steps(scores: Sequence[Score]) -> float | None:
-    """Return the share of the metric's variance that a line in the logarithm of the steps explains."""
-    pairs = [(math.log(score.steps), score.metric) for score in scores if score.steps and score.metric is not None]
-    if len(pairs) < 3:
-        return None
-    x, y = zip(*pairs)
-    mx, my = mean(x), mean(y)
-    sxx, syy = math.fsum((a - mx) ** 2 for a in x), math.fsum((b - my) ** 2 for b in y)
-    if not sxx or not syy:
-        return None
-    return math.fsum((a - mx) * (b - my) for a, b in pairs) ** 2 / (sxx * syy)
 
 
 @dataclass(frozen=True)

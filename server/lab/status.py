@@ -1,6 +1,7 @@
 """The lab at a glance: champion, noise, leaderboard, budget, and advice. It reads the ledger only, so it is fast at any size."""
 
 import functools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from autoresearch_mcp.server.compute.base import ComputeError
 from autoresearch_mcp.server.compute.modal import deployment
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.gate.boundary import M_CAP, M_MIN
+from autoresearch_mcp.server.gate.drift import Drift
 from autoresearch_mcp.server.gate.evidence import BY_SETTING, Uncounted, counted, for_display, in_order_of_launch, metrics, uncounted
 from autoresearch_mcp.server.gate.judge import rules_of
 from autoresearch_mcp.server.gate.leaderboard import Leader, leaders
@@ -22,6 +24,7 @@ from autoresearch_mcp.server.gate.spread import mean, sd
 from autoresearch_mcp.server.gate.standings import Standings
 from autoresearch_mcp.server.installation import is_installed
 from autoresearch_mcp.server.lab.masking import mask_paths
+from autoresearch_mcp.server.lab.open_launches import open_launches
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, BUDGET, IMPORTED, OWNER, Experiment, Score
 from autoresearch_mcp.server.pace import Paces
@@ -60,6 +63,8 @@ class _Snapshot:
     leaders: list[a.Leader]
     noise: float | None
     noise_nu: int
+    drift: Drift | None
+    launched: list[a.OpenLaunch]
     false_promotions: float
     open: list[Experiment]
     champion: a.Summary
@@ -115,10 +120,13 @@ class LabStatus:
             champion=now.champion,
             noise_sd=now.noise,
             noise_nu=now.noise_nu,
+            drift=math.floor(100 * now.drift.chart) / 100 if now.drift else None,
+            steps_sd=round(now.drift.steps_sd, 4) if now.drift and now.drift.steps_sd is not None else None,
             expected_false_promotions=round(now.false_promotions, 4),
             counts=now.counts,
             running=[self.line(e) for e in open_ if e.state in ACTIVE_STATES],
             queued=[self.line(e) for e in open_ if e.state == "queued"][:20],
+            open=now.launched,
             recent=now.recent,
             leaderboard=now.leaders,
             budget=budget,
@@ -138,15 +146,19 @@ class LabStatus:
             conditions = self.conditions()
             replicates = [score for score in self._ledger.scores(champion) if score.device == reference]
             newest = self._standings.newest(reference) or conditions  # what a candidate that is trained now is measured under
+            own = in_order_of_launch(score for score in replicates if score.by_lab)
+            fresh = counted(own, for_display(rules), conditions)
             self._snapshot = _Snapshot(
                 key=key,
-                leaders=self._leaders(champion, conditions, settings),
+                leaders=self._leaders(champion, metrics(fresh)[-M_CAP:], conditions, settings),
                 noise=self.noise(conditions),
                 noise_nu=sum(degrees for degrees, _ in self._standings.spreads(conditions, without="")),
+                drift=Drift.of(fresh),
+                launched=open_launches(self._ledger),
                 false_promotions=self._ledger.levels_spent(),
                 open=self._ledger.open_experiments(),
                 champion=self.summary(champion, conditions),
-                champion_needs=M_MIN - len(counted([score for score in replicates if score.by_lab], rules, newest)),
+                champion_needs=M_MIN - len(counted(own, rules, newest)),
                 uncounted=uncounted(replicates, for_display(rules), newest),
                 counts=self._ledger.counts(),
                 recent=[ended_line(row, self._state.parent) for row in self._ledger.recent(5)],
@@ -158,9 +170,7 @@ class LabStatus:
             )
         return self._snapshot
 
-    def _leaders(self, champion: str, conditions: str, settings: Settings) -> list[a.Leader]:
-        own = [score for score in self._ledger.scores(champion) if score.by_lab and score.device == settings.reference]
-        fresh = metrics(counted(in_order_of_launch(own), for_display(settings.promotion), conditions))[-M_CAP:]
+    def _leaders(self, champion: str, fresh: list[float], conditions: str, settings: Settings) -> list[a.Leader]:
         verdicts = self._ledger.decisions(champion, conditions)
         best = leaders(self._standings.all(conditions), champion, fresh, verdicts, LEADERS, rules_of(settings.promotion))
         return [_leader_line(each) for each in best]
@@ -282,6 +292,8 @@ class LabStatus:
                 warnings.append(
                     f"lab.toml has changed ({', '.join(changed)}) since {which} the settings of then. Cancel and launch again to use the new ones."
                 )
+        if now.drift and now.drift.warning:
+            warnings.append(now.drift.warning)
         return warnings + self._repo.behind()
 
     def _next_steps(self, settings: Settings, champion_needs: int, rest: Uncounted, budget: a.Budget, open_: int) -> list[str]:

@@ -4,6 +4,7 @@ A training lasts as long as any other and one standard deviation of noise is 1. 
 `runner.order`'s choice, and what it means is `gate.rule`'s.
 """
 
+import itertools
 import math
 import random
 from collections import deque
@@ -18,6 +19,7 @@ from autoresearch_mcp.server.runner.order import OPEN, WINDOW, Launch, Waiting, 
 HIDDEN = 0.95  # correlation of the hidden split's noise with validation's, measured
 SEED_SHARE = 0.14  # of the variance, that the seed explains: what a training with the same seed repeats
 _CHAMPION = "champion"
+_JUMPS_EVERY = 150  # launches
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class World:
     Attributes:
         fast: share of the variance that drifts as the machine's speed was measured to: neighbours in order of start correlate by 0.61.
         slow: share of the variance that drifts over about 150 launches.
+        jump: by which the machine's level changes, there and back, after every 150 launches.
         tails: degrees of freedom of Student's t for the rest; 0 for a normal distribution.
         spread: standard deviation of a candidate's replicates, against the champion's.
         history: degrees of freedom of the noise that the lab knows before.
@@ -34,6 +37,7 @@ class World:
 
     fast: float = 0.0
     slow: float = 0.0
+    jump: float = 0.0
     tails: int = 0
     spread: float = 1.0
     history: int = 60
@@ -41,14 +45,16 @@ class World:
     def noise(self, rng: random.Random) -> Iterator[float]:
         """Yield the noise of each launch in order."""
         fast, slow = rng.gauss(0, 1), rng.gauss(0, 1)
-        rest = math.sqrt(1 - self.fast - self.slow)
-        while True:
+        rest, level = math.sqrt(1 - self.fast - self.slow), 0.0
+        for launch in itertools.count(1):
             fast = 0.61 * fast + math.sqrt(1 - 0.61**2) * rng.gauss(0, 1)
             slow = math.exp(-1 / 150) * slow + math.sqrt(1 - math.exp(-2 / 150)) * rng.gauss(0, 1)
             own = rng.gauss(0, 1)
             if self.tails:
                 own *= math.sqrt((self.tails - 2) / (rng.gammavariate(self.tails / 2, 2)))
-            yield math.sqrt(self.fast) * fast + math.sqrt(self.slow) * slow + rest * own
+            if self.jump and launch % _JUMPS_EVERY == 0:
+                level = 0.0 if level else rng.choice((-self.jump, self.jump))
+            yield level + math.sqrt(self.fast) * fast + math.sqrt(self.slow) * slow + rest * own
 
 
 Cheat = Literal["", "never drops", "cancels", "sleeps", "champions"]

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
+from tests.bench import drift
 from tests.bench.campaigns import Campaign, World, repeat, simulate
 
 CAMPAIGNS = int(os.environ.get("AUTORESEARCH_BENCH_CAMPAIGNS") or 150)  # for each rate of false promotions; a tenth for the others
@@ -152,6 +153,7 @@ def characteristics() -> Iterator[Table]:
         for name, future in cheats.items():
             table.add_row(name, _false(future.result()))
         yield table
+    yield from drift.tables()
 
 
 def _table(title: str, rows: dict[str, list[Future[Rates]]]) -> Table:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from autoresearch_mcp.server import cli
-from autoresearch_mcp.server.lab.audit import NoiseReport, autocorrelation, explained_by_steps, shared_by_neighbours
+from autoresearch_mcp.server.gate.drift import explained_by_steps
+from autoresearch_mcp.server.lab.audit import NoiseReport, autocorrelation, shared_by_neighbours
 from autoresearch_mcp.server.models import Score
 from tests.server.harness import LabHarness
 from tests.server.measured import MeasuredLab

@@ -110,3 +110,19 @@ def test_the_status_counts_the_chances_that_the_gate_gave_away(measured: Measure
         status = lab.status()
         assert status.expected_false_promotions == pytest.approx(n * lab.settings.promotion.level), "asking again costs nothing"
     assert status.noise_nu == 8
+
+
+def test_launches_until_decided_are_listed_while_they_are_open(measured: MeasuredLab) -> None:
+    lab = measured.lab
+    commits = [measured.propose(f"{name} = ", f"{name} = 1 + ") for name in ("DEPTH", "WIDTH")]
+    ids = [lab.launch_until_decided(commit, author).until_decided for commit, author in zip(commits, ("ada", "bob"))]
+    assert [(each.id, each.commit, each.author, each.n, each.position) for each in lab.status().open] == [
+        (ids[0], commits[0][:12], "ada", 0, 1),
+        (ids[1], commits[1][:12], "bob", 0, 2),
+    ]
+    (training,) = measured.ledger.open_trainings()[ids[0] or ""]
+    measured.ledger.move(training, ["queued"], state="starting", started_at=1.0)
+    measured.ledger.move(training, ["starting"], state="crashed", finished_at=2.0)
+    measured.ledger.move_candidacy(ids[0] or "", verdict="continue")
+    lab.cancel_candidacy(ids[1] or "", "bob")
+    assert [(each.id, each.n, each.verdict) for each in lab.status().open] == [(ids[0], 1, "continue")]
