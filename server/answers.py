@@ -14,12 +14,14 @@ class ExperimentLine(Model):
     commit: str
     state: ExperimentState
     val_bpb: float | None = None
-    reported_bpb: float | None = None
+    reported_bpb: float | None = Field(default=None, json_schema_extra=UNLISTED)
     seed: int = Field(json_schema_extra=UNLISTED)
     device: str = Field(json_schema_extra=UNLISTED)
-    author: str
-    hypothesis: str
-    progress: float | None = Field(default=None, description="share of the training budget used, 0 to 1, while it runs")
+    author: str = Field(json_schema_extra=UNLISTED)
+    hypothesis: str = Field(json_schema_extra=UNLISTED)
+    progress: float | None = Field(
+        default=None, description="share of the training budget used, 0 to 1, while it runs", json_schema_extra=UNLISTED
+    )
     pace: str | None = Field(default=None, exclude=True, description="as in `ExperimentAnswer`; lists tell it in their notes")
     failure: str | None = Field(default=None, description="class and message, when it did not finish")
 
@@ -55,9 +57,9 @@ class Outcome(Model):
     id: str
     state: ExperimentState
     val_bpb: float | None = None
-    reported_bpb: float | None = None
-    device: str
-    failure: str | None = Field(default=None, description="class and message, when it did not finish")
+    reported_bpb: float | None = Field(default=None, json_schema_extra=UNLISTED)
+    device: str = Field(json_schema_extra=UNLISTED)
+    failure: str | None = Field(default=None, description="class and message, when it did not finish", json_schema_extra=UNLISTED)
 
 
 class Summary(Model):
@@ -68,7 +70,9 @@ class Summary(Model):
     mean: float | None = None
     sd: float | None = None
     reported: bool | None = Field(
-        default=None, description="true: the code printed it, and nobody verified it; else the scorer measured it"
+        default=None,
+        description="true: the code printed it, and nobody verified it; else the scorer measured it",
+        json_schema_extra=UNLISTED,
     )
 
 
@@ -76,9 +80,11 @@ class Leader(Summary):
     """A commit of the leaderboard. Its gain on the champion is positive where it is better."""
 
     gain: float | None = Field(default=None, description="its likely gain on the champion, with the luck of being among the best taken off")
-    gain_low: float | None = Field(default=None, description="lower end of the 95 % interval of the gain")
-    gain_high: float | None = Field(default=None, description="upper end")
-    p_better: float | None = Field(default=None, description="chance that it is better than the champion at all")
+    gain_low: float | None = Field(default=None, description="lower end of the 95 % interval of the gain", json_schema_extra=UNLISTED)
+    gain_high: float | None = Field(default=None, description="upper end", json_schema_extra=UNLISTED)
+    p_better: float | None = Field(
+        default=None, description="chance that it is better than the champion at all", json_schema_extra=UNLISTED
+    )
     mark: Literal["champion", "decided", "open", "futile"] = "open"
 
 
@@ -101,7 +107,7 @@ class Budget(Model):
     spent_s: float
     reserved_s: float
     left_s: float
-    usd: Money | None = None
+    usd: Money | None = Field(default=None, json_schema_extra=UNLISTED)
 
 
 class OpenLaunch(Model):
@@ -118,29 +124,32 @@ class OpenLaunch(Model):
 class StatusAnswer(Model):
     """The lab at a glance."""
 
-    lab: str
+    lab: str = Field(json_schema_extra=UNLISTED)
     metric: str = Field(description="what is compared, and who measured it")
     champion: Summary
     noise_sd: float | None = Field(description="pooled standard deviation of val_bpb between replicates of one commit")
-    noise_nu: int = Field(default=0, description="degrees of freedom of that: how surely it is known")
-    drift: float | None = Field(default=None, description="of the champion in time; from 1 on the machine is unsteady (see warnings)")
+    noise_nu: int = Field(default=0, description="degrees of freedom of that: how surely it is known", json_schema_extra=UNLISTED)
+    drift: float | None = Field(
+        default=None, description="of the champion in time; from 1 on the machine is unsteady (see warnings)", json_schema_extra=UNLISTED
+    )
     steps_sd: float | None = Field(
         default=None, description="standard deviation of the steps that equal code makes, as a share", json_schema_extra=UNLISTED
     )
     expected_false_promotions: float = Field(
         default=0.0,
         description="how many candidates that are no better are promoted so far, at most, on average: the levels that the gate spent",
+        json_schema_extra=UNLISTED,
     )
-    counts: dict[str, int] = Field(description="experiments by state")
+    counts: dict[str, int] = Field(description="experiments by state", json_schema_extra=UNLISTED)
     running: list[ExperimentLine]
-    queued: list[ExperimentLine]
+    queued: list[ExperimentLine] = Field(json_schema_extra=UNLISTED)
     open: list[OpenLaunch] = Field(default=[], description="launches until decided: the first 8", json_schema_extra=UNLISTED)
-    recent: list[ExperimentLine] = Field(description="latest ended, newest first")
+    recent: list[ExperimentLine] = Field(description="latest ended, newest first", json_schema_extra=UNLISTED)
     leaderboard: list[Leader] = Field(description="best commits by likely gain on the champion; the mean is the raw one")
     budget: Budget
-    promotions: int
-    unflushed: int = Field(description="records acknowledged and durable here, not yet in the shared log")
-    runner: bool = Field(description="whether the runner process is alive; it starts on demand")
+    promotions: int = Field(json_schema_extra=UNLISTED)
+    unflushed: int = Field(description="records acknowledged and durable here, not yet in the shared log", json_schema_extra=UNLISTED)
+    runner: bool = Field(description="whether the runner process is alive; it starts on demand", json_schema_extra=UNLISTED)
     warnings: list[str]
     next: list[str] = Field(description="what to do next")
 
@@ -163,10 +172,10 @@ class SimilarProposal(Model):
     """An earlier proposal that resembles an idea."""
 
     commit: str
-    author: str
+    author: str = Field(json_schema_extra=UNLISTED)
     hypothesis: str
-    likeness: float = Field(description="0 to 1: of the hypotheses' words or meaning")
-    ended: int = Field(description="replicates that have ended")
+    likeness: float = Field(description="0 to 1: of the hypotheses' words or meaning", json_schema_extra=UNLISTED)
+    ended: int = Field(description="replicates that have ended", json_schema_extra=UNLISTED)
     mean_val_bpb: float | None = None
 
 
@@ -176,9 +185,9 @@ class ProposalAnswer(Model):
     commit: str
     base: str
     duplicate: bool = Field(description="true: this code was proposed before; commit, author and results are the twin's")
-    diff_stat: str
-    hypothesis: str
-    author: str
+    diff_stat: str = Field(json_schema_extra=UNLISTED)
+    hypothesis: str = Field(json_schema_extra=UNLISTED)
+    author: str = Field(json_schema_extra=UNLISTED)
     results: list[Outcome]
     similar: list[SimilarProposal] = []
     note: str
@@ -188,12 +197,12 @@ class LaunchAnswer(Model):
     """The experiments that a launch queued."""
 
     experiments: list[str]
-    seeds: list[int]
+    seeds: list[int] = Field(json_schema_extra=UNLISTED)
     commit: str
     repeated: bool = Field(description="true: it was launched before, such as under this idempotency_key; nothing new was queued")
     until_decided: str | None = Field(default=None, description="id to wait for and to cancel, of a launch until decided")
-    reserved_s: float
-    budget_left_s: float
+    reserved_s: float = Field(json_schema_extra=UNLISTED)
+    budget_left_s: float = Field(json_schema_extra=UNLISTED)
     note: str
 
 
@@ -214,19 +223,20 @@ class ExperimentAnswer(Model):
     pace: str | None = Field(
         default=None,
         description="while it runs: its reported loss against the champion's runs at the same share, and the chance to beat them",
+        json_schema_extra=UNLISTED,
     )
-    base: str
-    tags: list[str]
-    attempt: int
+    base: str = Field(json_schema_extra=UNLISTED)
+    tags: list[str] = Field(json_schema_extra=UNLISTED)
+    attempt: int = Field(json_schema_extra=UNLISTED)
     cost_s: float
-    cost_usd: float
-    created_at: float
-    started_at: float | None
-    finished_at: float | None
-    curve: list[tuple[float, float]]
-    details: dict[str, Any]
+    cost_usd: float = Field(json_schema_extra=UNLISTED)
+    created_at: float = Field(json_schema_extra=UNLISTED)
+    started_at: float | None = Field(json_schema_extra=UNLISTED)
+    finished_at: float | None = Field(json_schema_extra=UNLISTED)
+    curve: list[tuple[float, float]] = Field(json_schema_extra=UNLISTED)
+    details: dict[str, Any] = Field(json_schema_extra=UNLISTED)
     failure: Failure | None
-    log_tail: str
+    log_tail: str = Field(json_schema_extra=UNLISTED)
 
 
 class CancelAnswer(Model):
@@ -256,16 +266,16 @@ class MemoryAnswer(Model):
 class MemoryHit(Memory):
     """A memory that a search returned."""
 
-    score: float
-    superseded_by: list[str] = []
-    contradicted_by: list[str] = []
+    score: float = Field(json_schema_extra=UNLISTED)
+    superseded_by: list[str] = Field(default=[], json_schema_extra=UNLISTED)
+    contradicted_by: list[str] = Field(default=[], json_schema_extra=UNLISTED)
 
 
 class SearchAnswer(Model):
     """What a search returned."""
 
     memories: list[MemoryHit]
-    ranking: str
+    ranking: str = Field(json_schema_extra=UNLISTED)
     proposed: list[SimilarProposal] = Field(default=[], description="earlier proposals whose hypothesis resembles the query")
     note: str = ""
 

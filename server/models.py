@@ -25,7 +25,7 @@ TERMINAL_STATES: tuple[ExperimentState, ...] = ("finished", "crashed", "timed_ou
 OWNER, BUDGET = "[owner]", "[budget]"  # who cancelled, where no agent did: on the command line, or at the lab's cap
 UNLISTED: dict[str, Any] = {
     "unlisted": True
-}  # extra of a field that answers hold and no output schema names: every agent pays for what it names
+}  # extra of a field that answers hold and no output schema names: every agent pays for each name
 IMPORTED = "imported"  # tag of records that another lab made: they count nowhere here
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -180,12 +180,12 @@ class Memory(Model):
     kind: MemoryKind
     text: str
     author: str
-    tags: list[str] = []
-    experiments: list[str] = []
-    commits: list[str] = []
-    supersedes: list[str] = []
-    contradicts: list[str] = []
-    created_at: float
+    tags: list[str] = Field(default=[], json_schema_extra=UNLISTED)
+    experiments: list[str] = Field(default=[], json_schema_extra=UNLISTED)
+    commits: list[str] = Field(default=[], json_schema_extra=UNLISTED)
+    supersedes: list[str] = Field(default=[], json_schema_extra=UNLISTED)
+    contradicts: list[str] = Field(default=[], json_schema_extra=UNLISTED)
+    created_at: float = Field(json_schema_extra=UNLISTED)
     version: int = 1
 
 
@@ -273,14 +273,16 @@ class Verdict(Model):
     final: bool = Field(default=False, description="it stays so until the champion or the conditions change")
     metric: Metric = Field(default="verified", json_schema_extra=UNLISTED)
     n: int = Field(default=0, description="replicates of the candidate that count")
-    m: int = Field(default=0, description="fresh replicates of the champion that count")
+    m: int = Field(default=0, description="fresh replicates of the champion that count", json_schema_extra=UNLISTED)
     candidate_mean: float | None = Field(default=None, json_schema_extra=UNLISTED)
     champion_mean: float | None = Field(default=None, json_schema_extra=UNLISTED)
     gain: float | None = Field(default=None, description="of the means; positive is better")
     se: float | None = Field(default=None, description="standard error of the gain")
-    gain_sd: float | None = Field(default=None, description="the gain in standard deviations between replicates")
+    gain_sd: float | None = Field(
+        default=None, description="the gain in standard deviations between replicates", json_schema_extra=UNLISTED
+    )
     p: float | None = Field(default=None, description="chance of such a gain by luck, at one look")
-    needed_gain: float | None = Field(default=None, description="what would promote with these replicates")
-    noise: float | None = Field(default=None, description="standard deviation between replicates of one commit")
+    needed_gain: float | None = Field(default=None, description="what would promote with these replicates", json_schema_extra=UNLISTED)
+    noise: float | None = Field(default=None, description="standard deviation between replicates of one commit", json_schema_extra=UNLISTED)
     nu: int = Field(default=0, description="degrees of freedom of the noise", json_schema_extra=UNLISTED)
     level: float = Field(default=0.005, json_schema_extra=UNLISTED)
