@@ -5,31 +5,39 @@ repository's copy, files that are there already are kept.
 """
 
 import argparse
+import contextlib
 import os
 import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from autoresearch_mcp.server import settings
 from autoresearch_mcp.server.commands import lab_files
 from autoresearch_mcp.server.commands.arguments import say
-from autoresearch_mcp.server.commands.lab_files import MCP_CONFIG, TRAIN
+from autoresearch_mcp.server.commands.lab_files import MCP_CONFIG
+from autoresearch_mcp.server.commands.survey import NOTHING_ASKED, TRAIN, Asked, Candidate, submits, survey
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.paths import SETTINGS, STATE, LabPaths
+from autoresearch_mcp.server.proposals.clone import is_url
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.secret import ensure
 from autoresearch_mcp.trainer import sandbox
 
 EXAMPLES = (
     "autoresearch-mcp init my-lab",
-    "autoresearch-mcp init my-lab --from-repo ~/src/model",
+    'autoresearch-mcp init my-lab --from-repo ~/src/model --entry "scripts/train.py --epochs 1" --metric val_loss',
     "autoresearch-mcp init big --profile h100",
 )
 _SCRIPT = (
-    "warning: train.py never calls submit(), so the metric is the line `{metric}: NUMBER` that it prints itself: reported, not verified, and "
+    "warning: {path} never calls submit(), so the metric is the line `{metric}: NUMBER` that it prints itself: reported, not verified, and "
     'marked so everywhere. lab.toml says how it is run ([training] files, data, budget_s = {budget_s:g} wall seconds); [promotion] reported = "allow" '
     "lets the gate go by it"
 )
-_NEVER_SUBMITS = "warning: train.py never calls submit(), so no run of it can be scored; {folder}/client.py says what a lab expects of it"
+_NEVER_SUBMITS = (
+    "warning: {path} never calls submit(), so no run of it can be scored: name the metric that it prints with --metric, or see in "
+    "{folder}/client.py what a lab expects of it"
+)
 _UNCONFINED = (
     'warning: this machine can\'t confine trainings (that takes Linux with Landlock), so lab.toml says [promotion] unsandboxed = "allow": '
     "results count although the code that made them could have read the answers"
@@ -39,46 +47,71 @@ _UNCONFINED = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument("dir", metavar="DIR", type=Path, help="a new or empty directory")
+    parser.add_argument("--from-repo", metavar="REPO", help="start from the last commit of this git repository: a path, or a URL")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--entry", default="", help="with --from-repo: the file that trains, with its arguments (default: looked for)")
+    which.add_argument("--module", default="", help="with --from-repo: the module that trains, as for `python -m`, with its arguments")
     parser.add_argument(
-        "--from-repo", metavar="REPO", type=Path, help="start from the last commit of this git repository, which has a train.py"
+        "--editable", metavar="GLOB", nargs="+", default=[], help="what proposals may touch (default: the file that trains)"
     )
+    parser.add_argument("--metric", default="", help="the metric that the code prints itself, which makes it reported, not verified")
+    parser.add_argument("--yes", action="store_true", help="ask nothing: take the likeliest")
     parser.add_argument("--profile", default="cpu", help="what is trained on what: cpu, or h100 for a GPU (default: cpu)")
     parser.add_argument("--budget", metavar="SECONDS", type=float, help="budget of one experiment (default: the profile's)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the lab, and say what to do next."""
-    lines = create_lab(arguments.dir, arguments.from_repo, arguments.profile, arguments.budget)
+    ask = _ask if sys.stdin.isatty() and not arguments.yes else None
+    asked = Asked(arguments.entry, arguments.module, arguments.editable, arguments.metric, ask)
+    lines = create_lab(arguments.dir, arguments.from_repo, arguments.profile, arguments.budget, asked)
     say(f"Made the lab {arguments.dir}", *(f"  {line}" for line in lines), "", "Next:")
     say(f"  cd {arguments.dir} && claude              # then: read orchestrator.md and start the campaign")
     say(f"  autoresearch-mcp install claude-desktop {arguments.dir}", f"  autoresearch-mcp watch {arguments.dir}")
     return 0
 
 
-def create_lab(directory: Path, from_repo: Path | None = None, profile: str = "cpu", budget_s: float | None = None) -> list[str]:
+def _ask(choices: Sequence[Candidate]) -> Candidate:
+    """Let the person at the terminal choose what trains; Enter takes the first."""
+    say("Which of these trains?", *(f"  {n}  {choice.name}  ({choice.why})" for n, choice in enumerate(choices[:9], 1)))
+    while True:
+        answer = input("[1] ").strip() or "1"
+        if answer.isdecimal() and 1 <= int(answer) <= min(9, len(choices)):
+            return choices[int(answer) - 1]
+
+
+def create_lab(
+    directory: Path,
+    from_repo: Path | str | None = None,
+    profile: str = "cpu",
+    budget_s: float | None = None,
+    asked: Asked = NOTHING_ASKED,
+) -> list[str]:
     """Make a lab.
 
     Args:
         directory: a new or empty directory.
-        from_repo: a git repository to start from, which is only read. The champion is its `train.py`, else the stock one.
+        from_repo: a git repository to start from, which is only read: a path, or a URL. The champion is its last commit, else the stock file.
         profile: what is trained on what.
         budget_s: of one experiment; the profile's by default.
+        asked: what the owner says of the repository's code.
 
     Returns:
         Lines that say what was made, and what was left out or kept.
 
     Raises:
-        LabError: `already_a_lab`, `not_empty`, `no_train_file`, `has_state`, `in_the_way`, `not_written`, `bad_settings`, `bad_config`, and those of
-            `Repo.clone`.
+        LabError: `already_a_lab`, `not_empty`, `no_train_file`, `no_such_path`, `has_state`, `in_the_way`, `not_written`, `bad_settings`,
+            `bad_config`, and those of `Repo.clone`.
     """
     directory = directory.absolute()
+    source = from_repo if from_repo is None or is_url(str(from_repo)) else Path(from_repo).expanduser()
     try:
         _check_free(directory)
         parents = _make_parents(directory)
         staging = (directory if directory.exists() else directory.parent) / f"{STATE}-new-{os.getpid()}-{os.urandom(4).hex()}"
         try:
             staging.mkdir()
-            lines = _populate(staging, directory.name, from_repo, profile, budget_s)
+            lines = _populate(staging, directory.name, source, profile, budget_s, asked)
             _move_in(staging, directory)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
@@ -106,35 +139,40 @@ def _make_parents(directory: Path) -> list[Path]:
     return missing
 
 
-def _populate(root: Path, name: str, from_repo: Path | None, profile: str, budget_s: float | None) -> list[str]:
+def _populate(root: Path, name: str, source: Path | str | None, profile: str, budget_s: float | None, asked: Asked) -> list[str]:
     """Make the lab in the empty directory `root`; return what to tell the user."""
     confined = sandbox.level() != "unsandboxed"
     lines: list[str] = []
     present: dict[str, bytes] = {}
     folder: str | None = "trainer"
-    own = None
-    if from_repo is None:
+    own, path = None, TRAIN
+    if source is None:
         repo = Repo.create(root)
     else:
-        repo, lines = Repo.clone(from_repo.expanduser(), root)
+        repo, lines = Repo.clone(source, root)
         paths = repo.paths("HEAD")
-        _check_repository(from_repo, repo, paths)
-        own = lab_files.own_code(repo, "HEAD")
-        folder = None if own.metric else lab_files.free_folder(paths)
+        _check_repository(source, repo, paths)
+        if SETTINGS not in paths:
+            surveyed = survey(repo, "HEAD", asked, str(source))
+            own, path = surveyed.own, surveyed.path
+            lines += surveyed.lines
+        reports = bool(own.metric) if own else _reports(root)
+        folder = None if reports else lab_files.free_folder(paths)
     wanted = lab_files.starting_files(lab_files.settings_text(name, profile, budget_s, "refuse" if confined else "allow", own), folder)
-    if from_repo is not None:
+    if source is not None:
+        del wanted[TRAIN]
         present = {path: repo.read("HEAD", path) for path in paths if path in wanted}
-        lines += [f"{path} kept as it is in {from_repo}" for path in present if present[path] != wanted[path] and path != MCP_CONFIG]
+        lines += [f"{path} kept as it is in {source}" for path in present if present[path] != wanted[path] and path != MCP_CONFIG]
         wanted[MCP_CONFIG] = lab_files.mcp_config(present.get(MCP_CONFIG, b""))
     if not confined and SETTINGS not in present:
         lines.insert(0, _UNCONFINED)
-    if own and own.metric and SETTINGS not in present:
-        lines.append(_SCRIPT.format(metric=own.metric, budget_s=budget_s or settings.SCRIPT_BUDGET_S))
-    elif own and not own.metric and not lab_files.submits(present[TRAIN]):
-        lines.append(_NEVER_SUBMITS.format(folder=folder))
+    if own and own.metric:
+        lines.append(_SCRIPT.format(path=path, metric=own.metric, budget_s=budget_s or settings.SCRIPT_BUDGET_S))
+    elif own and not submits(repo.read("HEAD", path)):
+        lines.append(_NEVER_SUBMITS.format(path=path, folder=folder))
     new = {path: data for path, data in wanted.items() if present.get(path) != data and (path not in present or path == MCP_CONFIG)}
     repo.commit_files(new, "Set up the lab")
-    _check_settings(root, from_repo if SETTINGS in present else None)
+    _check_settings(root, source if SETTINGS in present else None)
     lab_paths = LabPaths(root)
     lab_paths.state.mkdir()
     lab_paths.ignore.write_text("*\n", encoding="utf-8")
@@ -144,7 +182,14 @@ def _populate(root: Path, name: str, from_repo: Path | None, profile: str, budge
     return [*(f"{path}: {purposes[path]}" for path in new if path in purposes), *fixed, *lines]
 
 
-def _check_repository(existing: Path, repo: Repo, paths: list[str]) -> None:
+def _reports(root: Path) -> bool:
+    """Return whether a repository's own lab.toml is for code that prints its metric itself."""
+    with contextlib.suppress(LabError):
+        return settings.load(root).training.metric == "reported"
+    return False
+
+
+def _check_repository(existing: Path | str, repo: Repo, paths: list[str]) -> None:
     """Refuse a repository that can't become a lab.
 
     Args:
@@ -153,18 +198,13 @@ def _check_repository(existing: Path, repo: Repo, paths: list[str]) -> None:
         paths: all files of that.
 
     Raises:
-        LabError: `no_train_file`, `has_state`, `in_the_way`.
+        LabError: `has_state`, `in_the_way`.
     """
     if blocked := repo.blocked("HEAD", lab_files.PURPOSES):
         raise LabError(
             f"A lab needs a plain file {blocked[0]}, but {existing} has a link, a folder or a submodule in that place. Rename it there, "
             "commit, and try again. Nothing was made.",
             "in_the_way",
-        )
-    if TRAIN not in paths:
-        have = ", ".join(path for path in paths if path.endswith(".py"))[:400] or "no Python file"
-        raise LabError(
-            f"{existing} has no {TRAIN} at its top, the file that a lab improves. It has: {have}. Nothing was made.", "no_train_file"
         )
     if any(path.split("/")[0] == STATE for path in paths):
         raise LabError(
@@ -174,7 +214,7 @@ def _check_repository(existing: Path, repo: Repo, paths: list[str]) -> None:
         )
 
 
-def _check_settings(root: Path, existing: Path | None) -> None:
+def _check_settings(root: Path, existing: Path | str | None) -> None:
     """Refuse settings that don't work; where they came with a repository, name it.
 
     Raises:

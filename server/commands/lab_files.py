@@ -8,14 +8,12 @@ from typing import Literal
 from autoresearch_mcp.contracts import TOOLS, contract
 from autoresearch_mcp.server import settings
 from autoresearch_mcp.server.commands import install
+from autoresearch_mcp.server.commands.survey import TRAIN
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.paths import SETTINGS
-from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.untrusted import clean
 from autoresearch_mcp.trainer import prepare
-from autoresearch_mcp.trainer.records import METRIC
 
-TRAIN = "train.py"
 AGENT = ".claude/agents/experiment-worker.md"
 MCP_CONFIG = ".mcp.json"
 PURPOSES = {
@@ -25,9 +23,6 @@ PURPOSES = {
     AGENT: "the worker, as a Claude Code agent",
     MCP_CONFIG: "the server, for Claude Code opened here",
 }
-ORIGINALS_DATA = "~/.cache/autoresearch"  # where the original's prepare.py puts its data
-_MOST_FILES = 200  # that lab.toml can name
-_NOT_IN_SETTINGS = set("\\*?[:")
 _FIXED = "trainer"  # folder of the fixed files, for agents to read
 _WORKER_HEAD = """\
 ---
@@ -85,26 +80,3 @@ def free_folder(paths: Collection[str]) -> str:
     taken = {path.split("/")[0] for path in paths}
     names = itertools.chain((_FIXED, "autoresearch_trainer"), (f"autoresearch_trainer_{n}" for n in itertools.count(2)))
     return next(name for name in names if name not in taken)
-
-
-def own_code(repo: Repo, commit: str) -> settings.OwnCode:
-    """Look at a repository's code: what `train.py` needs beside itself, and how it is measured.
-
-    Returns:
-        With a metric where `train.py` never submits a model and prints that metric, as the original and its forks do.
-    """
-    python = [path for path in repo.paths(commit) if path.endswith(".py") and not path.startswith(".")]
-    others = [path for path in python if path != TRAIN]
-    names = dict.fromkeys(f"{path.split('/')[0]}/**" if "/" in path else path for path in others)
-    files = tuple(name for name in names if name.isprintable() and not set(name.removesuffix("/**")) & _NOT_IN_SETTINGS)[:_MOST_FILES]
-    code = repo.read(commit, TRAIN)
-    if submits(code) or METRIC.encode() not in code:
-        return settings.OwnCode(files)
-    uses_cache = any(b"autoresearch" in text for text in (code, *repo.other_files(commit, others).values()))
-    data = ORIGINALS_DATA if uses_cache and Path(ORIGINALS_DATA).expanduser().is_dir() else ""
-    return settings.OwnCode(files, METRIC, data)
-
-
-def submits(code: bytes) -> bool:
-    """Return whether a training script keeps the contract, as far as its text shows."""
-    return b"submit(" in code

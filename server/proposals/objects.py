@@ -46,6 +46,15 @@ class Objects:
             entries[path.decode("utf-8", "surrogateescape")] = Entry(*head.decode().split())
         return entries
 
+    def sizes(self, commit: str) -> dict[str, int]:
+        """Return the bytes of each file in a commit's tree, by path."""
+        sizes = {}
+        for line in self._git.output("ls-tree", "-r", "-l", "-z", commit).split(b"\0")[:-1]:
+            head, _, path = line.partition(b"\t")
+            if (size := head.split()[3]) != b"-":  # a submodule has none
+                sizes[path.decode("utf-8", "surrogateescape")] = int(size)
+        return sizes
+
     def read(self, entry: Entry) -> bytes:
         """Return the content of a file."""
         return self._git.output("cat-file", "blob", entry.id)

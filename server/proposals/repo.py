@@ -74,26 +74,26 @@ class Repo:
         return repo
 
     @classmethod
-    def clone(cls, existing: Path, root: Path) -> tuple["Repo", list[str]]:
+    def clone(cls, existing: Path | str, root: Path) -> tuple["Repo", list[str]]:
         """Make a new repository with the history of HEAD of another one.
 
         Args:
-            existing: the user's repository, bare or not. It is only read.
+            existing: the user's repository, bare or not, which is only read; or a URL, as text.
             root: an existing, empty directory.
 
         Returns:
             The new repository, and warnings for the user.
 
         Raises:
-            LabError: `not_a_repository`, `no_commits`, `not_trusted`, and those of `create`.
+            LabError: `not_a_repository`, `no_commits`, `not_trusted`, `not_fetched`, and those of `create`.
         """
-        existing = existing.absolute()
+        existing = existing.absolute() if isinstance(existing, Path) else existing
         repo = cls.create(root)
-        head = fetch_head(repo._git, existing)
+        head, warnings = fetch_head(repo._git, existing)
         repo._move("refs/heads/main", head)
         repo._move(repo.branch, head)
         repo._git.output("read-tree", "-m", "-u", "HEAD")
-        return repo, left_out(existing)
+        return repo, [*warnings, *(left_out(existing) if isinstance(existing, Path) else [])]
 
     def commit_files(self, files: Mapping[str, bytes], message: str) -> str:
         """Add files to `main`, the champion and the work tree at once: how a lab is made. Not for proposals.
@@ -169,6 +169,18 @@ class Repo:
     def paths(self, commit: str) -> list[str]:
         """Return all files at a commit."""
         return [path.encode("utf-8", "replace").decode() for path, entry in self._objects.entries(commit).items() if entry.kind != "tree"]
+
+    def sizes(self, commit: str) -> dict[str, int]:
+        """Return the bytes of each file at a commit, by path."""
+        return self._objects.sizes(commit)
+
+    def submodules(self, commit: str) -> list[str]:
+        """Return the paths at a commit that are submodules, whose files the repository doesn't have."""
+        return [path for path, entry in self._objects.entries(commit).items() if entry.kind == "commit"]
+
+    def matching(self, commit: str, patterns: Editable) -> dict[str, bytes]:
+        """Return the content of all files at a commit that patterns name, by path."""
+        return self._objects.read_all({path: entry for path, entry in self._objects.entries(commit).items() if path in patterns})
 
     def blocked(self, commit: str, paths: Iterable[str]) -> list[str]:
         """Return those paths that can't be files at a commit, because a link, a folder or a submodule is in the way."""

@@ -87,7 +87,7 @@ def check(path: str, data: bytes, modules: Collection[str] = ()) -> None:
             raise LabError(f"{path} declares the encoding {encoding}; only UTF-8 is accepted. Remove the coding comment.", "bad_encoding")
         tree = parsed(data)
         ast.dump(tree)  # as `fingerprint` will: it fails on what the parser lets pass
-        missing = [(name, line) for name, line in _needed_imports(tree) if name not in modules and not _importable(name)]
+        missing = [(name, line) for name, line in needed_imports(tree) if name not in modules and not importable(name)]
     except SyntaxError as error:
         where = f"line {error.lineno}" if error.lineno else "its head"
         text = f": `{error.text.strip()[:160]}`" if error.text else ""
@@ -140,8 +140,11 @@ def parsed(data: bytes) -> ast.Module:
         return ast.parse(data)
 
 
-def _needed_imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """Yield the first name and the line of each absolute import, except inside a `try` that has handlers."""
+def needed_imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Yield the first name and the line of each absolute import that runs whenever the module is imported or run.
+
+    Left out is what may never run: in a function, under a condition other than `__name__ == "__main__"`, and where an error is handled.
+    """
     stack: list[ast.AST] = [tree]
     while stack:
         node = stack.pop()
@@ -151,11 +154,13 @@ def _needed_imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
             case ast.ImportFrom(module=str(module), level=0):
                 yield module.partition(".")[0], node.lineno
             case ast.Try(handlers=[_, *_]):
-                stack += [*node.handlers, *node.orelse, *node.finalbody]
-            case _:
-                stack += list(ast.iter_child_nodes(node))[::-1]
+                stack += node.finalbody
+            case ast.If(test=ast.Compare(left=ast.Name(id="__name__")), body=body):
+                stack += body[::-1]
+            case ast.Module(body=body) | ast.ClassDef(body=body) | ast.Try(body=body):
+                stack += [*(node.finalbody if isinstance(node, ast.Try) else []), *body[::-1]]
 
 
-def _importable(name: str) -> bool:
+def importable(name: str) -> bool:
     """Return whether a module is there for sure, or may be: installed beside this server, if not beside the trainer."""
     return name in sys.stdlib_module_names or name in COUNTED_ON or is_installed(name)

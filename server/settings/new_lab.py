@@ -19,15 +19,25 @@ class OwnCode:
         files: what else of the repository it needs: paths, or `dir/**`.
         metric: the name of the metric that it prints itself, because it keeps no contract; empty where it keeps it.
         data: a folder that code without the contract may read, or empty.
+        entry: the file that is run, with its arguments; empty for train.py.
+        module: the module that is run instead, with its arguments.
+        editable: what proposals may touch: paths, or `dir/**`.
     """
 
     files: tuple[str, ...] = ()
     metric: str = ""
     data: str = ""
+    entry: str = ""
+    module: str = ""
+    editable: tuple[str, ...] = ("train.py",)
 
     def toml(self) -> str:
         """Return its part of `[training]`."""
         lines = []
+        if self.module:
+            lines.append(f"module = {json.dumps(self.module)}  # runs as `python -m {self.module}`")
+        elif self.entry:
+            lines.append(f"entry = {json.dumps(self.entry, ensure_ascii=False)}  # the file that is run, with its arguments")
         if self.metric:
             padding = " " * max(1, 12 - len(self.metric))
             lines.append(
@@ -78,7 +88,7 @@ profile = {json.dumps(profile):<21} # what is trained on what, measured how: cpu
 budget_s = {budget_s:<20g} # of one experiment: {clock}
 heldout = "secret"              # what trainings never see: drawn with this lab's own secret, or the "public" split
 threads = 1                     # of one training
-editable = ["train.py"]         # paths that proposals may touch; "dir/**" for a folder
+editable = {_list(own.editable if own else ("train.py",)):<20} # paths that proposals may touch; "dir/**" for a folder
 {own.toml() if own else ""}
 [compute]
 backend = "local"               # where trainings run: "local", or "modal" after `autoresearch-mcp setup modal`

@@ -191,7 +191,8 @@ class Training(Section):
     def file(self) -> str:
         """Return the path of the file that is run; of a module, the likeliest."""
         named = Editable([*self.editable, *self.files])
-        return next((path for path in self.files_run if path in named), self.files_run[0])
+        ranked = [path for path in self.files_run if path in self.editable] + [path for path in self.files_run if path in named]
+        return ranked[0] if ranked else self.files_run[0]
 
     @property
     def interpreter(self) -> str:

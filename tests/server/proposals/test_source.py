@@ -25,11 +25,14 @@ IMPORTED = [
     "import train\n",
     "from . import other\n",
     "try:\n    import a_module_that_is_nowhere\nexcept ImportError:\n    pass\n",
+    "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import a_module_that_is_nowhere\n",
+    "import sys\nif sys.platform == 'win32':\n    import a_module_that_is_nowhere\n",
+    "try:\n    pass\nexcept ValueError:\n    import a_module_that_is_nowhere\n",
+    "def late():\n    from a_module_that_is_nowhere.deep import thing\n",
 ]
 NOT_IMPORTED = [
     "import a_module_that_is_nowhere\n",
-    "def late():\n    from a_module_that_is_nowhere.deep import thing\n",
-    "try:\n    pass\nexcept ValueError:\n    import a_module_that_is_nowhere\n",
+    "if __name__ == '__main__':\n    import a_module_that_is_nowhere\n",
     "try:\n    import a_module_that_is_nowhere\nfinally:\n    pass\n",
 ]
 

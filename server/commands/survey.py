@@ -1,0 +1,326 @@
+"""Looks at a user's repository: what of it trains, what that needs, how it is measured, and what will be missing."""
+
+import fnmatch
+import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoresearch_mcp.server import settings
+from autoresearch_mcp.server.editable import Editable
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.proposals import source
+from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.trainer.records import METRIC
+
+TRAIN = "train.py"
+ORIGINALS_DATA = "~/.cache/autoresearch"  # where the original's prepare.py puts its data
+MOST_FILES = 200  # that lab.toml can name
+MOST_BYTES = 16 << 20  # of all files that a run gets
+_NOT_IN_SETTINGS = set("\\*?[:")
+_PASSED_OVER = {"test", "tests", "docs", "doc", "examples", ".github", "notebooks", "build", "dist"}
+_NOT_FOR_RUNS = (".md", ".rst", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", ".ipynb", "LICENSE", ".bib")
+_PROJECT = ("pyproject.toml", "setup.cfg", "setup.py")
+_TRAINS = re.compile(rb"\.backward\(|\.fit\(|Trainer\(|\.train\(|optimizer|xgboost|lightgbm|sklearn")
+_COMMAND = re.compile(r"(?:python3?|torchrun[^\n]*?|uv run(?: python)?|accelerate launch)\s+(-m\s+)?([A-Za-z0-9_./-]+)")
+_METRIC = re.compile(r"""["'{ (](?P<name>(?:val|valid|validation|test|eval|dev)[_/]?(?:loss|bpb|ppl|perplexity|error|rmse|mse|mae))\b""")
+_LFS = b"version https://git-lfs.github.com/spec/"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Code of a repository that may be what trains.
+
+    Attributes:
+        path: of its file.
+        module: by which it runs; empty where the file does.
+        why: it was chosen, in words.
+        score: the higher, the likelier.
+    """
+
+    path: str
+    module: str
+    why: str
+    score: int
+
+    @property
+    def name(self) -> str:
+        """How it is run, in words."""
+        return f"python -m {self.module}" if self.module else f"python {self.path}"
+
+
+Ask = Callable[[Sequence[Candidate]], Candidate]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the owner says of the code on the command line; what is empty is looked for.
+
+    Attributes:
+        entry: a file of the repository, with arguments.
+        module: a module of it, with arguments.
+        editable: paths, folders or globs that proposals may touch.
+        metric: the name of the metric that the code prints.
+        ask: asks the owner which code trains, where several may; None takes the likeliest.
+    """
+
+    entry: str = ""
+    module: str = ""
+    editable: Sequence[str] = ()
+    metric: str = ""
+    ask: Ask | None = None
+
+
+NOTHING_ASKED = Asked()
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a repository is as a lab: its part of the settings, and sentences for the owner."""
+
+    own: settings.OwnCode
+    path: str
+    lines: Sequence[str]
+
+
+def survey(repo: Repo, commit: str, asked: Asked, name: str) -> Survey:
+    """Look at a repository's code.
+
+    Args:
+        repo: a copy of the user's repository.
+        commit: the one to look at.
+        asked: what the owner said.
+        name: of the user's repository, for refusals.
+
+    Raises:
+        LabError: `no_train_file` where nothing trains or what was named is not there; `no_such_path` for a pattern that matches nothing.
+    """
+    paths = repo.paths(commit)
+    path, entry, module, lines = _choose(repo, commit, asked, paths, name)
+    editable = _editable(asked.editable, paths, path, name)
+    files, left_out = _files(repo, commit, paths, editable)
+    code = repo.read(commit, path)
+    metric, guessed = (asked.metric, []) if asked.metric else _metric(code, path)
+    data = ""
+    if metric == METRIC and Path(ORIGINALS_DATA).expanduser().is_dir():
+        others = repo.other_files(commit, [each for each in files if each.endswith(".py")])
+        data = ORIGINALS_DATA if any(b"autoresearch" in text for text in (code, *others.values())) else ""
+    own = settings.OwnCode(files, metric, data, entry, module, editable)
+    missing = _missing(repo, commit, path, Editable([*editable, *files]))
+    return Survey(own, path, [*lines, *left_out, *guessed, *missing])
+
+
+def submits(code: bytes) -> bool:
+    """Return whether a training script keeps the contract, as far as its text shows."""
+    return b"submit(" in code
+
+
+def _choose(repo: Repo, commit: str, asked: Asked, paths: Sequence[str], name: str) -> tuple[str, str, str, list[str]]:
+    """Return the file that trains, `entry`, `module` and what to tell the owner.
+
+    Raises:
+        LabError: `no_train_file`.
+    """
+    if asked.module:
+        path = next((each for each in _places(shlex.split(asked.module)[0]) if each in paths), "")
+    elif asked.entry:
+        path = shlex.split(asked.entry)[0] if shlex.split(asked.entry)[0] in paths else ""
+    else:
+        ranked = candidates(paths, lambda path: repo.read(commit, path))
+        if not ranked:
+            raise LabError(
+                f"{name} has nothing that looks like a training script: no {TRAIN}, train*.py, main.py or command in its README. It has: "
+                f"{_listed(paths)}. Name it with --entry FILE or --module NAME. Nothing was made.",
+                "no_train_file",
+            )
+        chosen = ranked[0]
+        if chosen.path == TRAIN:
+            return TRAIN, "", "", []
+        chosen = asked.ask(ranked) if asked.ask and len(ranked) > 1 else chosen
+        others = ", ".join(each.name for each in ranked[:4] if each is not chosen)
+        line = f"`{chosen.name}` is what trains ({chosen.why})" + (f"; others: {others}. Choose with --entry or --module" if others else "")
+        return chosen.path, "" if chosen.module else chosen.path, chosen.module, [line]
+    if not path:
+        raise LabError(
+            f"{name} has no {asked.module or asked.entry} at its last commit. It has: {_listed(paths)}. Nothing was made.", "no_train_file"
+        )
+    return path, asked.entry if not asked.module else "", asked.module, []
+
+
+def _listed(paths: Sequence[str]) -> str:
+    return ", ".join(path for path in paths if path.endswith(".py"))[:400] or "no Python file"
+
+
+def _places(module: str) -> list[str]:
+    """Return where a module may be."""
+    path = module.replace(".", "/")
+    return [f"{folder}{path}{end}" for folder in ("", "src/") for end in (".py", "/__main__.py")]
+
+
+def candidates(paths: Sequence[str], read: Callable[[str], bytes]) -> list[Candidate]:
+    """Return what may be the code that trains, the likeliest first.
+
+    Args:
+        paths: all files of the repository.
+        read: returns the content of one.
+    """
+    ranked = {path: (score, why) for path in paths if (score := _by_name(path)) for why in ("by its name",)}
+    for path, why in (*_in_readme(paths, read), *_in_pyproject(paths, read)):
+        ranked[path] = max(ranked.get(path, (0, "")), (85 if "train" in path else 45, why))
+    found = []
+    for path, (score, why) in ranked.items():
+        code = read(path)
+        if not code.strip():
+            continue
+        trains = 10 if _TRAINS.search(code) else 0
+        inside = f"{path.rpartition('/')[0]}/__init__.py" in paths
+        module = path.removeprefix("src/").removesuffix(".py").removesuffix("/__main__").replace("/", ".") if inside else ""
+        found.append(Candidate(path, module, why, score + trains - path.count("/")))
+    return sorted(found, key=lambda candidate: (-candidate.score, candidate.path))
+
+
+def _by_name(path: str) -> int:
+    """Return how much a path looks like that of code that trains; 0 for not at all."""
+    *folders, name = path.split("/")
+    if not name.endswith(".py") or any(folder in _PASSED_OVER or folder.startswith(".") for folder in folders) or len(folders) > 4:
+        return 0
+    stem = name.removesuffix(".py")
+    if path == TRAIN:
+        return 100
+    if stem in ("train", "training", "run_train", "base_train", "pretrain") or re.fullmatch(r"train[_-].*|.*[_-]train", stem):
+        return 70
+    return {"main": 50, "run": 40, "__main__": 40, "experiment": 40, "fit": 40}.get(stem, 0)
+
+
+def _in_readme(paths: Sequence[str], read: Callable[[str], bytes]) -> Iterator[tuple[str, str]]:
+    readme = next((path for path in paths if path.lower() in ("readme.md", "readme.rst", "readme", "readme.txt")), None)
+    text = read(readme).decode("utf-8", "replace") if readme else ""
+    for as_module, word in _COMMAND.findall(text):
+        for path in _places(word) if as_module else [word.removeprefix("./")]:
+            if path in paths and path.endswith(".py") and path not in _PROJECT:
+                yield path, f"its {readme} runs it"
+
+
+def _in_pyproject(paths: Sequence[str], read: Callable[[str], bytes]) -> Iterator[tuple[str, str]]:
+    try:
+        project = tomllib.loads(read("pyproject.toml").decode()) if "pyproject.toml" in paths else {}
+        scripts: Mapping[str, str] = project.get("project", {}).get("scripts", {})
+        for name, target in scripts.items():
+            for path in _places(str(target).partition(":")[0]):
+                if path in paths:
+                    yield path, f"pyproject.toml has it as the command {name}"
+    except (ValueError, AttributeError):
+        return
+
+
+def _editable(asked: Sequence[str], paths: Sequence[str], path: str, name: str) -> tuple[str, ...]:
+    """Return the patterns for `editable`: what the owner named, folders and globs resolved; else the file that trains.
+
+    Raises:
+        LabError: `no_such_path`.
+    """
+    patterns: list[str] = []
+    for pattern in asked:
+        folder = pattern.removesuffix("/**").removesuffix("/")
+        if any(each.startswith(f"{folder}/") for each in paths):
+            patterns.append(f"{folder}/**")
+        elif matching := [each for each in paths if fnmatch.fnmatchcase(each, pattern)]:
+            patterns += matching
+        else:
+            raise LabError(f"--editable {pattern} matches no file of {name}. Nothing was made.", "no_such_path")
+    return tuple(dict.fromkeys(patterns or [path]))
+
+
+def _files(repo: Repo, commit: str, paths: Sequence[str], editable: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Return the patterns for `files`: what a run may need beside what is editable; and sentences on what is left out."""
+    sizes = {path: size for path, size in repo.sizes(commit).items() if not path.startswith(".") and not path.endswith(_NOT_FOR_RUNS)}
+    python = {_top(path) for path in sizes if path.endswith(".py")}
+    sums: dict[str, int] = {}
+    for path, size in sizes.items():
+        if _top(path) in python or path.split("/")[0] not in _PASSED_OVER:
+            sums[_top(path)] = sums.get(_top(path), 0) + size
+    names = [name for name in sums if name.isprintable() and not set(name.removesuffix("/**")) & _NOT_IN_SETTINGS and name not in editable]
+    lines = []
+    total = sum(sums[name] for name in names)
+    for name in sorted(names, key=lambda name: (name in python, -sums[name])):
+        if total > MOST_BYTES:
+            names.remove(name)
+            total -= sums[name]
+            lines.append(
+                f"warning: {name} has {sums[name] >> 20} MB, and a run's code may have {MOST_BYTES >> 20} MB: it was left out of [training] files. "
+                "Data belongs into a folder that [training] data names"
+            )
+    return tuple(names[:MOST_FILES]), lines
+
+
+def _top(path: str) -> str:
+    return f"{path.split('/')[0]}/**" if "/" in path else path
+
+
+def _metric(code: bytes, path: str) -> tuple[str, list[str]]:
+    """Guess the metric that code prints, from its text; empty where it keeps the contract, or nothing shows."""
+    if submits(code):
+        return "", []
+    if METRIC.encode() in code:
+        return METRIC, []
+    printed = [line for line in code.decode("utf-8", "replace").splitlines() if re.search(r"print|log|info|write", line)]
+    names = dict.fromkeys(match["name"] for line in printed for match in _METRIC.finditer(line))
+    if not names:
+        return "", []
+    name = next(iter(names))
+    return name, [f"the metric is {name}, which {path} seems to print; name another with --metric"]
+
+
+def _missing(repo: Repo, commit: str, path: str, given: Editable) -> list[str]:
+    """Return a sentence for each kind of thing that a run will miss."""
+    lines = []
+    if submodules := repo.submodules(commit):
+        lines.append(
+            f"warning: {', '.join(submodules[:5])} is a submodule, so it is not in the lab. Commit its files in its place, or install it where "
+            "the code runs"
+        )
+    contents = {name: data for name, data in repo.matching(commit, given).items() if name.endswith(".py") or len(data) < 200}
+    if pointers := sorted(name for name, data in contents.items() if data.startswith(_LFS)):
+        lines.append(
+            f"warning: {_some(pointers)}: only a pointer of Git LFS is in git. Name a folder with the files as [training] data in lab.toml"
+        )
+    if lacking := unresolved({name: data for name, data in contents.items() if name.endswith(".py")}, path):
+        lines.append(
+            f"warning: {path} imports {_some(lacking)}, which {sys.executable} doesn't have. Install it there, or name the interpreter that "
+            "has it as [training] python in lab.toml"
+        )
+    return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def unresolved(files: Mapping[str, bytes], path: str) -> list[str]:
+    """Return the modules that a file needs, itself or through other files, and that neither is one of them nor installed here.
+
+    Args:
+        files: Python files by path.
+        path: where to begin.
+    """
+    own: dict[str, list[str]] = {}
+    for name in files:
+        for part in {*name.split("/")[:-1], name.rpartition("/")[2].removesuffix(".py")}:
+            own.setdefault(part, []).append(name)
+    pending, looked, lacking = [path], {path}, dict[str, None]()
+    while pending:
+        try:
+            needed = source.needed_imports(source.parsed(files[pending.pop()]))
+            names = [name for name, _ in needed]
+        except (KeyError, SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        for name in names:
+            if name not in own and not source.importable(name):
+                lacking[name] = None
+            new = [other for other in own.get(name, ()) if other not in looked]
+            looked |= set(new)
+            pending += new
+    return sorted(lacking)

@@ -1,0 +1,149 @@
+"""`init --from-repo` understands a repository: what trains, what it needs, and what will be missing is said at once."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from autoresearch_mcp.server import settings
+from autoresearch_mcp.server.commands.init import create_lab
+from autoresearch_mcp.server.commands.survey import Asked, Candidate
+from autoresearch_mcp.server.errors import LabError
+
+TRAINS = "import json\n\nloss.backward()\nprint(f'val_loss: {loss}')\n"
+
+
+def git(root: Path, *args: str) -> str:
+    command = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "protocol.file.allow=always", *args]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def repository(root: Path, files: dict[str, str]) -> Path:
+    root.mkdir()
+    git(root, "init", "-q", "-b", "main")
+    for path, text in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text, encoding="utf-8")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "x")
+    return root
+
+
+def lab_of(tmp_path: Path, files: dict[str, str], asked: Asked = Asked()) -> tuple[settings.Training, str]:  # noqa: B008
+    lines = create_lab(tmp_path / "lab", repository(tmp_path / "repo", files), profile="tiny", asked=asked)
+    return settings.load(tmp_path / "lab").training, "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("files", "runs", "others"),
+    [
+        ({"train.py": TRAINS, "main.py": TRAINS}, "train.py", ["main.py"]),
+        ({"scripts/train.py": TRAINS, "net/model.py": "x = 1\n", "conf/a.yaml": "lr: 1\n"}, "scripts/train.py", ["scripts/**", "net/**", "conf/**"]),
+        ({"pkg/__init__.py": "", "pkg/train.py": TRAINS}, "-m pkg.train", ["pkg/**"]),
+        ({"src/pkg/__init__.py": "", "src/pkg/__main__.py": TRAINS}, "-m pkg", ["src/**"]),
+        (
+            {"src/own/__init__.py": "", "src/own/fitting.py": TRAINS, "pyproject.toml": '[project]\nname="own"\n[project.scripts]\ngo = "own.fitting:main"\n'},
+            "-m own.fitting",
+            ["src/**", "pyproject.toml"],
+        ),
+        ({"mnist/run_it.py": TRAINS, "README.md": "```\npython ./mnist/run_it.py --epochs 1\n```\n"}, "mnist/run_it.py", ["mnist/**"]),
+        ({"main.py": TRAINS, "tests/train.py": TRAINS, "setup.py": "import setuptools\n"}, "main.py", ["setup.py", "tests/**"]),
+    ],
+)  # fmt: skip
+def test_what_trains_is_found_and_what_it_needs_comes_along(tmp_path: Path, files: dict[str, str], runs: str, others: list[str]) -> None:
+    training, _ = lab_of(tmp_path, files)
+    assert (f"-m {training.module}" if training.module else training.entry) == runs
+    assert set(others) <= set(training.files) | {path for path in training.editable if path in others}
+    assert training.reported_metric == "val_loss" and training.file in files and training.editable == [training.file]
+
+
+def test_flags_say_what_trains_what_may_be_changed_and_how_it_is_measured(tmp_path: Path) -> None:
+    files = {"train.py": TRAINS, "alt/fit.py": TRAINS, "net/model.py": "x = 1\n", "net/loss.py": "x = 1\n", "conf.yaml": "lr: 1\n"}
+    training, _ = lab_of(tmp_path, files, Asked("alt/fit.py --epochs 1", editable=["alt/fit.py", "net/", "*.yaml"], metric="rmse"))
+    assert (training.entry, training.reported_metric) == ("alt/fit.py --epochs 1", "rmse")
+    assert training.editable == ["alt/fit.py", "net/**", "conf.yaml"]
+
+
+def test_where_several_may_train_the_owner_is_asked_and_the_others_are_named(tmp_path: Path) -> None:
+    offered: list[str] = []
+
+    def ask(choices: list[Candidate]) -> Candidate:
+        offered.extend(choice.name for choice in choices)
+        return choices[1]
+
+    files = {"train_big.py": TRAINS, "train_small.py": TRAINS}
+    training, said = lab_of(tmp_path, files, Asked(ask=ask))  # type: ignore[arg-type]
+    assert offered == ["python train_big.py", "python train_small.py"] and training.entry == "train_small.py"
+    assert "others: python train_big.py" in said
+
+
+@pytest.mark.parametrize(
+    ("files", "asked", "code", "words"),
+    [
+        ({"lib.py": "x = 1\n"}, Asked(), "no_train_file", "It has: lib.py. Name it with --entry"),
+        ({"train.py": TRAINS}, Asked(module="pkg.train"), "no_train_file", "pkg.train"),
+        ({"train.py": TRAINS}, Asked(editable=["modle/**"]), "no_such_path", "modle/**"),
+    ],
+)
+def test_what_is_not_there_is_refused_and_nothing_is_made(
+    tmp_path: Path, files: dict[str, str], asked: Asked, code: str, words: str
+) -> None:
+    with pytest.raises(LabError) as error:
+        lab_of(tmp_path, files, asked)
+    assert error.value.code == code and words in str(error.value) and not (tmp_path / "lab").exists()
+
+
+def test_what_will_be_missing_is_said_at_once(tmp_path: Path) -> None:
+    part = repository(tmp_path / "part", {"x.py": "x = 1\n"})
+    files = {
+        "train.py": f"import helper, json\n{TRAINS}",
+        "helper.py": "import no_such_package\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import never_needed\n",
+        "unused.py": "import another_missing\n",
+        "weights.bin": "version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
+        ".gitignore": "corpus/\n__pycache__/\n",
+        "images/big.dat": "x" * (17 << 20),
+    }
+    root = repository(tmp_path / "repo", files)
+    (root / "corpus").mkdir()
+    (root / "corpus" / "data.txt").write_text("1", encoding="utf-8")
+    (root / "__pycache__").mkdir()
+    (root / "__pycache__" / "x.pyc").write_text("1", encoding="utf-8")
+    git(root, "submodule", "add", "-q", str(part), "vendored")
+    git(root, "commit", "-qm", "with a submodule")
+    said = "\n".join(create_lab(tmp_path / "lab", root, profile="tiny"))
+    for words in (
+        "git ignores corpus/",
+        "vendored is a submodule",
+        "weights.bin: only a pointer of Git LFS",
+        "imports no_such_package,",
+        "images/** has 17 MB",
+    ):
+        assert words in said, (words, said)
+    assert "another_missing" not in said and "never_needed" not in said and "__pycache__" not in said
+
+
+@pytest.mark.parametrize("kind", ["url", "partial clone", "forbidden protocol"])
+def test_a_url_a_partial_clone_and_a_strict_git_can_be_started_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    root = repository(tmp_path / "repo", {"train.py": "old = 1\n" + TRAINS})
+    repository_text = "new = 1\n" + TRAINS
+    (root / "train.py").write_text(repository_text, encoding="utf-8")
+    git(root, "commit", "-qam", "y")
+    source: Path | str = root
+    if kind == "url":
+        source = f"file://{root}"
+    elif kind == "partial clone":
+        git(root, "config", "uploadpack.allowFilter", "true")
+        git(tmp_path, "clone", "-q", "--filter=blob:none", f"file://{root}", "partial")
+        source = tmp_path / "partial"
+        root.rename(tmp_path / "gone")
+    else:
+        (tmp_path / "gitconfig").write_text('[protocol "file"]\n\tallow = never\n', encoding="utf-8")
+        monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    create_lab(tmp_path / "lab", source, profile="tiny")
+    assert (tmp_path / "lab" / "train.py").read_text(encoding="utf-8") == repository_text
+
+
+def test_a_url_that_git_cannot_fetch_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="file:///nowhere/repo can't be fetched") as error:
+        create_lab(tmp_path / "lab", "file:///nowhere/repo")
+    assert error.value.code == "not_fetched" and not (tmp_path / "lab").exists()
