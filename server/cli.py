@@ -25,6 +25,8 @@ COMMANDS = {
     "approve": "say yes, as a person, to a promotion (the gate still has to agree)",
     "cancel": "stop a queued or running experiment, whoever launched it",
     "reproduce": "train an experiment again with its seed, and compare; status 1 if it comes out otherwise",
+    "token": "make, list, rotate or revoke the tokens by which agents and people call the lab over HTTP",
+    "changes": "show who changed what, how, and from where",
     "scores": "show what the gate knows of the hidden split, for the lab's owner alone",
     "audit": "check the gate on this lab: the champion against itself, the noise, its drift, and what would be found",
     "secret": "show, export or import the secret that draws the lab's held-out split",

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import getpass
 
-from autoresearch_mcp.server.commands.arguments import add_lab, find_lab, say
+from autoresearch_mcp.server.commands.arguments import add_lab, find_lab, on_the_command_line, say
 from autoresearch_mcp.server.lab.lab import Lab
 
 EXAMPLES = ("autoresearch-mcp approve 3f2a91c my-lab",)
@@ -26,5 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.closing(Lab(find_lab(arguments.dir))) as lab:
         approved_by = f"{arguments.by or getpass.getuser()} on the command line"
         answer = lab.promote_commit(arguments.commit, author="owner", approved_by=approved_by)
+        if answer.promoted:
+            on_the_command_line(lab.record_change, "approve", answer.champion)
     say(answer.note)
     return 0 if answer.promoted else 1

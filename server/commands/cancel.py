@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 
-from autoresearch_mcp.server.commands.arguments import add_lab, find_lab, say
+from autoresearch_mcp.server.commands.arguments import add_lab, find_lab, on_the_command_line, say
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.models import OWNER
 
@@ -20,5 +20,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Cancel it. The record says that the owner did, so it counts against nobody."""
     with contextlib.closing(Lab(find_lab(arguments.dir))) as lab:
         answer = lab.cancel_experiment(arguments.id, OWNER, anyones=True)
+        on_the_command_line(lab.record_change, "cancel", arguments.id)
     say(answer.note)
     return 0

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from autoresearch_mcp.server import secret
-from autoresearch_mcp.server.commands.arguments import add_lab, find_lab, say
+from autoresearch_mcp.server.commands.arguments import add_lab, existing_lab, say
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.paths import LabPaths
@@ -33,10 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Show, export or import the secret."""
-    root = find_lab(arguments.dir)
-    paths = LabPaths(root)
-    if not paths.settings.is_file():
-        raise LabError(f"{root} is not a lab: it has no {paths.settings.name}.", "not_a_lab")
+    paths = LabPaths(existing_lab(arguments.dir))
     try:
         paths.state.mkdir(exist_ok=True)
         match arguments.action:

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 from autoresearch_mcp.server.commands.arguments import HOME, add_lab, find_lab, is_lab, nearest_lab
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.roles import Role
 
 if TYPE_CHECKING:
     from autoresearch_mcp.server.mcp.bridge import Identity
 
 EXAMPLES = (
     "autoresearch-mcp serve my-lab",
-    "autoresearch-mcp serve --as ada my-lab",
+    "autoresearch-mcp serve --as ada --role worker my-lab",
     "AUTORESEARCH_TOKEN=... autoresearch-mcp serve my-lab --http 0.0.0.0:8765",
 )
-_ROLES = ("worker", "orchestrator")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--as", dest="name", metavar="NAME", help="sign every call as this agent, and refuse calls that name another author"
     )
-    parser.add_argument("--role", choices=_ROLES, default=_ROLES[0], help="with --as: an orchestrator may cancel what others launched")
+    parser.add_argument(
+        "--role",
+        choices=[*Role],
+        help="offer only what this role may do: a viewer reads, a worker proposes and launches, an orchestrator promotes and cancels "
+        "what others launched (default: all but that)",
+    )
+    parser.add_argument("--certfile", metavar="FILE", type=Path, help="with --http: encrypt with this certificate, and its --keyfile")
+    parser.add_argument("--keyfile", metavar="FILE", type=Path, help="with --certfile: its private key")
     add_lab(parser)
 
 
@@ -56,24 +63,39 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         from autoresearch_mcp.server.mcp.http import serve_http
 
-        serve_http(lab, arguments.http, identity, hosts=arguments.allow_host, origins=arguments.allow_origin)
+        certificate = _certificate(arguments.certfile, arguments.keyfile)
+        serve_http(lab, arguments.http, identity, arguments.allow_host, arguments.allow_origin, certificate)
     return 0
 
 
-def _identity(name: str | None, role: str) -> "Identity":
+def _identity(name: str | None, role: str | None) -> "Identity":
     """Return for whom to serve.
 
     Raises:
-        LabError: `bad_author`, for a name that no agent can have, or an orchestrator without one.
+        LabError: `bad_author`, for a name that no agent can have, or a role over others without one.
     """
     from autoresearch_mcp.server.mcp.arguments import AUTHOR, FORMS
     from autoresearch_mcp.server.mcp.bridge import Identity
 
-    if name is None and role != _ROLES[0]:
+    wanted = None if role is None else Role(role)
+    if name is None and wanted is not None and wanted.covers(Role.ORCHESTRATOR):
         raise LabError(f"--role {role} needs --as NAME: else every client of this server would have that role.", "bad_author")
     if name is not None and (len(name) > 64 or not re.fullmatch(AUTHOR, name)):
         raise LabError(f"--as {name[:80]!r} is no agent's name. A name has at most 64 characters and is {FORMS[AUTHOR]}.", "bad_author")
-    return Identity(name or "", role == _ROLES[1])
+    return Identity(name or "", wanted)
+
+
+def _certificate(certfile: Path | None, keyfile: Path | None) -> tuple[Path, Path] | None:
+    """Return the certificate and its key, if any is wanted.
+
+    Raises:
+        LabError: `bad_certificate`, where one is missing.
+    """
+    if certfile is None and keyfile is None:
+        return None
+    if certfile is None or keyfile is None or not certfile.is_file() or not keyfile.is_file():
+        raise LabError("--certfile and --keyfile go together, and both must name a file that can be read.", "bad_certificate")
+    return certfile, keyfile
 
 
 def _find_lab(given: Path | None) -> Path:

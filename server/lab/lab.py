@@ -70,6 +70,10 @@ class Lab:
         self.gate = core.gate
         self.expected_false_promotions = core.gate.expected_false_promotions
 
+        self.tokens = core.ledger.tokens
+        self.record_change = core.ledger.record_change
+        self.recorded_changes = core.ledger.recorded_changes
+
         memories = Memories(core, similar)
         self.write_memory = memories.write_memory
         self.search_memory = memories.search_memory

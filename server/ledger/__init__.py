@@ -15,6 +15,7 @@ experiments that have left the queue, queues what the lab itself wants trained, 
 
 from pathlib import Path
 
+from autoresearch_mcp.server.ledger.access import Access
 from autoresearch_mcp.server.ledger.budget import Budget
 from autoresearch_mcp.server.ledger.candidacies import Candidacies
 from autoresearch_mcp.server.ledger.curves import Curves
@@ -128,3 +129,10 @@ class Ledger:
         self.drop_promotion = promotions.drop_promotion
         self.promotions = promotions.promotions
         self.promotion_count = promotions.promotion_count
+
+        access = Access(database)
+        self.add_token = access.add_token
+        self.revoke_token = access.revoke_token
+        self.tokens = access.tokens
+        self.record_change = access.record_change
+        self.recorded_changes = access.recorded_changes

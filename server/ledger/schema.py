@@ -4,7 +4,7 @@ import sqlite3
 
 from autoresearch_mcp.server.errors import LabError
 
-SCHEMA_VERSION = 11
+SCHEMA_VERSION = 12
 
 _SCHEMA = """
 CREATE TABLE proposals (
@@ -104,6 +104,16 @@ CREATE INDEX evidence_by_weights ON evidence (weights)
 ALTER TABLE evidence ADD COLUMN answers TEXT;
 ALTER TABLE evidence ADD COLUMN finding TEXT NOT NULL DEFAULT '';
 CREATE INDEX evidence_by_answers ON evidence (answers)
+""",
+    12: """
+CREATE TABLE tokens (  -- of those who call over the network; the secret itself is kept nowhere
+    hash TEXT PRIMARY KEY, name TEXT NOT NULL, role TEXT NOT NULL, created_at REAL NOT NULL, expires_at REAL, revoked_at REAL
+) STRICT;
+CREATE UNIQUE INDEX tokens_by_name ON tokens (name) WHERE revoked_at IS NULL;
+CREATE TABLE changes (  -- every acknowledged change: who, in which role, how, from where
+    seq INTEGER PRIMARY KEY, at REAL NOT NULL, who TEXT NOT NULL, role TEXT NOT NULL, way TEXT NOT NULL, origin TEXT NOT NULL,
+    action TEXT NOT NULL, subject TEXT NOT NULL
+) STRICT
 """,
 }
 

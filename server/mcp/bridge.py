@@ -12,13 +12,16 @@ from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
 import anyio
 import anyio.to_thread
+from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import Context
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.masking import mask_paths
+from autoresearch_mcp.server.roles import Role
 
 Ctx = Context[Any, Any]
+Asked = ServerRequestContext[Any, Any]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -40,18 +43,24 @@ Answer = TypeVar("Answer", bound=Noted)
 
 @dataclass(frozen=True)
 class Identity:
-    """Whom a server works for.
+    """Whom a server works for, or who sent a request.
 
     Attributes:
         name: the one agent that it signs as. Empty: each call names its author, and the lab believes it.
-        orchestrator: whether it may cancel what others launched.
+        role: what it may do. None: all but to cancel what others launched.
     """
 
     name: str = ""
-    orchestrator: bool = False
+    role: Role | None = None
+
+    @property
+    def rules_others(self) -> bool:
+        """Return whether it may cancel what others launched. Without a name anyone could say so."""
+        return self.role is not None and bool(self.name) and self.role.covers(Role.ORCHESTRATOR)
 
 
 ANYBODY = Identity()
+CALLER = "autoresearch.caller"  # the key of a request's identity in its ASGI scope
 
 
 class Bridge:
@@ -59,7 +68,7 @@ class Bridge:
 
     def __init__(self, lab: Lab, identity: Identity = ANYBODY) -> None:
         self.lab = lab
-        self.identity = identity
+        self._identity = identity
         self._agent = identity.name or os.environ.get("AUTORESEARCH_AGENT")
         self._limiter = anyio.CapacityLimiter(THREADS)
 
@@ -76,23 +85,39 @@ class Bridge:
                 raise
             raise LabError(mask_paths(str(error), self.lab.root), error.code) from error
 
+    def identity(self, request: Any) -> Identity:
+        """Return who sent a request over HTTP, by its token; else for whom the server works."""
+        identity: Identity = self._identity if request is None else request.scope.get(CALLER, self._identity)
+        return identity
+
     def author(self, given: str | None, context: Ctx) -> str:
-        """Return the name to sign with: the argument, else the server's own agent, else what the client calls itself.
+        """Return the name to sign with: the argument, else the caller's own, else what the client calls itself.
 
         Raises:
-            LabError: `other_author`, where the server works for another agent than the argument names.
+            LabError: `other_author`, where the caller has a name and the argument is another.
         """
-        if given and self.identity.name and given != self.identity.name:
+        own = self.identity(context.request_context.request).name
+        if given and own and given != own:
             raise LabError(
-                f"This server signs as {self.identity.name}, not as {given}. Leave `author` out, or give {self.identity.name}. "
-                "Nothing was changed.",
+                f"This {'server' if own == self._identity.name else 'token'} signs as {own}, not as {given}. "
+                f"Leave `author` out, or give {own}. Nothing was changed.",
                 "other_author",
             )
-        return given or _printable(self._agent) or self.client(context)
+        return self.signature(given, context.request_context)
+
+    def signature(self, given: str | None, asked: Asked) -> str:
+        """Return the name that a call is signed with, once its author was accepted."""
+        own = self.identity(asked.request).name
+        return own or given or _printable(self._agent) or self.client(asked)
+
+    def rules_others(self, context: Ctx) -> bool:
+        """Return whether the caller may cancel what others launched."""
+        return self.identity(context.request_context.request).rules_others
 
     def signed(self, answer: Answer, given: str | None, context: Ctx) -> Answer:
         """Return the answer, with a hint where its author can't be told from others: the call and the client named none."""
-        if given or _printable(self._agent) or context.session.client_params:
+        asked = context.request_context
+        if given or self.identity(asked.request).name or _printable(self._agent) or asked.session.client_params:
             return answer
         hint = "Signed as `agent`, because this connection names no client: pass `author`, your own name, to tell your work from others'."
         return answer.model_copy(update={"note": f"{answer.note} {hint}".strip()})
@@ -103,9 +128,9 @@ class Bridge:
         session = request.headers.get("mcp-session-id") if request is not None else None
         return session or (str(request.client) if request is not None else "")
 
-    def client(self, context: Ctx) -> str:
+    def client(self, asked: Asked) -> str:
         """Return what the client calls itself, or `agent`."""
-        params = context.session.client_params
+        params = asked.session.client_params
         return (_printable(params.client_info.name) if params else "") or "agent"
 
 

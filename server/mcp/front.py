@@ -1,36 +1,73 @@
-"""What an HTTP request passes before it reaches the SDK: the token, headers that can be compared, a body that the SDK can read."""
+"""What an HTTP request passes before it reaches the SDK: its token, headers that can be compared, a body that the SDK can read."""
 
 import hmac
 
+import anyio.to_thread
 from mcp.types import INVALID_REQUEST, PARSE_ERROR
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.ledger.access import Token, digest
+from autoresearch_mcp.server.mcp.bridge import ANYBODY, CALLER, Identity
 from autoresearch_mcp.server.mcp.messages import Refusal, refused, whole
+from autoresearch_mcp.server.roles import Role
 
 TOKEN = "AUTORESEARCH_TOKEN"  # noqa: S105 the variable's name
 
 
-class BearerTokenMiddleware:
-    """Lets those requests through that carry the token. Metadata of an authorization server is looked for without one, and isn't there."""
+class Guests:
+    """Knows callers by their tokens. A token that was revoked opens nothing from the next request on.
 
-    def __init__(self, token: str, app: ASGIApp) -> None:
-        self._expected = token.encode()
+    Args:
+        lab: whose tokens count.
+        owner: the owner's own token; empty for none.
+    """
+
+    def __init__(self, lab: Lab, owner: str) -> None:
+        self._lab = lab
+        self._owner = digest(owner) if owner else None
+        self._known: tuple[int, dict[str, Token]] | None = None  # the ledger's change counter, and the tokens then
+
+    async def identify(self, secret: str) -> Identity | None:
+        """Return whose token it is, or None where it is nobody's. Without one anybody is served, until the lab has tokens."""
+        tokens = await self._tokens()
+        if not secret:
+            return None if tokens or self._owner else ANYBODY
+        hashed = digest(secret)
+        if self._owner is not None and hmac.compare_digest(hashed, self._owner):
+            return Identity(role=Role.OWNER)
+        token = tokens.get(hashed)
+        return Identity(token.name, token.role) if token is not None and token.valid else None
+
+    async def _tokens(self) -> dict[str, Token]:
+        counter = self._lab.changes()
+        if self._known is None or self._known[0] != counter:
+            self._known = counter, await anyio.to_thread.run_sync(self._lab.tokens)
+        return self._known[1]
+
+
+class BearerTokenMiddleware:
+    """Lets known callers through, and notes who each is. An authorization server's metadata is looked for without a token, and isn't there."""
+
+    def __init__(self, guests: Guests, app: ASGIApp) -> None:
+        self._guests = guests
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 404 or 401, or pass the request on."""
         if scope["type"] == "http":
-            if scope["path"].startswith("/.well-known/"):
+            scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+            caller = await self._guests.identify(given.strip() if scheme.lower() == "bearer" else "")
+            if caller is not ANYBODY and scope["path"].startswith("/.well-known/"):
                 await Response("Not Found", 404)(scope, receive, send)
                 return
-            scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._expected):
-                refusal = Response(f"Send the header `Authorization: Bearer <token>`, with the {TOKEN} of the server.\n", 401)
-                refusal.headers["WWW-Authenticate"] = "Bearer"
-                await refusal(scope, receive, send)
+            if caller is None:
+                why = f"Send the header `Authorization: Bearer <token>`, with a valid token of this lab, or the {TOKEN} of the server.\n"
+                await Response(why, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
                 return
+            scope = {**scope, CALLER: caller}
         await self._app(scope, receive, send)
 
 

@@ -1,8 +1,8 @@
 """The lab over Streamable HTTP: one server for a swarm, in either protocol era, without sessions.
 
-On this machine's own addresses anyone with an account here may call it, and the SDK refuses the Host and Origin of a
-browser's page. Beyond them a token is required, and its bearer is the lab's user. The transport is not encrypted,
-so put a TLS proxy in front of it. A client of the older era is not named to its calls here, so it should pass `author`.
+On this machine's own addresses anyone with an account here may call it, until the lab has tokens, and the SDK refuses the Host and
+Origin of a browser's page. Beyond them a token is required; it says who calls, and what they may do. The transport is not encrypted
+unless a certificate is given or a TLS proxy stands in front of it. A client of the older era is not named to its calls here, so it should pass `author`.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.logs import log_to_stderr
 from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.server.mcp.bridge import ANYBODY, Identity
-from autoresearch_mcp.server.mcp.front import TOKEN, BearerTokenMiddleware, ComparableHeaders, ReadableMessages
+from autoresearch_mcp.server.mcp.front import TOKEN, BearerTokenMiddleware, ComparableHeaders, Guests, ReadableMessages
 
 MAX_BODY = 4 * 1024 * 1024
 PATIENCE_S = 1  # for calls in flight, after a signal; what the lab has begun is finished, waits are cut
@@ -33,7 +33,14 @@ PATIENCE_S = 1  # for calls in flight, after a signal; what the lab has begun is
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def serve_http(lab_root: Path, address: str, identity: Identity = ANYBODY, hosts: Sequence[str] = (), origins: Sequence[str] = ()) -> None:
+def serve_http(
+    lab_root: Path,
+    address: str,
+    identity: Identity = ANYBODY,
+    hosts: Sequence[str] = (),
+    origins: Sequence[str] = (),
+    certificate: tuple[Path, Path] | None = None,
+) -> None:
     """Serve the lab in `lab_root` at `http://ADDRESS/mcp` until a signal. The first line on stdout is the URL.
 
     Args:
@@ -42,23 +49,23 @@ def serve_http(lab_root: Path, address: str, identity: Identity = ANYBODY, hosts
         identity: for whom it works.
         hosts: Host headers to accept besides this machine's own, such as that of a TLS proxy.
         origins: origins of web pages that may call, such as `https://inspector.example`; `*` for all, which takes a token.
+        certificate: files of a certificate and its private key, to encrypt with; None for plain HTTP.
 
     Raises:
-        LabError: the lab's own, `bad_address`, `no_token`, `bad_token`, and `address_taken`: nothing is served.
+        LabError: the lab's own, `bad_address`, `no_token`, `bad_token`, `bad_certificate` and `address_taken`: nothing is served.
     """
     log_to_stderr(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     host, port = _parsed(address)
     origins = [each.strip().rstrip("/").lower() for each in origins]
-    token = _token(host, "*" in origins)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn passes on the signal that ended it
     with contextlib.suppress(KeyboardInterrupt), contextlib.closing(Lab(lab_root)) as lab, _bound(host, port) as listening:
+        token = _owners_token(lab, host, "*" in origins)
         logging.getLogger("mcp").setLevel(logging.WARNING)  # the SDK logs a line for every request otherwise
         security = _security(host, hosts, origins)
         app: ASGIApp = build_server(lab, identity).streamable_http_app(stateless_http=True, transport_security=security)
         app = RequestBodyLimitMiddleware(ReadableMessages(ComparableHeaders(app, "*" in origins)), MAX_BODY)
-        if token:
-            app = BearerTokenMiddleware(token, app)
+        app = BearerTokenMiddleware(Guests(lab, token), app)
         if origins:
             # GET and DELETE are answered 405, which a page can read only where it may ask.
             app = CORSMiddleware(app, allow_origins=origins, allow_methods=["GET", "POST", "DELETE"], allow_headers=["*"])
@@ -69,9 +76,16 @@ def serve_http(lab_root: Path, address: str, identity: Identity = ANYBODY, hosts
             ws="none",
             lifespan="on",
             timeout_graceful_shutdown=PATIENCE_S,
+            ssl_certfile=certificate[0] if certificate else None,
+            ssl_keyfile=certificate[1] if certificate else None,
         )
+        if certificate:
+            try:
+                config.load()
+            except OSError as error:  # of ssl's own kind
+                raise LabError(f"{certificate[0]} and its key can't be used: {error.strerror or error}.", "bad_certificate") from None
         shown = f"[{host}]" if ":" in host else host
-        print(f"Serving {lab.root} at http://{shown}:{listening.getsockname()[1]}/mcp", flush=True)  # noqa: T201
+        print(f"Serving {lab.root} at http{'s' if certificate else ''}://{shown}:{listening.getsockname()[1]}/mcp", flush=True)  # noqa: T201
         anyio.run(uvicorn.Server(config).serve, [listening])
 
 
@@ -100,22 +114,26 @@ def _security(host: str, hosts: Sequence[str], origins: Sequence[str]) -> Transp
     )
 
 
-def _token(host: str, any_origin: bool) -> str:
+def _owners_token(lab: Lab, host: str, any_origin: bool) -> str:
+    """Return the owner's own token; empty where none is needed, as anybody may call or the lab's tokens open it.
+
+    Raises:
+        LabError: `no_token`, `bad_token`.
+    """
     token = os.environ.get(TOKEN, "")
-    if not token and host not in _LOOPBACK:
-        raise LabError(
-            f"Anyone who reaches {host} could run code in this lab. Set {TOKEN} to a long random text, "
-            f"which clients send as `Authorization: Bearer ...`, or serve {_LOOPBACK[0]} only.",
-            "no_token",
-        )
-    if not token and any_origin:
-        raise LabError(
-            f"With --allow-origin '*' any web page that you open could run code in this lab. Set {TOKEN}, or name the origins that may call.",
-            "no_token",
-        )
     if token and (len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token):
         raise LabError(f"{TOKEN} must be 16 or more printable ASCII characters without spaces.", "bad_token")
-    return token
+    if token or any(each.valid for each in lab.tokens().values()):
+        return token
+    ways = f"Make tokens with `autoresearch-mcp token create`, or set {TOKEN} to a long random text; clients send one as `Authorization: Bearer ...`"
+    if host not in _LOOPBACK:
+        raise LabError(f"Anyone who reaches {host} could run code in this lab. {ways}. Or serve {_LOOPBACK[0]} only.", "no_token")
+    if any_origin:
+        raise LabError(
+            f"With --allow-origin '*' any web page that you open could run code in this lab. {ways}. Or name the origins that may call.",
+            "no_token",
+        )
+    return ""
 
 
 def _bound(host: str, port: int) -> socket.socket:

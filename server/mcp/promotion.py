@@ -55,7 +55,7 @@ def promotion(bridge: Bridge) -> Callable[..., Awaitable[a.PromoteAnswer]]:
         if gate.verdict.code != "awaiting_approval":
             return gate
         if isinstance(person, AcceptedElicitation) and person.data.approve:
-            approved_by = f"a person at the client {bridge.client(context)}"
+            approved_by = f"a person at the client {bridge.client(context.request_context)}"
             return await bridge.call(bridge.lab.promote_commit, commit, bridge.author(author, context), approved_by)
         why = _cannot_ask(bridge, context) or "The person did not approve it."
         note = f"{why} The champion stays. A person can approve with `autoresearch-mcp approve {commit}`; meanwhile go on with other work."
@@ -68,7 +68,7 @@ def _cannot_ask(bridge: Bridge, context: Ctx) -> str:
     """Return why no person can be asked through this client; empty where one can."""
     if context.session.client_params is None:
         return "No person was asked: over HTTP, a client of an MCP version before 2026-07-28 can't be asked, and names itself to no call."
-    name = bridge.client(context)
+    name = bridge.client(context.request_context)
     if name not in bridge.lab.settings.promotion.approval_clients:
         return (
             f"No person was asked: the lab counts no answer of the client {name!r}. "

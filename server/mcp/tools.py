@@ -169,7 +169,7 @@ class LabTools:
 
     async def cancel_experiment(self, id: ExperimentId, context: Ctx, author: Author | None = None) -> a.CancelAnswer:
         """Stop your queued or running experiment, or launch until decided, and free its budget."""
-        name, anyones = self.bridge.author(author, context), self.bridge.identity.orchestrator
+        name, anyones = self.bridge.author(author, context), self.bridge.rules_others(context)
         cancel = self.lab.cancel_candidacy if id.startswith("c-") else self.lab.cancel_experiment
         answer = await self.bridge.call(cancel, id, name, anyones)
         return self.bridge.signed(answer, author, context)
