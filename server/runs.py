@@ -36,7 +36,13 @@ def read_tail(path: Path, limit: int = 4000) -> str:
             text = file.read().decode("utf-8", errors="replace")
     except OSError:
         return ""
-    return text if size <= limit else text.split("\n", 1)[-1]
+    text = text if size <= limit else text.split("\n", 1)[-1]
+    return "\n".join(map(last_state, text.split("\n")))
+
+
+def last_state(line: str) -> str:
+    """Return what a terminal would show of a line that was written over, as progress bars do."""
+    return next((state for state in reversed(line.split("\r")) if state.strip()), "") if "\r" in line else line
 
 
 def read_log(path: Path, mode: Mode, lines: int, pattern: str | None, first_line: int | None) -> tuple[str, str]:
@@ -60,7 +66,8 @@ def read_log(path: Path, mode: Mode, lines: int, pattern: str | None, first_line
     words = [word for word in (pattern or "").lower().split("|") if word]
     total = 0
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-        for total, line in enumerate(file, 1):
+        for total, raw in enumerate(file, 1):
+            line = last_state(raw)
             wanted = mode == "tail" or (
                 len(chosen) < lines
                 and (

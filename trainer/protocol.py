@@ -59,6 +59,10 @@ class Spec:
     entry: str = "train.py"
     arguments: tuple[str, ...] = ()  # of the entry, on its command line
     metric: str = ""  # what a script without the contract prints of itself, such as val_bpb; empty: the scorer measures what is submitted
+    unit: str = ""  # that may stand behind the number
+    pattern: str = ""  # a regular expression with one group that finds it; empty: its name does
+    source: str = ""  # file that such a script leaves the metric in, or `tensorboard`; empty: its output
+    watched: tuple[str, ...] = ()  # names of further metrics to read
     readable: str = ""  # directory that such a script may read
     others: str = ""  # hash of the files in code/ that no proposal can change
     attention: str = "auto"  # see trainer.device.attention_backend
@@ -72,7 +76,7 @@ class Spec:
     compile_cache: str = ""  # archive that the run begins with a copy of; empty: what its machine keeps, see trainer.compile_cache
 
 
-_OF_SCRIPTS = ("module", "python", "cwd", "env", "memory_mb", "disk_mb", "max_files")  # conditions, where they are set
+_OF_SCRIPTS = ("pattern", "source", "module", "python", "cwd", "env", "memory_mb", "disk_mb", "max_files")  # conditions, where they are set
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ class Result:
     versions: dict[str, str] = field(default_factory=dict)  # python, torch, numpy, platform
     timings: dict[str, float] = field(default_factory=dict)  # restore_s, spawn_s, startup_s, startup_cpu_s, first_step_s, train_s, score_s
     curve: list[list[float]] = field(default_factory=list)  # at most 60 points of (share of budget, loss)
+    metrics: dict[str, float] = field(default_factory=dict)  # further numbers that the training code printed: its own claims
     device_s: float | None = None  # for which it held a rented device, as its backend counts; None where nothing is rented
     fault: str = ""  # whose the failure is, one of FAULTS; empty without one
     barred: bool = False  # a check of the model failed: its answers depend on later tokens, other rows or earlier calls
@@ -156,7 +161,7 @@ def parse_result(value: object) -> Result:
     if not isinstance(value, dict):
         raise ResultError("the result is no JSON object.")
     kinds = get_type_hints(Result)
-    optional = ("device_s", "fault", "barred", "ended_in", "host", "device_id", "pressure")  # added later, or by a backend
+    optional = ("metrics", "device_s", "fault", "barred", "ended_in", "host", "device_id", "pressure")  # added later, or by a backend
     if missing := [name for name in kinds if name not in value and name not in optional]:
         raise ResultError(f"the result lacks {', '.join(missing)}.")
     if unknown := sorted(value.keys() - kinds.keys() - {HIDDEN_SCORE}):

@@ -3,9 +3,11 @@
 import json
 import math
 import os
-import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from autoresearch_mcp.trainer.metrics import NamedMetric, OutputReader, Reading
 
 LOG_BYTES, TAIL_BYTES, CURVE_BYTES = 5 << 20, 64 << 10, 5 << 20
 MEASURED_BYTES = 96 << 10  # of the log where the metric is measured: a log can carry weights out, for the next source
@@ -15,10 +17,18 @@ _ABSURD = 1e9  # a loss beyond this is left out of the digest, whose sums must s
 
 
 class Log:
-    """The output of the run. Its beginning goes into the file at once; of an output that outgrows the cap, the end does too."""
+    """The output of the run. Its beginning goes into the file at once; of an output that outgrows the cap, the end does too.
 
-    def __init__(self, path: Path, metric: str = "") -> None:
-        self._reported = re.compile(rf"^{re.escape(metric or METRIC)}\s*[:=]\s*(\d+\.?\d*(?:[eE][+-]?\d+)?)", re.MULTILINE)
+    Args:
+        path: of the file.
+        metric: the name of what a script without the contract prints; empty where the run is measured.
+        unit: of that metric.
+        pattern: how it is found, instead of by its name.
+        others: names of further metrics to follow.
+    """
+
+    def __init__(self, path: Path, metric: str = "", unit: str = "", pattern: str = "", others: Iterable[str] = ()) -> None:
+        self._reader = OutputReader(NamedMetric(metric or METRIC, unit, pattern), {name: NamedMetric(name) for name in others})
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.reader, False)
         self._file = path.open("wb", buffering=0)
@@ -39,6 +49,7 @@ class Log:
             return False
         if self._muted:
             return bool(data)
+        self._reader.feed(data)
         self._tail = (self._tail + data)[-TAIL_BYTES:]
         kept = data[: max(0, self._limit - TAIL_BYTES - self._written)]
         self._written += self._file.write(kept) or 0
@@ -59,10 +70,19 @@ class Log:
         self.pump()
         self._muted = True
 
+    def reported(self) -> Reading | None:
+        """Return what the output says of the metric so far, its last line included; None where no line names it."""
+        self._reader.end()
+        return self._reader.metric.last
+
     def reported_bpb(self) -> float | None:
-        """Read the metric that the code claims: the last line at the end of its output with the name, a colon, and a number of 0 or more."""
-        numbers = self._reported.findall(self.tail)
-        return float(numbers[-1]) if numbers and math.isfinite(float(numbers[-1])) else None
+        """Return the metric that the code claims, where it is a finite number."""
+        reading = self.reported()
+        return reading.value if reading else None
+
+    def scalars(self) -> dict[str, float]:
+        """Return the further numbers that the code printed."""
+        return self._reader.all_scalars()
 
     def close(self) -> None:
         """Write the rest, and close the file."""

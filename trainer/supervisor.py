@@ -7,6 +7,7 @@ thrown away. All of its waiting is one loop without threads, which makes forking
 import hashlib
 import json
 import os
+import re
 import runpy
 import selectors
 import sys
@@ -16,7 +17,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from autoresearch_mcp.trainer import client, compile_cache, device, legacy, machine, prepare, protocol, sandbox, stream, submission
+from autoresearch_mcp.trainer import (
+    client,
+    compile_cache,
+    device,
+    legacy,
+    machine,
+    metric_files,
+    prepare,
+    protocol,
+    sandbox,
+    stream,
+    submission,
+)
 from autoresearch_mcp.trainer.channel import Channel
 from autoresearch_mcp.trainer.compile_cache import CompileCache
 from autoresearch_mcp.trainer.failures import Ended, Failure, of_crash, read_traceback
@@ -71,7 +84,8 @@ class Supervisor:
         self._versions: dict[str, str] = {}  # of another interpreter, which runs a script
         self._hashes = {"fixed": prepare.fixed_hash(), "code": code_hash(self._code, SCRIPT_BYTES if spec.metric else CODE_BYTES)}
         self._hashes |= {} if spec.metric else prepare.data_hashes(self._data)
-        self._log, self._curve = Log(run / protocol.LOG, spec.metric), Curve(run / protocol.CURVE)
+        self._log = Log(run / protocol.LOG, spec.metric, spec.unit, spec.pattern, spec.watched)
+        self._curve = Curve(run / protocol.CURVE)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._log.reader, selectors.EVENT_READ, self._log.pump)
         self._meter = Meter(spec, self._profile, family, self._scratch)
@@ -81,6 +95,7 @@ class Supervisor:
         self._shown = ("", 0.0)  # phase, and when, of the last progress.json
         self._config: dict[str, Any] = {}  # of the submitted model
         self._reported: float | None = None
+        self._scalars: dict[str, float] = {}  # further numbers that a script left in files
 
     def blames_code(self, error: Exception) -> bool:
         """Return whether the agent's code may have provoked an error of this process: it ran, and the system did not refuse anything."""
@@ -138,6 +153,7 @@ class Supervisor:
             versions={**machine.versions(), **self._versions},
             timings=self._rounded_timings(),
             curve=self._curve.digest(),
+            metrics={**self._log.scalars(), **self._scalars},
         )
 
     def score(self, submitted: Result) -> Result:
@@ -243,16 +259,36 @@ class Supervisor:
         self._family.kill()
         while self._log.pump():
             pass
-        self._reported, code = self._log.reported_bpb(), self._family.exits[self._trainer].code
+        code = self._family.exits[self._trainer].code
         if code != 0:
+            self._reported = self._log.reported_bpb()
             failure = of_crash(self._log.tail, self._scratch.path, [], code)
             if "File too large" in failure.message:
                 limit = f" A run may write {self._scratch.limit_mb} MB ([training] max_file_mb in lab.toml)."
                 failure = replace(failure, message=failure.message + limit)
             raise Ended("crashed", failure)
-        if self._reported is None:
-            message = f"{self._spec.entry} ended without printing a line `{self._spec.metric}: NUMBER`, with a number of 0 or more."
-            raise Ended("crashed", Failure("error", message, self._log.tail.strip().splitlines()[-5:]))
+        self._reported = self._read_metric()
+
+    def _read_metric(self) -> float:
+        """Read what a script says of its metric.
+
+        Raises:
+            Ended: it says nothing, or no finite number.
+        """
+        name, source = self._spec.metric, self._spec.source
+        if source:
+            reading, self._scalars = metric_files.read(self._scratch.path, source, name)
+        else:
+            reading = self._log.reported()
+        if reading is None:
+            place = "TensorBoard event file" if source == metric_files.TENSORBOARD else source
+            form = "a match of [metric] pattern" if self._spec.pattern else f"a line `{name}: NUMBER`"
+            missing = f"without leaving {name} in a {place}" if source else f"without printing {form}"
+            raise Ended("crashed", Failure("error", f"{self._spec.entry} ended {missing}.", self._log.tail.strip().splitlines()[-5:]))
+        if reading.value is None:
+            kind = "nan" if re.match(r"[-+]?(nan|inf)", reading.fault, re.IGNORECASE) else "error"
+            raise Ended("crashed", Failure(kind, f"{self._spec.entry} gave no number for {name}: {reading.fault}.", [reading.line]))
+        return reading.value
 
     def _run_entry(self, script: Script | None = None) -> None:
         """In the trainer: run the agent's file as `python train.py` would."""

@@ -149,7 +149,7 @@ def trainer(lab: LabUnderTest) -> list[Finding]:
 
     if lab.settings.rents:
         return []
-    if lab.settings.training.metric == "verified" and (missing := missing_packages()):
+    if lab.settings.trust == "verified" and (missing := missing_packages()):
         return [Finding("trainer", "bad", f"trainings need {', '.join(missing)}", "pip install 'autoresearch-mcp[local]'")]
     return [Finding("trainer", "ok", "all packages are here")]
 
@@ -161,7 +161,7 @@ def data(lab: LabUnderTest) -> list[Finding]:
     if lab.settings.rents:
         return []
     training = lab.settings.training
-    if training.metric == "reported":
+    if lab.settings.trust == "reported":
         return [_scripts_data(training.data)]
     profile = training.profile
     folder = prepare.data_dir(profile)

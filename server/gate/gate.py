@@ -17,7 +17,7 @@ from autoresearch_mcp.server.gate.standings import Standings
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, Score, Verdict
 from autoresearch_mcp.server.proposals import growth
-from autoresearch_mcp.server.settings import Settings
+from autoresearch_mcp.server.settings import PromotionSection, Settings
 
 _CHARGED = "For what its source holds beyond the champion's, {:.4f} bits per byte came off its gain."
 _DEEPEST = 64  # proposals on top of each other that are looked at
@@ -64,7 +64,7 @@ class Gate:
         case = self._case(commit, champion, settings)
         if ancestor := self._barred(commit, case):
             return barred(ancestor if ancestor != commit else None)
-        rules = f"{settings.promotion.level_per_candidate:g} {settings.promotion.max_replicates}"
+        rules = _rules(settings.promotion)
         conditions = case.evidence.conditions
         if decided := self._ledger.final_decision(champion, conditions, case.group, rules):
             return _as_before(decided[1], None if decided[0] in (commit, self._ledger.proposal_of(commit)) else decided[0])
@@ -148,7 +148,7 @@ class Gate:
 
     def _charge(self, commit: str, champion: str, settings: Settings) -> float:
         """Return what comes off the candidate's gain for what its source holds beyond the champion's."""
-        if settings.training.metric != "verified":
+        if settings.trust != "verified":
             return 0.0
         ours, theirs = (self._ledger.proposal(self._ledger.proposal_of(each)) for each in (commit, champion))
         return growth.charge(ours.added if ours else 0, theirs.added if theirs else 0, settings.training.profile)
@@ -166,6 +166,12 @@ class Gate:
         if any(bars(score) for each in case.group for score in self._ledger.scores(each)):
             return commit
         return self.broken_rule(commit)
+
+
+def _rules(section: PromotionSection) -> str:
+    """Return the rules under which a decision holds, as text."""
+    guards = "".join(f" {guard.model_dump_json()}" for guard in section.metric.guard)
+    return f"{section.level_per_candidate:g} {section.max_replicates}{' max' if section.metric.better == 'max' else ''}{guards}"
 
 
 def _queued_at(score: Score) -> float:

@@ -21,7 +21,7 @@ from autoresearch_mcp.server.gate.noise import Squares, pool_squares, sums_of_sq
 from autoresearch_mcp.server.gate.rule import Decision, Rules, Run, decide, window
 from autoresearch_mcp.server.gate.spread import mean
 from autoresearch_mcp.server.models import Metric, Score, Verdict
-from autoresearch_mcp.server.settings import PromotionSection
+from autoresearch_mcp.server.settings import MetricSection, PromotionSection
 
 DEAD = 3  # attempts of a champion that all failed, after which what finishes may replace it
 
@@ -93,7 +93,7 @@ def barred(ancestor: str | None) -> Verdict:
 
 def rules_of(section: PromotionSection) -> Rules:
     """Return what the lab's settings ask of a candidate."""
-    return Rules(level=section.level_per_candidate, cap=section.max_replicates)
+    return Rules(level=section.level_per_candidate, cap=section.max_replicates, goal=section.metric.better)
 
 
 def weigh(candidate: Sequence[Score], champion: Sequence[Score], section: PromotionSection, reference: str) -> Evidence:
@@ -184,7 +184,7 @@ def _verdict(decision: Decision, evidence: Evidence, section: PromotionSection) 
     return Verdict(
         promote=decision.verdict == "promote",
         code=decision.verdict,
-        reason=_reason(decision, evidence),
+        reason=_reason(decision, evidence, section.metric),
         next=decision.next,
         final=decision.final,
         metric=_kind([*ours, *theirs]),
@@ -216,14 +216,16 @@ _OPENINGS = {
 }
 
 
-def _reason(decision: Decision, evidence: Evidence) -> str:
+def _reason(decision: Decision, evidence: Evidence, metric: MetricSection) -> str:
     opening = _OPENINGS[decision.verdict]
     if decision.verdict == "futile" and decision.final:
         opening = f"Decided with all {decision.n} replicates: not better by enough"
     if decision.gain is None:
         counts = f"{decision.n} replicates of the candidate count, and {decision.m} of the champion"
         return f"{opening}: {counts}." + _failures(evidence.failures)
-    name = "val_bpb" if _kind(evidence.scores) == "verified" else "the reported metric"
+    name = metric.title if _kind(evidence.scores) == "verified" else f"the reported {metric.name or 'metric'}"
+    if metric.better == "max":
+        name += f" ({metric.direction})"
     values = f"{mean([run.metric for run in evidence.runs]):.4f} against {mean(metrics(evidence.champion)):.4f}"
     reason = f"{opening}: {name} {values}, a gain of {decision.gain:+.4f}"
     if decision.se is not None and decision.p is not None:

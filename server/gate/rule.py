@@ -23,11 +23,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeVar
 
+from autoresearch_mcp.server import goal as goals
 from autoresearch_mcp.server.gate.boundary import LEVEL, M_CAP, M_MIN, N_CAP, N_MIN, NU_MIN, nominal_p
 from autoresearch_mcp.server.gate.spread import mean
 
 T = TypeVar("T")
-Goal = Literal["min", "max"]
 Ruling = Literal["promote", "continue", "futile", "not_confirmed", "champion"]
 
 M_FIRST = 4  # fresh replicates of the champion, before anything is said of a candidate
@@ -76,15 +76,15 @@ class Rules:
 
     level: float = LEVEL
     cap: int = N_CAP
-    goal: Goal = "min"
+    goal: goals.Goal = "min"
 
     def gain(self, candidate: float, champion: float) -> float:
         """Return by how much the candidate's metric is better; negative where it is worse."""
-        return champion - candidate if self.goal == "min" else candidate - champion
+        return goals.gain(candidate, champion, self.goal)
 
     def worst(self, values: Sequence[float]) -> float:
         """Return the worst of at least one metric."""
-        return max(values) if self.goal == "min" else min(values)
+        return goals.worst(values, self.goal)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class History:
         Raises:
             LabError: `unknown_column`, `bad_cursor`, `bad_query`, `bad_sql`, `busy`, `lake_unavailable`, or the repository's own.
         """
-        query = query or ExperimentQuery()
+        query = (query or ExperimentQuery()).best_first(self._core.settings.metric.better)
         if query.sql is not None:
             return self._query_sql(query.sql, query.limit, caller)
         where = query.where(self._core.commit(query.commit) if query.commit is not None else None)
@@ -62,7 +62,7 @@ class History:
 
     def _columns(self) -> tuple[str, ...]:
         settings = self._core.settings
-        more = ["reported_bpb"] if settings.training.metric == "reported" else []
+        more = ["reported_bpb"] if settings.trust == "reported" else []
         return (*_ROW_COLUMNS, *more, *(["device"] if len(settings.devices) > 1 else []))
 
     def _page(self, query: ExperimentQuery, where: Where) -> tuple[list[tuple[Experiment, bool]], Cursor | None, str]:
@@ -75,7 +75,7 @@ class History:
                 continue
             after = cursor.after if part == cursor.part else None
             wanted = query.limit + 1 - len(rows)
-            page = self._core.view.select("experiments", Query(of_part, query.order_by, query.downwards, wanted, after))
+            page = self._core.view.select("experiments", Query(of_part, query.order_by, bool(query.descending), wanted, after))
             warnings[page.warning] = None
             experiments = [e for e in page.value if isinstance(e, Experiment)]
             rows += [(e, cursor.comparable in ("", e.conditions)) for e in experiments]
@@ -149,7 +149,8 @@ class History:
             champion=self._status.summary(champion, conditions),
             undecided={*asked, *(candidacy.commit for candidacy in ledger.open_candidacies())},
             conditions=conditions,
-            reported=settings.training.reported_metric,
+            reported=settings.metric.name,
+            goal=settings.metric.better,
             reference=settings.reference,
             noise=self._status.noise(conditions),
         )

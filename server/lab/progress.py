@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autoresearch_mcp.server.answers import Summary
+from autoresearch_mcp.server.goal import WORDS, Goal, best
 from autoresearch_mcp.server.lab.intervals import Interval, band, candidates
 from autoresearch_mcp.server.models import IMPORTED, Experiment, Promotion
 from autoresearch_mcp.server.untrusted import fence
@@ -25,6 +26,7 @@ class Campaign:
         champion: the champion now, with the mean of its replicates that count.
         conditions: under which metrics are compared now; empty where none was measured yet.
         reported: the name of the printed metric, where the lab goes by that.
+        goal: which way the metric is better.
         reference: the kind of device whose results are compared.
         noise: standard deviation between replicates of one commit; None where it isn't known.
         undecided: commits that the gate has not decided on.
@@ -36,6 +38,7 @@ class Campaign:
     champion: Summary
     conditions: str
     reported: str = ""
+    goal: Goal = "min"
     reference: str = "cpu"
     noise: float | None = None
     undecided: Collection[str] = ()
@@ -82,6 +85,7 @@ class Progress:
         cancelled: what was cancelled.
         stopped: what was stopped early as hopeless.
         reported: the name of the printed metric, where the lab goes by that. The champions are then those that it chose.
+        goal: which way the metric is better.
         states: experiments by state.
         champions: the baseline and every promoted commit, in order.
         undecided: where the mean of each candidate lies that the gate has not decided on.
@@ -98,6 +102,7 @@ class Progress:
     cancelled: list[int]
     stopped: list[int]
     reported: str
+    goal: Goal
     states: dict[str, int]
     champions: list[Champion]
     undecided: dict[str, Interval]
@@ -118,6 +123,7 @@ class Progress:
             cancelled=[],
             stopped=[],
             reported=campaign.reported,
+            goal=campaign.goal,
             states=dict(Counter(str(e.state) for e in ended)),
             champions=_champions(ended, campaign),
             undecided={},
@@ -233,8 +239,8 @@ def in_words(progress: Progress, title: str, short: Callable[[str, int], str]) -
     lines = [f"Progress of {short(title, 70)}: {headline(progress)}."]
     if progress.states:
         lines.append("Ended: " + ", ".join(f"{n} {state.replace('_', ' ')}" for state, n in sorted(progress.states.items())) + ".")
-    if progress.verified:
-        number, value, commit = min(progress.verified, key=lambda point: point[1])
+    if progress.compared:
+        number, value, commit = best(progress.compared, progress.goal, key=lambda point: point[1])
         lines.append(
             f"Best single run: {value:.4f} by {commit[:12]} (number {number}). One run can be luck: promote_commit judges over several."
         )
@@ -254,7 +260,9 @@ def in_words(progress: Progress, title: str, short: Callable[[str, int], str]) -
     if progress.imported:
         lines.append(f"{_count(len(progress.imported), 'experiment')} imported: another lab measured them, so they are drawn apart.")
     if progress.reported:
-        lines.append(f"The metric is {progress.reported}, as the training code prints it of itself: reported, verified by nobody.")
+        lines.append(
+            f"The metric is {progress.reported}, as the training code prints it of itself: reported, verified by nobody; {WORDS[progress.goal]}."
+        )
     if progress.champions:
         rows = [
             f"after experiment {c.start}: {c.known():.4f}  {c.commit[:12]}  {'' if c.comparable else '(under other conditions) '}"

@@ -1,4 +1,4 @@
-"""The picture of a campaign: every ended experiment as a point, the champion's metric as a falling line, promotions labelled.
+"""The picture of a campaign: every ended experiment as a point, the champion's metric as a line, promotions labelled.
 
 Drawn with matplotlib's Agg canvas and without pyplot, so it needs no display and holds no state. matplotlib is imported on the
 first call (about a second). Labels are agents' text: cleaned, capped, and never read as mathematics.
@@ -10,6 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from autoresearch_mcp.server.answers import ProgressPicture
+from autoresearch_mcp.server.goal import WORDS
 from autoresearch_mcp.server.lab.intervals import Interval
 from autoresearch_mcp.server.lab.progress import MOST_UNDECIDED, Campaign, Champion, Progress, headline, in_words
 from autoresearch_mcp.server.untrusted import clean
@@ -78,7 +79,7 @@ def _frame(axes: "Axes", progress: Progress) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if progress.verified or progress.unverified or progress.elsewhere or any(y is not None for _, y in progress.imported):
         name = f"{progress.reported}, reported by the code itself, not verified" if progress.reported else "val_bpb"
-        _write(axes, -0.055, 1.035, f"{name}, lower is better", transform=axes.transAxes, color=_FAINT, fontsize=10, va="center")
+        _write(axes, -0.055, 1.035, f"{name}, {WORDS[progress.goal]}", transform=axes.transAxes, color=_FAINT, fontsize=10, va="center")
     else:
         axes.set_yticks([])
         note = "No experiment has a metric yet: read_log and get_experiment tell why they failed."
@@ -93,7 +94,7 @@ def _head(figure: "Figure", progress: Progress, title: str) -> None:
 def _limits(progress: Progress) -> tuple[float, float]:
     """Return the lowest and highest value to show: all but the awful of what is compared.
 
-    What lies beyond Tukey's upper fence is marked at the edge, unless a champion was there. What stands apart makes no room for itself.
+    What lies beyond Tukey's fence on the worse side is marked at the edge, unless a champion was there. What stands apart makes no room for itself.
     """
     levels = [champion.level for champion in progress.champions]
     apart = [y for _, y in progress.elsewhere] + [y for _, y in progress.imported if y is not None]
@@ -101,32 +102,43 @@ def _limits(progress: Progress) -> tuple[float, float]:
     if not values and not levels:
         return 0.0, 1.0
     quarter, three = (values or levels)[len(values) // 4], (values or levels)[3 * len(values) // 4]
-    fence_at = three + 1.5 * (three - quarter)
-    kept = [value for value in values if value <= fence_at] + levels + [at.low for at in _shown(progress)]
+    reach, falls = 1.5 * (three - quarter), progress.goal == "min"
+    inside = [value for value in values if (value <= three + reach if falls else value >= quarter - reach)]
+    kept = inside + levels + [at.low if falls else at.high for at in _shown(progress)]
     low, high = min(kept), max(kept)
     margin = max((high - low) * 0.1, abs(high) * 1e-3, 1e-6)
-    return low - 1.6 * margin, high + 1.2 * margin
+    return (low - 1.6 * margin, high + 1.2 * margin) if falls else (low - 1.2 * margin, high + 1.6 * margin)
 
 
 def _points(axes: "Axes", progress: Progress, low: float, high: float) -> None:
     size = 42 if progress.total <= 60 else 26 if progress.total <= 300 else 12
     top = high - 0.022 * (high - low)
     bottom = low + 0.022 * (high - low)
+    falls = progress.goal == "min"
+    edge_at = top if falls else bottom  # the worse side, where what has no place is marked
+    off = [(x, edge_at) for x, y, _ in progress.compared if (y > high if falls else y < low)]
     champions = {champion.commit for champion in progress.champions[1:]}
     elsewhere = [(x, min(max(y, bottom), top)) for x, y in progress.elsewhere]
-    imported = [(x, top if y is None else min(max(y, bottom), top)) for x, y in progress.imported]
+    imported = [(x, edge_at if y is None else min(max(y, bottom), top)) for x, y in progress.imported]
     style: dict[str, Any] = {"s": size, "linewidths": 1.1, "zorder": 3, "clip_on": False}
     groups = (
-        ("tried", [(x, y) for x, y, commit in progress.verified if y <= high and commit not in champions], "o", _POINT, "white", 0.5),
-        ("promoted", [(x, y) for x, y, commit in progress.verified if y <= high and commit in champions], "o", _KEPT, "white", 0.5),
+        (
+            "tried",
+            [(x, y) for x, y, commit in progress.verified if low <= y <= high and commit not in champions],
+            "o",
+            _POINT,
+            "white",
+            0.5,
+        ),
+        ("promoted", [(x, y) for x, y, commit in progress.verified if low <= y <= high and commit in champions], "o", _KEPT, "white", 0.5),
         ("not verified", [(x, y) for x, y in progress.unverified if low <= y <= high], "o", "none", _POINT, None),
-        ("off the scale", [(x, top) for x, y, _ in progress.verified if y > high], "^", _POINT, "white", 0.5),
-        ("failed", [(x, top) for x in progress.failed], "x", _FAILED, None, None),
-        ("stopped early", [(x, top) for x in progress.stopped], "+", _FAILED, None, None),
-        ("cancelled", [(x, top) for x in progress.cancelled], "x", _APART, None, None),
+        ("off the scale", off, "^" if falls else "v", _POINT, "white", 0.5),
+        ("failed", [(x, edge_at) for x in progress.failed], "x", _FAILED, None, None),
+        ("stopped early", [(x, edge_at) for x in progress.stopped], "+", _FAILED, None, None),
+        ("cancelled", [(x, edge_at) for x in progress.cancelled], "x", _APART, None, None),
         ("other conditions", elsewhere, "o", "none", _APART, None),
         ("imported", imported, "s", "none", _APART, None),
-        ("another device", [(x, top) for x in progress.screened], "d", _POINT, "white", 0.5),
+        ("another device", [(x, edge_at) for x in progress.screened], "d", _POINT, "white", 0.5),
     )
     for label, points, marker, colour, edge, width in groups:
         if points:
@@ -208,7 +220,8 @@ def _labels(canvas: Any, axes: "Axes", progress: Progress) -> None:
         text.remove()
         at = axes.transData.transform((champion.start, champion.level))
         boxes: list[tuple[int, int, Bbox, tuple[int, int, str]]] = []
-        for dx, dy, ha in _PLACES:
+        for dx, down, ha in _PLACES:
+            dy = down if progress.goal == "min" else -down  # into the side that the line leaves empty
             left, middle = at[0] + dx * _PIXELS - (size.width if ha == "right" else 0), at[1] + dy * _PIXELS
             box = Bbox.from_bounds(left - 3, middle - size.height / 2 - 2, size.width + 6, size.height + 4)
             inside = frame.x0 - 6 <= box.x0 and box.x1 <= frame.x1 + 14 and frame.y0 <= box.y0 and box.y1 <= frame.y1
@@ -232,7 +245,7 @@ def _obstacles(axes: "Axes", progress: Progress) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in axes.transData.transform([*points, *line])] if points or line else []
 
 
-# Offsets in points: first below the line, to the left, where a falling line leaves the picture empty; then farther, then above
+# Offsets in points for a falling line, which leaves the picture empty below it to the left: first there, then farther, then above
 _PLACES = [(dx, dy, ha) for dy in (-14, -27, -40, -56, -74) for dx, ha in ((-6, "right"), (6, "left"))] + [
     (dx, dy, ha) for dy in (14, 28, 44, 62) for dx, ha in ((6, "left"), (-6, "right"))
 ]

@@ -152,7 +152,7 @@ class Proposing:
                     )
                 elif draft.canonical == core.repo.canonical(champion):
                     note += f" It does the same work as the champion {champion[:12]} (other names, dead code, folded constants)."
-                if draft.added > growth.FREE and core.settings.training.metric == "verified":
+                if draft.added > growth.FREE and core.settings.trust == "verified":
                     note += (
                         f" The source holds {draft.added:,} bytes beyond the lab's first one (compressed, comments too). Beyond {growth.FREE}, "
                         "promotion charges what it adds to the champion's: keep it short."

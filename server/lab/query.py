@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.goal import Goal
 from autoresearch_mcp.server.lake.base import Condition, Operator
 from autoresearch_mcp.server.models import Experiment, ExperimentState, Model
 
-_BEST_FIRST = ("val_bpb", "reported_bpb")  # metrics, of which the lowest is the best
+_BEST_FIRST = ("val_bpb", "reported_bpb")  # metrics: see `best_first`
 COMMIT = r"^(champion|[0-9a-f]{7,64})$"
 Commit = Annotated[str, Field(pattern=COMMIT, description="hash, or champion")]
 TAG = r"^[\w.:/+-]+$"
@@ -48,10 +49,11 @@ class ExperimentQuery(Model):
         """Whether rows are ranked by a metric, which means something under equal conditions only."""
         return self.order_by in _BEST_FIRST
 
-    @property
-    def downwards(self) -> bool:
-        """Whether the largest value comes first."""
-        return not self.by_metric if self.descending is None else self.descending
+    def best_first(self, goal: Goal) -> "ExperimentQuery":
+        """Return this query with an order, where none was asked for: of a metric the best first, else the newest."""
+        if self.descending is not None:
+            return self
+        return self.model_copy(update={"descending": not self.by_metric or goal == "max"})
 
     def where(self, commit: str | None) -> Where:
         """Return the filters as conditions for the lake; `commit` is the full id of the query's commit."""
@@ -111,7 +113,7 @@ class Cursor:
 
 def _mark(query: ExperimentQuery) -> str:
     """Return what differs between queries whose rows or order differ. Pages may differ in length and columns."""
-    filters = query.model_dump(mode="json", exclude={"columns", "limit", "cursor", "descending"}) | {"descending": query.downwards}
+    filters = query.model_dump(mode="json", exclude={"columns", "limit", "cursor"})
     return hashlib.sha256(json.dumps(filters, sort_keys=True).encode()).hexdigest()[:12]
 
 

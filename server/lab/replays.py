@@ -14,6 +14,7 @@ from typing import Literal
 
 from autoresearch_mcp.server.gate.boundary import M_CAP
 from autoresearch_mcp.server.gate.rule import Noise, Rules, Run, decide
+from autoresearch_mcp.server.goal import worsened
 
 Order = Literal["in turn", "in a row"]
 ORDERS: tuple[Order, ...] = ("in turn", "in a row")
@@ -69,5 +70,5 @@ def _replay(runs: Sequence[Run], better: Sequence[Run], noise: Noise, rules: Rul
 
 
 def _better(run: Run, gain: float, rules: Rules) -> Run:
-    gain = gain if rules.goal == "min" else -gain
-    return Run(run.metric - gain, None if run.hidden is None else run.hidden - gain)
+    metric, hidden = worsened(run.metric, -gain, rules.goal), run.hidden
+    return Run(metric, None if hidden is None else worsened(hidden, -gain, rules.goal))

@@ -22,11 +22,12 @@ from autoresearch_mcp.server.gate.noise import pool_squares, sums_of_squares
 from autoresearch_mcp.server.gate.rule import Noise
 from autoresearch_mcp.server.gate.spread import mean, sd
 from autoresearch_mcp.server.gate.standings import Standings
+from autoresearch_mcp.server.goal import gain
 from autoresearch_mcp.server.installation import is_installed
 from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.lab.open_launches import open_launches
 from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.models import ACTIVE_STATES, BUDGET, IMPORTED, OWNER, Experiment, Score
+from autoresearch_mcp.server.models import ACTIVE_STATES, BUDGET, IMPORTED, OWNER, Experiment, Metric, Score
 from autoresearch_mcp.server.pace import Paces
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.proposals.repo import Repo
@@ -43,8 +44,10 @@ _UNCONFINED = {
     "refuse": "Trainings are not confined on this machine (that takes Linux with Landlock), and results without a sandbox do not count at the "
     'gate: nothing trained here can be promoted unless the lab\'s owner sets [promotion] unsandboxed = "allow" in lab.toml.',
 }
-_METRIC = "val_bpb, verified: measured by the scorer; lower is better"
-_REPORTED = "reported: printed by the training code itself and verified by nobody; lower is better"
+_TRUST: dict[Metric, str] = {
+    "verified": "verified: measured by the scorer",
+    "reported": "reported: printed by the training code itself and verified by nobody",
+}
 _REPORTED_COUNTS = {
     "allow": 'The metric is what the training code prints of itself. It counts at the gate, because lab.toml says [promotion] reported = "allow".',
     "refuse": "The metric is what the training code prints of itself, and the gate does not count that: nothing can be promoted unless the lab's "
@@ -116,7 +119,7 @@ class LabStatus:
         troubles, news = health.tell(self._state) if runner else ([], [])
         return a.StatusAnswer(
             lab=settings.lab.name,
-            metric=_METRIC if settings.training.metric == "verified" else f"{settings.training.reported_metric}, {_REPORTED}",
+            metric=f"{settings.metric.title}, {_TRUST[settings.trust]}; {settings.metric.direction}",
             champion=now.champion,
             noise_sd=now.noise,
             noise_nu=now.noise_nu,
@@ -243,10 +246,11 @@ class LabStatus:
         level = f"mean {summary.mean:.4f} (n={summary.n}" + (f", sd {summary.sd:.4f}" if summary.sd is not None else "") + ")"
         if e.commit == champion:
             return f"A run of the champion, which has {level}.{notes}"
-        difference = e.metric - summary.mean
-        unit, word = "bits per byte " if e.val_bpb is not None else "", "better" if difference < 0 else "worse"
+        metric = self._settings.metric
+        better_by = gain(e.metric, summary.mean, metric.better)
+        unit = f"{metric.unit or ('' if metric.name else 'bits per byte')} ".lstrip()
         return (
-            f"{abs(difference):.4f} {unit}{word} than the champion's {level}. "
+            f"{abs(better_by):.4f} {unit}{'better' if better_by > 0 else 'worse'} than the champion's {level}. "
             f"One replicate proves nothing; promote_commit judges over several.{notes}"
         )
 
@@ -282,8 +286,9 @@ class LabStatus:
             )
         if settings.compute.backend == "local" and not confined():
             warnings.append(_UNCONFINED[settings.promotion.unsandboxed])
-        if settings.training.metric == "reported":
+        if settings.trust == "reported":
             warnings.append(_REPORTED_COUNTS[settings.promotion.reported])
+            warnings += filter(None, [settings.metric.doubt()])
         if why := preflight_error(settings, self._state):
             warnings.append(why)
         for launch, count in now.launches:
@@ -354,7 +359,7 @@ def preflight_error(settings: Settings, state: Path) -> str:
             return str(error)
     elif (data := settings.training.data) and not Path(data).expanduser().is_dir():
         return f"Nothing can be trained here: there is no folder {data}, which [training] data in lab.toml names."
-    elif settings.training.metric == "verified" and (missing := missing_packages()):
+    elif settings.trust == "verified" and (missing := missing_packages()):
         return f"Nothing can be trained here: the packages {', '.join(missing)} are missing. Run: pip install 'autoresearch-mcp[local]'."
     return ""
 

@@ -2,7 +2,7 @@
 
 The schema is written for two engines and for agents' SQL. It gives up native nulls and lists: Deeplake 4.7.4 reads
 nullable columns a row at a time (2 s for 10,000 rows) and fails on some of them, so a real column stores -1 where there
-is no value (metrics, costs and times are never negative), and a list is stored as a JSON array in a text column.
+is no value (costs and times are never negative; a negative metric is stored far below), and a list is stored as a JSON array in a text column.
 """
 
 import json
@@ -20,6 +20,8 @@ from autoresearch_mcp.server.search.vectors import COLUMN as EMBEDDING
 SCHEMA_VERSION = 4  # 2: started_at, steps and memory_mb of experiments; 3: the meaning of memories; 4: their circumstances
 VECTORS_SINCE = 3
 NO_VALUE = -1.0
+_BELOW = 2.0**600  # times which negative metrics are stored: exact, in order, and never NO_VALUE
+_SMALLEST, _LARGEST = 1e-150, 1e100  # of them
 RECORD = "record"
 
 _OPERATORS: dict[str, tuple[Operator, ...]] = {
@@ -38,6 +40,7 @@ class Column:
     type: Literal["text", "integer", "real", "list", "bytes"]
     meaning: str
     nullable: bool = False
+    signed: bool = False  # may be negative, although it is nullable
     source: Callable[[Any], Any] | None = None
     hidden: bool = False  # serves the store; nobody filters by it
     long: bool = False  # stays in the store: too much to hold in memory for all rows
@@ -45,7 +48,8 @@ class Column:
     def cell(self, record: Record) -> Any:
         """Return the value that conditions and orders see: str, int, float or None, or a tuple of str.
 
-        NUL becomes U+FFFD (PostgreSQL refuses it); a number that is negative or not finite becomes None in a nullable column.
+        NUL becomes U+FFFD (PostgreSQL refuses it); a number that is not finite becomes None in a nullable column, and so does a
+        negative one, unless the column is signed.
         """
         value = self.source(record) if self.source else getattr(record, self.name)
         match self.type:
@@ -54,7 +58,8 @@ class Column:
             case "list":
                 return tuple(item.replace("\0", "�") for item in value)
             case "real":
-                return float(value) if value is not None and math.isfinite(value) and (value >= 0 or not self.nullable) else None
+                fits = value is not None and math.isfinite(value) and (value >= 0 or not self.nullable or self._holds_negative(value))
+                return float(value) if fits else None
             case _:
                 return value
 
@@ -62,6 +67,8 @@ class Column:
         """Return what the store's column holds for a cell."""
         if self.type == "list":
             return json.dumps(cell, ensure_ascii=False, separators=(",", ":"))
+        if self.signed and cell is not None and cell < 0:
+            return float(cell * _BELOW)
         return NO_VALUE if cell is None else cell
 
     def load(self, stored: Sequence[Any]) -> list[Any]:
@@ -74,7 +81,13 @@ class Column:
         if self.type == "bytes":
             return [bytes(data) if data else b"" for data in stored]
         values = stored.tolist() if hasattr(stored, "tolist") else list(stored)
-        return [None if value == NO_VALUE else value for value in values] if self.nullable else values
+        if not self.nullable:
+            return values
+        scale = _BELOW if self.signed else 1.0
+        return [value if value > NO_VALUE else None if value == NO_VALUE else value / scale for value in values]
+
+    def _holds_negative(self, value: float) -> bool:
+        return self.signed and _SMALLEST < -value < _LARGEST
 
 
 def _number(value: Any) -> float | None:
@@ -97,8 +110,8 @@ TABLES: dict[Table, dict[str, Column]] = {
         Column("device", "text", "kind of device, such as cpu or h100"),
         Column("conditions", "text", "hash of all that must be equal for two metrics to be compared"),
         Column("seed", "integer", "of the random numbers"),
-        Column("val_bpb", "real", "validation bits per byte, measured by the scorer", nullable=True),
-        Column("reported_bpb", "real", "what the training code printed; never trusted", nullable=True),
+        Column("val_bpb", "real", "validation bits per byte, measured by the scorer", nullable=True, signed=True),
+        Column("reported_bpb", "real", "what the training code printed; never trusted", nullable=True, signed=True),
         Column("cost_s", "real", "device seconds used"),
         Column("created_at", "real", "seconds since the epoch, UTC"),
         Column("started_at", "real", "seconds since the epoch, UTC", nullable=True),

@@ -57,7 +57,7 @@ class LabTools:
     async def get_status(self) -> a.StatusAnswer:
         """Show the lab's state; call it first.
 
-        Returns the champion (best promoted commit) with its val_bpb (lower is better), noise, leaderboard, budget, and what to do next.
+        Returns the champion (best promoted commit) with its metric, noise, leaderboard, budget, and what to do next.
         """
         # A swarm asks all the time: an answer is given again for a moment, unless the ledger or lab.toml changed.
         async with self._reading:

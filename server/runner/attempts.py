@@ -23,7 +23,7 @@ from autoresearch_mcp.server.runner.hopeless import Hopeless, is_stopped
 from autoresearch_mcp.server.runner.spending import Spending
 from autoresearch_mcp.server.runner.watch import LabMoved
 from autoresearch_mcp.server.runs import locate, read_tail
-from autoresearch_mcp.server.settings import Settings, Training
+from autoresearch_mcp.server.settings import LaunchSettings, Settings
 from autoresearch_mcp.server.untrusted import file_names_only
 from autoresearch_mcp.trainer import protocol
 from autoresearch_mcp.trainer.protocol import Result
@@ -71,7 +71,7 @@ class Attempts:
         self._check_place = check_place  # raises LabMoved
         self._faults = Faults()
         self._hopeless = Hopeless(ledger, Paces(state, ledger, repo.champion))
-        self._launches: dict[str, Training] = {}
+        self._launches: dict[str, LaunchSettings] = {}
 
     async def start(self, experiment: Experiment, data: str) -> None:
         """Start the next attempt of a queued experiment, or end it with the reason why that is impossible.
@@ -93,7 +93,7 @@ class Attempts:
             self._end(intent, "crashed", 0.0, failure=failure)
             return
         try:
-            training = self._training(intent)
+            training = self._launch(intent).training
             repo = self._repo
             if tuple(training.editable) != repo.editable.patterns:  # lab.toml has changed since the launch
                 repo = Repo(repo.root, training.editable)
@@ -152,7 +152,7 @@ class Attempts:
         observation = await self._compute.observe(job)
         self._check_place()
         self._spending.note_held(experiment.id, observation.device_s)
-        if observation.phase == "running" and self._training(experiment).stop_hopeless:
+        if observation.phase == "running" and self._launch(experiment).training.stop_hopeless:
             self._hopeless.watch(experiment)
         if observation.phase == "ended":
             self._record(experiment, observation)
@@ -273,15 +273,15 @@ class Attempts:
         """Return whether this runner drives what is launched under these settings."""
         return _kind(settings) == _kind(self._settings)
 
-    def _training(self, experiment: Experiment) -> Training:
+    def _launch(self, experiment: Experiment) -> LaunchSettings:
         """Return the settings under which the experiment was launched; the lab's own if an older program queued it."""
         if experiment.id not in self._launches:
-            launch = self._ledger.launch_settings(experiment.id)
-            self._launches[experiment.id] = launch.training if launch else self._settings.training
+            self._launches[experiment.id] = self._ledger.launch_settings(experiment.id) or self._settings.launch()
         return self._launches[experiment.id]
 
     def _job(self, experiment: Experiment, data: str = "", files: Mapping[str, bytes] = {}, others: Mapping[str, bytes] = {}) -> Job:
-        training = self._training(experiment)
+        launch = self._launch(experiment)
+        training, metric = launch.training, launch.metric
         entry, *arguments = shlex.split(training.module or training.entry)
         entry, module = (training.file, entry) if training.module else (entry, "")
         spec = protocol.Spec(
@@ -295,7 +295,11 @@ class Attempts:
             attention=training.attention,
             entry=entry,
             arguments=tuple(arguments),
-            metric=training.reported_metric,
+            metric=metric.name,
+            unit=metric.unit,
+            pattern=metric.pattern,
+            source="" if metric.source == "output" else metric.source,
+            watched=tuple(guard.name for guard in metric.guard),
             readable=str(Path(training.data).expanduser()) if training.data else "",
             others=fingerprint(others)[:16] if others else "",
             module=module,
@@ -326,7 +330,7 @@ def _circumstances(result: Result) -> dict[str, Any]:
 def _kind(settings: Settings) -> tuple[object, ...]:
     """Return the settings for which a compute backend and the prepared data are made."""
     training = settings.training
-    return settings.compute.backend, training.profile, training.threads, training.metric
+    return settings.compute.backend, training.profile, training.threads, settings.trust
 
 
 def _overdue(experiment: Experiment) -> bool:

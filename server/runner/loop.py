@@ -142,7 +142,7 @@ class Runner:
             await self._leave_queue()
             return
         try:
-            data = await self._preparation.data() if self._settings.training.metric == "verified" else ""
+            data = await self._preparation.data() if self._settings.trust == "verified" else ""
         except ComputeError as error:
             self._check_place()
             for experiment in self._ledger.open_experiments("queued"):

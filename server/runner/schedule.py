@@ -157,7 +157,7 @@ class Schedule:
 
     def _is_compared(self, settings: Settings) -> bool:
         """Return whether this loop can measure the champion, and the gate would count it."""
-        reported = settings.training.metric == "reported" and settings.promotion.reported == "refuse"
+        reported = settings.trust == "reported" and settings.promotion.reported == "refuse"
         return not reported and self._measures(settings)
 
     def _is_unaffordable(self) -> bool:

@@ -2,6 +2,7 @@
 
 from autoresearch_mcp.server.settings.live import SettingsFile
 from autoresearch_mcp.server.settings.loading import load
+from autoresearch_mcp.server.settings.metric import Guard, MetricSection
 from autoresearch_mcp.server.settings.model import (
     SCHEMA,
     BudgetSection,
@@ -10,11 +11,11 @@ from autoresearch_mcp.server.settings.model import (
     LabSection,
     LakeSection,
     LaunchSettings,
-    PromotionSection,
     Settings,
     physical_cores,
 )
 from autoresearch_mcp.server.settings.new_lab import SCRIPT_BUDGET_S, OwnCode, template
+from autoresearch_mcp.server.settings.promotion import PromotionSection
 from autoresearch_mcp.server.settings.training import Training
 
 __all__ = [
@@ -23,9 +24,11 @@ __all__ = [
     "BudgetSection",
     "ComputeSection",
     "EmbeddingsSection",
+    "Guard",
     "LabSection",
     "LakeSection",
     "LaunchSettings",
+    "MetricSection",
     "OwnCode",
     "PromotionSection",
     "Settings",

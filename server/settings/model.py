@@ -8,12 +8,15 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from autoresearch_mcp.server import devices
 from autoresearch_mcp.server.editable import Editable
-from autoresearch_mcp.server.models import Model
-from autoresearch_mcp.server.settings.training import Section, Training
+from autoresearch_mcp.server.models import Metric, Model
+from autoresearch_mcp.server.settings.metric import MetricSection
+from autoresearch_mcp.server.settings.promotion import PromotionSection
+from autoresearch_mcp.server.settings.section import Section
+from autoresearch_mcp.server.settings.training import OF_SCRIPTS, Training
 from autoresearch_mcp.trainer.prepare import PROFILES, max_wall_s
 
 SCHEMA = 1
@@ -91,55 +94,6 @@ class BudgetSection(Section):
     )
 
 
-class PromotionSection(Section):
-    """Say what a commit must show before it becomes the champion."""
-
-    level: float = Field(
-        default=0.005, ge=1e-9, lt=0.5, description="the chance that a candidate that is no better is promoted, however often anybody asks"
-    )
-    max_replicates: int = Field(
-        default=16,
-        ge=3,
-        le=64,
-        description="replicates of a candidate that count, the first in order of their starts; with all it is decided",
-    )
-    min_replicates: int | None = Field(
-        default=None,
-        ge=2,
-        le=100,
-        description="of the gate before 0.2: it counts for nothing, but `level` is read as a tenth of itself then",
-    )
-    approval: Literal["none", "human"] = Field(
-        default="none",
-        description="`human`: a person has to agree to every promotion, with `autoresearch-mcp approve COMMIT` or in a named client",
-    )
-    approval_clients: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(
-        default=[], max_length=50, description="names of MCP clients at which a person answers; the others' answers count for nothing"
-    )
-    unsandboxed: Literal["refuse", "allow"] = Field(
-        default="refuse",
-        description="whether results count that were trained without a sandbox; `init` writes `allow`, and says so, on a machine that has none",
-    )
-    reported: Literal["refuse", "allow"] = Field(
-        default="refuse", description="whether a metric counts that only the training code itself prints"
-    )
-
-    @property
-    def level_per_candidate(self) -> float:
-        """The chance that a candidate that is no better is ever promoted. The level of the gate before 0.2 was that of one question."""
-        return self.level if self.min_replicates is None else self.level / 10
-
-    def notice(self) -> str:
-        """Return how settings of the gate before 0.2 are read; empty where there are none."""
-        if self.min_replicates is None:
-            return ""
-        return (
-            f"lab.toml has settings of the gate before 0.2: [promotion] min_replicates counts for nothing now, and level = {self.level:g} is "
-            f"read as {self.level_per_candidate:g}, the chance per candidate however often anybody asks. The owner can remove "
-            f"min_replicates and write level = {self.level_per_candidate:g}."
-        )
-
-
 class LakeSection(Section):
     """Say where the log of ended experiments is. A change takes effect when a server or runner starts."""
 
@@ -183,6 +137,25 @@ class LaunchSettings(Model):
 
     backend: Literal["local", "modal"]
     training: Training
+    metric: MetricSection = MetricSection()
+
+    @model_validator(mode="after")
+    def _knows_the_old_name(self) -> "LaunchSettings":
+        if self.training.reported_metric and not self.metric.name:
+            self.metric = self.metric.model_copy(update={"name": self.training.reported_metric})
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what labs before 0.2 didn't have, so that their launches still count as launched under equal settings."""
+        values: dict[str, Any] = serialize(self)
+        for key in OF_SCRIPTS:
+            if not values["training"][key]:
+                del values["training"][key]
+        metric = self.metric.model_dump(exclude_defaults=True)
+        if metric.get("name", "") == self.training.reported_metric:
+            metric.pop("name", None)
+        return {**values, "metric": metric} if metric else {name: value for name, value in values.items() if name != "metric"}
 
 
 class Settings(Model):
@@ -190,6 +163,7 @@ class Settings(Model):
 
     lab: LabSection
     training: Training = Training()
+    metric: MetricSection = MetricSection()
     compute: ComputeSection = ComputeSection()
     budget: BudgetSection = BudgetSection()
     promotion: PromotionSection = PromotionSection()
@@ -211,23 +185,48 @@ class Settings(Model):
         return self
 
     @model_validator(mode="after")
-    def _scripts_run_here(self) -> "Settings":
-        if self.rents and self.training.reported_metric:
-            raise ValueError('[training] reported_metric works with [compute] backend = "local" only')
+    def _metric_is_told(self) -> "Settings":
+        old = self.training.reported_metric
+        if old and self.metric.name not in ("", old):
+            raise ValueError("[metric] name and [training] reported_metric must be the same; [metric] name alone is enough")
+        if old and not self.metric.name:
+            self.metric = self.metric.model_copy(update={"name": old})
+        if self.rents and self.trust == "reported":
+            raise ValueError('[metric] name works with [compute] backend = "local" only')
+        if self.training.data and self.trust == "verified":
+            raise ValueError(
+                "[training] data must be left out unless [metric] name is set: a metric can only be verified on data that the lab hands out itself"
+            )
+        if self.trust == "verified" and (given := [key for key in OF_SCRIPTS if getattr(self.training, key)]):
+            raise ValueError(f"[training] must have no {given[0]} unless [metric] name is set: it is for code that runs as it is")
+        self.promotion = self.promotion.comparing(self.metric)
         return self
+
+    @property
+    def trust(self) -> Metric:
+        """How far the lab's metric can be trusted."""
+        return "reported" if self.metric.name else "verified"
 
     def launch(self) -> LaunchSettings:
         """Return what belongs to an experiment that is launched now."""
-        return LaunchSettings(backend=self.compute.backend, training=self.training)
+        metric = self.metric.model_copy(update={"goal": None})  # what is read stays the same, whichever way is better
+        return LaunchSettings(backend=self.compute.backend, training=self.training, metric=metric)
 
     def under(self, launch: LaunchSettings) -> "Settings":
-        """Return these settings with the backend and the training of an earlier launch."""
+        """Return these settings with the backend, the training and the metric of an earlier launch."""
         compute = self.compute.model_copy(update={"backend": launch.backend})
-        return self.model_copy(update={"compute": compute, "training": launch.training})
+        return self.model_copy(update={"compute": compute, "training": launch.training, "metric": launch.metric})
 
     def changed_since(self, launch: LaunchSettings) -> list[str]:
         """Return the keys that differ from those of a launch, as `[section] key`."""
-        keys = [f"[training] {key}" for key in Training.model_fields if getattr(self.training, key) != getattr(launch.training, key)]
+        now = self.launch()
+        pairs: list[tuple[str, Model, Model]] = [("training", now.training, launch.training), ("metric", now.metric, launch.metric)]
+        keys = [
+            f"[{section}] {key}"
+            for section, ours, theirs in pairs
+            for key in type(ours).model_fields
+            if getattr(ours, key) != getattr(theirs, key)
+        ]
         return keys + (["[compute] backend"] if self.compute.backend != launch.backend else [])
 
     @property
@@ -276,7 +275,7 @@ class Settings(Model):
         """Return the most device seconds that an attempt can use."""
         if self.rents:
             return devices.longest_s(self.training.profile, self.training.budget_s)
-        return max_wall_s(self.training.profile, self.training.budget_s, script=self.training.metric == "reported")
+        return max_wall_s(self.training.profile, self.training.budget_s, script=self.trust == "reported")
 
 
 def physical_cores() -> int:

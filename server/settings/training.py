@@ -5,20 +5,18 @@ import shlex
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from autoresearch_mcp.server.editable import Editable, is_pattern
-from autoresearch_mcp.server.models import Metric, Model
 from autoresearch_mcp.server.paths import STATE
+from autoresearch_mcp.server.settings.metric import Name
+from autoresearch_mcp.server.settings.section import Section
 from autoresearch_mcp.trainer.prepare import PROFILES
 
 # No repeated `\w` in a pattern, as in `\w{0,40}`: each takes tens of milliseconds to compile, at every start of a server.
 
 
-class Section(Model):
-    """Base of the sections. Refuses `nan` and `inf`, which TOML can write."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
+OF_SCRIPTS = ("module", "python", "cwd", "env", "memory_mb", "max_file_mb", "max_files")  # keys for code that runs as it is
 
 
 class Training(Section):
@@ -69,12 +67,7 @@ class Training(Section):
         description="paths that proposals may touch: `train.py`, or patterns as in `.gitignore`, "
         "such as `model/**`, `src/*.py` or `!src/fixed.py`",
     )
-    reported_metric: str = Field(
-        default="",
-        max_length=41,
-        pattern=r"^([A-Za-z][A-Za-z0-9_./-]*)?$",
-        description="for code that keeps no contract: the name of the metric that it prints; nobody verifies it",
-    )
+    reported_metric: Name = Field(default="", description="of labs before 0.2: the same as `[metric] name`")
     data: str = Field(
         default="", max_length=1000, description="a folder that such code may read: an absolute path, or one that begins with `~/`"
     )
@@ -127,17 +120,6 @@ class Training(Section):
                 raise ValueError(f"hold paths inside the repository, such as train.py or model/**; {path!r} is not one")
         return paths
 
-    @field_validator("data")
-    @classmethod
-    def _is_for_scripts(cls, data: str, info: ValidationInfo) -> str:
-        if data and not info.data.get("reported_metric"):
-            raise ValueError(
-                "be left out unless reported_metric is set: a metric can only be verified on data that the lab hands out itself"
-            )
-        if data and not Path(data).expanduser().is_absolute():
-            raise ValueError("be an absolute path, or begin with ~/")
-        return data
-
     @field_validator("module")
     @classmethod
     def _is_a_module(cls, module: str) -> str:
@@ -149,12 +131,12 @@ class Training(Section):
             raise ValueError('name a module, and its arguments if it takes any, such as "pkg.train --depth 4"')
         return module
 
-    @field_validator("python")
+    @field_validator("python", "data")
     @classmethod
-    def _is_absolute(cls, python: str) -> str:
-        if python and not Path(python).expanduser().is_absolute():
+    def _is_absolute(cls, path: str) -> str:
+        if path and not Path(path).expanduser().is_absolute():
             raise ValueError("be an absolute path, or begin with ~/")
-        return python
+        return path
 
     @field_validator("cwd")
     @classmethod
@@ -170,13 +152,6 @@ class Training(Section):
             if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name, re.ASCII) or "\0" in value or len(name) + len(value) > 4_000:
                 raise ValueError(f"hold names of variables and their texts; {name[:80]!r} is not one")
         return env
-
-    @model_validator(mode="after")
-    def _fits_how_it_is_measured(self) -> "Training":
-        keys = ("module", "python", "cwd", "env", "memory_mb", "max_file_mb", "max_files")
-        if self.metric == "verified" and (given := [key for key in keys if getattr(self, key)]):
-            raise ValueError(f"have no {given[0]} unless reported_metric is set: it is for code that runs as it is")
-        return self
 
     @property
     def files_run(self) -> list[str]:
@@ -199,11 +174,6 @@ class Training(Section):
         """Return the path of the interpreter that runs the code; empty for the server's own."""
         path = Path(self.python).expanduser()
         return str(path / "bin" / "python" if path.is_dir() else path) if self.python else ""
-
-    @property
-    def metric(self) -> Metric:
-        """Return how far the lab's metric can be trusted."""
-        return "reported" if self.reported_metric else "verified"
 
 
 def is_inside(path: str) -> bool:

@@ -163,7 +163,7 @@ def lab_toml(tmp_path: Path, text: str) -> settings.Settings:
 
 def test_another_entry_with_arguments_and_other_files(tmp_path: Path) -> None:
     loaded = lab_toml(tmp_path, 'entry = "run.py --depth 4"\neditable = ["model/**"]\nfiles = ["run.py"]\nreported_metric = "loss"\n')
-    assert loaded.training.metric == "reported" and loaded.longest_s() < 70
+    assert loaded.trust == "reported" and loaded.longest_s() < 70
 
 
 @pytest.mark.parametrize(
@@ -172,10 +172,16 @@ def test_another_entry_with_arguments_and_other_files(tmp_path: Path) -> None:
         ("entry = '../run.py'", "[training] entry must name a Python file"),
         ("entry = 'run.py'", 'editable must contain "run.py"'),
         ("files = ['/etc/passwd']", "[training] files must hold paths inside"),
-        ("data = '/srv/text'", "[training] data must be left out unless reported_metric"),
+        ("data = '/srv/text'", "[training] data must be left out unless [metric] name"),
         ("reported_metric = 'loss'\ndata = 'here'", "[training] data must be an absolute path"),
         ("reported_metric = 'loss'\ndata = '/'", "[training] data must not hold the lab itself"),
-        ("reported_metric = 'a b'", "[training] reported_metric must"),
+        ('reported_metric = "a\\tb"', "[training] reported_metric must"),
+        ("[metric]\nname = 'acc'\npattern = 'acc (.*'", "[metric] pattern must be a regular expression"),
+        ("[metric]\nname = 'acc'\npattern = 'acc'", "[metric] pattern must have one group"),
+        ("[metric]\nname = 'acc'\nsource = '../metrics.json'", "[metric] source must"),
+        ("[metric]\ngoal = 'max'", "[metric] must have a name"),
+        ("reported_metric = 'loss'\n[metric]\nname = 'acc'", "must be the same"),
+        ("[metric]\nname = 'acc'\n[[metric.guard]]\nname = 'ms'", "name a margin or a bound"),
         ("reported_metric = 'loss'\n[compute]\nbackend = 'modal'", 'backend = "local" only'),
     ],
 )

@@ -1,0 +1,55 @@
+"""A metric of the owner's own: which way is better holds everywhere, and negative numbers are numbers."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from autoresearch_mcp.server.lab.query import ExperimentQuery
+from autoresearch_mcp.server.lake.schema import TABLES
+from tests.server.measured import MeasuredLab
+
+HIGHER = '[metric]\nname = "reward"\ngoal = "max"\n\n[compute]'
+CHAMPION = [-0.52, -0.51, -0.53, -0.515, -0.525, -0.522, -0.518, -0.5201]
+BETTER, WORSE = [0.12, 0.11, 0.13], [-0.92, -0.91, -0.93]
+
+
+@pytest.fixture
+def bench(make_lab: Callable[..., Path]) -> Iterator[MeasuredLab]:
+    lab = MeasuredLab(make_lab(toml={"[compute]": HIGHER, 'reported = "refuse"': 'reported = "allow"'}))
+    yield lab
+    lab.close()
+
+
+def test_a_higher_reward_wins_and_a_lower_one_never(bench: MeasuredLab) -> None:
+    champion = bench.lab.champion()
+    bench.measure(champion, CHAMPION, reported=True)
+    better, worse = bench.propose("DEPTH = ", "DEPTH = 1 + "), bench.propose("DEPTH = ", "DEPTH = 2 + ")
+    ids = bench.measure(better, BETTER, reported=True)
+    bench.measure(worse, WORSE, reported=True)
+    assert "better than the champion's" in bench.lab.get_experiment(ids[0]).against_champion
+    status = bench.lab.status()
+    assert "higher is better" in status.metric and "reward" in status.metric and not any("goal" in each for each in status.warnings)
+    assert [leader.commit for leader in status.leaderboard] == [better, champion, worse]
+
+    rows = bench.lab.query_experiments(ExperimentQuery(order_by="reported_bpb", limit=20, columns=["reported_bpb"])).rows
+    assert [row["reported_bpb"] for row in rows] == sorted([*CHAMPION, *BETTER, *WORSE], reverse=True)
+
+    refused = bench.lab.promote_commit(worse, "ada").verdict
+    assert not refused.promote and refused.gain == pytest.approx(-0.4, abs=0.01)
+    assert bench.lab.promote_commit(better, "ada").promoted
+    picture = bench.lab.plot_progress().text
+    assert "Best single run: 0.1300" in picture and "higher is better" in picture
+
+
+@pytest.mark.parametrize(("name", "asked"), [("val_acc", True), ("f1", True), ("episode reward", True), ("loss", False), ("rmse", False)])
+def test_a_name_that_speaks_against_the_default_goal_is_warned_of(make_lab: Callable[..., Path], name: str, asked: bool) -> None:
+    bench = MeasuredLab(make_lab(toml={"[compute]": f'[metric]\nname = "{name}"\n\n[compute]'}))
+    assert any('[metric] goal = "max"' in warning for warning in bench.lab.status().warnings) == asked
+    bench.close()
+
+
+@pytest.mark.parametrize("value", [-0.3, -1.0, -1e-9, -12345.678, 0.0, 2.5, None])
+def test_the_log_stores_negative_metrics_exactly(value: float | None) -> None:
+    column = TABLES["experiments"]["reported_bpb"]
+    assert column.load([column.store(value)]) == [value]
