@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from autoresearch_mcp.server import settings
@@ -18,6 +18,7 @@ from autoresearch_mcp.server.commands.arguments import say
 from autoresearch_mcp.server.commands.lab_files import MCP_CONFIG
 from autoresearch_mcp.server.commands.survey import NOTHING_ASKED, TRAIN, Asked, Candidate, submits, survey
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.goal import Goal
 from autoresearch_mcp.server.paths import SETTINGS, STATE, LabPaths
 from autoresearch_mcp.server.proposals.clone import is_url
 from autoresearch_mcp.server.proposals.repo import Repo
@@ -30,7 +31,7 @@ EXAMPLES = (
     "autoresearch-mcp init big --profile h100",
 )
 _SCRIPT = (
-    "warning: {path} never calls submit(), so the metric is the line `{metric}: NUMBER` that it prints itself: reported, not verified, and "
+    "warning: {path} never calls submit(), so the metric is {metric}, as it prints it itself: reported, not verified, and "
     'marked so everywhere. lab.toml says how it is run ([training] files, data, budget_s = {budget_s:g} wall seconds); [promotion] reported = "allow" '
     "lets the gate go by it"
 )
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--editable", metavar="GLOB", nargs="+", default=[], help="what proposals may touch (default: the file that trains)"
     )
     parser.add_argument("--metric", default="", help="the metric that the code prints itself, which makes it reported, not verified")
+    parser.add_argument("--goal", choices=("min", "max"), help="whether a lower or a higher metric is better (default: min)")
     parser.add_argument("--yes", action="store_true", help="ask nothing: take the likeliest")
     parser.add_argument("--profile", default="cpu", help="what is trained on what: cpu, or h100 for a GPU (default: cpu)")
     parser.add_argument("--budget", metavar="SECONDS", type=float, help="budget of one experiment (default: the profile's)")
@@ -63,12 +65,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Make the lab, and say what to do next."""
     ask = _ask if sys.stdin.isatty() and not arguments.yes else None
-    asked = Asked(arguments.entry, arguments.module, arguments.editable, arguments.metric, ask)
+    ask_goal: Callable[[str], Goal] | None = _ask_goal if ask else (lambda _: "max") if arguments.yes else None
+    asked = Asked(arguments.entry, arguments.module, arguments.editable, arguments.metric, ask, arguments.goal, ask_goal)
     lines = create_lab(arguments.dir, arguments.from_repo, arguments.profile, arguments.budget, asked)
     say(f"Made the lab {arguments.dir}", *(f"  {line}" for line in lines), "", "Next:")
     say(f"  cd {arguments.dir} && claude              # then: read orchestrator.md and start the campaign")
     say(f"  autoresearch-mcp install claude-desktop {arguments.dir}", f"  autoresearch-mcp watch {arguments.dir}")
     return 0
+
+
+def _ask_goal(metric: str) -> Goal:
+    """Ask the person at the terminal which way the metric is better; Enter takes higher."""
+    return "min" if input(f"Is a higher {metric} better? [Y/n] ").strip().lower().startswith("n") else "max"
 
 
 def _ask(choices: Sequence[Candidate]) -> Candidate:
@@ -185,7 +193,7 @@ def _populate(root: Path, name: str, source: Path | str | None, profile: str, bu
 def _reports(root: Path) -> bool:
     """Return whether a repository's own lab.toml is for code that prints its metric itself."""
     with contextlib.suppress(LabError):
-        return settings.load(root).training.metric == "reported"
+        return settings.load(root).trust == "reported"
     return False
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from autoresearch_mcp.server import settings
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.goal import WORDS, Goal
 from autoresearch_mcp.server.proposals import source
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.trainer.records import METRIC
@@ -65,6 +66,8 @@ class Asked:
         editable: paths, folders or globs that proposals may touch.
         metric: the name of the metric that the code prints.
         ask: asks the owner which code trains, where several may; None takes the likeliest.
+        goal: which way that metric is better.
+        ask_goal: asks for it, where the name speaks against the default; None warns only.
     """
 
     entry: str = ""
@@ -72,6 +75,8 @@ class Asked:
     editable: Sequence[str] = ()
     metric: str = ""
     ask: Ask | None = None
+    goal: Goal | None = None
+    ask_goal: Callable[[str], Goal] | None = None
 
 
 NOTHING_ASKED = Asked()
@@ -108,9 +113,10 @@ def survey(repo: Repo, commit: str, asked: Asked, name: str) -> Survey:
     if metric == METRIC and Path(ORIGINALS_DATA).expanduser().is_dir():
         others = repo.other_files(commit, [each for each in files if each.endswith(".py")])
         data = ORIGINALS_DATA if any(b"autoresearch" in text for text in (code, *others.values())) else ""
-    own = settings.OwnCode(files, metric, data, entry, module, editable)
+    goal, doubt = _goal(metric, asked)
+    own = settings.OwnCode(files, metric, data, entry, module, editable, goal)
     missing = _missing(repo, commit, path, Editable([*editable, *files]))
-    return Survey(own, path, [*lines, *left_out, *guessed, *missing])
+    return Survey(own, path, [*lines, *left_out, *guessed, *doubt, *missing])
 
 
 def submits(code: bytes) -> bool:
@@ -272,6 +278,18 @@ def _metric(code: bytes, path: str) -> tuple[str, list[str]]:
         return "", []
     name = next(iter(names))
     return name, [f"the metric is {name}, which {path} seems to print; name another with --metric"]
+
+
+def _goal(metric: str, asked: Asked) -> tuple[Goal | None, list[str]]:
+    """Return which way the metric is better, where that is known, and what to tell the owner."""
+    if asked.goal or not metric:
+        return asked.goal, []
+    if not (doubt := settings.MetricSection(name=metric).doubt()):
+        return None, []
+    if asked.ask_goal is None:
+        return None, [f"warning: {doubt}"]
+    goal = asked.ask_goal(metric)
+    return goal, [f"{WORDS[goal]}: [metric] goal in lab.toml says so"]
 
 
 def _missing(repo: Repo, commit: str, path: str, given: Editable) -> list[str]:

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
+from autoresearch_mcp.server.goal import Goal
 from autoresearch_mcp.server.paths import STATE
 from autoresearch_mcp.server.settings.model import SCHEMA
 from autoresearch_mcp.trainer.prepare import PROFILES
@@ -22,6 +23,7 @@ class OwnCode:
         entry: the file that is run, with its arguments; empty for train.py.
         module: the module that is run instead, with its arguments.
         editable: what proposals may touch: paths, or `dir/**`.
+        goal: which way the metric is better; None where nobody said.
     """
 
     files: tuple[str, ...] = ()
@@ -30,23 +32,26 @@ class OwnCode:
     entry: str = ""
     module: str = ""
     editable: tuple[str, ...] = ("train.py",)
+    goal: Goal | None = None
 
     def toml(self) -> str:
-        """Return its part of `[training]`."""
+        """Return its part of `[training]`, and `[metric]`."""
         lines = []
         if self.module:
             lines.append(f"module = {json.dumps(self.module)}  # runs as `python -m {self.module}`")
         elif self.entry:
             lines.append(f"entry = {json.dumps(self.entry, ensure_ascii=False)}  # the file that is run, with its arguments")
-        if self.metric:
-            padding = " " * max(1, 12 - len(self.metric))
-            lines.append(
-                f'reported_metric = "{self.metric}"{padding} # the code prints it as `{self.metric}: 1.234`, lower is better; nobody verifies it'
-            )
         if self.files or self.metric:
             lines.append(f"files = {_list(self.files)}  # what else of the repository the code needs; proposals can't touch it")
         if self.metric:
             lines.append(f"data = {json.dumps(self.data, ensure_ascii=False)}  # a folder that the code may read")
+            goal = f'goal = "{self.goal}"' if self.goal else '# goal = "max"'
+            lines += [
+                "",
+                "[metric]",
+                f"name = {json.dumps(self.metric, ensure_ascii=False):<24} # as the code prints it; nobody verifies it",
+            ]
+            lines += [f'{goal:<31} # a higher one is better; "min": a lower one']
         return "".join(f"{line}\n" for line in lines)
 
 

@@ -54,14 +54,31 @@ def test_what_trains_is_found_and_what_it_needs_comes_along(tmp_path: Path, file
     training, _ = lab_of(tmp_path, files)
     assert (f"-m {training.module}" if training.module else training.entry) == runs
     assert set(others) <= set(training.files) | {path for path in training.editable if path in others}
-    assert training.reported_metric == "val_loss" and training.file in files and training.editable == [training.file]
+    assert settings.load(tmp_path / "lab").metric.name == "val_loss" and training.file in files and training.editable == [training.file]
 
 
 def test_flags_say_what_trains_what_may_be_changed_and_how_it_is_measured(tmp_path: Path) -> None:
     files = {"train.py": TRAINS, "alt/fit.py": TRAINS, "net/model.py": "x = 1\n", "net/loss.py": "x = 1\n", "conf.yaml": "lr: 1\n"}
     training, _ = lab_of(tmp_path, files, Asked("alt/fit.py --epochs 1", editable=["alt/fit.py", "net/", "*.yaml"], metric="rmse"))
-    assert (training.entry, training.reported_metric) == ("alt/fit.py --epochs 1", "rmse")
+    assert (training.entry, settings.load(tmp_path / "lab").metric.name) == ("alt/fit.py --epochs 1", "rmse")
     assert training.editable == ["alt/fit.py", "net/**", "conf.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "goal", "words"),
+    [
+        (Asked(metric="val acc"), None, "whether a higher val acc is better"),
+        (Asked(metric="val acc", goal="min"), "min", ""),
+        (Asked(metric="val acc", ask_goal=lambda _: "max"), "max", "higher is better"),
+        (Asked(metric="rmse", ask_goal=lambda _: "max"), None, ""),
+    ],
+)
+def test_the_goal_is_asked_for_where_the_name_speaks_against_the_default(
+    tmp_path: Path, asked: Asked, goal: str | None, words: str
+) -> None:
+    _, said = lab_of(tmp_path, {"train.py": TRAINS}, asked)
+    metric = settings.load(tmp_path / "lab").metric
+    assert (metric.name, metric.goal) == (asked.metric, goal) and words in said
 
 
 def test_where_several_may_train_the_owner_is_asked_and_the_others_are_named(tmp_path: Path) -> None:

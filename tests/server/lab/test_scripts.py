@@ -70,8 +70,9 @@ def harness(fork: Path, tmp_path: Path) -> Iterator[LabHarness]:
 
 
 def test_a_fork_of_autoresearch_becomes_a_lab_that_runs_it_as_it_is(harness: LabHarness) -> None:
-    training = settings.load(harness.root).training
-    assert (training.reported_metric, training.files, training.data) == ("val_bpb", ["prepare.py"], "~/.cache/autoresearch")
+    loaded = settings.load(harness.root)
+    training = loaded.training
+    assert (loaded.metric.name, training.files, training.data) == ("val_bpb", ["prepare.py"], "~/.cache/autoresearch")
     assert settings.load(harness.root).promotion.reported == "refuse"
 
 
