@@ -20,6 +20,7 @@ COMMANDS = {
     "init": "make a lab",
     "serve": "serve a lab to MCP clients: one over stdio, or many over HTTP",
     "install": "add the lab to an MCP client's configuration",
+    "uninstall": "take the lab out of an MCP client's configuration",
     "status": "show a lab once",
     "watch": "show a lab live; Ctrl-C ends it",
     "approve": "say yes, as a person, to a promotion (the gate still has to agree)",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch_mcp.contracts import TOOLS
-from autoresearch_mcp.server.commands.install import CLIENTS
+from autoresearch_mcp.server.clients import CLIENTS
 from tests import reference
 
 HERE = Path(__file__).parents[1]
@@ -16,10 +16,14 @@ README = (HERE / "README.md").read_text(encoding="utf-8")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
-def test_the_readme_is_short_and_names_every_tool_and_client() -> None:
+def test_the_readme_is_short_and_names_every_tool() -> None:
     assert len(README.encode()) <= 6_144
     assert {tool for tool in TOOLS if f"`{tool}`" not in README} == set()
-    assert {client for client in CLIENTS if client not in README} == set()
+
+
+def test_the_page_on_clients_names_each_that_install_knows() -> None:
+    page = (HERE / "docs" / "clients.md").read_text("utf-8")
+    assert {name for name, client in CLIENTS.items() if f"`{name}`" not in page or client.page not in page} == set()
 
 
 @pytest.mark.parametrize("page", reference.PAGES)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from autoresearch_mcp.contracts import TOOLS, contract
 from autoresearch_mcp.server import settings
-from autoresearch_mcp.server.commands import install
+from autoresearch_mcp.server.clients import CLIENTS, NAME, launch, merged
 from autoresearch_mcp.server.commands.survey import TRAIN
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.paths import SETTINGS
@@ -41,7 +41,7 @@ def starting_files(lab_toml: str, fixed_folder: str | None) -> dict[str, bytes]:
         lab_toml: the text of its settings.
         fixed_folder: where the fixed files go, to be read; None leaves them out.
     """
-    tools = ", ".join(f"mcp__{install.NAME}__{tool}" for tool in TOOLS)
+    tools = ", ".join(f"mcp__{NAME}__{tool}" for tool in TOOLS)
     fixed = {name: path.read_bytes() for name, path in prepare.fixed_files().items() if not name.endswith("__init__.py")}
     return {
         TRAIN: fixed.pop("train.py"),
@@ -68,7 +68,8 @@ def mcp_config(present: bytes) -> bytes:
     """
     try:
         text = present.decode("utf-8", "replace")
-        return install.merged(text, "mcpServers", install.NAME, install.entry("."), Path()).encode()
+        client = CLIENTS["claude-code"]
+        return merged(client.format, text, client.section, NAME, client.stdio(launch(".")), Path()).encode()
     except ValueError as error:
         raise LabError(
             f"The repository's {MCP_CONFIG} cannot take the lab's server: {error}. Correct it there. Nothing was made.", "bad_config"
