@@ -90,8 +90,8 @@ class Candidacies:
             self._end(candidacy, "decided", verdict.code, _words(verdict))
         elif candidacy.replicates >= MOST * settings.promotion.max_replicates:
             self._end(candidacy, "stopped", verdict.code, f"{candidacy.replicates} trainings did not decide it. {_words(verdict)}")
-        elif verdict.code == "champion" and verdict.n >= settings.promotion.max_replicates:
-            self._wait_for_champion(candidacy, champion, verdict)
+        elif verdict.code == "champion" and (verdict.p is not None or verdict.n >= settings.promotion.max_replicates):
+            self._wait_for_champion(candidacy, champion, verdict, settings)
         else:
             self._train(candidacy, champion, verdict, settings)
 
@@ -168,13 +168,22 @@ class Candidacies:
             if not self._ledger.open_experiments(limit=1):  # nothing is left that could return what it doesn't use
                 self._end(candidacy, "out_of_budget", verdict.code, f"{error} {_words(verdict)}")
 
-    def _wait_for_champion(self, candidacy: Candidacy, champion: str, verdict: Verdict) -> None:
-        """Note that a candidate with all its replicates waits for the champion's, unless those come to nothing."""
-        launched = self._ledger.champion_replicates(champion, self._current().launch())
-        if len(launched) >= MOST * self._current().promotion.max_replicates:
+    def _wait_for_champion(self, candidacy: Candidacy, champion: str, verdict: Verdict, settings: Settings) -> None:
+        """Note that a candidate needs no replicates but the champion's, unless those come to nothing."""
+        launched = self._ledger.champion_replicates(champion, settings.launch())
+        if len(launched) >= MOST * settings.promotion.max_replicates:
             self._end(candidacy, "stopped", verdict.code, f"The champion can't be measured: {_words(verdict)}")
+        elif not self._ledger.open_experiments(limit=1) and not self._covers_another(settings):
+            self._end(candidacy, "out_of_budget", verdict.code, f"[budget] covers no replicate of the champion. {_words(verdict)}")
         else:
             self._note(candidacy, verdict=verdict.code, note=_words(verdict))
+
+    def _covers_another(self, settings: Settings) -> bool:
+        """Return whether the lab's budget covers one more training, where nothing is reserved."""
+        each = settings.longest_s()
+        if self._ledger.spending()[0] + each > settings.budget.device_hours * 3600:
+            return False
+        return not settings.rents or self._ledger.money()[0] + each * settings.usd_per_s(settings.reference) <= settings.budget.usd
 
     def _never_starts(self, candidacy: Candidacy) -> str:
         """Return why the last replicate could not be started at all; empty if it could."""

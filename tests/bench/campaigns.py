@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from autoresearch_mcp.server.gate.noise import Squares, pool_squares, sums_of_squares
-from autoresearch_mcp.server.gate.rule import Rules, Run, decide, window
+from autoresearch_mcp.server.gate.rule import Decision, Rules, Run, decide, window
 from autoresearch_mcp.server.runner.order import OPEN, WINDOW, Launch, Waiting, next_launch
 
 HIDDEN = 0.95  # correlation of the hidden split's noise with validation's, measured
@@ -69,7 +69,10 @@ class _Candidate:
     running: int = 0
     ended: int = 0
     repeats: int = 1  # of bad replicates, that a cheat still has
-    verdict: str = "continue"
+    decision: Decision | None = None
+
+    def wants_more(self, rules: Rules) -> bool:
+        return len(self.runs) < rules.cap and not (self.decision and self.decision.verdict == "champion" and self.decision.p is not None)
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def simulate(
         others = [squares for name, squares in spreads.items() if name != _CHAMPION]
         own = sums_of_squares([run.metric for run in faced])
         decision = decide(candidate.runs, faced, pool_squares(own, others), rules)
-        candidate.verdict = decision.verdict
+        candidate.decision = decision
         if decision.final or (decision.verdict == "futile" and cheat != "never drops"):
             promoted += decision.verdict == "promote"
             del open_[candidate.name]
@@ -153,7 +156,7 @@ def simulate(
         if len(running) == slots:
             end()
             continue
-        queue = [Waiting(each.name, each.author) for each in open_.values() if not each.running and len(each.runs) < rules.cap]
+        queue = [Waiting(each.name, each.author) for each in open_.values() if not each.running and each.wants_more(rules)]
         queue += [Waiting(each.name, each.author) for each in list(waiting)[: OPEN + 2]]
         choice = next_launch(list(history), [launch for launch, _ in running], list(open_), queue, _CHAMPION, champions, slots)
         if choice is None:

@@ -49,12 +49,12 @@ def candidacy(harness: LabHarness, id: str) -> Candidacy:
 
 
 def test_a_large_gain_is_trained_until_the_gate_says_yes(harness: LabHarness) -> None:
-    commit = propose(harness, 1, gain=50)
+    commit = propose(harness, 1, gain=99)
     id = launch(harness, commit)
     drive(harness)
     ended = candidacy(harness, id)
     assert (ended.state, ended.verdict) == ("decided", "promote")
-    assert 3 <= ended.replicates <= 16
+    assert 3 <= ended.replicates <= 6, "the champion's 8 replicates are waited for, not trained along"
     assert harness.lab.promote_commit(commit, "ada").promoted
 
 
@@ -134,6 +134,23 @@ def test_the_lab_budget_ends_it_in_the_middle(make_lab: Callable[..., Path]) -> 
     ended = candidacy(harness, id)
     assert ended.state == "out_of_budget" and "[budget] device_hours" in ended.note
     assert harness.lab.status().budget.reserved_s == 0
+    harness.close()
+
+
+def test_a_candidate_that_waits_for_the_champion_ends_with_the_lab_budget(make_lab: Callable[..., Path]) -> None:
+    longest_s = load(make_lab("rich")).longest_s()
+    hours = 3 * longest_s / 3600
+    harness = LabHarness(make_lab("poor", {"slots = 0": "slots = 1", "device_hours = 8.0": f"device_hours = {hours:.6f}"}))
+    id = launch(harness, propose(harness, 1, gain=99))
+    move, costs = harness.ledger.move, itertools.chain([0.0] * 8, itertools.repeat(1.5 * longest_s))
+
+    def dear(id: str, states: list[str], **changes: object) -> object:
+        return move(id, states, **changes | ({"cost_s": next(costs)} if "cost_s" in changes else {}))  # type: ignore[arg-type]
+
+    harness.ledger.move = dear  # type: ignore[method-assign, assignment]
+    drive(harness)
+    ended = candidacy(harness, id)
+    assert (ended.state, ended.verdict) == ("out_of_budget", "champion") and "covers no replicate of the champion" in ended.note
     harness.close()
 
 
