@@ -55,7 +55,8 @@ class Failure(Model):
     """Why an experiment did not finish, in a class that an agent can act on."""
 
     kind: str = Field(
-        description="oom, nan, diverged, shape_error, import_error, syntax_error, timeout, killed, invalid_model, sandbox_violation, lost, hopeless or error"
+        description="oom, nan, diverged, shape_error, import_error, syntax_error, timeout, killed, invalid_model, sandbox_violation, lost, hopeless, "
+        "over_budget or error"
     )
     message: str
     lines: list[str] = Field(default=[], description="the few log lines that explain it")
@@ -125,9 +126,10 @@ class Experiment(Circumstances):
     )
     candidacy: str = Field(default="", description="the launch until decided that it belongs to")
     reproduces: str = Field(default="", description="the experiment of which this is a second run with the same seed: it is no evidence")
-    reserved_s: float = Field(description="device seconds held back from the budget until it ends")
+    reserved_s: float = Field(description="the most device seconds that an attempt can use: held back from its start to its end")
+    expected_s: float = Field(default=0.0, description="what trainings like it have cost: held back while it waits; 0: the most, as before")
     cost_s: float = Field(default=0.0, description="device seconds used")
-    reserved_usd: float = Field(default=0.0, description="held back from the budget until it ends")
+    reserved_usd: float = Field(default=0.0, description="the most that an attempt can cost: held back from its start to its end")
     cost_usd: float = Field(
         default=0.0, description="device seconds times the rate; the budget counts the provider's number once it is known"
     )
@@ -144,6 +146,12 @@ class Experiment(Circumstances):
     def terminal(self) -> bool:
         """Whether it has ended."""
         return self.state in TERMINAL_STATES
+
+    @property
+    def held_s(self) -> float:
+        """Device seconds that the budget holds back for it now, besides what is spent."""
+        next_ = self.expected_s or self.reserved_s if self.state == "queued" else self.reserved_s
+        return 0.0 if self.terminal else self.cost_s + next_
 
     @property
     def metric(self) -> float | None:

@@ -34,7 +34,7 @@ class Trainings:
         idempotency_key: str | None = None,
         tags: list[str] | None = None,
     ) -> a.LaunchAnswer:
-        """Queue replicates of a proposal or champion, and reserve the most that they can cost.
+        """Queue replicates of a proposal or champion, and hold back what their like has cost.
 
         Args:
             commit: what is trained.
@@ -81,7 +81,7 @@ class Trainings:
         if queued is None:
             ids = core.ledger.answer(idempotency_key or "", request) or []
             return self._answer(sha, ids, [line.seed for line in self._experiments.states(ids)], 0.0, True)
-        return self._answer(sha, [e.id for e in queued], [e.seed for e in queued], sum(e.reserved_s for e in queued), False)
+        return self._answer(sha, [e.id for e in queued], [e.seed for e in queued], sum(e.held_s for e in queued), False)
 
     def reproduce(self, id: str, author: str) -> str:
         """Queue an experiment again: the same commit, seed and kind of device. The new one counts nowhere.
@@ -160,14 +160,15 @@ class Trainings:
         return a.CancelAnswer(id=id, state=changed.state, note="It is being stopped; wait_for_experiments tells when it has ended.")
 
     def reserved(self, settings: Settings, device: str | None) -> dict[str, Any]:
-        """Return an experiment's kind of device, and the most that it can cost there."""
+        """Return an experiment's kind of device, and what it can and is expected to cost there."""
         kinds = settings.devices
         if device is not None and device not in kinds:
             raise LabError(f"This lab trains on {' or '.join(kinds)}, not on {clean(device)[:40]!r}. Nothing was queued.", "unknown_device")
         if why := preflight_error(settings, self._core.state):
             raise LabError(f"{why} Nothing was queued.", "not_set_up" if settings.rents else "missing_package")
-        kind, each = device or kinds[0], settings.longest_s()
-        return {"device": kind, "reserved_s": each, "reserved_usd": each * settings.usd_per_s(kind)}
+        kind, most = device or kinds[0], settings.longest_s()
+        like_it = self._core.ledger.typical_s(settings.launch(), kind) or 0.0
+        return {"device": kind, "reserved_s": most, "expected_s": min(like_it, most), "reserved_usd": most * settings.usd_per_s(kind)}
 
     def _enqueue(self, settings: Settings, experiments: list[Experiment], key: str | None, request: str) -> list[Experiment] | None:
         queued = self._core.ledger.enqueue(
@@ -179,7 +180,7 @@ class Trainings:
     def answer_of(self, ids: list[str], commit: str, repeated: bool, note: str) -> a.LaunchAnswer:
         """Return the answer to a launch whose experiments are queued or have ended."""
         lines = self._experiments.states(ids)
-        reserved_s = sum(e.reserved_s for e in self._core.ledger.open_experiments() if e.id in ids)
+        reserved_s = sum(e.held_s for e in self._core.ledger.open_experiments() if e.id in ids)
         return self._answer(commit, ids, [line.seed for line in lines], 0.0 if repeated else reserved_s, repeated, note)
 
     def _answer(

@@ -67,11 +67,13 @@ class Ledger:
         self.next_launch = experiments.next_launch
         self.open_launches = experiments.open_launches
         self.move = experiments.move
+        self.start = experiments.start
         self.request_cancel = experiments.request_cancel
 
         starts = Starts(database)
         self.starts = starts.starts
         self.starts_of = starts.starts_of
+        self.typical_s = starts.typical_s
         self.champion_replicates = starts.champion_replicates
         self.first_queued = starts.first_queued
         self.queued_champion_replicates = starts.queued_champion_replicates

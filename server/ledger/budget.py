@@ -1,9 +1,22 @@
-"""Device seconds and money: what is spent, what is reserved, and what the provider charged."""
+"""Device seconds and money: what is spent, what is held back, and what the provider charged.
+
+A training that waits holds back what trainings like it have cost. One that starts holds back the most that it can cost, and doesn't
+start where the budget has less. So a queue can be filled with what will be spent, and the budget is never passed.
+"""
 
 import sqlite3
 import time
+from collections.abc import Sequence
 
+from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.ledger.database import Database
+from autoresearch_mcp.server.models import Experiment
+
+_USD = "json_extract(record, '$.reserved_usd')"
+_HELD_USD = (
+    f"CASE WHEN state = 'queued' AND json_extract(record, '$.expected_s') > 0 "
+    f"THEN {_USD} * json_extract(record, '$.expected_s') / json_extract(record, '$.reserved_s') ELSE {_USD} END"
+)
 
 
 class Budget:
@@ -61,7 +74,7 @@ def spent_s(db: sqlite3.Connection) -> float:
 
 
 def reserved_s(db: sqlite3.Connection) -> float:
-    """Return the device seconds held back for experiments that have not ended."""
+    """Return the device seconds held back for experiments that have not ended. See `Experiment.held_s`."""
     return float(db.execute("SELECT coalesce(sum(reserved_s), 0) FROM experiments").fetchone()[0])
 
 
@@ -72,7 +85,62 @@ def billed_usd(db: sqlite3.Connection) -> float:
 
 def reserved_usd(db: sqlite3.Connection) -> float:
     """Return the money held back for experiments that have not ended."""
-    return float(db.execute("SELECT coalesce(sum(json_extract(record, '$.reserved_usd')), 0) FROM experiments").fetchone()[0])
+    return float(db.execute(f"SELECT coalesce(sum({_HELD_USD}), 0) FROM experiments").fetchone()[0])  # noqa: S608
+
+
+def check_queue(db: sqlite3.Connection, experiments: Sequence[Experiment], total_s: float, total_usd: float) -> None:
+    """Refuse experiments that the budget has no room for: beside all that is open, and one of them by itself at its worst.
+
+    Raises:
+        LabError: `over_budget`.
+    """
+    spent, held, needed = spent_s(db), reserved_s(db), sum(e.held_s for e in experiments)
+    worst = max((e.reserved_s for e in experiments), default=0.0)
+    if needed > total_s - spent - held or worst > total_s - spent:
+        needed = needed if needed > total_s - spent - held else worst
+        raise LabError(
+            f"Not queued: this could use up to {needed:.0f} device seconds and the lab's budget has {max(0, total_s - spent - held):.0f} left "
+            f"({spent:.0f} spent, {held:.0f} reserved by running and queued experiments, {total_s:.0f} in all). "
+            "Launch fewer replicates, wait for running experiments to return what they don't use, or ask the lab's owner to raise "
+            "[budget] device_hours in lab.toml.",
+            "over_budget",
+        )
+    billed, kept = billed_usd(db), reserved_usd(db)
+    price = sum(_held_usd(e) for e in experiments)
+    dearest = max((e.reserved_usd for e in experiments), default=0.0)
+    if price > total_usd - billed - kept or dearest > total_usd - billed:
+        price = price if price > total_usd - billed - kept else dearest
+        raise LabError(
+            f"Not queued: this could cost up to ${price:.2f} and the lab's budget has ${max(0, total_usd - billed - kept):.2f} left of "
+            f"${total_usd:.2f}. Launch fewer replicates, choose a cheaper device, wait for running experiments to return what they don't use, "
+            "or ask the lab's owner to raise [budget] usd in lab.toml.",
+            "over_budget",
+        )
+
+
+def check_start(db: sqlite3.Connection, e: Experiment, total_s: float, total_usd: float) -> None:
+    """Refuse to start an experiment whose worst case the budget doesn't cover beside what runs. What waits holds nothing against it.
+
+    Raises:
+        LabError: `over_budget`.
+    """
+    running = "FROM experiments WHERE state != 'queued'"
+    held = float(db.execute(f"SELECT coalesce(sum(reserved_s), 0) {running}").fetchone()[0])
+    left = total_s - spent_s(db) - held - e.cost_s
+    if e.reserved_s > left:
+        raise LabError(
+            f"A training can use up to {e.reserved_s:.0f} device seconds, and the lab's budget has {max(0, left):.0f} left.", "over_budget"
+        )
+    kept = float(db.execute(f"SELECT coalesce(sum({_USD}), 0) {running}").fetchone()[0])
+    left = total_usd - billed_usd(db) - kept
+    if e.reserved_usd > left:
+        raise LabError(
+            f"A training can cost up to ${e.reserved_usd:.2f}, and the lab's budget has ${max(0, left):.2f} left.", "over_budget"
+        )
+
+
+def _held_usd(e: Experiment) -> float:
+    return e.reserved_usd * e.expected_s / e.reserved_s if e.expected_s and e.reserved_s else e.reserved_usd
 
 
 def add_bill(db: sqlite3.Connection, experiment: str, attempt: int, author: str, usd: float) -> None:

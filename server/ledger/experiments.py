@@ -36,7 +36,7 @@ class OpenExperiments:
         launch: LaunchSettings | None = None,
         candidacy: Candidacy | None = None,
     ) -> list[Experiment] | None:
-        """Queue experiments and reserve their budget, all or none.
+        """Queue experiments and hold back what they are expected to cost, all or none.
 
         Args:
             experiments: the new ones.
@@ -57,14 +57,13 @@ class OpenExperiments:
         with self._database.write() as db:
             if key is not None and _answer(db, key, request) is not None:
                 return None
-            _check_seconds(db, sum(e.reserved_s for e in experiments), total_s)
-            _check_money(db, sum(e.reserved_usd for e in experiments), total_usd)
+            budget.check_queue(db, experiments, total_s, total_usd)
             if candidacy is not None:
                 candidacies.add_candidacy(db, candidacy)
             for e in experiments:
                 if not candidacies.add_training(db, e):
                     return None
-                row = (e.id, e.commit, e.state, e.reserved_s, e.created_at, e.model_dump_json())
+                row = (e.id, e.commit, e.state, e.held_s, e.created_at, e.model_dump_json())
                 db.execute("INSERT INTO experiments VALUES (?, ?, ?, ?, ?, ?)", row)
                 if launch is not None:
                     db.execute("INSERT INTO launches VALUES (?, ?)", (e.id, launch.model_dump_json()))
@@ -154,6 +153,28 @@ class OpenExperiments:
         with self._database.write() as db:
             return _move(db, id, states, changes)
 
+    def start(self, id: str, total_s: float, total_usd: float = math.inf) -> Experiment | None:
+        """Begin the next attempt of a queued experiment, and hold back the most that it can cost.
+
+        Args:
+            id: of the experiment.
+            total_s: device seconds of the whole lab.
+            total_usd: money of the whole lab.
+
+        Returns:
+            The changed experiment; None if it is no longer queued.
+
+        Raises:
+            LabError: `over_budget`: nothing was changed.
+        """
+        with self._database.write() as db:
+            row = db.execute("SELECT record FROM experiments WHERE id = ? AND state = 'queued'", (id,)).fetchone()
+            if row is None:
+                return None
+            e = Experiment.model_validate_json(row[0])
+            budget.check_start(db, e, total_s, total_usd)
+            return _move(db, id, ["queued"], {"state": "starting", "attempt": e.attempt + 1, "started_at": time.time()})
+
     def request_cancel(self, id: str, by: str = BUDGET) -> Experiment | None:
         """Cancel at once what is queued; mark what runs, for the runner to stop.
 
@@ -175,30 +196,6 @@ def _launch(text: str) -> LaunchSettings | None:
         return LaunchSettings.model_validate_json(text)
     except ValidationError:  # such as a profile that there was in an older version
         return None
-
-
-def _check_seconds(db: sqlite3.Connection, needed_s: float, total_s: float) -> None:
-    spent_s, reserved_s = budget.spent_s(db), budget.reserved_s(db)
-    left_s = total_s - spent_s - reserved_s
-    if needed_s > left_s:
-        raise LabError(
-            f"Not queued: this could use up to {needed_s:.0f} device seconds and the lab's budget has {max(0, left_s):.0f} left "
-            f"({spent_s:.0f} spent, {reserved_s:.0f} reserved by running and queued experiments, {total_s:.0f} in all). "
-            "Launch fewer replicates, wait for running experiments to return what they don't use, or ask the lab's owner to raise "
-            "[budget] device_hours in lab.toml.",
-            "over_budget",
-        )
-
-
-def _check_money(db: sqlite3.Connection, needed_usd: float, total_usd: float) -> None:
-    left_usd = total_usd - budget.billed_usd(db) - budget.reserved_usd(db)
-    if needed_usd > left_usd:
-        raise LabError(
-            f"Not queued: this could cost up to ${needed_usd:.2f} and the lab's budget has ${max(0, left_usd):.2f} left of ${total_usd:.2f}. "
-            "Launch fewer replicates, choose a cheaper device, wait for running experiments to return what they don't use, or ask "
-            "the lab's owner to raise [budget] usd in lab.toml.",
-            "over_budget",
-        )
 
 
 def _answer(db: sqlite3.Connection, key: str, request: str) -> list[str] | None:
@@ -226,10 +223,11 @@ def _move(db: sqlite3.Connection, id: str, states: Sequence[ExperimentState], ch
     if "cost_usd" in changes:
         budget.add_bill(db, id, before.attempt, before.author, after.cost_usd - before.cost_usd)
     if after.state not in TERMINAL_STATES:
-        db.execute("UPDATE experiments SET state = ?, record = ? WHERE id = ?", (after.state, after.model_dump_json(), id))
+        changed = (after.state, after.held_s, after.model_dump_json(), id)
+        db.execute("UPDATE experiments SET state = ?, reserved_s = ?, record = ? WHERE id = ?", changed)
         return after
     after = cleaned(after)
-    after.reserved_s = after.reserved_usd = 0.0
+    after.reserved_s = after.expected_s = after.reserved_usd = 0.0
     if after.state == "cancelled":
         after.fault, after.cancelled_running = "cancel", after.attempt > 0
     db.execute("DELETE FROM experiments WHERE id = ?", (id,))

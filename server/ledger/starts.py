@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from autoresearch_mcp.server.ledger.database import Database
 from autoresearch_mcp.server.models import Experiment
 from autoresearch_mcp.server.settings import LaunchSettings
+
+LIKE_IT, FEWEST_LIKE_IT = 20, 3  # trainings that say what the next one will take
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,24 @@ class Starts:
             query = f'SELECT experiment, "commit", author, by_lab, beside FROM starts WHERE experiment IN ({marks}) ORDER BY seq'  # noqa: S608
             rows = db.execute(query, tuple(ids)).fetchall()
         return [_start(row) for row in rows]
+
+    def typical_s(self, launch: LaunchSettings, device: str) -> float | None:
+        """Return how long a training took, on average over the latest that finished under these settings on this kind of device.
+
+        Args:
+            launch: the settings.
+            device: the kind of device.
+
+        Returns:
+            Seconds from start to end; None where fewer than three have finished.
+        """
+        with self._database.read() as db:
+            rows = db.execute(
+                "SELECT e.finished_at - e.started_at FROM starts s CROSS JOIN ended e ON e.id = s.experiment WHERE s.settings = ? "
+                "AND e.device = ? AND e.state = 'finished' AND e.finished_at > e.started_at ORDER BY s.seq DESC LIMIT ?",
+                (settings_hash(launch.model_dump_json()), device, LIKE_IT),
+            ).fetchall()
+        return math.fsum(row[0] for row in rows) / len(rows) if len(rows) >= FEWEST_LIKE_IT else None
 
     def champion_replicates(self, commit: str, launch: LaunchSettings) -> list[str]:
         """Return the experiments that the lab started as replicates of the champion, in that order, but those that were cancelled.

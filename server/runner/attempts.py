@@ -23,12 +23,13 @@ from autoresearch_mcp.server.runner.hopeless import Hopeless, is_stopped
 from autoresearch_mcp.server.runner.spending import Spending
 from autoresearch_mcp.server.runner.watch import LabMoved
 from autoresearch_mcp.server.runs import locate, read_tail
-from autoresearch_mcp.server.settings import LaunchSettings, Settings
+from autoresearch_mcp.server.settings import BudgetSection, LaunchSettings, Settings
 from autoresearch_mcp.server.untrusted import file_names_only
 from autoresearch_mcp.trainer import protocol
 from autoresearch_mcp.trainer.protocol import Result
 
 ATTEMPTS = 2  # a lost run is started again once; one that never began, as its runner died, was no attempt
+OVER_BUDGET = "over_budget"  # the kind of failure of what the budget did not let start
 START_LIMIT_S = 120.0  # from submission to the first sign of life
 
 _log = logging.getLogger("autoresearch.runner")
@@ -73,25 +74,32 @@ class Attempts:
         self._hopeless = Hopeless(ledger, Paces(state, ledger, repo.champion))
         self._launches: dict[str, LaunchSettings] = {}
 
-    async def start(self, experiment: Experiment, data: str) -> None:
+    async def start(self, experiment: Experiment, data: str, budget: BudgetSection) -> bool:
         """Start the next attempt of a queued experiment, or end it with the reason why that is impossible.
 
         Args:
             experiment: it is left alone if it has been cancelled in the meantime.
             data: where the prepared data is.
+            budget: of the lab. It covers the most that the attempt can cost, or the attempt doesn't start.
+
+        Returns:
+            False where it waits, because what runs now may still return enough of the budget.
 
         Raises:
             LabMoved: nothing is recorded.
             LabError: the ledger can't be used.
         """
-        intent = self._ledger.move(experiment.id, ["queued"], state="starting", attempt=experiment.attempt + 1, started_at=time.time())
+        try:
+            intent = self._ledger.start(experiment.id, budget.device_hours * 3600, budget.usd if self._settings.rents else math.inf)
+        except LabError as error:
+            if error.code != "over_budget":
+                raise
+            if self._ledger.open_experiments(*ACTIVE_STATES, limit=1):
+                return False
+            self.refuse(experiment, str(error), OVER_BUDGET, "Ask the lab's owner to raise [budget] in lab.toml, then launch again.")
+            return True
         if intent is None:
-            return  # cancelled in the meantime
-        if intent.losses and not self._spending.affordable():
-            message = "The run was lost, and [budget] usd does not cover that and another try."
-            failure = Failure(kind="lost", message=message, advice="Ask the lab's owner to raise it, then launch again.")
-            self._end(intent, "crashed", 0.0, failure=failure)
-            return
+            return True  # cancelled in the meantime
         try:
             training = self._launch(intent).training
             repo = self._repo
@@ -107,11 +115,12 @@ class Attempts:
             message = str(error) if expected else f"The run could not be started: {type(error).__name__}: {file_names_only(str(error))}."
             failure = Failure(kind="error", message=message, advice=_NOT_ITS_FAULT)
             self._end(intent, "crashed", 0.0 if self._settings.rents else None, failure=failure)
+        return True
 
-    def refuse(self, experiment: Experiment, why: str) -> None:
+    def refuse(self, experiment: Experiment, why: str, kind: str = "error", advice: str = _NOT_ITS_FAULT) -> None:
         """End a queued experiment that can't be started. It costs nothing."""
         _log.error("%s not started: %s", experiment.id, why)
-        failure = Failure(kind="error", message=why, advice=_NOT_ITS_FAULT)
+        failure = Failure(kind=kind, message=why, advice=advice)
         self._ledger.move(experiment.id, ["queued"], state="crashed", finished_at=time.time(), failure=failure, fault="machine")
 
     async def advance(self, experiment: Experiment) -> None:

@@ -17,6 +17,7 @@ from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.ledger.starts import settings_hash
 from autoresearch_mcp.server.models import Candidacy, CandidacyState, Experiment, Verdict, new_id
 from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.runner.attempts import OVER_BUDGET
 from autoresearch_mcp.server.runner.schedule import LAB, in_turn
 from autoresearch_mcp.server.settings import Settings
 
@@ -82,7 +83,7 @@ class Candidacies:
         elif training:
             return
         if why := self._never_starts(candidacy):
-            self._end(candidacy, "stopped", "", why)
+            self._end(candidacy, "out_of_budget" if OVER_BUDGET in why else "stopped", "", why)
             return
         verdict = self._gate.verdict(candidacy.commit, champion)
         settings = self._current()
@@ -158,6 +159,7 @@ class Candidacies:
             created_at=time.time(),
             candidacy=candidacy.id,
             reserved_s=each,
+            expected_s=min(self._ledger.typical_s(launch, candidacy.device) or 0.0, each),
             reserved_usd=price,
         )
         try:

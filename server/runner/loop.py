@@ -29,7 +29,7 @@ from autoresearch_mcp.server.runner.schedule import Schedule
 from autoresearch_mcp.server.runner.spending import Spending
 from autoresearch_mcp.server.runner.start import got_to_work
 from autoresearch_mcp.server.runner.watch import LabMoved, LabWatch, Outcome, SettingsChanged
-from autoresearch_mcp.server.settings import Settings
+from autoresearch_mcp.server.settings import BudgetSection, Settings
 
 LINGER_S = 20.0  # idle time before it exits; an agent's next call often comes within it
 ROUND_RETRY_S = (1.0, 60.0)  # first and longest wait after a round that failed
@@ -73,6 +73,7 @@ class Runner:
         self._flusher = Flusher(state, ledger, lake)
         self._retention = Retention(settings.lab, state, ledger, repo)
         self._active = time.monotonic()
+        self._waits_for_budget: tuple[int, BudgetSection] | None = None  # the ledger's version and the budget when too little was left
         self.stopping = asyncio.Event()
 
     async def run(self, linger_s: float = LINGER_S) -> Outcome:
@@ -141,6 +142,9 @@ class Runner:
         if (choice := self._schedule.choose()) is None:
             await self._leave_queue()
             return
+        budget = self._current_settings().budget
+        if self._waits_for_budget == (self._ledger.changes(), budget):
+            return
         try:
             data = await self._preparation.data() if self._settings.trust == "verified" else ""
         except ComputeError as error:
@@ -151,7 +155,9 @@ class Runner:
         while data is not None and choice is not None and free > 0:
             self._check_settings()  # after the queue was read: what was queued after a change starts after it
             if (next_ := self._schedule.take(choice)) is not None:
-                await self._attempts.start(next_, data)
+                if not await self._attempts.start(next_, data, budget):
+                    self._waits_for_budget = self._ledger.changes(), budget
+                    return
                 free -= 1
             choice = self._schedule.choose()
 

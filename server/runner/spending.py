@@ -48,11 +48,6 @@ class Spending:
             cost["cost_usd"] = experiment.cost_usd + seconds * self._settings.usd_per_s(experiment.device)
         return cost
 
-    def affordable(self) -> bool:
-        """Return whether the budget covers everything that is spent and reserved."""
-        spent, reserved, *_ = self._ledger.money()
-        return not self._settings.rents or spent + reserved <= self._settings.budget.usd
-
     def enforce_budget(self, active: list[Experiment]) -> None:
         """Stop everything at the cap, and start the cleanup of sandboxes and bills if it is due. Does nothing where no device is rented.
 

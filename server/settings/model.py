@@ -84,13 +84,13 @@ class BudgetSection(Section):
     """Limit what the whole lab may use."""
 
     device_hours: float = Field(
-        default=8.0, gt=0, le=1_000_000, description="device hours of the whole lab; a launch that could pass them is refused"
+        default=8.0, gt=0, le=1_000_000, description="device hours of the whole lab; a training that could pass them doesn't start"
     )
     usd: float = Field(
         default=25.0,
         gt=0,
         le=1_000_000,
-        description="money of the whole lab, where devices are rented. A launch reserves the most that it can cost; at the cap everything is stopped",
+        description="money of the whole lab, where devices are rented. What starts reserves the most that it can cost; at the cap everything is stopped",
     )
 
 

@@ -93,6 +93,60 @@ def test_a_launch_that_the_budget_cannot_pay_queues_nothing(ledger: Ledger) -> N
     assert ledger.answer("key", "r") is None
 
 
+def test_what_waits_holds_what_its_like_cost_and_what_starts_the_most_it_can(ledger: Ledger) -> None:
+    waiting = [experiment(expected_s=20.0, reserved_usd=1.0) for _ in range(8)]
+    ledger.enqueue(waiting, 200.0, None, "r", 2.0)
+    assert ledger.spending() == (0.0, 160.0) and ledger.money()[1] == pytest.approx(1.6)
+    with pytest.raises(LabError, match=r"up to 60 device seconds .* has 40 left"):
+        ledger.enqueue([experiment(expected_s=20.0) for _ in range(3)], 200.0, None, "r")
+    with pytest.raises(LabError, match="up to 201 device seconds"):  # it could never start
+        ledger.enqueue([experiment(reserved_s=201.0, expected_s=1.0)], 200.0, None, "r")
+    assert all(ledger.start(e.id, 200.0, 2.0) for e in waiting[:2])
+    assert ledger.spending() == (0.0, 320.0)
+    with pytest.raises(LabError, match=r"up to 100 device seconds, .* has 0 left") as error:
+        ledger.start(waiting[2].id, 200.0, 2.0)
+    assert error.value.code == "over_budget" and [e.state for e in ledger.open_experiments()].count("queued") == 6
+    ledger.move(waiting[0].id, ["starting"], state="queued", cost_s=30.0)  # lost: what it used stays charged
+    assert ledger.spending() == (0.0, 100.0 + 30.0 + 7 * 20.0)
+    with pytest.raises(LabError, match="has 0 left"):
+        ledger.start(waiting[0].id, 130.0)
+    with pytest.raises(LabError, match=r"up to \$1.00, .* \$0.50 left"):
+        ledger.start(waiting[0].id, 1e9, 1.5)
+    assert ledger.start(waiting[0].id, 1e9, 2.0) and ledger.start(waiting[0].id, 1e9, 2.0) is None
+
+
+def test_starts_at_once_and_launches_at_once_never_pass_the_budget(ledger: Ledger) -> None:
+    total, barrier = 1050.0, threading.Barrier(6)
+
+    def work() -> None:
+        barrier.wait()
+        for _ in range(20):
+            with contextlib.suppress(LabError):
+                ledger.enqueue([e := experiment(expected_s=10.0)], total, None, "r")
+                ledger.start(e.id, total)
+                ledger.move(e.id, ["starting"], state="finished", cost_s=100.0, finished_at=2.0)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    spent, held = ledger.spending()
+    assert 0 < spent <= spent + held <= total and not ledger.open_experiments(*ACTIVE_STATES)
+
+
+def test_what_a_training_takes_is_told_from_three_that_finished_under_its_settings(ledger: Ledger) -> None:
+    launch, other = launched(budget_s=10.0), launched(budget_s=20.0)
+    for n, (under, device) in enumerate([(launch, "cpu"), (launch, "cpu"), (other, "cpu"), (launch, "h100"), (launch, "cpu")]):
+        ledger.enqueue([e := experiment(device=device)], 1e9, None, "r", launch=under)
+        assert ledger.typical_s(launch, "cpu") is None
+        begun = ledger.start(e.id, 1e9)
+        assert begun is not None and begun.started_at is not None
+        ledger.move(e.id, ["starting"], state="finished", finished_at=begun.started_at + 30 + n)
+    assert ledger.typical_s(launch, "cpu") == pytest.approx((30 + 31 + 34) / 3)
+    assert ledger.typical_s(other, "cpu") is None
+
+
 def test_ending_returns_the_reservation_and_charges_the_cost(ledger: Ledger) -> None:
     e = experiment()
     ledger.enqueue([e], 1000.0, None, "r")

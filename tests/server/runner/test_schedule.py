@@ -1,12 +1,13 @@
 """The runner starts trainings in the order of launches, and trains the champion beside candidates, at the lab's charge."""
 
+import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from autoresearch_mcp.server.models import Experiment
+from autoresearch_mcp.server.models import Experiment, new_id
 from autoresearch_mcp.server.runner.lock import runner_lock
 from autoresearch_mcp.server.settings import load
 from tests.server.harness import LabHarness
@@ -75,6 +76,41 @@ def test_nothing_is_trained_for_the_lab_where_its_metric_counts_nowhere(make_lab
     queue(harness, (propose(harness, 1), 2))
     harness.drive()
     assert [each.by_lab for each in harness.ledger.starts(100)] == [False] * 2
+    harness.close()
+
+
+def test_a_training_that_the_rest_of_the_budget_may_not_cover_waits_or_is_refused(make_lab: Callable[..., Path]) -> None:
+    root = make_lab("tight", {"slots = 0": "slots = 3"})
+    harness, settings = LabHarness(root), load(root)
+    commit, most, toml = propose(harness, 1), settings.longest_s(), root / "lab.toml"
+
+    def budget(trainings: float) -> None:
+        text = re.sub(r"device_hours = [\d.]+", f"device_hours = {trainings * most / 3600:.6f}", toml.read_text(encoding="utf-8"))
+        toml.write_text(text, encoding="utf-8")
+
+    budget(1.5)
+    like_it = {
+        "base": commit,
+        "author": "ada",
+        "hypothesis": "h",
+        "device": "cpu",
+        "created_at": 1.0,
+        "reserved_s": most,
+        "expected_s": 0.1,
+    }
+    for seed in range(3):
+        e = Experiment(id=new_id("e"), commit=commit, seed=seed, **like_it)
+        harness.ledger.enqueue([e], 1.5 * most, None, "r", launch=settings.launch())
+    harness.drive()
+    starts = harness.ledger.starts(100)
+    assert sum(not each.by_lab for each in starts) == 3
+    assert not any(each.beside for each in starts), "three slots are free, and the budget covers one at its worst"
+    queue(harness, (commit, 1))
+    (last,) = (e.id for e in harness.ledger.open_experiments())
+    budget(0.5)
+    harness.drive()
+    (ended,) = harness.ledger.ended([last]).values()
+    assert (ended["state"], ended["started"]) == ("crashed", 0) and "over_budget: A training can use up to" in ended["failure"]
     harness.close()
 
 

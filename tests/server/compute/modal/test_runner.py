@@ -127,7 +127,7 @@ def test_a_sandbox_that_ended_before_it_was_seen_to_run_is_billed(rented: Rented
 
 def test_what_runs_counts_at_the_cap(make_rented: Callable[..., RentedLab]) -> None:
     rented = make_rented({"usd = 25.0": "usd = 0.002"})  # the boots of two
-    ids = rented.enqueue(3, rented.orders("hold"))
+    ids = rented.enqueue(3, rented.orders("hold"), usd=0.0005)
     rented.runner()
     until(lambda: rented.over(ids))
     assert rented.states(ids) == {"cancelled": 3} and rented.ledger.money()[0] >= 0.002
