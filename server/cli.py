@@ -21,6 +21,7 @@ COMMANDS = {
     "serve": "serve a lab to MCP clients: one over stdio, or many over HTTP",
     "install": "add the lab to an MCP client's configuration",
     "uninstall": "take the lab out of an MCP client's configuration",
+    "checkout": "make a work tree in which an agent edits files, on a branch that it proposes by name",
     "status": "show a lab once",
     "watch": "show a lab live; Ctrl-C ends it",
     "approve": "say yes, as a person, to a promotion (the gate still has to agree)",

@@ -41,6 +41,8 @@ class Lab:
         self.read_file = proposing.read_file
         self.diff = proposing.diff
         self.propose_patch = proposing.propose_patch
+        self.check_out = proposing.check_out
+        self.take_in_champion = proposing.take_in_champion
 
         experiments = Experiments(core, self._status)
         self.changes = experiments.changes

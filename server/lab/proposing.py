@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
@@ -76,34 +77,52 @@ class Proposing:
 
     def propose_patch(
         self,
-        hypothesis: str,
+        hypothesis: str | None,
         author: str,
         diff: str | None = None,
         edits: list[dict[str, str]] | None = None,
         files: dict[str, str] | None = None,
+        ref: str | None = None,
         base: str | None = None,
         tags: list[str] | None = None,
     ) -> a.ProposalAnswer:
         """Make a commit from a change to editable files. Code that was proposed before makes none: the answer is the earlier proposal's.
 
         Args:
-            hypothesis: what is changed, and why it should help.
+            hypothesis: what is changed, and why it should help; None for the message of the commit that `ref` names.
             author: who proposes.
-            diff: the change as a unified diff. Exactly one of `diff`, `edits` and `files` is given.
+            diff: the change as a unified diff. Exactly one of `diff`, `edits`, `files` and `ref` is given.
             edits: the change as search and replace: each has `path`, `search`, `replace`.
             files: the change as whole new files: path to text.
-            base: the commit to change; by default the champion.
+            ref: an agent's branch; the change is what it holds beyond its base.
+            base: the commit to change; by default the champion, or what the branch was made from.
             tags: kept with the proposal and its experiments.
 
         Raises:
             LabError: `no_hypothesis`, `bad_base`, `barred`, `no_change`, `is_champion`, `too_much_new`, or why the change doesn't apply.
         """
         core = self._core
-        hypothesis = clean(hypothesis).strip()
+        if ref is not None:
+            if [diff, edits, files] != [None] * 3:
+                raise LabError("Send the change in exactly one form: ref, diff, edits or files.", "bad_patch")
+            tip = core.repo.branches.tip(ref)
+            base = (
+                core.commit(base)
+                if base
+                else core.repo.branches.base(tip, core.repo.champion(), lambda sha: core.ledger.proposal(sha) is not None)
+            )
+            files = core.repo.branches.changes(base, tip)
+            hypothesis = hypothesis or core.repo.branches.message(tip)
+            if len(hypothesis) < 10:
+                raise LabError(
+                    f"The commit's message {hypothesis!r} says too little: pass a hypothesis, what changes and why it helps.",
+                    "no_hypothesis",
+                )
+        hypothesis = clean(hypothesis or "").strip()
         if not hypothesis:
             raise LabError("The hypothesis is empty. Say in a sentence what the change should do and why.", "no_hypothesis")
         sha = core.commit(base)
-        if core.ledger.proposal(sha) is None and not core.was_champion(sha):
+        if not self._may_be_built_on(sha):
             raise LabError(f"{sha[:12]} is neither a proposal nor a champion. Leave base out to build on the champion.", "bad_base")
         if core.repo.first() is None:  # a lab of before
             promoted = core.ledger.promotions()
@@ -163,6 +182,24 @@ class Proposing:
         stat = core.repo.stat(twin.base, twin.commit).text
         note = f"This code was proposed before, by {twin.author}: use its results, or launch more replicates of {twin.commit[:12]}. Nothing new was made."
         return self._answer(twin, stat, True, note)
+
+    def check_out(self, commit: str, directory: Path, author: str, name: str | None = None) -> str:
+        """Make a work tree of a champion or proposal on a fresh branch of an agent's, and return the branch. See `Branches.check_out`.
+
+        Raises:
+            LabError: `bad_base`, and those of `Branches.check_out`.
+        """
+        sha = self._core.commit(commit)
+        if not self._may_be_built_on(sha):
+            raise LabError(f"{sha[:12]} is neither a proposal nor a champion, so nothing can be built on it.", "bad_base")
+        return self._core.repo.branches.check_out(sha, directory, author, name)
+
+    def take_in_champion(self, directory: Path) -> tuple[bool, str]:
+        """Merge today's champion into the branch of an agent's work tree. See `Branches.take_in`."""
+        return self._core.repo.branches.take_in(directory, self._core.repo.champion())
+
+    def _may_be_built_on(self, commit: str) -> bool:
+        return self._core.ledger.proposal(commit) is not None or self._core.was_champion(commit)
 
     def _answer(
         self, proposal: Proposal, stat: str, duplicate: bool, note: str, similar: Sequence[a.SimilarProposal] = ()

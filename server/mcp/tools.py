@@ -93,8 +93,13 @@ class LabTools:
 
     async def propose_patch(
         self,
-        hypothesis: Annotated[str, Field(min_length=10, max_length=2000, description="what changes, why it helps")],
         context: Ctx,
+        hypothesis: Annotated[
+            str | None, Field(min_length=10, max_length=2000, description="what changes, why it helps; needed without ref")
+        ] = None,
+        ref: Annotated[
+            str | None, Field(max_length=300, description="your branch agents/NAME/..., from `autoresearch-mcp checkout`")
+        ] = None,
         diff: Annotated[Text | None, Field(description="unified diff")] = None,
         edits: Annotated[list[Edit] | None, Field(max_length=50, description="each search must occur exactly once")] = None,
         files: Files | None = None,
@@ -102,7 +107,7 @@ class LabTools:
         tags: Tags | None = None,
         author: Author | None = None,
     ) -> a.ProposalAnswer:
-        """Make a commit from one idea, as exactly one of edits (safest), diff or files.
+        """Make a commit from one idea, as exactly one of ref, edits, diff or files.
 
         Trains nothing. Returns the commit; for code proposed before (duplicate), that commit and its results.
         """
@@ -113,6 +118,7 @@ class LabTools:
             diff=diff,
             edits=[edit.model_dump() for edit in edits] if edits is not None else None,
             files=files,
+            ref=ref,
             base=base,
             tags=tags,
         )

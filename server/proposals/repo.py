@@ -16,6 +16,7 @@ from pathlib import Path
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.proposals import checkouts, fingerprint, source
+from autoresearch_mcp.server.proposals.branches import Branches
 from autoresearch_mcp.server.proposals.clone import fetch_head, left_out
 from autoresearch_mcp.server.proposals.drafts import Conflict, DiffStat, Draft, Drafts
 from autoresearch_mcp.server.proposals.git import Git
@@ -47,6 +48,9 @@ class Repo:
         editable: the paths that proposals may touch: exact ones, or `dir/**`.
         branch: the branch that points to the champion.
 
+    Attributes:
+        branches: those of agents that work in files.
+
     Raises:
         LabError: from every method, those of `Git.output`.
     """
@@ -58,6 +62,7 @@ class Repo:
         self._git = Git(self.root)
         self._objects = Objects(self._git)
         self._drafts = Drafts(self._git, self._objects, self.editable, self.first)
+        self.branches = Branches(self._git, self._objects, self.editable)
         self._fingerprints: dict[str, str] = {}  # of the few commits that proposals start from
         self._canonicals: dict[str, str] = {}
 
