@@ -57,7 +57,7 @@ async def test_an_agent_edits_in_its_own_work_tree_and_proposes_by_name(runner_l
     assert made["commit"] != own and git(runner_lab.root, "rev-list", "--count", f"{champion}..{made['commit']}") == "1"
     assert git(runner_lab.root, "show", f"{made['commit']}:train.py") == TRAIN.replace("64", "128").strip()
     assert "somebody" not in git(runner_lab.root, "log", "-1", "--format=%an %cn", made["commit"])
-    assert git(runner_lab.root, "status", "--porcelain") == ""
+    assert git(runner_lab.root, "status", "--porcelain") == "?? lab.toml"
     assert (await answer(client, "propose_patch", ref="agents/ada/1", hypothesis="The same once more, in other words."))["duplicate"]
 
 
