@@ -89,6 +89,9 @@ class Circumstances(Model):
     cpu_share: float | None = Field(default=None, description="CPU seconds used / (wall seconds * threads), from start() to submit()")
     window_s: float | None = Field(default=None, description="wall seconds from start() to submit()")
     pressure: float | None = Field(default=None, description="share of the window in which something on the machine waited for a core")
+    metrics: dict[str, float] = Field(
+        default={}, description="further numbers: what the code printed, and `peak_memory_mb` and `train_s`, which the lab measured"
+    )
     host: str = Field(default="", description="tells machines apart: a hash of the node's name, or what the provider tells of the place")
     device_id: str = Field(default="", description="of the GPU, as its driver says")
     beside: list[str] = Field(default=[], description="experiments that held a slot of the same machine at some time of it, at most 64")
@@ -265,6 +268,7 @@ class Verdict(Model):
         "futile",
         "not_confirmed",
         "champion",
+        "guard",
         "barred",
         "near_copy",
         "unsandboxed",
@@ -274,7 +278,8 @@ class Verdict(Model):
         "awaiting_approval",
     ] = Field(
         description="`continue`: open, train more replicates; `futile`: drop it; `not_confirmed`: not on the hidden split; `champion`: "
-        "the lab trains the champion first; `barred`: it failed its scoring; `near_copy`: of a commit that was launched before"
+        "the lab trains the champion first; `guard`: a guarded metric got worse; `barred`: it failed its scoring; `near_copy`: of a commit "
+        "that was launched before"
     )
     reason: str
     next: str = Field(default="", description="what happens next")

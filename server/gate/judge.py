@@ -17,6 +17,7 @@ from typing import Any
 from autoresearch_mcp.server.gate.attempts import bars, failures, is_failure, owed_seeds, was_started, without_repeated
 from autoresearch_mcp.server.gate.boundary import N_MIN
 from autoresearch_mcp.server.gate.evidence import BY_SETTING, counted, in_order_of_launch, metrics, uncounted
+from autoresearch_mcp.server.gate.guards import check
 from autoresearch_mcp.server.gate.noise import Squares, pool_squares, sums_of_squares
 from autoresearch_mcp.server.gate.rule import Decision, Rules, Run, decide, window
 from autoresearch_mcp.server.gate.spread import mean
@@ -157,7 +158,7 @@ def rule_on(
     others = spreads(evidence.conditions) if spreads else [sums_of_squares(metrics(evidence.scores))]
     theirs = [Run(score.metric, score.test_bpb) for score in evidence.champion if score.metric is not None]
     decision = decide(evidence.runs, theirs, pool_squares(sums_of_squares(own), others), rules_of(section))
-    verdict = _verdict(decision, evidence, section)
+    verdict = _guarded(_verdict(decision, evidence, section), evidence, section)
     if evidence.champion_died and len(evidence.scores) >= N_MIN and len(evidence.scores) > evidence.failures:
         return _unless_open(verdict.model_copy(update=_REPLACES), evidence, running)
     for name, side, short in (
@@ -201,6 +202,26 @@ def _verdict(decision: Decision, evidence: Evidence, section: PromotionSection) 
         nu=decision.nu,
         level=section.level_per_candidate,
     )
+
+
+def _guarded(verdict: Verdict, evidence: Evidence, section: PromotionSection) -> Verdict:
+    """Return the verdict, unless a guard stands against a promotion."""
+    all_in = verdict.n >= section.max_replicates
+    for guard in section.metric.guard if verdict.promote else ():
+        result = check(guard, evidence.scores, evidence.champion, all_in)
+        if result.answer != "passed":
+            failed = result.answer == "failed"
+            changes = {
+                "promote": False,
+                "final": failed,
+                "code": "guard" if failed else "continue",
+                "reason": f"The guard {guard.name} {'failed' if failed else 'is open'}: {result.reason} Otherwise: {verdict.reason}",
+                "next": f"It is decided. Keep the gain without the loss of {guard.name}."
+                if failed
+                else "One more replicate of it decides next.",
+            }
+            return verdict.model_copy(update=changes)
+    return verdict
 
 
 def _kind(scores: Sequence[Score]) -> Metric:

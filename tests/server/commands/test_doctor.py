@@ -91,10 +91,10 @@ def test_the_service_is_asked_for_token_tables_and_latency(
         assert cli.main(["doctor", str(lab_root)]) == 1
         assert says in capsys.readouterr().out
     deeplake.faults = Faults()
-    deeplake.execute("doctors", 'CREATE TABLE "lab_v4_memories" (id text, version bigint) USING deeplake')
+    deeplake.execute("doctors", 'CREATE TABLE "lab_v5_memories" (id text, version bigint) USING deeplake')
     assert cli.main(["doctor", str(lab_root)]) == 1
     output = capsys.readouterr()
-    assert "lab_v4_memories is not as this version made it" in output.out
+    assert "lab_v5_memories is not as this version made it" in output.out
     assert TOKEN not in output.out + output.err
 
 

@@ -42,6 +42,46 @@ def test_a_higher_reward_wins_and_a_lower_one_never(bench: MeasuredLab) -> None:
     assert "Best single run: 0.1300" in picture and "higher is better" in picture
 
 
+GUARD = '[[metric.guard]]\nname = "latency ms"\n{}\n\n[compute]'
+LATENCY = [10.0, 10.2, 9.8, 10.1, 9.9, 10.0, 10.1, 9.9]
+
+
+@pytest.mark.parametrize(
+    ("rule", "latencies", "code", "words"),
+    [
+        ("margin = 0.5", [10.1, 10.0, 10.2], "promote", ""),
+        (
+            "margin = 0.5",
+            [15.0, 15.1, 14.9],
+            "guard",
+            "its latency ms of 15 is worse than allowed: the champion's is 10 and the margin 0.5",
+        ),
+        ("margin = 0.5", [10.4, 10.2, 10.6], "continue", "its latency ms of 10.4 is not surely within its limit"),
+        ("margin = 0.5", [], "continue", "3 of its replicates gave no latency ms"),
+        ("bound = 11", [10.1, 10.0, 10.2], "promote", ""),
+        ("bound = 11", [12.1, 12.0, 12.2], "guard", "the bound is 11"),
+        ("bound = 11\ngoal = 'max'", [12.1, 12.0, 12.2], "promote", ""),
+        ("bound = 11\ngoal = 'max'", [10.1, 10.0, 10.2], "guard", "the bound is 11"),
+    ],
+)
+def test_a_guarded_metric_that_got_worse_stands_against_a_promotion(
+    make_lab: Callable[..., Path], rule: str, latencies: list[float], code: str, words: str
+) -> None:
+    bench = MeasuredLab(make_lab(toml={"[compute]": GUARD.format(rule)}))
+    champion, better = bench.lab.champion(), bench.propose("DEPTH = ", "DEPTH = 1 + ")
+    bench.measure(champion, [1.6 + value for value in CHAMPION], metrics=[{"latency ms": value} for value in LATENCY])
+    (id, *_) = bench.measure(better, [0.5, 0.51, 0.49], metrics=[{"latency ms": value} for value in latencies])
+    verdict = bench.lab.promote_commit(better, "ada").verdict
+    assert (verdict.code, verdict.promote) == (code, code == "promote") and words in verdict.reason
+    assert verdict.final == (code in ("promote", "guard"))
+    if code == "guard":
+        assert f"latency ms {latencies[0]:g} (champion 10)" in bench.lab.get_experiment(id).against_champion
+        sql = "SELECT json_extract(metrics, '$.\"latency ms\"') AS ms FROM experiments ORDER BY ms DESC"
+        rows = bench.lab.query_experiments(ExperimentQuery(sql=sql, limit=1)).rows
+        assert rows == [{"ms": max([*latencies, *LATENCY])}]
+    bench.close()
+
+
 @pytest.mark.parametrize(("name", "asked"), [("val_acc", True), ("f1", True), ("episode reward", True), ("loss", False), ("rmse", False)])
 def test_a_name_that_speaks_against_the_default_goal_is_warned_of(make_lab: Callable[..., Path], name: str, asked: bool) -> None:
     bench = MeasuredLab(make_lab(toml={"[compute]": f'[metric]\nname = "{name}"\n\n[compute]'}))

@@ -79,7 +79,7 @@ def test_no_row_is_lost_or_stored_twice(storm: str, deeplake: DeeplakeStandIn, w
         flush(lake, outbox)
         threading.Event().wait(0.05)
     assert not outbox
-    stored = [id for id, _ in deeplake.rows(workspace, "lab_v4_experiments")]
+    stored = [id for id, _ in deeplake.rows(workspace, "lab_v5_experiments")]
     assert sorted(stored) == names(40)
     deeplake.faults = Faults()
     there = machine("there")
@@ -109,7 +109,7 @@ def test_several_machines_share_one_log(deeplake: DeeplakeStandIn, workspace: st
     expected = [*names(30), *names(30, 100), *names(30, 200)]
     for each in machines:
         assert sorted(each.present("experiments", expected)) == expected
-    assert [id for id, _ in deeplake.rows(workspace, "lab_v4_experiments")] == expected
+    assert [id for id, _ in deeplake.rows(workspace, "lab_v5_experiments")] == expected
 
 
 def test_rows_are_found_however_wrong_their_writers_clock_was(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,12 +180,12 @@ def test_the_token_is_in_no_repr_no_message_and_no_file(deeplake: DeeplakeStandI
 
 @pytest.mark.parametrize(
     "harm",
-    ['ALTER TABLE "lab_v4_experiments" DROP COLUMN "seed"', 'ALTER TABLE "lab_v4_experiments" ALTER COLUMN "seed" TYPE boolean USING true'],
+    ['ALTER TABLE "lab_v5_experiments" DROP COLUMN "seed"', 'ALTER TABLE "lab_v5_experiments" ALTER COLUMN "seed" TYPE boolean USING true'],
 )
 def test_a_table_that_was_changed_by_hand_is_named(harm: str, deeplake: DeeplakeStandIn, workspace: str, machine: Machine) -> None:
     machine("here").append("experiments", [experiment(1)])
     deeplake.execute(workspace, harm)
-    with pytest.raises(LakeUnavailable, match=r"lab_v4_experiments is not as this version made it.*\[lake\] tables"):
+    with pytest.raises(LakeUnavailable, match=r"lab_v5_experiments is not as this version made it.*\[lake\] tables"):
         machine("here").append("experiments", [experiment(2)])
 
 
@@ -193,10 +193,10 @@ def test_a_table_that_is_gone_is_made_again_from_the_copy(deeplake: DeeplakeStan
     lake = machine("here")
     lake.append("experiments", [experiment(1), experiment(2)])
     assert lake.count("experiments") == {"": 2}
-    deeplake.execute(workspace, 'DROP TABLE "lab_v4_experiments"')
+    deeplake.execute(workspace, 'DROP TABLE "lab_v5_experiments"')
     assert lake.count("experiments") == {"": 2} and "gone" in lake.warning()
     machine("here").append("experiments", [experiment(3)])
-    assert [id for id, _ in deeplake.rows(workspace, "lab_v4_experiments")] == names(3, 1)
+    assert [id for id, _ in deeplake.rows(workspace, "lab_v5_experiments")] == names(3, 1)
 
 
 def test_records_from_before_the_token_are_shared_too(machine: Machine, tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_a_lost_copy_is_read_again(machine: Machine, tmp_path: Path) -> None:
 def test_a_row_that_was_stored_twice_is_seen_once(deeplake: DeeplakeStandIn, workspace: str, machine: Machine) -> None:
     lake = machine("here")
     lake.append("experiments", [experiment(1)])
-    deeplake.execute(workspace, 'INSERT INTO "lab_v4_experiments" SELECT * FROM "lab_v4_experiments"')
+    deeplake.execute(workspace, 'INSERT INTO "lab_v5_experiments" SELECT * FROM "lab_v5_experiments"')
     assert lake.count("experiments") == {"": 1}
     before = len(deeplake.statements)
     assert lake.count("experiments") == {"": 1}
@@ -293,5 +293,5 @@ def test_what_is_stored_is_what_was_written(deeplake: DeeplakeStandIn, workspace
     rng = random.Random(1)
     record = experiment(1, val_bpb=rng.random() + 1, tags=["a"], details={"x": [1, None]})
     machine("here").append("experiments", [record])
-    ((text, bpb, tags),) = deeplake.rows(workspace, "lab_v4_experiments", "record, val_bpb, tags")
+    ((text, bpb, tags),) = deeplake.rows(workspace, "lab_v5_experiments", "record, val_bpb, tags")
     assert json.loads(text) == json.loads(record.model_dump_json()) and bpb == record.val_bpb and tags == '["a"]'

@@ -161,5 +161,5 @@ async def test_an_outage_loses_nothing_doubles_nothing_and_hangs_no_call(
             assert [row["id"] for row in rows] == notes[:200]
             assert sorted(row["id"] for row in (await each.call("query_experiments", limit=200))["rows"]) == trained
             assert (await each.call("search_memory", query="learned"))["note"] == ""
-        assert [id for id, _ in deeplake.rows(workspace, "shared_v4_memories")] == notes
-        assert [id for id, _ in deeplake.rows(workspace, "shared_v4_experiments")] == trained
+        assert [id for id, _ in deeplake.rows(workspace, "shared_v5_memories")] == notes
+        assert [id for id, _ in deeplake.rows(workspace, "shared_v5_experiments")] == trained
