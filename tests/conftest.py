@@ -1,7 +1,10 @@
 """What all tests share: isolation from the user's git configuration, and labs."""
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before anything runs git or starts a process: no test depends on, or touches, the user's own configuration.
 os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+# Trainings stop while a neighbour's model is scored, and launchers with another TMPDIR are no neighbours: see trainer/quiet.py.
+os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="autoresearch-tests-")
+atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
 # Deeplake's service itself is spoken to only where AUTORESEARCH_REAL_DEEPLAKE asks for it, by the crash test.
 DEEPLAKE = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("DEEPLAKE_")}
 REAL_DEEPLAKE = DEEPLAKE if os.environ.get("AUTORESEARCH_REAL_DEEPLAKE") else {}

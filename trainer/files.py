@@ -33,6 +33,11 @@ def try_lock(file: IO[Any] | int, *, shared: bool = False) -> bool:
     return True
 
 
+def unlock(file: IO[Any] | int) -> None:
+    """Release the lock of an open file, also for processes that inherited it. Does nothing if it isn't held."""
+    fcntl.flock(file, fcntl.LOCK_UN)
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of a file, which is made if it is missing. Waits for as long as another holds it.

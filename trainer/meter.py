@@ -39,6 +39,7 @@ class Meter:
         self._spawned_at = time.monotonic()
         self._cpu_at_start = self._peak_mb = 0.0
         self._look_at = 0.0
+        self._stopped_at: tuple[float, float | None] = (0.0, None)  # and what `machine.waiting_s` said then
         self._building_since: float | None = None  # by the budget's clock, while a model server has not answered yet
 
     @property
@@ -68,6 +69,20 @@ class Meter:
         self.note_spawn()
         self.started_at, self.phase = self._spawned_at, "running"
         self._waited_s = machine.waiting_s()
+
+    def note_stop(self) -> None:
+        """Say that the run's code was stopped: until `note_resumption`, no wall clock of it runs."""
+        self._stopped_at = time.monotonic(), machine.waiting_s()
+
+    def note_resumption(self) -> None:
+        """Say that it goes on."""
+        stopped_at, waited_s = self._stopped_at
+        pause = time.monotonic() - stopped_at
+        self._spawned_at += pause
+        if self.started_at is not None:
+            self.started_at += pause
+        if self._waited_s is not None and waited_s is not None:
+            self._waited_s += (machine.waiting_s() or waited_s) - waited_s
 
     def note_building(self, building: bool) -> None:
         """Say that a model server begins to build its model, or that it answered: what it does between could be training."""

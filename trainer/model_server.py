@@ -91,7 +91,7 @@ class ModelServer:
         self._home = home = jail.directory / secrets.token_hex(16)
         home.mkdir()
         jail = replace(jail, write=(home,), directory=home, environment={**jail.environment, "HOME": str(home), "TMPDIR": str(home)})
-        self._deadline = time.monotonic() + profile.score_s
+        self.start_clock()
         self._shared: _Shared | None = None
         self._copy: torch.Tensor | None = None
         self._memory = _anonymous_file(4 * sum(map(math.prod, _Shared.shapes(profile))))
@@ -109,6 +109,10 @@ class ModelServer:
         """Let it build the model. From here on the agent's code runs in it."""
         self._tell(_GO)
         self._expect(_READY, "build_model or load_state_dict failed with what was submitted.")
+
+    def start_clock(self) -> None:
+        """Give it as long as all of scoring may take, from now on."""
+        self._deadline = time.monotonic() + self._profile.score_s
 
     def limit(self, seconds: float) -> None:
         """Give it no more than these seconds from now on."""

@@ -24,7 +24,8 @@ Decoys are short rows. A model that takes whole rows only says so at its rehears
 a row's length, as those in half precision do, is asked again with a whole row before it is refused.
 
 What the hidden split says must not show. Each of its two parts may take `SLOWER` times as long as the same part on validation and
-`SLACK_S` more, and scoring ends on a multiple of `Profile.score_grid_s`. So its time tells at most a few bits.
+`SLACK_S` more, and scoring ends on a multiple of `Profile.score_grid_s`, in whatever way it ends. So its time tells at most a few bits.
+No training runs beside it that could be told more (quiet.py).
 
 What is not covered: a dead process leaves traces on a machine, such as which pages are in memory, when a file was last read, how
 far a counter went. Through n bits of that the third server can learn which tokens the first one looked up. What a look at a token
@@ -64,7 +65,7 @@ TOLERANCE = {"cpu": 2e-4, "cuda": 5e-2}  # nats that another place in the batch,
 DIGITS = 4  # of val_bpb: two runs of one seed differ by more
 SLOWER, SLACK_S = 6.0, 6.0
 STUBBORN = 3  # batches of short rows that only whole rows could clear, before only whole ones are asked
-Stage = Literal["building", "rehearsed", "answering"]  # of a model server
+Stage = Literal["loaded", "building", "rehearsed", "answering"]  # of model servers: the first of all of them, the others of each
 _PR_SET_DUMPABLE = 4
 
 
@@ -92,15 +93,14 @@ def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sa
         profile: it names the amount of text and the limits.
         jail: the confinement of the model servers, without the descriptors and the directories that they need. Its `directory` is where
             they get theirs.
-        tell: called at each stage of each model server. At `rehearsed` it has answered random tokens, and failures up to there may be
-            explained. From then on nobody must read what it prints: it sees text that it could print for other agents to read. What it
-            does from `building` to `answering` could be training, and must not take long. Later it can learn no more, or its answers
-            change.
+        tell: called at each stage of the model servers. Up to `loaded` none has run the agent's code, and scoring goes on when the call
+            returns. At `rehearsed` a server has answered random tokens, and failures up to there may be explained. From then on nobody
+            must read what it prints: it sees text that it could print for other agents to read. What it does from `building` to
+            `answering` could be training, and must not take long. Later it can learn no more, or its answers change.
 
     Raises:
         ScoreError: the model can't be rebuilt, breaks a rule, or gives numbers that aren't finite.
     """
-    began = time.monotonic()
     silent = replace(jail, output=os.open(os.devnull, os.O_WRONLY))  # whatever fails in later servers failed in the first
     servers = [ModelServer(submission, profile, each) for each in (jail, silent, silent)]
     if sys.platform == "linux":
@@ -115,6 +115,9 @@ def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sa
     ]
     for server in servers:
         server.wait()
+    tell("loaded")
+    for server in servers:
+        server.start_clock()
     asker = Asker(profile, TOLERANCE[submission.device], np.random.default_rng(secrets.randbits(128)), tell)
     validation, hidden, checked = servers
     answers, durations = [], [math.inf]
@@ -140,8 +143,6 @@ def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sa
         durations.append(time.monotonic() - answering)
     checked.close()
     val_bpb, test_bpb = (bits_per_byte(text, given, extra) for text, given, extra in zip(texts, answers, corrections))
-    elapsed = time.monotonic() - began
-    time.sleep(max(0.0, min(-(-elapsed // profile.score_grid_s) * profile.score_grid_s, profile.score_s) - elapsed))
     return Scores(round(val_bpb, DIGITS), test_bpb, _digest(answers))
 
 

@@ -28,6 +28,7 @@ class Scorer:
     Attributes:
         outcome: the fields of `score.Scores`, or `kind`, `message` and `finding` of a failure. Empty if the scorer died; None while it
             works.
+        is_waiting: whether it has all but the agent's code, and waits for `go_on`.
 
     Args:
         log: of the run. It is muted as soon as a model server may know evaluation text.
@@ -36,6 +37,7 @@ class Scorer:
 
     def __init__(self, selector: selectors.BaseSelector, log: Log, meter: Meter) -> None:
         self._log, self._meter = log, meter
+        self.is_waiting = False
         self._ours, self._theirs = socket.socketpair()
         self._received = bytearray()
         self.outcome: dict[str, Any] | None = None
@@ -48,15 +50,23 @@ class Scorer:
             self._score_and_exit(submission, data, profile, jail, parent)
         self._theirs.close()
 
+    def go_on(self) -> None:
+        """Let the model servers run the agent's code."""
+        self.is_waiting = False
+        self._ours.sendall(ACKNOWLEDGED)
+
     def _listen(self) -> None:
         self._received.extend(self._ours.recv(4096) or b"\n")
         stage = self._received.decode("ascii", "replace")
         if stage in get_args(score.Stage):
+            self._received.clear()
+            if stage == "loaded":
+                self.is_waiting = True
+                return
             if stage == "rehearsed":
                 self._log.mute()
             else:
                 self._meter.note_building(stage == "building")
-            self._received.clear()
             self._ours.sendall(ACKNOWLEDGED)
         elif stage.endswith("\n") and self.outcome is None:
             self.outcome = json.loads(stage) if stage.strip() else {}

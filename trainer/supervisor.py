@@ -6,6 +6,7 @@ thrown away. All of its waiting is one loop without threads, which makes forking
 
 import hashlib
 import json
+import math
 import os
 import re
 import runpy
@@ -35,6 +36,7 @@ from autoresearch_mcp.trainer.compile_cache import CompileCache
 from autoresearch_mcp.trainer.failures import Ended, Failure, of_crash, read_traceback
 from autoresearch_mcp.trainer.meter import Meter
 from autoresearch_mcp.trainer.protocol import Progress, Result, Spec
+from autoresearch_mcp.trainer.quiet import Floor
 from autoresearch_mcp.trainer.records import Curve, Log
 from autoresearch_mcp.trainer.sandbox import processes
 from autoresearch_mcp.trainer.sandbox.scratch import Scratch
@@ -48,7 +50,8 @@ SCRATCH = "scratch"  # the only directory that the agent's code can write
 TOKENS = "train.bin"  # this run's share of the training tokens
 SCRATCH_CHECKPOINTS = 16  # it may hold as much as this many of the largest checkpoint
 CODE_BYTES, SCRIPT_BYTES = 256 << 10, 16 << 20
-TICK_S = 0.1  # how soon a cancellation or an end is noticed
+TICK_S = 0.1  # how soon a cancellation or an end is noticed, and another run that waits for the machine
+ASKING_S = 0.02  # between two tries to have the machine alone
 SHOW_S = 1.0  # between two writes of progress.json
 
 
@@ -76,6 +79,7 @@ class Supervisor:
         self._scratch = Scratch(run / SCRATCH, spec.disk_mb or SCRATCH_CHECKPOINTS * self._profile.checkpoint_mb, spec.max_files)
         self._weights = run / client.WEIGHTS
         self._device = "cpu" if spec.device == "cpu" else "cuda"
+        self._floor = Floor() if self._device == "cpu" else None
         self._cache: CompileCache | None = None
         if self._device == "cuda" and not spec.metric:
             kept = Path(spec.compile_cache) if spec.compile_cache else compile_cache.kept_in(self._data.parent)
@@ -174,6 +178,7 @@ class Supervisor:
 
     def _tidy(self) -> None:
         self._family.kill()
+        self._leave_floor()
         self._log.close()
         self._curve.close()
         self._scratch.remove()
@@ -186,6 +191,7 @@ class Supervisor:
         self._begin()
         self._await(lambda: self._channel.config is not None)
         self._family.kill()
+        self._leave_floor()
         self._drain()
         self._reported = self._log.reported_bpb()
         self._config = self._channel.config or {}
@@ -214,6 +220,7 @@ class Supervisor:
         config["device"] = self._device
         theirs = self._channel.theirs
         jail = self._jail({client.CHANNEL: str(theirs.fileno()), client.CONFIG: json.dumps(config), **environment})
+        self._share_floor()
         self._meter.note_spawn()
         self._trainer = sandbox.spawn(self._run_entry, replace(jail, keep=(theirs.fileno(),)))
         theirs.close()
@@ -249,6 +256,7 @@ class Supervisor:
         self._hashes |= {"packages": script.packages} if script.packages else {}
         script.lay_out()
         jail = script.jail(self._jail({}), self._run)
+        self._share_floor()
         self._meter.start_script()
         self._trainer = sandbox.spawn(lambda: self._run_entry(script), jail)
         self._device_facts = machine.device_facts(self._device)
@@ -335,11 +343,35 @@ class Supervisor:
         for key, _ in self._selector.select(seconds):
             key.data()
         self._family.reap()
-        if self._signals or (self._run / protocol.CANCEL).exists():
-            raise Ended("cancelled")
+        self._check_cancelled()
+        if self._floor and self._meter.phase != "scoring" and self._floor.is_wanted():
+            self._make_way()
         self._meter.look_if_due()
         if self._meter.phase != self._shown[0] or time.monotonic() >= self._shown[1] + SHOW_S:
             self._show()
+
+    def _check_cancelled(self) -> None:
+        if self._signals or (self._run / protocol.CANCEL).exists():
+            raise Ended("cancelled")
+
+    def _share_floor(self) -> None:
+        """Wait until no model of another run is scored on this machine."""
+        while self._floor and not self._floor.try_share():
+            time.sleep(TICK_S)
+            self._check_cancelled()
+
+    def _make_way(self) -> None:
+        """Stop the training while the model of another run is scored."""
+        self._meter.note_stop()
+        self._family.stop()
+        self._leave_floor()
+        self._share_floor()
+        self._family.resume()
+        self._meter.note_resumption()
+
+    def _leave_floor(self) -> None:
+        if self._floor:
+            self._floor.leave()
 
     def _show(self) -> None:
         self._shown = (self._meter.phase, time.monotonic())
@@ -379,25 +411,43 @@ class Supervisor:
         self._show()
         self._log.reset_tail()
         self._scratch.make()
-        began = time.monotonic()
         model = Submission(self._code, self._spec.entry, self._weights, self._config, self._spec.threads, self._device)
         jail = self._jail({})
         scorer = Scorer(self._selector, self._log, self._meter)
         scorer.start(model, self._data, self._profile, replace(jail, read=(*jail.read, self._weights), locks=False))
-        while scorer.outcome is None:
-            self._wait(TICK_S)
-            if time.monotonic() - began > self._profile.score_s + 1:
-                raise Ended("crashed", Failure("invalid_model", f"scoring the model took longer than {self._profile.score_s:.0f} s."))
-        if "val_bpb" in scorer.outcome:
-            grid = self._profile.score_grid_s  # on which it ended
-            self._timings["score_s"] = max(1, round((time.monotonic() - began) / grid)) * grid
-            self._hashes["answers"] = scorer.outcome["answers"]
-            protocol.write_hidden(self._run, scorer.outcome["test_bpb"])
-            return float(scorer.outcome["val_bpb"])
-        self._family.kill()
-        if finding := scorer.outcome.get("finding"):
+        outcome = self._await_outcome(scorer)
+        if "val_bpb" in outcome:
+            self._hashes["answers"] = outcome["answers"]
+            protocol.write_hidden(self._run, outcome["test_bpb"])
+            return float(outcome["val_bpb"])
+        if finding := outcome.get("finding"):
             protocol.write_finding(self._run, finding)
-        raise Ended("crashed", _explain(scorer.outcome, self._log, self._code))
+        raise Ended("crashed", _explain(outcome, self._log, self._code))
+
+    def _await_outcome(self, scorer: Scorer) -> dict[str, Any]:
+        """Give the scorer the machine to itself until it has an outcome, and keep it until the profile's grid has a line.
+
+        Raises:
+            Ended: the run was cancelled, or its scoring is over a limit.
+        """
+        began = 0.0
+        try:
+            while scorer.outcome is None:
+                self._wait(ASKING_S if scorer.is_waiting else TICK_S)
+                if scorer.is_waiting and (self._floor is None or self._floor.try_take()):
+                    began = time.monotonic()
+                    scorer.go_on()
+                if began and time.monotonic() - began > self._profile.score_s + 1:
+                    raise Ended("crashed", Failure("invalid_model", f"scoring the model took longer than {self._profile.score_s:.0f} s."))
+        finally:
+            self._family.kill()
+            if began:
+                grid = self._profile.score_grid_s
+                elapsed = time.monotonic() - began
+                self._timings["score_s"] = max(1, math.ceil(elapsed / grid)) * grid
+                time.sleep(self._timings["score_s"] - elapsed)
+            self._leave_floor()
+        return scorer.outcome
 
 
 def _explain(outcome: dict[str, Any], log: Log, code: Path) -> Failure:

@@ -241,7 +241,21 @@ def test_a_failure_shows_lines_and_no_volumes(warm: Warm) -> None:
     assert result["failure"]["lines"] == ["x" * 300]
 
 
-def test_a_helper_does_not_train_on_after_submitting(warm: Warm) -> None:
+LISTENING = """
+    import time
+    began = last = time.monotonic()
+    longest = 0.0
+    while longest < 1.0 and time.process_time() < 9.0:
+        now = time.monotonic()
+        longest, last = max(longest, now - last), now
+    print("STOPPED", longest, last - began)
+    raise SystemExit("heard enough")"""
+
+
+def test_a_helper_does_not_train_on_after_submitting_nor_does_a_neighbour_notice_the_scoring(warm: Warm) -> None:
+    """A model server could tell a training beside it what it reads, by timing. So that is stopped, at no cost."""
+    listener = warm.launch(before_submit(LISTENING.lstrip()), budget_s=10.0)
+    listener.until("running")
     helper = """
     import os, time
     if os.fork() == 0:
@@ -254,6 +268,10 @@ def test_a_helper_does_not_train_on_after_submitting(warm: Warm) -> None:
     result = launched.wait()
     assert result["state"] == "finished" and result["timings"]["score_s"] > 1.5, result["failure"]
     assert "trained on" not in launched.log and not processes_in(launched.run)
+    heard = listener.wait()
+    longest, window = map(float, listener.log.partition("STOPPED ")[2].split()[:2])
+    assert longest > 1.5 and "without submitting" in heard["failure"]["message"]
+    assert heard["wall_s"] == pytest.approx(window - longest, abs=0.5)
 
 
 def test_a_seed_of_its_own_and_sorted_documents_do_not_make_replicates_one_training(warm: Warm) -> None:
@@ -387,9 +405,12 @@ def test_a_model_that_takes_the_cores_of_others_while_scored_is_ended(data: Path
 
 
 @pytest.fixture(scope="module")
-def hanging(warm: Warm) -> Iterator[Launched]:
-    """Started first and asked for last: it takes as long as scoring may take."""
-    yield warm.launch(answering("        import time; time.sleep(3600)"))
+def hanging(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    """Started first and asked for last: it takes as long as scoring may take. Runs of other tests are no neighbours, which would stop."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    parent = Warm(data, elsewhere, {"TMPDIR": str(elsewhere)})
+    yield parent.launch(answering("        import time; time.sleep(3600)"))
+    parent.close()
 
 
 def test_a_model_that_eats_memory_while_scored_is_ended(warm: Warm, hanging: Launched) -> None:

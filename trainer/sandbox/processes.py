@@ -33,6 +33,7 @@ class Process:
     parent: int
     group: int
     session: int
+    stopped: bool  # or dead
     threads: int
     cpu_s: float  # its own, and that of the children it waited for
     resident_mb: float
@@ -93,19 +94,25 @@ class Family:
 
     def kill(self) -> None:
         """Kill every member and wait until none is left. A group dies at once, so forking in it gains nothing."""
-        deadline, ours = time.monotonic() + 10, os.getpgrp()
+        deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             living = self._living()
-            for group in {process.group for process in living} - {ours}:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(group, signal.SIGKILL)
-            for process in living:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGKILL)
+            _signal(living, signal.SIGKILL)
             self.reap()
             if not living:
                 return
             time.sleep(0.002)
+
+    def stop(self) -> None:
+        """Stop every member, and wait until all have stopped. One that waits for the disk may take longer than a second; it computes nothing."""
+        deadline = time.monotonic() + 1
+        while (moving := [process for process in self._living() if not process.stopped]) and time.monotonic() < deadline:
+            _signal(moving, signal.SIGSTOP)
+            time.sleep(0.001)
+
+    def resume(self) -> None:
+        """Let every member go on."""
+        _signal(self._living(), signal.SIGCONT)
 
     def _living(self) -> list[Process]:
         all_processes = list(_all_from_proc() if _LINUX else _all_from_ps())
@@ -115,6 +122,16 @@ class Family:
         self._sessions |= {process.session for process in members} - {os.getsid(0)}
         orphans = {process.pid for process in all_processes if process.session in self._sessions}
         return [process for process in all_processes if process in members or process.pid in orphans]
+
+
+def _signal(processes: list[Process], number: int) -> None:
+    """Send a signal to processes and to their groups, but never to our own group."""
+    for group in {process.group for process in processes} - {os.getpgrp()}:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, number)
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
 
 
 def die_with(parent: int) -> None:
@@ -154,6 +171,7 @@ def _all_from_proc() -> Iterator[Process]:
             int(fields[1]),
             int(fields[2]),
             int(fields[3]),
+            fields[0] in (b"T", b"t", b"Z", b"X"),
             int(fields[17]),
             sum(map(int, fields[11:15])) / tick,
             int(fields[21]) * page,
@@ -169,14 +187,14 @@ def _descriptors(pid: int) -> int:
 
 
 def _all_from_ps() -> Iterator[Process]:
-    with subprocess.Popen(["ps", "-A", "-o", "pid=,ppid=,pgid=,rss=,time="], stdout=subprocess.PIPE, text=True) as ps:
+    with subprocess.Popen(["ps", "-A", "-o", "pid=,ppid=,pgid=,state=,rss=,time="], stdout=subprocess.PIPE, text=True) as ps:
         listing, _ = ps.communicate()
     for line in listing.splitlines():
-        pid, parent, group, resident, clock = line.split()
+        pid, parent, group, state, resident, clock = line.split()
         if int(pid) == ps.pid:
             continue  # no member, though a child of ours
         days, _, rest = clock.rpartition("-")
         seconds = 0.0
         for part in rest.split(":"):
             seconds = seconds * 60 + float(part)
-        yield Process(int(pid), int(parent), int(group), 0, 1, seconds + 86400 * int(days or 0), int(resident) / 1024)
+        yield Process(int(pid), int(parent), int(group), 0, state[0] in "TZ", 1, seconds + 86400 * int(days or 0), int(resident) / 1024)
