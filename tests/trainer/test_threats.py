@@ -414,7 +414,8 @@ def hanging(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[La
 
 
 def test_a_model_that_eats_memory_while_scored_is_ended(warm: Warm, hanging: Launched) -> None:
-    failure = warm.launch(answering("        self.hog = bytearray(b'x') * (3100 << 20)\n        while True: pass")).wait()["failure"]
+    grow = "        self.hogs = [*getattr(self, 'hogs', ()), bytearray(b'x') * (300 << 20)]\n        return self.table(idx)"
+    failure = warm.launch(answering(grow)).wait()["failure"]
     assert failure["kind"] == "oom" and "3072 MB" in failure["message"]
 
 
