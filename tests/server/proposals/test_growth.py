@@ -52,13 +52,13 @@ STORES: dict[str, Callable[[int], str]] = {
 def test_a_store_in_the_source_is_refused_wherever_it_is(repo: Repo, store: str) -> None:
     room = growth.PROPOSAL * 5 // 4
     message = refused(repo, "too_much_new", files={"train.py": TRAIN.decode() + STORES[store](room)})
-    assert "4,608" in message and "Nothing was kept" in message
+    assert "6,144" in message and "Nothing was kept" in message
 
 
 def test_many_small_files_of_an_editable_folder_count_as_one(repo: Repo) -> None:
     files = {f"model/part_{i}.py": f'x = r"{text(300, i)}"\n' for i in range(20)}
-    assert "4,608" in refused(repo, "too_much_new", files=files)
-    assert "4,608" in refused(repo, "too_much_new", files={f"model/{text(90, i).encode().hex()}.py": "x = 0\n" for i in range(60)})
+    assert "6,144" in refused(repo, "too_much_new", files=files)
+    assert "6,144" in refused(repo, "too_much_new", files={f"model/{text(90, i).encode().hex()}.py": "x = 0\n" for i in range(60)})
 
 
 def test_a_whole_lot_of_small_steps_is_refused_as_one_large_one_is(repo: Repo) -> None:
@@ -77,9 +77,9 @@ def test_a_whole_lot_of_small_steps_is_refused_as_one_large_one_is(repo: Repo) -
 
 
 def test_a_source_that_is_over_the_cap_already_may_shrink_in_steps(repo: Repo) -> None:
-    lines = [f'T{step} = r"{text(1000, step)}"\n' for step in range(9)]
+    lines = [f'T{step} = r"{text(1000, step)}"\n' for step in range(17)]
     base = first = repo.champion()
-    for count in (3, 6, 9):
+    for count in (5, 9, 13, 17):
         base = repo.build(base, "more", "ada", files={"train.py": TRAIN.decode() + "".join(lines[:count])}).commit
         git(repo.root, "update-ref", FIRST, base)  # the owner lets it grow
     git(repo.root, "update-ref", FIRST, first)
