@@ -12,9 +12,15 @@ whose launchers have another user, another `TMPDIR` or another container.
 import os
 import stat
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from autoresearch_mcp.trainer import files
+from autoresearch_mcp.trainer.meter import Meter
+from autoresearch_mcp.trainer.sandbox.processes import Family
+
+LOOK_S = 0.1  # between two looks whether the floor is free
 
 
 class Floor:
@@ -51,3 +57,44 @@ class Floor:
         """Let go of the floor."""
         files.unlock(self._floor)
         files.unlock(self._next)
+
+
+class Turn:
+    """Lets one run's code run when it may. Runs on a GPU always may: stopping their processes wouldn't stop the GPU.
+
+    Args:
+        device: what the run trains on.
+        family: the run's processes, stopped while others have the floor alone.
+        meter: of the run. Its clocks stop as well.
+        check: called while this waits. It may end the run.
+    """
+
+    def __init__(self, device: str, family: Family, meter: Meter, check: Callable[[], None]) -> None:
+        self._floor = Floor() if device == "cpu" else None
+        self._family, self._meter, self._check = family, meter, check
+
+    def begin(self) -> None:
+        """Wait until no model of another run is scored on this machine. Call it before any code of the run is started."""
+        while self._floor and not self._floor.try_share():
+            time.sleep(LOOK_S)
+            self._check()
+
+    def yield_to_scorers(self) -> None:
+        """Stop the run's code while models of other runs are scored. Call it often."""
+        if self._floor is None or not self._floor.is_wanted():
+            return
+        self._meter.note_stop()
+        self._family.stop()
+        self._floor.leave()
+        self.begin()
+        self._family.resume()
+        self._meter.note_resumption()
+
+    def try_alone(self) -> bool:
+        """Take the machine for this run alone, unless others still run. Return whether it is this run's now."""
+        return self._floor is None or self._floor.try_take()
+
+    def end(self) -> None:
+        """Let others run. No code of this run may run any more."""
+        if self._floor:
+            self._floor.leave()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from autoresearch_mcp.trainer import sandbox, score
+from autoresearch_mcp.trainer.failures import Failure, read_traceback
 from autoresearch_mcp.trainer.meter import Meter
 from autoresearch_mcp.trainer.model_server import ScoreError
 from autoresearch_mcp.trainer.prepare import Profile
@@ -87,3 +88,15 @@ class Scorer:
         finally:
             self._theirs.sendall(json.dumps(outcome).encode() + b"\n")
             os._exit(0)
+
+
+def explain(outcome: dict[str, Any], log: Log, code: Path) -> Failure:
+    """Say why a scorer gave no number, with what the model's own code printed."""
+    if not outcome:
+        return Failure("invalid_model", "the scorer died while the model was answering.", fault="scorer")
+    while log.pump():
+        pass
+    cause, message, lines = read_traceback(log.tail, code)
+    reason = f" {cause}: {message}" if cause else ""
+    fault = "scorer" if outcome["kind"] == "error" else "code"
+    return Failure(outcome["kind"], outcome["message"] + reason, lines, fault, bool(outcome.get("finding")))

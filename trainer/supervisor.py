@@ -33,14 +33,14 @@ from autoresearch_mcp.trainer import (
 )
 from autoresearch_mcp.trainer.channel import Channel
 from autoresearch_mcp.trainer.compile_cache import CompileCache
-from autoresearch_mcp.trainer.failures import Ended, Failure, of_crash, read_traceback
+from autoresearch_mcp.trainer.failures import Ended, Failure, of_crash
 from autoresearch_mcp.trainer.meter import Meter
 from autoresearch_mcp.trainer.protocol import Progress, Result, Spec
-from autoresearch_mcp.trainer.quiet import Floor
+from autoresearch_mcp.trainer.quiet import Turn
 from autoresearch_mcp.trainer.records import Curve, Log
 from autoresearch_mcp.trainer.sandbox import processes
 from autoresearch_mcp.trainer.sandbox.scratch import Scratch
-from autoresearch_mcp.trainer.scorer import Scorer
+from autoresearch_mcp.trainer.scorer import Scorer, explain
 from autoresearch_mcp.trainer.script import Script
 from autoresearch_mcp.trainer.submission import Submission
 
@@ -79,7 +79,6 @@ class Supervisor:
         self._scratch = Scratch(run / SCRATCH, spec.disk_mb or SCRATCH_CHECKPOINTS * self._profile.checkpoint_mb, spec.max_files)
         self._weights = run / client.WEIGHTS
         self._device = "cpu" if spec.device == "cpu" else "cuda"
-        self._floor = Floor() if self._device == "cpu" else None
         self._cache: CompileCache | None = None
         if self._device == "cuda" and not spec.metric:
             kept = Path(spec.compile_cache) if spec.compile_cache else compile_cache.kept_in(self._data.parent)
@@ -93,6 +92,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._log.reader, selectors.EVENT_READ, self._log.pump)
         self._meter = Meter(spec, self._profile, family, self._scratch)
+        self._turn = Turn(self._device, family, self._meter, self._check_cancelled)
         self._channel = Channel(self._selector, self._meter, self._curve, run / TOKENS, spec.budget_s)
         self._timings = self._channel.timings
         self._trainer = 0
@@ -178,7 +178,7 @@ class Supervisor:
 
     def _tidy(self) -> None:
         self._family.kill()
-        self._leave_floor()
+        self._turn.end()
         self._log.close()
         self._curve.close()
         self._scratch.remove()
@@ -191,7 +191,7 @@ class Supervisor:
         self._begin()
         self._await(lambda: self._channel.config is not None)
         self._family.kill()
-        self._leave_floor()
+        self._turn.end()
         self._drain()
         self._reported = self._log.reported_bpb()
         self._config = self._channel.config or {}
@@ -220,7 +220,7 @@ class Supervisor:
         config["device"] = self._device
         theirs = self._channel.theirs
         jail = self._jail({client.CHANNEL: str(theirs.fileno()), client.CONFIG: json.dumps(config), **environment})
-        self._share_floor()
+        self._turn.begin()
         self._meter.note_spawn()
         self._trainer = sandbox.spawn(self._run_entry, replace(jail, keep=(theirs.fileno(),)))
         theirs.close()
@@ -256,7 +256,7 @@ class Supervisor:
         self._hashes |= {"packages": script.packages} if script.packages else {}
         script.lay_out()
         jail = script.jail(self._jail({}), self._run)
-        self._share_floor()
+        self._turn.begin()
         self._meter.start_script()
         self._trainer = sandbox.spawn(lambda: self._run_entry(script), jail)
         self._device_facts = machine.device_facts(self._device)
@@ -344,8 +344,8 @@ class Supervisor:
             key.data()
         self._family.reap()
         self._check_cancelled()
-        if self._floor and self._meter.phase != "scoring" and self._floor.is_wanted():
-            self._make_way()
+        if self._meter.phase != "scoring":
+            self._turn.yield_to_scorers()
         self._meter.look_if_due()
         if self._meter.phase != self._shown[0] or time.monotonic() >= self._shown[1] + SHOW_S:
             self._show()
@@ -353,25 +353,6 @@ class Supervisor:
     def _check_cancelled(self) -> None:
         if self._signals or (self._run / protocol.CANCEL).exists():
             raise Ended("cancelled")
-
-    def _share_floor(self) -> None:
-        """Wait until no model of another run is scored on this machine."""
-        while self._floor and not self._floor.try_share():
-            time.sleep(TICK_S)
-            self._check_cancelled()
-
-    def _make_way(self) -> None:
-        """Stop the training while the model of another run is scored."""
-        self._meter.note_stop()
-        self._family.stop()
-        self._leave_floor()
-        self._share_floor()
-        self._family.resume()
-        self._meter.note_resumption()
-
-    def _leave_floor(self) -> None:
-        if self._floor:
-            self._floor.leave()
 
     def _show(self) -> None:
         self._shown = (self._meter.phase, time.monotonic())
@@ -422,7 +403,7 @@ class Supervisor:
             return float(outcome["val_bpb"])
         if finding := outcome.get("finding"):
             protocol.write_finding(self._run, finding)
-        raise Ended("crashed", _explain(outcome, self._log, self._code))
+        raise Ended("crashed", explain(outcome, self._log, self._code))
 
     def _await_outcome(self, scorer: Scorer) -> dict[str, Any]:
         """Give the scorer the machine to itself until it has an outcome, and keep it until the profile's grid has a line.
@@ -434,7 +415,7 @@ class Supervisor:
         try:
             while scorer.outcome is None:
                 self._wait(ASKING_S if scorer.is_waiting else TICK_S)
-                if scorer.is_waiting and (self._floor is None or self._floor.try_take()):
+                if scorer.is_waiting and self._turn.try_alone():
                     began = time.monotonic()
                     scorer.go_on()
                 if began and time.monotonic() - began > self._profile.score_s + 1:
@@ -446,20 +427,8 @@ class Supervisor:
                 elapsed = time.monotonic() - began
                 self._timings["score_s"] = max(1, math.ceil(elapsed / grid)) * grid
                 time.sleep(self._timings["score_s"] - elapsed)
-            self._leave_floor()
+            self._turn.end()
         return scorer.outcome
-
-
-def _explain(outcome: dict[str, Any], log: Log, code: Path) -> Failure:
-    """Say why a scorer gave no number, with what the model's own code printed."""
-    if not outcome:
-        return Failure("invalid_model", "the scorer died while the model was answering.", fault="scorer")
-    while log.pump():
-        pass
-    cause, message, lines = read_traceback(log.tail, code)
-    reason = f" {cause}: {message}" if cause else ""
-    fault = "scorer" if outcome["kind"] == "error" else "code"
-    return Failure(outcome["kind"], outcome["message"] + reason, lines, fault, bool(outcome.get("finding")))
 
 
 def code_hash(code: Path, limit: int = CODE_BYTES) -> str:
