@@ -73,6 +73,7 @@ class Spec:
     memory_mb: int = 0  # of a script; 0: the profile's
     disk_mb: int = 0  # of a script; 0: the profile's
     max_files: int = 0  # of a script: how many it may have; 0: as many as any run
+    commit: str = ""  # of the code, which a script may ask git for
     compile_cache: str = ""  # archive that the run begins with a copy of; empty: what its machine keeps, see trainer.compile_cache
 
 

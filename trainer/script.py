@@ -13,7 +13,7 @@ from typing import Any
 from autoresearch_mcp.trainer import entry
 from autoresearch_mcp.trainer.failures import Ended, Failure
 from autoresearch_mcp.trainer.protocol import Spec
-from autoresearch_mcp.trainer.sandbox import Jail
+from autoresearch_mcp.trainer.sandbox import Jail, has_world, separate_users
 
 # What looks for a network first finds that there is none, and goes by what is cached.
 OFFLINE = {
@@ -26,7 +26,11 @@ OFFLINE = {
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_OPTIONAL_LOCKS": "0",
     "PIP_NO_INDEX": "1",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "TP_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
 }
+WORLD = "world"  # the empty folder of a run directory in which a world of its own is put together
 _PREFIX_FOLDERS = ("bin", "lib", "lib64", "include", "share", "pyvenv.cfg")
 _LOOK = """
 import hashlib, json, platform, sys
@@ -103,12 +107,16 @@ class Script:
         return self._interpreter.versions if self._interpreter else {}
 
     def lay_out(self) -> None:
-        """Fill the run's folder with a copy of the files, and with a link to the data where code looks for it below its home.
+        """Fill the run's folder: a copy of the files, as much of a repository as tells its commit, and a link to the data below its home.
 
         Raises:
             Ended: the folder where it should start is not there.
         """
         shutil.copytree(self._code, self._folder, dirs_exist_ok=True)
+        if self._spec.commit:
+            for name in ("objects", "refs"):
+                (self._folder / ".git" / name).mkdir(parents=True)
+            (self._folder / ".git" / "HEAD").write_text(f"{self._spec.commit}\n", encoding="ascii")
         if self._readable is not None and Path(self._spec.readable).is_relative_to(Path.home()):
             link = self._folder / Path(self._spec.readable).relative_to(Path.home())
             link.parent.mkdir(parents=True, exist_ok=True)
@@ -117,23 +125,37 @@ class Script:
             message = f"[training] cwd is {self._spec.cwd}, and the code that was copied has no such folder. Name it in [training] files."
             raise Ended("crashed", Failure("error", message, fault="machine"))
 
-    def jail(self, usual: Jail, hidden: Path) -> Jail:
+    def jail(self, usual: Jail, run: Path, memory_mb: int) -> Jail:
         """Return the jail of the run.
 
         Args:
             usual: that of a run with the contract.
-            hidden: what it must not read besides.
+            run: the run directory, which it must not read.
+            memory_mb: what it may use; of this, half in /dev/shm.
         """
+        world = run / WORLD if has_world() and not separate_users() else None
+        if world is not None:
+            world.mkdir(exist_ok=True)
         read = tuple(path for path in (self._readable, *(self._interpreter.folders if self._interpreter else ())) if path)
         environment = {**usual.environment, **OFFLINE, **self._own_variables()}
-        environment["MPLCONFIGDIR"] = environment["HOME"]
+        environment |= {"MPLCONFIGDIR": environment["HOME"]} | ({"TMPDIR": "/tmp"} if world else {})  # noqa: S108
         if self._interpreter:
             environment["PATH"] = f"{Path(self._interpreter.path).parent}:{environment['PATH']}"
         if self._readable:
             environment |= {"HF_HOME": str(self._readable)} if (self._readable / "hub").is_dir() else {}
             environment |= {"TORCH_HOME": str(self._readable)} if (self._readable / "hub" / "checkpoints").is_dir() else {}
         environment |= {name: self._filled(text) for name, text in self._spec.env.items()}
-        return replace(usual, read=read, hidden=(hidden,), environment=environment, directory=self._start)
+        return replace(
+            usual,
+            read=read,
+            hidden=(run,),
+            environment=environment,
+            directory=self._start,
+            locks=True,
+            script=True,
+            world=world,
+            shared_mb=memory_mb // 2,
+        )
 
     def run(self) -> None:
         """In the run's own process: run the code. Doesn't return where another interpreter does it."""

@@ -255,7 +255,7 @@ class Supervisor:
         self._versions |= script.versions
         self._hashes |= {"packages": script.packages} if script.packages else {}
         script.lay_out()
-        jail = script.jail(self._jail({}), self._run)
+        jail = script.jail(self._jail({}), self._run, self._profile.memory_mb)
         self._turn.begin()
         self._meter.start_script()
         self._trainer = sandbox.spawn(lambda: self._run_entry(script), jail)

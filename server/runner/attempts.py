@@ -318,6 +318,7 @@ class Attempts:
             memory_mb=training.memory_mb,
             disk_mb=training.max_file_mb,
             max_files=training.max_files,
+            commit=experiment.commit,
         )
         return Job(experiment.id, experiment.attempt, locate(self._state, experiment), spec, {**others, **files})
 

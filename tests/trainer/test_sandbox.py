@@ -267,7 +267,14 @@ def try_memory_file(): return os.memfd_create("hidden")
 def try_leave_the_session(): return in_child(os.setsid)
 def try_leave_the_group(): return in_child(os.setpgid, 0, 0)
 def try_survive_the_supervisor(): return call(157 if x86 else 167, 1, 0, 0, 0, 0)
-def try_hide_children(): return signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+def try_hide_children():
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # pretended: a child that ended must still be waited for
+    child = os.fork() or os._exit(0)
+    try:
+        os.waitpid(child, 0)
+    except ChildProcessError:
+        return
+    raise PermissionError("not hidden")
 def try_raise_own_limit(): return resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 """
     sibling = warm.launch(BIGRAM.replace("# before submit", "print('alive'); import time; time.sleep(3600)"), budget_s=60)

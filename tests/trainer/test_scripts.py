@@ -1,6 +1,8 @@
 """Code without the contract runs as `python train.py` would: its folder, interpreter, environment and modules are its own."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from autoresearch_mcp.trainer import protocol
+from autoresearch_mcp.trainer import protocol, sandbox
 from tests.trainer.conftest import Launched, Warm
 
 
@@ -25,7 +27,7 @@ def finished(warm: Warm, files: dict[str, str], **spec: Any) -> str:
     """Train to the end, and return what the script printed."""
     launched = launch(warm, files, **spec)
     result = launched.wait()
-    assert result["state"] == "finished", (result["failure"], launched.log)
+    assert result["state"] == "finished", f"{result['failure']}\n{launched.log}"
     return launched.log
 
 
@@ -121,3 +123,114 @@ def test_limits_of_a_script_are_the_labs_and_named_with_their_key(warm: Warm) ->
 def test_code_that_looks_for_a_network_is_told_that_there_is_none(warm: Warm) -> None:
     code = "import os\nprint(*(os.environ[name] for name in ('HF_HUB_OFFLINE', 'WANDB_MODE', 'MPLBACKEND')))\nprint('loss: 1')\n"
     assert "1 offline Agg" in finished(warm, {"train.py": code})
+
+
+FREEDOMS = {
+    "train.py": """
+import ctypes, multiprocessing as mp, os, resource, signal, socket, subprocess, sys, threading, time
+from multiprocessing import shared_memory
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+def double(x):
+    return 2 * x
+
+def gather(rank, port):
+    import torch.distributed as dist
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    total = torch.tensor([float(rank + 1)])
+    dist.all_reduce(total)
+    assert total.item() == 3.0
+
+if __name__ == "__main__":
+    batches = [x for (x,) in DataLoader(TensorDataset(torch.arange(8.0)), batch_size=2, num_workers=2)]
+    print("loader", sum(x.sum().item() for x in batches))
+    with mp.Pool(2) as pool:
+        print("pool", pool.map(double, [1, 2]))
+    queue = mp.Queue()
+    worker = mp.Process(target=queue.put, args=("sent",))
+    worker.start()
+    print("queue", queue.get(timeout=20))
+    block = shared_memory.SharedMemory(create=True, size=1000)
+    block.close()
+    block.unlink()
+    ended = []
+    signal.signal(signal.SIGCHLD, lambda *_: ended.append(1))
+    subprocess.run(["true"], start_new_session=True)
+    print("handler", ended == [1])
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 512))
+    print("nice", -os.nice(0) + os.nice(3))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(gather, (port,), nprocs=2, start_method="fork")
+    print("head", subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip())
+    import psutil
+    print("psutil", psutil.Process().memory_info().rss > 0, psutil.virtual_memory().total > 0, psutil.cpu_count() > 0)
+    os.chmod("train.py", 0o755)
+    print("mode", oct(os.stat("train.py").st_mode & 0o777))
+    print("loss: 1")
+""",
+}
+
+
+@pytest.mark.skipif(not sandbox.has_world(), reason="needs namespaces for users")
+def test_workers_pools_queues_handlers_and_a_group_on_loopback_work(warm: Warm) -> None:
+    log = finished(warm, FREEDOMS, commit="c0ffee" + "0" * 34)
+    for line in (
+        "loader 28.0",
+        "pool [2, 4]",
+        "queue sent",
+        "handler True",
+        "nice 3",
+        "head c0ffee" + "0" * 34,
+        "psutil True True True",
+        "mode 0o755",
+    ):
+        assert line in log.splitlines(), (line, log)
+
+
+REACHES = {
+    "train.py": """
+import json, os, signal, socket, sys
+paths, port, abstract, path, process = json.loads(sys.argv[1])
+def tried(what, call, *arguments):
+    try:
+        call(*arguments)
+        print("REACHED", what)
+    except (OSError, ValueError) as error:
+        print("refused", what, type(error).__name__)
+for each in paths:
+    tried(each, open, each)
+    tried("mode of " + each, os.chmod, each, 0o777)
+tried("a port", socket.create_connection, ("127.0.0.1", port), 2)
+for name in ("\\0" + abstract, path):
+    tried(repr(name), socket.socket(socket.AF_UNIX).connect, name)
+tried("a process", os.kill, process, 0)
+tried("its memory", open, f"/proc/{process}/environ")
+tried("a library", os.truncate, os.__file__, 0)
+tried("its mode", os.chmod, os.__file__, 0o777)
+print("loss: 1")
+""",
+}
+
+
+@pytest.mark.skipif(not sandbox.has_world() or sandbox.abi() < 6, reason="needs namespaces for users")
+def test_in_a_world_of_its_own_code_reaches_nothing_of_the_machine_or_of_another_run(warm: Warm, tmp_path: Path, data: Path) -> None:
+    shared = Path("/dev/shm", f"other-run-{os.getpid()}")
+    shared.write_bytes(b"theirs")
+    secret = tmp_path / "secret"
+    secret.write_text("theirs", encoding="utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as abstract, socket.socket(socket.AF_UNIX) as named:
+        abstract.bind(f"\0other-{os.getpid()}")
+        named.bind(str(path := tmp_path / "s"))
+        for each in (abstract, named):
+            each.listen()
+        paths = [str(shared), str(secret), str(data / "val.bin")]
+        aims = json.dumps([paths, tcp.getsockname()[1], f"other-{os.getpid()}", str(path), warm.process.pid])
+        try:
+            log = finished(warm, REACHES, arguments=[aims])
+        finally:
+            shared.unlink()
+    assert "REACHED" not in log and log.count("refused") == 13, log
+    assert secret.stat().st_mode & 0o777 != 0o777

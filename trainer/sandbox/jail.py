@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoresearch_mcp.trainer.sandbox import processes, seccomp
+from autoresearch_mcp.trainer.sandbox import processes, seccomp, world
 
 # Landlock's system calls and access rights, from linux/landlock.h; the numbers are the same on every architecture.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
@@ -49,6 +49,7 @@ _MACHINE = ("/proc/cpuinfo", "/sys/devices/system/cpu", "/sys/devices/system/nod
 _COUNTERS = ("/proc/meminfo", "/proc/stat")
 # Of the process itself. Left out is what tells of others: who else has a page of a file (pagemap, smaps), how many signals its user waits for (status).
 _SELF = tuple(f"/proc/self/{name}" for name in ("cgroup", "cmdline", "comm", "environ", "fd", "maps", "mem", "mounts", "stat", "statm"))
+_FOR_SCRIPTS = ("/proc/self", "/proc/loadavg", "/proc/uptime", "/proc/version", "/proc/vmstat")  # what monitors of resources ask
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 PRIVATE = "AUTORESEARCH_PRIVATE"  # variable with the folder that only root can enter; set in images that are only for trainings
 DESCRIPTORS = 4096  # of one process
@@ -82,6 +83,9 @@ class Jail:
     cuda: bool = False  # whether it may use the GPUs
     locks: bool = True  # whether file locks are real
     counters: bool = True  # whether it may know what the kernel counts of the whole machine, such as free memory
+    world: Path | None = None  # an empty folder, if it gets a world of its own: see world.py
+    shared_mb: int = 0  # of /dev/shm in that world
+    script: bool = False  # whether it is code without the contract, whose helpers no clock has to find
 
 
 def abi() -> int:
@@ -196,7 +200,7 @@ def _become_confined(jail: Jail, parent: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (jail.cpu_s, jail.cpu_s))
     descriptors = min(DESCRIPTORS, os.sysconf("SC_OPEN_MAX"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
-    if sys.platform == "linux" and not separate and not jail.cuda:
+    if sys.platform == "linux" and not separate and not jail.cuda and not jail.script:
         resource.setrlimit(resource.RLIMIT_SIGPENDING, (0, 0))  # counted over all of a user's processes
     os.environ.clear()
     os.environ.update(jail.environment)
@@ -204,6 +208,8 @@ def _become_confined(jail: Jail, parent: int) -> None:
     tempfile.tempdir = None
     if separate:
         _become_another_user(jail)
+    if jail.world is not None:
+        _enter_world(jail, jail.world)
     processes.die_with(parent)  # after the change of user, which would undo it
     if sys.platform == "linux":
         _drop_capabilities()
@@ -211,7 +217,18 @@ def _become_confined(jail: Jail, parent: int) -> None:
     if abi():
         _restrict(jail)
     if seccomp.available():
-        seccomp.refuse(jail.cuda, jail.locks, jail.counters)
+        seccomp.refuse(jail.cuda, jail.locks, jail.counters, jail.script, jail.world is not None)
+
+
+def _enter_world(jail: Jail, place: Path) -> None:
+    whole = _EXECUTE | _READ_FILE | _READ_DIR
+    paths = list(_readable(jail))
+    devices = [Path(path) for path in _DEVICES] + list(Path("/dev").glob("nvidia*") if jail.cuda else ())
+    read = [path for path, access in paths if access == whole and not path.is_relative_to("/dev")]
+    links = [root for root in _roots(jail) if root != root.resolve() and root.exists()]
+    listed = [path for path, access in paths if access != whole]
+    world.enter(place, [*read, *links], listed, jail.write, devices, jail.shared_mb)
+    os.chdir(jail.directory)
 
 
 def _keep_descriptors(jail: Jail) -> None:
@@ -261,7 +278,7 @@ def _drop_capabilities() -> None:
 def _restrict(jail: Jail) -> None:
     version, libc = abi(), _libc()
     rights = (1 << 13) - 1 | (1 << 13 if version >= 2 else 0) | (_TRUNCATE if version >= 3 else 0) | (_IOCTL_DEVICE if version >= 5 else 0)
-    tcp, scopes = (3 if version >= 4 else 0), (3 if version >= 6 else 0)
+    tcp, scopes = (3 if version >= 4 and jail.world is None else 0), (3 if version >= 6 else 0)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     ruleset = _check(libc.syscall(_CREATE_RULESET, ctypes.c_char_p(struct.pack("<QQQ", rights, tcp, scopes)), size, 0), "ruleset")
 
@@ -276,7 +293,7 @@ def _restrict(jail: Jail) -> None:
 
     for path, access in _readable(jail):
         allow(path, access)
-    for path in jail.write:
+    for path in (*jail.write, *((world.SHARED, world.TEMPORARY) if jail.world is not None else ())):
         allow(path, rights)
     allow(Path("/dev/null"), _READ_FILE | _WRITE_FILE)
     for path in Path("/dev").glob("nvidia*") if jail.cuda else ():
@@ -287,14 +304,23 @@ def _restrict(jail: Jail) -> None:
 
 def _readable(jail: Jail) -> Iterator[tuple[Path, int]]:
     """Yield paths and the access to each: the interpreter, its packages, the system's libraries, and what the jail adds."""
+    for root in {path.resolve() for path in (*_roots(jail), *jail.read) if path.exists()}:
+        yield from _without(root, jail.hidden)
+
+
+def _roots(jail: Jail) -> set[Path]:
+    """Return what every jail can read: the interpreter, its packages, the system's libraries."""
     counters = _COUNTERS if jail.counters else ()
     roots = {Path(path) for path in (*_SYSTEM, *_MACHINE, *counters, *_SELF, *_DEVICES, *(_CUDA_READS if jail.cuda else ()))}
+    if jail.script:
+        roots |= {Path(path) for path in _FOR_SCRIPTS}
+    if jail.world is not None:
+        roots |= {Path(path) for path in world.TEXTS}
     for prefix in (sys.prefix, sys.base_prefix):
         roots.update(Path(prefix, name) for name in ("bin", "lib", "lib64", "include", "pyvenv.cfg"))
     roots.update(Path(entry) for entry in sys.path if entry.endswith("-packages"))
     roots.add(Path(__file__).parents[1])
-    for root in {path.resolve() for path in (*roots, *jail.read) if path.exists()}:
-        yield from _without(root, jail.hidden)
+    return roots
 
 
 def _without(path: Path, hidden: Iterable[Path]) -> Iterator[tuple[Path, int]]:

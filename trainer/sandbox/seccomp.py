@@ -19,13 +19,20 @@ What Landlock leaves open, and this closes, as PermissionError:
 What is pretended:
 
 - modes, owners and times of files are such marks too, but `cp` and `ld` set them in passing: they are answered as set, and nothing is;
+- a handler of SIGCHLD, which a filter can't tell from ignoring it, is answered as set and never called: libraries put it back in passing;
 - so are locks, where `locks` says so;
 - waiting for a futex that is not a process's own ends at once, so `pthread_join` spins: two processes could talk through the pages of a
   file that both may read.
 
+Code without the contract has more: it is measured by the wall's clock, and nothing that is hidden is ever in its processes. Its handlers,
+limits, priority, process groups and shared futexes are its own affair. In a world of its own (see world.py) so are sockets, what has a name,
+and the marks on its own files.
+
+Its helpers' wish to end with their parents is answered as set.
+
 What is not covered:
 
-- a handler of SIGCHLD is refused with the ignoring of it, which a filter can't tell apart; shells do without;
+- by waiting on the same page of a file that both may read, two runs without the contract can talk;
 - what a CUDA driver may do through the calls that it gets is unproven: no GPU was at hand to try it.
 """
 
@@ -34,15 +41,16 @@ import errno
 import platform
 import struct
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from autoresearch_mcp.trainer.sandbox.syscalls import ALLOWED, FOR_CUDA, PRETENDED, REFUSED, SELF_ONLY
+from autoresearch_mcp.trainer.sandbox.syscalls import ALLOWED, FOR_CUDA, FOR_SCRIPTS, IN_A_WORLD, PRETENDED, REFUSED, SELF_ONLY
 
-_DEPENDING = ALLOWED | FOR_CUDA | SELF_ONLY  # among them those that depend on their arguments
+_DEPENDING = ALLOWED | REFUSED | FOR_CUDA | SELF_ONLY  # among them those that depend on their arguments
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of the tables, AUDIT_ARCH_*
 _X32 = 0x40000000
 _NAMESPACES = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
-_AF_UNIX, _SOCK_STREAM, _SOCK_SEQPACKET, _TYPE_MASK = 1, 1, 5, 0xF
+_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
+_SOCK_STREAM, _SOCK_SEQPACKET, _TYPE_MASK = 1, 5, 0xF
 _PR_SET_PDEATHSIG, _SIGCHLD = 1, 17
 _O_TRUNC, _O_ACCMODE = 0x200, 3
 # Second byte of what an ioctl asks: of terminals and of every descriptor; of NVIDIA's devices, the second of unified memory
@@ -72,20 +80,22 @@ def available() -> bool:
     return ctypes.get_errno() == errno.EFAULT  # it would read a filter, and there is none
 
 
-def refuse(cuda: bool = False, locks: bool = True, counters: bool = True) -> None:
+def refuse(cuda: bool = False, locks: bool = True, counters: bool = True, script: bool = False, world: bool = False) -> None:
     """Take the calls away from this thread and all that descends from it, for good. Needs no_new_privs.
 
     Args:
         cuda: leave what a GPU's driver needs.
         locks: whether file locks are real. They are a way to tell another process something, in either direction.
         counters: whether it may ask for the machine's free memory and number of processes.
+        script: whether it is code without the contract.
+        world: whether it has a world of its own, see world.py.
 
     Raises:
         OSError: the kernel doesn't take the filter.
     """
     column, _ = _MACHINES[platform.machine()]
     unasked = [] if counters else answer(_number("sysinfo", column), errno.EPERM)
-    install([*unasked, *rules(column, cuda, locks)])
+    install([*unasked, *rules(column, cuda, locks, script, world)])
 
 
 def stay_alone() -> None:
@@ -129,15 +139,18 @@ def answer(number: int, error: int) -> list[Instruction]:
     return [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | error)]
 
 
-def rules(column: int, cuda: bool, locks: bool) -> list[Instruction]:
+def rules(column: int, cuda: bool, locks: bool, script: bool = False, world: bool = False) -> list[Instruction]:
     """Decide on every call: first on those that depend on their arguments, then on the others by their number.
 
     Args:
         column: of the tables in syscalls.py: 0 for x86_64, 1 for aarch64.
         cuda: leave what a GPU's driver needs.
         locks: whether file locks are real.
+        script: whether it is code without the contract.
+        world: whether that has a world of its own.
     """
-    return [*_by_arguments(column, cuda, locks), *_search(_runs(column, cuda))]
+    freed = (*(FOR_SCRIPTS if script else ()), *(IN_A_WORLD if world else ()))
+    return [*_by_arguments(column, cuda, locks, script, world), *_search(_runs(column, cuda, freed))]
 
 
 def _number(name: str, column: int) -> int:
@@ -147,12 +160,13 @@ def _number(name: str, column: int) -> int:
     return number
 
 
-def _runs(column: int, cuda: bool) -> list[tuple[int, int]]:
+def _runs(column: int, cuda: bool, freed: Collection[str]) -> list[tuple[int, int]]:
     """Return what becomes of each call that doesn't depend on its arguments: (first number, verdict) of runs with one verdict."""
     verdicts = dict[int | None, int]()
     for calls, verdict in ((ALLOWED, _ALLOW), (REFUSED, _ERRNO | errno.EPERM), (PRETENDED, _ERRNO)):
         verdicts |= {numbers[column]: verdict for numbers in calls.values()}
     verdicts |= {numbers[column]: _ALLOW if cuda else _ERRNO | errno.EPERM for numbers in FOR_CUDA.values()}
+    verdicts |= {numbers[column]: _ALLOW for table in (REFUSED, PRETENDED, FOR_CUDA) for name, numbers in table.items() if name in freed}
     runs = list[tuple[int, int]]()
     for number in range(2 + max(number for number in verdicts if number is not None)):
         verdict = verdicts.get(number, _ERRNO | errno.ENOSYS)
@@ -170,22 +184,32 @@ def _search(runs: Sequence[tuple[int, int]]) -> list[Instruction]:
     return [(_AT_LEAST, 0, 1, runs[middle][0]), (_JUMP, 0, 0, len(lower)), *lower, *upper]
 
 
-def _by_arguments(column: int, cuda: bool, locks: bool) -> Iterator[Instruction]:
+def _by_arguments(column: int, cuda: bool, locks: bool, script: bool, world: bool) -> Iterator[Instruction]:
     own = [*_argument(0), (_EQUAL, 0, 1, 0)]
     for name in SELF_ONLY:
         yield from _unless(_number(name, column), own)
     yield from _unless(_number("sched_getaffinity", column), own, errno.ENOSYS)  # libc asks it of a thread, and does without
-    nothing_set = [*_argument(2), (_EQUAL, 0, 3, 0), *_argument(2, upper=True), (_EQUAL, 0, 1, 0)]
-    yield from _unless(_number("prlimit64", column), [*_argument(0), (_EQUAL, 0, len(nothing_set) + 1, 0), *nothing_set])
-    yield from _shared_futexes(_number("futex", column))
-    if cuda:
-        yield from _unless(_number("socket", column), _of_family_and_type(_SOCK_SEQPACKET))
-    yield from _unless(_number("socketpair", column), _of_family_and_type(_SOCK_STREAM))  # datagrams could be sent anywhere
-    yield from _unless(_number("sendto", column), [*_argument(4), (_EQUAL, 0, 3, 0), *_argument(4, upper=True), (_EQUAL, 0, 1, 0)])
+    if script:
+        yield from _unless(_number("prlimit64", column), own)
+        for name in ("getpriority", "setpriority"):  # of itself alone
+            itself = [*_argument(0), (_EQUAL, 0, 3, 0), *_argument(1), (_EQUAL, 0, 1, 0)]
+            yield from _unless(_number(name, column), itself)
+    else:
+        nothing_set = [*_argument(2), (_EQUAL, 0, 3, 0), *_argument(2, upper=True), (_EQUAL, 0, 1, 0)]
+        yield from _unless(_number("prlimit64", column), [*_argument(0), (_EQUAL, 0, len(nothing_set) + 1, 0), *nothing_set])
+        yield from _shared_futexes(_number("futex", column))
+        looking = [*_argument(1), (_EQUAL, 0, 3, 0), *_argument(1, upper=True), (_EQUAL, 0, 1, 0)]
+        yield from _unless(_number("rt_sigaction", column), [*_argument(0), (_EQUAL, 0, len(looking), _SIGCHLD), *looking], 0)
+    if world:
+        yield from _unless(_number("socket", column), [*_argument(0), *_among((_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK))])
+        yield from _unless(_number("socketpair", column), [*_argument(0), (_EQUAL, 0, 1, _AF_UNIX)])
+    else:
+        if cuda:
+            yield from _unless(_number("socket", column), _of_family_and_type(_SOCK_SEQPACKET))
+        yield from _unless(_number("socketpair", column), _of_family_and_type(_SOCK_STREAM))  # datagrams could be sent anywhere
+        yield from _unless(_number("sendto", column), [*_argument(4), (_EQUAL, 0, 3, 0), *_argument(4, upper=True), (_EQUAL, 0, 1, 0)])
     yield from _unless(_number("clone", column), [*_argument(0), (_AND, 0, 0, _NAMESPACES), (_EQUAL, 0, 1, 0)])
-    yield from _unless(_number("prctl", column), [*_argument(0), (_EQUAL, 1, 0, _PR_SET_PDEATHSIG)])
-    looking = [*_argument(1), (_EQUAL, 0, 3, 0), *_argument(1, upper=True), (_EQUAL, 0, 1, 0)]
-    yield from _unless(_number("rt_sigaction", column), [*_argument(0), (_EQUAL, 0, len(looking), _SIGCHLD), *looking])
+    yield from _unless(_number("prctl", column), [*_argument(0), (_EQUAL, 1, 0, _PR_SET_PDEATHSIG)], 0 if script else errno.EPERM)
     for opening, flags in ((ALLOWED["open"][column], 1), (ALLOWED["openat"][column], 2)):
         if opening is not None:  # a file that is opened to read, and emptied: before Landlock's ABI 3, nothing else is in the way
             yield from _unless(opening, [*_argument(flags), (_AND, 0, 0, _O_TRUNC | _O_ACCMODE), (_EQUAL, 1, 0, _O_TRUNC)])

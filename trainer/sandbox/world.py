@@ -1,0 +1,167 @@
+"""Gives code without the contract a world of its own, in which it may do what `python train.py` does (fixed). Linux.
+
+It is made of namespaces, which need no privilege where the kernel allows them to users:
+
+- a file system with nothing but what the jail lists, read-only but for the run's folder, and a /dev/shm that starts empty;
+- a network with nothing but its own loopback;
+- shared memory, semaphores and queues that no other process can name.
+
+So workers, pools, queues and process groups work, and still nothing of another run, of the lab or of the machine's user is in reach.
+Where the kernel gives no such namespaces, `available` says so, and runs do without: see seccomp.py.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+_NEW = 0x10000000 | 0x00020000 | 0x40000000 | 0x08000000  # CLONE_NEWUSER, NEWNS, NEWNET, NEWIPC
+_BIND, _REC, _PRIVATE, _NOSUID, _NODEV = 4096, 16384, 1 << 18, 2, 4
+_DETACH = 2
+_MOUNT_SETATTR, _PIVOT_ROOT = 442, {"x86_64": 155, "aarch64": 41}
+_AT_FDCWD, _AT_RECURSIVE, _ATTR_RDONLY = -100, 0x8000, 1
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+SHARED, TEMPORARY = Path("/dev/shm"), Path("/tmp")  # noqa: S108
+TEXTS = {  # what names resolve to, for libraries that ask for the machine's own
+    "/etc/hosts": "127.0.0.1 localhost {host}\n::1 localhost\n",
+    "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+    "/etc/passwd": "trainer:x:{uid}:{gid}::/:/bin/sh\n",
+    "/etc/group": "trainer:x:{gid}:\n",
+}
+
+
+@lru_cache(maxsize=1)
+def available() -> bool:
+    """Return whether this machine lets a process have a world of its own. Tries it, once, in a child."""
+    if os.uname().sysname != "Linux" or os.uname().machine not in _PIVOT_ROOT:
+        return False
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            _unshare()
+            _mount("tmpfs", Path("/"), "tmpfs")
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def enter(
+    place: Path, read: Iterable[Path], listed: Iterable[Path], write: Sequence[Path], devices: Iterable[Path], shared_mb: int
+) -> None:
+    """Move this process into a world of its own.
+
+    Args:
+        place: an empty folder, where its root is put together.
+        read: files and folders that it can read.
+        listed: folders of which it sees the name alone.
+        write: folders that it can write. Its /tmp is one in the first.
+        devices: files below /dev that it can use.
+        shared_mb: how much its /dev/shm may hold.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    _unshare()
+    _mount("tmpfs", place, "tmpfs", _NOSUID | _NODEV, "mode=755")
+    temporary = write[0] / ".tmp"  # by a short name: a socket's path has at most 107 characters; first, as others may lie below
+    temporary.mkdir(exist_ok=True)
+    _bind(place, TEMPORARY, of=temporary)
+    for path in listed:
+        _lay(place, path).mkdir(parents=True, exist_ok=True)
+    _bind(place, Path("/proc"))
+    for path in sorted({path for path in read if path.exists() and not path.is_relative_to("/proc")}, key=lambda path: len(path.parts)):
+        if not _covered(place, path):
+            _bind(place, path, read_only=True)
+    for path in devices:
+        _bind(place, path)
+    for path in write:
+        _bind(place, path)
+    for name, text in TEXTS.items():
+        target = _lay(place, Path(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            target.write_text(text.format(host=socket.gethostname(), uid=os.getuid(), gid=os.getgid()), encoding="utf-8")
+    shared = _lay(place, SHARED)
+    shared.mkdir(parents=True, exist_ok=True)
+    _mount("tmpfs", shared, "tmpfs", _NOSUID | _NODEV, f"mode=1777,size={shared_mb}m")
+    os.chdir(place)
+    _check(_libc().syscall(_PIVOT_ROOT[os.uname().machine], b".", b"."), "pivot_root")
+    _check(_libc().umount2(b".", _DETACH), "umount")
+    _raise_loopback()
+
+
+def _unshare() -> None:
+    uid, gid = os.getuid(), os.getgid()
+    _check(_libc().unshare(_NEW), "unshare")
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        Path("/proc/self", name).write_text(text, encoding="ascii")
+    _check(_libc().mount(b"none", b"/", None, _REC | _PRIVATE, None), "a private root")
+
+
+def _lay(place: Path, path: Path) -> Path:
+    """Return where a path of the machine is below the new root. Makes the links on the way, as /bin is one to /usr/bin."""
+    here = place
+    for part in path.parts[1:]:
+        outside = Path("/", here.relative_to(place), part)
+        here = here / part
+        if outside.is_symlink() and not here.is_symlink():
+            here.parent.mkdir(parents=True, exist_ok=True)
+            if not here.exists():
+                here.symlink_to(outside.readlink())
+        if here.is_symlink():
+            resolved = Path(os.path.normpath(Path("/", here.parent.relative_to(place)) / here.readlink()))
+            here = _lay(place, resolved)
+    return here
+
+
+def _covered(place: Path, path: Path) -> bool:
+    """Return whether a folder that was bound already holds this path."""
+    inside = _lay(place, path)
+    try:
+        return os.path.samestat(inside.stat(), path.stat())
+    except OSError:
+        return False
+
+
+def _bind(place: Path, path: Path, read_only: bool = False, of: Path | None = None) -> None:
+    source = of or path
+    target = _lay(place, path)
+    if source.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()
+    _mount(str(source), target, None, _BIND | _REC)
+    if read_only:
+        attributes = struct.pack("<QQQQ", _ATTR_RDONLY, 0, 0, 0)
+        outcome = _libc().syscall(_MOUNT_SETATTR, _AT_FDCWD, os.fsencode(target), _AT_RECURSIVE, attributes, len(attributes))
+        _check(outcome, f"{path}, read-only")
+
+
+def _mount(source: str, target: Path, kind: str | None, flags: int = 0, options: str = "") -> None:
+    outcome = _libc().mount(os.fsencode(source), os.fsencode(target), kind.encode() if kind else None, flags, options.encode() or None)
+    _check(outcome, f"mounting {target}")
+
+
+def _raise_loopback() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        request = struct.pack("16sh22x", b"lo", 0)
+        (flags,) = struct.unpack_from("16xh", fcntl.ioctl(asking, _SIOCGIFFLAGS, request))
+        fcntl.ioctl(asking, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | _IFF_UP))
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _check(outcome: int, what: str) -> None:
+    if outcome < 0:
+        raise OSError(ctypes.get_errno() or errno.EPERM, f"a world of its own could not be made: {what}")
