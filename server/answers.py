@@ -180,15 +180,18 @@ class SimilarProposal(Model):
 
 
 class ProposalAnswer(Model):
-    """A proposal, new or made before."""
+    """A proposal, new or made before, and what `launch` queued of it."""
 
     commit: str
+    title: str = Field(json_schema_extra=UNLISTED)
     base: str
     duplicate: bool = Field(description="true: this code was proposed before; commit, author and results are the twin's")
     diff_stat: str = Field(json_schema_extra=UNLISTED)
+    diff: str = Field(description="against the base; at most 2 KB", json_schema_extra=UNLISTED)
     hypothesis: str = Field(json_schema_extra=UNLISTED)
     author: str = Field(json_schema_extra=UNLISTED)
     results: list[Outcome]
+    launched: list[ExperimentLine] = Field(default=[], json_schema_extra=UNLISTED)
     similar: list[SimilarProposal] = []
     note: str
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+ProposalKind = Literal["candidate", "measurement"]  # a measurement is trained and shown, and never promoted
 Table = Literal["experiments", "memories", "promotions"]
 ExperimentState = Literal["queued", "starting", "running", "scoring", "finished", "crashed", "timed_out", "stopped_early", "cancelled"]
 Fault = Literal["code", "scorer", "machine", "cancel"]
@@ -71,11 +72,13 @@ class Proposal(Model):
     fingerprint: str = Field(description="hash of the resulting editable files, equal for code that differs in comments and layout only")
     author: str
     hypothesis: str
+    title: str = Field(default="", description="its hypothesis in a few words, for where there is no room; empty in records of before")
     tags: list[str] = []
     files_changed: int
     insertions: int
     deletions: int
     created_at: float
+    ported_from: str = Field(default="", description="the proposal whose change this is on another base")
     added: int = Field(default=0, description="bytes of new information that the source holds beyond the lab's first one, compressed")
 
 

@@ -19,7 +19,7 @@ _MOST_IN_ROWS = 60_000  # of all the long texts of an answer, about
 _RECORDED = 300  # characters of a text in what a result says
 _RECORDED_NAME = 64  # characters of a name there
 _RECORDED_ITEMS = 64  # entries of a list or table there
-_SHOWN_ELSEWHERE = ("log_tail", "rows")  # fields of an answer whose texts were fenced as they were put in
+_SHOWN_ELSEWHERE = ("log_tail", "rows", "diff")  # fields of an answer whose texts were fenced as they were put in
 _LONG_TEXT = "text"  # the field of an answer that may have several lines: of a memory
 
 

@@ -18,6 +18,8 @@ from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.trainer import files
 
+MEASUREMENT = "{0} was proposed as a measurement, which is never promoted. propose_patch(port={0!r}, ...) makes a candidate of it."
+
 
 class Promoter:
     """The gate and the champion's ref, for one lab."""
@@ -38,7 +40,7 @@ class Promoter:
             approved_by: who said yes, where the lab wants a person's approval; None: nobody yet.
 
         Raises:
-            LabError: `not_a_proposal`, and the repository's own.
+            LabError: `not_a_proposal`, `measurement`, and the repository's own.
         """
         with files.locked(self._lock):
             self._recover()
@@ -50,6 +52,8 @@ class Promoter:
                 raise LabError(
                     f"{commit[:12]} was not made by propose_patch, so it can't be promoted. Propose the change first.", "not_a_proposal"
                 )
+            if commit in self._ledger.measurements():
+                raise LabError(MEASUREMENT.format(commit[:12]), "measurement")
             if not self._repo.is_ancestor(champion, commit):
                 stacked = self._stack(proposal, champion)
                 if isinstance(stacked, PromoteAnswer):

@@ -74,7 +74,7 @@ class Standings:
     def all(self, conditions: str) -> list[Standing]:
         """Return every commit with a replicate that counts under these conditions."""
         with self._lock:
-            return list(self._under(conditions).values())
+            return self._candidates(conditions)
 
     def noise(self, conditions: str) -> float | None:
         """Return the standard deviation between replicates of one commit, pooled over all commits under these conditions.
@@ -82,18 +82,23 @@ class Standings:
         It is None where no commit has two replicates.
         """
         with self._lock:
-            return pooled([(standing.n, standing.sd) for standing in self._under(conditions).values() if standing.sd is not None])
+            return pooled([(standing.n, standing.sd) for standing in self._candidates(conditions) if standing.sd is not None])
 
     def spreads(self, conditions: str, without: str) -> list[Squares]:
         """Return the spread of every commit but one under these conditions, where it has at least two replicates."""
         with self._lock:
-            return [standing.squares for commit, standing in self._under(conditions).items() if commit != without and standing.n > 1]
+            return [standing.squares for standing in self._candidates(conditions) if standing.commit != without and standing.n > 1]
 
     def newest(self, device: str) -> str:
         """Return the conditions under which a replicate was measured last on this kind of device; empty where none was."""
         with self._lock:
             self._under("")
             return self._newest.get(device, "")
+
+    def _candidates(self, conditions: str) -> list[Standing]:
+        """Return the commits that are no measurements."""
+        measured = self._ledger.measurements()
+        return [standing for commit, standing in self._under(conditions).items() if commit not in measured]
 
     def _under(self, conditions: str) -> dict[str, Standing]:
         rules = self._current_rules()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.gate.promotion import MEASUREMENT
 from autoresearch_mcp.server.gate.stacking import stack
 from autoresearch_mcp.server.lab.core import LabCore, checked_id, clean_tags
 from autoresearch_mcp.server.lab.trainings import Trainings
@@ -41,7 +42,7 @@ class CandidacyCases:
             tags: added to the proposal's.
 
         Raises:
-            LabError: `not_a_proposal`, `is_champion`, `stale_base`, `decided`, `over_budget`, `key_reused`, and those of a launch.
+            LabError: `not_a_proposal`, `measurement`, `is_champion`, `stale_base`, `decided`, `over_budget`, `key_reused`, and those of a launch.
         """
         core = self._core
         sha = core.commit(commit)
@@ -112,6 +113,8 @@ class CandidacyCases:
             raise LabError(
                 f"{sha[:12]} was not made by propose_patch, so the gate can't decide on it. Propose the change first.", "not_a_proposal"
             )
+        if sha in core.ledger.measurements():
+            raise LabError(f"{MEASUREMENT.format(sha[:12])} Nothing was queued.", "measurement")
         if core.repo.is_ancestor(champion, sha):
             core.repo.check(sha)
             return proposal

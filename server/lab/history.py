@@ -138,12 +138,12 @@ class History:
         from autoresearch_mcp.server.lab.progress_plot import draw
 
         settings, conditions, ledger = self._core.settings, self._status.conditions(), self._core.ledger
-        champion = self._core.repo.champion()
+        champion, measured = self._core.repo.champion(), ledger.measurements()
         asked = [
             commit for commit, verdict in ledger.decisions(champion, conditions).items() if not verdict.final and verdict.code == "continue"
         ]
         campaign = Campaign(
-            experiments=self._all_experiments(),
+            experiments=[e for e in self._all_experiments() if e.commit not in measured],
             promotions=ledger.promotions(),
             title=settings.lab.name,
             champion=self._status.summary(champion, conditions),

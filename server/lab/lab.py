@@ -36,14 +36,6 @@ class Lab:
         self._status = LabStatus(core.settings_file, core.state, core.ledger, core.repo)
         similar = SimilarProposals(core.ledger, core.embedder, self._status)
 
-        proposing = Proposing(core, similar)
-        self.champion = proposing.champion
-        self.read_file = proposing.read_file
-        self.diff = proposing.diff
-        self.propose_patch = proposing.propose_patch
-        self.check_out = proposing.check_out
-        self.take_in_champion = proposing.take_in_champion
-
         experiments = Experiments(core, self._status)
         self.changes = experiments.changes
         self.states = experiments.states
@@ -56,6 +48,14 @@ class Lab:
         self.reproduce = trainings.reproduce
         self.is_reproduction = trainings.is_reproduction
         self.reproduction = trainings.reproduction
+
+        proposing = Proposing(core, similar, experiments, trainings)
+        self.champion = proposing.champion
+        self.read_file = proposing.read_file
+        self.diff = proposing.diff
+        self.propose_patch = proposing.propose_patch
+        self.check_out = proposing.check_out
+        self.take_in_champion = proposing.take_in_champion
 
         candidacies = CandidacyCases(core, trainings)
         self.launch_until_decided = candidacies.launch_until_decided

@@ -53,6 +53,8 @@ class Ledger:
         self.proposals_after = proposals.proposals_after
         self.twin = proposals.twin
         self.add_proposal = proposals.add_proposal
+        self.measurements = proposals.measurements
+        self.make_candidate = proposals.make_candidate
         self.canonical = proposals.canonical
         self.near_copies = proposals.near_copies
         self.proposal_of = proposals.proposal_of

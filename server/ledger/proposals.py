@@ -1,7 +1,7 @@
 """Proposals, for good, and the commits that have a proposal's code on another parent."""
 
 from autoresearch_mcp.server.ledger.database import Database
-from autoresearch_mcp.server.models import Proposal
+from autoresearch_mcp.server.models import Proposal, ProposalKind
 
 
 class Proposals:
@@ -36,12 +36,13 @@ class Proposals:
             row = db.execute("SELECT record FROM proposals WHERE fingerprint = ?", (fingerprint,)).fetchone()
         return Proposal.model_validate_json(row[0]) if row else None
 
-    def add_proposal(self, proposal: Proposal, canonical: str = "") -> Proposal:
+    def add_proposal(self, proposal: Proposal, canonical: str = "", kind: ProposalKind = "candidate") -> Proposal:
         """Record a proposal, unless its twin is recorded already.
 
         Args:
             proposal: to record.
             canonical: the hash that it shares with its near-copies.
+            kind: what it is meant for, if it is recorded. A twin stays what it is.
 
         Returns:
             The recorded one: this proposal, or its twin.
@@ -53,9 +54,21 @@ class Proposals:
             )
             row = db.execute("SELECT record FROM proposals WHERE fingerprint = ?", (proposal.fingerprint,)).fetchone()
             recorded = Proposal.model_validate_json(row[0])
+            if kind == "measurement" and recorded.commit == proposal.commit:
+                db.execute("INSERT INTO measurements VALUES (?) ON CONFLICT DO NOTHING", (recorded.commit,))
             if canonical:
                 db.execute("INSERT INTO canonicals VALUES (?, ?) ON CONFLICT DO NOTHING", (recorded.commit, canonical))
         return recorded
+
+    def measurements(self) -> frozenset[str]:
+        """Return the commits of the proposals that are measurements: no candidates, and no part of leaderboard, noise and picture."""
+        with self._database.read() as db:
+            return frozenset(row[0] for row in db.execute('SELECT "commit" FROM measurements'))
+
+    def make_candidate(self, commit: str) -> bool:
+        """Make a candidate of a measurement, with all replicates that it has. Return whether it was one."""
+        with self._database.write() as db:
+            return db.execute('DELETE FROM measurements WHERE "commit" = ?', (commit,)).rowcount > 0
 
     def canonical(self, commit: str) -> str | None:
         """Return the hash that a proposal shares with its near-copies, or None where an older version recorded it."""

@@ -4,7 +4,7 @@ import sqlite3
 
 from autoresearch_mcp.server.errors import LabError
 
-SCHEMA_VERSION = 12
+SCHEMA_VERSION = 13
 
 _SCHEMA = """
 CREATE TABLE proposals (
@@ -113,6 +113,11 @@ CREATE UNIQUE INDEX tokens_by_name ON tokens (name) WHERE revoked_at IS NULL;
 CREATE TABLE changes (  -- every acknowledged change: who, in which role, how, from where
     seq INTEGER PRIMARY KEY, at REAL NOT NULL, who TEXT NOT NULL, role TEXT NOT NULL, way TEXT NOT NULL, origin TEXT NOT NULL,
     action TEXT NOT NULL, subject TEXT NOT NULL
+) STRICT
+""",
+    13: """
+CREATE TABLE measurements (  -- proposals that are trained and shown, and never candidates
+    "commit" TEXT PRIMARY KEY
 ) STRICT
 """,
 }

@@ -81,7 +81,7 @@ class Bridge:
         try:
             return await anyio.to_thread.run_sync(partial(use_case, *args, **kwargs), limiter=self._limiter)
         except LabError as error:
-            if error.code == "does_not_apply":
+            if error.code in ("does_not_apply", "conflict"):
                 raise
             raise LabError(mask_paths(str(error), self.lab.root), error.code) from error
 

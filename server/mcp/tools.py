@@ -14,9 +14,10 @@ from pydantic import Field
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.query import ExperimentQuery
-from autoresearch_mcp.server.mcp.arguments import Author, Commit, Edit, ExperimentId, Files, MemoryId, Path, Tag, Tags, Text
+from autoresearch_mcp.server.mcp.arguments import Author, Commit, ExperimentId, MemoryId, Path, Tag, Tags
 from autoresearch_mcp.server.mcp.bridge import Bridge, Ctx
 from autoresearch_mcp.server.mcp.promotion import promotion
+from autoresearch_mcp.server.mcp.proposing import Readings, proposing
 from autoresearch_mcp.server.mcp.tool import lab_tool, takes
 from autoresearch_mcp.server.mcp.wait import waiting
 from autoresearch_mcp.server.models import MemoryKind
@@ -31,7 +32,7 @@ def tools(bridge: Bridge) -> list[Tool]:
     return [
         lab_tool(calls.get_status, "Status", reads=True, answer=a.StatusAnswer),
         lab_tool(calls.read_file, "Read a file", reads=True),
-        lab_tool(calls.propose_patch, "Propose", repeatable=True, answer=a.ProposalAnswer),
+        lab_tool(proposing(bridge, calls.readings), "Propose", repeatable=True, answer=a.ProposalAnswer),
         lab_tool(calls.launch_training, "Train", answer=a.LaunchAnswer),
         lab_tool(waiting(bridge), "Wait", reads=True, answer=a.WaitAnswer),
         lab_tool(calls.get_experiment, "Experiment", reads=True, answer=a.ExperimentAnswer),
@@ -51,6 +52,7 @@ class LabTools:
     def __init__(self, bridge: Bridge) -> None:
         self.bridge = bridge
         self.lab = bridge.lab
+        self.readings = Readings()
         self._reading = anyio.Lock()  # one reads for all who ask meanwhile
         self._status: tuple[object, float, a.StatusAnswer] | None = None  # what it was read from, when, and the answer
 
@@ -68,6 +70,7 @@ class LabTools:
 
     async def read_file(
         self,
+        context: Ctx,
         path: Annotated[Path | None, Field(description="default: what is run")] = None,
         commit: Annotated[Commit | None, Field(description="default: the champion")] = None,
         first_line: Annotated[int, Field(ge=1)] = 1,
@@ -81,6 +84,7 @@ class LabTools:
         if diff:
             return await self.bridge.call(self.lab.diff, commit or "champion")
         answer = await self.bridge.call(self.lab.read_file, path, commit, first_line, max_lines)
+        self.readings.add(self.bridge.caller(context), answer.commit)
         last = answer.first_line + max(answer.text.count("\n"), 1) - 1
         more = " (raise first_line for more)" if last < answer.lines else ""
         more += f" (line {last} is cut: it is very long)" if answer.cut else ""
@@ -90,39 +94,6 @@ class LabTools:
             f"Files at this commit: {', '.join(answer.files)}"
         )
         return f"{one_line(heading, 20_000)}\n\n{fence_whole(answer.text, f'{answer.path} at {answer.commit[:12]}')}"
-
-    async def propose_patch(
-        self,
-        context: Ctx,
-        hypothesis: Annotated[
-            str | None, Field(min_length=10, max_length=2000, description="what changes, why it helps; needed without ref")
-        ] = None,
-        ref: Annotated[
-            str | None, Field(max_length=300, description="your branch agents/NAME/..., from `autoresearch-mcp checkout`")
-        ] = None,
-        diff: Annotated[Text | None, Field(description="unified diff")] = None,
-        edits: Annotated[list[Edit] | None, Field(max_length=50, description="each search must occur exactly once")] = None,
-        files: Files | None = None,
-        base: Annotated[Commit | None, Field(description="default: the champion")] = None,
-        tags: Tags | None = None,
-        author: Author | None = None,
-    ) -> a.ProposalAnswer:
-        """Make a commit from one idea, as exactly one of ref, edits, diff or files.
-
-        Trains nothing. Returns the commit; for code proposed before (duplicate), that commit and its results.
-        """
-        answer = await self.bridge.call(
-            self.lab.propose_patch,
-            hypothesis,
-            self.bridge.author(author, context),
-            diff=diff,
-            edits=[edit.model_dump() for edit in edits] if edits is not None else None,
-            files=files,
-            ref=ref,
-            base=base,
-            tags=tags,
-        )
-        return self.bridge.signed(answer, author, context)
 
     async def launch_training(
         self,

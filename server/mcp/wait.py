@@ -30,11 +30,7 @@ def waiting(bridge: Bridge) -> Callable[..., Awaitable[a.WaitAnswer]]:
         """
         watch = Watch(bridge, list(dict.fromkeys(ids)), until)
         started = anyio.current_time()
-        await watch.refresh()
-        while not watch.done and anyio.current_time() < started + timeout_s:
-            await context.report_progress(anyio.current_time() - started, timeout_s, watch.summary())
-            await watch.news(until=started + timeout_s)
-            await watch.refresh()
+        await watch.until_done(started + timeout_s, lambda waited: context.report_progress(waited, timeout_s, watch.summary()))
         return a.WaitAnswer(done=watch.done, experiments=watch.lines, changed=watch.changed, note=watch.note())
 
     return wait_for_experiments
@@ -65,6 +61,21 @@ class Watch:
             return not self.open and not undecided
         own = [line for line in self.lines if line.id in self.ids]
         return len(undecided) < len(self.candidacies) or any(line.state in TERMINAL_STATES for line in own)
+
+    async def until_done(self, until: float, report: Callable[[float], Awaitable[None]] | None = None) -> None:
+        """Wait until the call can answer, or a time is reached.
+
+        Args:
+            until: of the event loop's clock.
+            report: told at each look for how long this has waited.
+        """
+        started = anyio.current_time()
+        await self.refresh()
+        while not self.done and anyio.current_time() < until:
+            if report is not None:
+                await report(anyio.current_time() - started)
+            await self.news(until)
+            await self.refresh()
 
     async def news(self, until: float) -> None:
         """Sleep until the ledger changed, or it is time to look at the progress again."""

@@ -296,13 +296,20 @@ class Repo:
         """
         return self._drafts.build(base, message, author, Change(diff, edits, files))
 
-    def rebase(self, commit: str, onto: str, message: str, author: str) -> Draft | Conflict:
-        """Commit on `onto` what `commit` changed since it left the line of `onto`, merged file by file.
+    def rebase(self, commit: str, onto: str, message: str, author: str, fork: str | None = None) -> Draft | Conflict:
+        """Commit on `onto` what `commit` changed since `fork`, merged file by file.
+
+        Args:
+            commit: with the change.
+            onto: where it goes.
+            message: of the new commit.
+            author: signs it.
+            fork: from where on changes count; by default where `commit` left the line of `onto`.
 
         Raises:
             LabError: `no_change` where `onto` has it already; `unrelated`; those of `source.check` and `growth.check`.
         """
-        return self._drafts.rebase(commit, self.merge_base(commit, onto), onto, message, author)
+        return self._drafts.rebase(commit, fork or self.merge_base(commit, onto), onto, message, author)
 
     def transplant(self, commit: str, onto: str, message: str, author: str) -> str:
         """Commit the editable files of `commit` on `onto`, whatever `onto` has there.

@@ -132,7 +132,8 @@ class Schedule:
         queued.sort(key=lambda e: since.get(e.candidacy, e.created_at))  # a rebased candidacy keeps its place
         open_ += [e.commit for e in queued if e.commit in begun]
         open_ = [commit for commit in dict.fromkeys(open_) if commit != champion]
-        compared = [e for e in (*active, *queued) if e.device == settings.reference and not e.reproduces and e.commit != champion]
+        apart = {champion, *ledger.measurements()}
+        compared = [e for e in (*active, *queued) if e.device == settings.reference and not e.reproduces and e.commit not in apart]
         is_due = bool(compared or candidacies) and self._is_compared(settings)
         for e in ledger.queued_champion_replicates():
             if e.commit != champion or not is_due:

@@ -69,7 +69,7 @@ async def test_schemas_are_objects_that_every_client_can_read(client: Client) ->
         for schema in filter(None, [tool.input_schema, tool.output_schema]):
             assert schema["type"] == "object"
             assert not {"anyOf", "oneOf", "allOf", "$ref"} & schema.keys()
-            assert "anyOf" not in json.dumps(schema) and '"title"' not in json.dumps(schema)
+            assert "anyOf" not in json.dumps(schema) and '"title": "' not in json.dumps(schema)
         assert '"additionalProperties": false' not in json.dumps(tool.input_schema), "google-genai reads no boolean there"
         assert "$ref" not in json.dumps(tool.input_schema)
         assert tool.output_schema or tool.name in ("read_file", "read_log", "plot_progress")

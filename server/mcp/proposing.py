@@ -1,0 +1,99 @@
+"""`propose_patch`: a change becomes a commit, and in the same call, where asked for, its first training and the result."""
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+import anyio
+from pydantic import Field
+
+from autoresearch_mcp.server import answers as a
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.mcp.arguments import Author, Commit, Edit, Files, Tags, Text
+from autoresearch_mcp.server.mcp.bridge import Bridge, Ctx
+from autoresearch_mcp.server.mcp.wait import Watch
+from autoresearch_mcp.server.models import ProposalKind
+
+CALLERS, COMMITS = 1_000, 8  # whose reading is remembered, and how many commits of each
+
+
+class Readings:
+    """The commits whose files each caller read last, so that a change made for one isn't put on another without a word."""
+
+    def __init__(self) -> None:
+        self._read = OrderedDict[str, list[str]]()
+
+    def add(self, caller: str, commit: str) -> None:
+        """Remember that a caller knows a commit."""
+        self._read[caller] = [*self._read.pop(caller, []), commit][-COMMITS:]
+        if len(self._read) > CALLERS:
+            self._read.popitem(last=False)
+
+    def unread(self, caller: str, champion: str) -> str:
+        """Say that a caller read another commit than the champion, which it then knows; empty where it did not."""
+        read = self._read.get(caller, [])
+        if not read or champion in read:
+            return ""
+        self.add(caller, champion)
+        return f"The champion is {champion[:12]} now; the file that you read is {read[-1][:12]}'s. Without `base` the change goes on the champion."
+
+
+def proposing(bridge: Bridge, readings: Readings) -> Callable[..., Awaitable[a.ProposalAnswer]]:
+    """Return the tool, bound to a lab."""
+
+    async def propose_patch(
+        context: Ctx,
+        hypothesis: Annotated[
+            str | None, Field(min_length=10, max_length=2000, description="what changes, why it helps; needed without ref")
+        ] = None,
+        ref: Annotated[
+            str | None, Field(max_length=300, description="your branch agents/NAME/..., from `autoresearch-mcp checkout`")
+        ] = None,
+        diff: Annotated[Text | None, Field(description="unified diff")] = None,
+        edits: Annotated[list[Edit] | None, Field(max_length=50, description="each search must occur exactly once")] = None,
+        files: Files | None = None,
+        port: Annotated[Commit | None, Field(description="a proposal whose change goes on base")] = None,
+        base: Annotated[Commit | None, Field(description="default: the champion")] = None,
+        title: Annotated[str | None, Field(max_length=60)] = None,
+        kind: ProposalKind | None = None,
+        launch: Annotated[int | None, Field(ge=0, le=16, description="replicates to queue")] = None,
+        wait_s: Annotated[int | None, Field(ge=0, le=45, description="for their results")] = None,
+        tags: Tags | None = None,
+        author: Author | None = None,
+    ) -> a.ProposalAnswer:
+        """Make a commit from one idea, as exactly one of ref, edits, diff, files or port.
+
+        Returns commit and diff; for code proposed before (duplicate), that commit and its results. launch=1 trains it too. A measurement
+        is never promoted.
+        """
+        started, unread = anyio.current_time(), ""
+        if base is None and ref is None:
+            unread = readings.unread(bridge.caller(context), await bridge.call(bridge.lab.champion))
+        try:
+            answer = await bridge.call(
+                bridge.lab.propose_patch,
+                hypothesis,
+                bridge.author(author, context),
+                diff=diff,
+                edits=[edit.model_dump() for edit in edits] if edits is not None else None,
+                files=files,
+                ref=ref,
+                base=base,
+                tags=tags,
+                port=port,
+                title=title,
+                kind=kind or "candidate",
+                launch=launch or 0,
+            )
+        except LabError as error:
+            raise LabError(f"{error} {unread}".strip(), error.code) from error
+        notes = [answer.note, unread]
+        if answer.launched and wait_s:
+            watch = Watch(bridge, [line.id for line in answer.launched], "all")
+            await watch.until_done(started + wait_s)
+            answer = answer.model_copy(update={"launched": watch.lines})
+            notes.append(watch.note())
+        answer = answer.model_copy(update={"note": " ".join(filter(None, notes))})
+        return bridge.signed(answer, author, context)
+
+    return propose_patch
