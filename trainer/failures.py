@@ -27,6 +27,11 @@ ADVICE = {
     "sandbox_violation": "The code reached for something outside its sandbox: it may read its own code and write its own directory, no more.",
     "error": "Read the lines and the log.",
 }
+SCRIPT_ADVICE = ADVICE | {  # for code without the contract
+    "import_error": "Nothing can be installed or downloaded in a run: use what the lab's interpreter has.",
+    "timeout": "Do less, or stop earlier: the budget is wall time, from the script's first moment to its end.",
+    "error": "Read the lines and the log. The last line that names the metric must give one finite number.",
+}
 _SHAPES = re.compile(
     r"shape|size of tensor|must match the size|mat1 and mat2|size mismatch|dimension|reduction dim|broadcast|same number of elements|divisible",
     re.IGNORECASE,
@@ -49,13 +54,17 @@ class Failure:
     fault: str = "code"  # whose it is, one of protocol.FAULTS; it stands in the result, beside this
     barred: bool = False  # see protocol.Result; likewise
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON values, cleaned and cut to size, with advice."""
+    def as_dict(self, script: bool = False) -> dict[str, Any]:
+        """Return it as JSON values, cleaned and cut to size, with advice.
+
+        Args:
+            script: whether the run's code keeps no contract.
+        """
         return {
             "kind": self.kind,
             "message": one_line(self.message, 500),
             "lines": [" ".join(clean(line[:1_000]).splitlines())[:300] for line in self.lines[:12]],
-            "advice": ADVICE[self.kind],
+            "advice": (SCRIPT_ADVICE if script else ADVICE)[self.kind],
         }
 
 
@@ -78,7 +87,7 @@ class Ended(Exception):
         return self.failure is not None and self.failure.barred
 
 
-def of_crash(log: str, code: Path, losses: Sequence[float], exit_code: int) -> Failure:
+def of_crash(log: str, code: Path, losses: Sequence[float], exit_code: int, script: str = "") -> Failure:
     """Classify a process that ended without submitting.
 
     Args:
@@ -86,23 +95,25 @@ def of_crash(log: str, code: Path, losses: Sequence[float], exit_code: int) -> F
         code: the directory of the agent's files; frames elsewhere are left out, and paths become relative to it.
         losses: reported training losses, first and last.
         exit_code: as in subprocess, negative for a signal.
+        script: what was run, where it keeps no contract.
     """
+    file = script or "train.py"
     cause, message, lines = read_traceback(log, code)
     if exit_code == -signal.SIGSYS:
         kind = "sandbox_violation"
-        message = "train.py made a system call of another architecture, and its sandbox killed it."
+        message = f"{file} made a system call of another architecture, and its sandbox killed it."
     elif exit_code < 0:
         kind = "killed"
-        message = f"train.py was ended by signal {-exit_code}."
+        message = f"{file} was ended by signal {-exit_code}."
     elif losses and not math.isfinite(losses[-1]):
         kind = "nan"
         message = "the training loss became NaN or infinite."
     elif cause in ("", "FloatingPointError") and losses and losses[-1] > max(2 * losses[0], losses[0] + 3):
         kind = "diverged"
-        message = f"the training loss grew from {losses[0]:.2f} to {losses[-1]:.2f}, and train.py gave up."
+        message = f"the training loss grew from {losses[0]:.2f} to {losses[-1]:.2f}, and {file} gave up."
     elif not cause:
         kind = "error"
-        message = f"train.py ended with exit code {exit_code} and without submitting a model."
+        message = f"{file} ended with exit code {exit_code}{'' if script else ' and without submitting a model'}."
         lines = log.strip().splitlines()[-5:]
     else:
         kind = _kind_of(cause, message)

@@ -133,7 +133,7 @@ class Supervisor:
             state=state,
             val_bpb=val_bpb,
             reported_bpb=self._reported,
-            failure=failure.as_dict() if failure else None,
+            failure=failure.as_dict(bool(self._spec.metric)) if failure else None,
             fault=fault,
             barred=barred,
             ended_in=meter.phase,
@@ -270,7 +270,7 @@ class Supervisor:
         code = self._family.exits[self._trainer].code
         if code != 0:
             self._reported = self._log.reported_bpb()
-            failure = of_crash(self._log.tail, self._scratch.path, [], code)
+            failure = of_crash(self._log.tail, self._scratch.path, [], code, self._spec.module or self._spec.entry)
             if "File too large" in failure.message:
                 limit = f" A run may write {self._scratch.limit_mb} MB ([training] max_file_mb in lab.toml)."
                 failure = replace(failure, message=failure.message + limit)

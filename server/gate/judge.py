@@ -188,7 +188,7 @@ def _verdict(decision: Decision, evidence: Evidence, section: PromotionSection) 
         reason=_reason(decision, evidence, section.metric),
         next=decision.next,
         final=decision.final,
-        metric=_kind([*ours, *theirs]),
+        metric=_kind([*ours, *theirs], section.metric),
         n=decision.n,
         m=decision.m,
         candidate_mean=mean([run.metric for run in evidence.runs]) if evidence.runs else None,
@@ -224,8 +224,9 @@ def _guarded(verdict: Verdict, evidence: Evidence, section: PromotionSection) ->
     return verdict
 
 
-def _kind(scores: Sequence[Score]) -> Metric:
-    return "reported" if scores and all(score.val_bpb is None for score in scores) else "verified"
+def _kind(scores: Sequence[Score], metric: MetricSection) -> Metric:
+    printed = all(score.val_bpb is None for score in scores) if scores else bool(metric.name)
+    return "reported" if printed else "verified"
 
 
 _OPENINGS = {
@@ -244,7 +245,7 @@ def _reason(decision: Decision, evidence: Evidence, metric: MetricSection) -> st
     if decision.gain is None:
         counts = f"{decision.n} replicates of the candidate count, and {decision.m} of the champion"
         return f"{opening}: {counts}." + _failures(evidence.failures)
-    name = metric.title if _kind(evidence.scores) == "verified" else f"the reported {metric.name or 'metric'}"
+    name = metric.title if _kind(evidence.scores, metric) == "verified" else f"the reported {metric.name or 'metric'}"
     if metric.better == "max":
         name += f" ({metric.direction})"
     values = f"{mean([run.metric for run in evidence.runs]):.4f} against {mean(metrics(evidence.champion)):.4f}"
@@ -256,7 +257,7 @@ def _reason(decision: Decision, evidence: Evidence, metric: MetricSection) -> st
         reason += f" With these, a gain of {decision.needed_gain:.4f} promotes."
     if decision.verdict == "not_confirmed":
         reason += " The hidden split, whose numbers are not shown, has less than half of it: the change fits the validation text."
-    if decision.verdict == "promote" and _kind(evidence.scores) == "reported":
+    if decision.verdict == "promote" and _kind(evidence.scores, metric) == "reported":
         reason += " Its own code printed it; nobody verified it."
         if len(set(metrics(evidence.scores))) == 1:
             reason += " All of the candidate's numbers are equal: the metric is coarse, or the code may ignore its seed."

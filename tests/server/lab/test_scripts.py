@@ -155,6 +155,8 @@ def test_a_script_that_fails_is_classed_like_any_training(harness: LabHarness, e
     train(harness, [commit], 1)
     failures = [harness.lab.get_experiment(row["id"]).failure for row in harness.lab.query_experiments().rows]
     assert all(failure is not None and failure.kind == kind and words in failure.message for failure in failures), failures
+    told = " ".join(f"{failure.message} {failure.advice}" for failure in failures if failure)
+    assert "submit" not in told and "run.progress" not in told
 
 
 def lab_toml(tmp_path: Path, text: str) -> settings.Settings:
