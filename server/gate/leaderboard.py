@@ -111,7 +111,13 @@ def shrink(gains: Sequence[float], counts: Sequence[int], m: int, sd: float) -> 
 
 
 def leaders(
-    standings: Sequence[Standing], champion: str, fresh: Sequence[float], verdicts: Mapping[str, Verdict], limit: int, rules: Rules
+    standings: Sequence[Standing],
+    champion: str,
+    fresh: Sequence[float],
+    verdicts: Mapping[str, Verdict],
+    limit: int,
+    rules: Rules,
+    charges: Mapping[str, float] | None = None,
 ) -> list[Leader]:
     """Return the commits that are likely to be best.
 
@@ -122,6 +128,7 @@ def leaders(
         verdicts: what the gate said last, by commit.
         limit: how many to return.
         rules: of the lab; they say what is better.
+        charges: what the gate takes off the gain of each commit for what its source holds, where it takes anything.
 
     Returns:
         The best first: by their likely gain where the noise is known, else by their mean.
@@ -132,7 +139,7 @@ def leaders(
     noise = pool_squares(sums_of_squares(fresh), noise_of)
     shrunk: dict[str, Shrunk] = {}
     if noise is not None and noise.nu >= NU_MIN and noise.sd > 0 and len(fresh) >= M_FIRST:
-        gains = [rules.gain(each.mean, mean(fresh)) for each in others]
+        gains = [rules.gain(each.mean, mean(fresh)) - (charges or {}).get(each.commit, 0.0) for each in others]
         shrunk = dict(zip((each.commit for each in others), shrink(gains, [each.n for each in others], len(fresh), noise.sd)))
 
     def order(standing: Standing) -> tuple[float, float]:

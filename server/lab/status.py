@@ -30,6 +30,7 @@ from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, BUDGET, IMPORTED, OWNER, Experiment, Metric, Score
 from autoresearch_mcp.server.pace import Paces
 from autoresearch_mcp.server.paths import StatePaths
+from autoresearch_mcp.server.proposals import growth
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner import health, start
 from autoresearch_mcp.server.secret import fingerprint
@@ -176,7 +177,12 @@ class LabStatus:
 
     def _leaders(self, champion: str, fresh: list[float], conditions: str, settings: Settings) -> list[a.Leader]:
         verdicts = self._ledger.decisions(champion, conditions)
-        best = leaders(self._standings.all(conditions), champion, fresh, verdicts, LEADERS, rules_of(settings.promotion))
+        charges = dict[str, float]()
+        if settings.trust == "verified":
+            added = self._ledger.larger_than(growth.FREE)
+            theirs = added.get(self._ledger.proposal_of(champion), 0)
+            charges = {commit: growth.charge(ours, theirs, settings.training.profile) for commit, ours in added.items()}
+        best = leaders(self._standings.all(conditions), champion, fresh, verdicts, LEADERS, rules_of(settings.promotion), charges)
         return [_leader_line(each) for each in best]
 
     def line(self, e: Experiment) -> a.ExperimentLine:

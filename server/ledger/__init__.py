@@ -57,6 +57,7 @@ class Ledger:
         self.make_candidate = proposals.make_candidate
         self.canonical = proposals.canonical
         self.near_copies = proposals.near_copies
+        self.larger_than = proposals.larger_than
         self.proposal_of = proposals.proposal_of
         self.add_alias = proposals.add_alias
 

@@ -70,6 +70,12 @@ class Proposals:
         with self._database.write() as db:
             return db.execute('DELETE FROM measurements WHERE "commit" = ?', (commit,)).rowcount > 0
 
+    def larger_than(self, added: int) -> dict[str, int]:
+        """Return the proposals whose source holds more bytes beyond the lab's first one than these, and how many each holds, by commit."""
+        query = """SELECT "commit", json_extract(record, '$.added') FROM proposals WHERE json_extract(record, '$.added') > ?"""
+        with self._database.read() as db:
+            return dict(db.execute(query, (added,)).fetchall())
+
     def canonical(self, commit: str) -> str | None:
         """Return the hash that a proposal shares with its near-copies, or None where an older version recorded it."""
         with self._database.read() as db:

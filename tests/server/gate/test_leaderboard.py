@@ -80,6 +80,9 @@ def test_one_lucky_run_does_not_lead_over_a_gain_that_was_repeated() -> None:
     assert marks["champion"] == "champion" and marks["null 1"] == "futile"
     first, second = order[0].shrunk, order[names.index("lucky")].shrunk
     assert first is not None and second is not None and first.gain < 0.026 and second.better < first.better
+    everyone = [*crowd, lucky, steady, standing("champion", champion)]
+    dear = leaders(everyone, "champion", champion, verdicts, 100, Rules(), {"steady": 0.05})
+    assert dear[-1].standing.commit == "steady" and dear[-1].shrunk is not None and dear[-1].shrunk.gain < 0, "as the gate charges it"
 
 
 def test_without_known_noise_the_mean_ranks() -> None:
