@@ -78,6 +78,8 @@ class Proposal(Model):
     insertions: int
     deletions: int
     created_at: float
+    sets: dict[str, str] = Field(default={}, description="constants that it gives another value, by name; none in records of before")
+    change: str = Field(default="", description="hash of the lines that it adds and removes; empty in records of before")
     ported_from: str = Field(default="", description="the proposal whose change this is on another base")
     added: int = Field(default=0, description="bytes of new information that the source holds beyond the lab's first one, compressed")
 

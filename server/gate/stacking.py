@@ -40,6 +40,8 @@ def adopt(draft: Draft, origin: Proposal, repo: Repo, ledger: Ledger) -> Proposa
             author=origin.author,
             hypothesis=f"{origin.hypothesis} (stacked onto {draft.base[:12]})",
             title=origin.title,
+            sets=origin.sets,
+            change=origin.change,
             tags=[*origin.tags, "stacked"],
             ported_from=origin.commit,
             files_changed=draft.files_changed,

@@ -100,7 +100,7 @@ class Memories:
         return a.SearchAnswer(
             memories=self._hits([(memory, score) for memory, score in answer.value.hits if isinstance(memory, Memory)]),
             ranking=answer.value.ranking,
-            proposed=self._similar.find(query) if query.strip() else [],
+            proposed=self._similar.find(query, holds=True) if query.strip() else [],
             note=answer.warning,
         )
 

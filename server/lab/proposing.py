@@ -13,7 +13,7 @@ from autoresearch_mcp.server.lab.similar import SimilarProposals
 from autoresearch_mcp.server.lab.status import ended_line
 from autoresearch_mcp.server.lab.trainings import Trainings
 from autoresearch_mcp.server.models import Proposal, ProposalKind
-from autoresearch_mcp.server.proposals import growth
+from autoresearch_mcp.server.proposals import changes, growth
 from autoresearch_mcp.server.proposals.repo import Conflict, Draft
 from autoresearch_mcp.server.untrusted import clean, fence, fence_whole, one_line, visible
 
@@ -146,6 +146,7 @@ class Proposing:
             )
         if twin is None:
             core.repo.keep(draft.commit)
+            change = core.repo.diff(draft.base, draft.commit)
             proposal = Proposal(
                 commit=draft.commit,
                 base=draft.base,
@@ -153,6 +154,8 @@ class Proposing:
                 author=author,
                 hypothesis=one_line(hypothesis, 2_000),
                 title=title,
+                sets=changes.constants(change),
+                change=changes.fingerprint(change),
                 tags=clean_tags(tags),
                 files_changed=draft.files_changed,
                 insertions=draft.insertions,
@@ -165,7 +168,7 @@ class Proposing:
             twin = core.ledger.add_proposal(proposal, draft.canonical, kind)
             if twin is proposal or twin.commit == proposal.commit:
                 similar = self._similar.find(hypothesis, but=twin.commit)
-                notes = [*draft.notes, *self._notes(draft, copies, champion, kind, similar)]
+                notes = [*draft.notes, *self._notes(draft, copies, champion, kind, similar), *self._similar.of_change(proposal)]
                 return self._launched(self._answer(twin, draft.stat, False, notes, similar), author, tags, launch)
         notes = [f"This code was proposed before, by {twin.author}: use its results, or launch more replicates. Nothing new was made."]
         if kind == "candidate" and core.ledger.make_candidate(twin.commit):

@@ -1,12 +1,15 @@
 """Earlier proposals that resemble an idea, so that nobody spends a device on it again without knowing.
 
-Hypotheses are compared by their words, where rare words count more, and by their meaning where a local model is installed. An
-endpoint is not asked: every server would have to send it every hypothesis of the lab.
+A search finds the proposals that hold its words, in the hypothesis or in the names of the constants that they set. Of a new proposal,
+those with the same constants or the same hunks are told. Hypotheses are compared by their words, where rare words count more, and by
+their meaning where a local model is installed. An endpoint is not asked: every server would have to send it every hypothesis of the lab.
 """
 
+import itertools
 import math
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from autoresearch_mcp.server import answers as a
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from autoresearch_mcp.server.search.embedding import Vectors
 
 MOST = 5_000  # proposals to keep in memory, the newest
+MOST_CONSTANTS, MOST_VALUES = 3, 4  # told of one change
 NEAR_WORDS = 0.5  # of the weight of all words in either text, the share that is in both
 NEAR_MEANING = 0.6  # cosine; of unrelated hypotheses it is below 0.3
 
@@ -39,18 +43,19 @@ class SimilarProposals:
         self._holders: Counter[str] = Counter()
         self._vectors: list[Any] = []
 
-    def find(self, idea: str, but: str = "", limit: int = 3) -> list[a.SimilarProposal]:
+    def find(self, idea: str, but: str = "", limit: int = 3, holds: bool = False) -> list[a.SimilarProposal]:
         """Return the proposals that are most like the idea, best first.
 
         Args:
             idea: a hypothesis or a search text.
             but: a commit to leave out.
+            holds: whether a proposal that holds the words of the idea is like it, whatever else it says.
             limit: the most proposals to return. There may be none.
         """
         words = frozenset(terms(idea))
         with self._lock:
             self._extend()
-            by_words = [self._shared(words, each) for each in self._words]
+            by_words = [self._shared(words, each, holds) for each in self._words]
             by_meaning = self._cosines(idea)
         likeness = [(max(w / NEAR_WORDS, m / NEAR_MEANING), max(w, m), n) for n, (w, m) in enumerate(zip(by_words, by_meaning))]
         best = sorted((each for each in likeness if each[0] >= 1 and self._proposals[each[2]].commit != but), reverse=True)[:limit]
@@ -63,7 +68,7 @@ class SimilarProposals:
             return
         self._read_to = fresh[-1][0]
         proposals = [proposal for _, proposal in fresh]
-        words = [frozenset(terms(proposal.hypothesis)) for proposal in proposals]
+        words = [frozenset(terms(" ".join([proposal.hypothesis, proposal.title, *proposal.sets]))) for proposal in proposals]
         self._proposals += proposals
         self._words += words
         self._holders.update(word for each in words for word in each)
@@ -73,9 +78,29 @@ class SimilarProposals:
             except EmbeddingsUnavailable:
                 self._embedder = None  # a local model that can't be read won't mend itself
 
-    def _shared(self, ours: frozenset[str], theirs: frozenset[str]) -> float:
+    def of_change(self, proposal: Proposal) -> Iterator[str]:
+        """Yield what is known of a proposal's change from others: the same hunks on another base, and other values of its constants."""
+        with self._lock:
+            self._extend()
+            others = [each for each in self._proposals if each.commit != proposal.commit]
+        if same := next((each for each in reversed(others) if each.change and each.change == proposal.change), None):
+            yield f"{same.commit[:12]} is the same change on {same.base[:12]}."
+        conditions = self._status.conditions()
+        for name in list(proposal.sets)[:MOST_CONSTANTS]:
+            told = (self._gave(each, name, conditions) for each in reversed(others) if name in each.sets)
+            if tried := list(itertools.islice(filter(None, told), MOST_VALUES)):
+                yield f"Others that set {name}: {', '.join(tried)}."
+
+    def _gave(self, proposal: Proposal, name: str, conditions: str) -> str:
+        """Return what a value of a constant gained on its base, in words; empty where either was not measured."""
+        metric, base = (self._status.summary(commit, conditions) for commit in (proposal.commit, proposal.base))
+        if metric.mean is None or base.mean is None:
+            return ""
+        return f"{proposal.sets[name]} gave {self._status.gain(metric.mean, base.mean):+.3f} (n {metric.n})"
+
+    def _shared(self, ours: frozenset[str], theirs: frozenset[str], holds: bool) -> float:
         common = ours & theirs
-        return self._weight(common) / self._weight(ours | theirs) if common else 0.0
+        return self._weight(common) / self._weight(ours if holds else ours | theirs) if common else 0.0
 
     def _weight(self, words: frozenset[str]) -> float:
         return sum(math.log(1 + (len(self._words) + 1) / (self._holders[word] + 1)) for word in words)

@@ -279,6 +279,10 @@ class LabStatus:
         rows = [r for r in measured or self._ledger.recent(1) if r["device"] == self._settings.reference]
         return rows[-1]["conditions"] if rows else ""
 
+    def gain(self, metric: float, base: float) -> float:
+        """Return by how much one metric is better than another; negative where it is worse."""
+        return rules_of(self._settings.promotion).gain(metric, base)
+
     def summary(self, commit: str, conditions: str) -> a.Summary:
         """Return the metric of a commit over those of its replicates that count under these conditions."""
         scores = self._counting(commit, conditions)

@@ -110,3 +110,29 @@ def test_an_answer_shows_the_change_to_two_kilobytes_and_a_title(bench: Measured
 )
 def test_a_title_is_the_first_words_of_a_hypothesis(hypothesis: str, title: str) -> None:
     assert short_title(hypothesis) == title and len(title) <= 60
+
+
+def test_others_that_set_the_same_constant_are_told_with_what_it_gave(bench: MeasuredLab) -> None:
+    lab = bench.lab
+    bench.measure(lab.champion(), [1.60, 1.60])
+    small = bench.propose("BATCH_TOKENS = 1024", "BATCH_TOKENS = 512")
+    bench.measure(small, [1.55])
+    large = bench.propose("BATCH_TOKENS = 1024", "BATCH_TOKENS = 2048")
+    bench.measure(large, [1.61, 1.63])
+    bench.propose("BATCH_TOKENS = 1024", "BATCH_TOKENS = 4096")
+    answer = lab.propose_patch("Between those.", "bob", edits=edit("BATCH_TOKENS = 1024", "BATCH_TOKENS = 768"))
+    assert "Others that set BATCH_TOKENS: 2048 gave -0.020 (n 2), 512 gave +0.050 (n 1)." in answer.note
+    assert "Others" not in lab.propose_patch("Deeper.", "bob", edits=edit("DEPTH = 2", "DEPTH = 3")).note
+
+    deep = lab.propose_patch("Four layers.", "bob", edits=edit("DEPTH = 2", "DEPTH = 4")).commit
+    again = lab.propose_patch("The same, elsewhere.", "eve", edits=edit("DEPTH = 2", "DEPTH = 4"), base=small)
+    assert f"{deep[:12]} is the same change on {lab.champion()[:12]}" in again.note
+
+
+def test_a_search_finds_proposals_by_words_that_are_there(bench: MeasuredLab) -> None:
+    lab = bench.lab
+    hypothesis = "Halve the tokens of a step, because at this size more steps are worth more than less noisy gradients are."
+    small = lab.propose_patch(hypothesis, "ada", edits=edit("BATCH_TOKENS = 1024", "BATCH_TOKENS = 512")).commit
+    lab.propose_patch("Another head for the attention.", "ada", edits=edit("HEAD_DIM = 32", "HEAD_DIM = 16"))
+    for query in ("Halve the tokens", "batch", "BATCH_TOKENS", "noisy gradients"):
+        assert [each.commit for each in lab.search_memory(query).proposed] == [small], query
