@@ -34,6 +34,10 @@ class Editable:
         """The one editable file, where there is just one."""
         return self.patterns[0] if len(self.patterns) == 1 and self._exact else None
 
+    def names(self, path: str) -> bool:
+        """Return whether a path is named by itself, not by a wildcard or a folder."""
+        return path in self._exact
+
     def check(self, path: str) -> str:
         """Return the path if it is editable.
 

@@ -116,7 +116,6 @@ class CandidacyCases:
         if sha in core.ledger.measurements():
             raise LabError(f"{MEASUREMENT.format(sha[:12])} Nothing was queued.", "measurement")
         if core.repo.is_ancestor(champion, sha):
-            core.repo.check(sha)
             return proposal
         stacked = stack(proposal, champion, core.repo, core.ledger)
         if stacked is None:

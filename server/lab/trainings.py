@@ -60,7 +60,8 @@ class Trainings:
             raise LabError(f"replicates must be 1 to {MAX_REPLICATES}, got {replicates}. Nothing was queued.", "bad_replicates")
         settings = core.settings  # one snapshot: what is reserved is what runs
         reserved = self.reserved(settings, device)
-        core.repo.check(sha)
+        if not settings.training.python:  # another interpreter has other packages
+            core.repo.check(sha, settings.training.file)
         now = time.time()
         wanted = [
             Experiment(

@@ -112,11 +112,11 @@ class Drafts:
         """Return the content of the editable files among a tree's entries, by path."""
         return self._objects.read_all({path: entry for path, entry in entries.items() if path in self._editable})
 
-    def check(self, commit: str) -> None:
-        """Refuse a commit whose editable files could not run. See `Repo.check`."""
+    def check(self, commit: str, path: str) -> None:
+        """Refuse a commit of which one file could not run. See `Repo.check`."""
         entries = self._objects.entries(commit)
-        for path, data in self.editable_files(entries).items():
-            source.check(path, data, _modules(entries))
+        if path in self._editable and path in entries and entries[path].is_file:
+            source.check(path, self._objects.read(entries[path]), _modules(entries))
 
     def stat(self, base: str, commit: str) -> DiffStat:
         """Return how much changes from one commit to another."""
@@ -136,7 +136,9 @@ class Drafts:
             raise LabError(f"The change leaves every file as it is at {base[:12]}. Nothing was kept.", "no_change")
         modules = _modules(entries) | _modules(changed)
         for path, data in changed.items():
-            source.check(path, data, modules)
+            source.check(path, data, modules, old)
+            if old.get(path) and not data.strip() and self._editable.names(path) and not path.endswith("__init__.py"):
+                raise LabError(f"{path} would be left without text. Nothing was kept; send the text that it should hold.", "empty_file")
         first = self._first()
         added = growth.check(old if first in (None, base) else self.editable_files(self._objects.entries(first)), old, {**old, **changed})
         tree = self._objects.write_tree(entries, self._objects.store(changed, entries))

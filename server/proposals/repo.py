@@ -231,13 +231,13 @@ class Repo:
             {path: e for path, e in self._objects.entries(commit).items() if path in wanted and path not in self.editable}
         )
 
-    def check(self, commit: str) -> None:
-        """Refuse a commit whose editable files could not run, such as one that was made by hand.
+    def check(self, commit: str, path: str) -> None:
+        """Refuse a commit whose file `path` could not run, such as one that was made by hand. Other files are the owner's affair.
 
         Raises:
             LabError: those of `source.check`.
         """
-        self._drafts.check(commit)
+        self._drafts.check(commit, path)
 
     def merge_base(self, one: str, other: str) -> str:
         """Return the latest commit that both have in their history.

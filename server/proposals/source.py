@@ -12,6 +12,7 @@ import threading
 import tokenize
 import warnings
 from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.installation import is_installed
@@ -64,26 +65,23 @@ def encode(path: str, text: str) -> bytes:
     return data
 
 
-def check(path: str, data: bytes, modules: Collection[str] = ()) -> None:
-    """Refuse a file without text, and a `.py` file that does not parse or that imports a module which is not there.
+def check(path: str, data: bytes, modules: Collection[str] = (), before: Mapping[str, bytes] = MappingProxyType({})) -> None:
+    """Refuse a change that leaves a `.py` file which does not parse, or which imports a module that is not there. What was there may stay.
 
     Args:
         path: of the file, for refusals.
-        data: its content.
+        data: its new content.
         modules: names that the lab's own files can be imported by.
+        before: the files from before the change, by path. What those declare or import is no fault of the change.
 
     Raises:
-        LabError: `empty_file`, `syntax_error` or `unknown_import`, the latter two with the line.
+        LabError: `bad_encoding`, `syntax_error` or `unknown_import`, the latter two with the line.
     """
-    if not data.strip():
-        raise LabError(
-            f"{path} would be left without text. Files cannot be deleted or emptied; send the text that it should hold.", "empty_file"
-        )
     if not path.endswith(".py"):
         return
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-        if encoding not in ("utf-8", "utf-8-sig"):
+        if encoding not in ("utf-8", "utf-8-sig") and encoding != _declared(before.get(path, b"")):
             raise LabError(f"{path} declares the encoding {encoding}; only UTF-8 is accepted. Remove the coding comment.", "bad_encoding")
         tree = parsed(data)
         ast.dump(tree)  # as `fingerprint` will: it fails on what the parser lets pass
@@ -98,13 +96,33 @@ def check(path: str, data: bytes, modules: Collection[str] = ()) -> None:
     except (ValueError, RecursionError, MemoryError) as error:
         reason = str(error) or "an expression is nested too deeply"
         raise LabError(f"{path} would not parse as Python: {reason}. Nothing was kept; write it more simply.", "syntax_error") from None
-    if missing:
-        name, line = missing[0]
+    if missing and (new := [each for each in missing if each[0] not in _imported(before)]):
+        name, line = new[0]
         raise LabError(
             f"{path} imports {name[:60]} at line {line}, which is not installed: torch, numpy, safetensors, the standard library and the lab's "
             "own files can be counted on. Nothing was kept; do without, or import it inside of `try: ... except ImportError: ...`.",
             "unknown_import",
         )
+
+
+def _declared(data: bytes) -> str:
+    try:
+        return tokenize.detect_encoding(io.BytesIO(data).readline)[0]
+    except SyntaxError:
+        return ""
+
+
+def _imported(files: Mapping[str, bytes]) -> set[str]:
+    """Return the names that files import anywhere, as far as they parse."""
+    names = set[str]()
+    for path, data in files.items():
+        try:
+            nodes = list(ast.walk(parsed(data))) if path.endswith(".py") else []
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        names |= {alias.name.partition(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        names |= {str(node.module).partition(".")[0] for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    return names
 
 
 def fingerprint(files: Mapping[str, bytes]) -> str:

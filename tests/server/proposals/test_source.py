@@ -65,3 +65,23 @@ def test_a_file_that_is_not_text_can_only_be_replaced(repo: Repo) -> None:
     with pytest.raises(LabError) as error:
         change(repo, "depth = 2", "depth = 3", base)
     assert error.value.code == "bad_encoding"
+
+
+def test_what_was_there_already_is_no_fault_of_a_change(tmp_path: Path) -> None:
+    root = tmp_path / "lab"
+    root.mkdir()
+    repo = Repo.create(root)
+    repo = Repo(root, ["train.py", "pkg/**"])
+    files = {
+        "train.py": b"import a_module_that_is_nowhere\nlr = 1\n",
+        "pkg/__init__.py": b"",
+        "pkg/template.py": b"x = {{ value }}\n",
+        "pkg/old.py": "# coding: latin-1\nname = 'M\u00fcller'\n".encode("latin-1"),
+        "pkg/full.py": b"a = 1\n",
+    }
+    repo.commit_files(files, "the owner's")
+    changes = {"train.py": "import a_module_that_is_nowhere\nlr = 2\n", "pkg/more.py": "from a_module_that_is_nowhere import x\n"}
+    draft = repo.build(repo.champion(), "all at once", "ada", files={**changes, "pkg/full.py": "", "pkg/sub/__init__.py": ""})
+    assert draft.files_changed == 4 and repo.read(draft.commit, "pkg/full.py") == b""
+    assert repo.editable_files(draft.commit)["pkg/old.py"] == files["pkg/old.py"]
+    refused(repo, "unknown_import", files={"pkg/more.py": "import another_that_is_nowhere\n"})
