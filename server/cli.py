@@ -26,6 +26,8 @@ COMMANDS = {
     "watch": "show a lab live; Ctrl-C ends it",
     "approve": "say yes, as a person, to a promotion (the gate still has to agree)",
     "cancel": "stop a queued or running experiment, whoever launched it",
+    "pause": "let no training start until `resume`; what runs goes on, or waits again with --now",
+    "resume": "let trainings start again after `pause`",
     "reproduce": "train an experiment again with its seed, and compare; status 1 if it comes out otherwise",
     "token": "make, list, rotate or revoke the tokens by which agents and people call the lab over HTTP",
     "changes": "show who changed what, how, and from where",

@@ -23,7 +23,8 @@ Metric = Literal["verified", "reported"]  # measured by the scorer; printed by t
 ACTIVE_STATES: tuple[ExperimentState, ...] = ("starting", "running", "scoring")
 TERMINAL_STATES: tuple[ExperimentState, ...] = ("finished", "crashed", "timed_out", "stopped_early", "cancelled")
 
-OWNER, BUDGET = "[owner]", "[budget]"  # who cancelled, where no agent did: on the command line, or at the lab's cap
+# Who cancelled, where no agent did: the owner, the lab at its cap, or a pause, after which it waits again
+OWNER, BUDGET, PAUSE = "[owner]", "[budget]", "[pause]"
 UNLISTED: dict[str, Any] = {
     "unlisted": True
 }  # extra of a field that answers hold and no output schema names: every agent pays for each name

@@ -45,6 +45,8 @@ class Lab:
         trainings = Trainings(core, self._status, experiments)
         self.launch_training = trainings.launch_training
         self.cancel_experiment = trainings.cancel_experiment
+        self.pause = trainings.pause
+        self.resume = trainings.resume
         self.reproduce = trainings.reproduce
         self.is_reproduction = trainings.is_reproduction
         self.reproduction = trainings.reproduction

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from autoresearch_mcp.server.installation import is_installed
 from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.lab.open_launches import open_launches
 from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.models import ACTIVE_STATES, BUDGET, IMPORTED, OWNER, Experiment, Metric, Score
+from autoresearch_mcp.server.models import ACTIVE_STATES, BUDGET, IMPORTED, OWNER, PAUSE, Experiment, Metric, Score
 from autoresearch_mcp.server.pace import Paces
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.proposals import growth
@@ -240,7 +241,7 @@ class LabStatus:
         """Say in a sentence or two where an experiment's metric stands."""
         if e.cancelled_by:
             asked = "was cancelled" if e.terminal else "is being cancelled"
-            return f"It {asked} by {'the lab' if e.cancelled_by in (OWNER, BUDGET) else one_line(e.cancelled_by, 64)}."
+            return f"It {asked} by {'the lab' if e.cancelled_by in (OWNER, BUDGET, PAUSE) else one_line(e.cancelled_by, 64)}."
         if e.metric is None:
             return "It has no metric." if e.terminal else "It has not been measured yet."
         champion = self._repo.champion()
@@ -304,6 +305,9 @@ class LabStatus:
                 f"The shared log is behind by {now.unflushed} records, the oldest of {(time.time() - since) / 60:.0f} min ago. "
                 f"They are safe here and count in every answer; .autoresearch/runner.log says why they were not taken."
             )
+        if (paused := self._ledger.paused_at()) is not None:
+            when = datetime.fromtimestamp(paused, UTC)
+            warnings.append(f"The lab's owner paused the lab at {when:%Y-%m-%d %H:%M} UTC. What is queued starts once they resume it.")
         if settings.compute.backend == "local" and not confined():
             warnings.append(_UNCONFINED[settings.promotion.unsandboxed])
         if settings.trust == "reported":

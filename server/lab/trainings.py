@@ -12,7 +12,7 @@ from autoresearch_mcp.server.lab.core import LabCore, clean_tags
 from autoresearch_mcp.server.lab.experiments import Experiments
 from autoresearch_mcp.server.lab.reproduction import TAG, Reproduction
 from autoresearch_mcp.server.lab.status import MAX_REPLICATES, LabStatus, preflight_error
-from autoresearch_mcp.server.models import Experiment, new_id
+from autoresearch_mcp.server.models import ACTIVE_STATES, PAUSE, Experiment, new_id
 from autoresearch_mcp.server.settings import Settings
 from autoresearch_mcp.server.untrusted import clean, one_line
 
@@ -160,6 +160,30 @@ class Trainings:
             return a.CancelAnswer(id=id, state=changed.state, note="It was still queued; it will not start, and its budget is free again.")
         return a.CancelAnswer(id=id, state=changed.state, note="It is being stopped; wait_for_experiments tells when it has ended.")
 
+    def pause(self, now: bool = False) -> int:
+        """Let nothing start until `resume`. For the lab's owner.
+
+        Args:
+            now: also stop what runs. It waits again, and starts from its beginning with the same seed.
+
+        Returns:
+            How many trainings run, or are being stopped.
+        """
+        core = self._core
+        core.ledger.pause()
+        active = core.ledger.open_experiments(*ACTIVE_STATES)
+        for e in active if now else []:
+            if not e.cancel_requested:
+                core.ledger.request_cancel(e.id, PAUSE)
+        core.wake()
+        return len(active)
+
+    def resume(self) -> bool:
+        """Let trainings start again. Returns whether the lab was paused."""
+        was_paused = self._core.ledger.resume()
+        self._core.wake()
+        return was_paused
+
     def reserved(self, settings: Settings, device: str | None) -> dict[str, Any]:
         """Return an experiment's kind of device, and what it can and is expected to cost there."""
         kinds = settings.devices
@@ -193,6 +217,8 @@ class Trainings:
             note = "Queued. Wait with wait_for_experiments."
         if self._core.stalled():
             note += f" Nothing starts until the lab's owner corrects lab.toml. {self._core.settings_file.problem()}"
+        if self._core.ledger.paused_at() is not None:
+            note += " The lab's owner has paused the lab: it starts once they resume it."
         left = self._status.budget().left_s
         return a.LaunchAnswer(
             experiments=ids, seeds=seeds, commit=commit, repeated=repeated, reserved_s=reserved_s, budget_left_s=left, note=note

@@ -24,6 +24,7 @@ from autoresearch_mcp.server.ledger.decisions import Decisions
 from autoresearch_mcp.server.ledger.evidence import Evidence
 from autoresearch_mcp.server.ledger.experiments import OpenExperiments
 from autoresearch_mcp.server.ledger.outbox import Outbox
+from autoresearch_mcp.server.ledger.pause import Pause
 from autoresearch_mcp.server.ledger.promotions import Promotions
 from autoresearch_mcp.server.ledger.proposals import Proposals
 from autoresearch_mcp.server.ledger.results import Results
@@ -72,6 +73,11 @@ class Ledger:
         self.move = experiments.move
         self.start = experiments.start
         self.request_cancel = experiments.request_cancel
+
+        pause = Pause(database)
+        self.paused_at = pause.paused_at
+        self.pause = pause.pause
+        self.resume = pause.resume
 
         starts = Starts(database)
         self.starts = starts.starts

@@ -14,7 +14,7 @@ from typing import Any
 from autoresearch_mcp.server.compute.base import Compute, ComputeError, Job, Observation
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment, ExperimentState, Failure
+from autoresearch_mcp.server.models import ACTIVE_STATES, PAUSE, Experiment, ExperimentState, Failure
 from autoresearch_mcp.server.pace import Paces, settings_of, windows_of
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.proposals.source import fingerprint
@@ -262,6 +262,12 @@ class Attempts:
     def _end(self, experiment: Experiment, state: ExperimentState, device_s: float | None = None, **changes: Any) -> None:
         cost = self._spending.cost(experiment, device_s)
         protocol.remove_hidden(locate(self._state, experiment))
+        if experiment.cancelled_by == PAUSE:
+            changes["cancelled_by"] = ""
+            if state == "cancelled":  # it waits again, and what it has used stays charged
+                again = {"state": "queued", "started_at": None, "cancel_requested": False, "cancelled_by": ""}
+                self._ledger.move(experiment.id, ACTIVE_STATES, **again, **cost)
+                return
         if state != "finished":
             phase = experiment.state  # of which the runner knew last; a result says it itself
             changes = {"fault": "code" if state == "stopped_early" else "machine", "ended_in": phase} | changes

@@ -137,7 +137,7 @@ class Runner:
 
     async def _start_queued(self) -> None:
         """Start what the slots allow, in the schedule's order. Nothing starts while the data is prepared, which costs nothing."""
-        if (free := self._free_slots()) <= 0:
+        if (free := self._free_slots()) <= 0 or self._queue.paused():
             return
         if (choice := self._schedule.choose()) is None:
             await self._leave_queue()
@@ -152,7 +152,7 @@ class Runner:
             for experiment in self._ledger.open_experiments("queued"):
                 self._attempts.refuse(experiment, str(error))
             return
-        while data is not None and choice is not None and free > 0:
+        while data is not None and choice is not None and free > 0 and not self._queue.paused():
             self._check_settings()  # after the queue was read: what was queued after a change starts after it
             if (next_ := self._schedule.take(choice)) is not None:
                 if not await self._attempts.start(next_, data, budget):

@@ -13,6 +13,7 @@ class QueueView:
         self._active: list[Experiment] = []
         self._queued: list[Experiment] = []
         self._limit = 0
+        self._paused = False
 
     def active(self) -> list[Experiment]:
         """Return the experiments that have left the queue, oldest first.
@@ -37,6 +38,15 @@ class QueueView:
             self._queued, self._limit = self._ledger.open_experiments("queued", limit=limit), limit
         return self._queued[:limit]
 
+    def paused(self) -> bool:
+        """Return whether the lab's owner lets nothing start.
+
+        Raises:
+            LabError: the ledger can't be read.
+        """
+        self._refresh()
+        return self._paused
+
     def any(self) -> bool:
         """Return whether there is any.
 
@@ -49,4 +59,5 @@ class QueueView:
         version = self._ledger.changes()
         if version != self._version:
             self._active = self._ledger.open_experiments(*ACTIVE_STATES)
+            self._paused = self._ledger.paused_at() is not None
             self._limit, self._version = 0, version

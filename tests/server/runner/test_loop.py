@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from autoresearch_mcp.server import cli
 from autoresearch_mcp.server import settings as lab_settings
 from autoresearch_mcp.server.compute.local.backend import LocalCompute
 from autoresearch_mcp.server.lake.base import LakeDamaged, Query
@@ -167,15 +168,26 @@ def test_a_training_that_is_lost_every_time_is_given_up(still: LabHarness, monke
     assert answer.failure is not None and answer.failure.kind == "lost"
 
 
-def test_a_running_training_is_cancelled_and_returns_its_budget(make_lab: Callable[..., Path]) -> None:
+def test_a_running_training_is_paused_and_then_cancelled_and_returns_its_budget(make_lab: Callable[..., Path]) -> None:
     harness = LabHarness(make_lab("long", {"budget_s = 1 ": "budget_s = 30 "}))
     (id,) = harness.launch()
     harness.launcher(id)
+    assert cli.main(["pause", "--now", str(harness.root)]) == 0
+    until(lambda: harness.state_of(id) == "queued", 60)
+    waiting = harness.record(id)
+    assert (waiting.attempt, waiting.losses, waiting.cancelled_by, waiting.cancel_requested) == (1, 0, "", False) and waiting.cost_s > 0
+    assert any("paused the lab" in warning for warning in harness.lab.status().warnings)
+    launched = harness.lab.launch_training("champion", "bo")
+    assert "paused" in launched.note
+    harness.lab.cancel_experiment(launched.experiments[0], "bo")
+    assert [harness.lab.resume(), harness.lab.resume()] == [True, False]
+    harness.launcher(id)
+    assert harness.record(id).attempt == 2
     assert harness.lab.cancel_experiment(id, "ada").state in ACTIVE_STATES
     until(lambda: harness.ended([id]), 60)
     assert harness.state_of(id) == "cancelled"
     assert harness.lab.status().budget.reserved_s == 0
-    assert harness.ledger.scores(harness.lab.status().champion.commit)[0].started
+    assert [score.started for score in harness.ledger.scores(harness.lab.champion()) if score.experiment == id] == [True]
     harness.close()
 
 
