@@ -8,6 +8,7 @@ a reason, never a guess.
 import codecs
 import math
 import re
+from collections import deque
 from dataclasses import dataclass
 
 MOST_SCALARS = 32  # further numbers of a run that are kept
@@ -15,8 +16,11 @@ LINE = 16 << 10  # characters of a line that are looked at, the last ones
 _SCALAR_LINES = 200_000  # after so many, no further numbers are looked for: code that prints for ever must not cost the launcher
 _PATTERN_LINE = 4_000  # characters of a line that the owner's own pattern is tried on
 _NAME = 64
+_MENTIONS = 64  # of a name in a line that are looked at, the last ones
+_BEFORE = 40  # characters before a name that may make it another one
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])|[\x00-\x08\x0e-\x1f\x7f]")
+_BREAK = re.compile(r"[\r\n]+")
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _BARS = "|│┃║"
 _VALUE = re.compile(
@@ -31,7 +35,7 @@ _ANOTHER = re.compile(  # words before a name that make it the name of something
     r"prev|initial|old)\s+$",
     re.IGNORECASE,
 )
-_LINE_SCALAR = re.compile(rf"^[\s\-*{_BARS}]*([A-Za-z][\w./ -]{{0,62}}?)\s*[:={_BARS}]\s*({_NUMBER})[\s{_BARS}]*$")
+_LINE_SCALAR = re.compile(rf"^[\s\-*{_BARS}]*([A-Za-z][\w./-]*(?: [\w./-]+){{0,7}})\s*[:={_BARS}]\s*({_NUMBER})[\s{_BARS}]*$")
 _KEY_SCALAR = re.compile(rf"[\"']([^\"'\\]{{1,64}})[\"']\s*:\s*({_NUMBER})(?=\s*[,}}])")
 _RULE = re.compile(r"^[\s\-=+|:│┃║─━┼╪╋├┤┝┥╞╡╠╣┌┐└┘╔╗╚╝┏┓┗┛┬┴╤╧┯┷┳┻═╇╈]*$")
 
@@ -85,8 +89,8 @@ class NamedMetric:
 
     def _read_named(self, line: str) -> None:
         reading = None
-        for match in self._named.finditer(line):
-            if not _ANOTHER.search(line[: match.start()]):
+        for match in deque(self._named.finditer(line), maxlen=_MENTIONS):
+            if not _ANOTHER.search(line[max(0, match.start() - _BEFORE) : match.start()]):
                 reading = self._value(line, match) or reading
         if reading:
             self.last = reading
@@ -131,9 +135,9 @@ class OutputReader:
 
     def feed(self, data: bytes) -> None:
         """Take in what was printed next."""
-        text = self._rest + self._decoder.decode(data)
-        *lines, rest = re.split(r"[\r\n]+", text)
-        self._rest = rest[-LINE:]
+        first, *others = _BREAK.split(self._decoder.decode(data))
+        lines = [self._rest + first, *others]
+        self._rest = lines.pop()[-LINE:]
         for line in lines:
             self._read(line)
 
