@@ -11,7 +11,7 @@ from typing import Literal
 from autoresearch_mcp.server.answers import PromoteAnswer
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.gate.gate import Gate
-from autoresearch_mcp.server.gate.stacking import stack
+from autoresearch_mcp.server.gate.stacking import parts, stack
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Promotion, Proposal, Verdict, new_id
 from autoresearch_mcp.server.paths import StatePaths
@@ -19,6 +19,8 @@ from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.trainer import files
 
 MEASUREMENT = "{0} was proposed as a measurement, which is never promoted. propose_patch(port={0!r}, ...) makes a candidate of it."
+
+_SEVERAL = "It holds {} changes: {}. Train it once without each of them: what is worth nothing can go."
 
 
 class Promoter:
@@ -65,7 +67,10 @@ class Promoter:
             if self._approval == "human" and approved_by is None:
                 reason = f"{verdict.reason} This lab wants a person's approval before the champion moves."
                 return self._refusal(champion, verdict.model_copy(update={"promote": False, "code": "awaiting_approval", "reason": reason}))
-            return self._move(commit, champion, author, approved_by or "policy", verdict)
+            answer = self._move(commit, champion, author, approved_by or "policy", verdict)
+            changes = parts(proposal, champion, self._repo, self._ledger)
+            note = f"{answer.note} {_SEVERAL.format(len(changes), '; '.join(changes[:8]))}" if len(changes) > 1 else answer.note
+            return answer.model_copy(update={"note": note})
 
     def recover(self) -> None:
         """Settle a promotion that a crash interrupted. Cheap when there is none."""

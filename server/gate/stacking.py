@@ -6,6 +6,8 @@ from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Proposal
 from autoresearch_mcp.server.proposals.repo import Draft, Repo
 
+_DEEPEST = 16  # proposals on top of each other that are looked at
+
 
 def stack(proposal: Proposal, champion: str, repo: Repo, ledger: Ledger) -> Proposal | None:
     """Make a proposal's change on top of the champion. Repeating it returns the same proposal.
@@ -27,6 +29,23 @@ def stack(proposal: Proposal, champion: str, repo: Repo, ledger: Ledger) -> Prop
     if not isinstance(combined, Draft):
         return None
     return ledger.twin(combined.fingerprint) or adopt(combined, proposal, repo, ledger)
+
+
+def parts(proposal: Proposal, champion: str, repo: Repo, ledger: Ledger) -> list[str]:
+    """Return the changes that a proposal adds to the champion, in a few words each, the oldest first.
+
+    They are the proposals that it is built on and itself; of one that sets several constants, those.
+    """
+    names: list[str] = []
+    for _ in range(_DEEPEST):
+        if (origin := ledger.proposal(proposal.ported_from)) is not None and "stacked" in proposal.tags:
+            proposal = origin
+        names = [*(proposal.sets if len(proposal.sets) > 1 else [proposal.title or proposal.hypothesis[:60]]), *names]
+        below = ledger.proposal(proposal.base)
+        if below is None or repo.is_ancestor(proposal.base, champion):
+            break
+        proposal = below
+    return names
 
 
 def adopt(draft: Draft, origin: Proposal, repo: Repo, ledger: Ledger) -> Proposal:

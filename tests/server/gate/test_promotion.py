@@ -46,12 +46,21 @@ def settled(bench: MeasuredLab) -> tuple[str, str]:
 def test_a_better_commit_becomes_the_champion(bench: MeasuredLab) -> None:
     champion, better = settled(bench)
     answer = bench.lab.promote_commit(better[:10], "ada")
-    assert answer.promoted and answer.champion == better and answer.previous == champion
+    assert answer.promoted and answer.champion == better and answer.previous == champion and "It holds" not in answer.note
     assert answer.verdict.p is not None and answer.verdict.p < 0.001
     assert bench.git("rev-parse", "research") == better
     assert bench.git("rev-parse", "main") == champion
     status = bench.lab.status()
     assert status.champion.commit == better and status.champion.mean == pytest.approx(1.40) and status.promotions == 1
+
+
+def test_a_promoted_stack_is_to_be_trained_without_each_of_its_changes(bench: MeasuredLab) -> None:
+    bench.measure(bench.lab.champion(), [*CHAMPION])
+    both = bench.propose("HEAD_DIM = 32", "HEAD_DIM = 16", base=bench.propose("DEPTH = ", "DEPTH = 1 + "))
+    bench.measure(both, [*BETTER])
+    promoted = bench.lab.promote_commit(both, "ada")
+    assert promoted.promoted and "It holds 2 changes: DEPTH = to DEPTH = 1 +; HEAD_DIM = 32 to HEAD_DIM = 16." in promoted.note
+    assert "changes" not in bench.lab.promote_commit(both, "ada").note
 
 
 def test_an_owner_who_works_on_the_champions_branch_is_told_that_it_moved(bench: MeasuredLab) -> None:
