@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import get_args
 
+from autoresearch_mcp.server import secret
 from autoresearch_mcp.server import settings as lab_settings
 from autoresearch_mcp.server.commands.arguments import add_lab, find_lab, say
 from autoresearch_mcp.server.errors import LabError
@@ -273,7 +274,19 @@ def shared_log(lab: LabUnderTest) -> list[Finding]:
     tables = ", ".join("no table of " + table if n is None else f"{n} {table}" for table, n in rows.items())
     text = f"workspace {lake.service.workspace}, {statistics.median(took) * 1e3:.0f} ms a query; {tables}"
     hint = "The first record makes the tables." if None in rows.values() else ""
-    return [Finding("shared log", "ok", text, hint)]
+    return [Finding("shared log", "ok", text, hint), *_held_out(lab)]
+
+
+def _held_out(lab: LabUnderTest) -> list[Finding]:
+    """Name the held-out text of a lab that shares its log: with another one, results look alike and aren't compared."""
+    if lab.settings.training.heldout == "public" or lab.settings.trust != "verified":
+        return []
+    own = secret.fingerprint(lab.paths.secret)
+    text = f"drawn with this lab's own secret, fingerprint {own}" if own else "this lab's secret isn't made yet"
+    hint = (
+        "Labs of one log compare results only where `autoresearch-mcp secret show` says the same; `secret export` and `import` make it so."
+    )
+    return [Finding("held-out text", "note", text, hint)]
 
 
 def search(lab: LabUnderTest) -> list[Finding]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_mcp.server import cli
+from autoresearch_mcp.server import cli, secret
 from autoresearch_mcp.server.commands.doctor import examine
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
-from autoresearch_mcp.server.paths import LabPaths
+from autoresearch_mcp.server.paths import LabPaths, StatePaths
 from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.lake.records import memory
 from tests.standins.deeplake.server import ORG, TOKEN, DeeplakeStandIn, Faults
@@ -79,7 +79,10 @@ def deeplake(postgres_dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dee
 def test_the_service_is_asked_for_token_tables_and_latency(
     lab_root: Path, deeplake: DeeplakeStandIn, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shared = {finding.name: finding for finding in examine(lab_root)}["shared log"]
+    secret.write(StatePaths(lab_root / ".autoresearch").secret, bytes(32))
+    found = {finding.name: finding for finding in examine(lab_root)}
+    shared, held_out = found["shared log"], found["held-out text"]
+    assert secret.fingerprint(StatePaths(lab_root / ".autoresearch").secret) in held_out.text and "secret show" in held_out.hint
     assert shared.grade == "ok" and "workspace doctors" in shared.text and "ms a query" in shared.text and "no table of" in shared.text
     for faults, says in (
         (Faults(tokens={"other"}), "DEEPLAKE_API_KEY is wrong"),
