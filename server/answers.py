@@ -15,8 +15,8 @@ class ExperimentLine(Model):
     state: ExperimentState
     val_bpb: float | None = None
     reported_bpb: float | None = Field(default=None, json_schema_extra=UNLISTED)
-    seed: int = Field(json_schema_extra=UNLISTED)
-    device: str = Field(json_schema_extra=UNLISTED)
+    seed: int | None = Field(default=None, json_schema_extra=UNLISTED)
+    device: str = Field(default="", json_schema_extra=UNLISTED)
     author: str = Field(json_schema_extra=UNLISTED)
     hypothesis: str = Field(json_schema_extra=UNLISTED)
     progress: float | None = Field(
@@ -86,6 +86,7 @@ class Leader(Summary):
         default=None, description="chance that it is better than the champion at all", json_schema_extra=UNLISTED
     )
     mark: Literal["champion", "decided", "open", "futile"] = "open"
+    why: str = Field(default="", description="why it is no champion, or may be none", json_schema_extra=UNLISTED)
 
 
 class Money(Model):
@@ -108,6 +109,16 @@ class Budget(Model):
     reserved_s: float
     left_s: float
     usd: Money | None = Field(default=None, json_schema_extra=UNLISTED)
+
+
+class TrainingCost(Model):
+    """What one more training takes, and how many the budget allows."""
+
+    typical_s: float | None = Field(default=None, description="mean of the last ones like it, from start to end")
+    reserves_s: float = Field(description="the most that one can use; held back from its start to its end")
+    slots: int = Field(description="trainings that run at once")
+    left: int = Field(description="how many more the budget allows")
+    limits: str
 
 
 class OpenLaunch(Model):
@@ -147,6 +158,8 @@ class StatusAnswer(Model):
     recent: list[ExperimentLine] = Field(description="latest ended, newest first", json_schema_extra=UNLISTED)
     leaderboard: list[Leader] = Field(description="best commits by likely gain on the champion; the mean is the raw one")
     budget: Budget
+    training: TrainingCost | None = Field(default=None, json_schema_extra=UNLISTED)
+    cost_by_author: dict[str, float] = Field(default={}, description="device seconds that ended", json_schema_extra=UNLISTED)
     promotions: int = Field(json_schema_extra=UNLISTED)
     unflushed: int = Field(description="records acknowledged and durable here, not yet in the shared log", json_schema_extra=UNLISTED)
     runner: bool = Field(description="whether the runner process is alive; it starts on demand", json_schema_extra=UNLISTED)
@@ -219,27 +232,33 @@ class WaitAnswer(Model):
 
 
 class ExperimentAnswer(Model):
-    """All that is known of one experiment."""
+    """All that is known of one experiment, or several side by side."""
 
-    experiment: ExperimentLine
-    against_champion: str = Field(description="where the metric stands, in a sentence")
+    experiment: ExperimentLine | None = None
+    against_champion: str = Field(default="", description="where its commit stands, in a sentence")
     pace: str | None = Field(
         default=None,
         description="while it runs: its reported loss against the champion's runs at the same share, and the chance to beat them",
         json_schema_extra=UNLISTED,
     )
-    base: str = Field(json_schema_extra=UNLISTED)
-    tags: list[str] = Field(json_schema_extra=UNLISTED)
-    attempt: int = Field(json_schema_extra=UNLISTED)
-    cost_s: float
-    cost_usd: float = Field(json_schema_extra=UNLISTED)
-    created_at: float = Field(json_schema_extra=UNLISTED)
-    started_at: float | None = Field(json_schema_extra=UNLISTED)
-    finished_at: float | None = Field(json_schema_extra=UNLISTED)
-    curve: list[tuple[float, float]] = Field(json_schema_extra=UNLISTED)
-    details: dict[str, Any] = Field(json_schema_extra=UNLISTED)
-    failure: Failure | None
-    log_tail: str = Field(json_schema_extra=UNLISTED)
+    steps: int | None = Field(default=None, description="as the training code reports them", json_schema_extra=UNLISTED)
+    cpu_share: float | None = Field(default=None, description="share of the device's time that it got", json_schema_extra=UNLISTED)
+    memory_mb: float | None = Field(default=None, description="at its peak", json_schema_extra=UNLISTED)
+    disturbed: str = Field(default="", description="by how much its steps fall out of its commit's own", json_schema_extra=UNLISTED)
+    base: str = Field(default="", json_schema_extra=UNLISTED)
+    tags: list[str] = Field(default=[], json_schema_extra=UNLISTED)
+    attempt: int = Field(default=0, json_schema_extra=UNLISTED)
+    cost_s: float = 0.0
+    cost_usd: float = Field(default=0.0, json_schema_extra=UNLISTED)
+    created_at: float | None = Field(default=None, json_schema_extra=UNLISTED)
+    started_at: float | None = Field(default=None, json_schema_extra=UNLISTED)
+    finished_at: float | None = Field(default=None, json_schema_extra=UNLISTED)
+    curve: list[tuple[float, float]] = Field(default=[], json_schema_extra=UNLISTED)
+    details: dict[str, Any] = Field(default={}, json_schema_extra=UNLISTED)
+    failure: Failure | None = None
+    log_tail: str = Field(default="", json_schema_extra=UNLISTED)
+    diff: str = Field(default="", json_schema_extra=UNLISTED)
+    rows: list[dict[str, Any]] = Field(default=[], description="one each, where several were asked for")
 
 
 class CancelAnswer(Model):

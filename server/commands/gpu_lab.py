@@ -51,7 +51,7 @@ async def _drive(root: Path, profile: str) -> dict[str, Any]:
             tasks.start_soon(decide, "loss", LOSS)
         async with agent("gpu-check", root, screen) as boss:
             rows = (await boss.call("query_experiments", columns=["id", "state"], limit=100))["rows"]
-            full = [await boss.call("get_experiment", id=row["id"]) for row in rows]
+            full = [await boss.call("get_experiment", id=row["id"], include=["versions"]) for row in rows]
     return {
         "promoted": verdicts["gain"]["promoted"],
         "gain": verdicts["gain"]["verdict"]["reason"],

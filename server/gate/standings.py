@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from statistics import median_low
 
 from autoresearch_mcp.server.gate.evidence import Models, exclusion
 from autoresearch_mcp.server.gate.noise import Squares
@@ -23,6 +24,7 @@ class Standing:
         self.commit = commit
         self.reported = reported
         self._metrics: list[float] = []
+        self._steps: list[int] = []
         self._models = Models()
         self._summary: tuple[int, float, float | None] = (0, 0.0, None)  # of so many metrics, their mean and their spread
 
@@ -30,6 +32,8 @@ class Standing:
         """Take in a replicate, unless its model is there already."""
         if score.metric is not None and self._models.add(score):
             self._metrics.append(score.metric)
+            if score.steps:
+                self._steps.append(score.steps)
 
     @property
     def n(self) -> int:
@@ -45,6 +49,11 @@ class Standing:
     def sd(self) -> float | None:
         """Standard deviation of their metrics; None for a single one."""
         return self._summarised()[2]
+
+    @property
+    def steps(self) -> int | None:
+        """Median of the steps that they report; None where none did."""
+        return median_low(self._steps) if self._steps else None
 
     @property
     def squares(self) -> Squares:

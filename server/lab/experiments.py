@@ -1,13 +1,18 @@
 """Following experiments: where they are, what came of them, and what they printed."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server import runs
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.commits import Commits
 from autoresearch_mcp.server.lab.core import LabCore
+from autoresearch_mcp.server.lab.curves import thinned
 from autoresearch_mcp.server.lab.masking import mask_paths, without_paths
 from autoresearch_mcp.server.lab.status import LabStatus, ended_line
+from autoresearch_mcp.server.lab.titles import shorten
+from autoresearch_mcp.server.lake.base import Condition, Query
 from autoresearch_mcp.server.models import ACTIVE_STATES
 from autoresearch_mcp.server.untrusted import fence
 from autoresearch_mcp.trainer import protocol
@@ -19,6 +24,7 @@ class Experiments:
     def __init__(self, core: LabCore, status: LabStatus) -> None:
         self._core = core
         self._status = status
+        self._commits = Commits(core, status)
 
     def changes(self) -> int:
         """Return a number that differs from the last answer when the ledger changed since.
@@ -62,10 +68,16 @@ class Experiments:
         tail = runs.read_log(directory / protocol.LOG, "tail", 15, None, None)[0] if running and (directory / protocol.LOG).exists() else ""
         text = tail or "\n".join(e.log_tail.splitlines()[-15:])
         line = self._status.line(e)
+        steps = e.details.get("steps") if e.steps is None else e.steps
+        peak = e.details.get("peak_memory_mb")
         return a.ExperimentAnswer(
             experiment=line,
             against_champion=self._status.against_champion(e),
             pace=line.pace,
+            steps=steps if isinstance(steps, int) else None,
+            cpu_share=e.cpu_share,
+            memory_mb=round(peak) if isinstance(peak, int | float) and peak > 0 else None,
+            disturbed=self._status.disturbed(e),
             base=e.base,
             tags=e.tags,
             attempt=e.attempt,
@@ -79,6 +91,43 @@ class Experiments:
             failure=e.failure,
             log_tail=self._fenced(text, f"end of the log of {e.id}, printed by the training code of {e.author}", 4000) if text else "",
         )
+
+    def find(self, name: str) -> str:
+        """Return the id of an experiment that is named by its id, or by its commit: then the newest one of it.
+
+        Raises:
+            LabError: `unknown_experiment`, or the repository's own.
+        """
+        if name.startswith("e-"):
+            return name
+        sha = self._core.commit(name)
+        newest = self._core.view.select("experiments", Query((Condition("commit", "=", sha),), limit=1)).value
+        if not newest:
+            raise LabError(f"{sha[:12]} has no experiment yet. launch_training queues one.", "unknown_experiment")
+        return newest[0].id
+
+    def side_by_side(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Return a row for each experiment or commit, in the order asked: a commit's is over all its replicates.
+
+        Raises:
+            LabError: those of `find` and `get_experiment`.
+        """
+        rows = []
+        for name in names:
+            if not name.startswith("e-"):
+                sha = self._core.commit(name)
+                count = self._core.view.count("experiments", (Condition("commit", "=", sha),)).value.get("", 0)
+                (row,) = self._commits.rows({sha: count})
+                newest = self.get_experiment(self.find(sha)) if count else None
+                rows.append(row | ({"curve": thinned(newest.curve)} if newest else {}))
+                continue
+            answer = self.get_experiment(name)
+            line = answer.experiment
+            assert line is not None
+            shown = line.model_dump(include={"id", "commit", "state", "val_bpb", "reported_bpb", "progress", "failure"}, exclude_none=True)
+            shown |= {"idea": shorten(line.hypothesis), "steps": answer.steps, "cpu_share": answer.cpu_share, "cost_s": answer.cost_s}
+            rows.append(shown | {"disturbed": answer.disturbed, "curve": thinned(answer.curve)})
+        return rows
 
     def read_log(
         self, id: str, mode: runs.Mode = "tail", lines: int = 60, pattern: str | None = None, first_line: int | None = None

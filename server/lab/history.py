@@ -5,6 +5,7 @@ from typing import Any
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.commits import Commits
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.masking import without_paths
 from autoresearch_mcp.server.lab.progress import Campaign
@@ -27,6 +28,7 @@ class History:
     def __init__(self, core: LabCore, status: LabStatus) -> None:
         self._core = core
         self._status = status
+        self._commits = Commits(core, status)
 
     def query_experiments(self, query: ExperimentQuery | None = None, caller: str = "") -> a.QueryAnswer:
         """Return the experiments that match all filters, in pages; with `group_by`, how many match by group; with `sql`, its rows.
@@ -46,6 +48,9 @@ class History:
         where = query.where(self._core.commit(query.commit) if query.commit is not None else None)
         if query.group_by:
             counted = self._core.view.count("experiments", where, query.group_by)
+            if query.group_by == "commit":
+                described = self._commits.rows(counted.value)
+                return a.QueryAnswer(rows=described[: query.limit], matched=len(described), note=counted.warning)
             rows = [{query.group_by: key, "count": n} for key, n in sorted(counted.value.items(), key=lambda item: -item[1])]
             return a.QueryAnswer(rows=rows[: query.limit], matched=sum(counted.value.values()), note=counted.warning)
         columns = {"id", *(query.columns or self._columns())}

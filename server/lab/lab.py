@@ -40,6 +40,8 @@ class Lab:
         self.changes = experiments.changes
         self.states = experiments.states
         self.get_experiment = experiments.get_experiment
+        self.find = experiments.find
+        self.side_by_side = experiments.side_by_side
         self.read_log = experiments.read_log
 
         trainings = Trainings(core, self._status, experiments)

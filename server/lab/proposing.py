@@ -74,14 +74,26 @@ class Proposing:
             files=paths[:200],
         )
 
-    def diff(self, commit: str) -> str:
-        """Return the unified diff of a proposal against its base, fenced."""
+    def diff(self, commit: str, against: str = "base", limit: int = 50_000) -> str:
+        """Return the unified diff from a commit to a proposal or champion, fenced.
+
+        Args:
+            commit: what is shown.
+            against: `base` for the commit that the proposal changed, `champion`, or a commit.
+            limit: of its characters; the middle of a longer one is left out.
+
+        Raises:
+            LabError: the repository's own.
+        """
         sha = self._core.commit(commit)
         proposal = self._core.ledger.proposal(sha)
-        if proposal is None:
-            return f"{sha} was not made by propose_patch, so it has no base to compare with."
-        heading = f"diff of {sha[:12]} by {proposal.author}, against {proposal.base[:12]}"
-        return fence(self._core.repo.diff(proposal.base, sha), heading, 50_000)
+        if proposal is None and against == "base":
+            return f"{sha[:12]} was not made by propose_patch, so it has no base to compare with."
+        other = proposal.base if proposal and against == "base" else self._core.commit(against)
+        if other == sha:
+            return f"{sha[:12]} is that commit itself, so there is no difference."
+        by = f" by {proposal.author}" if proposal else ""
+        return fence(self._core.repo.diff(other, sha), f"diff of {sha[:12]}{by}, against {other[:12]}", limit)
 
     def propose_patch(
         self,

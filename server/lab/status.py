@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from autoresearch_mcp.server import answers as a
@@ -22,13 +23,14 @@ from autoresearch_mcp.server.gate.leaderboard import Leader, leaders
 from autoresearch_mcp.server.gate.noise import pool_squares, sums_of_squares
 from autoresearch_mcp.server.gate.rule import Noise
 from autoresearch_mcp.server.gate.spread import mean, sd
-from autoresearch_mcp.server.gate.standings import Standings
+from autoresearch_mcp.server.gate.standings import Standing, Standings
 from autoresearch_mcp.server.goal import gain
 from autoresearch_mcp.server.installation import is_installed
+from autoresearch_mcp.server.lab.lineage import Lineage, standing_in_words
 from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.lab.open_launches import open_launches
 from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.models import ACTIVE_STATES, BUDGET, IMPORTED, OWNER, PAUSE, Experiment, Metric, Score
+from autoresearch_mcp.server.models import ACTIVE_STATES, BUDGET, IMPORTED, OWNER, PAUSE, Experiment, Metric, Score, Verdict
 from autoresearch_mcp.server.pace import Paces
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.proposals import growth
@@ -37,8 +39,10 @@ from autoresearch_mcp.server.runner import health, start
 from autoresearch_mcp.server.secret import fingerprint
 from autoresearch_mcp.server.settings import LaunchSettings, Settings, SettingsFile
 from autoresearch_mcp.server.untrusted import one_line
+from autoresearch_mcp.trainer.prepare import PROFILES
 
 LEADERS = 5  # of the leaderboard
+DISTURBED = 0.07  # share by which a run's steps fall out of its commit's own, from which on it is marked
 AGENTS = 20  # whose spending is listed, the largest first
 _UNCONFINED = {
     "allow": "Trainings are not confined on this machine (that takes Linux with Landlock): their code could read the validation text. Their "
@@ -79,6 +83,8 @@ class _Snapshot:
     counts: dict[str, int]
     recent: list[a.ExperimentLine]
     spending: tuple[float, float]  # device seconds spent, and reserved
+    seconds_by_author: dict[str, float]
+    typical_s: float | None  # of a training, from start to end
     promotions: int
     unflushed: int
     waiting_since: float | None
@@ -136,6 +142,8 @@ class LabStatus:
             recent=now.recent,
             leaderboard=now.leaders,
             budget=budget,
+            training=_training_cost(settings, now.typical_s, budget),
+            cost_by_author=now.seconds_by_author,
             promotions=now.promotions,
             unflushed=now.unflushed,
             runner=runner,
@@ -169,6 +177,8 @@ class LabStatus:
                 counts=self._ledger.counts(),
                 recent=[ended_line(row, self._state.parent) for row in self._ledger.recent(5)],
                 spending=self._ledger.spending(),
+                seconds_by_author=self._ledger.seconds_by_author(AGENTS),
+                typical_s=self._ledger.typical_s(settings.launch(), reference),
                 promotions=self._ledger.promotion_count(),
                 unflushed=self._ledger.unflushed(),
                 waiting_since=self._ledger.waiting_since(),
@@ -184,7 +194,8 @@ class LabStatus:
             theirs = added.get(self._ledger.proposal_of(champion), 0)
             charges = {commit: growth.charge(ours, theirs, settings.training.profile) for commit, ours in added.items()}
         best = leaders(self._standings.all(conditions), champion, fresh, verdicts, LEADERS, rules_of(settings.promotion), charges)
-        return [_leader_line(each) for each in best]
+        lineage = Lineage.of(self._ledger, champion)
+        return [_leader_line(each, verdicts.get(each.standing.commit), lineage) for each in best]
 
     def line(self, e: Experiment) -> a.ExperimentLine:
         """Return an experiment in one line; while it runs, with how far it is and how its loss compares with the champion's."""
@@ -197,6 +208,10 @@ class LabStatus:
     def noise(self, conditions: str) -> float | None:
         """Return the standard deviation of the metric between replicates of one commit, pooled over all commits under these conditions."""
         return self._standings.noise(conditions)
+
+    def standings(self, conditions: str) -> list[Standing]:
+        """Return every commit with a replicate that counts under these conditions."""
+        return self._standings.all(conditions)
 
     def pooled_noise(self, conditions: str) -> Noise | None:
         """Return the noise as the gate pools it, with its degrees of freedom; None where no commit has two replicates. Imports scipy."""
@@ -245,7 +260,7 @@ class LabStatus:
         if e.metric is None:
             return "It has no metric." if e.terminal else "It has not been measured yet."
         champion = self._repo.champion()
-        summary = self.summary(champion, e.conditions)
+        summary, own = self.summary(champion, e.conditions), self.summary(e.commit, e.conditions)
         notes = _counts_nowhere(e)
         if e.val_bpb is None:
             notes += " All of these are reported: the code printed them itself, and nobody verified them."
@@ -255,12 +270,16 @@ class LabStatus:
         if e.commit == champion:
             return f"A run of the champion, which has {level}.{notes}"
         metric = self._settings.metric
-        better_by = gain(e.metric, summary.mean, metric.better)
+        of_commit = own.mean is not None and own.n > 1 and not _counts_nowhere(e)
+        better_by = gain(own.mean if of_commit and own.mean is not None else e.metric, summary.mean, metric.better)
         unit = f"{metric.unit or ('' if metric.name else 'bits per byte')} ".lstrip()
-        return (
-            f"{abs(better_by):.4f} {unit}{'better' if better_by > 0 else 'worse'} than the champion's {level}. "
-            f"One replicate proves nothing; promote_commit judges over several.{self._beside(e, champion)}{notes}"
-        )
+        word = f"{unit}{'better' if better_by > 0 else 'worse'} than the champion's {level}."
+        if not of_commit:
+            caution = "One replicate proves nothing; promote_commit judges over several."
+            return f"{abs(better_by):.4f} {word} {caution}{self._beside(e, champion)}{notes}"
+        noise = self.noise(e.conditions)
+        error = f" ± {noise * math.sqrt(1 / own.n + 1 / summary.n):.4f}" if noise is not None else ""
+        return f"Its commit has mean {own.mean:.4f} (n={own.n}): {abs(better_by):.4f}{error} {word}{self._beside(e, champion)}{notes}"
 
     def _beside(self, e: Experiment, champion: str) -> str:
         """Compare an experiment's further numbers with the champion's, those of guards first."""
@@ -270,6 +289,14 @@ class LabStatus:
         names = [name for name in dict.fromkeys([*guarded, *e.metrics]) if theirs.get(name)][:_MOST_BESIDE]
         numbers = [f"{one_line(name, 64)} {e.metrics[name]:.6g} (champion {mean(theirs[name]):.6g})" for name in names]
         return f" Beside it: {', '.join(numbers)}." if numbers else ""
+
+    def disturbed(self, e: Experiment) -> str:
+        """Say by how much a run's steps fall out of its commit's own; empty where they don't, or nothing is known."""
+        steps = sorted(score.steps for score in self._ledger.scores(e.commit) if score.steps and score.conditions == e.conditions)
+        if not e.steps or len(steps) < 2:
+            return ""
+        share = e.steps / median(steps) - 1
+        return f"{share:+.0%} steps against its commit's median of {median(steps):g}" if abs(share) >= DISTURBED else ""
 
     def conditions(self) -> str:
         """Return the conditions under which the champion was measured last on the reference kind of device.
@@ -344,8 +371,9 @@ class LabStatus:
         return steps
 
 
-def _leader_line(leader: Leader) -> a.Leader:
+def _leader_line(leader: Leader, verdict: Verdict | None, lineage: Lineage) -> a.Leader:
     standing, shrunk = leader.standing, leader.shrunk
+    gain, se = (shrunk.gain, (shrunk.high - shrunk.low) / 4) if shrunk else (None, None)
     return a.Leader(
         commit=standing.commit,
         n=standing.n,
@@ -357,7 +385,18 @@ def _leader_line(leader: Leader) -> a.Leader:
         gain_high=shrunk.high if shrunk else None,
         p_better=shrunk.better if shrunk else None,
         mark=leader.mark,
+        why=standing_in_words(standing.commit, standing.n, gain, se, verdict, lineage),
     )
+
+
+def _training_cost(settings: Settings, typical_s: float | None, budget: a.Budget) -> a.TrainingCost:
+    """Return what a training takes here, and how many more fit into the budget when each costs what is typical."""
+    profile, reserves_s = PROFILES[settings.training.profile], settings.longest_s()
+    left = int(budget.left_s // (typical_s or reserves_s)) if budget.left_s >= reserves_s else 0
+    limits = f"{profile.memory_mb} MB of memory"
+    if settings.trust == "verified":
+        limits = f"{profile.checkpoint_mb} MB of weights, {limits}, {profile.free_cpu_s:g} CPU s before start() are free"
+    return a.TrainingCost(typical_s=typical_s, reserves_s=reserves_s, slots=settings.slots, left=left, limits=limits)
 
 
 def _counts_nowhere(e: Experiment) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from autoresearch_mcp.server import answers as a
@@ -81,7 +82,7 @@ class Trainings:
         queued = self._enqueue(settings, wanted, idempotency_key, request)
         if queued is None:
             ids = core.ledger.answer(idempotency_key or "", request) or []
-            return self._answer(sha, ids, [line.seed for line in self._experiments.states(ids)], 0.0, True)
+            return self._answer(sha, ids, _seeds(self._experiments.states(ids)), 0.0, True)
         return self._answer(sha, [e.id for e in queued], [e.seed for e in queued], sum(e.held_s for e in queued), False)
 
     def reproduce(self, id: str, author: str) -> str:
@@ -206,7 +207,7 @@ class Trainings:
         """Return the answer to a launch whose experiments are queued or have ended."""
         lines = self._experiments.states(ids)
         reserved_s = sum(e.held_s for e in self._core.ledger.open_experiments() if e.id in ids)
-        return self._answer(commit, ids, [line.seed for line in lines], 0.0 if repeated else reserved_s, repeated, note)
+        return self._answer(commit, ids, _seeds(lines), 0.0 if repeated else reserved_s, repeated, note)
 
     def _answer(
         self, commit: str, ids: list[str], seeds: list[int], reserved_s: float, repeated: bool, note: str | None = None
@@ -223,3 +224,7 @@ class Trainings:
         return a.LaunchAnswer(
             experiments=ids, seeds=seeds, commit=commit, repeated=repeated, reserved_s=reserved_s, budget_left_s=left, note=note
         )
+
+
+def _seeds(lines: Sequence[a.ExperimentLine]) -> list[int]:
+    return [line.seed for line in lines if line.seed is not None]

@@ -103,6 +103,7 @@ class Ledger:
         self.scores = results.scores
         self.finished_after = results.finished_after
         self.counts = results.counts
+        self.seconds_by_author = results.seconds_by_author
 
         evidence = Evidence(database)
         self.keep_evidence = evidence.keep_evidence

@@ -98,6 +98,17 @@ class Results:
             ).fetchall()
         return [(number, _score(*facts)) for number, *facts in rows]
 
+    def seconds_by_author(self, limit: int) -> dict[str, float]:
+        """Return the seconds from start to end of all trainings that ended, by who launched them, the largest sum first."""
+        with self._database.read() as db:
+            return dict(
+                db.execute(
+                    "SELECT CASE by_lab WHEN 1 THEN 'the lab' ELSE author END AS who, sum(max(finished_at - started_at, 0)) AS s "
+                    "FROM ended WHERE started_at IS NOT NULL GROUP BY who ORDER BY s DESC LIMIT ?",
+                    (limit,),
+                ).fetchall()
+            )
+
     def counts(self) -> dict[str, int]:
         """Count all experiments of the lab by state."""
         with self._database.read() as db:

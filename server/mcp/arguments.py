@@ -3,21 +3,41 @@
 from pathlib import PurePosixPath
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from autoresearch_mcp.server.lab.query import COMMIT, TAG, TAG_FORM, Commit, Tag
 from autoresearch_mcp.server.mcp.schema import MAX_TEXT
 
-__all__ = ["COMMIT", "FORMS", "ID", "Author", "Commit", "Edit", "ExperimentId", "Files", "MemoryId", "Path", "Tag", "Tags", "Text"]
+__all__ = [
+    "COMMIT",
+    "FORMS",
+    "ID",
+    "Against",
+    "Author",
+    "Commit",
+    "Edit",
+    "ExperimentId",
+    "ExperimentName",
+    "Files",
+    "MemoryId",
+    "Path",
+    "Tag",
+    "Tags",
+    "Text",
+]
 
 # No `\w{1,64}`: a repeated class takes milliseconds to compile, and each tool's model compiles its own.
 ID = r"^[a-z]-[0-9a-z]{15}$"
 
+EXPERIMENT = r"^([a-z]-[0-9a-z]{15}|champion|[0-9a-f]{7,64})$"
+AGAINST = r"^(base|champion|[0-9a-f]{7,64})$"
 AUTHOR = r"^[\w .@:/+-]+$"
 FORMS = {  # by pattern: what a refusal says of it
     ID: "an id as the lab gives them, such as e-01h2xk3m4n5p6q7",
     AUTHOR: "made of letters, digits, blanks and _.@:/+-",
     TAG: f"made of {TAG_FORM}, without blanks",
+    EXPERIMENT: "an id, such as e-01h2xk3m4n5p6q7, or a commit",
+    AGAINST: "base, champion, or a commit's hash",
     COMMIT: "a commit's hash (7 or more of its hex digits), or champion",
 }
 
@@ -25,6 +45,11 @@ FORMS = {  # by pattern: what a refusal says of it
 def _plain(path: str) -> str:
     """Return a path as git writes it: `./train.py` is train.py."""
     return str(PurePosixPath(path.strip())) if path.strip() else path
+
+
+def _against(value: object) -> object:
+    """Take a yes, as earlier versions asked for it, for the base, and a no for none."""
+    return {"true": "base", "false": None}.get(str(value).lower(), value)
 
 
 def _plain_paths(files: dict[str, str]) -> dict[str, str]:
@@ -36,6 +61,8 @@ def _plain_paths(files: dict[str, str]) -> dict[str, str]:
 
 Author = Annotated[str, Field(pattern=AUTHOR, max_length=64, description="name: letters, digits; max 64")]
 ExperimentId = Annotated[str, Field(pattern=ID, description="like e-01h2xk3m4n5p6q7")]
+ExperimentName = Annotated[str, Field(pattern=EXPERIMENT, description="id like e-01h2xk3m4n5p6q7, or a commit")]
+Against = Annotated[Annotated[str, Field(pattern=AGAINST)] | None, BeforeValidator(_against)]
 MemoryId = Annotated[str, Field(pattern=ID)]
 Path = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_plain)]
 Tags = Annotated[list[Tag], Field(max_length=16, description=TAG_FORM)]

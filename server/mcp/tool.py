@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails, to_json
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.mcp.arguments import FORMS
 from autoresearch_mcp.server.mcp.bridge import Ctx
+from autoresearch_mcp.server.mcp.concise import concise
 from autoresearch_mcp.server.mcp.schema import Schema, forms, outline, slim
 from autoresearch_mcp.server.mcp.variants import as_meant
 from autoresearch_mcp.server.untrusted import clean, cut, safe
@@ -75,10 +76,11 @@ class Signature(FuncMetadata):
             raise LabError("\n".join(sentences), "bad_arguments") from error
 
     def convert_result(self, result: Any) -> CallToolResult | InputRequiredResult:
-        """Fields without a value are left out, and the text is compact: every agent pays for each character."""
+        """Return the answer in short, as structured content and as compact text."""
         if not isinstance(result, BaseModel) or isinstance(result, CallToolResult | InputRequiredResult):
             return super().convert_result(result)
-        answer = safe(result.model_dump(mode="json", exclude_none=True))
+        listed = self.output_schema["properties"] if self.output_schema else {}
+        answer = concise(safe(result.model_dump(mode="json", exclude_none=True)), kept=listed)
         return CallToolResult(content=[TextContent(type="text", text=to_json(answer).decode())], structured_content=answer)
 
     def _sentence(self, detail: ErrorDetails) -> str:

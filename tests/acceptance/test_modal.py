@@ -46,7 +46,7 @@ async def test_a_proposal_is_trained_in_one_sandbox_measured_in_another_paid_and
                 rest = [line["id"] for line in status["running"]]
                 await answer(client, "wait_for_experiments", ids=rest, timeout_s=40)
             rows = (await answer(client, "query_experiments", limit=100, columns=["id", "commit", "created_at"]))["rows"]
-            every = [await answer(client, "get_experiment", id=row["id"]) for row in rows]
+            every = [await answer(client, "get_experiment", id=row["id"], include=["curve", "log"]) for row in rows]
 
     own = [each for each in every if each["experiment"]["commit"] == commit]
     first, money = own[0], status["budget"]["usd"]

@@ -136,7 +136,7 @@ class Arena:
 
     async def line(self, experiment: str) -> dict[str, Any]:
         """Return all that an agent is told of an experiment."""
-        return await self.call("get_experiment", id=experiment)
+        return await self.call("get_experiment", id=experiment, include=["curve", "log", "versions"])
 
     async def judge(self, candidate: Candidate) -> Outcome:
         """Ask for a candidate's promotion when its runs have ended, and say what came of it."""

@@ -88,7 +88,7 @@ async def test_no_answer_to_a_client_holds_a_score_of_the_hidden_split(campaign:
         ],
         "launch_training": [{"commit": commit}],
         "wait_for_experiments": [{"ids": campaign.experiments}],
-        "get_experiment": [{"id": id} for id in campaign.experiments],
+        "get_experiment": [{"id": id, "include": ["curve", "log", "diff", "versions"]} for id in campaign.experiments],
         "read_log": [{"id": id}],
         "cancel_experiment": [{"id": id}],
         "query_experiments": [

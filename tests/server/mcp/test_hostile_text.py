@@ -171,7 +171,7 @@ async def test_no_tool_resource_prompt_or_completion_lets_it_out_as_it_is(hostil
         ],
         "launch_training": [{"commit": hostile.commit, "device": name[:32]}, {"commit": hostile.commit, "tags": [name]}],
         "wait_for_experiments": [{"ids": hostile.ids, "timeout_s": 1}],
-        "get_experiment": [{"id": id} for id in hostile.ids],
+        "get_experiment": [{"id": id, "include": ["curve", "log", "diff", "versions"]} for id in hostile.ids],
         "read_log": [
             *({"id": id, "mode": mode} for id in (running, crashed) for mode in ("tail", "head", "window")),
             {"id": running, "mode": "grep", "pattern": "EVIL"},

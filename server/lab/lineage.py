@@ -1,0 +1,78 @@
+"""Where a commit stands beside the champion: what it was built on, and what may be concluded of it."""
+
+from collections.abc import Mapping
+
+from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.models import Proposal, Verdict
+
+MOST = 5_000  # proposals whose base is known, the newest
+WITHIN_NOISE = 2.0  # standard errors of a gain that may well be none
+
+
+class Lineage:
+    """Tells which proposals build on the champion, and which it holds already.
+
+    Args:
+        champion: the commit of now.
+        proposal: the proposal with the champion's code: the same commit, unless the change was rebased.
+        proposals: the lab's, by commit.
+
+    Attributes:
+        proposals: the same.
+    """
+
+    def __init__(self, champion: str, proposal: str, proposals: Mapping[str, Proposal]) -> None:
+        self.proposals = proposals
+        self._champion = {champion, proposal}
+        self._held = {*self._bases(champion), *self._bases(proposal)} - self._champion
+
+    @classmethod
+    def of(cls, ledger: Ledger, champion: str) -> "Lineage":
+        """Return the lineage of a champion among the lab's newest proposals."""
+        proposals = {each.commit: each for _, each in ledger.proposals_after(0, MOST)}
+        return cls(champion, ledger.proposal_of(champion), proposals)
+
+    def is_champion(self, commit: str) -> bool:
+        """Return whether a commit has the champion's code."""
+        return commit in self._champion
+
+    def has(self, commit: str) -> bool:
+        """Return whether the champion was built on a commit."""
+        return commit in self._held
+
+    def is_stale(self, commit: str) -> bool:
+        """Return whether a commit was built on an earlier champion."""
+        return self._champion.isdisjoint({commit, *self._bases(commit)})
+
+    def _bases(self, commit: str) -> list[str]:
+        bases: dict[str, None] = {}
+        while (proposal := self.proposals.get(commit)) is not None and proposal.base not in bases:
+            commit = proposal.base
+            bases[commit] = None
+        return list(bases)
+
+
+def standing_in_words(commit: str, n: int, gain: float | None, se: float | None, verdict: Verdict | None, lineage: Lineage) -> str:
+    """Say in a few words where a commit stands, so that nobody takes a lucky run for a better champion.
+
+    Args:
+        commit: its full id.
+        n: replicates that count.
+        gain: of its mean on the champion's; positive is better.
+        se: standard error of that.
+        verdict: the gate's last word, if there is one.
+        lineage: of the champion.
+    """
+    if lineage.is_champion(commit):
+        return "champion"
+    if lineage.has(commit):
+        return "already in the champion"
+    if verdict is not None and (verdict.final or verdict.code == "futile"):
+        words = [f"decided: {verdict.code}"]
+    else:
+        words = [f"open (n={n})"]
+        if gain is not None and se is not None and abs(gain) < WITHIN_NOISE * se:
+            words.append("within noise")
+    if lineage.is_stale(commit):
+        words.append("on an old base (promote_commit gives `retrain`)")
+    return ", ".join(words)
