@@ -13,6 +13,8 @@ from autoresearch_mcp.server.lake.base import Condition, Query
 from autoresearch_mcp.server.models import Memory, MemoryKind, Record, new_id
 from autoresearch_mcp.server.untrusted import clean
 
+DIRECTION = "direction"  # tag of an idea that is a field of work, not one trial
+_SPARE = 20  # ideas that are looked at beyond those asked for, as tried ones are left out
 _MEMORY_ID = re.compile(r"m-[0-9a-z]{15}")
 
 
@@ -78,6 +80,8 @@ class Memories:
     ) -> a.SearchAnswer:
         """Return memories by their relevance to `query`, the newest first on ties, and the proposals that resemble it.
 
+        Of ideas, those that were tried are left out: a proposal much like it was trained, or a later memory supersedes it.
+
         Args:
             query: words; without any, the newest memories are returned.
             kind: of the memories.
@@ -96,13 +100,27 @@ class Memories:
             ("created_at", ">=", since),
             ("created_at", "<=", until),
         )
-        answer = self._core.view.search(query, where, limit)
+        untried = kind == "idea"
+        answer = self._core.view.search(query, where, limit + _SPARE if untried else limit)
+        hits = self._hits([(memory, score) for memory, score in answer.value.hits if isinstance(memory, Memory)])
+        notes = [answer.warning]
+        if untried:
+            tried = {hit.id: commit for hit in hits if (commit := self._tried(hit))}
+            hits = [hit for hit in hits if hit.id not in tried and not hit.superseded_by]
+            if tried:
+                notes.append(f"Left out, as tried: {', '.join(f'{id} as {commit[:12]}' for id, commit in list(tried.items())[:10])}.")
         return a.SearchAnswer(
-            memories=self._hits([(memory, score) for memory, score in answer.value.hits if isinstance(memory, Memory)]),
+            memories=hits[:limit],
             ranking=answer.value.ranking,
             proposed=self._similar.find(query, holds=True) if query.strip() else [],
-            note=answer.warning,
+            note=" ".join(filter(None, notes)),
         )
+
+    def _tried(self, idea: Memory) -> str:
+        """Return a proposal much like an idea that was trained since; empty where there is none. A direction is never done."""
+        if DIRECTION in idea.tags:
+            return ""
+        return next((each.commit for each in self._similar.find(idea.text) if each.ended), "")
 
     def _hits(self, ranked: Sequence[tuple[Memory, float]]) -> list[a.MemoryHit]:
         """Return the memories with the ids of later ones that supersede or contradict them."""

@@ -136,3 +136,18 @@ def test_a_search_finds_proposals_by_words_that_are_there(bench: MeasuredLab) ->
     lab.propose_patch("Another head for the attention.", "ada", edits=edit("HEAD_DIM = 32", "HEAD_DIM = 16"))
     for query in ("Halve the tokens", "batch", "BATCH_TOKENS", "noisy gradients"):
         assert [each.commit for each in lab.search_memory(query).proposed] == [small], query
+
+
+def test_an_idea_that_was_tried_leaves_the_list_of_the_untried(bench: MeasuredLab) -> None:
+    lab = bench.lab
+    text = "Halve the tokens of a step, so that more steps fit."
+    tried = lab.write_memory("idea", text, "ada").id
+    direction = lab.write_memory("idea", text, "ada", tags=["direction"]).id
+    stale = lab.write_memory("idea", "Use a cosine schedule for the rates.", "ada").id
+    fresh = lab.write_memory("idea", "Use a linear schedule for the rates.", "ada", supersedes=[stale]).id
+    commit = lab.propose_patch(text, "bob", edits=edit("BATCH_TOKENS = 1024", "BATCH_TOKENS = 512")).commit
+    assert {hit.id for hit in lab.search_memory(kind="idea").memories} == {tried, direction, fresh}, "nobody has trained it yet"
+    bench.measure(commit, [1.55])
+    answer = lab.search_memory(kind="idea")
+    assert {hit.id for hit in answer.memories} == {direction, fresh} and f"{tried} as {commit[:12]}" in answer.note
+    assert tried in {hit.id for hit in lab.search_memory("halve tokens").memories}
