@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ OFFLINE = {
     "TP_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",
 }
+_WANTS_TO_SHARE = re.compile(r"SemLock|/dev/shm|shared_memory|_MultiProcessingDataLoaderIter|torch_shm_manager")
 WORLD = "world"  # the empty folder of a run directory in which a world of its own is put together
 _PREFIX_FOLDERS = ("bin", "lib", "lib64", "include", "share", "pyvenv.cfg")
 _LOOK = """
@@ -184,3 +186,22 @@ class Script:
         """Return a text of lab.toml with the run's own variables in place of their names."""
         known: Mapping[str, str] = {**self._own_variables(), "HOME": str(self._folder)}
         return Template(text).safe_substitute(known)
+
+
+def explained(failure: Failure, log: str, limit_mb: int) -> Failure:
+    """Return a failure that says which of the sandbox's limits was met, and what to do.
+
+    Args:
+        failure: as the log has it.
+        log: the end of what the code printed, with its traceback.
+        limit_mb: how much it may write.
+    """
+    hint = ""
+    if "File too large" in failure.message:
+        hint = f" A run may write {limit_mb} MB ([training] max_file_mb in lab.toml)."
+    elif not has_world() and _WANTS_TO_SHARE.search(log) and re.search(r"Permission|_shutdown", log):
+        hint = (
+            " This machine gives a run no /dev/shm of its own (it takes Linux with namespaces for users), so processes can't share memory: "
+            "use num_workers=0, and no pools or queues."
+        )
+    return replace(failure, message=failure.message + hint)

@@ -41,7 +41,7 @@ from autoresearch_mcp.trainer.records import Curve, Log
 from autoresearch_mcp.trainer.sandbox import processes
 from autoresearch_mcp.trainer.sandbox.scratch import Scratch
 from autoresearch_mcp.trainer.scorer import Scorer, explain
-from autoresearch_mcp.trainer.script import Script
+from autoresearch_mcp.trainer.script import Script, explained
 from autoresearch_mcp.trainer.submission import Submission
 
 Stage = Literal["all", "train", "score", "compile"]
@@ -271,10 +271,7 @@ class Supervisor:
         if code != 0:
             self._reported = self._log.reported_bpb()
             failure = of_crash(self._log.tail, self._scratch.path, [], code, self._spec.module or self._spec.entry)
-            if "File too large" in failure.message:
-                limit = f" A run may write {self._scratch.limit_mb} MB ([training] max_file_mb in lab.toml)."
-                failure = replace(failure, message=failure.message + limit)
-            raise Ended("crashed", failure)
+            raise Ended("crashed", explained(failure, self._log.tail, self._scratch.limit_mb))
         self._reported = self._read_metric()
 
     def _read_metric(self) -> float:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from autoresearch_mcp.trainer import protocol, sandbox
+from autoresearch_mcp.trainer import protocol, sandbox, script
+from autoresearch_mcp.trainer.failures import Failure
 from tests.trainer.conftest import Launched, Warm
 
 
@@ -234,3 +235,15 @@ def test_in_a_world_of_its_own_code_reaches_nothing_of_the_machine_or_of_another
             shared.unlink()
     assert "REACHED" not in log and log.count("refused") == 13, log
     assert secret.stat().st_mode & 0o777 != 0o777
+
+
+def test_where_memory_can_not_be_shared_a_failure_says_what_to_do_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(log: str) -> str:
+        return script.explained(Failure("error", "it failed."), log, 1024).message
+
+    lost = "AttributeError: '_MultiProcessingDataLoaderIter' object has no attribute '_shutdown'"
+    monkeypatch.setattr(script, "has_world", lambda: False)
+    assert "num_workers=0" in said(lost) and "num_workers=0" in said("in SemLock\nPermissionError: [Errno 13] Permission denied")
+    assert said("PermissionError: [Errno 13] Permission denied: '/etc/shadow'") == "it failed."
+    monkeypatch.setattr(script, "has_world", lambda: True)
+    assert said(lost) == "it failed."
