@@ -13,7 +13,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from autoresearch_mcp.server import devices
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.models import Metric, Model
-from autoresearch_mcp.server.settings.metric import MetricSection
+from autoresearch_mcp.server.settings.metric import Guard, MetricSection
 from autoresearch_mcp.server.settings.promotion import PromotionSection
 from autoresearch_mcp.server.settings.section import Section
 from autoresearch_mcp.server.settings.training import OF_SCRIPTS, Training
@@ -209,8 +209,10 @@ class Settings(Model):
 
     def launch(self) -> LaunchSettings:
         """Return what belongs to an experiment that is launched now."""
-        metric = self.metric.model_copy(update={"goal": None})  # what is read stays the same, whichever way is better
-        return LaunchSettings(backend=self.compute.backend, training=self.training, metric=metric)
+        guards = [Guard(name=guard.name, margin=0) for guard in self.metric.guard]
+        metric = self.metric.model_copy(update={"goal": None, "guard": guards})  # what is read; how it is judged is no part of a launch
+        training = self.training.model_copy(update={"reported_metric": self.metric.name})  # one launch, whichever key names it
+        return LaunchSettings(backend=self.compute.backend, training=training, metric=metric)
 
     def under(self, launch: LaunchSettings) -> "Settings":
         """Return these settings with the backend, the training and the metric of an earlier launch."""
@@ -225,7 +227,7 @@ class Settings(Model):
             f"[{section}] {key}"
             for section, ours, theirs in pairs
             for key in type(ours).model_fields
-            if getattr(ours, key) != getattr(theirs, key)
+            if key != "reported_metric" and getattr(ours, key) != getattr(theirs, key)
         ]
         return keys + (["[compute] backend"] if self.compute.backend != launch.backend else [])
 

@@ -169,6 +169,14 @@ def test_another_entry_with_arguments_and_other_files(tmp_path: Path) -> None:
     assert loaded.trust == "reported" and loaded.longest_s() < 70
 
 
+def test_a_launch_keeps_what_is_read_and_not_how_it_is_judged(tmp_path: Path) -> None:
+    metric = '[metric]\nname = "acc"\ngoal = "{}"\n[[metric.guard]]\nname = "ms"\nmargin = {}\n'
+    first, second = lab_toml(tmp_path, metric.format("min", 1)), lab_toml(tmp_path, metric.format("max", 2))
+    assert first.launch() == second.launch() and not second.changed_since(first.launch())
+    assert lab_toml(tmp_path, metric.format("max", 2).replace("acc", "f1")).changed_since(first.launch()) == ["[metric] name"]
+    assert lab_toml(tmp_path, 'reported_metric = "acc"\n').launch() == lab_toml(tmp_path, '[metric]\nname = "acc"\n').launch()
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
