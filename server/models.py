@@ -218,6 +218,11 @@ class Promotion(Model):
     created_at: float
     version: int = 1
 
+    @property
+    def is_demotion(self) -> bool:
+        """Whether the owner took a promotion back: `commit` is the champion of before."""
+        return self.verdict.get("code") == "demoted"
+
 
 def _metric(e: "Experiment | Score") -> float | None:
     """Return the metric by which an experiment that finished is compared.

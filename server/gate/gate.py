@@ -137,7 +137,7 @@ class Gate:
 
     def _case(self, commit: str, champion: str, settings: Settings) -> _Case:
         group = self._group(commit, champion)
-        since = next((p.created_at for p in reversed(self._ledger.promotions()) if p.commit == champion), 0.0)
+        since = next((p.created_at for p in reversed(self._ledger.promotions()) if p.commit == champion and not p.is_demotion), 0.0)
         own = self._ledger.proposal_of(commit)
         attempts = {score.experiment: score for each in group for score in self._ledger.scores(each) if _queued_at(score) >= since}
         started = in_order_of_launch(score for score in attempts.values() if was_started(score))

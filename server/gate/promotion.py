@@ -50,6 +50,8 @@ class Promoter:
             if commit == champion:
                 return self._refusal(champion, Verdict(promote=False, code="is_champion", reason="This commit is the champion already."))
             proposal = self._ledger.proposal(commit)
+            if approved_by is None and (why := self._is_owners(commit, champion)):
+                return self._refusal(champion, Verdict(promote=False, code="is_champion", reason=why, final=True))
             if proposal is None:
                 raise LabError(
                     f"{commit[:12]} was not made by propose_patch, so it can't be promoted. Propose the change first.", "not_a_proposal"
@@ -71,6 +73,51 @@ class Promoter:
             changes = parts(proposal, champion, self._repo, self._ledger)
             note = f"{answer.note} {_SEVERAL.format(len(changes), '; '.join(changes[:8]))}" if len(changes) > 1 else answer.note
             return answer.model_copy(update={"note": note})
+
+    def demote(self, by: str, reason: str) -> Promotion:
+        """Take the last promotion back: the champion of before is the champion again. All records stay.
+
+        Args:
+            by: the owner, who may do this.
+            reason: kept with the record.
+
+        Returns:
+            The record: its `commit` is the champion now, its `previous` the one that was demoted.
+
+        Raises:
+            LabError: `no_promotion`, where this champion was not promoted, and the repository's own.
+        """
+        with files.locked(self._lock):
+            self._recover()
+            champion = self._repo.champion()
+            last = next((p for p in reversed(self._ledger.promotions()) if p.commit == champion and not p.is_demotion), None)
+            if last is None:
+                raise LabError(f"The champion {champion[:12]} is the lab's first: there is no promotion to take back.", "no_promotion")
+            verdict = {"code": "demoted", "reason": reason, "undoes": last.id, "metric": last.verdict.get("metric", "verified")}
+            verdict |= {"candidate_mean": last.verdict.get("champion_mean"), "champion_mean": last.verdict.get("candidate_mean")}
+            demotion = Promotion(
+                id=new_id("p"),
+                commit=last.previous,
+                previous=champion,
+                author=by,
+                approved_by=by,
+                verdict=verdict,
+                created_at=time.time(),
+            )
+            self._advance(demotion)
+            return demotion
+
+    def _is_owners(self, commit: str, champion: str) -> str:
+        """Return why only the lab's owner can make this commit the champion: it was one before. Empty where the gate decides."""
+        demoted = {p.previous for p in self._ledger.promotions() if p.is_demotion and not self._repo.is_ancestor(p.previous, champion)}
+        if commit in demoted | {self._ledger.proposal_of(each) for each in demoted}:
+            return f"The lab's owner took the promotion of {commit[:12]} back. Only they can promote it again (`autoresearch-mcp approve`)."
+        if self._repo.is_ancestor(commit, champion):
+            return (
+                f"{commit[:12]} is in the champion {champion[:12]} already. Only the lab's owner can go back to it: ask for "
+                "`autoresearch-mcp demote`, which takes the last promotion back."
+            )
+        return ""
 
     def recover(self) -> None:
         """Settle a promotion that a crash interrupted. Cheap when there is none."""
@@ -121,13 +168,7 @@ class Promoter:
             verdict=verdict.model_dump(),
             created_at=time.time(),
         )
-        self._ledger.intend_promotion(promotion)
-        try:
-            warnings = self._repo.advance(champion, commit)
-        except LabError:
-            self._ledger.drop_promotion(promotion)
-            raise
-        self._ledger.confirm_promotion(promotion)
+        warnings = self._advance(promotion)
         note = f"The champion is now {commit[:12]}. Base new proposals on it; open proposals on the old one will be asked to retrain."
         return PromoteAnswer(
             promoted=True,
@@ -136,6 +177,17 @@ class Promoter:
             verdict=verdict,
             note=" ".join([note, *warnings]),
         )
+
+    def _advance(self, promotion: Promotion) -> list[str]:
+        """Write a move of the champion down, make it, and confirm it. Returns the warnings of `Repo.advance`."""
+        self._ledger.intend_promotion(promotion)
+        try:
+            warnings = self._repo.advance(promotion.previous, promotion.commit)
+        except LabError:
+            self._ledger.drop_promotion(promotion)
+            raise
+        self._ledger.confirm_promotion(promotion)
+        return warnings
 
     def _recover(self) -> None:
         for promotion in self._ledger.promotions(done=False):

@@ -18,6 +18,7 @@ from autoresearch_mcp.server.lab.proposing import Proposing
 from autoresearch_mcp.server.lab.similar import SimilarProposals
 from autoresearch_mcp.server.lab.status import LabStatus
 from autoresearch_mcp.server.lab.trainings import Trainings
+from autoresearch_mcp.server.models import Promotion
 from autoresearch_mcp.server.settings import Settings
 from autoresearch_mcp.server.settings.live import Stamp
 
@@ -109,6 +110,20 @@ class Lab:
         behind = self._core.view.warning()
         warnings = [*answer.warnings, *self._core.settings_warnings(), *([behind] if behind else [])]
         return answer.model_copy(update={"warnings": warnings})
+
+    def demote(self, by: str, reason: str) -> Promotion:
+        """Take the last promotion back, for the lab's owner. See `Promoter.demote`.
+
+        Args:
+            by: who asks.
+            reason: kept with the record.
+
+        Raises:
+            LabError: `no_promotion`, and the repository's own.
+        """
+        demotion = self._promoter().demote(by, reason)
+        self._core.wake()
+        return demotion
 
     def promote_commit(self, commit: str, author: str, approved_by: str | None = None) -> a.PromoteAnswer:
         """Ask the gate, and move the champion if it says yes.

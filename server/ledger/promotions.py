@@ -41,6 +41,10 @@ class Promotions:
         return [Promotion.model_validate_json(row[0]) for row in rows]
 
     def promotion_count(self) -> int:
-        """Count the confirmed promotions."""
+        """Count the confirmed promotions, also those that were taken back."""
         with self._database.read() as db:
-            return int(db.execute("SELECT count(*) FROM promotions WHERE done = 1").fetchone()[0])
+            return int(
+                db.execute(
+                    "SELECT count(*) FROM promotions WHERE done = 1 AND json_extract(record, '$.verdict.code') IS NOT 'demoted'"
+                ).fetchone()[0]
+            )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.query import ExperimentQuery
@@ -61,6 +62,25 @@ def test_a_promoted_stack_is_to_be_trained_without_each_of_its_changes(bench: Me
     promoted = bench.lab.promote_commit(both, "ada")
     assert promoted.promoted and "It holds 2 changes: DEPTH = to DEPTH = 1 +; HEAD_DIM = 32 to HEAD_DIM = 16." in promoted.note
     assert "changes" not in bench.lab.promote_commit(both, "ada").note
+
+
+def test_the_owner_takes_a_promotion_back_and_no_agent_can_repeat_it(bench: MeasuredLab, capsys: pytest.CaptureFixture[str]) -> None:
+    champion, better = settled(bench)
+    assert bench.lab.promote_commit(better, "ada").promoted
+    older = bench.lab.promote_commit(champion, "ada")
+    assert not older.promoted and "autoresearch-mcp demote" in older.note
+    assert cli.main(["demote", "--reason", "it cheats", str(bench.root)]) == 0
+    assert f"{champion[:12]} again" in capsys.readouterr().out
+    assert bench.git("rev-parse", "research") == champion == bench.lab.status().champion.commit
+    assert bench.lab.status().promotions == 1, "the promotion stays in the record"
+    (promotion, demotion) = bench.ledger.promotions()
+    assert demotion.verdict["undoes"] == promotion.id and demotion.verdict["reason"] == "it cheats"
+    assert demotion.verdict["candidate_mean"] == pytest.approx(1.6, abs=0.01), "what the picture draws from then on"
+    again = bench.lab.promote_commit(better, "ada")
+    assert not again.promoted and "took the promotion" in again.note and bench.lab.champion() == champion
+    assert bench.lab.promote_commit(better, "owner", "a person").promoted
+    assert cli.main(["demote", str(bench.root)]) == 0 and bench.lab.champion() == champion
+    assert cli.main(["demote", str(bench.root)]) == 2 and "first" in capsys.readouterr().err
 
 
 def test_an_owner_who_works_on_the_champions_branch_is_told_that_it_moved(bench: MeasuredLab) -> None:
