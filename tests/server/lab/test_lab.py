@@ -447,3 +447,17 @@ def test_on_a_machine_without_a_sandbox_the_lab_says_so_and_what_follows(
             assert any("nothing trained here can be promoted" in warning for warning in lab.status().warnings)
     finally:
         status.confined.cache_clear()
+
+
+def test_a_launch_says_when_the_queue_is_empty_once_three_trainings_have_finished(lab: Lab, ledger: Ledger) -> None:
+    commit = propose(lab)
+    first = lab.launch_training(commit, "ada", 3)
+    assert "isn't known" in first.note and first.reserved_s == pytest.approx(3 * lab.settings.longest_s())
+    for id in first.experiments:
+        begun = ledger.start(id, 1e9)
+        assert begun is not None and begun.started_at is not None
+        ledger.move(id, ["starting"], state="finished", val_bpb=1.0, finished_at=begun.started_at + 2)
+    slots = lab.settings.slots
+    later = lab.launch_training(commit, "ada", 8)
+    assert f"empty in about {16 / min(slots, 8):.0f} s" in later.note and f"8 trainings on {slots} slots, 2 s each" in later.note
+    assert later.reserved_s == pytest.approx(16, rel=0.01)
