@@ -21,6 +21,7 @@ from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.mcp import build_server
 from autoresearch_mcp.server.paths import LabPaths
+from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.lock import stop_runner
 from autoresearch_mcp.trainer import prepare
 
@@ -170,13 +171,13 @@ class Arena:
     def level(self) -> float:
         """Return the champion's mean."""
         with contextlib.closing(Ledger(self.paths.ledger)) as ledger:
-            values = [score.val_bpb for score in ledger.scores(self.champion) if score.val_bpb is not None]
+            values = [score.val_bpb for score in ledger.scores(Repo(self.root).resolve(self.champion)) if score.val_bpb is not None]
         return sum(values) / len(values)
 
     def hidden(self, commit: str) -> float | None:
         """Return a commit's mean on the hidden split, which only the owner knows."""
         with contextlib.closing(Ledger(self.paths.ledger)) as ledger:
-            values = [score.test_bpb for score in ledger.scores(commit) if score.test_bpb is not None]
+            values = [score.test_bpb for score in ledger.scores(Repo(self.root).resolve(commit)) if score.test_bpb is not None]
         return sum(values) / len(values) if values else None
 
     def data(self, split: str) -> "np.ndarray[Any, Any]":

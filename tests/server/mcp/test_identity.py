@@ -11,6 +11,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 
 from autoresearch_mcp.server import cli
+from autoresearch_mcp.server.proposals.repo import Repo
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.test_surface import answer, refusal
 
@@ -75,9 +76,7 @@ async def test_an_orchestrator_can_cancel_what_others_launched_and_the_record_na
         id = await launch(others, author="ada")
         assert (await answer(chief, "cancel_experiment", id=id))["state"] == "cancelled"
         assert (await answer(others, "get_experiment", id=id))["against_champion"] == "It was cancelled by chief."
-        (score,) = [
-            score for score in runner_lab.ledger.scores((await answer(chief, "get_status"))["champion"]["commit"]) if score.experiment == id
-        ]
+        (score,) = [score for score in runner_lab.ledger.scores(Repo(runner_lab.root).champion()) if score.experiment == id]
         assert (score.author, score.cancelled_by, score.fault, score.cancelled_running) == ("ada", "chief", "cancel", False)
 
 
