@@ -22,6 +22,7 @@ from autoresearch_mcp.server.runner.schedule import LAB, in_turn
 from autoresearch_mcp.server.settings import Settings
 
 UNDECIDED = ("continue", "champion")  # verdicts after which the lab goes on
+SLICE_S = 0.1  # after which what is queued may start before the other candidacies are looked at
 MOST = 3  # launches for each replicate that may count: failures and repetitions end somewhere
 
 _log = logging.getLogger("autoresearch.runner")
@@ -42,33 +43,57 @@ class Candidacies:
         self._ledger = ledger
         self._repo = repo
         self._gate = gate
-        self._done: object = None
+        self._done: object = None  # the lab as it was when all had been looked at
+        self._began: object = None  # the lab as it was when the present turn began
+        self._looked_at = set[str]()  # in that turn
+        self._cleared = ""  # the champion of which no earlier one's replicates are queued any more
         self._on_champion, self._built_on_it = "", set[str]()
 
     async def advance(self) -> None:
         """Ask the gate about every open candidacy whose replicate ended, and queue what comes next.
 
+        A turn that takes long, as after a promotion, goes on with the next call, so that slots don't wait for the last of them.
+
         Raises:
             LabError: the ledger or the repository can't be used.
         """
         key = self._ledger.changes(), self._repo.champion(), self._current()
-        if key != self._done and self.any():
-            await asyncio.to_thread(self._advance)  # the first verdict imports scipy
-        self._done = key
+        if not self._looked_at:
+            self._began = key
+        if key != self._done and self.any() and not await asyncio.to_thread(self._advance):  # the first verdict imports scipy
+            return
+        self._looked_at.clear()
+        self._done = self._began
 
     def any(self) -> bool:
         """Return whether any candidacy is open."""
         return bool(self._ledger.open_candidacies(limit=1))
 
-    def _advance(self) -> None:
+    def _advance(self) -> bool:
+        """Take the next candidacies of this turn a step further. Returns whether the turn is over."""
+        import scipy.special  # noqa: F401 - before the first verdict, while trainings run: slots would wait for it
+
+        until = time.monotonic() + SLICE_S
         champion, training = self._repo.champion(), self._ledger.open_trainings()
-        for candidacy in self._ledger.open_candidacies(limit=in_turn(self._current().slots)):  # the others wait, whatever becomes of them
+        near = self._ledger.open_candidacies(limit=in_turn(self._current().slots))  # the others wait, whatever becomes of them
+        if champion != self._cleared:
+            for candidacy in near:
+                if self._is_stale(candidacy.commit, champion):
+                    self._cancel_queued(training.get(candidacy.id, []))
+            training, self._cleared = self._ledger.open_trainings(), champion
+        for candidacy in near:
+            if candidacy.id in self._looked_at:
+                continue
             try:
                 self._step(candidacy, champion, training.get(candidacy.id, []))
             except LabError as error:
                 if error.code in ("read_only", "disk_full", "busy", "ledger_unusable"):
                     raise
                 self._end(candidacy, "stopped", "", str(error))
+            self._looked_at.add(candidacy.id)
+            if time.monotonic() >= until:
+                return False
+        return True
 
     def _step(self, candidacy: Candidacy, champion: str, training: list[str]) -> None:
         """Take one candidacy as far as it goes without waiting."""
@@ -99,7 +124,8 @@ class Candidacies:
     def _is_stale(self, commit: str, champion: str) -> bool:
         """Return whether a commit is not built on the champion."""
         if self._on_champion != champion:
-            self._on_champion, self._built_on_it = champion, set()
+            self._cleared = ""  # the champion of which no earlier one's replicates are queued any more
+        self._on_champion, self._built_on_it = champion, set()
         if commit not in self._built_on_it and self._repo.is_ancestor(champion, commit):
             self._built_on_it.add(commit)
         return commit not in self._built_on_it

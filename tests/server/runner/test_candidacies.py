@@ -6,10 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.gate.gate import Gate
 from autoresearch_mcp.server.models import Candidacy
+from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.runner import candidacies
 from autoresearch_mcp.server.runner.lock import runner_lock
 from autoresearch_mcp.server.settings import load
 from tests.server.harness import LabHarness
@@ -162,15 +166,23 @@ def test_code_that_fails_costs_what_the_gate_allows_and_no_more(harness: LabHarn
     assert not harness.lab.promote_commit(ended.commit, "ada").promoted
 
 
-def test_undecided_candidates_are_rebased_when_the_champion_moves(harness: LabHarness) -> None:
-    """The change of another file part goes on top of the new champion, with no replicates."""
-    winner = propose(harness, 1, gain=50)
-    edits = [{"path": "train.py", "search": "SOFTCAP = 15.0", "replace": "SOFTCAP = 14.0"}]
-    other = harness.lab.propose_patch("A smaller softcap.", "bob", edits=edits).commit
+def test_undecided_candidates_are_rebased_when_the_champion_moves(harness: LabHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The change of another file part goes on top of the new champion, with no replicates. The first can start before the last is rebased."""
+    monkeypatch.setattr(candidacies, "SLICE_S", 0.0)
+    winner = propose(harness, 1, gain=99)
+    softcaps = [{"path": "train.py", "search": "SOFTCAP = 15.0", "replace": f"SOFTCAP = {n}.0"} for n in (14, 13)]
+    other, last = (harness.lab.propose_patch("A smaller softcap.", "bob", edits=[edit]).commit for edit in softcaps)
     launch(harness, winner)
     drive(harness)
-    id = launch(harness, other, author="bob")
-    assert harness.lab.promote_commit(winner, "ada").promoted
+    id, last_id = (launch(harness, commit, author="bob") for commit in (other, last))
+    gate = Gate(harness.ledger, lambda: harness.lab.settings)
+    repo = Repo(harness.root, harness.lab.settings.training.editable)
+    with runner_lock(harness.state):  # so that a call starts no runner
+        assert harness.lab.promote_commit(winner, "ada").promoted
+        anyio.run(candidacies.Candidacies(lambda: harness.lab.settings, harness.ledger, repo, gate).advance)
+    assert candidacy(harness, last_id).commit == last
+    queued = [e.commit for e in harness.ledger.open_experiments("queued") if not e.cancel_requested]
+    assert queued == [candidacy(harness, id).commit] != [other], "what is stale doesn't start before it is rebased"
     drive(harness)
     ended = candidacy(harness, id)
     assert ended.commit != other and ended.state == "decided"
