@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,33 +43,47 @@ class Victims:
         self.harness = harness
         self.dice = random.Random(SEED)
         self.kills: Counter[str] = Counter()
-        self.runner = process("run", str(harness.root), "0.05")
+        self.runner = process("run", str(harness.root), "0.2")
 
     def launch_until_answered(self, commit: str, key: str) -> str:
-        """Have a server launch a commit until decided, killed half of the time, and repeat that until it answered."""
+        """Have a server launch a commit until decided, and kill one before that half of the time, until one answers."""
         while True:
-            server = process("launch", str(self.harness.root), commit, key)
             if self.dice.random() < 0.5:
-                with suppress(subprocess.TimeoutExpired):
-                    server.wait(self.dice.uniform(0.3, 1.2))
-                if server.poll() is None:
-                    server.kill()
-                    self.kills["server"] += 1
-            out, _ = server.communicate()
+                self._kill_server(commit, key)
+            out, _ = process("launch", str(self.harness.root), commit, key).communicate()
             if out.strip():
                 return out.strip()
 
-    def kill_one(self) -> None:
-        """Kill the runner or a training at a random instant; a runner that ended or was killed has a successor."""
+    def kill_one(self, launched: Sequence[tuple[str, str]]) -> None:
+        """Kill a runner, a training or a server at a random instant, the kind that was killed least.
+
+        Args:
+            launched: commits and keys that a server was asked to launch before; one that is killed is asked again.
+        """
         time.sleep(self.dice.uniform(0.02, 0.6))  # the random instant is the test
         if self.runner.poll() is not None:
-            self.runner = process("run", str(self.harness.root), "0.05")
-        elif self.dice.random() < 0.6:
-            self.runner.kill()
-            self.runner.wait()
-            self.kills["runner"] += 1
+            self.runner = process("run", str(self.harness.root), "0.2")
+        whom = min(("runner", "training", "server"), key=lambda each: (self.kills[each], self.dice.random()))
+        if whom == "runner":
+            self._kill_runner()
+        elif whom == "server":
+            self._kill_server(*self.dice.choice(launched))
         else:
             self._kill_training()
+
+    def _kill_runner(self) -> None:
+        self.runner.kill()
+        self.runner.wait()
+        self.kills["runner"] += 1
+
+    def _kill_server(self, commit: str, key: str) -> None:
+        server = process("launch", str(self.harness.root), commit, key)
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(self.dice.uniform(0.3, 1.2))
+        if server.poll() is None:
+            server.kill()
+            self.kills["server"] += 1
+        server.communicate()
 
     def _kill_training(self) -> None:
         for e in self.harness.ledger.open_experiments("running", "starting"):
@@ -77,13 +91,15 @@ class Victims:
                 os.kill(int((self.harness.state / "runs" / e.id / str(e.attempt) / "launcher.lock").read_text("ascii")), signal.SIGKILL)
                 self.kills["training"] += 1
                 return
+        if not self._open():  # nothing will be trained before the next idea
+            self._kill_runner()
 
     def finish(self) -> None:
         """Let the last runner end what is open."""
 
         def done() -> bool:
             if self.runner.poll() is not None and self._open():
-                self.runner = process("run", str(self.harness.root), "0.05")
+                self.runner = process("run", str(self.harness.root), "0.2")
             return self.runner.poll() is not None
 
         until(done, timeout_s=300)
@@ -103,7 +119,7 @@ def test_kills_around_launches_until_decided_lose_and_double_nothing(
             if len(ids) < 1 + sum(victims.kills.values()) // 8:  # a new idea from time to time
                 commit = propose(harness, len(ids) + 1, gain=random.Random(f"{SEED} {len(ids)}").choice([0, 10, 30]))
                 ids[commit] = victims.launch_until_answered(commit, f"the-key-{len(ids)}")
-            victims.kill_one()
+            victims.kill_one([(commit, f"the-key-{number}") for number, commit in enumerate(ids)])
         victims.finish()
     finally:
         victims.runner.kill()
