@@ -1,4 +1,4 @@
-"""Loss curves made short: smoothed, and cut to a few points that a person or a model reads at once."""
+"""Loss curves made short: cut to a few points that a person or a model reads at once."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,12 +14,3 @@ def thinned(curve: Curve, points: int = POINTS) -> list[tuple[float, float]]:
     cuts = [round(n * len(curve) / points) for n in range(points + 1)]
     pieces = [curve[start:end] for start, end in pairwise(cuts)]
     return [(round(piece[-1][0], 3), round(sum(loss for _, loss in piece) / len(piece), 4)) for piece in pieces]
-
-
-def smoothed(curve: Curve, weight: float = 0.6) -> list[tuple[float, float]]:
-    """Return a curve with each loss averaged with those before it, the newer the more."""
-    level, smooth = None, list[tuple[float, float]]()
-    for share, loss in curve:
-        level = loss if level is None else weight * level + (1 - weight) * loss
-        smooth.append((share, level))
-    return smooth

@@ -57,7 +57,7 @@ class Doors:
         return result
 
     async def _write_down(self, ctx: ServerRequestContext[Any, Any], identity: Identity, tool: str, answer: dict[str, Any]) -> None:
-        if any(answer.get(field) == value for field, value in _UNCHANGED.items()):
+        if any(answer.get(field) == value for field, value in _UNCHANGED.items()) and not answer.get("launched"):
             return
         given = ((ctx.params or {}).get("arguments") or {}).get("author")
         who = self._bridge.signature(given if isinstance(given, str) else None, ctx)
