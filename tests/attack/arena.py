@@ -246,7 +246,7 @@ async def arena(scratch: Path, changes: dict[str, str] | None = None, name: str 
         with contextlib.closing(Lab(root)) as lab:
             async with Client(build_server(lab)) as client:
                 it = Arena(root, client)
-                it.champion = (await it.call("get_status"))["champion"]["commit"]
+                it.champion = lab.champion()  # answers cut ids short
                 yield it
     finally:
         stop_runner(LabPaths(root).state)
