@@ -224,7 +224,7 @@ async def quiet(judge: Agent, client: Client) -> dict[str, Any]:
     """The status once everything has ended and is in the lake."""
     while True:
         status = await judge.call(client, "get_status")
-        if not status["running"] and not status["queued"] and not status["unflushed"]:
+        if not any(status.get(rest) for rest in ("running", "queued", "unflushed")):
             return status
         await anyio.sleep(0.2)
 

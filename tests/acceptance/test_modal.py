@@ -43,7 +43,7 @@ async def test_a_proposal_is_trained_in_one_sandbox_measured_in_another_paid_and
                 pass
             promoted = await answer(client, "promote_commit", commit=commit, author="ada")
             while (status := await answer(client, "get_status"))["running"]:
-                rest = [line["id"] for line in status["running"]]
+                rest = [line["id"] for line in status.get("running", [])]
                 await answer(client, "wait_for_experiments", ids=rest, timeout_s=40)
             rows = (await answer(client, "query_experiments", limit=100, columns=["id", "commit", "created_at"]))["rows"]
             every = [await answer(client, "get_experiment", id=row["id"], include=["curve", "log"]) for row in rows]

@@ -80,7 +80,7 @@ def proposal(number: int) -> dict[str, Any]:
 def resolvable(root: Path, commits: set[str]) -> set[str]:
     """Those of `commits` that git has, and would keep through a garbage collection."""
     refs = subprocess.run(["git", "-C", root, "for-each-ref", "--format=%(objectname)"], capture_output=True, text=True, check=True)
-    return commits & set(refs.stdout.split())
+    return commits & {id[:12] for id in refs.stdout.split()}
 
 
 async def test_proposals_of_a_swarm_all_become_commits(lab: Path, swarm: list[Client]) -> None:
