@@ -109,13 +109,13 @@ def test_a_launch_says_whether_an_edit_that_is_not_valid_keeps_it_from_starting(
     lab = Lab(lab_root)
     edit(lab.root, "slots = 0", "slots = -1")
     with runner_lock(LabPaths(lab.root).state):
-        assert lab.launch_training("champion", "ada").note == "Queued. Wait with wait_for_experiments."
+        assert lab.launch_training("champion", "ada").note.startswith("Queued. Wait with wait_for_experiments. How long")
         assert not any("nothing starts" in warning for warning in lab.status().warnings)
     note = lab.launch_training("champion", "ada").note
     assert "Nothing starts until the lab's owner corrects lab.toml." in note and "[compute] slots must be" in note
     assert any("nothing starts until it is corrected" in warning for warning in lab.status().warnings)
     edit(lab.root, "slots = -1", "slots = 1")
-    assert lab.launch_training("champion", "ada").note == "Queued. Wait with wait_for_experiments."
+    assert lab.launch_training("champion", "ada").note.startswith("Queued. Wait with wait_for_experiments. How long")
     lab.close()
 
 

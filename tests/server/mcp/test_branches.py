@@ -53,8 +53,8 @@ async def test_an_agent_edits_in_its_own_work_tree_and_proposes_by_name(runner_l
     own = commit(tree, TRAIN.replace("64", "128"))
     assert (tree / "train.py").read_text() == TRAIN.replace("64", "128")
     made = await answer(client, "propose_patch", ref="agents/ada/1", author="ada")
-    assert made["base"] == champion and made["hypothesis"] == "A wider model has more room to learn in." and not made["duplicate"]
-    assert made["commit"] != own and git(runner_lab.root, "rev-list", "--count", f"{champion}..{made['commit']}") == "1"
+    assert made["base"] == champion[:12] and made["hypothesis"] == "A wider model has more room to learn in." and not made["duplicate"]
+    assert made["commit"] != own[:12] and git(runner_lab.root, "rev-list", "--count", f"{champion}..{made['commit']}") == "1"
     assert git(runner_lab.root, "show", f"{made['commit']}:train.py") == TRAIN.replace("64", "128").strip()
     assert "somebody" not in git(runner_lab.root, "log", "-1", "--format=%an %cn", made["commit"])
     assert git(runner_lab.root, "status", "--porcelain") == "?? lab.toml"
@@ -168,7 +168,7 @@ async def test_a_long_branch_is_one_change(runner_lab: FakeRunnerLab, client: Cl
     fast = "\n".join(f"{line}\nM 040000 {treeish} \n" for line in lines)
     git(tree, "fast-import", "--quiet", "--force", stdin=fast.encode())
     made = await answer(client, "propose_patch", ref="agents/ada/1")
-    assert made["base"] == git(runner_lab.root, "rev-parse", "research") and made["hypothesis"] == "One of very many commits"
+    assert made["base"] == git(runner_lab.root, "rev-parse", "research")[:12] and made["hypothesis"] == "One of very many commits"
 
 
 @pytest.mark.parametrize(
