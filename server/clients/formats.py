@@ -6,6 +6,8 @@ from typing import Any, Protocol
 from autoresearch_mcp.server.clients.entries import target
 from autoresearch_mcp.server.errors import LabError
 
+UNSAFE = "it has a form that can't be edited safely"  # why an edit was not made
+
 
 class ConfigFormat(Protocol):
     """Edits configurations of one format as text.

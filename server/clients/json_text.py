@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from autoresearch_mcp.server.clients.formats import newline_of
+from autoresearch_mcp.server.clients.formats import UNSAFE, newline_of
 
 _BOM = "\ufeff"
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -96,7 +96,7 @@ class JsonText:
 
     def _checked(self, text: str, section: str, wanted: dict[str, Any]) -> str:
         if self._load(text, section) != wanted:
-            raise ValueError("it has a form that can't be edited safely")
+            raise ValueError(UNSAFE)
         return text
 
 

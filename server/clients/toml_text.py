@@ -5,7 +5,7 @@ import re
 import tomllib
 from typing import Any
 
-from autoresearch_mcp.server.clients.formats import newline_of
+from autoresearch_mcp.server.clients.formats import UNSAFE, newline_of
 
 _HEADER = re.compile(r"[ \t]*\[")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -91,7 +91,7 @@ def _span(text: str, section: str, name: str) -> tuple[int, int]:
 
 def _checked(text: str, section: str, wanted: dict[str, Any]) -> str:
     if {section: {}} | _load(text) != wanted:
-        raise ValueError("it has a form that can't be edited safely")
+        raise ValueError(UNSAFE)
     return text
 
 

@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from autoresearch_mcp.server.clients.formats import newline_of
+from autoresearch_mcp.server.clients.formats import UNSAFE, newline_of
 
 _KEY = re.compile(r"""(?P<indent> *)(?P<quote>["']?)(?P<key>[\w .-]*\w)(?P=quote) *:(?=[ ]|$) *(?P<value>.*?) *""")
 _EMPTY = ("", "{}", "null", "~")
@@ -44,7 +44,8 @@ class YamlText:
             new = _block(name, server, part.indent)
         if start and not lines[start - 1].endswith("\n"):
             lines[start - 1] += newline
-        return "".join([*lines[:start], new.replace("\n", newline), *lines[end:]])
+        edited = "".join([*lines[:start], new.replace("\n", newline), *lines[end:]])
+        return self._checked(edited, section, {**self.servers(text, section), name: server})
 
     def remove(self, text: str, section: str, name: str) -> str:
         """Return the text without a server that it has.
@@ -58,11 +59,17 @@ class YamlText:
         start, end = part.members[name]
         if len(part.members) == 1:
             lines[part.start] = f"{section}: {{}}{newline_of(text)}"
-        return "".join(lines[:start] + lines[end:])
+        rest = {key: value for key, value in self.servers(text, section).items() if key != name}
+        return self._checked("".join(lines[:start] + lines[end:]), section, rest)
 
     def snippet(self, section: str, name: str, server: dict[str, Any]) -> str:
         """Return a configuration that holds this server alone."""
         return _block(name, server, "  ", section)
+
+    def _checked(self, text: str, section: str, wanted: dict[str, Any]) -> str:
+        if self.servers(text, section) != wanted:
+            raise ValueError(UNSAFE)
+        return text
 
 
 class _Section(NamedTuple):
@@ -80,14 +87,13 @@ def _find(lines: list[str], section: str) -> _Section | None:
     Raises:
         ValueError: the text has a form that this module doesn't read.
     """
-    unsafe = ValueError("it has a form that can't be edited safely")
     tops = [
         at for at, line in enumerate(lines) if line.strip() and line[0] not in " #" and not line.startswith("- ") and (at or line != "---")
     ]
     heads = {at: match for at in tops if (match := _KEY.fullmatch(lines[at]))}
     starts = [at for at, match in heads.items() if match["key"] == section]
     if len(heads) < len(tops) or len(starts) > 1:
-        raise unsafe
+        raise ValueError(UNSAFE)
     if not starts:
         return None
     start = starts[0]
@@ -96,11 +102,11 @@ def _find(lines: list[str], section: str) -> _Section | None:
     empty = _value(heads[start]) in _EMPTY
     if not body:
         if not empty:
-            raise unsafe
+            raise ValueError(UNSAFE)
         return _Section(start, start + 1, "", {})
     first = _KEY.fullmatch(body[0])
     if first is None or _value(heads[start]) or any(not line.startswith(first["indent"]) for line in body):
-        raise unsafe
+        raise ValueError(UNSAFE)
     width = len(first["indent"])
     own = [at for at in range(start + 1, end) if not _is_aside(lines[at]) and lines[at][width] != " "]
     names = [_KEY.fullmatch(lines[at]) for at in own]
@@ -110,7 +116,7 @@ def _find(lines: list[str], section: str) -> _Section | None:
         if name
     }
     if len(members) < len(own):
-        raise unsafe
+        raise ValueError(UNSAFE)
     return _Section(start, end, first["indent"], members)
 
 
