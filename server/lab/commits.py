@@ -30,11 +30,11 @@ class Commits:
         champion = core.repo.champion()
         standings = {each.commit: each for each in self._status.standings(conditions)}
         verdicts = core.ledger.decisions(champion, conditions)
-        lineage = Lineage.of(core.ledger, champion)
+        lineage = Lineage(core.ledger, champion)
         level, noise = self._status.summary(champion, conditions), self._status.noise(conditions)
         rows = []
         for commit, experiments in counts.items():
-            proposal, standing = lineage.proposals.get(commit) or core.ledger.proposal(commit), standings.get(commit)
+            proposal, standing = core.ledger.proposal(commit), standings.get(commit)
             row: dict[str, Any] = {"commit": commit, "idea": title(proposal) if proposal else "baseline"}
             row |= {"author": proposal.author} if proposal else {}
             row["experiments"] = experiments

@@ -1,11 +1,8 @@
 """Where a commit stands beside the champion: what it was built on, and what may be concluded of it."""
 
-from collections.abc import Mapping
-
 from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.models import Proposal, Verdict
+from autoresearch_mcp.server.models import Verdict
 
-MOST = 5_000  # proposals whose base is known, the newest
 WITHIN_NOISE = 2.0  # standard errors of a gain that may well be none
 
 
@@ -13,24 +10,14 @@ class Lineage:
     """Tells which proposals build on the champion, and which it holds already.
 
     Args:
+        ledger: knows what each proposal was built on.
         champion: the commit of now.
-        proposal: the proposal with the champion's code: the same commit, unless the change was rebased.
-        proposals: the lab's, by commit.
-
-    Attributes:
-        proposals: the same.
     """
 
-    def __init__(self, champion: str, proposal: str, proposals: Mapping[str, Proposal]) -> None:
-        self.proposals = proposals
-        self._champion = {champion, proposal}
-        self._held = {*self._bases(champion), *self._bases(proposal)} - self._champion
-
-    @classmethod
-    def of(cls, ledger: Ledger, champion: str) -> "Lineage":
-        """Return the lineage of a champion among the lab's newest proposals."""
-        proposals = {each.commit: each for _, each in ledger.proposals_after(0, MOST)}
-        return cls(champion, ledger.proposal_of(champion), proposals)
+    def __init__(self, ledger: Ledger, champion: str) -> None:
+        self._ledger = ledger
+        self._champion = {champion, ledger.proposal_of(champion)}  # the proposal is another commit where the change was rebased
+        self._held = {base for commit in self._champion for base in ledger.bases(commit)} - self._champion
 
     def is_champion(self, commit: str) -> bool:
         """Return whether a commit has the champion's code."""
@@ -42,14 +29,7 @@ class Lineage:
 
     def is_stale(self, commit: str) -> bool:
         """Return whether a commit was built on an earlier champion."""
-        return self._champion.isdisjoint({commit, *self._bases(commit)})
-
-    def _bases(self, commit: str) -> list[str]:
-        bases: dict[str, None] = {}
-        while (proposal := self.proposals.get(commit)) is not None and proposal.base not in bases:
-            commit = proposal.base
-            bases[commit] = None
-        return list(bases)
+        return self._champion.isdisjoint({commit, *self._ledger.bases(commit)})
 
 
 def standing_in_words(commit: str, n: int, gain: float | None, se: float | None, verdict: Verdict | None, lineage: Lineage) -> str:

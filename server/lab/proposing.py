@@ -1,12 +1,12 @@
 """Reading the lab's code, and proposing changes to it."""
 
-import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab import titles
 from autoresearch_mcp.server.lab.core import LabCore, clean_tags
 from autoresearch_mcp.server.lab.experiments import Experiments
 from autoresearch_mcp.server.lab.similar import SimilarProposals
@@ -18,7 +18,6 @@ from autoresearch_mcp.server.proposals.repo import Conflict, Draft
 from autoresearch_mcp.server.untrusted import clean, fence, fence_whole, one_line, visible
 
 _FILE_CHARS = 100_000  # of one answer of read_file
-_TITLE = 60  # characters
 _DIFF = 2_000  # characters of a diff in an answer
 
 
@@ -139,7 +138,7 @@ class Proposing:
         hypothesis = clean(hypothesis or "").strip()
         if not hypothesis:
             raise LabError("The hypothesis is empty. Say in a sentence what the change should do and why.", "no_hypothesis")
-        title = one_line(title or "", _TITLE).strip() or short_title(hypothesis)
+        title = one_line(title or "", titles.LENGTH).strip() or titles.beginning(hypothesis)
         sha = self._base(base)
         if port is None:
             draft = core.repo.build(sha, hypothesis, author, diff=diff, edits=edits, files=files)
@@ -307,7 +306,7 @@ class Proposing:
         results = [a.Outcome(**line.model_dump(include=set(a.Outcome.model_fields))) for line in lines]
         return a.ProposalAnswer(
             commit=proposal.commit,
-            title=proposal.title or short_title(proposal.hypothesis),
+            title=titles.title(proposal),
             base=proposal.base,
             duplicate=duplicate,
             diff_stat=stat,
@@ -320,13 +319,6 @@ class Proposing:
         )
 
 
-def short_title(hypothesis: str) -> str:
-    """Return the first words of a hypothesis, for where there is no room for all."""
-    words = " ".join(hypothesis.split())
-    sentence = re.split(r"[.:;](?: |$)", words, maxsplit=1)[0]
-    return sentence if len(sentence) <= _TITLE else f"{sentence[: _TITLE - 3].rsplit(' ', 1)[0]}..."
-
-
 def _beginning(diff: str) -> str:
     """Return a diff, from its first hunk on where there is one file, cut at a line's end."""
     if diff.count("\ndiff --git ") == 0:
@@ -334,4 +326,4 @@ def _beginning(diff: str) -> str:
     if len(diff) <= _DIFF:
         return diff
     kept = diff[: diff.rfind("\n", 0, _DIFF - 60) + 1]
-    return f"{kept}[{diff.count(chr(10)) - kept.count(chr(10))} more lines: read_file(commit, diff=true)]"
+    return f"{kept}[{diff.count(chr(10)) - kept.count(chr(10))} more lines: read_file(commit, diff='base')]"

@@ -95,7 +95,7 @@ class LabStatus:
     """Reads in the ledger how a lab's champion, experiments and budget stand.
 
     Args:
-        settings: knows the settings of now.
+        file: knows the settings of now.
         state: the lab's state folder.
         ledger: what is happening.
         repo: knows the champion.
@@ -194,7 +194,7 @@ class LabStatus:
             theirs = added.get(self._ledger.proposal_of(champion), 0)
             charges = {commit: growth.charge(ours, theirs, settings.training.profile) for commit, ours in added.items()}
         best = leaders(self._standings.all(conditions), champion, fresh, verdicts, LEADERS, rules_of(settings.promotion), charges)
-        lineage = Lineage.of(self._ledger, champion)
+        lineage = Lineage(self._ledger, champion)
         return [_leader_line(each, verdicts.get(each.standing.commit), lineage) for each in best]
 
     def line(self, e: Experiment) -> a.ExperimentLine:

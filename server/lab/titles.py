@@ -1,5 +1,7 @@
 """A proposal's name, for where there is no room for its hypothesis."""
 
+import re
+
 from autoresearch_mcp.server.models import Proposal
 from autoresearch_mcp.server.untrusted import one_line
 
@@ -7,8 +9,13 @@ LENGTH = 60  # characters
 
 
 def title(proposal: Proposal) -> str:
-    """Return the proposal's title, or the first words of its hypothesis."""
-    return proposal.title or shorten(proposal.hypothesis)
+    """Return the proposal's title; of a proposal from before there were any, the beginning of its hypothesis."""
+    return proposal.title or beginning(proposal.hypothesis)
+
+
+def beginning(hypothesis: str) -> str:
+    """Return a hypothesis's first sentence or clause, as a title."""
+    return shorten(re.split(r"[.:;](?:\s|$)", hypothesis, maxsplit=1)[0])
 
 
 def shorten(text: str, length: int = LENGTH) -> str:

@@ -53,6 +53,7 @@ class Ledger:
         self.proposal = proposals.proposal
         self.proposals_after = proposals.proposals_after
         self.twin = proposals.twin
+        self.bases = proposals.bases
         self.add_proposal = proposals.add_proposal
         self.measurements = proposals.measurements
         self.make_candidate = proposals.make_candidate

@@ -70,6 +70,16 @@ class Proposals:
         with self._database.write() as db:
             return db.execute('DELETE FROM measurements WHERE "commit" = ?', (commit,)).rowcount > 0
 
+    def bases(self, commit: str) -> list[str]:
+        """Return what a proposal was built on, the nearest first: its base, that one's base, and so on."""
+        query = """
+            WITH RECURSIVE line (id, depth) AS (
+                SELECT base, 1 FROM proposals WHERE "commit" = ?
+                UNION ALL SELECT base, depth + 1 FROM proposals JOIN line ON "commit" = id
+            ) SELECT id FROM line ORDER BY depth"""
+        with self._database.read() as db:
+            return [row[0] for row in db.execute(query, (commit,))]
+
     def larger_than(self, added: int) -> dict[str, int]:
         """Return the proposals whose source holds more bytes beyond the lab's first one than these, and how many each holds, by commit."""
         query = """SELECT "commit", json_extract(record, '$.added') FROM proposals WHERE json_extract(record, '$.added') > ?"""

@@ -4,7 +4,7 @@ import sqlite3
 
 from autoresearch_mcp.server.errors import LabError
 
-SCHEMA_VERSION = 13
+SCHEMA_VERSION = 14
 
 _SCHEMA = """
 CREATE TABLE proposals (
@@ -119,6 +119,9 @@ CREATE TABLE changes (  -- every acknowledged change: who, in which role, how, f
 CREATE TABLE measurements (  -- proposals that are trained and shown, and never candidates
     "commit" TEXT PRIMARY KEY
 ) STRICT
+""",
+    14: """
+CREATE INDEX proposals_by_size ON proposals (json_extract(record, '$.added'))  -- the status asks for the large ones all the time
 """,
 }
 

@@ -7,7 +7,7 @@ import pytest
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
-from autoresearch_mcp.server.lab.proposing import short_title
+from autoresearch_mcp.server.lab.titles import beginning
 from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.measured import MeasuredLab
 
@@ -97,7 +97,7 @@ def test_an_answer_shows_the_change_to_two_kilobytes_and_a_title(bench: Measured
     long = lab.propose_patch(
         "Many notes.", "ada", files={"train.py": lab.read_file().text + "# a note of forty characters, or so.\n" * 100 + "X = 1\n"}
     )
-    assert len(long.diff) < 2_300 and "more lines: read_file(commit, diff=true)" in long.diff
+    assert len(long.diff) < 2_300 and "more lines: read_file(commit, diff='base')" in long.diff
 
 
 @pytest.mark.parametrize(
@@ -105,11 +105,11 @@ def test_an_answer_shows_the_change_to_two_kilobytes_and_a_title(bench: Measured
     [
         ("Raise lr to 3e-4. It is low.", "Raise lr to 3e-4"),
         ("Use 0.5 of it", "Use 0.5 of it"),
-        (f"A {'very ' * 20}long one", "A" + " very" * 11 + "..."),
+        (f"A {'very ' * 20}long one", "A" + " very" * 11 + "…"),
     ],
 )
 def test_a_title_is_the_first_words_of_a_hypothesis(hypothesis: str, title: str) -> None:
-    assert short_title(hypothesis) == title and len(title) <= 60
+    assert beginning(hypothesis) == title and len(title) <= 60
 
 
 def test_others_that_set_the_same_constant_are_told_with_what_it_gave(bench: MeasuredLab) -> None:
