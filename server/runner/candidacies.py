@@ -124,8 +124,7 @@ class Candidacies:
     def _is_stale(self, commit: str, champion: str) -> bool:
         """Return whether a commit is not built on the champion."""
         if self._on_champion != champion:
-            self._cleared = ""  # the champion of which no earlier one's replicates are queued any more
-        self._on_champion, self._built_on_it = champion, set()
+            self._on_champion, self._built_on_it = champion, set()
         if commit not in self._built_on_it and self._repo.is_ancestor(champion, commit):
             self._built_on_it.add(commit)
         return commit not in self._built_on_it
