@@ -7,6 +7,7 @@ repository's copy, files that are there already are kept.
 import argparse
 import contextlib
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -66,12 +67,31 @@ def run(arguments: argparse.Namespace) -> int:
     """Make the lab, and say what to do next."""
     ask = _ask if sys.stdin.isatty() and not arguments.yes else None
     ask_goal: Callable[[str], Goal] | None = _ask_goal if ask else (lambda _: "max") if arguments.yes else None
+    _check_options(arguments)
     asked = Asked(arguments.entry, arguments.module, arguments.editable, arguments.metric, ask, arguments.goal, ask_goal)
     lines = create_lab(arguments.dir, arguments.from_repo, arguments.profile, arguments.budget, asked)
     say(f"Made the lab {arguments.dir}", *(f"  {line}" for line in lines), "", "Next:")
     say(f"  cd {arguments.dir} && claude              # then: read orchestrator.md and start the campaign")
     say(f"  autoresearch-mcp install claude-desktop {arguments.dir}", f"  autoresearch-mcp watch {arguments.dir}")
     return 0
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Refuse options that would say nothing.
+
+    Raises:
+        LabError: `bad_option`.
+    """
+    own = [name for name in ("entry", "module", "editable", "metric", "goal") if getattr(arguments, name)]
+    if own and arguments.from_repo is None:
+        raise LabError(f"--{own[0]} says what a repository's code is: name that with --from-repo. Nothing was made.", "bad_option")
+    for name in ("entry", "module"):
+        try:
+            words = shlex.split(getattr(arguments, name))
+        except ValueError as error:
+            raise LabError(f"--{name} can't be read: {error}. Nothing was made.", "bad_option") from None
+        if getattr(arguments, name) and not words:
+            raise LabError(f"--{name} is empty. Nothing was made.", "bad_option")
 
 
 def _ask_goal(metric: str) -> Goal:

@@ -173,7 +173,7 @@ def candidates(paths: Sequence[str], read: Callable[[str], bytes]) -> list[Candi
         paths: all files of the repository.
         read: returns the content of one.
     """
-    ranked = {path: (score, why) for path in paths if (score := _by_name(path)) for why in ("by its name",)}
+    ranked = {path: (score, "by its name") for path in paths if (score := _by_name(path))}
     for path, why in (*_in_readme(paths, read), *_in_pyproject(paths, read)):
         ranked[path] = max(ranked.get(path, (0, "")), (85 if "train" in path else 45, why))
     found = []

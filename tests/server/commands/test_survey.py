@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_mcp.server import settings
+from autoresearch_mcp.server import cli, settings
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.commands.survey import Asked, Candidate
 from autoresearch_mcp.server.errors import LabError
@@ -164,3 +164,17 @@ def test_a_url_that_git_cannot_fetch_is_named(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="file:///nowhere/repo can't be fetched") as error:
         create_lab(tmp_path / "lab", "file:///nowhere/repo")
     assert error.value.code == "not_fetched" and not (tmp_path / "lab").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--entry", "train.py"], "name that with --from-repo"),
+        (["--metric", "loss"], "name that with --from-repo"),
+        (["--from-repo", ".", "--entry", "'train.py"], "--entry can't be read"),
+        (["--from-repo", ".", "--module", " "], "--module is empty"),
+    ],
+)
+def test_an_option_that_says_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], why: str) -> None:
+    assert cli.main(["init", str(tmp_path / "lab"), *options]) == 2
+    assert why in capsys.readouterr().err and not (tmp_path / "lab").exists()
