@@ -126,3 +126,22 @@ def test_launches_until_decided_are_listed_while_they_are_open(measured: Measure
     measured.ledger.move_candidacy(ids[0] or "", verdict="continue")
     lab.cancel_candidacy(ids[1] or "", "bob")
     assert [(each.id, each.n, each.verdict) for each in lab.status().open] == [(ids[0], 1, "continue")]
+
+
+def test_each_row_of_the_leaderboard_says_where_it_stands_beside_a_champion_that_moved(measured: MeasuredLab) -> None:
+    lab, first = measured.lab, measured.lab.champion()
+    winner, old = measured.propose("DEPTH = ", "DEPTH = 1 + "), measured.propose("DEPTH = ", "DEPTH = 2 + ")
+    measured.measure(first, [1.60, 1.61, 1.59, 1.62, 1.58, 1.605, 1.595, 1.615], by_lab=True)
+    measured.measure(winner, GOOD)
+    assert lab.promote_commit(winner, "ada").promoted
+    built = measured.propose("DEPTH = 1 + ", "DEPTH = 3 + ", base=winner)
+    measured.measure(winner, [1.40, 1.41, 1.39, 1.42, 1.38, 1.405, 1.395, 1.415], by_lab=True)
+    measured.measure(old, [1.30])
+    measured.measure(built, [1.399])
+    why = {row.commit: row.why for row in lab.status().leaderboard}
+    assert why == {
+        winner: "champion",
+        first: "already in the champion",
+        old: "open (n=1), on an old base (promote_commit gives `retrain`)",
+        built: "open (n=1), within noise",
+    }
