@@ -15,7 +15,8 @@ from typing import Any
 from autoresearch_mcp.trainer.metrics import Reading, keep
 
 TENSORBOARD = "tensorboard"
-_JSON_BYTES, _EVENT_BYTES, _EVENT_FILES = 16 << 20, 256 << 20, 200
+_JSON_BYTES, _EVENT_BYTES, _EVENT_FILES, _TAGS = 16 << 20, 256 << 20, 200, 10_000
+_RECORD = 1 << 20  # bytes of a record of numbers, at most
 _DTYPES = {1: "<f", 2: "<d"}  # of a TensorProto: DT_FLOAT, DT_DOUBLE
 
 
@@ -89,34 +90,37 @@ def read_plainly(folder: Path, path: Path, most: int) -> bytes | None:
 
 
 def _tags(folder: Path) -> Iterator[tuple[str, float]]:
-    """Yield tags and values of all event files, the oldest first."""
+    """Yield each tag of all event files with its latest value."""
     paths = [Path(at, name).relative_to(folder) for at, _, names in os.walk(folder) for name in names if "tfevents" in name]
-    entries: list[tuple[float, str, float]] = []
+    latest: dict[str, tuple[float, float]] = {}  # wall time and value
     left = _EVENT_BYTES
     for path in sorted(paths)[-_EVENT_FILES:]:
         data = read_plainly(folder, path, left) or b""
         left -= len(data)
         with contextlib.suppress(ValueError, struct.error, IndexError):
-            entries += _events(data)
-    for _, tag, value in sorted(entries, key=lambda entry: entry[0]):
+            for time, tag, value in _events(data):
+                if time >= latest.get(tag, (time, 0.0))[0] and (tag in latest or len(latest) < _TAGS):
+                    latest[tag] = time, value
+    for tag, (_, value) in latest.items():
         yield tag, value
 
 
-def _events(data: bytes) -> list[tuple[float, str, float]]:
-    """Return (wall time, tag, value) of the records of an event file; what was cut off at its end is left out."""
-    entries, at = [], 0
+def _events(data: bytes) -> Iterator[tuple[float, str, float]]:
+    """Yield (wall time, tag, value) of the records of an event file; what was cut off at its end is left out."""
+    at = 0
     while at + 12 <= len(data):
         (length,) = struct.unpack_from("<Q", data, at)
         body = data[at + 12 : at + 12 + length]
         at += 16 + length
         if len(body) < length:
             break
+        if length > _RECORD:  # a picture or a sound
+            continue
         fields = list(_fields(body))
         time = next((struct.unpack("<d", value)[0] for number, value in fields if number == 1 and len(value) == 8), 0.0)
         for number, summary in fields:
             if number == 5:
-                entries += [(time, tag, value) for each, raw in _fields(summary) if each == 1 for tag, value in _scalar(raw)]
-    return entries
+                yield from ((time, tag, value) for each, raw in _fields(summary) if each == 1 for tag, value in _scalar(raw))
 
 
 def _scalar(raw: bytes) -> Iterator[tuple[str, float]]:

@@ -165,6 +165,7 @@ def test_tensorboard_files_are_read_without_tensorboard(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     simple = event(2.0, "acc", b"\x15" + struct.pack("<f", 0.5))
     tensor = event(1.0, "acc", field(8, b"\x08\x01" + field(4, struct.pack("<f", 0.25))))
-    (folder / "events.out.tfevents.1.host").write_bytes(simple + tensor + event(3.0, "acc", b"\x15\0\0\0\0")[:-9])
+    picture = struct.pack("<Q", 2 << 20) + bytes(4 + (2 << 20) + 4)
+    (folder / "events.out.tfevents.1.host").write_bytes(picture + simple + tensor + event(3.0, "acc", b"\x15\0\0\0\0")[:-9])
     reading, scalars = metric_files.read(tmp_path, "tensorboard", "acc")
     assert reading is not None and reading.value == 0.5 and json.dumps(scalars) == '{"acc": 0.5}'

@@ -98,7 +98,8 @@ async def test_tokens_say_who_calls_and_what_they_may_do(
 ) -> None:
     root = str(runner_lab.root)
     with served_over_http(runner_lab.root) as server:
-        assert post(server.url)[0] == 200  # nobody has a token: this machine's accounts may call
+        # nobody has a token: this machine's accounts may call
+        assert post(server.url)[0] == post(server.url, Authorization="Bearer of a client that was set up for another server")[0] == 200
         ada = made(capsys, "token", "create", "ada", "--role", "worker", root)
         boss = made(capsys, "token", "create", "boss", "--role", "orchestrator", "--expires", "30d", root)
         assert [post(server.url, Authorization=given)[0] for given in ("", "Bearer", f"Bearer {ada[:-1]}", f"Bearer {ada} x")] == [401] * 4
