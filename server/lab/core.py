@@ -8,6 +8,7 @@ from pathlib import Path
 from autoresearch_mcp.server import settings as lab_settings
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.gate.gate import Gate
+from autoresearch_mcp.server.lab.known import newest
 from autoresearch_mcp.server.lake import is_managed, open_lake
 from autoresearch_mcp.server.lake.view import MergedView
 from autoresearch_mcp.server.ledger import Ledger
@@ -108,7 +109,13 @@ class LabCore:
         Raises:
             LabError: the repository's own, for a name that is unknown or ambiguous.
         """
-        return self.repo.champion() if text is None else self.repo.resolve(text)
+        try:
+            return self.repo.champion() if text is None else self.repo.resolve(text)
+        except LabError as error:
+            proposals = [proposal.commit[:12] for _, proposal in reversed(self.ledger.proposals_after(0, 3))]
+            if error.code != "unknown_commit" or not proposals:
+                raise
+            raise LabError(f"{error} The newest proposals are {', '.join(proposals)}.", error.code) from None
 
     def was_champion(self, sha: str) -> bool:
         """Return whether the commit is the champion or was on the way to it."""
@@ -128,7 +135,9 @@ class LabCore:
         if not page.value:
             if page.warning:
                 raise LabError(f"{id} cannot be looked up now: {page.warning} Try again later.", "lake_unavailable")
-            raise LabError(f"There is no experiment {id}. Find ids with query_experiments.", "unknown_experiment")
+            raise LabError(
+                f"There is no experiment {id}. Find ids with query_experiments.{newest(self.view, 'experiments')}", "unknown_experiment"
+            )
         (stored,) = page.value
         assert isinstance(stored, Experiment)
         return stored

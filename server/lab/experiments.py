@@ -93,13 +93,15 @@ class Experiments:
         )
 
     def find(self, name: str) -> str:
-        """Return the id of an experiment that is named by its id, or by its commit: then the newest one of it.
+        """Return the id of an experiment that is named by its id, or by its commit or launch until decided: then the newest one of it.
 
         Raises:
             LabError: `unknown_experiment`, or the repository's own.
         """
         if name.startswith("e-"):
             return name
+        if name.startswith("c-") and (trainings := self._core.ledger.trainings_of(name)):
+            return trainings[-1]
         sha = self._core.commit(name)
         newest = self._core.view.select("experiments", Query((Condition("commit", "=", sha),), limit=1)).value
         if not newest:

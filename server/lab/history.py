@@ -1,21 +1,26 @@
 """The shared log of a lab: querying it, reading it whole, adding to it what was made elsewhere, and drawing it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.commits import Commits
 from autoresearch_mcp.server.lab.core import LabCore
+from autoresearch_mcp.server.lab.known import unknown_names
 from autoresearch_mcp.server.lab.masking import without_paths
 from autoresearch_mcp.server.lab.progress import Campaign
 from autoresearch_mcp.server.lab.query import Cursor, ExperimentQuery, Where
+from autoresearch_mcp.server.lab.sql_tables import SqlTables
 from autoresearch_mcp.server.lab.status import LabStatus
 from autoresearch_mcp.server.lake.base import Condition, LakeUnavailable, Query
+from autoresearch_mcp.server.lake.schema import TABLES, cell
+from autoresearch_mcp.server.lake.view import Read
 from autoresearch_mcp.server.models import IMPORTED, Experiment, Record, Table
 from autoresearch_mcp.server.paths import StatePaths
 
 _ROW_COLUMNS = ("id", "commit", "state", "val_bpb", "author", "hypothesis", "seed", "created_at")
+_COLUMNS = tuple(dict.fromkeys([*TABLES["experiments"], *Experiment.model_fields]))  # as SQL names them, and the long ones
 _NOT_COMPARABLE = (
     "Rows with comparable=false were measured under other conditions than the champion (device, budget, data or fixed files), or were "
     "imported: compare their metrics with nothing."
@@ -29,6 +34,7 @@ class History:
         self._core = core
         self._status = status
         self._commits = Commits(core, status)
+        self._tables = SqlTables(core, self._commits)
 
     def query_experiments(self, query: ExperimentQuery | None = None, caller: str = "") -> a.QueryAnswer:
         """Return the experiments that match all filters, in pages; with `group_by`, how many match by group; with `sql`, its rows.
@@ -50,20 +56,33 @@ class History:
             counted = self._core.view.count("experiments", where, query.group_by)
             if query.group_by == "commit":
                 described = self._commits.rows(counted.value)
-                return a.QueryAnswer(rows=described[: query.limit], matched=len(described), note=counted.warning)
+                note = counted.warning or ("" if described else self._why_nothing(query, where))
+                return a.QueryAnswer(rows=described[: query.limit], matched=len(described), note=note)
             rows = [{query.group_by: key, "count": n} for key, n in sorted(counted.value.items(), key=lambda item: -item[1])]
-            return a.QueryAnswer(rows=rows[: query.limit], matched=sum(counted.value.values()), note=counted.warning)
+            note = counted.warning or ("" if rows else self._why_nothing(query, where))
+            return a.QueryAnswer(rows=rows[: query.limit], matched=sum(counted.value.values()), note=note)
         columns = {"id", *(query.columns or self._columns())}
-        if unknown := columns - set(Experiment.model_fields):
-            raise LabError(f"Unknown columns {sorted(unknown)}. Known: {', '.join(Experiment.model_fields)}.", "unknown_column")
+        if unknown := columns - set(_COLUMNS):
+            raise LabError(f"Unknown columns {sorted(unknown)}. Known: {', '.join(_COLUMNS)}.", "unknown_column")
         matching, cursor, warning = self._page(query, where)
         rows, apart = [], False
         for e, comparable in matching:
             marked = query.by_metric and e.metric is not None and not (comparable and IMPORTED not in e.tags)
-            rows.append(without_paths(e, self._core.root).model_dump(include=columns) | ({"comparable": False} if marked else {}))
+            row = without_paths(e, self._core.root).model_dump(include=columns)
+            row |= {name: cell("experiments", e, name) for name in columns if name not in row}
+            rows.append(row | ({"comparable": False} if marked else {}))
             apart |= marked
-        notes = [warning, _NOT_COMPARABLE if apart else ""]
+        notes = [warning, _NOT_COMPARABLE if apart else "", "" if rows else self._why_nothing(query, where)]
         return a.QueryAnswer(rows=rows, next_cursor=cursor.write(query) if cursor else None, note=" ".join(note for note in notes if note))
+
+    def _why_nothing(self, query: ExperimentQuery, where: Where) -> str:
+        """Say what there is instead, where a query finds nothing."""
+        sentences = [unknown_names(self._core.view, "experiments", query.author, query.tag)]
+        if query.state is None and not query.cursor:
+            others = tuple(each for each in where if each.column != "state")
+            if count := self._core.view.count("experiments", others).value.get("", 0):
+                sentences.append(f"Cancelled ones that match: {count}. Ask for them with state=['cancelled'].")
+        return " ".join(filter(None, sentences))
 
     def _columns(self) -> tuple[str, ...]:
         settings = self._core.settings
@@ -169,17 +188,19 @@ class History:
             ) from None
 
     def _query_sql(self, sql: str, limit: int, caller: str) -> a.QueryAnswer:
-        from autoresearch_mcp.server.lake.sql import asks_for_schema, describe, select
+        from autoresearch_mcp.server.lake.sql import DERIVED, asks_for_schema, describe, select
 
         if asks_for_schema(sql):
             return a.QueryAnswer(rows=[], note=describe())
         warnings: dict[str, None] = {}
 
-        def load(table: Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-            read = self._core.view.cells(table, columns)
+        def load(table: str, columns: Sequence[str]) -> Iterable[tuple[Any, ...]]:
+            read: Read[Any]
+            read = self._tables.cells(table, columns) if table in DERIVED else self._core.view.cells(table, columns)  # type: ignore[arg-type]
             if read.warning:
                 warnings[read.warning] = None
-            return read.value
+            rows: Iterable[tuple[Any, ...]] = read.value
+            return rows
 
         try:
             rows, more = select(sql, load, limit, caller, StatePaths(self._core.state).sql)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.core import LabCore, checked_id, clean_tags
+from autoresearch_mcp.server.lab.known import newest, unknown_names
 from autoresearch_mcp.server.lab.query import conditions
 from autoresearch_mcp.server.lab.similar import SimilarProposals
 from autoresearch_mcp.server.lake.base import Condition, Query
@@ -50,7 +51,8 @@ class Memories:
         older = [checked_id(id, _MEMORY_ID, "a memory") for id in [*(supersedes or []), *(contradicts or [])]]
         known = {m.id for m in core.view.get("memories", older).value} if older else set()
         if missing := [id for id in older if id not in known]:
-            raise LabError(f"There is no memory {missing[0]}. Find ids with search_memory. Nothing was written.", "unknown_memory")
+            there = newest(core.view, "memories")
+            raise LabError(f"There is no memory {missing[0]}. Find ids with search_memory.{there} Nothing was written.", "unknown_memory")
         memory = Memory(
             id=new_id("m"),
             kind=kind,
@@ -109,6 +111,8 @@ class Memories:
             hits = [hit for hit in hits if hit.id not in tried and not hit.superseded_by]
             if tried:
                 notes.append(f"Left out, as tried: {', '.join(f'{id} as {commit[:12]}' for id, commit in list(tried.items())[:10])}.")
+        if not hits:
+            notes.append(unknown_names(self._core.view, "memories", author, tag))
         return a.SearchAnswer(
             memories=hits[:limit],
             ranking=answer.value.ranking,

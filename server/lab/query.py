@@ -10,8 +10,9 @@ from pydantic import Field
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.goal import Goal
+from autoresearch_mcp.server.lab.moments import Moment, unix
 from autoresearch_mcp.server.lake.base import Condition, Operator
-from autoresearch_mcp.server.models import Experiment, ExperimentState, Model
+from autoresearch_mcp.server.models import ACTIVE_STATES, TERMINAL_STATES, Experiment, ExperimentState, Model
 
 _BEST_FIRST = ("val_bpb", "reported_bpb")  # metrics: see `best_first`
 COMMIT = r"^(champion|[0-9a-f]{7,64})$"
@@ -19,30 +20,30 @@ Commit = Annotated[str, Field(pattern=COMMIT, description="hash, or champion")]
 TAG = r"^[\w.:/+-]+$"
 TAG_FORM = "letters, digits, _.:/+-"
 Tag = Annotated[str, Field(pattern=TAG, max_length=64, description=TAG_FORM)]
+SQL = 'one SELECT instead of filters; tables experiments, commits, proposals, promotions, memories, curves, changes; "schema" lists columns'
 Where = tuple[Condition, ...]
+SHOWN: list[ExperimentState] = ["queued", *ACTIVE_STATES, *(state for state in TERMINAL_STATES if state != "cancelled")]
 
 
 class ExperimentQuery(Model):
     """Filters over experiments, which combine with and; their order, page and columns. Or one SELECT instead."""
 
-    state: list[ExperimentState] | None = None
+    state: Annotated[list[ExperimentState] | None, Field(description="default: all but cancelled")] = None
     commit: Commit | None = None
     author: Annotated[str | None, Field(max_length=64)] = None
     tag: Tag | None = None
     min_val_bpb: float | None = None
     max_val_bpb: float | None = None
     text: Annotated[str | None, Field(max_length=2000, description="part of the hypothesis")] = None
-    since: Annotated[float | None, Field(description="Unix seconds")] = None
-    until: float | None = None
+    since: Annotated[Moment | None, Field(description="10m (ago), or ISO")] = None
+    until: Moment | None = None
     order_by: Literal["created_at", "finished_at", "val_bpb", "reported_bpb", "cost_s"] = "created_at"
     descending: Annotated[bool | None, Field(description="default: best or newest first")] = None
     columns: Annotated[list[str] | None, Field(max_length=30, description="default: the main ones")] = None
     group_by: Annotated[Literal["state", "commit", "author", "device", "failure"] | None, Field(description="counts, not rows, by")] = None
     limit: Annotated[int, Field(ge=1, le=200)] = 20
     cursor: Annotated[str | None, Field(max_length=500, description="next_cursor of the last page")] = None
-    sql: Annotated[str | None, Field(max_length=4000, description='one SELECT instead of filters; "schema" lists tables and columns')] = (
-        None
-    )
+    sql: Annotated[str | None, Field(max_length=4000, description=SQL)] = None
 
     @property
     def by_metric(self) -> bool:
@@ -58,15 +59,15 @@ class ExperimentQuery(Model):
     def where(self, commit: str | None) -> Where:
         """Return the filters as conditions for the lake; `commit` is the full id of the query's commit."""
         return conditions(
-            ("state", "in", self.state),
+            ("state", "in", self.state or (None if self.group_by == "state" else SHOWN)),
             ("commit", "=", commit),
             ("author", "=", self.author),
             ("tags", "has", self.tag),
             ("val_bpb", ">=", self.min_val_bpb),
             ("val_bpb", "<=", self.max_val_bpb),
             ("hypothesis", "contains", self.text),
-            ("created_at", ">=", self.since),
-            ("created_at", "<=", self.until),
+            ("created_at", ">=", None if self.since is None else unix(self.since)),
+            ("created_at", "<=", None if self.until is None else unix(self.until)),
         )
 
 

@@ -120,6 +120,7 @@ class Ledger:
         curves = Curves(database)
         self.keep_curve = curves.keep_curve
         self.kept_curves = curves.kept_curves
+        self.all_curves = curves.all_curves
 
         budget = Budget(database)
         self.spending = budget.spending

@@ -112,7 +112,7 @@ class Access:
         Args:
             who: whose; None for everybody's.
             since: Unix seconds.
-            limit: how many at most.
+            limit: how many at most; negative: all.
         """
         with self._database.read() as db:
             rows = db.execute(

@@ -52,3 +52,11 @@ class Curves:
                 (settings, limit),
             ).fetchall()
         return [KeptCurve(commit, metric, json.loads(windows)) for commit, metric, windows in rows if metric is not None]
+
+    def all_curves(self) -> list[tuple[str, str, Windows]]:
+        """Return the experiment, the commit and the curve of every training that finished, the oldest first."""
+        with self._database.read() as db:
+            rows = db.execute(
+                'SELECT e.id, e."commit", c.windows FROM curves c JOIN ended e ON e.id = c.experiment ORDER BY e.finished_at'
+            ).fetchall()
+        return [(experiment, commit, json.loads(windows)) for experiment, commit, windows in rows]

@@ -21,7 +21,7 @@ class Proposals:
 
         Args:
             row: the row number of the known one; 0 for all.
-            limit: how many at most.
+            limit: how many at most; negative: all.
 
         Returns:
             Pairs of row number and proposal, the oldest first.

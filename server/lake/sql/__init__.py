@@ -18,10 +18,11 @@ from autoresearch_mcp.server.lake.sql.copy import Copy, Load
 from autoresearch_mcp.server.lake.sql.pool import Answer, Pool, Preempted, Refused, Stopped
 from autoresearch_mcp.server.lake.sql.statement import check, refused
 from autoresearch_mcp.server.lake.sql.statement import describe as _describe
+from autoresearch_mcp.server.lake.sql.tables import DERIVED
 from autoresearch_mcp.server.lake.sql.turns import QUICK_MOST_S, QUICK_S, Turn, Turns
 from autoresearch_mcp.server.lake.sql.worker import HEAP_MB
 
-__all__ = ["LIMIT_S", "MOST_TEXT", "Load", "asks_for_schema", "close", "describe", "select"]
+__all__ = ["DERIVED", "LIMIT_S", "MOST_TEXT", "Load", "asks_for_schema", "close", "describe", "select"]
 
 LIMIT_S = 5.0
 MOST_TEXT = 50_000  # characters of an answer's values; as many again for the names of its columns

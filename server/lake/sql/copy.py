@@ -15,9 +15,8 @@ from typing import Any, Self
 
 from autoresearch_mcp.server.lake.schema import Column
 from autoresearch_mcp.server.lake.sql.statement import TYPES, refused
-from autoresearch_mcp.server.models import Table
 
-Load = Callable[[Table, Sequence[str]], Iterable[tuple[Any, ...]]]  # a table's rows, as cells of these columns
+Load = Callable[[str, Sequence[str]], Iterable[tuple[Any, ...]]]  # a table's rows, as cells of these columns
 MOST_MB = 512
 _ROWS = 500  # between two looks at the clock
 _PAGE_BYTES = 32_768  # holds the longest note: rows that span pages take more room
@@ -40,7 +39,7 @@ class Copy:
         LabError: `bad_sql`, where the file can't be made.
     """
 
-    def __init__(self, needed: Mapping[Table, Sequence[Column]], load: Load, folder: Path) -> None:
+    def __init__(self, needed: Mapping[str, Sequence[Column]], load: Load, folder: Path) -> None:
         self.path: Path | None = None
         self._steps: Generator[None, None, None] | None = None
         if needed:
@@ -96,7 +95,7 @@ def _new_file(folder: Path) -> Path:
     return Path(name).resolve()
 
 
-def _fill(path: Path, needed: Mapping[Table, Sequence[Column]], load: Load) -> Generator[None, None, None]:
+def _fill(path: Path, needed: Mapping[str, Sequence[Column]], load: Load) -> Generator[None, None, None]:
     """Copy, and pause after every few rows."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
         for pragma in (f"page_size = {_PAGE_BYTES}", "journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
