@@ -26,10 +26,13 @@ class Candidacies:
             limit: the most that are returned; negative: all.
 
         Returns:
-            The candidacies, the oldest first.
+            The candidacies in turn of their authors: the oldest of each author, then the second of each, and so on.
         """
+        query = """
+            SELECT record FROM candidacies WHERE state = 'open'
+            ORDER BY row_number() OVER (PARTITION BY json_extract(record, '$.author') ORDER BY created_at, id), created_at, id LIMIT ?"""
         with self._database.read() as db:
-            rows = db.execute("SELECT record FROM candidacies WHERE state = 'open' ORDER BY created_at, id LIMIT ?", (limit,)).fetchall()
+            rows = db.execute(query, (limit,)).fetchall()
         return [Candidacy.model_validate_json(row[0]) for row in rows]
 
     def candidacy_of(self, commit: str) -> Candidacy | None:

@@ -4,7 +4,7 @@ import sqlite3
 
 from autoresearch_mcp.server.errors import LabError
 
-SCHEMA_VERSION = 14
+SCHEMA_VERSION = 15
 
 _SCHEMA = """
 CREATE TABLE proposals (
@@ -122,6 +122,17 @@ CREATE TABLE measurements (  -- proposals that are trained and shown, and never 
 """,
     14: """
 CREATE INDEX proposals_by_size ON proposals (json_extract(record, '$.added'))  -- the status asks for the large ones all the time
+""",
+    15: """
+ALTER TABLE experiments ADD COLUMN author TEXT GENERATED ALWAYS AS (json_extract(record, '$.author')) VIRTUAL;
+CREATE INDEX experiments_by_author ON experiments (state, author, "commit", created_at, id);
+CREATE TABLE news (  -- what happened that callers should hear of, once; recipient: whom it concerns, or '' for everybody but its author
+    seq INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, author TEXT NOT NULL, recipient TEXT NOT NULL, subject TEXT NOT NULL,
+    text TEXT NOT NULL
+) STRICT;
+CREATE TABLE heard (  -- the last news that each caller was told
+    caller TEXT PRIMARY KEY, seq INTEGER NOT NULL
+) STRICT
 """,
 }
 

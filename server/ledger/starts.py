@@ -93,23 +93,30 @@ class Starts:
             ).fetchall()
         return [row[0] for row in rows]
 
-    def first_queued(self, first: Sequence[str], limit: int) -> list[Experiment]:
-        """Return the oldest queued experiment of each commit, the oldest first. What the lab queued for the champion is left out.
+    def first_queued(self, first: Sequence[str], limit: int) -> list[tuple[Experiment, int]]:
+        """Return the oldest queued experiment of each commit and author, in turn of the authors, with how many more each has.
+
+        What the lab queued for the champion is left out.
 
         Args:
             first: commits that are among them in any case, if something of them is queued.
-            limit: how many other commits at most.
+            limit: how many of other commits at most, but one of each author.
         """
-        heads = (
-            "SELECT id, min(created_at) AS at FROM experiments WHERE state = 'queued' AND \"commit\" {} IN (SELECT value FROM json_each(?)) "
-            "AND id NOT IN (SELECT experiment FROM lab_launches WHERE candidacy = '') GROUP BY \"commit\" ORDER BY at, id LIMIT ?"
-        )
-        query = f"SELECT record FROM experiments JOIN ({heads}) USING (id)"  # noqa: S608
+        query = """
+            WITH heads AS (
+                SELECT id, min(created_at) AS at, "commit", author, count(*) - 1 AS more
+                FROM experiments WHERE state = 'queued' AND id NOT IN (SELECT experiment FROM lab_launches WHERE candidacy = '')
+                GROUP BY author, "commit"
+            ), turns AS (
+                SELECT id, at, more, known, row_number() OVER (PARTITION BY known, author ORDER BY at, id) AS turn
+                FROM (SELECT *, "commit" IN (SELECT value FROM json_each(?)) AS known FROM heads)
+            ), places AS (
+                SELECT id, more, known, turn, at, row_number() OVER (PARTITION BY known ORDER BY turn, at, id) AS place FROM turns
+            )
+            SELECT record, more FROM places JOIN experiments USING (id) WHERE known OR turn = 1 OR place <= ? ORDER BY turn, at, id"""
         with self._database.read() as db:
-            rows = db.execute(query.format(""), (json.dumps(list(first)), -1)).fetchall()
-            rows += db.execute(query.format("NOT"), (json.dumps(list(first)), limit)).fetchall()
-        queued = [Experiment.model_validate_json(row[0]) for row in rows]
-        return sorted(queued, key=lambda e: (e.created_at, e.id))
+            rows = db.execute(query, (json.dumps(list(first)), limit)).fetchall()
+        return [(Experiment.model_validate_json(record), more) for record, more in rows]
 
     def queued_champion_replicates(self) -> list[Experiment]:
         """Return the replicates of the champion that the lab queued and that wait, the oldest first."""

@@ -3,7 +3,8 @@
 A machine's speed changes over minutes. Replicates that start one after another share that error, and no test can take it out again.
 So replicates of one commit are spread over time.
 
-- Up to `OPEN` candidates take turns.
+- Authors take turns, whatever each has queued. Of one author, what a verdict needs comes before new single trainings.
+- Up to `OPEN` candidates take turns, and one of each author besides.
 - No commit starts twice in a row while there is other work. A replicate of the champion is such work.
 - The lab trains a replicate of the champion at every 2nd launch until it has 8, at every 4th until it has 16, and at every 9th then.
 - The lab trains the champion only while candidates are open or wait.
@@ -47,11 +48,13 @@ class Waiting:
         commit: what is to be trained.
         author: who asked for it.
         id: of the experiment.
+        single: whether it is the only training that is wanted of a commit that was never started.
     """
 
     commit: str
     author: str = ""
     id: str = ""
+    single: bool = False
 
 
 Choice = Waiting | Literal["champion"] | None
@@ -114,17 +117,26 @@ def _since_champion(history: Sequence[Launch], champion: str) -> int:
 def _in_turn(
     history: Sequence[Launch], open_candidates: Sequence[str], queue: Sequence[Waiting], champion: str, slots: int
 ) -> list[Waiting]:
-    """Return what may start, in turn: commits that were never started first, then those whose last start is longest ago."""
+    """Return what may start, in turn.
+
+    The author whose last start is longest ago comes first. Of one author, new single trainings come last; of the rest, commits that were
+    never started come first, then those whose last start is longest ago.
+    """
     room = open_limit(slots) - len(set(open_candidates))
-    last = {launch.commit: number for number, launch in enumerate(history) if not launch.by_lab}
+    theirs = [(number, launch) for number, launch in enumerate(history) if not launch.by_lab]
+    started = {launch.commit: number for number, launch in theirs}
+    served = {launch.author: number for number, launch in theirs}
+    at_work = {each.author for each in queue if each.commit in open_candidates}
+    at_work |= {launch.author for _, launch in theirs if launch.commit in open_candidates}
     ready = []
     for each in queue:
         if each.commit not in open_candidates and each.commit != champion:
-            if room <= 0:
+            if room <= 0 and each.author in at_work:
                 continue
             room -= 1
+            at_work.add(each.author)
         ready.append(each)
-    return sorted(ready, key=lambda each: last.get(each.commit, -1))
+    return sorted(ready, key=lambda each: (served.get(each.author, -1), each.single, started.get(each.commit, -1)))
 
 
 def _neighbour(history: Sequence[Launch], champion: str) -> str | None:

@@ -113,7 +113,7 @@ class Schedule:
 
     def blocked(self) -> bool:
         """Return whether all that is queued was launched for another kind of training than this loop drives."""
-        queued = self._ledger.first_queued([], 1) or self._ledger.queued_champion_replicates()
+        queued = [e for e, _ in self._ledger.first_queued([], 1)] or self._ledger.queued_champion_replicates()
         return bool(queued) and self.choose() is None and not any(map(self._fits, queued))
 
     def _choose(self, champion: str, settings: Settings) -> Experiment | Literal["champion"] | None:
@@ -128,8 +128,9 @@ class Schedule:
         open_ = [each.commit for each in candidacies if each.commit in begun or each.replicates > 1]
         open_ += [e.commit for e in active if not e.by_lab]
         first = {*open_, *begun, *(each.commit for each in candidacies)}
-        queued = [e for e in ledger.first_queued(sorted(first), in_turn(slots)) if self._fits(e)]
-        queued.sort(key=lambda e: since.get(e.candidacy, e.created_at))  # a rebased candidacy keeps its place
+        heads = [(e, more) for e, more in ledger.first_queued(sorted(first), in_turn(slots)) if self._fits(e)]
+        queued = sorted((e for e, _ in heads), key=lambda e: since.get(e.candidacy, e.created_at))  # a rebased candidacy keeps its place
+        single = {e.id for e, more in heads if not (more or e.candidacy or e.commit in begun)}
         open_ += [e.commit for e in queued if e.commit in begun]
         open_ = [commit for commit in dict.fromkeys(open_) if commit != champion]
         apart = {champion, *ledger.measurements()}
@@ -142,7 +143,7 @@ class Schedule:
             history,
             [Launch(e.commit, e.author, e.by_lab) for e in active],
             open_,
-            [Waiting(e.commit, e.author, e.id) for e in queued],
+            [Waiting(e.commit, e.author, e.id, e.id in single) for e in queued],
             champion,
             self._measured(champion, settings) if is_due and not self._is_unaffordable() else None,
             slots,

@@ -83,8 +83,21 @@ def test_the_first_of_each_commit_is_read_from_a_long_queue(ledger: Ledger) -> N
         queue(ledger, commit=f"{n % 10}" * 40, created_at=float(n))
     queue(ledger, by_lab=True, commit="9" * 40, created_at=0.0)
     heads = ledger.first_queued(["7" * 40], limit=3)
-    assert [(e.commit[0], e.created_at) for e in heads] == [("0", 0.0), ("1", 1.0), ("2", 2.0), ("7", 7.0)]
+    assert {(e.commit[0], e.created_at, more) for e, more in heads} == {("0", 0.0, 2), ("1", 1.0, 2), ("2", 2.0, 2), ("7", 7.0, 2)}
     assert [e.commit[0] for e in ledger.queued_champion_replicates()] == ["9"]
+
+
+def test_authors_take_turns_in_the_queue_and_among_the_launches_until_decided(ledger: Ledger) -> None:
+    for n in range(30):
+        queue(ledger, commit=f"{n:040}", author="ada", created_at=float(n))
+    for n in range(30, 33):
+        queue(ledger, commit=f"{n:040}", author=f"bob{n}", created_at=float(n))
+    assert [int(e.commit) for e, _ in ledger.first_queued([], limit=5)] == [0, 30, 31, 32, 1]
+    assert [int(e.commit) for e, _ in ledger.first_queued([], limit=2)] == [0, 30, 31, 32], "each author has a turn"
+    for n, author in enumerate(["ada", "ada", "ada", "bob"]):
+        wanted = candidacy(commit=f"{n:040}", author=author, created_at=float(n))
+        ledger.enqueue([experiment(commit=wanted.commit, candidacy=wanted.id)], 1e9, None, "r", launch=launched(), candidacy=wanted)
+    assert [int(each.commit) for each in ledger.open_candidacies(limit=3)] == [0, 3, 1]
 
 
 def test_a_candidacy_has_one_open_experiment_and_ends_once(ledger: Ledger) -> None:

@@ -109,6 +109,30 @@ def test_candidates_take_turns() -> None:
     assert first == [f"c{n}" for n in range(8)] * 3
 
 
+def test_one_agent_with_two_hundred_queued_does_not_delay_another_with_one() -> None:
+    many, history, open_ = [Waiting(f"a{n}", "ada", f"a{n}") for n in range(200)], list[Launch](), list[str]()
+    for _ in range(OPEN):  # as many of hers as take turns, each with more to come
+        choice = next_launch(history, [], open_, many, CHAMPION, None)
+        assert isinstance(choice, Waiting)
+        history.append(Launch(choice.commit, choice.author))
+        open_.append(choice.commit)
+    bobs = Waiting("b0", "bob", "b0")
+    assert next_launch(history, [], open_, [*many, bobs], CHAMPION, None) == bobs
+    history.append(Launch("b0", "bob"))
+    turn = next_launch(history, [], [*open_, "b0"], [*many, bobs], CHAMPION, None)
+    assert isinstance(turn, Waiting) and turn.commit in open_, "then it is her turn again, and her ninth waits"
+
+
+def test_of_one_author_what_a_verdict_needs_comes_before_new_single_trainings() -> None:
+    history = [Launch("c0", "ada"), Launch("c1", "ada")]
+    new, needed = Waiting("c2", "ada", "e2", single=True), Waiting("c0", "ada", "e0")
+    assert next_launch(history, [], ["c0"], [new, needed], CHAMPION, None) == needed
+    several = Waiting("c3", "ada", "e3")
+    assert next_launch(history, [], ["c0"], [new, needed, several], CHAMPION, None) == several, "it takes turns with c0"
+    bobs = Waiting("c4", "bob", "e4", single=True)
+    assert next_launch(history, [], ["c0"], [new, needed, bobs], CHAMPION, None) == bobs
+
+
 def test_one_candidate_alone_alternates_with_the_champion() -> None:
     campaign = Campaign(ideas=1, replicates=20, slots=1)
     campaign.run()
