@@ -52,6 +52,11 @@ class StatePaths:
         return self.runs / experiment / str(attempt)
 
     @property
+    def short_runs(self) -> Path:
+        """The folder with a folder for each short run, while it lasts."""
+        return self.state / "short-runs"
+
+    @property
     def runner_lock(self) -> Path:
         """Held by the lab's runner, and holds its process id."""
         return self.state / "runner.lock"

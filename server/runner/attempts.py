@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch_mcp.server.compute.base import Compute, ComputeError, Job, Observation
+from autoresearch_mcp.server.compute.spec import spec_of
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, PAUSE, Experiment, ExperimentState, Failure
@@ -295,36 +295,14 @@ class Attempts:
         return self._launches[experiment.id]
 
     def _job(self, experiment: Experiment, data: str = "", files: Mapping[str, bytes] = {}, others: Mapping[str, bytes] = {}) -> Job:
-        launch = self._launch(experiment)
-        training, metric = launch.training, launch.metric
-        entry, *arguments = shlex.split(training.module or training.entry)
-        entry, module = (training.file, entry) if training.module else (entry, "")
-        spec = protocol.Spec(
-            experiment=experiment.id,
+        spec = spec_of(
+            self._launch(experiment),
+            experiment.id,
+            data,
             seed=experiment.seed,
-            profile=training.profile,
-            budget_s=training.budget_s,
-            threads=training.threads,
-            data=data,
             device=experiment.device,
-            attention=training.attention,
-            entry=entry,
-            arguments=tuple(arguments),
-            metric=metric.name,
-            unit=metric.unit,
-            pattern=metric.pattern,
-            source="" if metric.source == "output" else metric.source,
-            watched=tuple(guard.name for guard in metric.guard),
-            readable=str(Path(training.data).expanduser()) if training.data else "",
-            others=fingerprint(others)[:16] if others else "",
-            module=module,
-            python=training.interpreter,
-            cwd=training.cwd,
-            env=training.env,
-            memory_mb=training.memory_mb,
-            disk_mb=training.max_file_mb,
-            max_files=training.max_files,
             commit=experiment.commit,
+            others=fingerprint(others)[:16] if others else "",
         )
         return Job(experiment.id, experiment.attempt, locate(self._state, experiment), spec, {**others, **files})
 

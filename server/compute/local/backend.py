@@ -49,10 +49,16 @@ def environment(threads: int) -> dict[str, str]:
     return kept | import_environment() | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
 
 
-def open_backend(settings: Settings, state: Path, log: Path) -> "LocalCompute":
-    """Open the backend for a lab; see `open_compute`."""
+LAUNCHER = (sys.executable, "-m", "autoresearch_mcp.trainer.launch")
+_CAN_BE_WARM = sys.platform == "linux"
+
+
+def open_backend(
+    settings: Settings, state: Path, log: Path, command: tuple[str, ...] = LAUNCHER, *, warm: bool = _CAN_BE_WARM
+) -> "LocalCompute":
+    """Open the backend for a lab; see `open_compute` and `LocalCompute`."""
     drawn_with = StatePaths(state).secret if settings.training.heldout == "secret" else None
-    return LocalCompute(settings.training.profile, settings.training.threads, log, secret=drawn_with)
+    return LocalCompute(settings.training.profile, settings.training.threads, log, command, warm, drawn_with)
 
 
 class LocalCompute:
@@ -74,8 +80,8 @@ class LocalCompute:
         profile: str,
         threads: int,
         log: Path,
-        command: tuple[str, ...] = (sys.executable, "-m", "autoresearch_mcp.trainer.launch"),
-        warm: bool = sys.platform == "linux",
+        command: tuple[str, ...] = LAUNCHER,
+        warm: bool = _CAN_BE_WARM,
         secret: Path | None = None,
     ) -> None:
         self._profile = profile
