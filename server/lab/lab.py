@@ -14,6 +14,7 @@ from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.experiments import Experiments
 from autoresearch_mcp.server.lab.history import History
 from autoresearch_mcp.server.lab.memories import Memories
+from autoresearch_mcp.server.lab.news import NewsCases
 from autoresearch_mcp.server.lab.proposing import Proposing
 from autoresearch_mcp.server.lab.similar import SimilarProposals
 from autoresearch_mcp.server.lab.status import LabStatus
@@ -80,6 +81,10 @@ class Lab:
         self.tokens = core.ledger.tokens
         self.record_change = core.ledger.record_change
         self.recorded_changes = core.ledger.recorded_changes
+
+        news = NewsCases(core)
+        self.newest_news = news.newest_news
+        self.unheard = news.unheard
 
         memories = Memories(core, similar)
         self.write_memory = memories.write_memory

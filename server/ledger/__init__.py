@@ -23,6 +23,7 @@ from autoresearch_mcp.server.ledger.database import Database
 from autoresearch_mcp.server.ledger.decisions import Decisions
 from autoresearch_mcp.server.ledger.evidence import Evidence
 from autoresearch_mcp.server.ledger.experiments import OpenExperiments
+from autoresearch_mcp.server.ledger.news import News
 from autoresearch_mcp.server.ledger.outbox import Outbox
 from autoresearch_mcp.server.ledger.pause import Pause
 from autoresearch_mcp.server.ledger.promotions import Promotions
@@ -143,6 +144,11 @@ class Ledger:
         self.drop_promotion = promotions.drop_promotion
         self.promotions = promotions.promotions
         self.promotion_count = promotions.promotion_count
+
+        news = News(database)
+        self.newest_news = news.newest_news
+        self.news_after = news.news_after
+        self.unheard = news.unheard
 
         access = Access(database)
         self.add_token = access.add_token

@@ -1,6 +1,7 @@
 """Promotions: written down before the champion's git ref moves, confirmed afterwards."""
 
 from autoresearch_mcp.server.ledger.database import Database
+from autoresearch_mcp.server.ledger.news import add_news
 from autoresearch_mcp.server.ledger.outbox import post
 from autoresearch_mcp.server.models import Promotion
 
@@ -17,10 +18,11 @@ class Promotions:
             db.execute("INSERT INTO promotions (id, done, record) VALUES (?, 0, ?)", (promotion.id, promotion.model_dump_json()))
 
     def confirm_promotion(self, promotion: Promotion) -> None:
-        """Make an intended promotion a fact, and post it to the lake: the ref has moved. Repeating it changes nothing."""
+        """Make an intended promotion a fact, post it to the lake and make it news: the ref has moved. Repeating it changes nothing."""
         with self._database.write() as db:
             if db.execute("UPDATE promotions SET done = 1 WHERE id = ? AND done = 0", (promotion.id,)).rowcount:
                 post(db, "promotions", promotion)
+                add_news(db, "champion", promotion.author, promotion.id)
 
     def drop_promotion(self, promotion: Promotion) -> None:
         """Forget an intended promotion: the ref did not move. A confirmed one stays."""

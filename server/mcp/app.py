@@ -9,6 +9,7 @@ from mcp.server.mcpserver import server as sdk
 
 from autoresearch_mcp.server import __version__
 from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.mcp.announcing import Announcer
 from autoresearch_mcp.server.mcp.bridge import ANYBODY, Bridge, Identity
 from autoresearch_mcp.server.mcp.doors import Doors
 from autoresearch_mcp.server.mcp.messages import refuse_what_the_sdk_misreads
@@ -48,7 +49,7 @@ def build_server(lab: Lab, identity: Identity = ANYBODY) -> MCPServer[object]:
             log_level="WARNING",
             subscriptions=False,  # nothing is pushed: a stateless server can't know what other processes change
             cache_hints={"tools/list": CacheHint(ttl_ms=60_000, scope="private")},
-            middleware=[refuse_what_the_sdk_misreads, Doors(bridge, offered, promotes=["promote_commit"])],
+            middleware=[refuse_what_the_sdk_misreads, Doors(bridge, offered, promotes=["promote_commit"]), Announcer(bridge)],
         )
     add_prompts(server)
     add_resources(server, bridge)

@@ -4,7 +4,6 @@ A call that has begun is finished even when its client goes away, so nothing tha
 """
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,16 +11,15 @@ from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
 import anyio
 import anyio.to_thread
-from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import Context
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.masking import mask_paths
+from autoresearch_mcp.server.mcp.callers import Asked, Sessions, client, printable
 from autoresearch_mcp.server.roles import Role
 
 Ctx = Context[Any, Any]
-Asked = ServerRequestContext[Any, Any]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -70,6 +68,7 @@ class Bridge:
         self.lab = lab
         self._identity = identity
         self._agent = identity.name or os.environ.get("AUTORESEARCH_AGENT")
+        self._sessions = Sessions()
         self._limiter = anyio.CapacityLimiter(THREADS)
 
     async def call(self, use_case: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -103,12 +102,18 @@ class Bridge:
                 f"Leave `author` out, or give {own}. Nothing was changed.",
                 "other_author",
             )
+        if given:
+            self._sessions.remember(context.request_context, given)
         return self.signature(given, context.request_context)
 
     def signature(self, given: str | None, asked: Asked) -> str:
         """Return the name that a call is signed with, once its author was accepted."""
         own = self.identity(asked.request).name
-        return own or given or _printable(self._agent) or self.client(asked)
+        return own or given or printable(self._agent) or self._sessions.signature(asked)
+
+    def reader(self, asked: Asked) -> str:
+        """Return the name of who calls, where the call gives none: as `signature`, but the last one that its session gave comes before."""
+        return self.identity(asked.request).name or self._sessions.name(asked) or self.signature(None, asked)
 
     def rules_others(self, context: Ctx) -> bool:
         """Return whether the caller may cancel what others launched."""
@@ -117,23 +122,17 @@ class Bridge:
     def signed(self, answer: Answer, given: str | None, context: Ctx) -> Answer:
         """Return the answer, with a hint where its author can't be told from others: the call and the client named none."""
         asked = context.request_context
-        if given or self.identity(asked.request).name or _printable(self._agent) or asked.session.client_params:
+        if given or self.identity(asked.request).name or printable(self._agent) or asked.session.client_params:
             return answer
-        hint = "Signed as `agent`, because this connection names no client: pass `author`, your own name, to tell your work from others'."
+        name = self.signature(None, asked)
+        hint = f"Signed as `{name}`, because this connection names no client: pass `author`, your own name, to tell your work from others'."
         return answer.model_copy(update={"note": f"{answer.note} {hint}".strip()})
 
     def caller(self, context: Ctx) -> str:
-        """Return what tells callers over HTTP apart: the session, else the connection. Empty on stdio, where there is one client."""
-        request = context.request_context.request
-        session = request.headers.get("mcp-session-id") if request is not None else None
-        return session or (str(request.client) if request is not None else "")
+        """Return what tells callers apart: the name of one that has a token, else its session. See `Sessions.key`."""
+        asked = context.request_context
+        return self.identity(asked.request).name or self._sessions.key(asked)
 
     def client(self, asked: Asked) -> str:
         """Return what the client calls itself, or `agent`."""
-        params = asked.session.client_params
-        return (_printable(params.client_info.name) if params else "") or "agent"
-
-
-def _printable(name: str | None) -> str:
-    """Return a name from outside, in the form that the `author` argument asks for."""
-    return re.sub(r"[^\w .@:/+-]+", "-", name or "").strip(" -")[:64]
+        return client(asked)

@@ -53,7 +53,7 @@ def test_the_typescript_sdk_lists_and_calls_everything(lab: Path, transport: str
             answers = drive("http", server.url)
     assert answers["server"] == "autoresearch" and set(answers["tools"]) == set(TOOLS)
     assert answers["prompts"] == ["orchestrator", "worker"] and "lab://status" in answers["resources"]
-    assert answers["proposed"]["author"] == "typescript" and not answers["proposed"]["duplicate"]
+    assert answers["proposed"]["author"].startswith("typescript-") and not answers["proposed"]["duplicate"]
     assert not answers["waited"]["done"] and answers["waited"]["experiments"][0]["state"] == "queued" and answers["progress"] >= 1
     assert answers["picture"] == "image/png"
     assert answers["refused"][0] and "no argument `verbose`" in answers["refused"][1]

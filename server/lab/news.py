@@ -1,0 +1,76 @@
+"""What happened in the lab, in the words in which a caller who hasn't heard is told."""
+
+from autoresearch_mcp.server.lab.core import LabCore
+from autoresearch_mcp.server.lab.lineage import Lineage
+from autoresearch_mcp.server.lab.titles import title
+from autoresearch_mcp.server.ledger.news import Piece
+from autoresearch_mcp.server.models import Promotion
+from autoresearch_mcp.server.untrusted import one_line
+
+MOST = 8  # queued trainings that are named
+
+
+class NewsCases:
+    """The use cases around news."""
+
+    def __init__(self, core: LabCore) -> None:
+        self._core = core
+
+    def newest_news(self) -> int:
+        """Return the number of the newest piece of news; 0 where there is none."""
+        return self._core.ledger.newest_news()
+
+    def unheard(self, caller: str) -> list[str]:
+        """Return the news that a caller has not heard, in sentences, and count it as heard."""
+        return self.in_words(self._core.ledger.unheard(caller), caller)
+
+    def in_words(self, pieces: list[Piece], caller: str) -> list[str]:
+        """Return pieces of news in sentences. Of the champion's moves, the last is told.
+
+        Args:
+            pieces: the oldest first.
+            caller: whose queued trainings are named where their base is superseded.
+        """
+        moves = [piece for piece in pieces if piece.kind == "champion"]
+        told = [self._moved(moves, caller)] if moves else []
+        return [*told, *(piece.text for piece in pieces if piece.text)]
+
+    def _moved(self, moves: list[Piece], caller: str) -> str:
+        by_id = {promotion.id: promotion for promotion in self._core.ledger.promotions()}
+        promotion = by_id[moves[-1].subject]
+        words = [self.promotion_in_words(promotion)]
+        if len(moves) > 1:
+            words.append(f"It moved {len(moves)} times since you were last told.")
+        if stale := self._superseded(caller):
+            words.append(f"Queued by you on an earlier base: {', '.join(stale)}. Cancel them, or propose them again with `port`.")
+        return " ".join(words)
+
+    def promotion_in_words(self, promotion: Promotion) -> str:
+        """Say what the champion is since a promotion: whose idea, who asked, and by how much it is better."""
+        ledger, verdict = self._core.ledger, promotion.verdict
+        now, before = promotion.commit[:12], promotion.previous[:12]
+        if promotion.is_demotion:
+            return f"The lab's owner took a promotion back: the champion is {now} again, no longer {before}."
+        proposal = ledger.proposal(ledger.proposal_of(promotion.commit))
+        idea = f": {title(proposal)!r}, an idea of {proposal.author}" if proposal else ""
+        if proposal and proposal.ported_from:
+            idea += f", ported from {proposal.ported_from[:12]}"
+        words = f"The champion moved from {before} to {now}{idea}; {promotion.author} asked for it."
+        ours, theirs, gain = verdict.get("candidate_mean"), verdict.get("champion_mean"), verdict.get("gain")
+        if ours is None or theirs is None or gain is None:
+            return words
+        noise, p = verdict.get("noise"), verdict.get("p")
+        spread = f", sd {noise:.2g}" if noise is not None else ""
+        luck = f" (p = {p:.2g})" if p is not None else ""
+        return f"{words} Mean {ours:.4f} (n {verdict['n']}) against {theirs:.4f} (n {verdict['m']}{spread}), a gain of {gain:.4f}{luck}."
+
+    def _superseded(self, author: str) -> list[str]:
+        """Return the queued trainings of an author whose commits were built on an earlier champion. Launches until decided are rebased."""
+        core = self._core
+        queued = [e for e in core.ledger.open_experiments("queued") if e.author == author and not e.candidacy]
+        if not queued:
+            return []
+        lineage, measurements = Lineage(core.ledger, core.repo.champion()), core.ledger.measurements()
+        stale = [e for e in queued if e.commit not in measurements and not lineage.has(e.commit) and lineage.is_stale(e.commit)]
+        more = [f"and {len(stale) - MOST} more"] if len(stale) > MOST else []
+        return [*(f"{e.id} ({one_line(e.commit[:12], 12)})" for e in stale[:MOST]), *more]

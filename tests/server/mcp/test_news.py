@@ -1,0 +1,71 @@
+"""What a caller hasn't heard: it stands in its next answer, whatever it asks, and once."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client
+
+from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.mcp import build_server
+from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
+from tests.server.mcp.test_surface import answer, call, text
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def runner_lab(tmp_path: Path) -> Iterator[FakeRunnerLab]:
+    yield from make_runner_lab(tmp_path / "lab")
+
+
+@pytest.fixture
+def lab(runner_lab: FakeRunnerLab) -> Iterator[Lab]:
+    with contextlib.closing(Lab(runner_lab.root)) as lab:
+        yield lab
+
+
+def propose(lab: Lab, depth: int, author: str = "ada", **more: Any) -> str:
+    edits = [{"path": "train.py", "search": "DEPTH = 2", "replace": f"DEPTH = {depth}"}]
+    return lab.propose_patch(f"A depth of {depth} is better.", author, edits=edits, **more).commit
+
+
+def win(runner_lab: FakeRunnerLab, lab: Lab, commit: str) -> None:
+    """Give a proposal three good replicates against eight of the champion that the lab trained."""
+    champion = lab.champion()
+    for sha, metrics in ((champion, [1.68, 1.681, 1.679, 1.6805, 1.6795, 1.682, 1.678, 1.6801]), (commit, [1.64, 1.641, 1.639])):
+        for id, val_bpb in zip(lab.launch_training(sha, "ada", replicates=len(metrics)).experiments, metrics, strict=True):
+            runner_lab.finish(id, val_bpb, "same", by_lab=sha == champion)
+
+
+async def test_whoever_has_not_heard_is_told_once_that_the_champion_moved(runner_lab: FakeRunnerLab, lab: Lab) -> None:
+    winner, old, first = propose(lab, 1), propose(lab, 4, "bob"), lab.champion()
+    (queued,) = lab.launch_training(old, "bob").experiments
+    (hers,) = lab.launch_training(propose(lab, 5), "ada").experiments
+    win(runner_lab, lab, winner)
+    with contextlib.closing(Lab(runner_lab.root)) as other:  # another server, such as another agent's
+        async with Client(build_server(lab)) as ada, Client(build_server(other)) as bob:
+            assert "news" not in await answer(bob, "write_memory", kind="finding", text="Bob was here before.", author="bob")
+            moved = await answer(ada, "promote_commit", commit=winner, author="ada")
+            assert moved["promoted"] and "news" not in moved, "who moved it knows"
+            heard = text(await call(bob, "read_file"))  # signed by nobody: the name that the session gave last counts
+            assert "news" not in await answer(bob, "get_status") and "News" not in text(await call(bob, "read_file"))
+            late = await answer(ada, "get_status")
+            assert "news" not in late
+    (news,) = [line for line in heard.splitlines() if line.startswith("News: ")]
+    assert f"moved from {first[:12]} to {winner[:12]}: 'A depth of 1 is better', an idea of ada" in news
+    assert "Mean 1.6400 (n 3) against 1.6800 (n 8, sd 0.00" in news and "a gain of 0.0400 (p = " in news
+    assert queued in news and old[:12] in news and hers not in news
+
+
+async def test_news_stands_in_refusals_too_and_not_in_the_first_answer(runner_lab: FakeRunnerLab, lab: Lab) -> None:
+    win(runner_lab, lab, winner := propose(lab, 1))
+    assert lab.promote_commit(winner, "ada").promoted
+    async with Client(build_server(lab)) as bob:
+        assert "news" not in await answer(bob, "get_status"), "a newcomer sees the champion of now"
+        lab.demote("[owner]", "It was a mistake.")
+        refused = await call(bob, "get_experiment", id=["e-000000000000000"])
+        assert refused.is_error and "took a promotion back" in str(refused.content[-1])
+        assert "news" not in await answer(bob, "get_status")
