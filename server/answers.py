@@ -22,6 +22,8 @@ class ExperimentLine(Model):
     progress: float | None = Field(
         default=None, description="share of the training budget used, 0 to 1, while it runs", json_schema_extra=UNLISTED
     )
+    position: int | None = Field(default=None, description="in the queue, from 1", json_schema_extra=UNLISTED)
+    done_in_s: int | None = Field(default=None, description="until it has ended, about", json_schema_extra=UNLISTED)
     pace: str | None = Field(default=None, exclude=True, description="as in `ExperimentAnswer`; lists tell it in their notes")
     failure: str | None = Field(default=None, description="class and message, when it did not finish")
 
@@ -104,9 +106,9 @@ class Money(Model):
 class Budget(Model):
     """Device seconds of the whole lab."""
 
-    total_s: float
+    total_s: float = Field(json_schema_extra=UNLISTED)
     spent_s: float
-    reserved_s: float
+    reserved_s: float = Field(json_schema_extra=UNLISTED)
     left_s: float
     usd: Money | None = Field(default=None, json_schema_extra=UNLISTED)
 
@@ -118,6 +120,7 @@ class TrainingCost(Model):
     reserves_s: float = Field(description="the most that one can use; held back from its start to its end")
     slots: int = Field(description="trainings that run at once")
     left: int = Field(description="how many more the budget allows")
+    queue_s: float | None = Field(default=None, description="until the queue is empty, about", json_schema_extra=UNLISTED)
     limits: str
 
 
@@ -152,7 +155,7 @@ class StatusAnswer(Model):
         json_schema_extra=UNLISTED,
     )
     counts: dict[str, int] = Field(description="experiments by state", json_schema_extra=UNLISTED)
-    running: list[ExperimentLine]
+    running: list[ExperimentLine] = Field(json_schema_extra=UNLISTED)
     queued: list[ExperimentLine] = Field(json_schema_extra=UNLISTED)
     open: list[OpenLaunch] = Field(default=[], description="launches until decided: the first 8", json_schema_extra=UNLISTED)
     recent: list[ExperimentLine] = Field(description="latest ended, newest first", json_schema_extra=UNLISTED)
@@ -273,7 +276,9 @@ class QueryAnswer(Model):
     """A page of rows."""
 
     rows: list[dict[str, Any]]
-    matched: int | None = Field(default=None, description="rows that matched in all; null where it was not counted")
+    matched: int | None = Field(
+        default=None, description="rows that matched in all; null where it was not counted", json_schema_extra=UNLISTED
+    )
     next_cursor: str | None = None
     note: str = ""
 

@@ -61,8 +61,8 @@ class Failure(Model):
         "over_budget or error"
     )
     message: str
-    lines: list[str] = Field(default=[], description="the few log lines that explain it")
-    advice: str = ""
+    lines: list[str] = Field(default=[], description="the few log lines that explain it", json_schema_extra=UNLISTED)
+    advice: str = Field(default="", json_schema_extra=UNLISTED)
 
 
 class Proposal(Model):

@@ -82,6 +82,32 @@ def read_log(path: Path, mode: Mode, lines: int, pattern: str | None, first_line
     return text, f"{len(chosen)} of {total} lines ({mode})"
 
 
+def find_line(path: Path, pattern: str, offset: int) -> tuple[str, int]:
+    """Look for a line of a log that matches, from an offset on.
+
+    Args:
+        path: the log; one that isn't there yet is empty.
+        pattern: as for `read_log`.
+        offset: in bytes.
+
+    Returns:
+        The first such line, cut at 500 characters, or nothing; and the offset behind the last whole line that was read.
+    """
+    words = [word for word in pattern.lower().split("|") if word]
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(_AT_ONCE)
+    except OSError:
+        return "", offset
+    whole = data[: data.rfind(b"\n") + 1]
+    for raw in whole.split(b"\n"):
+        line = last_state(raw.decode("utf-8", "replace"))
+        if any(word in line.lower() for word in words):
+            return line.rstrip("\r")[:500], offset + len(whole)
+    return "", offset + len(whole)
+
+
 def read_curve(path: Path, points: int = 30) -> list[tuple[float, float]]:
     """Return a digest of a loss curve.
 

@@ -7,6 +7,7 @@ from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server import runs
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.commits import Commits
+from autoresearch_mcp.server.lab.comparison import Comparison
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.curves import thinned
 from autoresearch_mcp.server.lab.masking import mask_paths, without_paths
@@ -25,6 +26,7 @@ class Experiments:
         self._core = core
         self._status = status
         self._commits = Commits(core, status)
+        self._comparison = Comparison(core, status)
 
     def changes(self) -> int:
         """Return a number that differs from the last answer when the ledger changed since.
@@ -44,10 +46,11 @@ class Experiments:
         ids = [each for id in ids for each in (self._core.ledger.trainings_of(id) if id.startswith("c-") else [id])]
         open_ = {e.id: e for e in self._core.ledger.open_experiments()}
         ended = self._core.ledger.ended([id for id in ids if id not in open_])
+        ahead = self._status.forecast(list(open_.values())) if open_ else None
         lines = []
         for id in ids:
             if id in open_:
-                lines.append(self._status.line(open_[id]))
+                lines.append(self._status.line(open_[id], ahead))
             elif id in ended:
                 lines.append(ended_line(ended[id], self._core.root))
             else:
@@ -72,12 +75,12 @@ class Experiments:
         peak = e.details.get("peak_memory_mb")
         return a.ExperimentAnswer(
             experiment=line,
-            against_champion=self._status.against_champion(e),
+            against_champion=self._comparison.against_champion(e),
             pace=line.pace,
             steps=steps if isinstance(steps, int) else None,
             cpu_share=e.cpu_share,
             memory_mb=round(peak) if isinstance(peak, int | float) and peak > 0 else None,
-            disturbed=self._status.disturbed(e),
+            disturbed=self._comparison.disturbed(e),
             base=e.base,
             tags=e.tags,
             attempt=e.attempt,
@@ -107,6 +110,43 @@ class Experiments:
         if not newest:
             raise LabError(f"{sha[:12]} has no experiment yet. launch_training queues one.", "unknown_experiment")
         return newest[0].id
+
+    def open_of(self, author: str) -> list[str]:
+        """Return the ids of all that an author launched and that goes on; a launch until decided stands for its trainings."""
+        launches = {each.id for each in self._core.ledger.open_candidacies() if each.author == author}
+        open_ = self._core.ledger.open_experiments()
+        return [*sorted(launches), *(e.id for e in open_ if e.author == author and e.candidacy not in launches and not e.by_lab)]
+
+    def open_named(self, name: str) -> list[str]:
+        """Return the ids that a name stands for: itself, or of a commit all that goes on, else its newest experiment.
+
+        Raises:
+            LabError: those of `find`.
+        """
+        if name.startswith(("e-", "c-")):
+            return [name]
+        sha = self._core.commit(name)
+        launches = [each.id for each in self._core.ledger.open_candidacies() if each.commit == sha]
+        open_ = [e.id for e in self._core.ledger.open_experiments() if e.commit == sha and e.candidacy not in launches]
+        return [*launches, *open_] or [self.find(sha)]
+
+    def printed(self, id: str, words: str, offset: int) -> tuple[str, int]:
+        """Look for words in what an experiment has printed since.
+
+        Args:
+            id: of the experiment.
+            words: plain text in any case, alternatives separated by `|`.
+            offset: of its log, in bytes, up to which it was looked at.
+
+        Returns:
+            The first line that holds them, fenced, or nothing; and the offset from which to go on.
+
+        Raises:
+            LabError: `bad_id`, `unknown_experiment`, or `lake_unavailable`.
+        """
+        e = self._core.experiment(id)
+        line, offset = runs.find_line(runs.locate(self._core.state, e) / protocol.LOG, words, offset)
+        return (self._fenced(line, f"line of {id}, printed by the training code of {e.author}", 600) + "\n" if line else ""), offset
 
     def side_by_side(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """Return a row for each experiment or commit, in the order asked: a commit's is over all its replicates.

@@ -43,6 +43,9 @@ class Lab:
         self.states = experiments.states
         self.get_experiment = experiments.get_experiment
         self.find = experiments.find
+        self.open_of = experiments.open_of
+        self.open_named = experiments.open_named
+        self.printed = experiments.printed
         self.side_by_side = experiments.side_by_side
         self.read_log = experiments.read_log
 

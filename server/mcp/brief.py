@@ -44,6 +44,14 @@ def brief_line(line: a.ExperimentLine) -> a.ExperimentLine:
     )
 
 
+def brief_wait(line: a.ExperimentLine) -> a.ExperimentLine:
+    """Return an experiment's line for its own agent, who knows the idea: at most 250 characters."""
+    update = {"seed": None, "device": "", "author": "", "hypothesis": shorten(line.hypothesis, _WORDS)}
+    if line.failure:
+        update |= {"hypothesis": "", "failure": shorten(line.failure, 120)}
+    return line.model_copy(update=update)
+
+
 def brief_experiment(whole: a.ExperimentAnswer, parts: Sequence[Part]) -> a.ExperimentAnswer:
     """Return an experiment's answer without what was not asked for; the last lines of a failure without an explanation stay."""
     line, failure = whole.experiment, whole.failure

@@ -1,45 +1,83 @@
 """`wait_for_experiments`: the one tool that waits. It polls a cheap change counter, so a hundred waiting agents cost little."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Literal
 
 import anyio
 from pydantic import Field
 
 from autoresearch_mcp.server import answers as a
-from autoresearch_mcp.server.mcp.arguments import ExperimentId
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.mcp.arguments import ExperimentName
 from autoresearch_mcp.server.mcp.bridge import Bridge, Ctx
+from autoresearch_mcp.server.mcp.brief import brief_wait
 from autoresearch_mcp.server.models import TERMINAL_STATES, Candidacy
 
 POLL_S = 0.1  # between readings of the ledger's change counter
 REFRESH_S = 1.0  # between readings of progress, which changes without the ledger, and between progress notifications
+MOST_S = 45  # of one call: clients cut calls at about a minute
+MOST_IDS = 50
+
+Until = Literal["all", "any", "started"]
 
 
 def waiting(bridge: Bridge) -> Callable[..., Awaitable[a.WaitAnswer]]:
     """Return the tool, bound to a lab."""
 
     async def wait_for_experiments(
-        ids: Annotated[list[ExperimentId], Field(min_length=1, max_length=50)],
         context: Ctx,
-        timeout_s: Annotated[int, Field(ge=1, le=45)] = 30,
-        until: Literal["all", "any"] = "all",
+        ids: Annotated[
+            list[ExperimentName] | None, Field(max_length=MOST_IDS, description="or commits; default: all your open ones")
+        ] = None,
+        timeout_s: Annotated[int, Field(ge=1, description=f"1 to {MOST_S}")] = 30,
+        until: Until = "all",
+        line: Annotated[str | None, Field(max_length=200, description="or until a log line holds this; | separates alternatives")] = None,
     ) -> a.WaitAnswer:
         """Wait until experiments end, at most timeout_s.
 
         Returns done, each state with its val_bpb or failure, and what changed. Not done is no error: call again for the rest.
         """
-        watch = Watch(bridge, list(dict.fromkeys(ids)), until)
         started = anyio.current_time()
-        await watch.until_done(started + timeout_s, lambda waited: context.report_progress(waited, timeout_s, watch.summary()))
-        return a.WaitAnswer(done=watch.done, experiments=watch.lines, changed=watch.changed, note=watch.note())
+        allowed_s = min(timeout_s, MOST_S)
+        watch = Watch(bridge, await _named(bridge, ids, context), until, line or "")
+        await watch.until_done(started + allowed_s, lambda waited: context.report_progress(waited, allowed_s, watch.summary()))
+        clamped = f" A call waits {MOST_S} s at most, not {timeout_s}." if timeout_s > MOST_S else ""
+        lines = [brief_wait(each) for each in watch.lines]
+        return a.WaitAnswer(done=watch.done, experiments=lines, changed=watch.changed, note=f"{watch.note()}{clamped}")
 
     return wait_for_experiments
 
 
-class Watch:
-    """What one call saw of its experiments so far."""
+async def _named(bridge: Bridge, names: Sequence[str] | None, context: Ctx) -> list[str]:
+    """Return the ids to wait for, each once; a commit stands for all of it that is open.
 
-    def __init__(self, bridge: Bridge, ids: list[str], until: Literal["all", "any"]) -> None:
+    Raises:
+        LabError: `nothing_open`, and those of a look-up.
+    """
+    if names:
+        found = [await bridge.call(bridge.lab.open_named, name) for name in names]
+        return list(dict.fromkeys(id for each in found for id in each))
+    who = bridge.name(context)
+    mine = await bridge.call(bridge.lab.open_of, who)
+    if not mine:
+        raise LabError(
+            f"Nothing of {who} is open, so there is nothing to wait for. If yours are under another name, pass their ids.",
+            "nothing_open",
+        )
+    return mine[:MOST_IDS]
+
+
+class Watch:
+    """What one call saw of its experiments so far.
+
+    Args:
+        bridge: to the lab.
+        ids: of experiments and launches until decided.
+        until: all or any of them have ended, or all have started.
+        line: what a line of a log holds that ends the wait too; empty for none.
+    """
+
+    def __init__(self, bridge: Bridge, ids: list[str], until: Until, line: str = "") -> None:
         self.bridge = bridge
         self.ids = ids
         self.until = until
@@ -47,6 +85,9 @@ class Watch:
         self.candidacies: list[Candidacy] = []  # launches until decided, among what is waited for
         self.changed: list[str] = []
         self._counter: int | None = None
+        self._words = line
+        self._read: dict[str, int] = {}  # of each log, in bytes
+        self._printed = ""  # the line that was waited for
 
     @property
     def open(self) -> list[a.ExperimentLine]:
@@ -57,8 +98,12 @@ class Watch:
     def done(self) -> bool:
         """Whether the call can answer. A launch until decided ends with the decision, not with a replicate."""
         undecided = [each for each in self.candidacies if each.state == "open"]
+        if self._printed or not (self.open or undecided):
+            return True
+        if self.until == "started":
+            return all(line.state != "queued" for line in self.lines)
         if self.until == "all":
-            return not self.open and not undecided
+            return False
         own = [line for line in self.lines if line.id in self.ids]
         return len(undecided) < len(self.candidacies) or any(line.state in TERMINAL_STATES for line in own)
 
@@ -94,6 +139,13 @@ class Watch:
         self.lines = await self.bridge.call(self.bridge.lab.states, self.ids)
         news = [line for line in self.lines if before.get(line.id, line.state) != line.state]
         self.changed += [f"{line.id}: {before[line.id]} -> {line.state}" for line in news]
+        for each in self.lines if self._words and not self._printed else ():
+            if each.state != "queued":
+                self._printed, self._read[each.id] = await self.bridge.call(
+                    self.bridge.lab.printed, each.id, self._words, self._read.get(each.id, 0)
+                )
+            if self._printed:
+                return
 
     def summary(self) -> str:
         """Such as `2 of 4 ended; e-1a2b running 63%`."""
@@ -107,8 +159,11 @@ class Watch:
         undecided = [each.id for each in self.candidacies if each.state == "open"]
         if not self.open and not undecided:
             return f"{decisions}All have ended. Write down what you learned with write_memory."
+        left = [line.done_in_s for line in self.open if line.done_in_s is not None]
+        ready = f" What is queued of them has ended in about {max(left)} s." if left else ""
         rest = ", ".join([*undecided, *(line.id for line in self.open)])
-        return f"{decisions}{self.summary()}. Still open: {rest}. Call again with these ids, or use the time to think of the next idea."
+        again = f"Still open: {rest}. Call again with these ids, or use the time to think of the next idea."
+        return f"{self._printed}{decisions}{self.summary()}.{ready} {again}"
 
 
 def _decision(candidacy: Candidacy) -> str:
