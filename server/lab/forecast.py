@@ -101,10 +101,18 @@ class Forecaster:
 
 
 def _in_order(queued: Sequence[Experiment]) -> list[Experiment]:
-    """Return what is queued about as the runner takes it: commits take turns, so a commit's second replicate comes after others' first."""
-    turns = Counter[str]()
+    """Return what is queued about as the runner takes it (see `runner.order`): authors take turns, and so do the commits of each."""
+    of_commit = _turns(queued, lambda e: (e.author, e.commit))
+    by_commit = sorted(queued, key=lambda e: (of_commit[e.id], e.created_at, e.id))
+    of_author = _turns(by_commit, lambda e: (e.author,))
+    return sorted(by_commit, key=lambda e: (of_author[e.id], e.created_at, e.id))
+
+
+def _turns(queued: Sequence[Experiment], group: Callable[[Experiment], tuple[str, ...]]) -> dict[str, int]:
+    """Return which turn of its group each has."""
+    turns = Counter[tuple[str, ...]]()
     turn = {}
     for e in queued:
-        turn[e.id] = turns[e.commit]
-        turns[e.commit] += 1
-    return sorted(queued, key=lambda e: (turn[e.id], e.created_at, e.id))
+        turn[e.id] = turns[group(e)]
+        turns[group(e)] += 1
+    return turn
