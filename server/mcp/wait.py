@@ -57,7 +57,7 @@ async def _named(bridge: Bridge, names: Sequence[str] | None, context: Ctx) -> l
     if names:
         found = [await bridge.call(bridge.lab.open_named, name) for name in names]
         return list(dict.fromkeys(id for each in found for id in each))
-    who = bridge.name(context)
+    who = bridge.reader(context.request_context)
     mine = await bridge.call(bridge.lab.open_of, who)
     if not mine:
         raise LabError(
