@@ -86,6 +86,11 @@ class StatePaths:
         """The record of what `setup modal` made."""
         return self.state / "modal.json"
 
+    @property
+    def slurm(self) -> Path:
+        """The record of what tells this lab's jobs on a Slurm cluster from others."""
+        return self.state / "slurm.json"
+
     def server_log(self, name: str) -> Path:
         """Return the log of a server that the demo started for the agent `name`."""
         return self.state / f"server-{name}.log"

@@ -89,6 +89,19 @@ def modal_standin(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Standin
             del os.environ[name]
 
 
+@pytest.fixture(scope="session")
+def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A real Slurm, which the process environment points its commands at. Yields its configuration file."""
+    from tests.standins.slurm import cluster, why_missing
+
+    if why := why_missing():
+        pytest.skip(f"no Slurm: {why}")
+    with cluster(tmp_path_factory.mktemp("cluster")) as conf:
+        os.environ["SLURM_CONF"] = str(conf)
+        yield conf
+        del os.environ["SLURM_CONF"]
+
+
 @pytest.fixture
 def make_modal_lab(modal_standin: "Standin", make_lab: Callable[..., Path]) -> Callable[..., Path]:
     """Makes a lab that trains on the stand-in, and was set up there with the public split; the calls of `make_lab`."""

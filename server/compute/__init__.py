@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 BACKENDS: Mapping[str, str] = {
     "local": "autoresearch_mcp.server.compute.local.backend",
     "modal": "autoresearch_mcp.server.compute.modal.backend",
+    "slurm": "autoresearch_mcp.server.compute.slurm.backend",
 }
 
 

@@ -45,7 +45,7 @@ class Observation:
         used_s: Seconds of the training budget that are used.
         share: The same as a share of the budget, from 0 to 1.
         result: The result of a job that ended; None if what it left can't be read.
-        reason: Why it was refused, or why its result can't be read.
+        reason: Why it was refused or lost, or why its result can't be read.
         device_s: Seconds that the job held a device, where that differs from the time since its start.
         never_started: It is `lost` because its submitter died before it began. That says nothing of the job, and another
             attempt is due.
@@ -158,6 +158,10 @@ class Compute(Protocol):
         Raises:
             ComputeError: The provider does not answer now.
         """
+        ...
+
+    def troubles(self) -> list[str]:
+        """Return, in sentences, what the lab's owner should know of the place now. Nothing is asked for it."""
         ...
 
     async def close(self) -> None:

@@ -202,12 +202,14 @@ class Attempts:
         if experiment.cancel_requested:
             self._end(experiment, "stopped_early" if is_stopped(experiment) else "cancelled", observation.device_s, losses=losses)
         elif losses < ATTEMPTS:
-            _log.warning("%s %s, queued again", experiment.id, "had not begun" if observation.never_started else "lost")
+            what = "had not begun" if observation.never_started else f"lost {observation.reason}".strip()
+            _log.warning("%s %s, queued again", experiment.id, what)
             cost = self._spending.cost(experiment, observation.device_s)
             protocol.remove_hidden(locate(self._state, experiment))
             self._ledger.move(experiment.id, ACTIVE_STATES, state="queued", started_at=None, losses=losses, **cost)
         else:
             message = f"The run ended without a result {ATTEMPTS} times; something outside of it killed it."
+            message += f" The last time, {observation.reason}" if observation.reason else ""
             failure = Failure(kind="lost", message=message, advice="Look at the machine's memory and the runner's log, then launch again.")
             self._end(experiment, "crashed", observation.device_s, losses=losses, failure=failure)
 
@@ -325,7 +327,7 @@ def _circumstances(result: Result) -> dict[str, Any]:
 def _kind(settings: Settings) -> tuple[object, ...]:
     """Return the settings for which a compute backend and the prepared data are made."""
     training = settings.training
-    return settings.compute.backend, training.profile, training.threads, settings.trust
+    return settings.compute.backend, settings.compute.slurm, training.profile, training.threads, settings.trust
 
 
 def _overdue(experiment: Experiment) -> bool:

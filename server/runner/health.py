@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from autoresearch_mcp.server.paths import StatePaths
@@ -26,12 +26,14 @@ class Health:
         failing_since: when the first of them failed; seconds since the epoch.
         error: why the last of them failed.
         preparing_since: when the preparation of the data began that is under way, or 0.
+        troubles: what the place where trainings run has to say.
     """
 
     failed_rounds: int = 0
     failing_since: float = 0.0
     error: str = ""
     preparing_since: float = 0.0
+    troubles: list[str] = field(default_factory=list)
 
 
 class HealthFile:
@@ -49,10 +51,15 @@ class HealthFile:
         health.failing_since = health.failing_since or time.time()
         self._write()
 
-    def round_done(self) -> None:
-        """Forget the rounds that failed: one went well."""
-        if self._health.failed_rounds:
-            self._health = Health(preparing_since=self._health.preparing_since)
+    def round_done(self, troubles: list[str]) -> None:
+        """Forget the rounds that failed: one went well.
+
+        Args:
+            troubles: what the place where trainings run has to say now.
+        """
+        troubles = [text[:500] for text in troubles[:3]]
+        if self._health.failed_rounds or self._health.troubles != troubles:
+            self._health = Health(preparing_since=self._health.preparing_since, troubles=troubles)
             self._write()
 
     def preparing(self, under_way: bool) -> None:
@@ -83,6 +90,7 @@ def tell(state: Path) -> tuple[list[str], list[str]]:
             f"The runner has failed {health.failed_rounds} rounds in a row, for {_minutes(health.failing_since)}: "
             f"{file_names_only(health.error)} It tries again by itself; nothing that was recorded is lost. See .autoresearch/runner.log."
         )
+    warnings += health.troubles
     if health.preparing_since:
         news.append(
             f"The runner is preparing data (for {_minutes(health.preparing_since)} now): queued experiments start when it is there, and "

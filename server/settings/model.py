@@ -16,6 +16,7 @@ from autoresearch_mcp.server.models import Metric, Model
 from autoresearch_mcp.server.settings.metric import Guard, MetricSection
 from autoresearch_mcp.server.settings.promotion import PromotionSection
 from autoresearch_mcp.server.settings.section import Section
+from autoresearch_mcp.server.settings.slurm import SlurmSection
 from autoresearch_mcp.server.settings.training import OF_SCRIPTS, Training
 from autoresearch_mcp.trainer.prepare import PROFILES, max_wall_s
 
@@ -38,16 +39,16 @@ class LabSection(Section):
 class ComputeSection(Section):
     """Say where trainings run, and how many at once."""
 
-    backend: Literal["local", "modal"] = Field(
+    backend: Literal["local", "modal", "slurm"] = Field(
         default="local",
-        description="`local`: processes of this machine; `modal`: rented, after `autoresearch-mcp setup modal`. What was launched before a "
-        "change runs where it was launched for, first",
+        description="`local`: processes of this machine; `modal`: rented, after `autoresearch-mcp setup modal`; `slurm`: jobs of a cluster. "
+        "What was launched before a change runs where it was launched for, first",
     )
     slots: int = Field(
         default=0,
         ge=0,
         le=1024,
-        description="trainings at once; 0 is physical cores over threads, 1 where a GPU of this machine trains, 4 on Modal. With 1 "
+        description="trainings at once; 0 is physical cores over threads, 1 where a GPU of this machine trains, 4 on Modal and Slurm. With 1 "
         "nothing trains beside a scoring either",
     )
     gpus: list[str] = Field(
@@ -71,6 +72,7 @@ class ComputeSection(Section):
         description="on Modal, as a table `[compute.prices]`: USD a second by kind, such as `H100 = 0.0012`, for GPU, CPU and memory together. "
         "A kind that is not there has its list price",
     )
+    slurm: SlurmSection = SlurmSection()
 
     @field_validator("gpus", "prices")
     @classmethod
@@ -135,7 +137,7 @@ class EmbeddingsSection(Section):
 class LaunchSettings(Model):
     """Keep the settings of an experiment's launch. It runs under these, even if `lab.toml` changes before it starts."""
 
-    backend: Literal["local", "modal"]
+    backend: Literal["local", "modal", "slurm"]
     training: Training
     metric: MetricSection = MetricSection()
 
@@ -235,12 +237,12 @@ class Settings(Model):
     def slots(self) -> int:
         """Return how many trainings run at once.
 
-        Where lab.toml sets no number, it is 4 on Modal, and 1 where a GPU of this machine trains. Else it is the physical cores over the
+        Where lab.toml sets no number, it is 4 on Modal and on Slurm, and 1 where a GPU of this machine trains. Else it is the physical cores over the
         threads of one training, but at least 1.
         """
         if self.compute.slots:
             return self.compute.slots
-        if self.rents:
+        if self.compute.backend != "local":
             return 4
         return 1 if self.device != "cpu" else max(1, physical_cores() // self.training.threads)
 

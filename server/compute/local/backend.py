@@ -16,9 +16,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation, read_end, write_files
+from autoresearch_mcp.server.compute.preparation import hint, prepare_data
 from autoresearch_mcp.server.installation import import_environment
 from autoresearch_mcp.server.paths import StatePaths
-from autoresearch_mcp.server.secret import ensure
 from autoresearch_mcp.server.settings import Settings, physical_cores
 from autoresearch_mcp.trainer import files, prepare, protocol
 
@@ -33,9 +33,7 @@ _ENVIRONMENT = (
     "LD_LIBRARY_PATH",
     "CUDA_VISIBLE_DEVICES",
 )
-_DOWNLOADING = ("HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE")
 _WARM_START_S = 120.0
-_INTERRUPT_S = 5.0  # for a preparation to tidy up
 _DETACH = "import os, sys; os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)"  # asyncio kills its own children when it forgets them
 
 
@@ -114,22 +112,7 @@ class LocalCompute:
         if self._warm:
             async with self._turn:
                 await self._ensure_parent()
-        online = {name: os.environ[name] for name in _DOWNLOADING if name in os.environ}  # a proxy's password is not for trainings
-        command = [sys.executable, "-m", "autoresearch_mcp.trainer.prepare", self._profile]
-        if self._secret is not None:
-            try:
-                command += ["--secret", str(ensure(self._secret))]
-            except OSError as error:
-                raise ComputeError(f"The lab's secret can't be written to {self._secret}: {error.strerror}.") from error
-        process = await self._spawn(*command, stdout=subprocess.PIPE, more=online)
-        try:
-            out, _ = await process.communicate()
-        except asyncio.CancelledError:
-            await _interrupt(process)
-            raise
-        if process.returncode != 0:
-            raise ComputeError(f"The training data could not be prepared. {self._hint()}")
-        return out.decode().strip().splitlines()[-1]
+        return await prepare_data(self._profile, self._secret, self._environment, self._log)
 
     async def submit(self, job: Job) -> None:
         """Write the job's files and start its launcher.
@@ -147,7 +130,7 @@ class LocalCompute:
         else:
             starter = await self._spawn(sys.executable, "-I", "-S", "-c", _DETACH, *self._command, str(job.directory))
             if await starter.wait() != 0:
-                raise ComputeError(f"The launcher could not be started. {self._hint()}")
+                raise ComputeError(f"The launcher could not be started. {hint(self._log)}")
 
     async def observe(self, job: Job) -> Observation:
         """Return what the run directory and the launcher's lock tell of the job."""
@@ -168,6 +151,10 @@ class LocalCompute:
     async def cost(self, directory: Path) -> float | None:
         """Return None: nobody bills this machine."""
         return None
+
+    def troubles(self) -> list[str]:
+        """Return none: what is wrong with this machine shows in the trainings."""
+        return []
 
     async def close(self) -> None:
         """End the warm parent. Its launchers run on."""
@@ -202,11 +189,9 @@ class LocalCompute:
             await parent.wait()
             if await asyncio.to_thread(_begun, directory):
                 return
-        raise ComputeError(f"The launcher does not start. {self._hint()}")
+        raise ComputeError(f"The launcher does not start. {hint(self._log)}")
 
-    async def _spawn(
-        self, *command: str, stdin: int = subprocess.DEVNULL, stdout: int | None = None, more: dict[str, str] | None = None
-    ) -> asyncio.subprocess.Process:
+    async def _spawn(self, *command: str, stdin: int = subprocess.DEVNULL, stdout: int | None = None) -> asyncio.subprocess.Process:
         try:
             with self._log.open("ab") as log:
                 return await asyncio.create_subprocess_exec(
@@ -214,30 +199,12 @@ class LocalCompute:
                     stdin=stdin,
                     stdout=log if stdout is None else stdout,
                     stderr=log,
-                    env=self._environment | (more or {}),
+                    env=self._environment,
                     cwd="/",
                     start_new_session=True,
                 )
         except OSError as error:
             raise ComputeError(f"The launcher could not be started: {error}.") from error
-
-    def _hint(self) -> str:
-        try:
-            lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        except OSError:
-            lines = []
-        last = f"The launcher's last line was: {lines[-1][:400]}." if lines else "The launcher printed nothing."
-        return f"{last} Are the trainer's packages installed (`pip install 'autoresearch-mcp[local]'`)? See {self._log.name}."
-
-
-async def _interrupt(process: asyncio.subprocess.Process) -> None:
-    """End a process and its helpers; first give it a moment to remove half-written files."""
-    for number in (signal.SIGINT, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), _INTERRUPT_S)
-            return
 
 
 def _observe(job: Job) -> Observation:

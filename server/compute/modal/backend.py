@@ -168,6 +168,10 @@ class ModalCompute:
         known = [usd / jobs for usd, jobs in costs if usd is not None]
         return sum(known) if len(known) == len(costs) else None
 
+    def troubles(self) -> list[str]:
+        """Return none: what Modal refuses stands with the experiment."""
+        return []
+
     async def close(self) -> None:
         """Give creations under way a few seconds, then stop following. Sandboxes run on."""
         creating = [each for each in self._sandbox_jobs.values() if not each.located.is_set()]

@@ -1,5 +1,5 @@
 """What every compute backend keeps to, as one body over the `Compute` interface: on processes of this machine, and on sandboxes of Modal,
-whose real client talks to the stand-in of `tests/standins/modal`.
+whose real client talks to the stand-in of `tests/standins/modal`, and on jobs of a real Slurm, where one can be started.
 
 Another backend joins by a `Backend`: how to make it, and how to reach one of its jobs from outside.
 """
@@ -18,7 +18,10 @@ import pytest
 from autoresearch_mcp.server.compute.base import Compute, ComputeError, Job, Observation
 from autoresearch_mcp.server.compute.local.backend import LocalCompute
 from autoresearch_mcp.server.compute.modal.backend import ModalCompute
+from autoresearch_mcp.server.compute.slurm.backend import Pace, SlurmCompute
+from autoresearch_mcp.server.compute.slurm.client import Slurm
 from autoresearch_mcp.server.models import new_id
+from autoresearch_mcp.server.settings import SlurmSection
 from autoresearch_mcp.trainer import protocol
 from tests.standins.modal.standin import Standin
 from tests.trainer.conftest import BIGRAM
@@ -84,13 +87,36 @@ def modal(service: Standin, deployed: Path) -> Backend:
     )
 
 
+def slurm(state: Path) -> Backend:
+    """Jobs whose runs lie on a file system of the nodes, which is not the lab's."""
+
+    def make(log: Path, profile: str = "tiny", commands: dict[str, str] | None = None) -> Compute:
+        section = SlurmSection(folder=str(state.parent / "shared"))
+        return SlurmCompute(profile, 1, state, log, section, slurm=Slurm(commands), pace=Pace(queue_s=0.2, settle_s=0.5))
+
+    def there(job: Job) -> Path:
+        (folder,) = (state.parent / "shared").glob(f"lab-*/{job.id}/{job.attempt}")
+        return folder
+
+    return Backend(
+        make,
+        lambda job: kill_supervisor(replace(job, directory=there(job))),
+        lambda job: there(job) / protocol.CODE,
+        lambda log: make(log, profile="nonsense"),
+        lambda log: make(log, commands={"sbatch": "/no/such/sbatch"}),
+    )
+
+
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="module", params=["local-warm", pytest.param("local-cold", marks=pytest.mark.slow), "modal"])
-def backend(request: pytest.FixtureRequest) -> Backend:
+@pytest.fixture(scope="module", params=["local-warm", pytest.param("local-cold", marks=pytest.mark.slow), "modal", "slurm"])
+def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backend:
+    if request.param == "slurm":
+        request.getfixturevalue("slurm_cluster")
+        return slurm(tmp_path_factory.mktemp("slurm") / "state")
     if request.param != "modal":
         return local(warm=request.param == "local-warm")
     return modal(request.getfixturevalue("modal_standin"), request.getfixturevalue("deployed"))
@@ -182,7 +208,8 @@ async def test_a_job_that_was_killed_is_lost_and_not_adopted(compute: Compute, b
     job = await make_job(ENDLESS)
     await compute.submit(job)
     with anyio.fail_after(60):
-        while "begun" not in printed(job):  # noqa: ASYNC110
+        while "begun" not in printed(job):
+            await compute.observe(job)  # as the runner does, all the time
             await anyio.sleep(compute.poll_s)
     backend.kill(job)
     assert (await see(compute, job, "ended", "lost")).phase == "lost"

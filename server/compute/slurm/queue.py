@@ -1,0 +1,83 @@
+"""One look at Slurm's queue for all jobs of a lab together, and never more often than every few seconds."""
+
+import asyncio
+import math
+import time
+from collections import Counter
+
+from autoresearch_mcp.server.compute.slurm.client import QueueLine, Slurm, SlurmAway, SlurmRefused
+from autoresearch_mcp.server.compute.slurm.states import WAITING
+from autoresearch_mcp.server.untrusted import one_line
+
+LONG_S = 600.0  # of waiting, before it is worth a word
+
+
+class Queue:
+    """Knows how the lab's jobs stand in Slurm, as of the last look.
+
+    Args:
+        slurm: Its commands.
+        prefix: Of the lab's job names.
+        every_s: Seconds between two looks.
+    """
+
+    def __init__(self, slurm: Slurm, prefix: str, every_s: float) -> None:
+        self._slurm, self._prefix, self._every_s = slurm, prefix, every_s
+        self._lines: dict[str, QueueLine] = {}
+        self._asked_at = -math.inf
+        self._looking: asyncio.Task[None] | None = None
+        self._waits_since: dict[str, float] = {}
+        self.seen_at = -math.inf  # when the look began that the lines are from, on the monotonic clock
+        self.error = ""  # why the last look failed
+
+    def line(self, name: str) -> QueueLine | None:
+        """Return what the last look showed of a job, and see to it that the next look comes."""
+        self.look_if_due()
+        return self._lines.get(name)
+
+    def look_if_due(self) -> None:
+        """Begin to look in the background, where the last look is old enough."""
+        if self._looking is None and time.monotonic() - self._asked_at >= self._every_s:
+            self._looking = asyncio.create_task(self._look())
+
+    async def fresh(self, patience_s: float) -> dict[str, QueueLine] | None:
+        """Return the lab's jobs by name from a look that begins now; None where Slurm doesn't answer in time."""
+        began = time.monotonic()
+        while self.seen_at < began:
+            if self._looking is None:
+                self._looking = asyncio.create_task(self._look())
+            done, _ = await asyncio.wait([self._looking], timeout=max(0.0, began + patience_s - time.monotonic()))
+            if not done or self.error:
+                return None
+        return self._lines
+
+    async def close(self) -> None:
+        """Stop looking."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+
+    def troubles(self) -> list[str]:
+        """Return what the lab's owner should know of the queue: that Slurm is away, or that jobs have waited for long, and why."""
+        if self.error:
+            return [f"Slurm doesn't answer: {self.error}. Trainings go on; what became of them is known when it is back."]
+        now = time.monotonic()
+        long = [name for name, since in self._waits_since.items() if now - since > LONG_S and name in self._lines]
+        if not long:
+            return []
+        reasons = Counter(self._lines[name].reason or "no reason given" for name in long)
+        oldest = max(now - self._waits_since[name] for name in long) / 60
+        text = ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common(3))
+        return [f"{len(long)} trainings wait in Slurm, for up to {oldest:.0f} min. Slurm's reasons: {one_line(text, 200)}."]
+
+    async def _look(self) -> None:
+        self._asked_at = began = time.monotonic()
+        try:
+            self._lines = await self._slurm.jobs(self._prefix)
+            self.seen_at, self.error = began, ""
+            waiting = {name for name, line in self._lines.items() if line.state in WAITING}
+            self._waits_since = {name: self._waits_since.get(name, began) for name in waiting}
+        except (SlurmAway, SlurmRefused) as error:
+            self.error = str(error)
+        finally:
+            self._looking = None

@@ -1,0 +1,56 @@
+"""The batch script of a job, and the options that it is handed in with."""
+
+import math
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from autoresearch_mcp.server.settings import SlurmSection
+from autoresearch_mcp.trainer import prepare
+from autoresearch_mcp.trainer.protocol import Spec
+
+CLAIM = "claim"  # made once: by the job as it begins, or by a runner that forbids it
+OUTPUT = "slurm.log"
+SCRIPT = "job.sh"
+START_LIMIT_S = 300.0  # on the node, before the launcher begins: the owner's lines, and Python's imports over a network
+
+
+def script(directory: Path, section: SlurmSection, variables: Mapping[str, str], python: str) -> str:
+    """Return the script of a job that supervises the run in `directory`.
+
+    A job and a runner that gives it up both make the file `claim`, which only one of them can: no lock is needed, which
+    a shared file system may not have.
+    """
+    claim = shlex.quote(str(directory / CLAIM))
+    exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in sorted(variables.items()))
+    lines = [
+        "#!/bin/bash",
+        f'( set -C; echo "$SLURM_JOB_ID" > {claim} ) 2>/dev/null || exit 0',
+        *section.before,
+        f"export {exports}",
+        f"exec {shlex.quote(python)} -m autoresearch_mcp.trainer.launch {shlex.quote(str(directory))}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def options(name: str, comment: str, directory: Path, spec: Spec, section: SlurmSection) -> list[str]:
+    """Return sbatch's options for a job: ours, then those of lab.toml, then the owner's own."""
+    script_s = prepare.max_wall_s(spec.profile, spec.budget_s, script=bool(spec.metric)) + START_LIMIT_S
+    ours = {
+        "job-name": name,
+        "comment": comment,
+        "output": str(directory / OUTPUT),
+        "open-mode": "append",
+        "export": "NIL",  # nothing of the server's environment, which may hold secrets
+        "ntasks": "1",
+        "cpus-per-task": str(spec.threads),
+        "time": str(section.time_limit_min or math.ceil(script_s / 60)),
+        "partition": section.partition,
+        "account": section.account,
+        "qos": section.qos,
+        "gres": section.gres,
+        "constraint": section.constraint,
+        "mem": f"{section.memory_mb}M" if section.memory_mb else "",
+    }
+    given = [f"--{key}={value}" for key, value in ours.items() if value]
+    return [*given, "--no-requeue", *section.options]  # a job that Slurm starts again would find its run begun
