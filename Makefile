@@ -16,7 +16,7 @@ help:
 	@echo "make reference    write the generated pages: docs/settings.md, cli.md, tools.md"
 	@echo "make docs         build the docs as a site in site/; no broken link passes"
 	@echo "make lock         write requirements.lock, with hashes"
-	@echo "make crash-test   kills processes at random, KILLS=300 times over each store, around launches until decided and over Modal's stand-in, and prints what was lost"
+	@echo "make crash-test   kills processes at random, KILLS=300 times over each store, around launches until decided, over Modal's stand-in and over Slurm, and prints what was lost"
 	@echo "make client-test  the server under the TypeScript SDK's client (node 18 or newer, npm)"
 	@echo "make attack       cheats of our own through a real lab, and what became of each; SHORT=--short for CI's share of them"
 	@echo "make gpu-check    every claim about a GPU, measured on this machine's: about 10 minutes, QUICK=1 3; DEVICE=cpu tries it in miniature"
@@ -62,6 +62,7 @@ gpu-check:
 KILLS ?= 300
 crash-test: $(READY)
 	@AUTORESEARCH_KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/acceptance/test_crash.py tests/acceptance/test_decided_kills.py \
+		tests/server/compute/slurm/test_lab.py::test_kills_of_the_runner_around_submissions_lose_nothing_and_double_nothing \
 		tests/server/compute/modal/test_runner.py::test_random_kills_of_the_runner_lose_nothing_double_nothing_and_leave_nothing_running
 
 .node/node_modules: Makefile

@@ -8,7 +8,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, cast, get_args, get_origin
 from unittest import mock
 
 import anyio
@@ -33,15 +33,28 @@ def settings_page() -> str:
         NOTE,
         "`lab.toml` in the lab's folder. Every section but `[lab]` may be left out. A key that isn't there is refused.",
     ]
-    for section, field in settings.Settings.model_fields.items():
-        model = field.annotation
-        assert isinstance(model, type) and issubclass(model, BaseModel)
+    for section, model in sections().items():
         lines += ["", f"## `[{section}]`", ""]
         lines += [f"{' '.join(model.__doc__.split())}\n"] if model.__doc__ and model.__doc__ != BaseModel.__doc__ else []
         lines += ["| key | default | values | |", "| --- | --- | --- | --- |"]
         for name, key in model.model_fields.items():
-            lines.append(f"| `{key.alias or name}` | {_default(key)} | {_values(key)} | {_cell(key.description or '')} |")
+            if not _is_section(key.annotation):
+                lines.append(f"| `{key.alias or name}` | {_default(key)} | {_values(key)} | {_cell(key.description or '')} |")
     return "\n".join(lines) + "\n"
+
+
+def sections(model: type[BaseModel] = settings.Settings, prefix: str = "") -> dict[str, type[BaseModel]]:
+    """Return the sections of lab.toml by name, and those within them."""
+    named: dict[str, type[BaseModel]] = {}
+    for name, field in model.model_fields.items():
+        if _is_section(field.annotation):
+            section = cast(type[BaseModel], field.annotation)
+            named |= {f"{prefix}{name}": section, **sections(section, f"{prefix}{name}.")}
+    return named
+
+
+def _is_section(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _default(field: FieldInfo) -> str:

@@ -4,6 +4,7 @@ A check is a function from the lab to a finding; `CHECKS` is the list, in the or
 """
 
 import argparse
+import asyncio
 import os
 import shutil
 import statistics
@@ -182,7 +183,7 @@ def sandbox(lab: LabUnderTest) -> list[Finding]:
     """Check how far this machine confines trainings."""
     from autoresearch_mcp.trainer.sandbox import abi, level
 
-    if lab.settings.rents:
+    if lab.settings.compute.backend != "local":
         return []
     if (confinement := level()) != "unsandboxed":
         if abi() >= 6:
@@ -215,6 +216,15 @@ def modal(lab: LabUnderTest) -> list[Finding]:
         text = f"there is no compile cache for {', '.join(bare)}: each training there compiles for itself, in an estimated 20 to 40 s"
         findings.append(Finding("modal", "note", text, "autoresearch-mcp setup modal"))
     return findings
+
+
+def slurm(lab: LabUnderTest) -> list[Finding]:
+    """Check Slurm's commands and partition, and by a short job what a node has: the run's folder, its kernel, the trainer's packages."""
+    if lab.settings.compute.backend != "slurm":
+        return []
+    from autoresearch_mcp.server.compute.slurm.probe import examine as ask
+
+    return [Finding("slurm", "ok" if not hint else "bad", text, hint) for text, hint in asyncio.run(ask(lab.settings, lab.state))]
 
 
 def ledger(lab: LabUnderTest) -> list[Finding]:
@@ -306,4 +316,4 @@ def search(lab: LabUnderTest) -> list[Finding]:
     return [Finding("search", "ok", f"by full text and by meaning: {embedder.name}, {size} dimensions, {took_ms:.0f} ms")]
 
 
-CHECKS: list[Callable[[LabUnderTest], list[Finding]]] = [git, trainer, data, sandbox, modal, ledger, log, shared_log, search]
+CHECKS: list[Callable[[LabUnderTest], list[Finding]]] = [git, trainer, data, sandbox, modal, slurm, ledger, log, shared_log, search]

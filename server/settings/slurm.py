@@ -1,5 +1,6 @@
 """Defines `[compute.slurm]` of `lab.toml`: what is asked of a Slurm cluster."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, field_validator
@@ -58,3 +59,15 @@ class SlurmSection(Section):
         if ours := [text for text in given if text[2:].partition("=")[0] in _OURS]:
             raise ValueError(f"{ours[0]!r} belongs to the lab: leave it out")
         return given
+
+    @field_validator("folder")
+    @classmethod
+    def _is_absolute(cls, given: str) -> str:
+        if given and not Path(given).expanduser().is_absolute():
+            raise ValueError(f"must be an absolute path, got {given!r}")
+        return given
+
+    @property
+    def shared(self) -> Path | None:
+        """The folder that this machine and the nodes share, where it is not the lab's own."""
+        return Path(self.folder).expanduser() if self.folder else None

@@ -279,14 +279,12 @@ class SlurmCompute:
             known.pop(name, None)
 
     def _folder(self, job: Job) -> RunFolder:
-        shared = self._section.folder
-        root = Path(shared).expanduser() / f"lab-{self._lab}" if shared else None
-        return RunFolder(job, root / job.id / str(job.attempt) if root else job.directory)
+        shared = self._section.shared
+        return RunFolder(job, shared / f"lab-{self._lab}" / job.id / str(job.attempt) if shared else job.directory)
 
     def _variables(self) -> dict[str, str]:
         """Return what the launcher gets beside the node's own environment."""
-        shared = self._section.folder
-        cache = {"AUTORESEARCH_CACHE": str(Path(shared).expanduser() / "cache")} if shared else {}
+        cache = {"AUTORESEARCH_CACHE": str(self._section.shared / "cache")} if self._section.shared else {}
         return {
             **cache,
             **import_environment(),

@@ -35,16 +35,25 @@ def script(directory: Path, section: SlurmSection, variables: Mapping[str, str],
 
 def options(name: str, comment: str, directory: Path, spec: Spec, section: SlurmSection) -> list[str]:
     """Return sbatch's options for a job: ours, then those of lab.toml, then the owner's own."""
-    script_s = prepare.max_wall_s(spec.profile, spec.budget_s, script=bool(spec.metric)) + START_LIMIT_S
-    ours = {
-        "job-name": name,
-        "comment": comment,
-        "output": str(directory / OUTPUT),
-        "open-mode": "append",
-        "export": "NIL",  # nothing of the server's environment, which may hold secrets
-        "ntasks": "1",
-        "cpus-per-task": str(spec.threads),
-        "time": str(section.time_limit_min or math.ceil(script_s / 60)),
+    longest_s = prepare.max_wall_s(spec.profile, spec.budget_s, script=bool(spec.metric)) + START_LIMIT_S
+    return [
+        f"--job-name={name}",
+        f"--comment={comment}",
+        f"--output={directory / OUTPUT}",
+        "--open-mode=append",
+        "--export=NIL",  # nothing of the server's environment, which may hold secrets
+        "--no-requeue",  # a job that Slurm starts again would find its run begun
+        "--ntasks=1",
+        f"--cpus-per-task={spec.threads}",
+        f"--time={section.time_limit_min or math.ceil(longest_s / 60)}",
+        *asked_for(section),
+        *section.options,
+    ]
+
+
+def asked_for(section: SlurmSection) -> list[str]:
+    """Return the options of lab.toml that say where a job may run, and with what."""
+    given = {
         "partition": section.partition,
         "account": section.account,
         "qos": section.qos,
@@ -52,5 +61,4 @@ def options(name: str, comment: str, directory: Path, spec: Spec, section: Slurm
         "constraint": section.constraint,
         "mem": f"{section.memory_mb}M" if section.memory_mb else "",
     }
-    given = [f"--{key}={value}" for key, value in ours.items() if value]
-    return [*given, "--no-requeue", *section.options]  # a job that Slurm starts again would find its run begun
+    return [f"--{key}={value}" for key, value in given.items() if value]
