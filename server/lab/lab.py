@@ -15,6 +15,7 @@ from autoresearch_mcp.server.lab.experiments import Experiments
 from autoresearch_mcp.server.lab.history import History
 from autoresearch_mcp.server.lab.memories import Memories
 from autoresearch_mcp.server.lab.news import NewsCases
+from autoresearch_mcp.server.lab.next_steps import NextSteps
 from autoresearch_mcp.server.lab.proposing import Proposing
 from autoresearch_mcp.server.lab.similar import SimilarProposals
 from autoresearch_mcp.server.lab.status import LabStatus
@@ -93,6 +94,8 @@ class Lab:
         self.write_memory = memories.write_memory
         self.search_memory = memories.search_memory
 
+        self.next_steps = NextSteps(core, self._status, memories).steps
+
     @property
     def settings(self) -> Settings:
         """The settings of now."""
@@ -112,12 +115,17 @@ class Lab:
         core, settings = self._core, self._core.settings
         return Promoter(core.gate, settings.promotion.approval, core.state, core.ledger, core.repo)
 
-    def status(self) -> a.StatusAnswer:
-        """Return the lab at a glance. It reads the ledger and a note of how far the shared log is, so it is fast at any size."""
+    def status(self, steps: bool = True) -> a.StatusAnswer:
+        """Return the lab at a glance. It reads the ledger and a note of how far the shared log is, so it is fast at any size.
+
+        Args:
+            steps: whether to say what to do next for nobody in particular. `next_steps` says it for a caller.
+        """
         answer = self._status.status(self._core.wake)
         behind = self._core.view.warning()
         warnings = [*answer.warnings, *self._core.settings_warnings(), *([behind] if behind else [])]
-        return answer.model_copy(update={"warnings": warnings})
+        following = [*answer.next, *(self.next_steps("") if steps else [])]
+        return answer.model_copy(update={"warnings": warnings, "next": following})
 
     def demote(self, by: str, reason: str) -> Promotion:
         """Take the last promotion back, for the lab's owner. See `Promoter.demote`.

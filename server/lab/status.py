@@ -16,7 +16,7 @@ from autoresearch_mcp.server.compute.modal import deployment
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.gate.boundary import M_CAP, M_MIN
 from autoresearch_mcp.server.gate.drift import Drift
-from autoresearch_mcp.server.gate.evidence import BY_SETTING, Uncounted, counted, for_display, in_order_of_launch, metrics, uncounted
+from autoresearch_mcp.server.gate.evidence import Uncounted, counted, for_display, in_order_of_launch, metrics, uncounted
 from autoresearch_mcp.server.gate.judge import rules_of
 from autoresearch_mcp.server.gate.leaderboard import Leader, leaders
 from autoresearch_mcp.server.gate.noise import pool_squares, sums_of_squares
@@ -62,7 +62,7 @@ LATE_S = 60.0  # a record that is not in the shared log by then is worth a warni
 
 
 @dataclass(frozen=True)
-class _Snapshot:
+class Snapshot:
     """The part of the status that only a change of the ledger or of the champion can change."""
 
     key: tuple[Any, ...]
@@ -105,14 +105,14 @@ class LabStatus:
         self._paces = Paces(state, ledger, repo.champion)
         self._standings = Standings(ledger, lambda: for_display(self._settings.promotion))
         self._forecaster = Forecaster(ledger, repo.champion)
-        self._snapshot: _Snapshot | None = None
+        self._snapshot: Snapshot | None = None
 
     @property
     def _settings(self) -> Settings:
         return self._file.current()
 
     def status(self, wake: Callable[[bool], bool]) -> a.StatusAnswer:
-        """Return all of `get_status` but what the lake knows.
+        """Return all of `get_status` but what the lake knows, and of what to do next only the runner's troubles.
 
         Args:
             wake: starts a runner if there is work and none is alive; returns whether one is.
@@ -146,10 +146,10 @@ class LabStatus:
             unflushed=now.unflushed,
             runner=runner,
             warnings=[*self._warnings(settings, now), *troubles, *start.failed_starts(self._state)],
-            next=[*news, *self._next_steps(settings, now.champion_needs, now.uncounted, budget, len(open_))],
+            next=news,
         )
 
-    def _current(self, settings: Settings) -> "_Snapshot":
+    def _current(self, settings: Settings) -> "Snapshot":
         """Return what the ledger says now. It is read again only after a change, because every agent asks for the status all the time."""
         # The counter is read before the rows: a change in between is read again next time, never missed.
         champion, reference, rules = self._repo.champion(), settings.reference, settings.promotion
@@ -160,7 +160,7 @@ class LabStatus:
             newest = self._standings.newest(reference) or conditions  # what a candidate that is trained now is measured under
             own = in_order_of_launch(score for score in replicates if score.by_lab)
             fresh = counted(own, for_display(rules), conditions)
-            self._snapshot = _Snapshot(
+            self._snapshot = Snapshot(
                 key=key,
                 leaders=self._leaders(champion, metrics(fresh)[-M_CAP:], conditions, settings),
                 noise=self.noise(conditions),
@@ -234,6 +234,14 @@ class LabStatus:
         others = self._standings.spreads(conditions, self._ledger.proposal_of(champion))
         return pool_squares(sums_of_squares(metrics(fresh)), others)
 
+    def snapshot(self) -> Snapshot:
+        """Return what the ledger says now, read again only after a change."""
+        return self._current(self._settings)
+
+    def budget_of(self, now: Snapshot) -> a.Budget:
+        """Return the budget as it is in a snapshot."""
+        return self._budget(self._settings, *now.spending)
+
     def budget(self) -> a.Budget:
         """Return what the lab may spend, has spent, and has reserved."""
         return self._budget(self._settings, *self._ledger.spending())
@@ -292,7 +300,7 @@ class LabStatus:
         fresh = [score for score in scores if score.by_lab] if commit == self._repo.champion() else []
         return fresh or scores
 
-    def _warnings(self, settings: Settings, now: "_Snapshot") -> list[str]:
+    def _warnings(self, settings: Settings, now: "Snapshot") -> list[str]:
         warnings = []
         since = now.waiting_since
         if since is not None and time.time() - since > LATE_S:
@@ -319,24 +327,6 @@ class LabStatus:
         if now.drift and now.drift.warning:
             warnings.append(now.drift.warning)
         return warnings + self._repo.behind()
-
-    def _next_steps(self, settings: Settings, champion_needs: int, rest: Uncounted, budget: a.Budget, open_: int) -> list[str]:
-        why = "".join(f" {sentence}" for sentence in rest.sentences("champion"))
-        useless = rest.twins > 0 or any(rest.excluded[reason] for reason in BY_SETTING)  # to launch the champion again
-        each = settings.longest_s()
-        affordable = budget.left_s >= each
-        if budget.usd is not None:
-            affordable &= budget.usd.left >= each * min(map(settings.usd_per_s, settings.devices))
-        steps = []
-        if not affordable:
-            steps.append("The budget is used up: wait for what runs, write down what was learned, and stop.")
-        elif champion_needs > 0 and useless:
-            steps.append(f"The champion can't be compared yet: it needs {champion_needs} more replicates that count.{why}")
-        if open_:
-            steps.append("Experiments are running or queued: call wait_for_experiments, and think of the next idea meanwhile.")
-        if affordable:
-            steps.append("Search memory, read train.py, then propose_patch with one idea and launch it.")
-        return steps
 
 
 def _leader_line(leader: Leader, verdict: Verdict | None, lineage: Lineage) -> a.Leader:

@@ -102,6 +102,7 @@ class Ledger:
         self.ended_of = results.ended_of
         self.beside = results.beside
         self.recent = results.recent
+        self.recent_of = results.recent_of
         self.scores = results.scores
         self.finished_after = results.finished_after
         self.counts = results.counts

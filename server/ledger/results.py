@@ -68,6 +68,11 @@ class Results:
         """Return the rows of the experiments that ended last, the newest first."""
         return self._rows("ORDER BY finished_at DESC LIMIT ?", [limit])
 
+    def recent_of(self, author: str, limit: int) -> list[dict[str, Any]]:
+        """Return the rows of the experiments of an author that ended last, the newest first. Older ones than the lab's last 2,000 don't count."""
+        lately = "id IN (SELECT id FROM ended ORDER BY finished_at DESC LIMIT 2000)"
+        return self._rows(f"WHERE {lately} AND author = ? AND NOT by_lab ORDER BY finished_at DESC LIMIT ?", [author, limit])
+
     def scores(self, commit: str) -> list[Score]:
         """Return the evidence by which the gate judges a commit.
 

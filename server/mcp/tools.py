@@ -58,18 +58,23 @@ class LabTools:
         self.readings = Readings()
         self._reading = anyio.Lock()  # one reads for all who ask meanwhile
         self._status: tuple[object, float, a.StatusAnswer] | None = None  # what it was read from, when, and the answer
+        self._briefs: dict[str, a.StatusAnswer] = {}  # the same with what each caller is to do next
 
-    async def get_status(self) -> a.StatusAnswer:
+    async def get_status(self, context: Ctx) -> a.StatusAnswer:
         """Show the lab's state; call it first.
 
         Returns the champion (best promoted commit) with its metric, noise, leaderboard, budget, and what to do next.
         """
         # A swarm asks all the time: an answer is given again for a moment, unless the ledger or lab.toml changed.
         async with self._reading:
+            caller = self.bridge.reader(context.request_context)
             stamp, now = self.lab.stamp(), anyio.current_time()
             if stamp is None or self._status is None or self._status[0] != stamp or now > self._status[1] + STATUS_S:
-                self._status = stamp, now, brief(await self.bridge.call(self.lab.status))
-            return self._status[2]
+                self._status, self._briefs = (stamp, now, await self.bridge.call(self.lab.status, False)), {}
+            if caller not in self._briefs:
+                whole, steps = self._status[2], await self.bridge.call(self.lab.next_steps, caller)
+                self._briefs[caller] = brief(whole.model_copy(update={"next": [*whole.next, *steps]}))
+            return self._briefs[caller]
 
     async def read_file(
         self,

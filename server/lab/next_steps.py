@@ -1,0 +1,129 @@
+"""What to do next, from the lab's state: what is most useful for the caller comes first."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from autoresearch_mcp.server.gate.evidence import BY_SETTING
+from autoresearch_mcp.server.gate.judge import rules_of
+from autoresearch_mcp.server.gate.standings import Standing
+from autoresearch_mcp.server.lab.core import LabCore
+from autoresearch_mcp.server.lab.forecast import Forecast
+from autoresearch_mcp.server.lab.lineage import Lineage
+from autoresearch_mcp.server.lab.memories import Memories
+from autoresearch_mcp.server.lab.status import LabStatus, Snapshot
+from autoresearch_mcp.server.lab.titles import shorten
+from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment, Verdict
+
+MOST = 6  # steps that are told
+FEW_LEFT = 10  # trainings, from which on the budget is nearly gone
+_RECENT = 24  # trainings of the caller that are looked at
+_IDEAS = 2  # untried ones that are named
+_TITLE = 50  # characters of an idea
+
+
+class NextSteps:
+    """Advice for one caller. Thread-safe; it reads the ledger, and the log only where there is nothing better to do than an old idea."""
+
+    def __init__(self, core: LabCore, status: LabStatus, memories: Memories) -> None:
+        self._core = core
+        self._status = status
+        self._memories = memories
+        self._ideas: tuple[int, str] = (-1, "")  # the ledger's version, and the untried ones then
+
+    def steps(self, caller: str) -> list[str]:
+        """Return what to do next, the most useful first.
+
+        Args:
+            caller: whose candidates and trainings come first; empty for nobody's.
+
+        Raises:
+            LabError: the ledger's.
+        """
+        snapshot = self._status.snapshot()
+        ahead = self._status.forecast(snapshot.open)
+        return list(islice(self._steps(caller, snapshot, ahead), MOST))
+
+    def _steps(self, caller: str, now: Snapshot, ahead: Forecast) -> Iterator[str]:
+        settings = self._core.settings
+        budget = self._status.budget_of(now)
+        each = settings.longest_s()
+        affordable = budget.left_s >= each
+        if budget.usd is not None:
+            affordable &= budget.usd.left >= each * min(map(settings.usd_per_s, settings.devices))
+        yield from self._candidates(caller, now, affordable)
+        if not affordable:
+            yield "The budget is used up: wait for what runs, write down what was learned, and stop."
+        elif now.champion_needs > 0 and (now.uncounted.twins > 0 or any(now.uncounted.excluded[reason] for reason in BY_SETTING)):
+            why = "".join(f" {sentence}" for sentence in now.uncounted.sentences("champion"))
+            yield f"The champion can't be compared yet: it needs {now.champion_needs} more replicates that count.{why}"
+        elif (left := int(budget.left_s // (now.typical_s or each))) < FEW_LEFT:
+            yield f"The budget pays for {left} more trainings: spend them on the open candidate with the largest gain, not on new ideas."
+        mine = [e for e in now.open if e.author == caller and not e.by_lab]
+        if mine:
+            yield _waiting("Yours", mine, ahead)
+        elif now.open:
+            yield f"{_waiting('Others', now.open, ahead)} Think of the next idea meanwhile."
+        if affordable:
+            yield from self._new_work(now, settings.slots)
+
+    def _new_work(self, now: Snapshot, slots: int) -> Iterator[str]:
+        idle = slots - len(now.open)
+        free = f"{idle} of {slots} slots idle: " if idle > 0 and now.open else ""
+        if now.champion.n == 0 and not now.open:
+            yield "Nothing is measured yet. Launch a first idea with until='decided': the lab trains the champion beside it."
+        yield f"{free}Search memory, read train.py, then propose_patch with one idea and launch it."
+        if not now.open and (ideas := self._untried()):
+            yield ideas
+
+    def _candidates(self, caller: str, now: Snapshot, affordable: bool) -> Iterator[str]:
+        """Yield what the gate's verdicts ask for: of the caller's commits first."""
+        ledger, conditions = self._core.ledger, self._status.conditions()
+        champion = self._core.repo.champion()
+        verdicts = ledger.decisions(champion, conditions)
+        mine = list(dict.fromkeys(row["commit"] for row in ledger.recent_of(caller, _RECENT))) if caller else []
+        passing = [commit for commit, verdict in verdicts.items() if verdict.promote]
+        lineage, apart = Lineage(ledger, champion), ledger.measurements()
+        at_work = {e.commit for e in now.open} | {each.commit for each in ledger.open_candidacies()}
+        standings = {each.commit: each for each in self._status.standings(conditions)} if mine else {}
+        for commit in dict.fromkeys([*(each for each in mine if each in passing), *passing]):
+            if not (lineage.is_champion(commit) or lineage.has(commit)):
+                yield f"{'Your' if commit in mine else 'Candidate'} {commit[:12]} passes the gate: promote_commit(commit='{commit[:12]}')."
+        futile = ""
+        for commit in mine:
+            if commit in apart or commit in at_work or commit in passing or lineage.is_champion(commit) or lineage.has(commit):
+                continue
+            verdict = verdicts.get(commit)
+            if verdict is not None and (verdict.final or verdict.code == "futile"):
+                futile = futile or f"Your {commit[:12]} is decided ({verdict.code}): write down why with write_memory, and go on."
+            elif affordable and (step := self._open(commit, verdict, standings.get(commit), now, lineage)):
+                yield step
+        if futile:
+            yield futile
+
+    def _open(self, commit: str, verdict: Verdict | None, standing: Standing | None, now: Snapshot, lineage: Lineage) -> str:
+        """Return what an undecided commit of the caller's needs; empty where it shows no gain."""
+        if standing is None or now.champion.mean is None:
+            return ""
+        gain = rules_of(self._core.settings.promotion).gain(standing.mean, now.champion.mean)
+        if gain <= 0:
+            return ""
+        what = f"Your {commit[:12]} ({gain:+.4f}, n={standing.n}) is open"
+        if lineage.is_stale(commit):
+            return f"{what}, and the champion moved: promote_commit(commit='{commit[:12]}') rebases it."
+        return f"{what}: launch_training(commit='{commit[:12]}', until='decided')."
+
+    def _untried(self) -> str:
+        """Return the newest ideas that nobody tried; empty where there are none."""
+        version = self._core.ledger.changes()
+        if self._ideas[0] != version:
+            ideas = self._memories.search_memory(kind="idea", limit=_IDEAS).memories
+            named = "; ".join(f"{idea.id} {shorten(idea.text, _TITLE)!r}" for idea in ideas)
+            self._ideas = version, f"Untried ideas in memory: {named}." if named else ""
+        return self._ideas[1]
+
+
+def _waiting(whose: str, open_: Sequence[Experiment], ahead: Forecast) -> str:
+    running = sum(e.state in ACTIVE_STATES for e in open_)
+    last = ahead.last_s([e.id for e in open_])
+    done = f", done in about {last:.0f} s" if last is not None else ""
+    return f"{whose}: {running} running, {len(open_) - running} queued{done}. wait_for_experiments tells when they end."

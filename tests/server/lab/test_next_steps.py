@@ -1,0 +1,82 @@
+"""What to do next follows from the lab's state, and what is the caller's comes first."""
+
+import pytest
+
+from tests.server.measured import MeasuredLab
+
+CHAMPION = [1.60, 1.61, 1.59, 1.602, 1.605, 1.595, 1.612, 1.586]
+
+
+@pytest.fixture
+def idea(measured: MeasuredLab) -> str:
+    measured.measure(measured.lab.champion(), list(CHAMPION))
+    return measured.propose("DEPTH = ", "DEPTH = 1 + ")
+
+
+def first(measured: MeasuredLab, caller: str = "ada") -> str:
+    return measured.lab.next_steps(caller)[0]
+
+
+def test_an_empty_lab_is_told_to_launch_a_first_idea_and_which_ideas_nobody_tried(measured: MeasuredLab) -> None:
+    memory = measured.lab.write_memory("idea", "Warm up the learning rate over the first tenth of the budget.", "bob").id
+    steps = measured.lab.next_steps("ada")
+    assert "Nothing is measured yet" in steps[0] and "propose_patch" in steps[1]
+    assert steps[2].startswith(f"Untried ideas in memory: {memory} 'Warm up the learning rate")
+
+
+def test_ones_own_promising_candidate_is_to_be_decided_and_then_promoted(measured: MeasuredLab, idea: str) -> None:
+    measured.measure(idea, [1.40])
+    assert first(measured) == f"Your {idea[:12]} (+0.2000, n=1) is open: launch_training(commit='{idea[:12]}', until='decided')."
+    assert "propose_patch" in first(measured, "bob"), "it is nothing of bob's"
+    measured.measure(idea, [1.41, 1.39])
+    measured.lab.gate.verdict(idea, measured.lab.champion())
+    assert first(measured) == f"Your {idea[:12]} passes the gate: promote_commit(commit='{idea[:12]}')."
+    assert first(measured, "bob").startswith(f"Candidate {idea[:12]} passes"), "anybody may promote it"
+    assert measured.lab.promote_commit(idea, "ada").promoted
+    assert not any(idea[:12] in step for step in measured.lab.next_steps("ada"))
+
+
+def test_a_decided_idea_is_to_be_written_down_after_what_is_open(measured: MeasuredLab, idea: str) -> None:
+    measured.measure(idea, [1.70, 1.71])
+    assert measured.lab.promote_commit(idea, "ada").verdict.code == "futile"
+    assert first(measured) == f"Your {idea[:12]} is decided (futile): write down why with write_memory, and go on."
+    other = measured.propose("WIDTH = ", "WIDTH = 1 + ")
+    measured.measure(other, [1.55])
+    assert other[:12] in first(measured) and idea[:12] in measured.lab.next_steps("ada")[1]
+
+
+def test_after_a_promotion_what_was_built_before_is_to_be_rebased(measured: MeasuredLab, idea: str) -> None:
+    other = measured.propose("WIDTH = ", "WIDTH = 1 + ")
+    measured.measure(other, [1.35])
+    measured.measure(idea, [1.40, 1.41, 1.39])
+    assert measured.lab.promote_commit(idea, "ada").promoted
+    assert f"Your {other[:12]} (+0.0500, n=1) is open, and the champion moved: promote_commit" in first(measured)
+
+
+def test_a_measurement_is_never_to_be_decided(measured: MeasuredLab, idea: str) -> None:
+    edits = [{"path": "train.py", "search": "DEPTH = 2", "replace": "DEPTH = 4"}]
+    probe = measured.lab.propose_patch("An upper bound of depth.", "ada", edits=edits, kind="measurement").commit
+    measured.measure(probe, [1.2])
+    assert not any(probe[:12] in step for step in measured.lab.next_steps("ada"))
+
+
+def test_what_runs_and_what_idles_is_told(measured: MeasuredLab, idea: str) -> None:
+    (id,) = measured.lab.launch_training(idea, "ada").experiments
+    assert first(measured).startswith("Yours: 0 running, 1 queued")
+    assert first(measured, "bob").startswith("Others: 0 running, 1 queued")
+    measured.ledger.move(id, ["queued"], state="running")
+    assert first(measured, "bob").startswith("Others: 1 running, 0 queued")
+
+
+def test_a_budget_that_is_nearly_gone_is_for_what_is_open(measured: MeasuredLab, idea: str) -> None:
+    toml = measured.root / "lab.toml"
+    text = toml.read_text(encoding="utf-8")
+    spent = measured.lab.status().budget.spent_s
+    each = measured.lab.settings.longest_s()
+    for hours, words in (((spent + 5.5 * each) / 3600, "pays for"), ((spent + 0.5 * each) / 3600, "budget is used up")):
+        toml.write_text(_with_hours(text, hours), encoding="utf-8")
+        assert any(words in step for step in measured.lab.next_steps("ada"))
+
+
+def _with_hours(text: str, hours: float) -> str:
+    return "\n".join(f"device_hours = {hours}" if line.startswith("device_hours") else line for line in text.splitlines())
