@@ -35,6 +35,7 @@ COMMANDS = {
     "scores": "show what the gate knows of the hidden split, for the lab's owner alone",
     "audit": "check the gate on this lab: the champion against itself, the noise, its drift, and what would be found",
     "secret": "show, export or import the secret that draws the lab's held-out split",
+    "check": "train the champion for a few seconds in the sandbox, and say what an agent would hit",
     "doctor": "check all that a lab needs, and say what to do about each fault",
     "repair": "rebuild what is damaged of the log; sets the old files aside",
     "export": "write the log as Parquet and results.tsv",

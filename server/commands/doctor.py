@@ -12,14 +12,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import get_args
 
 from autoresearch_mcp.server import secret
 from autoresearch_mcp.server import settings as lab_settings
-from autoresearch_mcp.server.commands.arguments import add_lab, find_lab, say
+from autoresearch_mcp.server.commands import check as short_training
+from autoresearch_mcp.server.commands.arguments import add_lab, find_lab
+from autoresearch_mcp.server.commands.findings import Finding, show
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.installation import import_environment, is_installed
 from autoresearch_mcp.server.lake import KEY, is_managed, open_lake
@@ -27,12 +28,13 @@ from autoresearch_mcp.server.lake.base import LakeUnavailable
 from autoresearch_mcp.server.models import Table
 from autoresearch_mcp.server.paths import LabPaths
 
-EXAMPLES = ("autoresearch-mcp doctor my-lab", "autoresearch-mcp doctor --measure")
+EXAMPLES = ("autoresearch-mcp doctor my-lab", "autoresearch-mcp doctor --train my-lab", "autoresearch-mcp doctor --measure")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     add_lab(parser)
+    parser.add_argument("--train", action="store_true", help="also train the champion for a few seconds, as `check` does")
     text = "measure this machine's GPU instead, without a lab: about ten minutes, or three with --quick; leaves gpu-check/"
     parser.add_argument("--measure", action="store_true", help=text)
     parser.add_argument("--quick", action="store_true", help="with --measure: do less")
@@ -46,13 +48,16 @@ def run(arguments: argparse.Namespace) -> int:
 
     Returns:
         1 where one is a fault.
+
+    Raises:
+        LabError: with --train, those of `check`.
     """
     if arguments.measure:
         return _measure(arguments.device, arguments.quick)
     findings = examine(find_lab(arguments.dir))
-    for finding in findings:
-        say(f"{finding.mark}  {finding.name}: {finding.text}", *([f"      {finding.hint}"] if finding.hint else []))
-    return 1 if any(finding.bad for finding in findings) else 0
+    if arguments.train and not any(finding.bad for finding in findings):
+        findings += short_training.examine(find_lab(arguments.dir))
+    return show(findings)
 
 
 def _measure(device: str, quick: bool) -> int:
@@ -64,33 +69,6 @@ def _measure(device: str, quick: bool) -> int:
                 return check.wait()
             except KeyboardInterrupt:  # it ends its runs, then itself
                 continue
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found.
-
-    Attributes:
-        name: of the check.
-        grade: ok, note (works, but know this) or bad.
-        text: the state of things.
-        hint: what to do about it.
-    """
-
-    name: str
-    grade: str
-    text: str
-    hint: str = ""
-
-    @property
-    def bad(self) -> bool:
-        """Whether it is a fault."""
-        return self.grade == "bad"
-
-    @property
-    def mark(self) -> str:
-        """The grade, as it is shown."""
-        return {"ok": "ok  ", "note": "note", "bad": "BAD "}[self.grade]
 
 
 class LabUnderTest:

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from autoresearch_mcp.server import settings
-from autoresearch_mcp.server.commands import lab_files
+from autoresearch_mcp.server.commands import check, lab_files
 from autoresearch_mcp.server.commands.arguments import say
+from autoresearch_mcp.server.commands.findings import show
 from autoresearch_mcp.server.commands.lab_files import MCP_CONFIG
 from autoresearch_mcp.server.commands.survey import NOTHING_ASKED, TRAIN, Asked, Candidate, submits, survey
 from autoresearch_mcp.server.errors import LabError
@@ -73,6 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
     say(f"Made the lab {arguments.dir}", *(f"  {line}" for line in lines), "", "Next:")
     say(f"  cd {arguments.dir} && claude              # then: read orchestrator.md and start the campaign")
     say(f"  autoresearch-mcp install claude-desktop {arguments.dir}", f"  autoresearch-mcp watch {arguments.dir}")
+    if arguments.from_repo is not None:
+        say(f"  autoresearch-mcp check {arguments.dir}           # trains it for a few seconds: what would an agent hit?")
+        if ask and not input("Do that now? [Y/n] ").strip().lower().startswith("n"):
+            show(check.examine(arguments.dir))
     return 0
 
 

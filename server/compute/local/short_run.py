@@ -88,8 +88,8 @@ async def short_run(
     Raises:
         ComputeError: It can't be run here, or something outside of it killed it.
     """
-    if settings.rents:
-        raise ComputeError("A short run takes a training on this machine; this lab rents its devices.")
+    if settings.compute.backend != "local":
+        raise ComputeError(f"A short run takes a training on this machine; this lab trains on {settings.compute.backend}.")
     async with _compute(settings, state, nice) as compute, _folder(state) as folder:
         spec = replace(spec_of(settings.launch(), ID, await compute.prepare(), device=settings.device), budget_s=seconds)
         job = Job(ID, 1, folder, spec, dict(code))

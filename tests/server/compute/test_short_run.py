@@ -62,7 +62,7 @@ def test_a_run_that_never_starts_is_ended_after_its_wall_time(tmp_path: Path) ->
     assert not any((tmp_path / "short-runs").iterdir())
 
 
-def test_a_lab_that_rents_its_devices_has_none(tmp_path: Path) -> None:
+def test_a_lab_that_trains_elsewhere_has_none(tmp_path: Path) -> None:
     settings = Settings.model_validate({"lab": {"name": "a lab"}, "training": {"profile": "tiny"}, "compute": {"backend": "modal"}})
-    with pytest.raises(ComputeError, match="rents"):
+    with pytest.raises(ComputeError, match="trains on modal"):
         short(tmp_path, settings, {"train.py": STOCK})

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_mcp.server.commands.doctor import Finding, examine
+from autoresearch_mcp.server.commands.doctor import examine
+from autoresearch_mcp.server.commands.findings import Finding
 
 
 def found(root: Path) -> list[Finding]:
