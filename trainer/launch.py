@@ -72,7 +72,10 @@ def supervise(run: Path, stage: Stage = "all") -> None:
     family = processes.Family()
     supervisor = None
     try:
-        supervisor = Supervisor(run.resolve(), _read_spec(run), family, signals)
+        spec = _read_spec(run)
+        if spec.visible:
+            os.environ["CUDA_VISIBLE_DEVICES"] = spec.visible  # CUDA reads it at its first use, which no launcher makes
+        supervisor = Supervisor(run.resolve(), spec, family, signals)
         result = supervisor.score(submitted) if submitted is not None else supervisor.run(stage)
     except prepare.PreparationError as error:
         result = replace(_failed(str(error)), fault="code" if isinstance(error, CodeTooLarge) else "machine")

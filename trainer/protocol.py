@@ -56,6 +56,7 @@ class Spec:
     threads: int
     data: str  # directory that `autoresearch_mcp.trainer.prepare` filled, as text
     device: str = "cpu"
+    visible: str = ""  # of the machine's GPUs, the one that the run is given, by UUID; empty: what the launcher sees
     entry: str = "train.py"
     arguments: tuple[str, ...] = ()  # of the entry, on its command line
     metric: str = ""  # what a script without the contract prints of itself, such as val_bpb; empty: the scorer measures what is submitted
@@ -267,7 +268,7 @@ def conditions(result: Result, spec: dict[str, Any]) -> str:
     """Return a short hash of all that must be equal for two metrics to be compared.
 
     In it are what the metric measures (profile, data, tokenizer, fixed files), what the training could do in its budget
-    (kind of device, budget, threads, torch), and whether it was confined. The device's name and the kernel are not,
+    (kind of device, model of a GPU, budget, threads, torch), and whether it was confined. A CPU's name and the kernel are not,
     because a lab whose machines differ a little would compare nothing. Both are in the result.
     """
     parts = [
@@ -284,4 +285,6 @@ def conditions(result: Result, spec: dict[str, Any]) -> str:
     parts += [[name, spec[name]] for name in _OF_SCRIPTS if spec.get(name)]
     if packages := result.hashes.get("packages"):
         parts.append(packages)
+    if spec["device"] != "cpu":
+        parts.append(result.device_name)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

@@ -314,6 +314,8 @@ class Supervisor:
         cuda, kernels = self._device == "cuda", device.kernels_dir(self._data.parent)
         if cuda:
             usual |= device.cuda_environment(kernels)
+        elif self._spec.visible:
+            usual["CUDA_VISIBLE_DEVICES"] = self._spec.visible
         return sandbox.Jail(
             read=(self._code, kernels) if cuda else (self._code,),
             write=(self._scratch.path,),

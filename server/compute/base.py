@@ -12,6 +12,8 @@ from typing import Literal, Protocol
 from autoresearch_mcp.trainer import protocol
 from autoresearch_mcp.trainer.protocol import Result, Spec
 
+DEVICE = "device.json"  # in a run's folder, by a backend that hands out devices: {"uuid", "name", "at", "start", "end"}
+
 
 class ComputeError(Exception):
     """The backend can't do it now. The text says why and what to do. The job was not started."""

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from autoresearch_mcp.server.compute.base import Compute, ComputeError, Job, Observation
+from autoresearch_mcp.server.compute.base import DEVICE, Compute, ComputeError, Job, Observation
 from autoresearch_mcp.server.compute.spec import spec_of
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.ledger import Ledger
@@ -255,6 +255,7 @@ class Attempts:
             "failure": Failure.model_validate(failure) if failure else None,
             "curve": [(x, y) for x, y in result.curve if math.isfinite(x) and math.isfinite(y)],
             "details": experiment.details
+            | ({"gpu": gpu} if (gpu := protocol.read_json(directory / DEVICE)) else {})
             | {name: value for name, value in asdict(result).items() if name not in _ELSEWHERE and (name, value) != ("device_s", None)},
             "log_tail": read_tail(directory / protocol.LOG),
             **_circumstances(result),
@@ -327,7 +328,9 @@ def _circumstances(result: Result) -> dict[str, Any]:
 def _kind(settings: Settings) -> tuple[object, ...]:
     """Return the settings for which a compute backend and the prepared data are made."""
     training = settings.training
-    return settings.compute.backend, settings.compute.slurm, training.profile, training.threads, settings.trust
+    compute = settings.compute
+    place = compute.backend, compute.slurm, compute.devices, compute.per_device, compute.leave_above_mb, compute.leave_above_percent
+    return *place, training.profile, training.threads, settings.trust
 
 
 def _overdue(experiment: Experiment) -> bool:

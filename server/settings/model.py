@@ -48,9 +48,21 @@ class ComputeSection(Section):
         default=0,
         ge=0,
         le=1024,
-        description="trainings at once; 0 is physical cores over threads, 1 where a GPU of this machine trains, 4 on Modal and Slurm. With 1 "
+        description="trainings at once; 0 is physical cores over threads, as many as GPUs where those of this machine train, 4 on Modal and Slurm. With 1 "
         "nothing trains beside a scoring either",
     )
+    devices: Literal["auto"] | list[Annotated[str, Field(max_length=80, pattern=r"^[A-Za-z0-9/_-]+$")]] = Field(
+        default="auto",
+        description="GPUs of this machine that trainings are given, one each: `auto` finds them, for profiles that train on a GPU; or their UUIDs, or their "
+        "numbers as nvidia-smi lists them. Only those of one kind are used, and none that somebody else uses",
+    )
+    per_device: int = Field(
+        default=1, ge=1, le=16, description="trainings that share a device; more than 1 only where the budget isn't wall time"
+    )
+    leave_above_mb: float = Field(
+        default=1000.0, ge=0, le=1e7, description="megabytes in use on a GPU that no training holds; above it the GPU is left alone"
+    )
+    leave_above_percent: float = Field(default=20.0, ge=0, le=100, description="the same for its use in percent")
     gpus: list[str] = Field(
         default=[],
         max_length=8,
@@ -180,6 +192,14 @@ class Settings(Model):
         return self
 
     @model_validator(mode="after")
+    def _shares_no_clock(self) -> "Settings":
+        if self.compute.per_device > 1 and (PROFILES[self.training.profile].clock == "wall" or self.trust == "reported"):
+            raise ValueError(
+                "[compute] per_device must be 1: the budget is wall time, which trainings on one device would take from each other"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _entry_is_there(self) -> "Settings":
         training = self.training
         if training.file not in Editable([*training.editable, *training.files]):
@@ -237,14 +257,22 @@ class Settings(Model):
     def slots(self) -> int:
         """Return how many trainings run at once.
 
-        Where lab.toml sets no number, it is 4 on Modal and on Slurm, and 1 where a GPU of this machine trains. Else it is the physical cores over the
-        threads of one training, but at least 1.
+        Where lab.toml sets no number, it is 4 on Modal and on Slurm, and the number of GPUs where those of this machine train. Else it is the
+        physical cores over the threads of one training, but at least 1.
         """
         if self.compute.slots:
             return self.compute.slots
         if self.compute.backend != "local":
             return 4
+        if self.hands_out_devices:
+            named = len(self.compute.devices) if self.compute.devices != "auto" else gpus_here()
+            return max(1, named) * self.compute.per_device
         return 1 if self.device != "cpu" else max(1, physical_cores() // self.training.threads)
+
+    @property
+    def hands_out_devices(self) -> bool:
+        """Return whether each training is given a GPU of this machine."""
+        return self.compute.backend == "local" and bool(self.compute.devices) and (self.compute.devices != "auto" or self.device == "cuda")
 
     @property
     def device(self) -> str:
@@ -280,6 +308,14 @@ class Settings(Model):
         if self.rents:
             return devices.longest_s(self.training.profile, self.training.budget_s)
         return max_wall_s(self.training.profile, self.training.budget_s, script=self.trust == "reported")
+
+
+def gpus_here() -> int:
+    """Return how many NVIDIA GPUs the driver of this machine lists; 0 without one."""
+    try:
+        return len(list(Path("/proc/driver/nvidia/gpus").iterdir()))
+    except OSError:
+        return 0
 
 
 def physical_cores() -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation
-from autoresearch_mcp.server.compute.local.backend import LAUNCHER, LocalCompute, open_backend
+from autoresearch_mcp.server.compute.local.backend import LAUNCHER, LocalCompute, open_local
 from autoresearch_mcp.server.compute.spec import spec_of
 from autoresearch_mcp.server.models import Failure
 from autoresearch_mcp.server.paths import StatePaths
@@ -111,7 +111,7 @@ async def short_run(
 async def _compute(settings: Settings, state: Path, nice: bool) -> AsyncIterator[LocalCompute]:
     niceness = shutil.which("nice") if nice else None
     command = (*((niceness, "-n", "19") if niceness else ()), *LAUNCHER, "--stage", "train")
-    compute = open_backend(settings, state, StatePaths(state).runner_log, command, warm=False)
+    compute = open_local(settings, state, StatePaths(state).runner_log, command, warm=False)
     try:
         yield compute
     finally:
