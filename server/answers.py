@@ -267,8 +267,8 @@ class ExperimentAnswer(Model):
 class CancelAnswer(Model):
     """What a cancellation did."""
 
-    id: str
-    state: str = Field(description="of the experiment; of a launch until decided open, decided, cancelled, out_of_budget or stopped")
+    states: dict[str, str] = Field(default={}, description="by id, of experiments and launches until decided", json_schema_extra=UNLISTED)
+    freed_s: float = Field(default=0.0, description="device seconds that came back to the budget, about")
     note: str
 
 

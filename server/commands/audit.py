@@ -99,9 +99,8 @@ def _train(lab: Lab, runs: int) -> None:
                 _note(f"{ended} of {runs} have ended")
             time.sleep(POLL_S)
     except (LabError, KeyboardInterrupt):
-        for line in lab.states(ids):
-            if line.state == "queued":
-                lab.cancel_experiment(line.id, who)
+        if queued := [line.id for line in lab.states(ids) if line.state == "queued"]:
+            lab.cancel(who, queued)
         raise
 
 

@@ -17,7 +17,6 @@ from autoresearch_mcp.server.ledger.starts import settings_hash
 from autoresearch_mcp.server.models import Candidacy, Experiment, Proposal, new_id
 from autoresearch_mcp.server.runner.candidacies import UNDECIDED
 from autoresearch_mcp.server.settings import Settings
-from autoresearch_mcp.server.untrusted import one_line
 
 _ID = re.compile(r"c-[0-9a-z]{15}")
 
@@ -78,30 +77,6 @@ class CandidacyCases:
             LabError: `unknown_experiment`.
         """
         return [self._known(id) for id in ids]
-
-    def cancel_candidacy(self, id: str, author: str, anyones: bool = False) -> a.CancelAnswer:
-        """Stop a launch until decided, and what is trained for it. One that has ended stays as it is.
-
-        Args:
-            id: of the candidacy.
-            author: who asks, for the record.
-            anyones: whether it may be another's, as for an orchestrator and the lab's owner.
-
-        Raises:
-            LabError: `not_yours`, `unknown_experiment`.
-        """
-        core, candidacy = self._core, self._known(id)
-        if not (anyones or candidacy.author == author):
-            who = one_line(candidacy.author, 64)
-            raise LabError(f"{id} was launched by {who}, so {one_line(author, 64)} can't cancel it. Nothing was changed.", "not_yours")
-        changed = core.ledger.move_candidacy(id, state="cancelled", note=f"Cancelled by {one_line(author, 64)}.")
-        if changed is None:
-            return a.CancelAnswer(id=id, state=candidacy.state, note="It had ended before; nothing was changed.")
-        for experiment in core.ledger.open_trainings().get(id, []):
-            core.ledger.request_cancel(experiment, author)
-        core.wake()
-        note = "No other replicate starts. What runs is being stopped; if the commit is launched again, that seed is trained again."
-        return a.CancelAnswer(id=id, state="cancelled", note=note)
 
     def _on_champion(self, sha: str) -> Proposal:
         """Return the proposal to train: its change on top of the champion of now."""
@@ -175,7 +150,7 @@ class CandidacyCases:
         note = (
             f"The lab trains {candidacy.commit[:12]} and the champion in turn, one replicate at a time, until the gate decides: at most "
             f"{candidacy.max_replicates}. Call wait_for_experiments(ids=[{candidacy.id!r}]), then promote_commit. To stop it: "
-            f"cancel_experiment(id={candidacy.id!r})."
+            f"cancel_experiment(ids=[{candidacy.id!r}])."
         )
         if repeated:
             note = f"It was launched before, nothing new was queued. {note}"

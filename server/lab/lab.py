@@ -9,6 +9,7 @@ from pathlib import Path
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.gate.promotion import Promoter
 from autoresearch_mcp.server.lab.audit import Auditing
+from autoresearch_mcp.server.lab.cancelling import Cancelling
 from autoresearch_mcp.server.lab.candidacies import CandidacyCases
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.experiments import Experiments
@@ -52,7 +53,7 @@ class Lab:
 
         trainings = Trainings(core, self._status, experiments)
         self.launch_training = trainings.launch_training
-        self.cancel_experiment = trainings.cancel_experiment
+        self.cancel = Cancelling(core).cancel
         self.pause = trainings.pause
         self.resume = trainings.resume
         self.reproduce = trainings.reproduce
@@ -70,7 +71,6 @@ class Lab:
         candidacies = CandidacyCases(core, trainings)
         self.launch_until_decided = candidacies.launch_until_decided
         self.candidacies = candidacies.candidacies
-        self.cancel_candidacy = candidacies.cancel_candidacy
 
         history = History(core, self._status)
         self.query_experiments = history.query_experiments

@@ -1,4 +1,4 @@
-"""Queueing trainings and cancelling them."""
+"""Queueing trainings."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from autoresearch_mcp.server.lab.reproduction import TAG, Reproduction
 from autoresearch_mcp.server.lab.status import MAX_REPLICATES, LabStatus, preflight_error
 from autoresearch_mcp.server.models import ACTIVE_STATES, PAUSE, Experiment, new_id
 from autoresearch_mcp.server.settings import Settings
-from autoresearch_mcp.server.untrusted import clean, one_line
+from autoresearch_mcp.server.untrusted import clean
 
 
 class Trainings:
@@ -131,35 +131,6 @@ class Trainings:
             raise LabError(f"{id} reproduces no other experiment. `autoresearch-mcp reproduce {id}` trains it again.", "no_reproduction")
         original = self._core.experiment(again.reproduces)
         return Reproduction(original, again, self._status.noise(original.conditions)) if again.terminal else None
-
-    def cancel_experiment(self, id: str, author: str, anyones: bool = False) -> a.CancelAnswer:
-        """Stop an experiment; one that has ended stays as it is.
-
-        Args:
-            id: of the experiment.
-            author: who asks, for the record.
-            anyones: whether it may be another's, as for an orchestrator and the lab's owner.
-
-        Raises:
-            LabError: `not_yours`, `bad_id`, `unknown_experiment`, or `lake_unavailable`.
-        """
-        e = self._core.experiment(id)
-        if e.by_lab and not (anyones or e.terminal):
-            raise LabError(f"{id} is the lab's own: it measures the champion beside the candidates. Nothing was changed.", "not_yours")
-        if not (anyones or e.terminal or e.author == author):
-            raise LabError(
-                f"{id} was launched by {one_line(e.author, 64)}, so {one_line(author, 64)} can't cancel it. "
-                f"{one_line(e.author, 64)}, an orchestrator, or the lab's owner can (`autoresearch-mcp cancel {id}`). Nothing was changed.",
-                "not_yours",
-            )
-        changed = self._core.ledger.request_cancel(id, author)
-        if changed is None:
-            state = self._core.experiment(id).state
-            return a.CancelAnswer(id=id, state=state, note="It had ended before; nothing was changed.")
-        self._core.wake()
-        if changed.terminal:
-            return a.CancelAnswer(id=id, state=changed.state, note="It was still queued; it will not start, and its budget is free again.")
-        return a.CancelAnswer(id=id, state=changed.state, note="It is being stopped; wait_for_experiments tells when it has ended.")
 
     def pause(self, now: bool = False) -> int:
         """Let nothing start until `resume`. For the lab's owner.

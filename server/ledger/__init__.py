@@ -75,6 +75,7 @@ class Ledger:
         self.move = experiments.move
         self.start = experiments.start
         self.request_cancel = experiments.request_cancel
+        self.cancel = experiments.cancel
 
         pause = Pause(database)
         self.paused_at = pause.paused_at

@@ -105,6 +105,12 @@ def end_training(db: sqlite3.Connection, e: Experiment) -> None:
         _write(db, candidacy, {"spent_s": candidacy.spent_s + e.cost_s, "spent_usd": candidacy.spent_usd + e.cost_usd})
 
 
+def cancel_candidacy(db: sqlite3.Connection, id: str, note: str) -> Candidacy | None:
+    """End a candidacy that is open. Returns it as it is then; None if it had ended."""
+    before = _read(db, id)
+    return _write(db, before, {"state": "cancelled", "note": note}) if before is not None and before.state == "open" else None
+
+
 def _read(db: sqlite3.Connection, id: str) -> Candidacy | None:
     row = db.execute("SELECT record FROM candidacies WHERE id = ?", (id,)).fetchone()
     return Candidacy.model_validate_json(row[0]) if row else None

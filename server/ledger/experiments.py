@@ -13,11 +13,14 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.ledger import budget, candidacies
 from autoresearch_mcp.server.ledger.cleaning import cleaned
 from autoresearch_mcp.server.ledger.database import Database
+from autoresearch_mcp.server.ledger.news import add_news
 from autoresearch_mcp.server.ledger.outbox import post
 from autoresearch_mcp.server.ledger.results import add_result
 from autoresearch_mcp.server.ledger.starts import add_start
-from autoresearch_mcp.server.models import ACTIVE_STATES, BUDGET, TERMINAL_STATES, Candidacy, Experiment, ExperimentState
+from autoresearch_mcp.server.models import ACTIVE_STATES, BUDGET, OWNER, TERMINAL_STATES, Candidacy, Experiment, ExperimentState
 from autoresearch_mcp.server.settings import LaunchSettings
+
+_NAMED = 8  # ids that news names
 
 
 class OpenExperiments:
@@ -186,9 +189,45 @@ class OpenExperiments:
             The changed experiment; None if it had ended.
         """
         with self._database.write() as db:
-            return _move(db, id, ["queued"], {"state": "cancelled", "finished_at": time.time(), "cancelled_by": by}) or _move(
-                db, id, ACTIVE_STATES, {"cancel_requested": True, "cancelled_by": by}
-            )
+            return _cancel(db, id, by)
+
+    def cancel(self, ids: Sequence[str], by: str, reason: str = "") -> dict[str, str]:
+        """Cancel experiments, and launches until decided with what is trained for them. Tell their authors, where another asked.
+
+        Args:
+            ids: of both.
+            by: who asks, for the record.
+            reason: for the authors.
+
+        Returns:
+            The new states by id, without what had ended.
+        """
+        states, owners = dict[str, str](), dict[str, list[str]]()
+        who = "The lab's owner" if by == OWNER else by
+        with self._database.write() as db:
+            for id in ids:
+                changed: Experiment | Candidacy | None
+                if id.startswith("c-"):
+                    changed = candidacies.cancel_candidacy(db, id, f"Cancelled by {who}. {reason}".rstrip())
+                    for (training,) in db.execute("SELECT experiment FROM lab_launches WHERE candidacy = ?", (id,)).fetchall():
+                        _cancel(db, training, by)
+                else:
+                    changed = _cancel(db, id, by)
+                if changed is not None:
+                    states[id] = changed.state
+                    owners.setdefault(changed.author, []).append(id)
+            for owner, theirs in owners.items():
+                if owner != by:
+                    what = ", ".join(theirs[:_NAMED]) + (f" and {len(theirs) - _NAMED} more" if len(theirs) > _NAMED else "")
+                    text = f"{who} cancelled {what}, which you launched{f': {reason}' if reason else '.'}"
+                    add_news(db, "cancelled", by, theirs[0], text, owner)
+        return states
+
+
+def _cancel(db: sqlite3.Connection, id: str, by: str) -> Experiment | None:
+    """Cancel at once what is queued; mark what runs, for the runner to stop. Returns the changed experiment, or None."""
+    at_once = {"state": "cancelled", "finished_at": time.time(), "cancelled_by": by}
+    return _move(db, id, ["queued"], at_once) or _move(db, id, ACTIVE_STATES, {"cancel_requested": True, "cancelled_by": by})
 
 
 def _launch(text: str) -> LaunchSettings | None:

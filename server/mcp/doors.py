@@ -14,7 +14,14 @@ from autoresearch_mcp.server.untrusted import one_line
 
 PROMPTS = {"orchestrator": Role.ORCHESTRATOR, "worker": Role.WORKER}
 _UNCHANGED = {"duplicate": True, "repeated": True, "promoted": False}  # fields of answers after which nothing is other than before
-_SUBJECTS = ("experiments", "experiment", "commit", "id", "champion")  # fields of answers that name what changed, the most telling first
+_SUBJECTS = (
+    "experiments",
+    "states",
+    "experiment",
+    "commit",
+    "id",
+    "champion",
+)  # fields of answers that name what changed, the most telling first
 
 
 class Doors:
@@ -63,7 +70,7 @@ class Doors:
         who = self._bridge.signature(given if isinstance(given, str) else None, ctx)
         origin = self._bridge.client(ctx) + (f" at {ctx.request.client.host}" if ctx.request is not None and ctx.request.client else "")
         subject = next((answer[field] for field in _SUBJECTS if answer.get(field)), "")
-        subject = ", ".join(subject) if isinstance(subject, list) else str(subject)
+        subject = ", ".join(subject) if isinstance(subject, list | dict) else str(subject)
         way = "stdio" if ctx.request is None else "http"
         fields = (one_line(who, 64), str(identity.role or ""), way, one_line(origin, 200), tool, one_line(subject, 400))
         await self._bridge.call(self._bridge.lab.record_change, *fields)

@@ -162,11 +162,18 @@ class LabTools:
         experiment = await self.bridge.call(self.lab.find, id)
         return await self.bridge.call(self.lab.read_log, experiment, mode, lines, pattern, first_line)
 
-    async def cancel_experiment(self, id: ExperimentId, context: Ctx, author: Author | None = None) -> a.CancelAnswer:
-        """Stop your queued or running experiment, or launch until decided, and free its budget."""
+    async def cancel_experiment(
+        self,
+        context: Ctx,
+        ids: Annotated[list[ExperimentId] | None, Field(max_length=50)] = None,
+        commit: Annotated[Commit | None, Field(description="all of it")] = None,
+        mine: Annotated[bool | None, Field(description="all of yours")] = None,
+        reason: Annotated[str | None, Field(max_length=300, description="told to authors of others'")] = None,
+        author: Author | None = None,
+    ) -> a.CancelAnswer:
+        """Stop queued and running trainings, by ids, commit or mine, and free their budget."""
         name, anyones = self.bridge.author(author, context), self.bridge.rules_others(context)
-        cancel = self.lab.cancel_candidacy if id.startswith("c-") else self.lab.cancel_experiment
-        answer = await self.bridge.call(cancel, id, name, anyones)
+        answer = await self.bridge.call(self.lab.cancel, name, ids, commit, bool(mine), reason or "", anyones)
         return self.bridge.signed(answer, author, context)
 
     @takes(ExperimentQuery)

@@ -62,7 +62,7 @@ async def test_what_one_agent_does_another_sees_at_once(lab: Path) -> None:
             again = await answer(one, "launch_training", **order)
             assert (again["experiments"], again["repeated"]) == (launched["experiments"], True)
             for id in launched["experiments"]:
-                assert (await answer(two, "cancel_experiment", id=id))["state"] == "cancelled"
+                assert (await answer(two, "cancel_experiment", ids=[id]))["states"] == {id: "cancelled"}
             waited = await answer(one, "wait_for_experiments", ids=launched["experiments"])
             assert waited["done"] and {line["state"] for line in waited["experiments"]} == {"cancelled"}
 

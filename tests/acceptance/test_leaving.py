@@ -56,5 +56,5 @@ def test_a_client_that_leaves_in_the_middle_of_a_call_leaves_nothing_half_done(m
         assert set(acknowledged) <= there
         assert all(lab.launch_training(commit, "test").experiments for commit in acknowledged)
         for line in lab.status().queued:
-            lab.cancel_experiment(line.id, "test")
+            lab.cancel("test", [line.id])
     lab.close()

@@ -120,7 +120,7 @@ async def test_one_idempotency_key_is_one_launch_however_many_ask_at_once(swarm:
         assert {line["id"] for line in status["queued"]} == set(first["experiments"])
         assert status["budget"]["reserved_s"] - before == pytest.approx(first["reserved_s"], abs=0.1)
         for id in first["experiments"]:
-            await answer(swarm[2], "cancel_experiment", id=id)
+            await answer(swarm[2], "cancel_experiment", ids=[id])
         assert (await answer(swarm[3], "get_status"))["budget"]["reserved_s"] == before
 
 
@@ -142,7 +142,7 @@ async def test_what_one_server_writes_the_others_see_at_once(swarm: list[Client]
             for client in swarm[5:]:
                 status = await answer(client, "get_status")
                 assert [line["id"] for line in status["queued"]] == launched["experiments"]
-            await answer(swarm[0], "cancel_experiment", id=launched["experiments"][0])
+            await answer(swarm[0], "cancel_experiment", ids=[launched["experiments"][0]])
         assert [(wait["done"], wait["experiments"][0]["state"]) for wait in ended] == [(True, "cancelled")] * 3
 
 
@@ -178,5 +178,5 @@ async def test_a_client_killed_while_it_waits_takes_its_server_along_and_nothing
     with anyio.fail_after(20):
         status = await answer(swarm[0], "get_status")
         assert [line["id"] for line in status["queued"]] == [id] and status["budget"]["reserved_s"] > 0
-        assert (await answer(swarm[1], "cancel_experiment", id=id))["state"] == "cancelled"
+        assert (await answer(swarm[1], "cancel_experiment", ids=[id]))["states"] == {id: "cancelled"}
         assert (await answer(swarm[2], "get_status"))["budget"]["reserved_s"] == 0

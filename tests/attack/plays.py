@@ -27,7 +27,7 @@ async def cancels_what_looks_bad(lab: Arena, _: object) -> Outcome:
             if luck or ended:
                 waiting.remove(id)
             if luck and float(luck[1]) < 0 and not ended:
-                await lab.call("cancel_experiment", id=id, author="mallory")
+                await lab.call("cancel_experiment", ids=[id], author="mallory")
                 cancelled += 1
         if waiting:
             await lab.call("wait_for_experiments", ids=waiting[:16], timeout_s=1, until="any")
@@ -42,7 +42,7 @@ async def cancels_what_is_not_its_own(lab: Arena, _: object) -> Outcome:
     await lab.launch(candidate, 1, "ada")
     (id,) = candidate.experiments
     try:
-        answer = await lab.call("cancel_experiment", id=id, author="mallory")
+        answer = await lab.call("cancel_experiment", ids=[id], author="mallory")
         noticed = f"state {answer['state']}: {answer['note']}"
     except Refused as refusal:
         noticed = str(refusal)

@@ -82,7 +82,7 @@ def test_what_sql_can_not_know_is_refused_with_what_there_is(ask: Ask, idea: str
 def test_cancelled_ones_are_shown_to_who_asks_for_them(measured: MeasuredLab, ask: Ask) -> None:
     (id,) = measured.lab.launch_training("champion", "ada").experiments
     assert [row["id"] for row in ask()] == [id]
-    measured.lab.cancel_experiment(id, "ada")
+    measured.lab.cancel("ada", [id])
     nothing = measured.lab.query_experiments()
     assert nothing.rows == [] and "Cancelled ones that match: 1." in nothing.note
     assert [row["id"] for row in ask(state=["cancelled"])] == [id]

@@ -154,7 +154,7 @@ def test_a_launch_reserves_the_most_it_can_cost_and_is_refused_beyond_the_budget
         assert error.code == "over_budget" and "device_hours" in str(error)
         assert lab.status().budget.left_s == pytest.approx(180 - answer.reserved_s, abs=0.1)
         for id in answer.experiments:
-            lab.cancel_experiment(id, "ada")
+            lab.cancel("ada", [id])
         assert lab.status().budget.left_s == 180
     lab.close()
 
@@ -228,11 +228,35 @@ def test_a_line_too_long_to_show_is_cut_and_said_to_be(lab: Lab) -> None:
 
 def test_cancelling_is_idempotent(lab: Lab) -> None:
     (id,) = lab.launch_training("champion", "ada").experiments
-    assert lab.cancel_experiment(id, "ada").state == "cancelled"
-    again = lab.cancel_experiment(id, "ada")
-    assert again.state == "cancelled" and "before" in again.note
-    assert refusal(lambda: lab.cancel_experiment("e-000000000000000", "ada")).code == "unknown_experiment"
-    assert refusal(lambda: lab.cancel_experiment("../../etc", "ada")).code == "bad_id"
+    assert lab.cancel("ada", [id]).states == {id: "cancelled"}
+    again = lab.cancel("ada", [id])
+    assert again.states == {id: "cancelled"} and "before" in again.note
+    assert refusal(lambda: lab.cancel("ada", ["e-000000000000000"])).code == "unknown_experiment"
+    assert refusal(lambda: lab.cancel("ada", ["../../etc"])).code == "bad_id"
+
+
+def test_all_of_a_commit_or_all_of_ones_own_is_cancelled_in_one_call(lab: Lab) -> None:
+    idea = propose(lab, 7)
+    mine = [*lab.launch_training(idea, "ada", 2).experiments, *lab.launch_training("champion", "ada").experiments]
+    (bobs,) = lab.launch_training(idea, "bob").experiments
+    candidacy = lab.launch_until_decided(propose(lab, 9), "ada").until_decided or ""
+    held = lab.status().budget.reserved_s / 5
+    refused = refusal(lambda: lab.cancel("ada", [mine[0], bobs]))
+    assert refused.code == "not_yours" and lab.states([mine[0]])[0].state == "queued", "all or none"
+    for wrong in ({}, {"ids": [bobs], "mine": True}, {"commit": idea, "mine": True}):
+        assert refusal(lambda wrong=wrong: lab.cancel("ada", **wrong)).code == "bad_arguments"
+    answer = lab.cancel("ada", commit=idea)
+    assert (
+        answer.states == dict.fromkeys(mine[:2], "cancelled") and bobs in answer.note and answer.freed_s == pytest.approx(2 * held, abs=0.1)
+    )
+    answer = lab.cancel("ada", mine=True)
+    assert answer.states == {mine[2]: "cancelled", candidacy: "cancelled"} and answer.freed_s == pytest.approx(2 * held, abs=0.1)
+    assert lab.status().budget.reserved_s == pytest.approx(held, abs=0.1)
+    answer = lab.cancel("ada", mine=True)
+    assert (answer.states, answer.freed_s) == ({}, 0.0) and "Nothing of it is open" in answer.note
+    assert refusal(lambda: lab.cancel("chief", commit=idea, anyones=True)).code == "no_reason"
+    assert lab.cancel("[owner]", commit=idea, anyones=True).states == {bobs: "cancelled"}
+    assert any("The lab's owner cancelled" in news and bobs in news for news in lab.unheard("bob"))
 
 
 # Reading
@@ -371,7 +395,7 @@ def test_what_was_recorded_is_acknowledged_even_if_no_runner_can_start(lab_root:
     assert [line.id for line in lab.status().queued] == [id] and not lab.status().runner
     log.rmdir()
     assert lab.status().runner
-    lab.cancel_experiment(id, "ada")
+    lab.cancel("ada", [id])
     lab.close()
 
 
@@ -380,7 +404,7 @@ def test_two_labs_on_one_directory_see_each_other(lab: Lab) -> None:
     commit = propose(lab)
     (id,) = other.launch_training(commit, "bob").experiments
     assert lab.states([id])[0].state == "queued"
-    assert other.cancel_experiment(id, "bob").state == "cancelled"
+    assert other.cancel("bob", [id]).states == {id: "cancelled"}
     assert lab.states([id])[0].state == "cancelled"
     other.close()
 

@@ -124,7 +124,7 @@ def test_launches_until_decided_are_listed_while_they_are_open(measured: Measure
     measured.ledger.move(training, ["queued"], state="starting", started_at=1.0)
     measured.ledger.move(training, ["starting"], state="crashed", finished_at=2.0)
     measured.ledger.move_candidacy(ids[0] or "", verdict="continue")
-    lab.cancel_candidacy(ids[1] or "", "bob")
+    lab.cancel("bob", [ids[1] or ""])
     assert [(each.id, each.n, each.verdict) for each in lab.status().open] == [(ids[0], 1, "continue")]
 
 

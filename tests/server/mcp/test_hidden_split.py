@@ -90,7 +90,7 @@ async def test_no_answer_to_a_client_holds_a_score_of_the_hidden_split(campaign:
         "wait_for_experiments": [{"ids": campaign.experiments}],
         "get_experiment": [{"id": id, "include": ["curve", "log", "diff", "versions"]} for id in campaign.experiments],
         "read_log": [{"id": id}],
-        "cancel_experiment": [{"id": id}],
+        "cancel_experiment": [{"ids": [id]}],
         "query_experiments": [
             {"columns": ["id", "details", "failure", "log_tail", "curve", "val_bpb", "reported_bpb", "tags", "conditions"]},
             {"sql": "SELECT * FROM experiments"},

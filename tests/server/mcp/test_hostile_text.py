@@ -176,7 +176,7 @@ async def test_no_tool_resource_prompt_or_completion_lets_it_out_as_it_is(hostil
             *({"id": id, "mode": mode} for id in (running, crashed) for mode in ("tail", "head", "window")),
             {"id": running, "mode": "grep", "pattern": "EVIL"},
         ],
-        "cancel_experiment": [{"id": queued}, {"id": finished}],
+        "cancel_experiment": [{"ids": [queued]}, {"ids": [finished]}],
         "query_experiments": [
             {},
             {"columns": columns},

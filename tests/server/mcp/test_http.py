@@ -285,8 +285,8 @@ async def test_a_client_that_vanishes_in_the_middle_of_a_call_leaves_the_server_
             with subprocess.Popen([sys.executable, "-c", VANISHING, server.url, id], stdout=subprocess.PIPE) as other:  # noqa: ASYNC220
                 assert other.stdout is not None and await anyio.to_thread.run_sync(other.stdout.readline) == b"waiting\n"
                 other.kill()
-            cancelled = await client.call_tool("cancel_experiment", {"id": id})
-            assert (cancelled.structured_content or {})["state"] == "cancelled"
+            cancelled = await client.call_tool("cancel_experiment", {"ids": [id]})
+            assert (cancelled.structured_content or {})["states"] == {id: "cancelled"}
 
 
 VANISHING = """

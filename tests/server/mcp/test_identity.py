@@ -38,20 +38,20 @@ async def launch(client: Client, **arguments: Any) -> str:
 async def test_only_who_launched_an_experiment_can_cancel_it(runner_lab: FakeRunnerLab) -> None:
     async with serving(runner_lab) as client:
         id = await launch(client, author="ada")
-        refused = await refusal(client, "cancel_experiment", id=id, author="bob")
+        refused = await refusal(client, "cancel_experiment", ids=[id], author="bob")
         assert "launched by ada" in refused and f"autoresearch-mcp cancel {id}" in refused and "Nothing was changed" in refused
-        refused = await refusal(client, "cancel_experiment", id=id)
+        refused = await refusal(client, "cancel_experiment", ids=[id])
         assert "launched by ada" in refused
         assert [e.id for e in runner_lab.ledger.open_experiments("queued")] == [id]
         runner_lab.move(id, "running", attempt=1, started_at=1.0)
-        await refusal(client, "cancel_experiment", id=id, author="bob")
+        await refusal(client, "cancel_experiment", ids=[id], author="bob")
         assert not runner_lab.ledger.open_experiments()[0].cancel_requested
-        assert (await answer(client, "cancel_experiment", id=id, author="ada"))["state"] == "running"
+        assert (await answer(client, "cancel_experiment", ids=[id], author="ada"))["states"] == {id: "running"}
         (marked,) = runner_lab.ledger.open_experiments()
         assert marked.cancel_requested and marked.cancelled_by == "ada"
         runner_lab.move(id, "cancelled", finished_at=2.0)
-        ended = await answer(client, "cancel_experiment", id=id, author="bob")
-        assert ended["state"] == "cancelled" and "before" in ended["note"]
+        ended = await answer(client, "cancel_experiment", ids=[id], author="bob")
+        assert ended["states"] == {id: "cancelled"} and "before" in ended["note"]
 
 
 async def test_a_server_that_works_for_one_agent_signs_as_that_agent_alone(runner_lab: FakeRunnerLab) -> None:
@@ -59,7 +59,7 @@ async def test_a_server_that_works_for_one_agent_signs_as_that_agent_alone(runne
         id = await launch(ada)
         assert runner_lab.ledger.open_experiments()[0].author == "ada"
         for tool, arguments in {
-            "cancel_experiment": {"id": id},
+            "cancel_experiment": {"ids": [id]},
             "launch_training": {"commit": "champion"},
             "write_memory": {"kind": "finding", "text": "Signed with the name of another."},
             "propose_patch": {"hypothesis": "A wider model is better.", "files": {"train.py": "WIDTH = 1\n"}},
@@ -67,14 +67,20 @@ async def test_a_server_that_works_for_one_agent_signs_as_that_agent_alone(runne
         }.items():
             refused = await refusal(bob, tool, author="ada", **arguments)
             assert "signs as bob, not as ada" in refused, tool
-        assert "launched by ada" in await refusal(bob, "cancel_experiment", id=id)
-        assert (await answer(ada, "cancel_experiment", id=id, author="ada"))["state"] == "cancelled"
+        assert "launched by ada" in await refusal(bob, "cancel_experiment", ids=[id])
+        assert (await answer(ada, "cancel_experiment", ids=[id], author="ada"))["states"] == {id: "cancelled"}
 
 
 async def test_an_orchestrator_can_cancel_what_others_launched_and_the_record_names_it(runner_lab: FakeRunnerLab) -> None:
     async with serving(runner_lab, "--as", "chief", "--role", "orchestrator") as chief, serving(runner_lab) as others:
         id = await launch(others, author="ada")
-        assert (await answer(chief, "cancel_experiment", id=id))["state"] == "cancelled"
+        refused = await refusal(chief, "cancel_experiment", ids=[id])
+        assert "launched by ada: say why" in refused and runner_lab.ledger.open_experiments("queued")
+        stopped = await answer(chief, "cancel_experiment", ids=[id], reason="It trains what was decided.")
+        assert stopped["states"] == {id: "cancelled"}
+        heard = await answer(others, "get_status")
+        assert heard["news"] == [f"chief cancelled {id}, which you launched: It trains what was decided."]
+        assert "news" not in await answer(others, "get_status")
         assert (await answer(others, "get_experiment", id=id))["against_champion"] == "It was cancelled by chief."
         (score,) = [score for score in runner_lab.ledger.scores(Repo(runner_lab.root).champion()) if score.experiment == id]
         assert (score.author, score.cancelled_by, score.fault, score.cancelled_running) == ("ada", "chief", "cancel", False)
@@ -88,7 +94,7 @@ async def test_the_owner_can_cancel_on_the_command_line(runner_lab: FakeRunnerLa
         assert "being stopped" in capsys.readouterr().out
         (marked,) = runner_lab.ledger.open_experiments()
         assert marked.cancel_requested and marked.cancelled_by == "[owner]"
-        refused = await refusal(client, "cancel_experiment", id=id, author="[owner]")
+        refused = await refusal(client, "cancel_experiment", ids=[id], author="[owner]")
         assert "author" in refused and "letters" in refused
         runner_lab.move(id, "cancelled", finished_at=2.0)
     assert cli.main(["cancel", "e-000000000000000", str(runner_lab.root)]) == 2

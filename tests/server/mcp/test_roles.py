@@ -113,7 +113,9 @@ async def test_tokens_say_who_calls_and_what_they_may_do(
             assert "token signs as ada, not as boss" in await refusal(worker, "write_memory", author="boss", **NOTE)
             memory = await answer(worker, "write_memory", author="ada", **NOTE)
             assert "takes the role orchestrator" in await refusal(worker, "promote_commit", commit="champion")
-            assert (await answer(chief, "cancel_experiment", id=open_one.id))["state"] == "cancelled"
+            assert (await answer(chief, "cancel_experiment", ids=[open_one.id], reason="Enough of it."))["states"] == {
+                open_one.id: "cancelled"
+            }
 
             other = made(capsys, "token", "rotate", "ada", root)
             assert post(server.url, Authorization=f"Bearer {ada}")[0] == 401 and post(server.url, Authorization=f"Bearer {other}")[0] == 200

@@ -266,7 +266,7 @@ async def test_status_shows_at_once_what_was_acknowledged(client: Client, runner
         (id,) = await launch(client, width)
         after = await answer(client, "get_status")
         assert after["counts"]["queued"] == before["counts"].get("queued", 0) + 1, id
-        await call(client, "cancel_experiment", id=id, reason="It was queued to be seen.")
+        await call(client, "cancel_experiment", ids=[id], reason="It was queued to be seen.")
 
 
 async def test_null_means_that_an_argument_was_left_out(client: Client) -> None:
@@ -362,8 +362,8 @@ async def test_a_cancelled_call_leaves_the_server_working(client: Client) -> Non
     ids = await launch(client, 224)
     with anyio.move_on_after(0.3):
         await client.call_tool("wait_for_experiments", {"ids": ids, "timeout_s": 40})
-    assert (await answer(client, "cancel_experiment", id=ids[0]))["state"] == "cancelled"
-    assert (await answer(client, "cancel_experiment", id=ids[0]))["state"] == "cancelled"
+    assert (await answer(client, "cancel_experiment", ids=[ids[0]]))["states"] == {ids[0]: "cancelled"}
+    assert (await answer(client, "cancel_experiment", ids=[ids[0]]))["states"] == {ids[0]: "cancelled"}
 
 
 async def test_many_calls_at_once_are_all_answered(client: Client) -> None:

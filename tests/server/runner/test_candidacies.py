@@ -98,10 +98,10 @@ def test_a_cancelled_launch_starts_nothing_more(harness: LabHarness) -> None:
     commit = propose(harness, 1, gain=50)
     id = launch(harness, commit)
     with pytest.raises(LabError, match="launched by ada"):
-        harness.lab.cancel_candidacy(id, "bob")
+        harness.lab.cancel("bob", [id])
     with runner_lock(harness.state):
-        assert harness.lab.cancel_candidacy(id, "ada").state == "cancelled"
-        assert "had ended" in harness.lab.cancel_candidacy(id, "ada").note
+        assert harness.lab.cancel("ada", [id]).states == {id: "cancelled"}
+        assert "had ended" in harness.lab.cancel("ada", [id]).note
     drive(harness)
     assert harness.ledger.starts(10) == []
     assert candidacy(harness, id).state == "cancelled"

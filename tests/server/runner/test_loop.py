@@ -179,11 +179,11 @@ def test_a_running_training_is_paused_and_then_cancelled_and_returns_its_budget(
     assert any("paused the lab" in warning for warning in harness.lab.status().warnings)
     launched = harness.lab.launch_training("champion", "bo")
     assert "paused" in launched.note
-    harness.lab.cancel_experiment(launched.experiments[0], "bo")
+    harness.lab.cancel("bo", [launched.experiments[0]])
     assert [harness.lab.resume(), harness.lab.resume()] == [True, False]
     harness.launcher(id)
     assert harness.record(id).attempt == 2
-    assert harness.lab.cancel_experiment(id, "ada").state in ACTIVE_STATES
+    assert harness.lab.cancel("ada", [id]).states[id] in ACTIVE_STATES
     until(lambda: harness.ended([id]), 60)
     assert harness.state_of(id) == "cancelled"
     assert harness.lab.status().budget.reserved_s == 0

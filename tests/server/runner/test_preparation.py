@@ -142,7 +142,7 @@ async def test_what_runs_is_followed_and_cancelled_while_data_is_prepared(make_l
             await until(lambda: (run / protocol.LOCK).exists() and (run / protocol.LOCK).stat().st_size)
             async with driven(harness):
                 await until(lambda: preparations(cache) and harness.record(running).state == "running")
-                harness.lab.cancel_experiment(running, "ada")
+                harness.lab.cancel("ada", [running])
                 await until(lambda: harness.ended([running]))
                 assert preparations(cache) and harness.record(waiting).state == "queued"
         assert harness.state_of(running) == "cancelled"
@@ -171,7 +171,7 @@ async def test_cancelling_all_that_waits_ends_the_preparation(harness: LabHarnes
         async with driven(harness):
             await until(lambda: preparations(cache))
             for id in ids:
-                harness.lab.cancel_experiment(id, "ada")
+                harness.lab.cancel("ada", [id])
             await until(lambda: not preparations(cache))
             assert [harness.state_of(id) for id in ids] == ["cancelled", "cancelled"]
             (again,) = harness.launch()
