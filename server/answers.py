@@ -317,6 +317,14 @@ class PromoteAnswer(Model):
     retrain: str | None = Field(
         default=None, description="where the champion moved meanwhile: the change rebased onto it; train this commit, then promote it"
     )
+    verdict_of: str = Field(
+        default="", description="the commit whose numbers the verdict holds, where it is another: `retrain`", json_schema_extra=UNLISTED
+    )
+    verdict_against: str = Field(
+        default="",
+        description="what these were compared with, where the champion moved; the verdict's champion_mean is of that",
+        json_schema_extra=UNLISTED,
+    )
     note: str
 
 

@@ -285,6 +285,7 @@ class Verdict(Model):
         "unsandboxed",
         "reported",
         "is_champion",
+        "already_in",
         "stale_base",
         "awaiting_approval",
     ] = Field(

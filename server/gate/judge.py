@@ -24,6 +24,7 @@ from autoresearch_mcp.server.gate.spread import mean
 from autoresearch_mcp.server.models import Metric, Score, Verdict
 from autoresearch_mcp.server.settings import MetricSection, PromotionSection
 
+WITHIN_NOISE = 2.0  # standard errors of a gain that may well be none
 DEAD = 3  # attempts of a champion that all failed, after which what finishes may replace it
 
 
@@ -232,16 +233,13 @@ def _kind(scores: Sequence[Score], metric: MetricSection) -> Metric:
 _OPENINGS = {
     "promote": "Better",
     "continue": "Open",
-    "futile": "Not better by enough",
     "not_confirmed": "Better on validation, but not on the hidden split",
     "champion": "Open",
 }
 
 
 def _reason(decision: Decision, evidence: Evidence, metric: MetricSection) -> str:
-    opening = _OPENINGS[decision.verdict]
-    if decision.verdict == "futile" and decision.final:
-        opening = f"Decided with all {decision.n} replicates: not better by enough"
+    opening = _OPENINGS.get(decision.verdict) or _futile(decision)
     if decision.gain is None:
         counts = f"{decision.n} replicates of the candidate count, and {decision.m} of the champion"
         return f"{opening}: {counts}." + _failures(evidence.failures)
@@ -262,6 +260,15 @@ def _reason(decision: Decision, evidence: Evidence, metric: MetricSection) -> st
         if len(set(metrics(evidence.scores))) == 1:
             reason += " All of the candidate's numbers are equal: the metric is coarse, or the code may ignore its seed."
     return reason + _failures(evidence.failures)
+
+
+def _futile(decision: Decision) -> str:
+    """Say in which way a candidate is not better by enough: a gain within noise is no loss."""
+    how = "not better by enough"
+    if decision.gain is not None and decision.se:
+        deviation = decision.gain / decision.se
+        how = "within noise, and not better by enough" if abs(deviation) < WITHIN_NOISE else how if deviation > 0 else "worse"
+    return f"Decided with all {decision.n} replicates: {how}" if decision.final else how.capitalize()
 
 
 def _failures(count: int) -> str:

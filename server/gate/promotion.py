@@ -20,6 +20,8 @@ from autoresearch_mcp.trainer import files
 
 MEASUREMENT = "{0} was proposed as a measurement, which is never promoted. propose_patch(port={0!r}, ...) makes a candidate of it."
 
+_MOST_LEFT = 8  # changes that are named
+
 _SEVERAL = "It holds {} changes: {}. Train it once without each of them: what is worth nothing can go."
 
 
@@ -33,13 +35,14 @@ class Promoter:
         self._ledger = ledger
         self._repo = repo
 
-    def promote(self, commit: str, author: str, approved_by: str | None) -> PromoteAnswer:
+    def promote(self, commit: str, author: str, approved_by: str | None, confirm: bool = False) -> PromoteAnswer:
         """Promote a commit if the gate lets it through.
 
         Args:
             commit: the full id of a proposal.
             author: who asks.
             approved_by: who said yes, where the lab wants a person's approval; None: nobody yet.
+            confirm: whether a commit on an old base may replace the champion as it is, with what was promoted since left behind.
 
         Raises:
             LabError: `not_a_proposal`, `measurement`, and the repository's own.
@@ -50,19 +53,20 @@ class Promoter:
             if commit == champion:
                 return self._refusal(champion, Verdict(promote=False, code="is_champion", reason="This commit is the champion already."))
             proposal = self._ledger.proposal(commit)
-            if approved_by is None and (why := self._is_owners(commit, champion)):
-                return self._refusal(champion, Verdict(promote=False, code="is_champion", reason=why, final=True))
+            if approved_by is None and (refusal := self._is_owners(commit, champion)):
+                return self._refusal(champion, refusal)
             if proposal is None:
                 raise LabError(
                     f"{commit[:12]} was not made by propose_patch, so it can't be promoted. Propose the change first.", "not_a_proposal"
                 )
             if commit in self._ledger.measurements():
                 raise LabError(MEASUREMENT.format(commit[:12]), "measurement")
+            left_behind = ""
             if not self._repo.is_ancestor(champion, commit):
-                stacked = self._stack(proposal, champion)
+                stacked = self._stack(proposal, champion, confirm)
                 if isinstance(stacked, PromoteAnswer):
                     return stacked
-                commit = stacked
+                commit, left_behind = stacked, self._left_behind(proposal.commit, champion)
             verdict = self._gate.verdict(proposal.commit, champion)
             if not verdict.promote:
                 return self._refusal(champion, verdict)
@@ -71,8 +75,9 @@ class Promoter:
                 return self._refusal(champion, verdict.model_copy(update={"promote": False, "code": "awaiting_approval", "reason": reason}))
             answer = self._move(commit, champion, author, approved_by or "policy", verdict)
             changes = parts(proposal, champion, self._repo, self._ledger)
-            note = f"{answer.note} {_SEVERAL.format(len(changes), '; '.join(changes[:8]))}" if len(changes) > 1 else answer.note
-            return answer.model_copy(update={"note": note})
+            several = _SEVERAL.format(len(changes), "; ".join(changes[:8])) if len(changes) > 1 else ""
+            left = f"It is on an earlier champion, so the new one is without: {left_behind}." if left_behind else ""
+            return answer.model_copy(update={"note": " ".join(filter(None, [answer.note, left, several]))})
 
     def demote(self, by: str, reason: str) -> Promotion:
         """Take the last promotion back: the champion of before is the champion again. All records stay.
@@ -107,17 +112,21 @@ class Promoter:
             self._advance(demotion)
             return demotion
 
-    def _is_owners(self, commit: str, champion: str) -> str:
-        """Return why only the lab's owner can make this commit the champion: it was one before. Empty where the gate decides."""
+    def _is_owners(self, commit: str, champion: str) -> Verdict | None:
+        """Return why only the lab's owner can make this commit the champion: it was one before. None where the gate decides."""
         demoted = {p.previous for p in self._ledger.promotions() if p.is_demotion and not self._repo.is_ancestor(p.previous, champion)}
         if commit in demoted | {self._ledger.proposal_of(each) for each in demoted}:
-            return f"The lab's owner took the promotion of {commit[:12]} back. Only they can promote it again (`autoresearch-mcp approve`)."
+            reason = (
+                f"The lab's owner took the promotion of {commit[:12]} back. Only they can promote it again (`autoresearch-mcp approve`)."
+            )
+            return Verdict(promote=False, code="is_champion", reason=reason, final=True)
         if self._repo.is_ancestor(commit, champion):
-            return (
+            reason = (
                 f"{commit[:12]} is in the champion {champion[:12]} already. Only the lab's owner can go back to it: ask for "
                 "`autoresearch-mcp demote`, which takes the last promotion back."
             )
-        return ""
+            return Verdict(promote=False, code="already_in", reason=reason, final=True)
+        return None
 
     def recover(self) -> None:
         """Settle a promotion that a crash interrupted. Cheap when there is none."""
@@ -125,25 +134,28 @@ class Promoter:
             with files.locked(self._lock):
                 self._recover()
 
-    def _stack(self, proposal: Proposal, champion: str) -> PromoteAnswer | str:
+    def _stack(self, proposal: Proposal, champion: str, confirm: bool) -> PromoteAnswer | str:
         """Settle what becomes of a proposal when the champion has moved since.
 
         Returns:
-            An answer that asks for the combination to be trained. Where that was done already or is impossible: the proposal's code as a
-            commit on top of the champion, which it has to beat by itself.
+            An answer that asks for the combination to be trained. Where that was done already or is impossible, or the caller confirmed that the
+            proposal may replace the champion: its code as a commit on top of the champion, which it has to beat by itself.
         """
-        own = self._gate.verdict(proposal.commit, self._repo.merge_base(proposal.commit, champion), record=False)
-        if own.code not in ("promote", "continue", "champion"):
-            reason = f"The champion moved since this proposal was made, and against its own base: {own.reason}"
-            return self._refusal(champion, own.model_copy(update={"reason": reason}))
+        base = self._repo.merge_base(proposal.commit, champion)
+        own = self._gate.verdict(proposal.commit, base, record=False)
+        replaces = self._gate.verdict(proposal.commit, champion, record=False).promote
+        if own.code not in ("promote", "continue", "champion") and not replaces:
+            reason = f"The champion moved since this proposal was made, and against its own base {base[:12]}: {own.reason}"
+            return self._refusal(champion, own.model_copy(update={"reason": reason}), of=proposal.commit, against=base)
         try:
             stacked = stack(proposal, champion, self._repo, self._ledger)
         except LabError as error:
             if error.code != "no_change":
                 raise
             reason = f"The champion {champion[:12]} has this change already."  # such as when the same promotion is asked for again
-            return self._refusal(champion, own.model_copy(update={"promote": False, "code": "is_champion", "reason": reason}))
-        if stacked is not None:
+            code = "is_champion" if self._ledger.proposal_of(champion) == proposal.commit else "already_in"
+            return self._refusal(champion, own.model_copy(update={"promote": False, "code": code, "reason": reason, "next": ""}))
+        if stacked is not None and not (replaces and confirm):
             tested = self._gate.verdict(stacked.commit, champion)
             if tested.code in ("promote", "continue", "champion"):
                 what = "promote that commit" if tested.promote else "launch_training(until='decided') on that commit, then promote it"
@@ -151,12 +163,29 @@ class Promoter:
                     f"The champion moved to {champion[:12]} since this proposal was made. The change was rebased onto it as {stacked.commit[:12]}: "
                     f"{what}. Gains don't always add up, so the combination has to be tested. {tested.reason}"
                 )
-                return self._refusal(
-                    champion, tested.model_copy(update={"promote": False, "code": "stale_base", "reason": reason}), retrain=stacked.commit
-                )
+                if replaces:
+                    left_behind = self._left_behind(proposal.commit, champion) or "what was promoted since"
+                    reason += (
+                        f" As it is, {proposal.commit[:12]} beats this champion too, but would leave behind: {left_behind}. "
+                        f"promote_commit(commit={proposal.commit[:12]!r}, confirm=true) does that."
+                    )
+                following = f"promote_commit(commit={stacked.commit[:12]!r})." if tested.promote else tested.next
+                verdict = tested.model_copy(update={"promote": False, "code": "stale_base", "reason": reason, "next": following})
+                return self._refusal(champion, verdict, retrain=stacked.commit, of=stacked.commit, against=champion)
         commit = self._repo.transplant(proposal.commit, champion, proposal.hypothesis, proposal.author)
         self._ledger.add_alias(commit, proposal.commit)
         return commit
+
+    def _left_behind(self, commit: str, champion: str) -> str:
+        """Return the titles of the changes that the champion has from promotions and a commit has not, the oldest first."""
+        titles = []
+        for promotion in self._ledger.promotions():
+            if promotion.is_demotion or self._repo.is_ancestor(promotion.commit, commit):
+                continue
+            proposal = self._ledger.proposal(self._ledger.proposal_of(promotion.commit))
+            if proposal is not None and self._repo.is_ancestor(promotion.commit, champion):
+                titles.append(proposal.title or proposal.hypothesis[:60])
+        return "; ".join(titles[-_MOST_LEFT:])
 
     def _move(self, commit: str, champion: str, author: str, approved_by: str, verdict: Verdict) -> PromoteAnswer:
         promotion = Promotion(
@@ -198,6 +227,9 @@ class Promoter:
                 self._ledger.drop_promotion(promotion)
 
     @staticmethod
-    def _refusal(champion: str, verdict: Verdict, retrain: str | None = None) -> PromoteAnswer:
+    def _refusal(champion: str, verdict: Verdict, retrain: str | None = None, of: str = "", against: str = "") -> PromoteAnswer:
+        """Return the answer to a commit that stays what it is; `of` and `against` name whose numbers the verdict holds, where they differ."""
         note = " ".join(filter(None, ["Not promoted.", verdict.reason, verdict.next]))
-        return PromoteAnswer(promoted=False, champion=champion, verdict=verdict, retrain=retrain, note=note)
+        return PromoteAnswer(
+            promoted=False, champion=champion, verdict=verdict, retrain=retrain, verdict_of=of, verdict_against=against, note=note
+        )

@@ -21,6 +21,7 @@ from autoresearch_mcp.server.lab.proposing import Proposing
 from autoresearch_mcp.server.lab.similar import SimilarProposals
 from autoresearch_mcp.server.lab.status import LabStatus
 from autoresearch_mcp.server.lab.trainings import Trainings
+from autoresearch_mcp.server.lab.verdicts import Verdicts
 from autoresearch_mcp.server.models import Promotion
 from autoresearch_mcp.server.settings import Settings
 from autoresearch_mcp.server.settings.live import Stamp
@@ -71,6 +72,8 @@ class Lab:
         candidacies = CandidacyCases(core, trainings)
         self.launch_until_decided = candidacies.launch_until_decided
         self.candidacies = candidacies.candidacies
+
+        self.promote_commit = Verdicts(core, self._status, self._promoter).promote_commit
 
         history = History(core, self._status)
         self.query_experiments = history.query_experiments
@@ -140,18 +143,3 @@ class Lab:
         demotion = self._promoter().demote(by, reason)
         self._core.wake()
         return demotion
-
-    def promote_commit(self, commit: str, author: str, approved_by: str | None = None) -> a.PromoteAnswer:
-        """Ask the gate, and move the champion if it says yes.
-
-        Args:
-            commit: the candidate.
-            author: who asks.
-            approved_by: who said yes, where lab.toml wants a person's approval.
-
-        Raises:
-            LabError: `not_a_proposal`, and the repository's own.
-        """
-        answer = self._promoter().promote(self._core.commit(commit), author, approved_by)
-        self._core.wake()
-        return answer

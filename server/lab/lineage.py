@@ -1,9 +1,8 @@
 """Where a commit stands beside the champion: what it was built on, and what may be concluded of it."""
 
+from autoresearch_mcp.server.gate.judge import WITHIN_NOISE
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Verdict
-
-WITHIN_NOISE = 2.0  # standard errors of a gain that may well be none
 
 
 class Lineage:
@@ -49,6 +48,9 @@ def standing_in_words(commit: str, n: int, gain: float | None, se: float | None,
         return "already in the champion"
     if verdict is not None and (verdict.final or verdict.code == "futile"):
         words = [f"decided: {verdict.code}"]
+        if verdict.code == "futile" and verdict.gain is not None and verdict.se:
+            deviation = verdict.gain / verdict.se
+            words += ["within noise"] if abs(deviation) < WITHIN_NOISE else ["worse"] if deviation < 0 else []
     else:
         words = [f"open (n={n})"]
         if gain is not None and se is not None and abs(gain) < WITHIN_NOISE * se:

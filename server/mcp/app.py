@@ -26,7 +26,7 @@ The loop:
 1. get_status: champion, noise, budget, what to do next. search_memory and query_experiments: what was tried.
 2. read_file train.py, think of one idea, propose_patch with a hypothesis. A duplicate shows you the results it already has.
 3. launch_training, then wait_for_experiments until it has ended. get_experiment explains a failure.
-4. Promising? Launch replicates (3 or more, and of the champion too), then promote_commit. The gate compares beyond noise.
+4. Promising? launch_training with until="decided", which trains the champion too, then promote_commit. The gate compares beyond noise.
 5. write_memory: what you learned, failures included. Go to 1.
 
 Pass `author` in every call that writes: a name that no other agent here has. Don't stop to ask a human whether to go on. \

@@ -145,7 +145,7 @@ class Candidacies:
         except LabError as error:
             if error.code != "no_change":
                 raise
-            self._end(candidacy, "decided", "is_champion", f"The champion {champion[:12]} has this change already.")
+            self._end(candidacy, "decided", "already_in", f"The champion {champion[:12]} has this change already.")
             return None
         if stacked is None:
             why = f"The champion moved to {champion[:12]}, and both change the same lines. Propose the idea anew on that champion."

@@ -119,7 +119,7 @@ class Agent:
         for commit, author, _ in list(self.launches.values()):
             if author == self.name:
                 answer = await self.call(client, "promote_commit", commit=commit, author=self.name)
-                if answer["promoted"] or answer["verdict"]["code"] == "is_champion":  # it was, when the answer got lost
+                if answer["promoted"] or answer["verdict"]["code"] in ("is_champion", "already_in"):  # it was, when the answer got lost
                     self.promoted.add(answer["champion"])
 
 

@@ -68,7 +68,7 @@ def test_the_owner_takes_a_promotion_back_and_no_agent_can_repeat_it(bench: Meas
     champion, better = settled(bench)
     assert bench.lab.promote_commit(better, "ada").promoted
     older = bench.lab.promote_commit(champion, "ada")
-    assert not older.promoted and "autoresearch-mcp demote" in older.note
+    assert not older.promoted and "autoresearch-mcp demote" in older.note and older.verdict.code == "already_in"
     assert cli.main(["demote", "--reason", "it cheats", str(bench.root)]) == 0
     assert f"{champion[:12]} again" in capsys.readouterr().out
     assert bench.git("rev-parse", "research") == champion == bench.lab.status().champion.commit
@@ -264,6 +264,31 @@ def test_when_the_combination_was_tested_the_change_may_win_by_itself(bench: Mea
     assert bench.lab.status().champion.mean == pytest.approx(1.20)
     again = bench.lab.promote_commit(second, "ada")  # by an agent that did not hear the answer
     assert again.verdict.code == "is_champion" and again.champion == answer.champion
+
+
+def test_a_candidate_on_an_old_base_may_replace_the_champion_once_it_is_confirmed_what_that_leaves_behind(bench: MeasuredLab) -> None:
+    champion, first = settled(bench)
+    second = bench.propose("HEAD_DIM = ", "HEAD_DIM = 3 + ", base=champion)
+    assert bench.lab.promote_commit(first, "ada").promoted
+    bench.measure(first, CHAMPION_THEN)
+    bench.measure(second, [1.20, 1.21, 1.19])
+    offered = bench.lab.promote_commit(second, "ada")
+    assert offered.verdict.code == "stale_base" and offered.retrain is not None and bench.lab.champion() == first
+    assert (offered.verdict_of, offered.verdict_against) == (offered.retrain, first)
+    assert "beats this champion too, but would leave behind: DEPTH = to DEPTH = 1 +." in offered.note and "confirm=true" in offered.note
+    replaced = bench.lab.promote_commit(second, "ada", confirm=True)
+    assert replaced.promoted and replaced.previous == first and "the new one is without: DEPTH = to DEPTH = 1 +." in replaced.note
+    assert bench.git("show", f"{replaced.champion}:train.py") == bench.git("show", f"{second}:train.py")
+
+
+def test_confirming_lets_nothing_pass_that_the_gate_refuses(bench: MeasuredLab) -> None:
+    champion, first = settled(bench)
+    second = bench.propose("HEAD_DIM = ", "HEAD_DIM = 3 + ", base=champion)
+    assert bench.lab.promote_commit(first, "ada").promoted
+    bench.measure(first, CHAMPION_THEN)
+    bench.measure(second, [1.50, 1.51, 1.49])
+    refused = bench.lab.promote_commit(second, "ada", confirm=True)
+    assert not refused.promoted and refused.retrain is not None and "beats this champion" not in refused.note
 
 
 def test_of_many_promotions_at_once_one_moves_the_champion(bench: MeasuredLab) -> None:
