@@ -24,9 +24,10 @@ from typing import get_args
 
 from autoresearch_mcp.trainer import files, machine, prepare, protocol, sandbox
 from autoresearch_mcp.trainer.failures import Failure
-from autoresearch_mcp.trainer.protocol import Result, Spec
+from autoresearch_mcp.trainer.protocol import Result, Scoring, Spec
 from autoresearch_mcp.trainer.sandbox import processes
-from autoresearch_mcp.trainer.supervisor import CodeTooLarge, Stage, Supervisor
+from autoresearch_mcp.trainer.sources import CodeTooLarge
+from autoresearch_mcp.trainer.supervisor import Stage, Supervisor
 
 # A launcher keeps these of its environment. The rest may hold secrets, and forked children could read all of it.
 _ENVIRONMENT = (
@@ -113,6 +114,8 @@ def _read_spec(run: Path) -> Spec:
     if spec.get("profile") not in prepare.PROFILES:
         raise prepare.PreparationError(f"there is no profile {spec.get('profile')!r}; there are {', '.join(prepare.PROFILES)}.")
     spec.setdefault("compile_cache", spec.pop("graphs", ""))  # its name before version 0.2
+    if scoring := spec.get("scoring"):
+        spec["scoring"] = Scoring(**scoring)
     return Spec(**spec)
 
 

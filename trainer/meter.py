@@ -1,5 +1,6 @@
 """Reads the clocks of a run and what it takes of its machine, and holds both against the profile's limits (fixed)."""
 
+import math
 import os
 import time
 
@@ -121,9 +122,11 @@ class Meter:
             self._limit_scoring(usage.cpu_s)
         if self.phase != "scoring":
             self._peak_mb = max(self._peak_mb, usage.resident_mb)
-        if usage.resident_mb > self._profile.memory_mb:
-            allowed = f"{self._profile.memory_mb} MB are allowed{self._set_by('memory_mb')}"
-            raise _crashed("oom", f"the run used {usage.resident_mb:.0f} MB of memory, {allowed}.")
+        scoring = self._spec.scoring if self.phase == "scoring" else None
+        limit_mb = scoring.memory_mb if scoring else self._profile.memory_mb
+        if usage.resident_mb > limit_mb:
+            key = " ([scorer] memory_mb in lab.toml)" if scoring else self._set_by("memory_mb")
+            raise _crashed("oom", f"the run used {usage.resident_mb:.0f} MB of memory, {limit_mb} MB are allowed{key}.")
         if usage.threads > THREADS:
             raise _crashed("sandbox_violation", f"the run had {usage.threads} processes and threads, {THREADS} are allowed.")
         if usage.descriptors > DESCRIPTORS:
@@ -152,7 +155,7 @@ class Meter:
         """
         if self._cpu_at_scoring is None:
             self._cpu_at_scoring = cpu_s
-        limit = self._profile.score_cpu_s * self._spec.threads
+        limit = math.inf if self._spec.scoring else self._profile.score_cpu_s * self._spec.threads
         if cpu_s - self._cpu_at_scoring > limit:
             raise _crashed("invalid_model", f"scoring the model took more than {limit:g} CPU seconds.")
 

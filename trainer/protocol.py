@@ -46,6 +46,25 @@ CANCEL = "cancel"  # the server creates this file, then sends SIGTERM: end the r
 
 
 @dataclass(frozen=True)
+class Scoring:
+    """Says how the owner has code scored that keeps no contract: see own_scorer.py."""
+
+    kind: str  # predictions or command
+    hidden: str  # directory with the answers, which no training reads: `validation` and `test` in it
+    submission: str = ""  # file or folder that a run leaves; empty: by the kind
+    file: str = ""  # of a command: the owner's Python file
+    timeout_s: float = 60.0  # of each of its two runs
+    memory_mb: int = 4096  # of all of scoring
+    max_mb: int = 100  # that a run may submit
+    hide: tuple[str, ...] = ()  # what else no training reads: absolute paths, or paths below the interpreter's packages
+
+    @property
+    def longest_s(self) -> float:
+        """How long scoring may take."""
+        return 60.0 + (2 * self.timeout_s if self.kind == "command" else 60.0)
+
+
+@dataclass(frozen=True)
 class Spec:
     """Says what to run. The server writes it; the code that runs under it never does."""
 
@@ -75,6 +94,7 @@ class Spec:
     disk_mb: int = 0  # of a script; 0: the profile's
     max_files: int = 0  # of a script: how many it may have; 0: as many as any run
     commit: str = ""  # of the code, which a script may ask git for
+    scoring: Scoring | None = None  # of a script; None: its metric is what it prints
     compile_cache: str = ""  # archive that the run begins with a copy of; empty: what its machine keeps, see trainer.compile_cache
 
 
@@ -112,11 +132,11 @@ class Result:
     peak_memory_mb: float = 0.0  # resident, of training; a GPU's own memory is not in it
     notes: dict[str, str] = field(default_factory=dict)  # what the code itself says on how it ran: dtype, attention
     sandbox: str = "unsandboxed"  # or what `autoresearch_mcp.trainer.sandbox.level` says
-    hashes: dict[str, str] = field(default_factory=dict)  # fixed, data, tokenizer, code, weights, answers
+    hashes: dict[str, str] = field(default_factory=dict)  # fixed, data, tokenizer, code, weights, answers; scorer, where it is the owner's
     versions: dict[str, str] = field(default_factory=dict)  # python, torch, numpy, platform
     timings: dict[str, float] = field(default_factory=dict)  # restore_s, spawn_s, startup_s, startup_cpu_s, first_step_s, train_s, score_s
     curve: list[list[float]] = field(default_factory=list)  # at most 60 points of (share of budget, loss)
-    metrics: dict[str, float] = field(default_factory=dict)  # further numbers that the training code printed: its own claims
+    metrics: dict[str, float] = field(default_factory=dict)  # further numbers: claims of the training code, or the owner's scorer's
     device_s: float | None = None  # for which it held a rented device, as its backend counts; None where nothing is rented
     fault: str = ""  # whose the failure is, one of FAULTS; empty without one
     barred: bool = False  # a check of the model failed: its answers depend on later tokens, other rows or earlier calls
@@ -287,4 +307,6 @@ def conditions(result: Result, spec: dict[str, Any]) -> str:
         parts.append(packages)
     if spec["device"] != "cpu":
         parts.append(result.device_name)
+    if scoring := spec.get("scoring"):
+        parts.append([scoring["kind"], result.hashes.get("scorer")])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

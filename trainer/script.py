@@ -11,9 +11,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from autoresearch_mcp.trainer import entry
+from autoresearch_mcp.trainer import entry, metric_files
 from autoresearch_mcp.trainer.failures import Ended, Failure
+from autoresearch_mcp.trainer.own_scorer.scorer import folders
 from autoresearch_mcp.trainer.protocol import Spec
+from autoresearch_mcp.trainer.records import Log
 from autoresearch_mcp.trainer.sandbox import Jail, has_world, separate_users
 
 # What looks for a network first finds that there is none, and goes by what is cached.
@@ -123,7 +125,7 @@ class Script:
             link = self._folder / Path(self._spec.readable).relative_to(Path.home())
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(self._readable)
-        if not self._start.is_dir():
+        if not self.start.is_dir():
             message = f"[training] cwd is {self._spec.cwd}, and the code that was copied has no such folder. Name it in [training] files."
             raise Ended("crashed", Failure("error", message, fault="machine"))
 
@@ -150,9 +152,9 @@ class Script:
         return replace(
             usual,
             read=read,
-            hidden=(run,),
+            hidden=(run, *(folders(self._spec.scoring) if self._spec.scoring else ())),
             environment=environment,
-            directory=self._start,
+            directory=self.start,
             locks=True,
             script=True,
             world=world,
@@ -173,8 +175,36 @@ class Script:
         program = self._interpreter.path
         os.execv(program, [program, "-u", str(Path(entry.__file__)), json.dumps(what)])  # noqa: S606
 
+    def read_metric(self, log: Log) -> tuple[float, dict[str, float]]:
+        """Read what it says of its metric, once it has ended.
+
+        Args:
+            log: of the run.
+
+        Returns:
+            The metric, and further numbers that it left in files.
+
+        Raises:
+            Ended: it says nothing, or no finite number.
+        """
+        name, source, scalars = self._spec.metric, self._spec.source, dict[str, float]()
+        if source:
+            reading, scalars = metric_files.read(self._folder, source, name)
+        else:
+            reading = log.reported()
+        if reading is None:
+            place = "TensorBoard event file" if source == metric_files.TENSORBOARD else source
+            form = "a match of [metric] pattern" if self._spec.pattern else f"a line `{name}: NUMBER`"
+            missing = f"without leaving {name} in a {place}" if source else f"without printing {form}"
+            raise Ended("crashed", Failure("error", f"{self._spec.entry} ended {missing}.", log.tail.strip().splitlines()[-5:]))
+        if reading.value is None:
+            kind = "nan" if re.match(r"[-+]?(nan|inf)", reading.fault, re.IGNORECASE) else "error"
+            raise Ended("crashed", Failure(kind, f"{self._spec.entry} gave no number for {name}: {reading.fault}.", [reading.line]))
+        return reading.value, scalars
+
     @property
-    def _start(self) -> Path:
+    def start(self) -> Path:
+        """The folder where it starts."""
         return self._folder / self._spec.cwd
 
     def _own_variables(self) -> dict[str, str]:

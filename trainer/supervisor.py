@@ -4,11 +4,9 @@ The agent's code is forked from this process, so it never holds validation text:
 thrown away. All of its waiting is one loop without threads, which makes forking safe.
 """
 
-import hashlib
 import json
 import math
 import os
-import re
 import runpy
 import selectors
 import sys
@@ -24,10 +22,10 @@ from autoresearch_mcp.trainer import (
     device,
     legacy,
     machine,
-    metric_files,
     prepare,
     protocol,
     sandbox,
+    sources,
     stream,
     submission,
 )
@@ -35,6 +33,7 @@ from autoresearch_mcp.trainer.channel import Channel
 from autoresearch_mcp.trainer.compile_cache import CompileCache
 from autoresearch_mcp.trainer.failures import Ended, Failure, of_crash
 from autoresearch_mcp.trainer.meter import Meter
+from autoresearch_mcp.trainer.own_scorer.scorer import OwnScorer
 from autoresearch_mcp.trainer.protocol import Progress, Result, Spec
 from autoresearch_mcp.trainer.quiet import Turn
 from autoresearch_mcp.trainer.records import Curve, Log
@@ -49,14 +48,9 @@ Stage = Literal["all", "train", "score", "compile"]
 SCRATCH = "scratch"  # the only directory that the agent's code can write
 TOKENS = "train.bin"  # this run's share of the training tokens
 SCRATCH_CHECKPOINTS = 16  # it may hold as much as this many of the largest checkpoint
-CODE_BYTES, SCRIPT_BYTES = 256 << 10, 16 << 20
 TICK_S = 0.1  # how soon a cancellation or an end is noticed, and another run that waits for the machine
 ASKING_S = 0.02  # between two tries to have the machine alone
 SHOW_S = 1.0  # between two writes of progress.json
-
-
-class CodeTooLarge(prepare.PreparationError):
-    """The agent's files are over their limit."""
 
 
 class Supervisor:
@@ -75,6 +69,7 @@ class Supervisor:
         self._run, self._spec, self._family, self._signals = run, spec, family, signals
         profile = prepare.PROFILES[spec.profile]
         self._profile = prepare.for_scripts(profile, spec.memory_mb) if spec.metric else profile
+        self._own: OwnScorer | None = None
         self._data, self._code = Path(spec.data).resolve(), run / protocol.CODE
         self._scratch = Scratch(run / SCRATCH, spec.disk_mb or SCRATCH_CHECKPOINTS * self._profile.checkpoint_mb, spec.max_files)
         self._weights = run / client.WEIGHTS
@@ -85,12 +80,15 @@ class Supervisor:
             self._cache = CompileCache(kept, self._scratch.path)
         self._device_facts = machine.DeviceFacts("")
         self._versions: dict[str, str] = {}  # of another interpreter, which runs a script
-        self._hashes = {"fixed": prepare.fixed_hash(), "code": code_hash(self._code, SCRIPT_BYTES if spec.metric else CODE_BYTES)}
+        self._hashes = {"fixed": prepare.fixed_hash(), "code": sources.code_hash(self._code, bool(spec.metric))}
         self._hashes |= {} if spec.metric else prepare.data_hashes(self._data)
         self._log = Log(run / protocol.LOG, spec.metric, spec.unit, spec.pattern, spec.watched)
         self._curve = Curve(run / protocol.CURVE)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._log.reader, selectors.EVENT_READ, self._log.pump)
+        if spec.scoring is not None:
+            self._own = OwnScorer(spec, run, self._selector)
+            self._hashes |= self._own.hashes
         self._meter = Meter(spec, self._profile, family, self._scratch)
         self._turn = Turn(self._device, family, self._meter, self._check_cancelled)
         self._channel = Channel(self._selector, self._meter, self._curve, run / TOKENS, spec.budget_s)
@@ -114,7 +112,7 @@ class Supervisor:
         state, failure, fault, barred, val_bpb = "finished", None, "", False, None
         try:
             if self._spec.metric:
-                self._run_script()
+                val_bpb = self._run_script()
             elif stage == "compile":
                 self._compile()
             elif stage == "train":
@@ -136,7 +134,8 @@ class Supervisor:
             failure=failure.as_dict(bool(self._spec.metric)) if failure else None,
             fault=fault,
             barred=barred,
-            ended_in=meter.phase,
+            # A script that left something else was never measured: nothing of the answers shows in that.
+            ended_in="running" if self._own and fault == "code" else meter.phase,
             seed=self._spec.seed,
             device=self._spec.device,
             device_name=self._device_facts.name,
@@ -245,10 +244,14 @@ class Supervisor:
                     code = self._family.exits[self._trainer].code
                     raise Ended("crashed", of_crash(self._log.tail, self._code, self._curve.losses, code))
 
-    def _run_script(self) -> None:
+    def _run_script(self) -> float | None:
         """Run code that keeps no contract.
 
-        It runs in a copy of its files. Its budget runs from its first moment to its end, and the metric is what it prints.
+        It runs in a copy of its files. Its budget runs from its first moment to its end. The metric is what it prints, or what the owner's
+        scorer makes of what it leaves.
+
+        Returns:
+            The owner's scorer's metric; None without one.
         """
         self._scratch.make()
         script = Script(self._spec, self._code, self._scratch.path)
@@ -272,28 +275,37 @@ class Supervisor:
             self._reported = self._log.reported_bpb()
             failure = of_crash(self._log.tail, self._scratch.path, [], code, self._spec.module or self._spec.entry)
             raise Ended("crashed", explained(failure, self._log.tail, self._scratch.limit_mb))
-        self._reported = self._read_metric()
+        if self._own is not None:
+            return self._score_script(script)
+        self._reported, self._scalars = script.read_metric(self._log)
+        return None
 
-    def _read_metric(self) -> float:
-        """Read what a script says of its metric.
+    def _score_script(self, script: Script) -> float:
+        """Have what a script left scored by the owner's answers, and keep the test set's score in a file of its own.
 
         Raises:
-            Ended: it says nothing, or no finite number.
+            Ended: there is no number to give.
         """
-        name, source = self._spec.metric, self._spec.source
-        if source:
-            reading, self._scalars = metric_files.read(self._scratch.path, source, name)
-        else:
-            reading = self._log.reported()
-        if reading is None:
-            place = "TensorBoard event file" if source == metric_files.TENSORBOARD else source
-            form = "a match of [metric] pattern" if self._spec.pattern else f"a line `{name}: NUMBER`"
-            missing = f"without leaving {name} in a {place}" if source else f"without printing {form}"
-            raise Ended("crashed", Failure("error", f"{self._spec.entry} ended {missing}.", self._log.tail.strip().splitlines()[-5:]))
-        if reading.value is None:
-            kind = "nan" if re.match(r"[-+]?(nan|inf)", reading.fault, re.IGNORECASE) else "error"
-            raise Ended("crashed", Failure(kind, f"{self._spec.entry} gave no number for {name}: {reading.fault}.", [reading.line]))
-        return reading.value
+        assert self._own is not None
+        self._turn.end()
+        self._reported = self._log.reported_bpb()
+        self._meter.phase = "scoring"
+        self._show()
+        began = time.monotonic()
+        try:
+            self._hashes["weights"] = self._own.take(script.start)
+            self._scratch.make()
+            jail = replace(self._jail({}), hidden=(self._run,), locks=False)
+            command = script.jail(jail, self._run, self._own.memory_mb)
+            outcome = self._own.score(jail, replace(command, read=(), hidden=(self._run,)), self._wait)
+        finally:
+            self._family.kill()
+            self._own.remove()
+            self._timings["score_s"] = time.monotonic() - began
+        self._hashes["answers"] = outcome["answers"]
+        self._scalars = outcome["metrics"]
+        protocol.write_hidden(self._run, outcome["test"])
+        return float(outcome["metrics"][self._spec.metric])
 
     def _run_entry(self, script: Script | None = None) -> None:
         """In the trainer: run the agent's file as `python train.py` would."""
@@ -428,19 +440,3 @@ class Supervisor:
                 time.sleep(self._timings["score_s"] - elapsed)
             self._turn.end()
         return scorer.outcome
-
-
-def code_hash(code: Path, limit: int = CODE_BYTES) -> str:
-    """Return the hash of the agent's files, names and contents.
-
-    Raises:
-        CodeTooLarge: a text could be hidden in them.
-    """
-    digest, size = hashlib.sha256(), 0
-    for path in sorted(path for path in code.rglob("*") if path.is_file()):
-        content = path.read_bytes()
-        size += len(content)
-        if size > limit:
-            raise CodeTooLarge(f"the files in {protocol.CODE}/ hold more than {limit >> 10} KB.")
-        digest.update(f"{path.relative_to(code)}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()[:16]

@@ -129,7 +129,7 @@ def trainer(lab: LabUnderTest) -> list[Finding]:
 
     if lab.settings.rents:
         return []
-    if lab.settings.trust == "verified" and (missing := missing_packages()):
+    if not lab.settings.is_script and (missing := missing_packages()):
         return [Finding("trainer", "bad", f"trainings need {', '.join(missing)}", "pip install 'autoresearch-mcp[local]'")]
     return [Finding("trainer", "ok", "all packages are here")]
 
@@ -141,7 +141,7 @@ def data(lab: LabUnderTest) -> list[Finding]:
     if lab.settings.rents:
         return []
     training = lab.settings.training
-    if lab.settings.trust == "reported":
+    if lab.settings.is_script:
         return [_scripts_data(training.data)]
     profile = training.profile
     folder = prepare.data_dir(profile)
@@ -267,7 +267,7 @@ def shared_log(lab: LabUnderTest) -> list[Finding]:
 
 def _held_out(lab: LabUnderTest) -> list[Finding]:
     """Name the held-out text of a lab that shares its log: with another one, results look alike and aren't compared."""
-    if lab.settings.training.heldout == "public" or lab.settings.trust != "verified":
+    if lab.settings.training.heldout == "public" or lab.settings.is_script:
         return []
     own = secret.fingerprint(lab.paths.secret)
     text = f"drawn with this lab's own secret, fingerprint {own}" if own else "this lab's secret isn't made yet"

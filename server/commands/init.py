@@ -218,7 +218,7 @@ def _populate(root: Path, name: str, source: Path | str | None, profile: str, bu
 def _reports(root: Path) -> bool:
     """Return whether a repository's own lab.toml is for code that prints its metric itself."""
     with contextlib.suppress(LabError):
-        return settings.load(root).trust == "reported"
+        return settings.load(root).is_script
     return False
 
 

@@ -50,4 +50,5 @@ def spec_of(
         disk_mb=training.max_file_mb,
         max_files=training.max_files,
         commit=commit,
+        scoring=launch.scorer.scoring(),
     )

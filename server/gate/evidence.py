@@ -2,11 +2,11 @@
 
 A replicate counts if it finished with a metric that this lab accepts (see `exclusion`). Each model counts once (see `Models`).
 
-A verified model is known by the hashes of its weights and of its answers, which the scorer computed, and by its scores on both splits.
-Two that share one of these are one. A reported metric has no model behind it that the lab could look at, so each such run counts by itself. Equal numbers
-don't show equal models there: many metrics are coarse or printed with few digits, and ties are data. The price: a script that ignores
-its seed repeats one training, and nothing here can tell. The owner accepts that with [promotion] reported = "allow", and the gate's
-verdict names a side whose numbers are all equal.
+A verified model is known by the hashes of its weights and of its answers, which the scorer computed. One of an older lab, which has no
+hash of answers, is known by its scores on both splits. Two that share one of these are one. A reported metric has no model behind it
+that the lab could look at, so each such run counts by itself. Equal numbers don't show equal models there: many metrics are coarse or
+printed with few digits, and ties are data. The price: a script that ignores its seed repeats one training, and nothing here can tell.
+The owner accepts that with [promotion] reported = "allow", and the gate's verdict names a side whose numbers are all equal.
 """
 
 from collections import Counter
@@ -49,7 +49,7 @@ class Models:
         names: set[Hashable] = {(score.conditions, score.weights or score.experiment)}
         if score.answers:
             names.add((score.conditions, "answers", score.answers))
-        if score.val_bpb is not None and score.test_bpb is not None:
+        elif score.val_bpb is not None and score.test_bpb is not None:
             names.add((score.conditions, score.val_bpb, score.test_bpb))
         is_new = self._known.isdisjoint(names)
         self._known |= names

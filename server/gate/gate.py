@@ -148,7 +148,7 @@ class Gate:
 
     def _charge(self, commit: str, champion: str, settings: Settings) -> float:
         """Return what comes off the candidate's gain for what its source holds beyond the champion's."""
-        if settings.trust != "verified":
+        if settings.is_script:
             return 0.0
         ours, theirs = (self._ledger.proposal(self._ledger.proposal_of(each)) for each in (commit, champion))
         return growth.charge(ours.added if ours else 0, theirs.added if theirs else 0, settings.training.profile)

@@ -11,6 +11,7 @@ from autoresearch_mcp.server.goal import WORDS, Goal, best
 from autoresearch_mcp.server.lab.intervals import Interval, band, candidates
 from autoresearch_mcp.server.models import IMPORTED, Experiment, Promotion
 from autoresearch_mcp.server.untrusted import fence
+from autoresearch_mcp.trainer.records import METRIC
 
 MOST_UNDECIDED = 8  # whose intervals are shown, the newest
 
@@ -26,6 +27,7 @@ class Campaign:
         champion: the champion now, with the mean of its replicates that count.
         conditions: under which metrics are compared now; empty where none was measured yet.
         reported: the name of the printed metric, where the lab goes by that.
+        measured: the name of the metric that the lab measures itself.
         goal: which way the metric is better.
         reference: the kind of device whose results are compared.
         noise: standard deviation between replicates of one commit; None where it isn't known.
@@ -38,6 +40,7 @@ class Campaign:
     champion: Summary
     conditions: str
     reported: str = ""
+    measured: str = METRIC
     goal: Goal = "min"
     reference: str = "cpu"
     noise: float | None = None
@@ -85,6 +88,7 @@ class Progress:
         cancelled: what was cancelled.
         stopped: what was stopped early as hopeless.
         reported: the name of the printed metric, where the lab goes by that. The champions are then those that it chose.
+        measured: the name of the metric that the lab measures itself.
         goal: which way the metric is better.
         states: experiments by state.
         champions: the baseline and every promoted commit, in order.
@@ -102,6 +106,7 @@ class Progress:
     cancelled: list[int]
     stopped: list[int]
     reported: str
+    measured: str
     goal: Goal
     states: dict[str, int]
     champions: list[Champion]
@@ -123,6 +128,7 @@ class Progress:
             cancelled=[],
             stopped=[],
             reported=campaign.reported,
+            measured=campaign.measured,
             goal=campaign.goal,
             states=dict(Counter(str(e.state) for e in ended)),
             champions=_champions(ended, campaign),
@@ -263,6 +269,8 @@ def in_words(progress: Progress, title: str, short: Callable[[str, int], str]) -
         lines.append(
             f"The metric is {progress.reported}, as the training code prints it of itself: reported, verified by nobody; {WORDS[progress.goal]}."
         )
+    elif progress.measured != METRIC:
+        lines.append(f"The metric is {progress.measured}, measured by the lab; {WORDS[progress.goal]}.")
     if progress.champions:
         rows = [
             f"after experiment {c.start}: {c.known():.4f}  {c.commit[:12]}  {'' if c.comparable else '(under other conditions) '}"

@@ -78,7 +78,7 @@ def _frame(axes: "Axes", progress: Progress) -> None:
     axes.set_xlim(1 - max(0.6, 0.02 * progress.total), progress.total + max(0.6, 0.02 * progress.total))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if progress.verified or progress.unverified or progress.elsewhere or any(y is not None for _, y in progress.imported):
-        name = f"{progress.reported}, reported by the code itself, not verified" if progress.reported else "val_bpb"
+        name = f"{progress.reported}, reported by the code itself, not verified" if progress.reported else progress.measured
         _write(axes, -0.055, 1.035, f"{name}, {WORDS[progress.goal]}", transform=axes.transAxes, color=_FAINT, fontsize=10, va="center")
     else:
         axes.set_yticks([])

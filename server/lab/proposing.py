@@ -273,7 +273,7 @@ class Proposing:
             yield f"It does the same work as {copies[0][:12]} (other names, dead code, folded constants): expect the same results."
         elif draft.canonical == core.repo.canonical(champion):
             yield f"It does the same work as the champion {champion[:12]} (other names, dead code, folded constants)."
-        if draft.added > growth.FREE and core.settings.trust == "verified":
+        if draft.added > growth.FREE and not core.settings.is_script:
             yield (
                 f"The source holds {draft.added:,} bytes beyond the lab's first one (compressed, comments too). Beyond {growth.FREE}, "
                 "promotion charges what it adds to the champion's: keep it short."

@@ -187,7 +187,7 @@ class LabStatus:
     def _leaders(self, champion: str, fresh: list[float], conditions: str, settings: Settings) -> list[a.Leader]:
         verdicts = self._ledger.decisions(champion, conditions)
         charges = dict[str, float]()
-        if settings.trust == "verified":
+        if not settings.is_script:
             added = self._ledger.larger_than(growth.FREE)
             theirs = added.get(self._ledger.proposal_of(champion), 0)
             charges = {commit: growth.charge(ours, theirs, settings.training.profile) for commit, ours in added.items()}
@@ -352,7 +352,7 @@ def _training_cost(settings: Settings, typical_s: float | None, budget: a.Budget
     profile, reserves_s = PROFILES[settings.training.profile], settings.longest_s()
     left = int(budget.left_s // (typical_s or reserves_s)) if budget.left_s >= reserves_s else 0
     limits = f"{profile.memory_mb} MB of memory"
-    if settings.trust == "verified":
+    if not settings.is_script:
         limits = f"{profile.checkpoint_mb} MB of weights, {limits}, {profile.free_cpu_s:g} CPU s before start() are free"
     return a.TrainingCost(typical_s=typical_s, reserves_s=reserves_s, slots=settings.slots, left=left, limits=limits, queue_s=queue_s)
 
@@ -374,7 +374,7 @@ def preflight_error(settings: Settings, state: Path) -> str:
             return str(error)
     elif (data := settings.training.data) and not Path(data).expanduser().is_dir():
         return f"Nothing can be trained here: there is no folder {data}, which [training] data in lab.toml names."
-    elif settings.trust == "verified" and (missing := missing_packages()):
+    elif not settings.is_script and (missing := missing_packages()):
         return f"Nothing can be trained here: the packages {', '.join(missing)} are missing. Run: pip install 'autoresearch-mcp[local]'."
     return ""
 

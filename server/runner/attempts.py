@@ -243,7 +243,7 @@ class Attempts:
         state, failure = _ENDINGS[result.state], result.failure
         directory = locate(self._state, experiment)
         spec = protocol.read_json(directory / protocol.SPEC) or {}
-        compared = result.reported_bpb if spec.get("metric") else result.val_bpb
+        compared = result.reported_bpb if spec.get("metric") and not spec.get("scoring") else result.val_bpb
         if state == "finished" and (compared is None or not math.isfinite(compared)):
             state, failure = "crashed", {"kind": "invalid_model", "message": "The scorer measured no finite val_bpb."}
         return {
@@ -330,7 +330,7 @@ def _kind(settings: Settings) -> tuple[object, ...]:
     training = settings.training
     compute = settings.compute
     place = compute.backend, compute.slurm, compute.devices, compute.per_device, compute.leave_above_mb, compute.leave_above_percent
-    return *place, training.profile, training.threads, settings.trust
+    return *place, training.profile, training.threads, settings.is_script
 
 
 def _overdue(experiment: Experiment) -> bool:

@@ -146,7 +146,7 @@ class Runner:
         if self._waits_for_budget == (self._ledger.changes(), budget):
             return
         try:
-            data = await self._preparation.data() if self._settings.trust == "verified" else ""
+            data = await self._preparation.data() if not self._settings.is_script else ""
         except ComputeError as error:
             self._check_place()
             for experiment in self._ledger.open_experiments("queued"):

@@ -16,6 +16,7 @@ from autoresearch_mcp.server.settings.model import (
 )
 from autoresearch_mcp.server.settings.new_lab import SCRIPT_BUDGET_S, OwnCode, template
 from autoresearch_mcp.server.settings.promotion import PromotionSection
+from autoresearch_mcp.server.settings.scorer import ScorerSection
 from autoresearch_mcp.server.settings.slurm import SlurmSection
 from autoresearch_mcp.server.settings.training import Training
 
@@ -32,6 +33,7 @@ __all__ = [
     "MetricSection",
     "OwnCode",
     "PromotionSection",
+    "ScorerSection",
     "Settings",
     "SettingsFile",
     "SlurmSection",

@@ -46,7 +46,27 @@ def load(root: Path) -> Settings:
             f"{SETTINGS}: [training] data must not hold the lab itself, nor be in {STATE}/: training code may read all of it.",
             "bad_settings",
         )
+    _check_apart(root.resolve(), settings)
     return settings
+
+
+def _check_apart(root: Path, settings: Settings) -> None:
+    """Refuse a scorer whose answers or code a training could read.
+
+    Raises:
+        LabError: `bad_settings`.
+    """
+    data = [("[training] data", Path(settings.training.data).expanduser().resolve())] if settings.training.data else []
+    own = settings.scorer.folders
+    for key, folder in own:
+        others = [("the lab", root), *data, *((f"[scorer] {name}", other) for name, other in own if name != key)]
+        for name, other in others:
+            if folder.is_relative_to(other) or other.is_relative_to(folder):
+                raise LabError(
+                    f"{SETTINGS}: [scorer] {key}, in {folder}, and {name} must be apart: neither may lie in the other, or trainings could read "
+                    "what scores them. Move it.",
+                    "bad_settings",
+                )
 
 
 def _sentence(where: tuple[int | str, ...], message: str, got: object, kind: str) -> str:

@@ -15,9 +15,11 @@ from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.models import Metric, Model
 from autoresearch_mcp.server.settings.metric import Guard, MetricSection
 from autoresearch_mcp.server.settings.promotion import PromotionSection
+from autoresearch_mcp.server.settings.scorer import ScorerSection
 from autoresearch_mcp.server.settings.section import Section
 from autoresearch_mcp.server.settings.slurm import SlurmSection
 from autoresearch_mcp.server.settings.training import OF_SCRIPTS, Training
+from autoresearch_mcp.trainer import measures
 from autoresearch_mcp.trainer.prepare import PROFILES, max_wall_s
 
 SCHEMA = 1
@@ -152,6 +154,7 @@ class LaunchSettings(Model):
     backend: Literal["local", "modal", "slurm"]
     training: Training
     metric: MetricSection = MetricSection()
+    scorer: ScorerSection = ScorerSection()
 
     @model_validator(mode="after")
     def _knows_the_old_name(self) -> "LaunchSettings":
@@ -169,7 +172,8 @@ class LaunchSettings(Model):
         metric = self.metric.model_dump(exclude_defaults=True)
         if metric.get("name", "") == self.training.reported_metric:
             metric.pop("name", None)
-        return {**values, "metric": metric} if metric else {name: value for name, value in values.items() if name != "metric"}
+        values |= {"metric": metric, "scorer": self.scorer.model_dump(exclude_defaults=True)}
+        return {name: value for name, value in values.items() if value or name not in ("metric", "scorer")}
 
 
 class Settings(Model):
@@ -178,6 +182,7 @@ class Settings(Model):
     lab: LabSection
     training: Training = Training()
     metric: MetricSection = MetricSection()
+    scorer: ScorerSection = ScorerSection()
     compute: ComputeSection = ComputeSection()
     budget: BudgetSection = BudgetSection()
     promotion: PromotionSection = PromotionSection()
@@ -193,7 +198,7 @@ class Settings(Model):
 
     @model_validator(mode="after")
     def _shares_no_clock(self) -> "Settings":
-        if self.compute.per_device > 1 and (PROFILES[self.training.profile].clock == "wall" or self.trust == "reported"):
+        if self.compute.per_device > 1 and (PROFILES[self.training.profile].clock == "wall" or self.is_script):
             raise ValueError(
                 "[compute] per_device must be 1: the budget is wall time, which trainings on one device would take from each other"
             )
@@ -213,43 +218,68 @@ class Settings(Model):
             raise ValueError("[metric] name and [training] reported_metric must be the same; [metric] name alone is enough")
         if old and not self.metric.name:
             self.metric = self.metric.model_copy(update={"name": old})
-        if self.rents and self.trust == "reported":
+        self._judge_by_scorer()
+        if self.rents and self.is_script:
             raise ValueError('[metric] name works with [compute] backend = "local" only')
-        if self.training.data and self.trust == "verified":
+        if self.training.data and not self.is_script:
             raise ValueError(
                 "[training] data must be left out unless [metric] name is set: a metric can only be verified on data that the lab hands out itself"
             )
-        if self.trust == "verified" and (given := [key for key in OF_SCRIPTS if getattr(self.training, key)]):
+        if not self.is_script and (given := [key for key in OF_SCRIPTS if getattr(self.training, key)]):
             raise ValueError(f"[training] must have no {given[0]} unless [metric] name is set: it is for code that runs as it is")
         self.promotion = self.promotion.comparing(self.metric)
         return self
 
+    def _judge_by_scorer(self) -> None:
+        """Take the goal from what the lab's own scorer measures, and refuse a metric that no scorer gives."""
+        metric, kind = self.metric, self.scorer.kind
+        if kind == "none":
+            return
+        if not metric.name:
+            raise ValueError("[scorer] needs [metric] name, which says what is compared")
+        if metric.pattern or metric.source != "output":
+            raise ValueError("[metric] pattern and source must be left out beside [scorer], which measures the metric itself")
+        if kind == "command":
+            return
+        known = measures.known(metric.name)
+        if known is None:
+            raise ValueError(f'[metric] name must be one of {", ".join(measures.MEASURES)} beside [scorer] kind = "predictions"')
+        goal = measures.MEASURES[known].goal
+        if metric.goal not in (None, goal):
+            raise ValueError(f'[metric] goal must be "{goal}" for {metric.name}')
+        self.metric = metric.model_copy(update={"goal": goal})
+
+    @property
+    def is_script(self) -> bool:
+        """Return whether the code keeps no contract: it runs as it is."""
+        return bool(self.metric.name)
+
     @property
     def trust(self) -> Metric:
         """How far the lab's metric can be trusted."""
-        return "reported" if self.metric.name else "verified"
+        return "reported" if self.is_script and self.scorer.kind == "none" else "verified"
 
     def launch(self) -> LaunchSettings:
         """Return what belongs to an experiment that is launched now."""
         guards = [Guard(name=guard.name, margin=0) for guard in self.metric.guard]
         metric = self.metric.model_copy(update={"goal": None, "guard": guards})  # what is read; how it is judged is no part of a launch
         training = self.training.model_copy(update={"reported_metric": self.metric.name})  # one launch, whichever key names it
-        return LaunchSettings(backend=self.compute.backend, training=training, metric=metric)
+        return LaunchSettings(backend=self.compute.backend, training=training, metric=metric, scorer=self.scorer)
 
     def under(self, launch: LaunchSettings) -> "Settings":
-        """Return these settings with the backend, the training and the metric of an earlier launch."""
+        """Return these settings with the backend, the training, the metric and the scorer of an earlier launch."""
         compute = self.compute.model_copy(update={"backend": launch.backend})
-        return self.model_copy(update={"compute": compute, "training": launch.training, "metric": launch.metric})
+        earlier = {"compute": compute, "training": launch.training, "metric": launch.metric, "scorer": launch.scorer}
+        return self.model_copy(update=earlier)
 
     def changed_since(self, launch: LaunchSettings) -> list[str]:
         """Return the keys that differ from those of a launch, as `[section] key`."""
         now = self.launch()
-        pairs: list[tuple[str, Model, Model]] = [("training", now.training, launch.training), ("metric", now.metric, launch.metric)]
         keys = [
             f"[{section}] {key}"
-            for section, ours, theirs in pairs
-            for key in type(ours).model_fields
-            if key != "reported_metric" and getattr(ours, key) != getattr(theirs, key)
+            for section in ("training", "metric", "scorer")
+            for key in type(getattr(now, section)).model_fields
+            if key != "reported_metric" and getattr(getattr(now, section), key) != getattr(getattr(launch, section), key)
         ]
         return keys + (["[compute] backend"] if self.compute.backend != launch.backend else [])
 
@@ -307,7 +337,7 @@ class Settings(Model):
         """Return the most device seconds that an attempt can use."""
         if self.rents:
             return devices.longest_s(self.training.profile, self.training.budget_s)
-        return max_wall_s(self.training.profile, self.training.budget_s, script=self.trust == "reported")
+        return max_wall_s(self.training.profile, self.training.budget_s, script=self.is_script) + self.scorer.longest_s
 
 
 def gpus_here() -> int:

@@ -224,7 +224,8 @@ def _enter_world(jail: Jail, place: Path) -> None:
     whole = _EXECUTE | _READ_FILE | _READ_DIR
     paths = list(_readable(jail))
     devices = [Path(path) for path in _DEVICES] + list(Path("/dev").glob("nvidia*") if jail.cuda else ())
-    read = [path for path, access in paths if access == whole and not path.is_relative_to("/dev")]
+    own = [Path(path) for path in world.TEXTS]  # not the machine's, which names its users
+    read = [path for path, access in paths if access == whole and not path.is_relative_to("/dev") and path not in own]
     links = [root for root in _roots(jail) if root != root.resolve() and root.exists()]
     listed = [path for path, access in paths if access != whole]
     world.enter(place, [*read, *links], listed, jail.write, devices, jail.shared_mb)
