@@ -100,7 +100,7 @@ class Proposing:
         author: str,
         diff: str | None = None,
         edits: list[dict[str, str]] | None = None,
-        files: dict[str, str] | None = None,
+        files: dict[str, str | None] | None = None,
         ref: str | None = None,
         base: str | None = None,
         tags: list[str] | None = None,
@@ -116,7 +116,7 @@ class Proposing:
             author: who proposes.
             diff: the change as a unified diff. Exactly one of `diff`, `edits`, `files`, `ref` and `port` is given.
             edits: the change as search and replace: each has `path`, `search`, `replace`.
-            files: the change as whole new files: path to text.
+            files: the change as whole new files: path to text; None deletes the file.
             ref: an agent's branch; the change is what it holds beyond its base.
             base: the commit to change; by default the champion, or what the branch was made from.
             tags: kept with the proposal and its experiments.
@@ -205,7 +205,7 @@ class Proposing:
     def _may_be_built_on(self, commit: str) -> bool:
         return self._core.ledger.proposal(commit) is not None or self._core.was_champion(commit)
 
-    def _of_branch(self, ref: str, hypothesis: str | None, base: str | None) -> tuple[str, str, dict[str, str]]:
+    def _of_branch(self, ref: str, hypothesis: str | None, base: str | None) -> tuple[str, str, dict[str, str | None]]:
         """Return the hypothesis, the base and the files of what an agent's branch holds.
 
         Raises:

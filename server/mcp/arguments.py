@@ -3,7 +3,7 @@
 from pathlib import PurePosixPath
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from autoresearch_mcp.server.lab.query import COMMIT, TAG, TAG_FORM, Commit, Tag
 from autoresearch_mcp.server.mcp.schema import MAX_TEXT
@@ -52,7 +52,7 @@ def _against(value: object) -> object:
     return {"true": "base", "false": None}.get(str(value).lower(), value)
 
 
-def _plain_paths(files: dict[str, str]) -> dict[str, str]:
+def _plain_paths(files: dict[str, str | None]) -> dict[str, str | None]:
     plain = {_plain(path): text for path, text in files.items()}
     if len(plain) < len(files):
         raise ValueError("must name each file once")
@@ -67,7 +67,8 @@ MemoryId = Annotated[str, Field(pattern=ID)]
 Path = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_plain)]
 Tags = Annotated[list[Tag], Field(max_length=16, description=TAG_FORM)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
-Files = Annotated[dict[str, Text], Field(max_length=20, description="path -> whole new text"), AfterValidator(_plain_paths)]
+_TextOrNone = Annotated[Text | None, WithJsonSchema({"type": ["string", "null"]})]
+Files = Annotated[dict[str, _TextOrNone], Field(max_length=20, description="path -> new text; null deletes"), AfterValidator(_plain_paths)]
 
 
 class Edit(BaseModel):

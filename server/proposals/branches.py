@@ -1,7 +1,7 @@
 """Agents' own branches of the lab's repository: work trees to edit in, and what a branch changed, as a change to propose.
 
 Promises: of a branch, only the content of regular editable files counts. Its history, authors, hooks, filters, links and submodules are
-neither trusted nor kept, and a large file is refused before it is read. Gives up: a branch can't delete files or change their modes.
+neither trusted nor kept, and a large file is refused before it is read. Gives up: a branch can't change the modes of files.
 """
 
 import re
@@ -18,6 +18,7 @@ from autoresearch_mcp.server.proposals.objects import Entry, Objects
 FOLDER = "agents"  # of all agents' branches
 LONGEST = 1_000  # commits between a branch's end and the proposal that it was made from
 _NAME = re.compile(rf"{FOLDER}(/[A-Za-z0-9_+][A-Za-z0-9_.+-]{{0,63}}){{2,4}}")
+_NOTHING = "000000"  # the mode of a file that isn't there
 _SHOWN = 8  # paths in a refusal
 # In a work tree git finds everything by itself
 _OWN_PLACE: dict[str, str | None] = dict.fromkeys(
@@ -85,36 +86,42 @@ class Branches:
             )
         return own
 
-    def changes(self, base: str, commit: str) -> dict[str, str]:
-        """Return the new text of each file that differs between two commits.
+    def changes(self, base: str, commit: str) -> dict[str, str | None]:
+        """Return the new text of each file that differs between two commits, None for one that is gone.
 
         Raises:
             LabError: `not_editable`, `too_large`, `no_change`, and those of `source.decode`.
         """
         fields = self._git.output("diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-abbrev", base, commit).split(b"\0")[:-1]
         new: dict[str, Entry] = {}
+        gone: list[str] = []
         wrong: list[str] = []
         for head, raw in zip(fields[::2], fields[1::2], strict=True):
             old_mode, mode, _, id, _ = head.decode("ascii").removeprefix(":").split()
             path = raw.decode("utf-8", "replace")
             entry = Entry(mode, "blob", id)
-            if path not in self._editable or not entry.is_file or old_mode not in ("000000", mode):
+            is_gone = mode == _NOTHING and Entry(old_mode, "blob", "").is_file
+            if path not in self._editable or not (is_gone or (entry.is_file and old_mode in (_NOTHING, mode))):
                 wrong.append(f"{path!r}{'' if path in self._editable else ' (not editable)'}")
-            new[path] = entry
+            elif is_gone:
+                gone.append(path)
+            else:
+                new[path] = entry
         if wrong:
             raise LabError(
-                f"The branch changes, deletes or links what a proposal can't: {', '.join(wrong[:_SHOWN])}"
+                f"The branch changes or links what a proposal can't: {', '.join(wrong[:_SHOWN])}"
                 f"{f' and {len(wrong) - _SHOWN} more' if len(wrong) > _SHOWN else ''}. Put it back as it is at {base[:12]} "
                 f"(`git checkout {base[:12]} -- PATH`), commit, and propose again.",
                 "not_editable",
             )
-        if not new:
+        if not new and not gone:
             raise LabError(f"The branch holds nothing that {base[:12]} doesn't: commit your change first.", "no_change")
         sizes = self._git.output("cat-file", "--batch-check=%(objectsize)", stdin="".join(f"{each.id}\n" for each in new.values()).encode())
         for path, size in zip(new, map(int, sizes.split()), strict=True):
             if size > source.MAX_FILE:
                 raise LabError(f"{path} has {size:,} bytes at the branch; the cap is {source.MAX_FILE:,}. Make it smaller.", "too_large")
-        return {path: source.decode(path, data) for path, data in self._objects.read_all(new).items()}
+        texts: dict[str, str | None] = dict.fromkeys(gone)
+        return texts | {path: source.decode(path, data) for path, data in self._objects.read_all(new).items()}
 
     def message(self, commit: str) -> str:
         """Return a commit's message."""

@@ -8,7 +8,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.proposals import growth, patch, source
 from autoresearch_mcp.server.proposals.fingerprint import canonical
 from autoresearch_mcp.server.proposals.git import Git
-from autoresearch_mcp.server.proposals.objects import Entry, Objects, check_place
+from autoresearch_mcp.server.proposals.objects import Entry, Objects, check_place, without
 
 _MOST_CONFLICT_CHARS = 4_000
 
@@ -73,7 +73,7 @@ class Drafts:
             return source.decode(path, old[path]) if path in old else None
 
         texts, notes = patch.apply(read, self._editable, *change)
-        new = {path: source.encode(path, text) for path, text in texts.items()}
+        new = {path: None if text is None else source.encode(path, text) for path, text in texts.items()}
         draft = self._draft(base, entries, old, {path: data for path, data in new.items() if data != old.get(path)}, message, author)
         return replace(draft, notes=tuple(notes))
 
@@ -81,8 +81,13 @@ class Drafts:
         """Commit on `onto` what changed from `fork` to `commit`, merged file by file. See `Repo.rebase`."""
         entries = self._objects.entries(onto)
         before, theirs, ours = (self.editable_files(self._objects.entries(c) if c != onto else entries) for c in (fork, commit, onto))
-        changed: dict[str, bytes] = {}
+        changed: dict[str, bytes | None] = {}
         conflicts: dict[str, str] = {}
+        for path in sorted((before.keys() - theirs.keys()) & ours.keys()):
+            if ours[path] == before[path]:
+                changed[path] = None
+            else:
+                conflicts[path] = "<<<<<<< champion\nchanged it\n=======\ndeleted it\n>>>>>>> proposal"
         for path in sorted(path for path in theirs if theirs[path] != before.get(path)):
             check_place(entries, path)
             merged, is_clean = self._objects.merge(ours.get(path, b""), before.get(path, b""), theirs[path])
@@ -100,12 +105,7 @@ class Drafts:
         old, new = self.editable_files(entries), self.editable_files(self._objects.entries(commit))
         for path in new:
             check_place(entries, path)
-        gone = old.keys() - new.keys()
-        kept = {
-            path: entry._replace(id="") if any(other.startswith(f"{path}/") for other in gone) else entry  # no id: built anew
-            for path, entry in entries.items()
-            if path not in gone
-        }
+        kept = without(entries, old.keys() - new.keys())
         return self._objects.commit(self._objects.write_tree(kept, self._objects.store(new, entries)), [onto], message, author)
 
     def editable_files(self, entries: Mapping[str, Entry]) -> dict[str, bytes]:
@@ -130,25 +130,39 @@ class Drafts:
         )
 
     def _draft(
-        self, base: str, entries: Mapping[str, Entry], old: Mapping[str, bytes], changed: Mapping[str, bytes], message: str, author: str
+        self,
+        base: str,
+        entries: Mapping[str, Entry],
+        old: Mapping[str, bytes],
+        changes: Mapping[str, bytes | None],
+        message: str,
+        author: str,
     ) -> Draft:
-        if not changed:
+        """Commit changes of files on `base`; None deletes one."""
+        changed = {path: data for path, data in changes.items() if data is not None}
+        gone = changes.keys() - changed.keys()
+        if named := [path for path in sorted(gone) if self._editable.names(path)]:
+            raise LabError(
+                f"{named[0]} can't be deleted or renamed: [training] editable names it by itself. Nothing was kept.", "not_editable"
+            )
+        if not changes:
             raise LabError(f"The change leaves every file as it is at {base[:12]}. Nothing was kept.", "no_change")
-        modules = _modules(entries) | _modules(changed)
+        modules = _modules(entries.keys() - gone) | _modules(changed)
         for path, data in changed.items():
             source.check(path, data, modules, old)
             if old.get(path) and not data.strip() and self._editable.names(path) and not path.endswith("__init__.py"):
                 raise LabError(f"{path} would be left without text. Nothing was kept; send the text that it should hold.", "empty_file")
+        after = {path: data for path, data in {**old, **changed}.items() if path not in gone}
         first = self._first()
-        added = growth.check(old if first in (None, base) else self.editable_files(self._objects.entries(first)), old, {**old, **changed})
-        tree = self._objects.write_tree(entries, self._objects.store(changed, entries))
+        added = growth.check(old if first in (None, base) else self.editable_files(self._objects.entries(first)), old, after)
+        tree = self._objects.write_tree(without(entries, gone) if gone else entries, self._objects.store(changed, entries))
         commit = self._objects.commit(tree, [base], message, author)
         stat = self.stat(base, commit)
         return Draft(
             commit=commit,
             base=base,
-            fingerprint=source.fingerprint({**old, **changed}),
-            canonical=canonical({**old, **changed}),
+            fingerprint=source.fingerprint(after),
+            canonical=canonical(after),
             files_changed=stat.files_changed,
             insertions=stat.insertions,
             deletions=stat.deletions,

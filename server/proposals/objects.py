@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -132,6 +132,17 @@ class Objects:
 
     def _store(self, data: bytes) -> str:
         return self._git.line("hash-object", "-w", "--stdin", "--no-filters", stdin=data)
+
+
+def without(entries: Mapping[str, Entry], gone: Collection[str]) -> dict[str, Entry]:
+    """Return a tree's entries without some files, and without the folders that hold nothing then. What held them is built anew."""
+    kept = {path for path, entry in entries.items() if entry.kind != "tree" and path not in gone}
+    folders = {"/".join(path.split("/")[:n]) for path in kept for n in range(1, path.count("/") + 1)}
+    return {
+        path: entry._replace(id="") if entry.kind == "tree" and any(other.startswith(f"{path}/") for other in gone) else entry
+        for path, entry in entries.items()
+        if path in kept or path in folders
+    }
 
 
 def check_place(entries: Mapping[str, Entry], path: str) -> None:

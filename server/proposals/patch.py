@@ -3,9 +3,10 @@
 Promises: a patch applies as a whole or not at all, touches editable paths only, and a refusal says which hunk or edit failed and
 shows the file's lines there. Forgives what language models get wrong: line numbers and counts in hunk headers, missing a/ b/
 prefixes, code fences, an `*** Begin Patch` envelope, trailing blanks, CRLF, line numbers in front of an edit's lines; it says what it
-forgave. Gives up: renames, deletes, modes, links and binary patches are refused.
+forgave. Files may be deleted and renamed. Gives up: copies, modes, links and binary patches are refused.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,10 +14,11 @@ from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.proposals import envelope, forgiving
 from autoresearch_mcp.server.proposals.placement import Effort, FileLines, excerpt, nearest, split_lines
-from autoresearch_mcp.server.proposals.unified_diff import FileDiff, Hunk, parse
+from autoresearch_mcp.server.proposals.unified_diff import NOTHING, FileDiff, Hunk, parse
 
 MAX_PATCH = 1024 * 1024
 MAX_PARTS = 1_000  # edits or files
+_PREFIX = re.compile(r"^[abciow]/")  # as git writes them, also for index, work tree, commit and object
 
 Read = Callable[[str], str | None]  # the text of an editable path at the base; None where there is no such file
 
@@ -26,13 +28,13 @@ class Change(NamedTuple):
 
     diff: str | None = None
     edits: Sequence[Mapping[str, str]] | None = None
-    files: Mapping[str, str] | None = None
+    files: Mapping[str, str | None] | None = None
 
 
 class Applied(NamedTuple):
-    """The new text of every path that a change touches, and what was forgiven, in sentences."""
+    """The new text of every path that a change touches, None where it deletes the file; and what was forgiven, in sentences."""
 
-    texts: dict[str, str]
+    texts: dict[str, str | None]
     notes: list[str]
 
 
@@ -41,7 +43,7 @@ def apply(
     editable: Editable,
     diff: str | None = None,
     edits: Sequence[Mapping[str, str]] | None = None,
-    files: Mapping[str, str] | None = None,
+    files: Mapping[str, str | None] | None = None,
 ) -> Applied:
     """Apply a change, given in exactly one of three forms.
 
@@ -51,14 +53,18 @@ def apply(
         diff: a unified diff.
         edits: mappings with `path`, `search`, `replace`, applied in order; each search text must occur exactly once. Blanks at the
             ends of lines, line endings and line numbers in front of lines may differ.
-        files: whole new texts by path.
+        files: whole new texts by path; None deletes the file.
 
     Raises:
         LabError: `bad_patch`, `too_large`, `not_editable`, `does_not_apply`.
     """
     if [diff, edits, files].count(None) != 2:
         raise LabError("Send the change in exactly one form: diff, edits or files.", "bad_patch")
-    size = len(diff or "") + sum(len(v) for edit in edits or () for v in edit.values()) + sum(len(text) for text in (files or {}).values())
+    size = (
+        len(diff or "")
+        + sum(len(v) for edit in edits or () for v in edit.values())
+        + sum(len(path) + len(text or "") for path, text in (files or {}).items())
+    )
     if size > MAX_PATCH:
         raise LabError(f"The patch has {size:,} characters; the cap is {MAX_PATCH:,}. Send a smaller change.", "too_large")
     if not size or not (diff or edits or files) or (diff is not None and not diff.strip()):
@@ -69,7 +75,10 @@ def apply(
         return _apply_diff(read, editable, diff)
     if edits is not None:
         return _apply_edits(read, editable, edits)
-    return Applied({editable.check(path): _with_endings_of(read(path), text) for path, text in (files or {}).items()}, [])
+    texts = {editable.check(path): None if text is None else _with_endings_of(read(path), text) for path, text in (files or {}).items()}
+    if missing := [path for path, text in texts.items() if text is None and read(path) is None]:
+        raise LabError(f"The change deletes {missing[0]}, which does not exist at this commit.", "does_not_apply")
+    return Applied(texts, [])
 
 
 def _ending(text: str) -> str:
@@ -86,7 +95,7 @@ def _with_ending(text: str, ending: str) -> str:
 
 
 def _apply_edits(read: Read, editable: Editable, edits: Sequence[Mapping[str, str]]) -> Applied:
-    texts: dict[str, str] = {}
+    texts: dict[str, str | None] = {}
     endings: dict[str, str] = {}
     notes: list[str] = []
     for number, edit in enumerate(edits, 1):
@@ -135,43 +144,69 @@ def _miscount(text: str, search: str) -> str:
 
 
 def _apply_diff(read: Read, editable: Editable, diff: str) -> Applied:
-    texts: dict[str, str] = {}
+    texts: dict[str, str | None] = {}
     notes: list[str] = []
-    hunks: dict[str, list[Hunk]] = {}
     if envelope.is_one(diff):
         diff = envelope.opened(diff)
         notes.append("The diff was taken out of its `*** Begin Patch` envelope.")
+    parts: dict[str, FileDiff] = {}
     for part in parse(diff, editable):
-        path = _target(part, editable)
-        if part.old == "/dev/null" and read(path) is not None:
-            raise LabError(
-                f"The diff makes {path} as a new file, but it exists at this commit. Diff against the existing text.", "does_not_apply"
-            )
-        hunks.setdefault(path, []).extend(part.hunks)
-    if not any(hunks.values()):
-        raise LabError("No hunk was found in the diff. A unified diff has ---, +++ and @@ lines; or send edits or files.", "bad_patch")
+        old, new = _paths(part, editable)
+        whole = parts.setdefault(old if new == NOTHING else new, FileDiff(old, new))
+        whole.hunks += part.hunks
+        whole.whole |= part.whole
     effort = Effort()
-    for path, parts in hunks.items():
-        text = read(path)
-        if text is None and any(hunk.old for hunk in parts):
-            raise LabError(f"The diff changes {path}, which does not exist at this commit.", "does_not_apply")
-        file = FileLines(path, [line.removesuffix("\r") for line in split_lines(text or "")], effort)
-        texts[path] = _apply_hunks(file, text or "", parts)
-        notes += [f"{hunk} applied without {forgiving.BLANKS}." for hunk in file.forgiven]
+    for part in parts.values():
+        if part.hunks or part.whole:
+            _apply_part(read, part, effort, texts, notes)
+    if not texts:
+        raise LabError("No hunk was found in the diff. A unified diff has ---, +++ and @@ lines; or send edits or files.", "bad_patch")
     return Applied(texts, notes)
 
 
-def _target(part: FileDiff, editable: Editable) -> str:
-    """Return the path that a part of a diff changes.
+def _apply_part(read: Read, part: FileDiff, effort: Effort, texts: dict[str, str | None], notes: list[str]) -> None:
+    """Apply what a diff does to one file, and add its texts and notes.
 
-    Takes git's a/ and b/ off where the path is not editable as it stands.
+    Raises:
+        LabError: `does_not_apply`.
     """
-    new = part.new if part.new in editable else part.new.removeprefix("b/")
-    old = part.old if part.old == new else part.old.removeprefix("a/")
-    editable.check(new)
-    if old not in (new, "/dev/null"):
-        raise LabError(f"The diff renames {old[:200]!r} to {new!r}. Renames are refused; change files where they are.", "bad_patch")
-    return new
+    old, new = part.old, part.new
+    if new not in (old, NOTHING) and read(new) is not None:
+        makes = "makes" if old == NOTHING else f"renames {old} to"
+        raise LabError(
+            f"The diff {makes} {new} as a new file, but it exists at this commit. Diff against the existing text.", "does_not_apply"
+        )
+    text = None if old == NOTHING else read(old)
+    if text is None and old != NOTHING and (old != new or any(hunk.old for hunk in part.hunks)):
+        raise LabError(f"The diff changes {old}, which does not exist at this commit.", "does_not_apply")
+    file = FileLines(old if new == NOTHING else new, [line.removesuffix("\r") for line in split_lines(text or "")], effort)
+    after = _apply_hunks(file, text or "", part.hunks)
+    notes += [f"{hunk} applied without {forgiving.BLANKS}." for hunk in file.forgiven]
+    if new != NOTHING:
+        texts[new] = after
+    elif part.hunks and after.strip():
+        raise LabError(f"The diff deletes {old}, but its hunks leave lines of it. Nothing was kept.", "does_not_apply")
+    if old not in (new, NOTHING):
+        texts[old] = None
+
+
+def _paths(part: FileDiff, editable: Editable) -> tuple[str, str]:
+    """Return the paths of a file before and after a part of a diff, without git's prefixes.
+
+    Raises:
+        LabError: `not_editable`; `bad_patch` where they differ and the diff does not say that it renames the file.
+    """
+    old, new = (path if path in editable or path == NOTHING else _PREFIX.sub("", path) for path in (part.old, part.new))
+    old = new if _PREFIX.sub("", part.old) == new else old
+    for path in {old, new} - {NOTHING}:
+        editable.check(path)
+    if old not in (new, NOTHING) and new != NOTHING and not part.whole:
+        raise LabError(
+            f"The diff has {old[:200]!r} before and {new[:200]!r} after. Git writes `rename from` and `rename to` where it renames a file; "
+            "files takes the new path with the text, and the old one with null.",
+            "bad_patch",
+        )
+    return old, new
 
 
 def _apply_hunks(file: FileLines, text: str, hunks: list[Hunk]) -> str:

@@ -279,7 +279,7 @@ class Repo:
         *,
         diff: str | None = None,
         edits: Sequence[Mapping[str, str]] | None = None,
-        files: Mapping[str, str] | None = None,
+        files: Mapping[str, str | None] | None = None,
     ) -> Draft:
         """Commit a change on `base`. The change is given in exactly one form.
 
@@ -289,7 +289,7 @@ class Repo:
             author: signs the commit.
             diff: a unified diff.
             edits: search/replace edits.
-            files: whole new texts by path.
+            files: whole new texts by path; None deletes the file.
 
         Raises:
             LabError: those of `patch.apply`, `source.check`, `source.encode` and `growth.check`, and `no_change`.

@@ -1,7 +1,7 @@
 """Reads unified diffs as agents write them: which files they change, in which hunks.
 
 Forgives what language models get wrong: line numbers and counts in hunk headers, missing a/ b/ prefixes, code fences, CRLF.
-Refuses renames, deletes, modes, links and binary patches.
+Takes files that are made, deleted or renamed as git writes it. Refuses copies, modes, links and binary patches.
 """
 
 import re
@@ -14,11 +14,13 @@ MAX_LINES = 50_000  # of a diff
 MAX_HUNKS = 1_000  # of a diff
 
 _HEADER = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@")
-_METADATA = ("diff --git ", "index ", "new file mode 100644", "```", "\\ ", "similarity ", "dissimilarity ")
+_METADATA = ("diff --git ", "index ", "new file mode 100644", "deleted file mode ", "```", "\\ ", "similarity ", "dissimilarity ")
+NOTHING = "/dev/null"  # the path of a file that isn't there
+_GIT = re.compile(r"diff --git (?:[abciow]/)?(?P<path>.+) (?:[abciow]/)?(?P=path)")
+_MADE_OR_GONE = re.compile(r"(new|deleted) file mode ")
 _SIGNATURE = "-- "  # ends what git format-patch writes
 _REFUSED = (
-    (("rename ", "copy "), "renames or copies a file"),
-    (("deleted file mode ", "+++ /dev/null"), "deletes a file"),
+    (("copy from ", "copy to "), "copies a file"),
     (("GIT binary patch", "Binary files "), "is binary"),
     (("new file mode 120000", "new mode 120000"), "makes a symbolic link"),
     (("new file mode 160000", "Subproject commit"), "changes a submodule"),
@@ -44,11 +46,16 @@ class Hunk:
 
 @dataclass
 class FileDiff:
-    """The part of a diff that changes one file, with both paths as they stand in it."""
+    """The part of a diff that changes one file, with both paths as they stand in it.
+
+    Attributes:
+        whole: the diff says in so many words that the file is made, deleted or renamed, so it may have no hunk.
+    """
 
     old: str
     new: str
     hunks: list[Hunk] = field(default_factory=list)
+    whole: bool = False
 
 
 def parse(diff: str, editable: Editable) -> list[FileDiff]:
@@ -61,17 +68,26 @@ def parse(diff: str, editable: Editable) -> list[FileDiff]:
     Raises:
         LabError: `too_large`, or `bad_patch` for text that is no hunk and for what may not be changed.
     """
-    lines = [line.removesuffix("\r") for line in diff.rstrip("\r\n").split("\n")]
+    lines = _unfenced([line.removesuffix("\r") for line in diff.removeprefix("\ufeff").rstrip("\r\n").split("\n")])
     if len(lines) > MAX_LINES:
         raise LabError(f"The diff has {len(lines):,} lines; the cap is {MAX_LINES:,}. Send a smaller change, or files.", "too_large")
     parts: list[FileDiff] = []
     at = hunks = 0
     while at < len(lines):
         line = lines[at]
-        if line.startswith("--- ") and lines[at + 1 : at + 2] and lines[at + 1].startswith("+++ "):
-            _refuse(lines[at + 1])
-            parts.append(FileDiff(_path(line), _path(lines[at + 1])))
+        following = lines[at + 1] if at + 1 < len(lines) else ""
+        if line.startswith("--- ") and following.startswith("+++ "):
+            old, new = _path(line), _path(following)
+            if not (parts and parts[-1].whole and not parts[-1].hunks and _same(parts[-1], old, new)):
+                parts.append(FileDiff(old, new))
             at += 2
+        elif line.startswith("rename from ") and following.startswith("rename to "):
+            parts.append(FileDiff(line.removeprefix("rename from "), following.removeprefix("rename to "), whole=True))
+            at += 2
+        elif (match := _MADE_OR_GONE.match(line)) and (path := _both(lines[at - 1] if at else "")):
+            _refuse(line)
+            parts.append(FileDiff(path, NOTHING, whole=True) if match[1] == "deleted" else FileDiff(NOTHING, path, whole=True))
+            at += 1
         elif line.startswith("@@"):
             if not parts:
                 parts.append(FileDiff(editable.only or "", editable.only or ""))
@@ -94,7 +110,28 @@ def parse(diff: str, editable: Editable) -> list[FileDiff]:
 
 
 def _path(line: str) -> str:
-    return line[4:].split("\t")[0].strip()
+    return line[4:].split("\t")[0].strip().removeprefix("./")
+
+
+def _both(line: str) -> str:
+    """Return the path in a line `diff --git a/PATH b/PATH`; empty where it has no such form."""
+    match = _GIT.fullmatch(line)
+    return match["path"] if match else ""
+
+
+def _same(part: FileDiff, old: str, new: str) -> bool:
+    """Return whether the lines `---` and `+++` name what git's header before them named."""
+    return all(theirs == ours or theirs[2:] == ours for ours, theirs in ((part.old, old), (part.new, new)))
+
+
+def _unfenced(lines: list[str]) -> list[str]:
+    """Return the lines of a diff without what follows the code fence that it stands in."""
+    if (opened := next((at for at, line in enumerate(lines) if line.startswith("```")), None)) is None:
+        return lines
+    if any(line.startswith(("@@", "--- ", "diff --git ")) for line in lines[:opened]):
+        return lines
+    closed = next((at for at, line in enumerate(lines) if at > opened and line.strip() == "```"), len(lines))
+    return lines[:closed]
 
 
 def _refuse(line: str) -> None:

@@ -114,7 +114,7 @@ def _large(tree: Path) -> None:
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "a link": (_link, "can't: 'train.py'"),
     "another mode": (_executable, "can't: 'train.py'"),
-    "deleted": (lambda tree: (tree / "train.py").unlink(), "can't: 'train.py'"),
+    "deleted": (lambda tree: (tree / "train.py").unlink(), "can't be deleted"),
     "the settings": (_other_file("lab.toml"), "'lab.toml' (not editable)"),
     "another case": (_other_file("Train.py"), "'Train.py' (not editable)"),
     "a shadow": (_other_file("torch.py"), "'torch.py' (not editable)"),

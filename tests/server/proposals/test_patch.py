@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import random
 import time
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,9 @@ HUNK = "@@ -3,2 +3,2 @@\n-depth = 2\n+depth = 3\n width = 64\n"
 
 
 def applied(text: str | None = FILE, path: str = "train.py", editable: tuple[str, ...] = ("train.py",), **form: object) -> str:
-    return apply(lambda asked: text if asked == path else None, Editable(editable), **form).texts[path]  # type: ignore[arg-type]
+    after = apply(lambda asked: text if asked == path else None, Editable(editable), **form).texts[path]  # type: ignore[arg-type]
+    assert after is not None
+    return after
 
 
 def refused(code: str, text: str | None = FILE, **form: object) -> str:
@@ -43,6 +46,10 @@ def refused(code: str, text: str | None = FILE, **form: object) -> str:
         "--- a/train.py\n+++ b/train.py\n@@\n import math\n\n-depth = 2\n+depth = 3\n",
         "--- a/train.py\n+++ b/train.py\n@@ -3 +3 @@\n-depth = 2  \n+depth = 3\n",
         f"--- a/train.py\n+++ b/train.py\n{HUNK}".replace("\n", "\r\n"),
+        f"--- i/train.py\n+++ w/train.py\n{HUNK}",
+        f"--- ./train.py\n+++ ./train.py\n{HUNK}",
+        f"\ufeff--- a/train.py\n+++ b/train.py\n{HUNK}",
+        f"A deeper one:\n```diff\n--- a/train.py\n+++ b/train.py\n{HUNK}```\nIt should help, since it is deeper.\n",
     ],
     ids=[
         "git",
@@ -58,6 +65,10 @@ def refused(code: str, text: str | None = FILE, **form: object) -> str:
         "bare",
         "blanks",
         "CRLF",
+        "mnemonic prefixes",
+        "dot",
+        "byte order mark",
+        "prose around a fence",
     ],
 )
 def test_the_same_change_in_many_spellings(diff: str) -> None:
@@ -84,6 +95,54 @@ def test_several_hunks_and_files_apply_as_one() -> None:
     diff = f"--- a/train.py\n+++ b/train.py\n{HUNK}@@ -15,1 +15,1 @@\n-lr = 0.1\n+lr = 0.2\n--- /dev/null\n+++ b/model/new.py\n@@ -0,0 +1,1 @@\n+a = 1\n"
     new = apply(lambda path: FILE if path == "train.py" else None, Editable(["train.py", "model/**"]), diff=diff)
     assert new.texts == {"train.py": FILE.replace("= 2", "= 3").replace("0.1", "0.2"), "model/new.py": "a = 1\n"}
+
+
+@pytest.mark.parametrize(
+    ("change", "after"),
+    [
+        (
+            {"diff": "diff --git a/m/a.py b/m/a.py\ndeleted file mode 100644\n--- a/m/a.py\n+++ /dev/null\n@@ -1 +0,0 @@\n-a = 1\n"},
+            {"m/a.py": None},
+        ),
+        ({"diff": "--- a/m/a.py\n+++ /dev/null\n@@ -1,1 +0,0 @@\n-a = 1\n"}, {"m/a.py": None}),
+        ({"diff": "diff --git a/m/e.py b/m/e.py\ndeleted file mode 100644\nindex e69de29..0000000\n"}, {"m/e.py": None}),
+        ({"diff": "diff --git a/m/n.py b/m/n.py\nnew file mode 100644\nindex 0000000..e69de29\n"}, {"m/n.py": ""}),
+        (
+            {"diff": "diff --git a/m/a.py b/m/b.py\nsimilarity index 100%\nrename from m/a.py\nrename to m/b.py\n"},
+            {"m/b.py": "a = 1\n", "m/a.py": None},
+        ),
+        (
+            {
+                "diff": "diff --git a/m/a.py b/m/b.py\nsimilarity index 60%\nrename from m/a.py\nrename to m/b.py\nindex 1..2 100644\n"
+                "--- a/m/a.py\n+++ b/m/b.py\n@@ -1 +1 @@\n-a = 1\n+a = 2\n"
+            },
+            {"m/b.py": "a = 2\n", "m/a.py": None},
+        ),
+        ({"diff": "*** Begin Patch\n*** Delete File: m/a.py\n*** End Patch"}, {"m/a.py": None}),
+        (
+            {"diff": "*** Begin Patch\n*** Update File: m/a.py\n*** Move to: m/b.py\n@@\n-a = 1\n+a = 2\n*** End Patch"},
+            {"m/b.py": "a = 2\n", "m/a.py": None},
+        ),
+        ({"files": {"m/a.py": None, "m/b.py": "a = 2\n"}}, {"m/a.py": None, "m/b.py": "a = 2\n"}),
+    ],
+)
+def test_files_are_made_deleted_and_renamed(change: dict[str, Any], after: dict[str, str | None]) -> None:
+    assert apply({"m/a.py": "a = 1\n", "m/e.py": ""}.get, Editable(["m/**"]), **change).texts == after
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"files": {"m/none.py": None}}, "deletes m/none.py, which does not exist"),
+        ({"diff": "diff --git a/m/none.py b/m/none.py\ndeleted file mode 100644\n"}, "does not exist"),
+        ({"diff": "diff --git a/m/a.py b/m/e.py\nrename from m/a.py\nrename to m/e.py\n"}, "exists at this commit"),
+        ({"diff": "--- a/m/a.py\n+++ b/m/b.py\n@@ -1 +1 @@\n-a = 1\n+a = 2\n"}, "rename from"),
+        ({"files": {"other.py": None}}, "not editable"),
+    ],
+)
+def test_a_deletion_or_a_new_name_that_cannot_be_is_refused(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(LabError, match=says):
+        apply({"m/a.py": "a = 1\n", "m/e.py": ""}.get, Editable(["m/**"]), **change)
 
 
 def test_line_endings_stay_those_of_the_file() -> None:
@@ -122,11 +181,11 @@ def test_a_hunk_that_fits_twice_or_overlaps_is_refused() -> None:
 @pytest.mark.parametrize(
     ("diff", "says"),
     [
-        ("diff --git a/train.py b/x.py\nsimilarity index 100%\nrename from train.py\nrename to x.py\n", "renames"),
+        ("diff --git a/train.py b/x.py\nsimilarity index 100%\nrename from train.py\nrename to x.py\n", "not editable"),
+        ("diff --git a/train.py b/x.py\nsimilarity index 100%\ncopy from train.py\ncopy to x.py\n", "copies"),
         (f"--- a/train.py\n+++ b/x.py\n{HUNK}", "not editable"),
-        (f"--- a/other.py\n+++ b/train.py\n{HUNK}", "renames"),
-        ("diff --git a/train.py b/train.py\ndeleted file mode 100644\n--- a/train.py\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n", "deletes"),
-        ("--- a/train.py\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n", "deletes"),
+        (f"--- a/other.py\n+++ b/train.py\n{HUNK}", "not editable"),
+        ("--- a/train.py\n+++ /dev/null\n@@ -1 +0,0 @@\n-import math\n", "leave lines"),
         ("diff --git a/train.py b/train.py\nold mode 100644\nnew mode 100755\n", "mode"),
         (
             "diff --git a/l b/l\nnew file mode 120000\n--- /dev/null\n+++ b/l\n@@ -0,0 +1 @@\n+/etc/passwd\n\\ No newline at end of file\n",
@@ -205,7 +264,7 @@ def test_a_patch_in_an_envelope_is_the_diff_inside() -> None:
     texts, notes = apply(lambda path: FILE if path == "train.py" else None, Editable(["train.py", "model/**"]), diff=patch)
     assert texts == {"train.py": FILE.replace("= 64", "= 32").replace("0.1", "0.2"), "model/new.py": "a = 1\n"}
     assert "Begin Patch" in notes[0]
-    refused("bad_patch", diff="*** Begin Patch\n*** Delete File: train.py\n*** End Patch")
+    refused("bad_patch", diff="*** Begin Patch\n*** Rewrite File: train.py\n*** End Patch")
 
 
 def test_the_nearest_lines_are_those_that_hold_most_of_the_text() -> None:

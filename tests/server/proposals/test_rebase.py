@@ -35,6 +35,18 @@ def test_a_rebase_that_conflicts_names_the_lines_and_one_that_adds_nothing_says_
     assert error.value.code == "no_change"
 
 
+def test_a_deletion_is_rebased_unless_the_champion_changed_the_file(repo: Repo) -> None:
+    start, mine = repo.champion(), repo.build(repo.champion(), "m", "a", files={"model/net.py": None, "train.py": "lr = 1\n"})
+    other = repo.build(start, "m", "a", files={"model/new.py": "a = 1\n"}).commit
+    draft = repo.rebase(mine.commit, other, "stacked", "ada")
+    assert isinstance(draft, Draft) and set(repo.paths(draft.commit)) == {"train.py", "trainer/score.py", "model/new.py"}
+    changed = repo.build(start, "m", "a", files={"model/net.py": "layers = 4\n"}).commit
+    conflict = repo.rebase(mine.commit, changed, "stacked", "ada")
+    assert isinstance(conflict, Conflict) and conflict.files == ["model/net.py"] and "deleted it" in conflict.text
+    gone = repo.build(start, "m", "a", files={"model/net.py": None}).commit
+    assert isinstance(repo.rebase(mine.commit, gone, "stacked", "ada"), Draft)
+
+
 def test_a_transplant_has_the_code_of_one_commit_and_the_rest_of_another(repo: Repo) -> None:
     mine = repo.build(repo.champion(), "m", "a", files={"model/extra.py": "a = 1\n"})
     theirs = repo.build(repo.champion(), "m", "a", files={"model/deep/other.py": "b = 1\n", "train.py": "lr = 9\n"})

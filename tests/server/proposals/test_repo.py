@@ -36,6 +36,18 @@ def test_files_may_be_made_and_changed_below_an_editable_folder(repo: Repo) -> N
     git(repo.root, "fsck", "--strict")
 
 
+def test_files_below_an_editable_folder_may_be_deleted_and_renamed(repo: Repo) -> None:
+    draft = repo.build(repo.champion(), "m", "a", files={"model/net.py": None, "train.py": "lr = 1\n"})
+    assert set(repo.paths(draft.commit)) == {"train.py", "trainer/score.py"}
+    assert "model/net.py | +0 -1" in draft.stat and draft.fingerprint == repo.fingerprint(draft.commit)
+    renamed = repo.build(repo.champion(), "m", "a", files={"model/net.py": None, "model/deep/net.py": "layers = 3\n"})
+    assert repo.read(renamed.commit, "model/deep/net.py") == b"layers = 3\n" and "model/net.py" not in repo.paths(renamed.commit)
+    assert renamed.fingerprint != repo.fingerprint(renamed.base)
+    git(repo.root, "fsck", "--strict")
+    assert "names it by itself" in refused(repo, "not_editable", files={"train.py": None, "model/train.py": "lr = 1\n"})
+    assert "deletes model/none.py" in refused(repo, "does_not_apply", files={"model/none.py": None})
+
+
 def test_a_kept_proposal_survives_garbage_collection(repo: Repo) -> None:
     kept, lost = change(repo, "0.1", "0.2"), change(repo, "0.1", "0.3")
     repo.keep(kept.commit)
