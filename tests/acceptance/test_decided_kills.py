@@ -1,6 +1,6 @@
 """Runners, trainings and servers are killed at random around launches until decided: nothing is lost, nothing is doubled.
 
-AUTORESEARCH_KILLS sets how many kills (default 20), AUTORESEARCH_SEED repeats a sequence of them.
+AUTORESEARCH_KILLS sets how many kills (default 8), AUTORESEARCH_SEED repeats a sequence of them.
 """
 
 import os
@@ -24,7 +24,7 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("AUTORESEARCH_KILLS", "20"))
+KILLS = int(os.environ.get("AUTORESEARCH_KILLS", "8"))
 SEED = int(os.environ.get("AUTORESEARCH_SEED", str(random.randrange(10**6))))
 HERE = Path(__file__).parents[2]
 

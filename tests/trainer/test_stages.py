@@ -26,20 +26,26 @@ def relocate(run: Path, data: Path) -> None:
     protocol.write_json(run / protocol.SPEC, {**spec, "data": str(data)})
 
 
-@pytest.fixture
-def training_data(data: Path, tmp_path: Path) -> Path:
-    target = tmp_path / "training-data"
-    target.mkdir()
+@pytest.fixture(scope="module")
+def training_data(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("training-data")
     for name in (prepare.META, "train.bin"):
         shutil.copyfile(data / name, target / name)
     return target
 
 
-@pytest.fixture
-def trained(warm: Warm, data: Path, training_data: Path) -> Path:
+@pytest.fixture(scope="module")
+def submitted(warm: Warm, training_data: Path) -> Path:
+    """A run that was trained where there is training data alone."""
     run = warm.directory(BIGRAM)
     relocate(run, training_data)
     assert launch(run, "train")["state"] == protocol.SUBMITTED
+    return run
+
+
+@pytest.fixture
+def trained(submitted: Path, data: Path, tmp_path: Path) -> Path:
+    run = shutil.copytree(submitted, tmp_path / "run")
     relocate(run, data)
     return run
 
