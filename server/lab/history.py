@@ -9,7 +9,6 @@ from autoresearch_mcp.server.lab.commits import Commits
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.known import unknown_names
 from autoresearch_mcp.server.lab.masking import without_paths
-from autoresearch_mcp.server.lab.progress import Campaign
 from autoresearch_mcp.server.lab.query import Cursor, ExperimentQuery, Where
 from autoresearch_mcp.server.lab.sql_tables import SqlTables
 from autoresearch_mcp.server.lab.status import LabStatus
@@ -153,41 +152,6 @@ class History:
         self._core.wake()
         return len(new)
 
-    def plot_progress(self) -> a.ProgressPicture:
-        """Draw every experiment as a point and the champion's metric as a line.
-
-        Raises:
-            LabError: `missing_package`, where matplotlib is not installed.
-        """
-        from autoresearch_mcp.server.lab.progress_plot import draw
-
-        settings, conditions, ledger = self._core.settings, self._status.conditions(), self._core.ledger
-        champion, measured = self._core.repo.champion(), ledger.measurements()
-        asked = [
-            commit for commit, verdict in ledger.decisions(champion, conditions).items() if not verdict.final and verdict.code == "continue"
-        ]
-        campaign = Campaign(
-            experiments=[e for e in self._all_experiments() if e.commit not in measured],
-            promotions=ledger.promotions(),
-            title=settings.lab.name,
-            champion=self._status.summary(champion, conditions),
-            undecided={*asked, *(candidacy.commit for candidacy in ledger.open_candidacies())},
-            conditions=conditions,
-            reported=settings.metric.name if settings.trust == "reported" else "",
-            measured=settings.metric.title,
-            goal=settings.metric.better,
-            reference=settings.reference,
-            noise=self._status.noise(conditions),
-        )
-        try:
-            return draw(campaign)
-        except ModuleNotFoundError as error:
-            raise LabError(
-                f"The picture needs the package {error.name}, which is not installed here: pip install {error.name}. "
-                "The numbers are in get_status and query_experiments.",
-                "missing_package",
-            ) from None
-
     def _query_sql(self, sql: str, limit: int, caller: str) -> a.QueryAnswer:
         from autoresearch_mcp.server.lake.sql import DERIVED, asks_for_schema, describe, select
 
@@ -209,13 +173,3 @@ class History:
             raise LabError(f"This SQL was not run, because the log can't be read whole: {error}", "lake_unavailable") from None
         notes = [*warnings, *(["There are more rows: raise limit, or add LIMIT and OFFSET to the SQL."] if more else [])]
         return a.QueryAnswer(rows=rows, note=" ".join(notes))
-
-    def _all_experiments(self) -> list[Experiment]:
-        experiments: list[Record] = []
-        after: tuple[Any, str] | None = None
-        while True:
-            page = self._core.view.select("experiments", Query(order_by="created_at", descending=False, limit=1000, after=after)).value
-            experiments += page
-            if len(page) < 1000:
-                return [e for e in experiments if isinstance(e, Experiment)]
-            after = (page[-1].created_at, page[-1].id)

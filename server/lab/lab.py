@@ -17,6 +17,7 @@ from autoresearch_mcp.server.lab.history import History
 from autoresearch_mcp.server.lab.memories import Memories
 from autoresearch_mcp.server.lab.news import NewsCases
 from autoresearch_mcp.server.lab.next_steps import NextSteps
+from autoresearch_mcp.server.lab.pictures import Pictures
 from autoresearch_mcp.server.lab.proposing import Proposing
 from autoresearch_mcp.server.lab.similar import SimilarProposals
 from autoresearch_mcp.server.lab.status import LabStatus
@@ -79,7 +80,7 @@ class Lab:
         self.query_experiments = history.query_experiments
         self.records = history.records
         self.import_records = history.import_records
-        self.plot_progress = history.plot_progress
+        self.plot_progress = Pictures(core, self._status).plot_progress
 
         self.audit = Auditing(core, self._status).audit
         self.gate = core.gate

@@ -6,35 +6,31 @@ first call (about a second). Labels are agents' text: cleaned, capped, and never
 
 import io
 import math
-import threading
 from typing import TYPE_CHECKING, Any
 
 from autoresearch_mcp.server.answers import ProgressPicture
 from autoresearch_mcp.server.goal import WORDS
+from autoresearch_mcp.server.lab.drawing import DRAWING, FAINT, FONT, INK, LINE, short, write
 from autoresearch_mcp.server.lab.intervals import Interval
 from autoresearch_mcp.server.lab.progress import MOST_UNDECIDED, Campaign, Champion, Progress, headline, in_words
-from autoresearch_mcp.server.untrusted import clean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart with any colour vision
-_KEPT, _LINE, _FAILED, _POINT, _INK, _FAINT = "#009E73", "#0072B2", "#D55E00", "#8C939C", "#22262B", "#6B7280"
+_KEPT, _FAILED, _POINT = "#009E73", "#D55E00", "#8C939C"
 _OPEN = "#E69F00"  # orange
 _APART = "#B6BCC5"  # what is compared with nothing here
-_FONT = "DejaVu Sans"  # comes with matplotlib: the picture is the same everywhere
 _MOST_LABELS = 12
 _LABEL_LENGTH = 34
 _MOST_COVERED = 3  # points of the picture that a label may hide
-_DRAWING = threading.Lock()  # matplotlib's caches of fonts and text layouts are shared by all figures
 
 
 def draw(campaign: Campaign) -> ProgressPicture:
     """Draw the campaign as a PNG of 1000 x 600 pixels, and say the same as text. Thread-safe."""
     progress = Progress.of(campaign)
-    with _DRAWING:
-        return ProgressPicture(png=_png(progress, campaign.title), text=in_words(progress, campaign.title, _short))
+    with DRAWING:
+        return ProgressPicture(png=_png(progress, campaign.title), text=in_words(progress, campaign.title, short))
 
 
 def _png(progress: Progress, title: str) -> bytes:
@@ -56,7 +52,7 @@ def _png(progress: Progress, title: str) -> bytes:
         _labels(canvas, axes, progress)
     else:
         text = "No experiment has ended yet.\nEach one will be a point here: launch_training starts the first."
-        _write(axes, 0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=13, color=_FAINT, linespacing=1.8)
+        write(axes, 0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=13, color=FAINT, linespacing=1.8)
     buffer = io.BytesIO()
     canvas.print_png(buffer)
     return buffer.getvalue()
@@ -67,28 +63,28 @@ def _frame(axes: "Axes", progress: Progress) -> None:
 
     axes.set_axisbelow(True)
     axes.grid(axis="y", color="#E5E7EB", linewidth=0.8)
-    axes.tick_params(length=0, labelsize=10, labelcolor=_FAINT, labelfontfamily=_FONT)
+    axes.tick_params(length=0, labelsize=10, labelcolor=FAINT, labelfontfamily=FONT)
     for side in ("top", "left", "right"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color("#C5CAD1")
     if not progress.total:
         axes.set_axis_off()
         return
-    axes.set_xlabel("experiments, in the order they ended", color=_FAINT, fontsize=10, fontfamily=_FONT)
+    axes.set_xlabel("experiments, in the order they ended", color=FAINT, fontsize=10, fontfamily=FONT)
     axes.set_xlim(1 - max(0.6, 0.02 * progress.total), progress.total + max(0.6, 0.02 * progress.total))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if progress.verified or progress.unverified or progress.elsewhere or any(y is not None for _, y in progress.imported):
         name = f"{progress.reported}, reported by the code itself, not verified" if progress.reported else progress.measured
-        _write(axes, -0.055, 1.035, f"{name}, {WORDS[progress.goal]}", transform=axes.transAxes, color=_FAINT, fontsize=10, va="center")
+        write(axes, -0.055, 1.035, f"{name}, {WORDS[progress.goal]}", transform=axes.transAxes, color=FAINT, fontsize=10, va="center")
     else:
         axes.set_yticks([])
         note = "No experiment has a metric yet: read_log and get_experiment tell why they failed."
-        _write(axes, 0.5, 0.5, note, transform=axes.transAxes, ha="center", va="center", fontsize=13, color=_FAINT)
+        write(axes, 0.5, 0.5, note, transform=axes.transAxes, ha="center", va="center", fontsize=13, color=FAINT)
 
 
 def _head(figure: "Figure", progress: Progress, title: str) -> None:
-    _write(figure, 0.022, 0.955, _short(title, 70) or "Progress", fontsize=16, fontweight="bold", color=_INK, va="center")
-    _write(figure, 0.022, 0.908, headline(progress), fontsize=10.5, color=_FAINT, va="center")
+    write(figure, 0.022, 0.955, short(title, 70) or "Progress", fontsize=16, fontweight="bold", color=INK, va="center")
+    write(figure, 0.022, 0.908, headline(progress), fontsize=10.5, color=FAINT, va="center")
 
 
 def _limits(progress: Progress) -> tuple[float, float]:
@@ -154,7 +150,7 @@ def _champion_line(axes: "Axes", progress: Progress) -> None:
     ends = [champion.start for champion in progress.champions[1:]] + [end]
     metric = "mean, reported" if progress.reported else "mean"
     style: dict[str, Any] = {"where": "post", "linewidth": 2, "zorder": 2.5, "solid_capstyle": "round"}
-    for comparable, colour, label in ((False, _APART, f"earlier champion ({metric})"), (True, _LINE, f"champion ({metric})")):
+    for comparable, colour, label in ((False, _APART, f"earlier champion ({metric})"), (True, LINE, f"champion ({metric})")):
         xs, ys = list[float](), list[float]()
         for champion in progress.champions:
             points = [(float(champion.start), champion.level)] if not champion.band or champion.band[0].number > champion.start else []
@@ -168,7 +164,7 @@ def _champion_line(axes: "Axes", progress: Progress) -> None:
         if champion.band and champion.comparable:
             xs = [*(float(at.number) for at in champion.band), float(until)]
             low, high = ([*edge, edge[-1]] for edge in zip(*((at.low, at.high) for at in champion.band)))
-            axes.fill_between(xs, low, high, step="post", color=_LINE, alpha=0.15, linewidth=0, zorder=1.5, label=label)
+            axes.fill_between(xs, low, high, step="post", color=LINE, alpha=0.15, linewidth=0, zorder=1.5, label=label)
             label = "_"  # named once
 
 
@@ -194,8 +190,8 @@ def _legend(figure: "Figure", axes: "Axes") -> None:
         bbox_to_anchor=(0.985, 0.88 if rows == 1 else 0.894),
         ncols=math.ceil(len(labels) / rows),
         frameon=False,
-        prop={"family": _FONT, "size": 9.5 if rows == 1 else 8},
-        labelcolor=_FAINT,
+        prop={"family": FONT, "size": 9.5 if rows == 1 else 8},
+        labelcolor=FAINT,
         handletextpad=0.3,
         columnspacing=1.4,
         labelspacing=0.3,
@@ -213,9 +209,9 @@ def _labels(canvas: Any, axes: "Axes", progress: Progress) -> None:
     obstacles = _obstacles(axes, progress)
     taken: list[Bbox] = []
     for champion, _ in steps[:_MOST_LABELS]:
-        if not (label := _short(champion.hypothesis, _LABEL_LENGTH)):
+        if not (label := short(champion.hypothesis, _LABEL_LENGTH)):
             continue
-        text = axes.text(0, 0, label, fontsize=9, fontfamily=_FONT, parse_math=False)
+        text = axes.text(0, 0, label, fontsize=9, fontfamily=FONT, parse_math=False)
         size = text.get_window_extent(canvas.get_renderer())
         text.remove()
         at = axes.transData.transform((champion.start, champion.level))
@@ -261,25 +257,9 @@ def _annotate(axes: "Axes", champion: Champion, label: str, dx: float, dy: float
         ha=ha,
         va="center",
         fontsize=9,
-        fontfamily=_FONT,
-        color=_INK,
+        fontfamily=FONT,
+        color=INK,
         parse_math=False,
         zorder=4,
         arrowprops={"arrowstyle": "-", "color": "#9AA1AB", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3},
     )
-
-
-def _write(where: Any, x: float, y: float, text: str, **style: Any) -> None:
-    where.text(x, y, text, fontfamily=_FONT, parse_math=False, **style)
-
-
-def _short(text: str, length: int) -> str:
-    """Return one line of the font's characters, cut at a word."""
-    from matplotlib.font_manager import findfont, get_font
-
-    known = get_font(findfont(_FONT)).get_charmap()
-    line = " ".join("".join(c if c.isspace() or ord(c) in known else "□" for c in clean(text[:1_000])).split())
-    if len(line) <= length:
-        return line
-    head = line[: length - 1]
-    return (head.rsplit(" ", 1)[0] if " " in head[length // 2 :] else head).rstrip(" ,.;:") + "…"

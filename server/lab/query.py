@@ -42,7 +42,7 @@ class ExperimentQuery(Model):
     columns: Annotated[list[str] | None, Field(max_length=30, description="default: the main ones")] = None
     group_by: Annotated[Literal["state", "commit", "author", "device", "failure"] | None, Field(description="counts, not rows, by")] = None
     limit: Annotated[int, Field(ge=1, le=200)] = 20
-    cursor: Annotated[str | None, Field(max_length=500, description="next_cursor of the last page")] = None
+    cursor: Annotated[str | None, Field(max_length=500, description="the last next_cursor")] = None
     sql: Annotated[str | None, Field(max_length=4000, description=SQL)] = None
 
     @property

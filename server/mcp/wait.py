@@ -31,7 +31,7 @@ def waiting(bridge: Bridge) -> Callable[..., Awaitable[a.WaitAnswer]]:
         ] = None,
         timeout_s: Annotated[int, Field(ge=1, description=f"1 to {MOST_S}")] = 30,
         until: Until = "all",
-        line: Annotated[str | None, Field(max_length=200, description="or until a log line holds this; | separates alternatives")] = None,
+        line: Annotated[str | None, Field(max_length=200, description="or until a log line holds this")] = None,
     ) -> a.WaitAnswer:
         """Wait until experiments end, at most timeout_s.
 

@@ -119,6 +119,13 @@ async def test_two_commits_side_by_side_with_their_curves(campaign: Campaign) ->
     assert [row["n"] for row in rows] == [3, 1] and all(len(row["curve"]) == 12 for row in rows)
 
 
+async def test_curves_of_the_best_against_the_champion_as_picture_and_points(campaign: Campaign) -> None:
+    text = await campaign.text("plot_progress", commits=[campaign.commits["RATE = 0.05"], campaign.commits["DEPTH = 3"]])
+    champion, rate, depth = (line for line in text.splitlines() if "(n=" in line)
+    assert champion.startswith("champion") and "RATE = 0.05" in rate and "(n=3)" in rate and "(n=1)" in depth
+    assert all(line.count("%") >= 12 for line in (champion, rate, depth)) and "from the champion's" in rate and len(text) < 2_000
+
+
 async def test_an_experiment_speaks_of_its_commit_and_marks_a_disturbed_run(campaign: Campaign) -> None:
     steady, _, slow = campaign.experiments[campaign.commits["RATE = 0.05"]]
     text = await campaign.text("get_experiment", id=slow)
