@@ -29,7 +29,13 @@ class CandidacyCases:
         self._trainings = trainings
 
     def launch_until_decided(
-        self, commit: str, author: str, budget: float | None = None, idempotency_key: str | None = None, tags: list[str] | None = None
+        self,
+        commit: str,
+        author: str,
+        budget: float | None = None,
+        idempotency_key: str | None = None,
+        tags: list[str] | None = None,
+        confirm: bool = True,
     ) -> a.LaunchAnswer:
         """Queue the first replicate of a proposal. The lab launches the others, one at a time, until the gate decides.
 
@@ -39,9 +45,10 @@ class CandidacyCases:
             budget: the most that it may use: device hours, or USD where devices are rented.
             idempotency_key: makes a retry safe, as for `Trainings.launch_training`.
             tags: added to the proposal's.
+            confirm: False: refuse a launch whose first replicate alone is seldom meant. See `Brakes`.
 
         Raises:
-            LabError: `not_a_proposal`, `measurement`, `is_champion`, `stale_base`, `decided`, `over_budget`, `key_reused`, and those of a launch.
+            LabError: `confirm`, `not_a_proposal`, `measurement`, `is_champion`, `stale_base`, `decided`, `over_budget`, `key_reused`, and those of a launch.
         """
         core = self._core
         sha = core.commit(commit)
@@ -56,6 +63,8 @@ class CandidacyCases:
         if verdict.code not in UNDECIDED:
             raise LabError(f"Nothing was queued: the gate has decided on {proposal.commit[:12]}. {verdict.reason}", "decided")
         candidacy, first = self._first(proposal, settings, author, budget, clean_tags(tags))
+        if not confirm:
+            self._trainings.brakes.check([first], settings)
         queued = core.ledger.enqueue(
             [first],
             settings.budget.device_hours * 3600,

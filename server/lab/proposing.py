@@ -293,7 +293,7 @@ class Proposing:
             note = "It was launched before, so nothing was queued."
             return answer.model_copy(update={"launched": self._experiments.states(open_), "note": f"{answer.note} {note}"})
         try:
-            launched = self._trainings.launch_training(answer.commit, author, replicates, tags=tags)
+            launched = self._trainings.launch_training(answer.commit, author, replicates, tags=tags, confirm=False)
         except LabError as error:
             return answer.model_copy(update={"note": f"{answer.note} The proposal stays, but it was not launched: {error}"})
         lines = self._experiments.states(launched.experiments)

@@ -9,6 +9,7 @@ from typing import Any
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.brakes import Brakes
 from autoresearch_mcp.server.lab.core import LabCore, clean_tags
 from autoresearch_mcp.server.lab.experiments import Experiments
 from autoresearch_mcp.server.lab.reproduction import TAG, Reproduction
@@ -25,6 +26,7 @@ class Trainings:
         self._core = core
         self._status = status
         self._experiments = experiments
+        self.brakes = Brakes(core, status)
 
     def launch_training(
         self,
@@ -34,6 +36,7 @@ class Trainings:
         device: str | None = None,
         idempotency_key: str | None = None,
         tags: list[str] | None = None,
+        confirm: bool = True,
     ) -> a.LaunchAnswer:
         """Queue replicates of a proposal or champion, and hold back what their like has cost.
 
@@ -44,9 +47,10 @@ class Trainings:
             device: a kind of device; by default the lab's reference.
             idempotency_key: makes a retry safe: the same key with the same request queues nothing again.
             tags: added to the proposal's.
+            confirm: False: refuse a launch that is seldom meant. See `Brakes`.
 
         Raises:
-            LabError: `not_a_proposal`, `bad_replicates`, `unknown_device`, `over_budget`, `key_reused`, and `not_set_up` or
+            LabError: `confirm`, `not_a_proposal`, `bad_replicates`, `unknown_device`, `over_budget`, `key_reused`, and `not_set_up` or
                 `missing_package` where nothing can be trained.
         """
         core = self._core
@@ -79,6 +83,8 @@ class Trainings:
             for i in range(replicates)
         ]
         request = hashlib.sha256(json.dumps([sha, replicates, device, author, clean_tags(tags)]).encode()).hexdigest()
+        if not confirm and (idempotency_key is None or core.ledger.answer(idempotency_key, request) is None):
+            self.brakes.check(wanted, settings)
         queued = self._enqueue(settings, wanted, idempotency_key, request)
         if queued is None:
             ids = core.ledger.answer(idempotency_key or "", request) or []

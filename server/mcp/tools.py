@@ -112,6 +112,7 @@ class LabTools:
         replicates: Annotated[int, Field(ge=1, le=16, description="each with its own seed")] = 1,
         device: Annotated[str | None, Field(max_length=32)] = None,
         idempotency_key: Annotated[str | None, Field(min_length=8, max_length=100, description="same key, same launch")] = None,
+        confirm: Annotated[bool | None, Field(description="as a refusal asks for")] = None,
         tags: Tags | None = None,
         author: Author | None = None,
     ) -> a.LaunchAnswer:
@@ -124,13 +125,15 @@ class LabTools:
         if until is None:
             if budget is not None:
                 raise LabError('budget goes with until="decided". Nothing was queued.', "bad_arguments")
-            answer = await self.bridge.call(self.lab.launch_training, commit, name, replicates, device, idempotency_key, tags)
+            launch = self.lab.launch_training
+            answer = await self.bridge.call(launch, commit, name, replicates, device, idempotency_key, tags, bool(confirm))
         elif replicates != 1 or device is not None:
             raise LabError(
                 'until="decided" takes neither replicates nor device: the lab chooses both. Nothing was queued.', "bad_arguments"
             )
         else:
-            answer = await self.bridge.call(self.lab.launch_until_decided, commit, name, budget, idempotency_key, tags)
+            decided = self.lab.launch_until_decided
+            answer = await self.bridge.call(decided, commit, name, budget, idempotency_key, tags, bool(confirm))
         return self.bridge.signed(answer, author, context)
 
     async def get_experiment(
