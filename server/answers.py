@@ -26,6 +26,7 @@ class ExperimentLine(Model):
     done_in_s: int | None = Field(default=None, description="until it has ended, about", json_schema_extra=UNLISTED)
     pace: str | None = Field(default=None, exclude=True, description="as in `ExperimentAnswer`; lists tell it in their notes")
     failure: str | None = Field(default=None, description="class and message, when it did not finish")
+    disturbed: str = Field(default="", description="by how much its steps fall out of its commit's own", json_schema_extra=UNLISTED)
 
     @classmethod
     def of(cls, experiment: Experiment, progress: float | None = None, pace: str | None = None) -> "ExperimentLine":
@@ -246,7 +247,7 @@ class ExperimentAnswer(Model):
     )
     steps: int | None = Field(default=None, description="as the training code reports them", json_schema_extra=UNLISTED)
     cpu_share: float | None = Field(default=None, description="share of the device's time that it got", json_schema_extra=UNLISTED)
-    memory_mb: float | None = Field(default=None, description="at its peak", json_schema_extra=UNLISTED)
+    used: str = Field(default="", description="how much of each limit", json_schema_extra=UNLISTED)
     disturbed: str = Field(default="", description="by how much its steps fall out of its commit's own", json_schema_extra=UNLISTED)
     base: str = Field(default="", json_schema_extra=UNLISTED)
     tags: list[str] = Field(default=[], json_schema_extra=UNLISTED)

@@ -130,6 +130,7 @@ class Result:
     steps: int = 0  # the last step that the training code reported: it may be forged
     tokens: int = 0  # likewise
     peak_memory_mb: float = 0.0  # resident, of training; a GPU's own memory is not in it
+    weights_mb: float | None = None  # submitted; None where none were
     notes: dict[str, str] = field(default_factory=dict)  # what the code itself says on how it ran: dtype, attention
     sandbox: str = "unsandboxed"  # or what `autoresearch_mcp.trainer.sandbox.level` says
     hashes: dict[str, str] = field(default_factory=dict)  # fixed, data, tokenizer, code, weights, answers; scorer, where it is the owner's
@@ -183,7 +184,17 @@ def parse_result(value: object) -> Result:
     if not isinstance(value, dict):
         raise ResultError("the result is no JSON object.")
     kinds = get_type_hints(Result)
-    optional = ("metrics", "device_s", "fault", "barred", "ended_in", "host", "device_id", "pressure")  # added later, or by a backend
+    optional = (
+        "metrics",
+        "device_s",
+        "fault",
+        "barred",
+        "ended_in",
+        "host",
+        "device_id",
+        "pressure",
+        "weights_mb",
+    )  # added later, or by a backend
     if missing := [name for name in kinds if name not in value and name not in optional]:
         raise ResultError(f"the result lacks {', '.join(missing)}.")
     if unknown := sorted(value.keys() - kinds.keys() - {HIDDEN_SCORE}):

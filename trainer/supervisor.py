@@ -80,6 +80,7 @@ class Supervisor:
             self._cache = CompileCache(kept, self._scratch.path)
         self._device_facts = machine.DeviceFacts("")
         self._versions: dict[str, str] = {}  # of another interpreter, which runs a script
+        self._weights_mb: float | None = None  # of what was submitted
         self._hashes = {"fixed": prepare.fixed_hash(), "code": sources.code_hash(self._code, bool(spec.metric))}
         self._hashes |= {} if spec.metric else prepare.data_hashes(self._data)
         self._log = Log(run / protocol.LOG, spec.metric, spec.unit, spec.pattern, spec.watched)
@@ -150,6 +151,7 @@ class Supervisor:
             steps=self._curve.steps,
             tokens=self._curve.tokens,
             peak_memory_mb=round(meter.peak_mb(self._family.exits.get(self._trainer)), 1),
+            weights_mb=self._weights_mb,
             notes=self._channel.notes,
             sandbox=sandbox.level(),
             hashes=self._hashes,
@@ -195,6 +197,7 @@ class Supervisor:
         self._reported = self._log.reported_bpb()
         self._config = self._channel.config or {}
         self._hashes["weights"] = submission.take_weights(self._scratch.path, self._weights, self._profile.checkpoint_mb)
+        self._weights_mb = round(self._weights.stat().st_size / 2**20, 3)
         if self._cache and compile_cache.is_stock(self._code):
             self._cache.keep()
 

@@ -31,6 +31,7 @@ class Commits:
         standings = {each.commit: each for each in self._status.standings(conditions)}
         verdicts = core.ledger.decisions(champion, conditions)
         lineage = Lineage(core.ledger, champion)
+        measurements = core.ledger.measurements()
         level, noise = self._status.summary(champion, conditions), self._status.noise(conditions)
         rows = []
         for commit, experiments in counts.items():
@@ -38,6 +39,10 @@ class Commits:
             row: dict[str, Any] = {"commit": commit, "idea": title(proposal) if proposal else "baseline"}
             row |= {"author": proposal.author} if proposal else {}
             row["experiments"] = experiments
+            if commit in measurements:
+                summary = self._status.summary(commit, conditions)
+                rows.append(row | {"n": summary.n, "mean": summary.mean, "sd": summary.sd, "state": "measurement only"})
+                continue
             if standing is not None:
                 row |= {"n": standing.n, "mean": standing.mean, "sd": standing.sd, "steps": standing.steps}
                 if commit != champion and level.mean is not None:

@@ -7,7 +7,7 @@ from autoresearch_mcp.server.gate.spread import mean
 from autoresearch_mcp.server.goal import gain
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.status import LabStatus
-from autoresearch_mcp.server.models import BUDGET, IMPORTED, OWNER, PAUSE, Experiment
+from autoresearch_mcp.server.models import BUDGET, IMPORTED, OWNER, PAUSE, Experiment, Score
 from autoresearch_mcp.server.untrusted import one_line
 
 DISTURBED = 0.07  # share by which a run's steps fall out of its commit's own, from which on it is marked
@@ -43,8 +43,11 @@ class Comparison:
         better_by = gain(own.mean if of_commit and own.mean is not None else e.metric, summary.mean, metric.better)
         unit = f"{metric.unit or ('' if metric.name else 'bits per byte')} ".lstrip()
         word = f"{unit}{'better' if better_by > 0 else 'worse'} than the champion's {level}."
+        is_measurement = e.commit in self._core.ledger.measurements()
+        if is_measurement:
+            notes += " It is a measurement: never a candidate."
         if not of_commit:
-            caution = "One replicate proves nothing; promote_commit judges over several."
+            caution = "One replicate proves nothing" + ("." if is_measurement else "; promote_commit judges over several.")
             return f"{abs(better_by):.4f} {word} {caution}{self._beside(e, champion)}{notes}"
         noise = self._status.noise(e.conditions)
         error = f" ± {noise * math.sqrt(1 / own.n + 1 / summary.n):.4f}" if noise is not None else ""
@@ -61,11 +64,22 @@ class Comparison:
 
     def disturbed(self, e: Experiment) -> str:
         """Say by how much a run's steps fall out of its commit's own; empty where they don't, or nothing is known."""
-        steps = sorted(score.steps for score in self._core.ledger.scores(e.commit) if score.steps and score.conditions == e.conditions)
-        if not e.steps or len(steps) < 2:
-            return ""
-        share = e.steps / median(steps) - 1
-        return f"{share:+.0%} steps against its commit's median of {median(steps):g}" if abs(share) >= DISTURBED else ""
+        return self.disturbances(e.commit).get(e.id, "")
+
+    def disturbances(self, commit: str) -> dict[str, str]:
+        """Return those runs of a commit whose steps fall out of its own, each with by how much."""
+        by_conditions: dict[str, list[Score]] = {}
+        for score in self._core.ledger.scores(commit):
+            if score.steps:
+                by_conditions.setdefault(score.conditions, []).append(score)
+        return {
+            score.experiment: f"{share:+.0%} steps against its commit's median of {middle:g}"
+            for scores in by_conditions.values()
+            if len(scores) > 1
+            for middle in [median(score.steps or 0 for score in scores)]
+            for score in scores
+            if abs(share := (score.steps or 0) / middle - 1) >= DISTURBED
+        }
 
 
 def _counts_nowhere(e: Experiment) -> str:

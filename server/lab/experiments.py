@@ -10,6 +10,7 @@ from autoresearch_mcp.server.lab.commits import Commits
 from autoresearch_mcp.server.lab.comparison import Comparison
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.curves import thinned
+from autoresearch_mcp.server.lab.limits import used_in_words
 from autoresearch_mcp.server.lab.masking import mask_paths, without_paths
 from autoresearch_mcp.server.lab.status import LabStatus, ended_line
 from autoresearch_mcp.server.lab.titles import shorten
@@ -59,6 +60,13 @@ class Experiments:
             self._core.wake()
         return lines
 
+    def marked(self, lines: Sequence[a.ExperimentLine]) -> list[a.ExperimentLine]:
+        """Return the lines with a mark on each run that finished and whose steps fall out of its commit's own."""
+        disturbed: dict[str, str] = {}
+        for commit in {line.commit for line in lines if line.state == "finished"}:
+            disturbed |= self._comparison.disturbances(commit)
+        return [line.model_copy(update={"disturbed": disturbed.get(line.id, "").partition(" against")[0]}) for line in lines]
+
     def get_experiment(self, id: str) -> a.ExperimentAnswer:
         """Return all that is known of one experiment; for a running one, as far as it got.
 
@@ -72,14 +80,13 @@ class Experiments:
         text = tail or "\n".join(e.log_tail.splitlines()[-15:])
         line = self._status.line(e)
         steps = e.details.get("steps") if e.steps is None else e.steps
-        peak = e.details.get("peak_memory_mb")
         return a.ExperimentAnswer(
             experiment=line,
             against_champion=self._comparison.against_champion(e),
             pace=line.pace,
             steps=steps if isinstance(steps, int) else None,
             cpu_share=e.cpu_share,
-            memory_mb=round(peak) if isinstance(peak, int | float) and peak > 0 else None,
+            used=used_in_words(e, self._core.settings),
             disturbed=self._comparison.disturbed(e),
             base=e.base,
             tags=e.tags,

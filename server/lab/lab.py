@@ -45,6 +45,7 @@ class Lab:
         experiments = Experiments(core, self._status)
         self.changes = experiments.changes
         self.states = experiments.states
+        self.marked = experiments.marked
         self.get_experiment = experiments.get_experiment
         self.find = experiments.find
         self.open_of = experiments.open_of

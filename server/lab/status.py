@@ -25,6 +25,7 @@ from autoresearch_mcp.server.gate.spread import mean, sd
 from autoresearch_mcp.server.gate.standings import Standing, Standings
 from autoresearch_mcp.server.installation import is_installed
 from autoresearch_mcp.server.lab.forecast import Forecast, Forecaster
+from autoresearch_mcp.server.lab.limits import limits_in_words
 from autoresearch_mcp.server.lab.lineage import Lineage, standing_in_words
 from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.lab.open_launches import open_launches
@@ -37,7 +38,6 @@ from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner import health, start
 from autoresearch_mcp.server.secret import fingerprint
 from autoresearch_mcp.server.settings import LaunchSettings, Settings, SettingsFile
-from autoresearch_mcp.trainer.prepare import PROFILES
 
 LEADERS = 5  # of the leaderboard
 AGENTS = 20  # whose spending is listed, the largest first
@@ -349,12 +349,16 @@ def _leader_line(leader: Leader, verdict: Verdict | None, lineage: Lineage) -> a
 
 def _training_cost(settings: Settings, typical_s: float | None, budget: a.Budget, queue_s: float | None) -> a.TrainingCost:
     """Return what a training takes here, and how many more fit into the budget when each costs what is typical."""
-    profile, reserves_s = PROFILES[settings.training.profile], settings.longest_s()
+    reserves_s = settings.longest_s()
     left = int(budget.left_s // (typical_s or reserves_s)) if budget.left_s >= reserves_s else 0
-    limits = f"{profile.memory_mb} MB of memory"
-    if not settings.is_script:
-        limits = f"{profile.checkpoint_mb} MB of weights, {limits}, {profile.free_cpu_s:g} CPU s before start() are free"
-    return a.TrainingCost(typical_s=typical_s, reserves_s=reserves_s, slots=settings.slots, left=left, limits=limits, queue_s=queue_s)
+    return a.TrainingCost(
+        typical_s=typical_s,
+        reserves_s=reserves_s,
+        slots=settings.slots,
+        left=left,
+        limits=limits_in_words(settings),
+        queue_s=None if queue_s is None else round(queue_s),
+    )
 
 
 def ended_line(row: dict[str, Any], root: Path) -> a.ExperimentLine:

@@ -42,7 +42,7 @@ def waiting(bridge: Bridge) -> Callable[..., Awaitable[a.WaitAnswer]]:
         watch = Watch(bridge, await _named(bridge, ids, context), until, line or "")
         await watch.until_done(started + allowed_s, lambda waited: context.report_progress(waited, allowed_s, watch.summary()))
         clamped = f" A call waits {MOST_S} s at most, not {timeout_s}." if timeout_s > MOST_S else ""
-        lines = [brief_wait(each) for each in watch.lines]
+        lines = [brief_wait(each) for each in await bridge.call(bridge.lab.marked, watch.lines)]
         return a.WaitAnswer(done=watch.done, experiments=lines, changed=watch.changed, note=f"{watch.note()}{clamped}")
 
     return wait_for_experiments

@@ -78,7 +78,15 @@ class Campaign:
                 self._lab.move(id, "crashed", started_at=1.0, finished_at=2.0, conditions="k")
             else:
                 self._lab.ledger.keep_evidence(id, "landlock-7+seccomp", value, None)
-                changes = {"conditions": "k", "started_at": 1.0, "finished_at": 30.0, "by_lab": by_lab, "steps": 500 - 60 * (n == 2)}
+                used = {"weights_mb": 3.25, "peak_memory_mb": 812.3, "timings": {"startup_cpu_s": 0.91}}
+                changes: dict[str, Any] = {
+                    "conditions": "k",
+                    "details": used,
+                    "started_at": 1.0,
+                    "finished_at": 30.0,
+                    "by_lab": by_lab,
+                    "steps": 500 - 60 * (n == 2),
+                }
                 self._lab.move(id, "finished", val_bpb=value, curve=[(n / 30, 3.0 - n / 30) for n in range(30)], **changes)
 
 
@@ -133,4 +141,7 @@ async def test_an_experiment_speaks_of_its_commit_and_marks_a_disturbed_run(camp
     answer = json.loads(text)
     assert answer["against_champion"].startswith("Its commit has mean 1.5715 (n=3): 0.0304 ± 0.0024 bits per byte better")
     assert answer["disturbed"].startswith("-12% steps") and "disturbed" not in await campaign.ask("get_experiment", id=steady)
+    assert answer["used"] == "3.25 of 64 MB of weights, 812 of 4096 MB of memory, 0.91 of 2 free CPU s before start()"
+    waited = {row["id"]: row for row in (await campaign.ask("wait_for_experiments", ids=[steady, slow], timeout_s=1))["experiments"]}
+    assert waited[slow]["disturbed"] == "-12% steps" and "disturbed" not in waited[steady]
     assert "curve" not in answer and len((await campaign.ask("get_experiment", id=slow, include=["curve"]))["curve"]) == 12

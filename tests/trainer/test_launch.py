@@ -41,6 +41,7 @@ def test_the_stock_file_trains_and_is_measured(warm: Warm) -> None:
     assert set(result["hashes"]) == {"fixed", "code", "data", "tokenizer", "weights", "answers"}
     assert result["hashes"]["fixed"] == prepare.fixed_hash()
     assert result["versions"]["torch"] and result["peak_memory_mb"] > 50
+    assert 0 < result["weights_mb"] < 8
     assert set(result["timings"]) == {"spawn_s", "startup_s", "startup_cpu_s", "first_step_s", "train_s", "score_s"}
 
 

@@ -47,6 +47,13 @@ def test_sql_knows_proposals_curves_and_changes(measured: MeasuredLab, idea: str
         (idea, "ada", "candidate"),
         (probe.commit, "bob", "measurement"),
     ]
+    (run,) = measured.measure(probe.commit, [1.2])
+    assert ask(sql="SELECT n, mean, gain, state FROM commits WHERE state NOT LIKE '%open%' AND state != 'champion'") == [
+        {"n": 1, "mean": pytest.approx(1.2), "gain": None, "state": "measurement only"}
+    ]
+    assert measured.lab.get_experiment(run).against_champion.endswith(
+        "One replicate proves nothing. It is a measurement: never a candidate."
+    )
     assert ask(sql="SELECT share, loss FROM curves WHERE commit IN (SELECT commit FROM proposals)") == [
         {"share": pytest.approx(0.05), "loss": 3.0},
         {"share": pytest.approx(0.15), "loss": 2.0},
