@@ -25,6 +25,7 @@ COMMANDS = {
     "status": "show a lab once",
     "watch": "show a lab live; Ctrl-C ends it",
     "approve": "say yes, as a person, to a promotion (the gate still has to agree)",
+    "adopt": "make a commit of your own the champion, without the gate",
     "demote": "take the last promotion back: the champion of before is the champion again",
     "cancel": "stop a queued or running experiment, whoever launched it",
     "pause": "let no training start until `resume`; what runs goes on, or waits again with --now",

@@ -223,6 +223,11 @@ class Promotion(Model):
         """Whether the owner took a promotion back: `commit` is the champion of before."""
         return self.verdict.get("code") == "demoted"
 
+    @property
+    def is_adoption(self) -> bool:
+        """Whether the owner made a commit of their own the champion."""
+        return self.verdict.get("code") == "adopted"
+
 
 def _metric(e: "Experiment | Score") -> float | None:
     """Return the metric by which an experiment that finished is compared.

@@ -21,6 +21,7 @@ from autoresearch_mcp.server import settings as lab_settings
 from autoresearch_mcp.server.commands import check as short_training
 from autoresearch_mcp.server.commands.arguments import add_lab, find_lab
 from autoresearch_mcp.server.commands.findings import Finding, show
+from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.installation import import_environment, is_installed
 from autoresearch_mcp.server.lake import KEY, is_managed, open_lake
@@ -118,9 +119,12 @@ def git(lab: LabUnderTest) -> list[Finding]:
     if shutil.which("git") is None:
         return [Finding("git", "bad", "there is no git in PATH", "Install git 2.34 or newer.")]
     version = subprocess.run(["git", "--version"], capture_output=True, text=True, check=False).stdout.split()
-    repo = Repo(lab.root, lab.settings.training.editable)
-    sound = f"{version[2] if len(version) > 2 else 'of unknown version'}; the champion is {repo.champion()[:12]}"
-    return [Finding("git", "ok", sound), *(Finding("git", "note", warning) for warning in repo.behind())]
+    training = lab.settings.training
+    repo = Repo(lab.root, training.editable)
+    champion = repo.champion()
+    sound = f"{version[2] if len(version) > 2 else 'of unknown version'}; the champion is {champion[:12]}"
+    warnings = [*repo.owners.ahead(champion, Editable([*training.editable, *training.files])), *repo.behind()]
+    return [Finding("git", "ok", sound), *(Finding("git", "note", warning) for warning in warnings)]
 
 
 def trainer(lab: LabUnderTest) -> list[Finding]:

@@ -13,7 +13,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.gate.gate import Gate
 from autoresearch_mcp.server.gate.stacking import parts, stack
 from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.models import Promotion, Proposal, Verdict, new_id
+from autoresearch_mcp.server.models import Metric, Promotion, Proposal, Verdict, new_id
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.trainer import files
@@ -111,6 +111,40 @@ class Promoter:
             )
             self._advance(demotion)
             return demotion
+
+    def adopt(self, commit: str, by: str, reason: str, metric: Metric) -> tuple[Promotion, list[str]]:
+        """Make a commit of the owner's the champion, without the gate. What it holds then counts as the lab's first source.
+
+        Args:
+            commit: its full id.
+            by: the owner, who may do this.
+            reason: kept with the record.
+            metric: how far the lab's metric can be trusted.
+
+        Returns:
+            The record, and warnings for the owner.
+
+        Raises:
+            LabError: `is_champion`; `not_ahead` where it lacks what was promoted; and the repository's own.
+        """
+        with files.locked(self._lock):
+            self._recover()
+            champion = self._repo.champion()
+            if commit == champion:
+                raise LabError(f"{commit[:12]} is the champion already. Nothing was changed.", "is_champion")
+            if not self._repo.is_ancestor(champion, commit):
+                raise LabError(
+                    f"{commit[:12]} doesn't hold the champion {champion[:12]}, so adopting it would drop what was promoted. Merge it there first "
+                    "(`git merge research`), or take promotions back with `autoresearch-mcp demote`. Nothing was changed.",
+                    "not_ahead",
+                )
+            verdict = {"code": "adopted", "reason": reason, "metric": metric}
+            adoption = Promotion(
+                id=new_id("p"), commit=commit, previous=champion, author=by, approved_by=by, verdict=verdict, created_at=time.time()
+            )
+            warnings = self._advance(adoption)
+            self._repo.name_first(commit)
+            return adoption, warnings
 
     def _is_owners(self, commit: str, champion: str) -> Verdict | None:
         """Return why only the lab's owner can make this commit the champion: it was one before. None where the gate decides."""

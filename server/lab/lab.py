@@ -145,3 +145,22 @@ class Lab:
         demotion = self._promoter().demote(by, reason)
         self._core.wake()
         return demotion
+
+    def adopt(self, name: str, by: str, reason: str) -> tuple[Promotion, list[str]]:
+        """Make a commit of the owner's the champion. See `Promoter.adopt`.
+
+        Args:
+            name: a branch, a tag or a commit's id.
+            by: who asks.
+            reason: kept with the record.
+
+        Raises:
+            LabError: `unknown_commit`, `is_champion`, `not_ahead`, those of `source.check` for what is run, and the repository's own.
+        """
+        core = self._core
+        commit = core.repo.owners.commit(name)
+        if not core.settings.training.python:  # another interpreter has other packages
+            core.repo.check(commit, core.settings.training.file)
+        adoption = self._promoter().adopt(commit, by, reason, core.settings.trust)
+        core.wake()
+        return adoption

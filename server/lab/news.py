@@ -51,6 +51,8 @@ class NewsCases:
         now, before = promotion.commit[:12], promotion.previous[:12]
         if promotion.is_demotion:
             return f"The lab's owner took a promotion back: the champion is {now} again, no longer {before}."
+        if promotion.is_adoption:
+            return f"The lab's owner changed the code: the champion is {now}, no longer {before}."
         proposal = ledger.proposal(ledger.proposal_of(promotion.commit))
         idea = f": {title(proposal)!r}, an idea of {proposal.author}" if proposal else ""
         if proposal and proposal.ported_from:

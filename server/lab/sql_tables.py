@@ -74,7 +74,8 @@ class SqlTables:
         idea = {"idea": title(proposal), "idea_by": proposal.author, "ported_from": proposal.ported_from} if proposal else {}
         empty = {"idea": "", "idea_by": "", "ported_from": ""}
         numbers = {name: promotion.verdict.get(field) for name, field in _NUMBERS.items()}
-        return cells("promotions", promotion) | empty | idea | numbers | {"kind": "demotion" if promotion.is_demotion else "promotion"}
+        kind = "demotion" if promotion.is_demotion else "adoption" if promotion.is_adoption else "promotion"
+        return cells("promotions", promotion) | empty | idea | numbers | {"kind": kind}
 
     def _curves(self) -> Iterator[dict[str, Any]]:
         for experiment, commit, windows in self._core.ledger.all_curves():

@@ -13,6 +13,7 @@ from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server import runs
 from autoresearch_mcp.server.compute.base import ComputeError
 from autoresearch_mcp.server.compute.modal import deployment
+from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.gate.boundary import M_CAP, M_MIN
 from autoresearch_mcp.server.gate.drift import Drift
@@ -326,7 +327,8 @@ class LabStatus:
                 )
         if now.drift and now.drift.warning:
             warnings.append(now.drift.warning)
-        return warnings + self._repo.behind()
+        runs = Editable([*settings.training.editable, *settings.training.files])
+        return [*warnings, *self._repo.owners.ahead(now.champion.commit, runs), *self._repo.behind()]
 
 
 def _leader_line(leader: Leader, verdict: Verdict | None, lineage: Lineage) -> a.Leader:

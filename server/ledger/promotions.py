@@ -43,10 +43,11 @@ class Promotions:
         return [Promotion.model_validate_json(row[0]) for row in rows]
 
     def promotion_count(self) -> int:
-        """Count the confirmed promotions, also those that were taken back."""
+        """Count the confirmed promotions, also those that were taken back; not what the owner made the champion."""
         with self._database.read() as db:
             return int(
                 db.execute(
-                    "SELECT count(*) FROM promotions WHERE done = 1 AND json_extract(record, '$.verdict.code') IS NOT 'demoted'"
+                    "SELECT count(*) FROM promotions WHERE done = 1"
+                    " AND ifnull(json_extract(record, '$.verdict.code'), '') NOT IN ('demoted', 'adopted')"
                 ).fetchone()[0]
             )

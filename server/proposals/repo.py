@@ -22,6 +22,7 @@ from autoresearch_mcp.server.proposals.drafts import Conflict, DiffStat, Draft, 
 from autoresearch_mcp.server.proposals.git import Git
 from autoresearch_mcp.server.proposals.message import identity
 from autoresearch_mcp.server.proposals.objects import Objects, check_place, is_blocked, sync_folder
+from autoresearch_mcp.server.proposals.owners import Owners
 from autoresearch_mcp.server.proposals.patch import Change
 
 __all__ = ["Conflict", "DiffStat", "Draft", "LogEntry", "Repo"]
@@ -50,6 +51,7 @@ class Repo:
 
     Attributes:
         branches: those of agents that work in files.
+        owners: what the owner commits by hand.
 
     Raises:
         LabError: from every method, those of `Git.output`.
@@ -62,6 +64,7 @@ class Repo:
         self._git = Git(self.root)
         self._objects = Objects(self._git)
         self._drafts = Drafts(self._git, self._objects, self.editable, self.first)
+        self.owners = Owners(self._git, self.branch)
         self.branches = Branches(self._git, self._objects, self.editable)
         self._fingerprints: dict[str, str] = {}  # of the few commits that proposals start from
         self._canonicals: dict[str, str] = {}

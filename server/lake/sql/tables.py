@@ -40,7 +40,7 @@ DERIVED: dict[str, dict[str, Column]] = {
     "promotions": {
         **TABLES["promotions"],
         **_table(
-            Column("kind", "text", "promotion, or demotion: the owner took one back"),
+            Column("kind", "text", "promotion; demotion: the owner took one back; adoption: the owner's own commit"),
             Column("idea", "text", "the new champion's title"),
             Column("idea_by", "text", "whose idea it is"),
             Column("ported_from", "text", "the proposal whose change it is on another base"),

@@ -83,6 +83,39 @@ def test_the_owner_takes_a_promotion_back_and_no_agent_can_repeat_it(bench: Meas
     assert cli.main(["demote", str(bench.root)]) == 2 and "first" in capsys.readouterr().err
 
 
+def test_the_owners_own_commit_is_told_and_becomes_the_champion(bench: MeasuredLab, capsys: pytest.CaptureFixture[str]) -> None:
+    champion, better = settled(bench)
+    bench.git("checkout", "-q", "train.py")
+
+    def commit(path: str, text: str) -> str:
+        with (bench.root / path).open("a", encoding="utf-8") as file:
+            file.write(text)
+        bench.git("-c", "user.name=o", "-c", "user.email=o@example.org", "commit", "-qam", "Mine")
+        return bench.git("rev-parse", "HEAD")
+
+    def ahead() -> str:
+        return " ".join(warning for warning in bench.lab.status().warnings if "main is ahead" in warning)
+
+    commit("orchestrator.md", "A note.\n")
+    assert not ahead(), "no training runs that"
+    repaired = commit("train.py", "REPAIRED = True\n")
+    assert "it changes train.py" in ahead() and "git merge" not in ahead() and "`autoresearch-mcp adopt main`" in ahead()
+    assert bench.lab.champion() == champion and not bench.lab.unheard("ada")
+    assert cli.main(["adopt", "main", "--reason", "it was broken", str(bench.root)]) == 0
+    assert repaired[:12] in capsys.readouterr().out and bench.lab.champion() == repaired and not ahead()
+    adoption = bench.ledger.promotions()[-1]
+    assert adoption.is_adoption and adoption.verdict["reason"] == "it was broken" and bench.lab.status().promotions == 0
+    assert "owner changed the code" in bench.lab.unheard("ada")[0] and bench.lab.plot_progress().png
+    assert cli.main(["adopt", "main", str(bench.root)]) == 2 and "champion already" in capsys.readouterr().err
+    assert "retrain" in bench.lab.promote_commit(better, "ada").model_dump_json(exclude_none=True)
+
+    assert cli.main(["demote", str(bench.root)]) == 0 and bench.lab.champion() == champion
+    assert bench.lab.promote_commit(better, "ada").promoted
+    assert "first `git merge research` there" in ahead()
+    assert cli.main(["adopt", "main", str(bench.root)]) == 2 and "would drop what was promoted" in capsys.readouterr().err
+    assert cli.main(["adopt", "nothing", str(bench.root)]) == 2 and bench.lab.champion() == better
+
+
 def test_an_owner_who_works_on_the_champions_branch_is_told_that_it_moved(bench: MeasuredLab) -> None:
     champion, better = settled(bench)
     bench.git("stash", "-q")
