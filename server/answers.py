@@ -182,7 +182,8 @@ class FileAnswer(Model):
     truncated: bool
     cut: bool = Field(default=False, description="whether the one line in `text` is longer than can be shown")
     editable: bool
-    files: list[str] = Field(description="all paths at this commit, at most 200")
+    files: list[str] = Field(description="the paths at this commit, at most 200, without those that are about agents and clients")
+    in_force: bool = Field(default=False, description="whether it is lab.toml as it is in force, not as it is at the commit")
 
 
 class SimilarProposal(Model):

@@ -1,5 +1,6 @@
 """Reading the lab's code, and proposing changes to it."""
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,15 +10,18 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab import titles
 from autoresearch_mcp.server.lab.core import LabCore, clean_tags
 from autoresearch_mcp.server.lab.experiments import Experiments
+from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.lab.similar import SimilarProposals
 from autoresearch_mcp.server.lab.status import ended_line
 from autoresearch_mcp.server.lab.trainings import Trainings
 from autoresearch_mcp.server.models import Proposal, ProposalKind
+from autoresearch_mcp.server.paths import SETTINGS, LabPaths
 from autoresearch_mcp.server.proposals import changes, growth
 from autoresearch_mcp.server.proposals.repo import Conflict, Draft
 from autoresearch_mcp.server.untrusted import clean, fence, fence_whole, one_line, visible
 
 _FILE_CHARS = 100_000  # of one answer of read_file
+_ABOUT_AGENTS = re.compile(r"\.claude/|\.mcp\.json$|orchestrator\.md$")  # how agents and clients work, which no training needs
 _DIFF = 2_000  # characters of a diff in an answer
 
 
@@ -38,22 +42,24 @@ class Proposing:
         """Return lines of a text file at a commit, invisible characters as escapes.
 
         Args:
-            path: the file; by default the one that is run.
+            path: the file; by default the one that is run. `lab.toml` is shown as it is in force, whatever the commit.
             commit: by default the champion.
             first_line: counted from 1.
             max_lines: at most; fewer where they are long.
 
         Raises:
-            LabError: `unknown_path`, `not_text`, or the repository's own.
+            LabError: `unknown_path`, `not_text`, `bad_settings`, or the repository's own.
         """
         repo = self._core.repo
         path = path or self._core.settings.training.file
         sha = self._core.commit(commit)
-        paths = repo.paths(sha)
-        if path not in paths:
+        every = repo.paths(sha)
+        paths = [each for each in every if not _ABOUT_AGENTS.match(each)]
+        if path not in every:
             raise LabError(f"There is no file {clean(path)[:200]!r} at {sha[:12]}. Its files are: {', '.join(paths[:40])}.", "unknown_path")
         try:
-            lines = repo.read(sha, path).decode("utf-8").removesuffix("\n").split("\n")  # as patches count them
+            content = self._settings_in_force() if path == SETTINGS else repo.read(sha, path).decode("utf-8")
+            lines = content.removesuffix("\n").split("\n")  # as patches count them
         except UnicodeDecodeError:
             raise LabError(f"{path} is not a text file, so it can't be shown.", "not_text") from None
         part = [visible(line) for line in lines[first_line - 1 : first_line - 1 + max_lines]]  # as they are shown, so the cap holds
@@ -71,7 +77,18 @@ class Proposing:
             cut=cut,
             editable=path in repo.editable,
             files=paths[:200],
+            in_force=path == SETTINGS,
         )
+
+    def _settings_in_force(self) -> str:
+        """Return the text of `lab.toml`, without paths of this machine.
+
+        Raises:
+            LabError: `bad_settings`, where the last edit is not valid.
+        """
+        if problem := self._core.settings_file.problem():
+            raise LabError(f"The last edit of lab.toml is not valid, so the settings from before it still hold. {problem}", "bad_settings")
+        return mask_paths(LabPaths(self._core.root).settings.read_text("utf-8"), self._core.root)
 
     def diff(self, commit: str, against: str = "base", limit: int = 50_000) -> str:
         """Return the unified diff from a commit to a proposal or champion, fenced.

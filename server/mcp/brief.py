@@ -59,6 +59,7 @@ def brief_experiment(whole: a.ExperimentAnswer, parts: Sequence[Part]) -> a.Expe
     return whole.model_copy(
         update={
             "experiment": line and line.model_copy(update={"failure": None}),  # `failure` tells it
+            "failure": failure and failure.model_copy(update={"lines": [each for each in failure.lines if each != failure.message]}),
             "attempt": whole.attempt if whole.attempt > 1 else 0,
             "curve": thinned(whole.curve) if "curve" in parts else [],
             "log_tail": whole.log_tail if "log" in parts or (failure is not None and not explained) else "",

@@ -97,11 +97,12 @@ class LabTools:
         more = " (raise first_line for more)" if last < answer.lines else ""
         more += f" (line {last} is cut: it is very long)" if answer.cut else ""
         rights = "editable" if answer.editable else "fixed: not editable"
+        source = f"{answer.path} {'as it is in force' if answer.in_force else f'at {answer.commit[:12]}'}"
         heading = (
-            f"{answer.path} at {answer.commit}, lines {answer.first_line} to {last} of {answer.lines}{more}; {rights}. "
+            f"{source}, lines {answer.first_line} to {last} of {answer.lines}{more}; {rights}. "
             f"Files at this commit: {', '.join(answer.files)}"
         )
-        return f"{one_line(heading, 20_000)}\n\n{fence_whole(answer.text, f'{answer.path} at {answer.commit[:12]}')}"
+        return f"{one_line(heading, 20_000)}\n\n{fence_whole(answer.text, source)}"
 
     async def launch_training(
         self,

@@ -226,6 +226,19 @@ def test_a_line_too_long_to_show_is_cut_and_said_to_be(lab: Lab) -> None:
     assert (rest.text, rest.cut) == ("b = 1\n", False)
 
 
+def test_files_about_agents_are_not_listed_and_lab_toml_reads_as_it_is_in_force(lab: Lab) -> None:
+    answer = lab.read_file()
+    assert "train.py" in answer.files and "lab.toml" in answer.files and not answer.in_force
+    assert not [path for path in answer.files if ".claude" in path or ".mcp.json" in path or "orchestrator" in path]
+    assert lab.read_file("orchestrator.md").text, "who asks for it reads it"
+    settings = lab.root / "lab.toml"
+    settings.write_text(settings.read_text("utf-8").replace("device_hours = 8.0", "device_hours = 3.5"), "utf-8")
+    answer = lab.read_file("lab.toml", max_lines=2_000)
+    assert answer.in_force and "device_hours = 3.5" in answer.text and "device_hours = 8.0" not in answer.text
+    settings.write_text(settings.read_text("utf-8").replace("device_hours = 3.5", "device_hours = -1"), "utf-8")
+    assert "still hold" in str(refusal(lambda: lab.read_file("lab.toml")))
+
+
 def test_cancelling_is_idempotent(lab: Lab) -> None:
     (id,) = lab.launch_training("champion", "ada").experiments
     assert lab.cancel("ada", [id]).states == {id: "cancelled"}
