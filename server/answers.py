@@ -88,7 +88,7 @@ class Leader(Summary):
     p_better: float | None = Field(
         default=None, description="chance that it is better than the champion at all", json_schema_extra=UNLISTED
     )
-    mark: Literal["champion", "decided", "open", "futile"] = "open"
+    mark: Literal["", "champion", "decided", "open", "futile"] = Field(default="open", json_schema_extra=UNLISTED)
     why: str = Field(default="", description="why it is no champion, or may be none", json_schema_extra=UNLISTED)
 
 

@@ -3,44 +3,57 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from pydantic_core import to_json
+
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.lab.curves import thinned
 from autoresearch_mcp.server.lab.titles import shorten
+from autoresearch_mcp.server.mcp.concise import concise
 
 Part = Literal["curve", "log", "diff", "versions"]
-MOST = 4_000  # characters of the answer, about
+MOST = 4_000  # characters of the answer
+USUAL = 2_500  # likewise, while that takes no list below its floor
 _LINES = {"running": 8, "queued": 4, "recent": 3, "open": 8, "leaderboard": 5}
-_WORDS = 44  # characters of an idea
+_FLOOR = {"running": 2, "queued": 1, "recent": 1, "open": 2, "leaderboard": 3}
+_WORDS = 32  # characters of an idea
 _SENTENCE = 400  # characters of a warning
 _AUTHORS = 6
 
 
 def brief(status: a.StatusAnswer) -> a.StatusAnswer:
     """Return the status with the first lines of each list, and fewer where the whole would be too long."""
-    most = dict(_LINES)
-    while True:
-        shorter = status.model_copy(
-            update={
-                "running": _lines(status.running, most["running"]),
-                "queued": _lines(status.queued, most["queued"]),
-                "recent": _lines(status.recent, most["recent"]),
-                "open": status.open[: most["open"]],
-                "leaderboard": status.leaderboard[: most["leaderboard"]],
-                "warnings": [shorten(each, _SENTENCE) for each in status.warnings],
-                "cost_by_author": dict(list(status.cost_by_author.items())[:_AUTHORS]),
-            }
-        )
-        longest = max(most, key=lambda name: (len(getattr(shorter, name)), name != "leaderboard"))
-        if len(shorter.model_dump_json(exclude_none=True)) <= MOST or not getattr(shorter, longest):
-            return shorter
-        most[longest] = len(getattr(shorter, longest)) - 1
+    lines = {name: getattr(status, name)[:most] for name, most in _LINES.items()}
+    lines |= {name: [brief_line(line) for line in lines[name]] for name in ("running", "queued", "recent")}
+    lines["leaderboard"] = [leader.model_copy(update=_UNCERTAIN) for leader in lines["leaderboard"]]
+    texts = {
+        "warnings": [shorten(each, _SENTENCE) for each in status.warnings],
+        "next": [shorten(each, _SENTENCE) for each in status.next],
+        "cost_by_author": dict(list(status.cost_by_author.items())[:_AUTHORS]),
+    }
+    shorter = status.model_copy(update=lines | texts)
+    for most, floor in ((USUAL, _FLOOR), (MOST, dict.fromkeys(_FLOOR, 0))):
+        while _size(shorter) > most:
+            spare = {name: len(lines[name]) - floor[name] for name in lines if len(lines[name]) > floor[name]}
+            if not spare:
+                break
+            longest = max(spare, key=lambda name: (spare[name], name != "leaderboard"))
+            lines[longest] = lines[longest][:-1]
+            shorter = shorter.model_copy(update={longest: lines[longest]})
+    return shorter
+
+
+_UNCERTAIN = {"gain_low": None, "gain_high": None, "mark": ""}  # get_experiment and promote_commit tell the first two, `why` the third
+
+
+def _size(status: a.StatusAnswer) -> int:
+    return len(to_json(concise(status.model_dump(mode="json", exclude_none=True), kept=())))
 
 
 def brief_line(line: a.ExperimentLine) -> a.ExperimentLine:
     """Return an experiment's line without what a reader of many lines can do without."""
     shorter = {"seed": None, "device": ""}
     return line.model_copy(
-        update=shorter | {"hypothesis": shorten(line.hypothesis, _WORDS), "failure": line.failure and shorten(line.failure, 90)}
+        update=shorter | {"hypothesis": shorten(line.hypothesis, _WORDS), "failure": line.failure and shorten(line.failure, 60)}
     )
 
 
@@ -66,7 +79,3 @@ def brief_experiment(whole: a.ExperimentAnswer, parts: Sequence[Part]) -> a.Expe
             "details": whole.details if "versions" in parts else {},
         }
     )
-
-
-def _lines(lines: Sequence[a.ExperimentLine], most: int) -> list[a.ExperimentLine]:
-    return [brief_line(line) for line in lines[:most]]
