@@ -25,11 +25,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from autoresearch_mcp.server.commands.examples import EXAMPLES as LABS
+from autoresearch_mcp.server.commands.examples import Change
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.paths import LabPaths
+from autoresearch_mcp.trainer.records import METRIC
 
-EXAMPLES = ("autoresearch-mcp demo", "autoresearch-mcp demo my-first-lab --budget-s 10")
+EXAMPLES = ("autoresearch-mcp demo", "autoresearch-mcp demo my-first-lab --budget-s 10", "autoresearch-mcp demo --example tabular")
 
 
 @dataclass(frozen=True)
@@ -239,6 +242,29 @@ async def campaign(root: Path, screen: LiveConsole) -> None:
         await _report(boss, root)
 
 
+async def example_campaign(root: Path, screen: LiveConsole, name: str) -> None:
+    """Show a lab with a metric of its own: a better and a worse idea, each trained until the gate has decided.
+
+    Raises:
+        DemoFailure: the lab did not do what it must.
+    """
+    example = LABS[name]
+    async with agent("orchestrator", root, screen) as boss, agent("worker-1", root, screen) as one, agent("worker-2", root, screen) as two:
+        status = await boss.call("get_status")
+        screen.say(boss.name, f"champion {status['champion']['commit'][:10]}; {status['metric']}")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_try, one, example.better, True)
+            tasks.start_soon(_try, two, example.worse, False)
+        await _report(boss, root, example.metric)
+
+
+async def _try(worker: Agent, change: Change, wins: bool) -> None:
+    answer = await worker.decide(await worker.propose(Idea(change.hypothesis, change.search, change.replace)))
+    _expect(answer["promoted"] is wins, f"{change.hypothesis}: {'not promoted' if wins else 'promoted'}")
+    kind = "finding" if wins else "failure"
+    await worker.remember(kind, f"{change.hypothesis}: {answer['verdict']['reason']}", worker.trained[-1:])
+
+
 async def _worker_one(one: Agent) -> None:
     """Try what should win."""
     refusal = await one.refused("propose_patch", hypothesis=FORBIDDEN.hypothesis, edits=FORBIDDEN.edits)
@@ -265,21 +291,21 @@ async def _worker_two(two: Agent) -> None:
     await two.remember("failure", f"{WORSE.hypothesis}: {answer['verdict']['reason']}", two.trained[-1:])
 
 
-async def _report(boss: Agent, root: Path) -> None:
+async def _report(boss: Agent, root: Path, metric: str = METRIC) -> None:
     """Show the leaderboard, and save the picture."""
     picture = await boss.client.call_tool("plot_progress", {})
     images = [part for part in picture.content if isinstance(part, ImageContent)] if isinstance(picture, CallToolResult) else []
     _expect(len(images) == 1, "no picture came")
     (root / "progress.png").write_bytes(base64.b64decode(images[0].data))
     columns = ["commit", "state", "val_bpb", "author", "hypothesis", "failure"]
-    rows = (await boss.call("query_experiments", columns=columns, limit=100, descending=False))["rows"]
+    rows = (await boss.call("query_experiments", columns=columns, order_by="val_bpb", limit=100))["rows"]
     status = await boss.call("get_status")
-    boss.screen.console.print(_table(rows, status["champion"]["commit"]))
+    boss.screen.console.print(_table(rows, status["champion"]["commit"], metric, "higher is better" in status["metric"]))
     expected = status["expected_false_promotions"]
     boss.screen.say(boss.name, f"{status['promotions']} promotions; at most {expected:.2g} of them are expected to be luck")
 
 
-def _table(rows: list[dict[str, Any]], champion: str) -> Table:
+def _table(rows: list[dict[str, Any]], champion: str, metric: str, higher: bool) -> Table:
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(row["commit"], []).append(row)
@@ -289,14 +315,14 @@ def _table(rows: list[dict[str, Any]], champion: str) -> Table:
         return sum(values) / len(values) if values else math.inf
 
     table = Table(title="What was tried, the best first", expand=True)
-    for column in ("", "commit", "runs", "val_bpb", "by"):
+    for column in ("", "commit", "runs", metric, "by"):
         table.add_column(column, no_wrap=True)
     table.add_column("hypothesis", ratio=1)
-    for commit, group in sorted(groups.items(), key=lambda item: mean(item[1])):
+    for commit, group in sorted(groups.items(), key=lambda item: -mean(item[1]) if higher else mean(item[1])):
         failure = group[0].get("failure")
-        metric = f"{mean(group):.4f}" if math.isfinite(mean(group)) else failure["kind"] if failure else group[0]["state"]
+        shown = f"{mean(group):.4f}" if math.isfinite(mean(group)) else failure["kind"] if failure else group[0]["state"]
         mark = "champion" if commit == champion else ""
-        table.add_row(mark, commit[:10], str(len(group)), metric, group[0]["author"], escape(group[0]["hypothesis"]))
+        table.add_row(mark, commit[:10], str(len(group)), shown, group[0]["author"], escape(group[0]["hypothesis"]))
     return table
 
 
@@ -329,6 +355,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budget-s", metavar="SECONDS", type=float, default=6.0, help="CPU seconds of training for each experiment (default: 6)"
     )
+    parser.add_argument("--example", choices=LABS, help="another lab: one of those that `init --example` makes")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -341,9 +368,13 @@ def run(arguments: argparse.Namespace) -> int:
     root = _free(arguments.directory.resolve())
     started = time.monotonic()
     try:
-        create_lab(root, profile="cpu", budget_s=arguments.budget_s)
         with LiveConsole(console) as screen:
-            anyio.run(campaign, root, screen)
+            if arguments.example:
+                create_lab(root, example=arguments.example)
+                anyio.run(example_campaign, root, screen, arguments.example)
+            else:
+                create_lab(root, profile="cpu", budget_s=arguments.budget_s)
+                anyio.run(campaign, root, screen)
     except (DemoFailure, LabError, BaseExceptionGroup) as error:
         causes = list(_causes(error))
         if not all(isinstance(cause, DemoFailure | LabError) for cause in causes):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from autoresearch_mcp.server import settings
-from autoresearch_mcp.server.commands import check, lab_files
+from autoresearch_mcp.server.commands import check, examples, lab_files
 from autoresearch_mcp.server.commands.arguments import say
 from autoresearch_mcp.server.commands.findings import show
 from autoresearch_mcp.server.commands.lab_files import MCP_CONFIG
@@ -30,6 +30,7 @@ from autoresearch_mcp.trainer import sandbox
 EXAMPLES = (
     "autoresearch-mcp init my-lab",
     'autoresearch-mcp init my-lab --from-repo ~/src/model --entry "scripts/train.py --epochs 1" --metric val_loss',
+    "autoresearch-mcp init digits --example images",
     "autoresearch-mcp init big --profile h100",
 )
 _SCRIPT = (
@@ -50,7 +51,11 @@ _UNCONFINED = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument("dir", metavar="DIR", type=Path, help="a new or empty directory")
-    parser.add_argument("--from-repo", metavar="REPO", help="start from the last commit of this git repository: a path, or a URL")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--from-repo", metavar="REPO", help="start from the last commit of this git repository: a path, or a URL")
+    source.add_argument(
+        "--example", choices=examples.EXAMPLES, help="start from a small lab with a metric of its own, verified; its data goes to DIR-data"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--entry", default="", help="with --from-repo: the file that trains, with its arguments (default: looked for)")
     which.add_argument("--module", default="", help="with --from-repo: the module that trains, as for `python -m`, with its arguments")
@@ -70,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     ask_goal: Callable[[str], Goal] | None = _ask_goal if ask else (lambda _: "max") if arguments.yes else None
     _check_options(arguments)
     asked = Asked(arguments.entry, arguments.module, arguments.editable, arguments.metric, ask, arguments.goal, ask_goal)
-    lines = create_lab(arguments.dir, arguments.from_repo, arguments.profile, arguments.budget, asked)
+    lines = create_lab(arguments.dir, arguments.from_repo, arguments.profile, arguments.budget, asked, arguments.example)
     say(f"Made the lab {arguments.dir}", *(f"  {line}" for line in lines), "", "Next:")
     say(f"  cd {arguments.dir} && claude              # then: read orchestrator.md and start the campaign")
     say(f"  autoresearch-mcp install claude-desktop {arguments.dir}", f"  autoresearch-mcp watch {arguments.dir}")
@@ -119,6 +124,7 @@ def create_lab(
     profile: str = "cpu",
     budget_s: float | None = None,
     asked: Asked = NOTHING_ASKED,
+    example: str | None = None,
 ) -> list[str]:
     """Make a lab.
 
@@ -128,13 +134,14 @@ def create_lab(
         profile: what is trained on what.
         budget_s: of one experiment; the profile's by default.
         asked: what the owner says of the repository's code.
+        example: a name in `examples.EXAMPLES` to start from.
 
     Returns:
         Lines that say what was made, and what was left out or kept.
 
     Raises:
         LabError: `already_a_lab`, `not_empty`, `no_train_file`, `no_such_path`, `has_state`, `in_the_way`, `not_written`, `bad_settings`,
-            `bad_config`, and those of `Repo.clone`.
+            `bad_config`, `missing_package`, and those of `Repo.clone`.
     """
     directory = directory.absolute()
     source = from_repo if from_repo is None or is_url(str(from_repo)) else Path(from_repo).expanduser()
@@ -144,8 +151,9 @@ def create_lab(
         staging = (directory if directory.exists() else directory.parent) / f"{STATE}-new-{os.getpid()}-{os.urandom(4).hex()}"
         try:
             staging.mkdir()
-            lines = _populate(staging, directory.name, source, profile, budget_s, asked)
-            _move_in(staging, directory)
+            with examples.begun(example, directory) as start:
+                lines = _populate(staging, directory.name, source, profile, budget_s, asked, start)
+                _move_in(staging, directory)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             for parent in parents:
@@ -172,7 +180,15 @@ def _make_parents(directory: Path) -> list[Path]:
     return missing
 
 
-def _populate(root: Path, name: str, source: Path | str | None, profile: str, budget_s: float | None, asked: Asked) -> list[str]:
+def _populate(
+    root: Path,
+    name: str,
+    source: Path | str | None,
+    profile: str,
+    budget_s: float | None,
+    asked: Asked,
+    start: examples.Start | None = None,
+) -> list[str]:
     """Make the lab in the empty directory `root`; return what to tell the user."""
     confined = sandbox.level() != "unsandboxed"
     lines: list[str] = []
@@ -181,6 +197,9 @@ def _populate(root: Path, name: str, source: Path | str | None, profile: str, bu
     own, path = None, TRAIN
     if source is None:
         repo = Repo.create(root)
+        if start:
+            own, folder, budget_s = start.own, None, budget_s or examples.BUDGET_S
+            lines.append(f"{start.own.data} and {start.own.hidden}: what trainings read, and the answers that none can read")
     else:
         repo, lines = Repo.clone(source, root)
         paths = repo.paths("HEAD")
@@ -192,6 +211,8 @@ def _populate(root: Path, name: str, source: Path | str | None, profile: str, bu
         reports = bool(own.metric) if own else _reports(root)
         folder = None if reports else lab_files.free_folder(paths)
     wanted = lab_files.starting_files(lab_files.settings_text(name, profile, budget_s, "refuse" if confined else "allow", own), folder)
+    if start:
+        wanted[TRAIN] = start.train
     if source is not None:
         del wanted[TRAIN]
         present = {path: repo.read("HEAD", path) for path in paths if path in wanted}
@@ -199,9 +220,9 @@ def _populate(root: Path, name: str, source: Path | str | None, profile: str, bu
         wanted[MCP_CONFIG] = lab_files.mcp_config(present.get(MCP_CONFIG, b""))
     if not confined and SETTINGS not in present:
         lines.insert(0, _UNCONFINED)
-    if own and own.metric:
+    if own and own.metric and not own.hidden:
         lines.append(_SCRIPT.format(path=path, metric=own.metric, budget_s=budget_s or settings.SCRIPT_BUDGET_S))
-    elif own and not submits(repo.read("HEAD", path)):
+    elif own and not own.metric and not submits(repo.read("HEAD", path)):
         lines.append(_NEVER_SUBMITS.format(path=path, folder=folder))
     new = {path: data for path, data in wanted.items() if present.get(path) != data and (path not in present or path == MCP_CONFIG)}
     repo.commit_files(new, "Set up the lab")

@@ -24,6 +24,8 @@ class OwnCode:
         module: the module that is run instead, with its arguments.
         editable: what proposals may touch: paths, or `dir/**`.
         goal: which way the metric is better; None where nobody said.
+        hidden: the folder with the answers that verify the metric, or empty.
+        hide: what else no training may read.
     """
 
     files: tuple[str, ...] = ()
@@ -33,6 +35,8 @@ class OwnCode:
     module: str = ""
     editable: tuple[str, ...] = ("train.py",)
     goal: Goal | None = None
+    hidden: str = ""
+    hide: tuple[str, ...] = ()
 
     def toml(self) -> str:
         """Return its part of `[training]`, and `[metric]`."""
@@ -43,7 +47,19 @@ class OwnCode:
             lines.append(f"entry = {json.dumps(self.entry, ensure_ascii=False)}  # the file that is run, with its arguments")
         if self.files or self.metric:
             lines.append(f"files = {_list(self.files)}  # what else of the repository the code needs; proposals can't touch it")
-        if self.metric:
+        if self.hidden:
+            lines += [
+                f"data = {json.dumps(self.data, ensure_ascii=False)}  # the public folder, which the code finds in $AUTORESEARCH_DATA",
+                "",
+                "[metric]",
+                f"name = {json.dumps(self.metric, ensure_ascii=False):<24} # measured by the scorer below",
+                "",
+                "[scorer]",
+                'kind = "predictions"            # the run leaves predictions.csv, .npy, .npz or .parquet; "command": a file of yours scores it',
+                f"hidden = {json.dumps(self.hidden, ensure_ascii=False)}  # the answers, which no training reads",
+                f"hide = {_list(self.hide)}  # nor these",
+            ]
+        elif self.metric:
             lines.append(f"data = {json.dumps(self.data, ensure_ascii=False)}  # a folder that the code may read")
             goal = f'goal = "{self.goal}"' if self.goal else '# goal = "max"'
             lines += [
