@@ -52,6 +52,11 @@ class StatePaths:
         return self.runs / experiment / str(attempt)
 
     @property
+    def smoke_lock(self) -> Path:
+        """Held by a smoke start."""
+        return self.state / "smoke.lock"
+
+    @property
     def short_runs(self) -> Path:
         """The folder with a folder for each short run, while it lasts."""
         return self.state / "short-runs"

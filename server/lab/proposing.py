@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.lab import titles
+from autoresearch_mcp.server.lab import smoke, titles
 from autoresearch_mcp.server.lab.core import LabCore, clean_tags
 from autoresearch_mcp.server.lab.experiments import Experiments
 from autoresearch_mcp.server.lab.masking import mask_paths
@@ -33,6 +33,7 @@ class Proposing:
         self._similar = similar
         self._experiments = experiments
         self._trainings = trainings
+        self._smoke = smoke.SmokeStarts(core)
 
     def champion(self) -> str:
         """Return the commit that proposals build on by default."""
@@ -196,8 +197,15 @@ class Proposing:
             twin = core.ledger.add_proposal(proposal, draft.canonical, kind)
             if twin is proposal or twin.commit == proposal.commit:
                 similar = self._similar.find(hypothesis, but=twin.commit)
-                notes = [*draft.notes, *self._notes(draft, copies, champion, kind, similar), *self._similar.of_change(proposal)]
-                return self._launched(self._answer(twin, draft.stat, False, notes, similar), author, tags, launch)
+                died = self._smoke.failure(twin.commit)
+                notes = [
+                    *draft.notes,
+                    *([smoke.in_words(died, launch > 0)] if died else []),
+                    *self._notes(draft, copies, champion, kind, similar),
+                    *self._similar.of_change(proposal),
+                ]
+                answer = self._answer(twin, draft.stat, False, notes, similar)
+                return answer if died else self._launched(answer, author, tags, launch)
         notes = [f"This code was proposed before, by {twin.author}: use its results, or launch more replicates. Nothing new was made."]
         if kind == "candidate" and core.ledger.make_candidate(twin.commit):
             notes.append("It was a measurement; now it is a candidate, and all its replicates count.")

@@ -23,6 +23,7 @@ from autoresearch_mcp.trainer import measures
 from autoresearch_mcp.trainer.prepare import PROFILES, max_wall_s
 
 SCHEMA = 1
+SMOKE_FROM_S = 20.0  # of a training: for shorter ones, waiting for a smoke start isn't worth it
 
 
 class LabSection(Section):
@@ -166,7 +167,7 @@ class LaunchSettings(Model):
     def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what labs before 0.2 didn't have, so that their launches still count as launched under equal settings."""
         values: dict[str, Any] = serialize(self)
-        for key in OF_SCRIPTS:
+        for key in (*OF_SCRIPTS, "smoke"):
             if not values["training"][key]:
                 del values["training"][key]
         metric = self.metric.model_dump(exclude_defaults=True)
@@ -255,6 +256,14 @@ class Settings(Model):
         return bool(self.metric.name)
 
     @property
+    def smokes(self) -> bool:
+        """Return whether a new proposal is started for a moment."""
+        training, profile = self.training, PROFILES[self.training.profile]
+        if self.compute.backend != "local" or training.smoke is not None:
+            return self.compute.backend == "local" and bool(training.smoke)
+        return not self.is_script and profile.device == "cpu" and training.budget_s >= SMOKE_FROM_S
+
+    @property
     def trust(self) -> Metric:
         """How far the lab's metric can be trusted."""
         return "reported" if self.is_script and self.scorer.kind == "none" else "verified"
@@ -263,7 +272,8 @@ class Settings(Model):
         """Return what belongs to an experiment that is launched now."""
         guards = [Guard(name=guard.name, margin=0) for guard in self.metric.guard]
         metric = self.metric.model_copy(update={"goal": None, "guard": guards})  # what is read; how it is judged is no part of a launch
-        training = self.training.model_copy(update={"reported_metric": self.metric.name})  # one launch, whichever key names it
+        # One launch, whichever key names the metric, and whatever was started before it
+        training = self.training.model_copy(update={"reported_metric": self.metric.name, "smoke": None})
         return LaunchSettings(backend=self.compute.backend, training=training, metric=metric, scorer=self.scorer)
 
     def under(self, launch: LaunchSettings) -> "Settings":

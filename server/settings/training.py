@@ -48,6 +48,12 @@ class Training(Section):
         description="whether a commit's first training is stopped when its loss is 3 standard deviations worse than the champion's runs at the "
         "same share of the budget, from 25 % on. It counts as failed. Every 20th goes on, to measure what is lost",
     )
+    smoke: bool | None = Field(
+        default=None,
+        description="whether a new proposal is started for at most 5 s before the answer, so that what can't be imported, or dies at once, is "
+        "told at once. It has the lowest priority, and is left out while all cores train. By default it is on where the contract is kept and "
+        "a training takes 20 CPU seconds or more on this machine",
+    )
     entry: str = Field(
         default="train.py",
         max_length=1000,
