@@ -147,6 +147,16 @@ class CandidacyCases:
         )
         return candidacy, first
 
+    def launched(self, id: str, note: str) -> a.LaunchAnswer:
+        """Return the answer to an earlier launch until decided, with another note.
+
+        Raises:
+            LabError: `bad_id`, `unknown_experiment`.
+        """
+        candidacy = self._known(id)
+        trained = self._core.ledger.trainings_of(id)
+        return self._trainings.answer_of(trained, candidacy.commit, True, note).model_copy(update={"until_decided": id})
+
     def _known(self, id: str) -> Candidacy:
         candidacy = self._core.ledger.candidacy(checked_id(id, _ID, "a launch until decided"))
         if candidacy is None:

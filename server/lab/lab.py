@@ -74,6 +74,7 @@ class Lab:
         candidacies = CandidacyCases(core, trainings)
         self.launch_until_decided = candidacies.launch_until_decided
         self.candidacies = candidacies.candidacies
+        self.launched = candidacies.launched
 
         self.promote_commit = Verdicts(core, self._status, self._promoter).promote_commit
 

@@ -15,6 +15,7 @@ from autoresearch_mcp.server.mcp.doors import Doors
 from autoresearch_mcp.server.mcp.messages import refuse_what_the_sdk_misreads
 from autoresearch_mcp.server.mcp.prompts import add_prompts
 from autoresearch_mcp.server.mcp.resources import add_resources
+from autoresearch_mcp.server.mcp.tasks import Tasks
 from autoresearch_mcp.server.mcp.tools import tools
 
 INSTRUCTIONS = """\
@@ -39,6 +40,7 @@ def build_server(lab: Lab, identity: Identity = ANYBODY) -> MCPServer[object]:
     """Return the server of `lab`; `identity` says for whom."""
     bridge = Bridge(lab, identity)
     offered = tools(bridge)
+    tasks = Tasks(bridge, offered)
     with _plain_logs():
         server: MCPServer[object] = MCPServer(
             "autoresearch",
@@ -49,7 +51,8 @@ def build_server(lab: Lab, identity: Identity = ANYBODY) -> MCPServer[object]:
             log_level="WARNING",
             subscriptions=False,  # nothing is pushed: a stateless server can't know what other processes change
             cache_hints={"tools/list": CacheHint(ttl_ms=60_000, scope="private")},
-            middleware=[refuse_what_the_sdk_misreads, Doors(bridge, offered, promotes=["promote_commit"]), Announcer(bridge)],
+            extensions=[tasks],
+            middleware=[refuse_what_the_sdk_misreads, tasks, Doors(bridge, offered, promotes=["promote_commit"]), Announcer(bridge)],
         )
     add_prompts(server)
     add_resources(server, bridge)

@@ -20,7 +20,7 @@ def as_meant(given: dict[str, Any], forms: dict[str, Schema], required: list[str
     """
     arguments = {}
     for name, value in given.items():
-        if not forms and (name in _PLACEHOLDERS or _is_empty(value)):
+        if not required and name not in forms and (name in _PLACEHOLDERS or (_is_empty(value) and not (forms and name.strip()))):
             continue
         if name not in forms:
             arguments[name] = value

@@ -11,6 +11,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.mcp.arguments import ExperimentName
 from autoresearch_mcp.server.mcp.bridge import Bridge, Ctx
 from autoresearch_mcp.server.mcp.brief import brief_wait
+from autoresearch_mcp.server.mcp.callers import Asked
 from autoresearch_mcp.server.models import TERMINAL_STATES, Candidacy
 
 POLL_S = 0.1  # between readings of the ledger's change counter
@@ -39,16 +40,14 @@ def waiting(bridge: Bridge) -> Callable[..., Awaitable[a.WaitAnswer]]:
         """
         started = anyio.current_time()
         allowed_s = min(timeout_s, MOST_S)
-        watch = Watch(bridge, await _named(bridge, ids, context), until, line or "")
+        watch = Watch(bridge, await named(bridge, ids, context.request_context), until, line or "")
         await watch.until_done(started + allowed_s, lambda waited: context.report_progress(waited, allowed_s, watch.summary()))
-        clamped = f" A call waits {MOST_S} s at most, not {timeout_s}." if timeout_s > MOST_S else ""
-        lines = [brief_wait(each) for each in await bridge.call(bridge.lab.marked, watch.lines)]
-        return a.WaitAnswer(done=watch.done, experiments=lines, changed=watch.changed, note=f"{watch.note()}{clamped}")
+        return await watch.answer(f" A call waits {MOST_S} s at most, not {timeout_s}." if timeout_s > MOST_S else "")
 
     return wait_for_experiments
 
 
-async def _named(bridge: Bridge, names: Sequence[str] | None, context: Ctx) -> list[str]:
+async def named(bridge: Bridge, names: Sequence[str] | None, asked: Asked) -> list[str]:
     """Return the ids to wait for, each once; a commit stands for all of it that is open.
 
     Raises:
@@ -57,7 +56,7 @@ async def _named(bridge: Bridge, names: Sequence[str] | None, context: Ctx) -> l
     if names:
         found = [await bridge.call(bridge.lab.open_named, name) for name in names]
         return list(dict.fromkeys(id for each in found for id in each))
-    who = bridge.reader(context.request_context)
+    who = bridge.reader(asked)
     mine = await bridge.call(bridge.lab.open_of, who)
     if not mine:
         raise LabError(
@@ -146,6 +145,11 @@ class Watch:
                 )
             if self._printed:
                 return
+
+    async def answer(self, more: str = "") -> a.WaitAnswer:
+        """Return the tool's answer, with more in its note."""
+        lines = [brief_wait(each) for each in await self.bridge.call(self.bridge.lab.marked, self.lines)]
+        return a.WaitAnswer(done=self.done, experiments=lines, changed=self.changed, note=f"{self.note()}{more}")
 
     def summary(self) -> str:
         """Such as `2 of 4 ended; e-1a2b running 63%`."""
