@@ -123,7 +123,8 @@ def git(lab: LabUnderTest) -> list[Finding]:
     repo = Repo(lab.root, training.editable)
     champion = repo.champion()
     sound = f"{version[2] if len(version) > 2 else 'of unknown version'}; the champion is {champion[:12]}"
-    warnings = [*repo.owners.ahead(champion, Editable([*training.editable, *training.files])), *repo.behind()]
+    runs = Editable([*training.editable, *training.files])
+    warnings = [*repo.owners.ahead(champion, runs), *repo.owners.unmatched(champion, training.files), *repo.behind()]
     return [Finding("git", "ok", sound), *(Finding("git", "note", warning) for warning in warnings)]
 
 

@@ -10,17 +10,15 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from autoresearch_mcp.server import settings
-from autoresearch_mcp.server.commands import check, examples, lab_files
+from autoresearch_mcp.server.commands import asking, check, examples, lab_files, submodules
 from autoresearch_mcp.server.commands.arguments import say
 from autoresearch_mcp.server.commands.findings import show
 from autoresearch_mcp.server.commands.lab_files import MCP_CONFIG
-from autoresearch_mcp.server.commands.survey import NOTHING_ASKED, TRAIN, Asked, Candidate, submits, survey
+from autoresearch_mcp.server.commands.survey import NOTHING_ASKED, TRAIN, Asked, submits, survey
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.goal import Goal
 from autoresearch_mcp.server.paths import SETTINGS, STATE, LabPaths
 from autoresearch_mcp.server.proposals.clone import is_url
 from autoresearch_mcp.server.proposals.repo import Repo
@@ -64,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--metric", default="", help="the metric that the code prints itself, which makes it reported, not verified")
     parser.add_argument("--goal", choices=("min", "max"), help="whether a lower or a higher metric is better (default: min)")
+    parser.add_argument("--submodules", action="store_true", help="with --from-repo: copy the files of its submodules into the lab")
     parser.add_argument("--yes", action="store_true", help="ask nothing: take the likeliest")
     parser.add_argument("--profile", default="cpu", help="what is trained on what: cpu, or h100 for a GPU (default: cpu)")
     parser.add_argument("--budget", metavar="SECONDS", type=float, help="budget of one experiment (default: the profile's)")
@@ -71,17 +70,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the lab, and say what to do next."""
-    ask = _ask if sys.stdin.isatty() and not arguments.yes else None
-    ask_goal: Callable[[str], Goal] | None = _ask_goal if ask else (lambda _: "max") if arguments.yes else None
+    asks = sys.stdin.isatty() and not arguments.yes
     _check_options(arguments)
-    asked = Asked(arguments.entry, arguments.module, arguments.editable, arguments.metric, ask, arguments.goal, ask_goal)
+    asked = Asked(
+        arguments.entry,
+        arguments.module,
+        arguments.editable,
+        arguments.metric,
+        asking.candidate if asks else None,
+        arguments.goal,
+        asking.goal if asks else (lambda _: "max") if arguments.yes else None,
+        asking.metric if asks else None,
+        (lambda _: True) if arguments.submodules else asking.submodules if asks else None,
+    )
     lines = create_lab(arguments.dir, arguments.from_repo, arguments.profile, arguments.budget, asked, arguments.example)
     say(f"Made the lab {arguments.dir}", *(f"  {line}" for line in lines), "", "Next:")
     say(f"  cd {arguments.dir} && claude              # then: read orchestrator.md and start the campaign")
     say(f"  autoresearch-mcp install claude-desktop {arguments.dir}", f"  autoresearch-mcp watch {arguments.dir}")
     if arguments.from_repo is not None:
         say(f"  autoresearch-mcp check {arguments.dir}           # trains it for a few seconds: what would an agent hit?")
-        if ask and not input("Do that now? [Y/n] ").strip().lower().startswith("n"):
+        if asks and asking.yes("Do that now?"):
             show(check.examine(arguments.dir))
     return 0
 
@@ -92,7 +100,7 @@ def _check_options(arguments: argparse.Namespace) -> None:
     Raises:
         LabError: `bad_option`.
     """
-    own = [name for name in ("entry", "module", "editable", "metric", "goal") if getattr(arguments, name)]
+    own = [name for name in ("entry", "module", "editable", "metric", "goal", "submodules") if getattr(arguments, name)]
     if own and arguments.from_repo is None:
         raise LabError(f"--{own[0]} says what a repository's code is: name that with --from-repo. Nothing was made.", "bad_option")
     for name in ("entry", "module"):
@@ -102,20 +110,6 @@ def _check_options(arguments: argparse.Namespace) -> None:
             raise LabError(f"--{name} can't be read: {error}. Nothing was made.", "bad_option") from None
         if getattr(arguments, name) and not words:
             raise LabError(f"--{name} is empty. Nothing was made.", "bad_option")
-
-
-def _ask_goal(metric: str) -> Goal:
-    """Ask the person at the terminal which way the metric is better; Enter takes higher."""
-    return "min" if input(f"Is a higher {metric} better? [Y/n] ").strip().lower().startswith("n") else "max"
-
-
-def _ask(choices: Sequence[Candidate]) -> Candidate:
-    """Let the person at the terminal choose what trains; Enter takes the first."""
-    say("Which of these trains?", *(f"  {n}  {choice.name}  ({choice.why})" for n, choice in enumerate(choices[:9], 1)))
-    while True:
-        answer = input("[1] ").strip() or "1"
-        if answer.isdecimal() and 1 <= int(answer) <= min(9, len(choices)):
-            return choices[int(answer) - 1]
 
 
 def create_lab(
@@ -202,6 +196,7 @@ def _populate(
             lines.append(f"{start.own.data} and {start.own.hidden}: what trainings read, and the answers that none can read")
     else:
         repo, lines = Repo.clone(source, root)
+        lines += submodules.include(repo, source, asked.include_submodules)
         paths = repo.paths("HEAD")
         _check_repository(source, repo, paths)
         if SETTINGS not in paths:
@@ -227,6 +222,7 @@ def _populate(
     new = {path: data for path, data in wanted.items() if present.get(path) != data and (path not in present or path == MCP_CONFIG)}
     repo.commit_files(new, "Set up the lab")
     _check_settings(root, source if SETTINGS in present else None)
+    lines += repo.owners.unmatched("HEAD", settings.load(root).training.files)
     lab_paths = LabPaths(root)
     lab_paths.state.mkdir()
     lab_paths.ignore.write_text("*\n", encoding="utf-8")

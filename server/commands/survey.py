@@ -27,7 +27,11 @@ _NOT_FOR_RUNS = (".md", ".rst", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf",
 _PROJECT = ("pyproject.toml", "setup.cfg", "setup.py")
 _TRAINS = re.compile(rb"\.backward\(|\.fit\(|Trainer\(|\.train\(|optimizer|xgboost|lightgbm|sklearn")
 _COMMAND = re.compile(r"(?:python3?|torchrun[^\n]*?|uv run(?: python)?|accelerate launch)\s+(-m\s+)?([A-Za-z0-9_./-]+)")
-_METRIC = re.compile(r"""["'{ (](?P<name>(?:val|valid|validation|test|eval|dev)[_/]?(?:loss|bpb|ppl|perplexity|error|rmse|mse|mae))\b""")
+_METRIC = re.compile(
+    r"""["' (](?P<name>(?:val|valid|validation|test|eval|dev)[_/ ]?(?:loss|bpb|ppl|perplexity|error|rmse|mse|mae))["']?\s*[:=\s|]""",
+    re.IGNORECASE,
+)
+_ORIGINAL = re.compile(rf"(?<![\w{{.]){METRIC}[\"']?\s*[:=]\s*[{{%\"'\d]")
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 
@@ -68,6 +72,8 @@ class Asked:
         ask: asks the owner which code trains, where several may; None takes the likeliest.
         goal: which way that metric is better.
         ask_goal: asks for it, where the name speaks against the default; None warns only.
+        ask_metric: asks what a file prints, where nothing shows; None doesn't.
+        include_submodules: tells whether the files of these submodules are to be copied; None doesn't.
     """
 
     entry: str = ""
@@ -77,6 +83,8 @@ class Asked:
     ask: Ask | None = None
     goal: Goal | None = None
     ask_goal: Callable[[str], Goal] | None = None
+    ask_metric: Callable[[str], str] | None = None
+    include_submodules: Callable[[Sequence[str]], bool] | None = None
 
 
 NOTHING_ASKED = Asked()
@@ -101,7 +109,8 @@ def survey(repo: Repo, commit: str, asked: Asked, name: str) -> Survey:
         name: of the user's repository, for refusals.
 
     Raises:
-        LabError: `no_train_file` where nothing trains or what was named is not there; `no_such_path` for a pattern that matches nothing.
+        LabError: `no_train_file` where nothing trains or what was named is not there; `no_such_path` for a pattern that matches nothing;
+            `no_metric` for a module that says nothing of one.
     """
     paths = repo.paths(commit)
     path, entry, module, lines = _choose(repo, commit, asked, paths, name)
@@ -109,6 +118,13 @@ def survey(repo: Repo, commit: str, asked: Asked, name: str) -> Survey:
     files, left_out = _files(repo, commit, paths, editable)
     code = repo.read(commit, path)
     metric, guessed = (asked.metric, []) if asked.metric else _metric(code, path)
+    if not metric and not submits(code):
+        metric = asked.ask_metric(path) if asked.ask_metric else ""
+        if module and not metric:
+            raise LabError(
+                f"{path} never calls submit(), and its text names no metric that it prints. Name it with --metric. Nothing was made.",
+                "no_metric",
+            )
     data = ""
     if metric == METRIC and Path(ORIGINALS_DATA).expanduser().is_dir():
         others = repo.other_files(commit, [each for each in files if each.endswith(".py")])
@@ -185,20 +201,28 @@ def candidates(paths: Sequence[str], read: Callable[[str], bytes]) -> list[Candi
         inside = f"{path.rpartition('/')[0]}/__init__.py" in paths
         module = path.removeprefix("src/").removesuffix(".py").removesuffix("/__main__").replace("/", ".") if inside else ""
         found.append(Candidate(path, module, why, score + trains - path.count("/")))
+    if not found:  # nothing has such a name: then what is run and trains
+        scripts = [path for path in paths if path.endswith(".py") and not _passed_over(path)]
+        trains_itself = [path for path in scripts if b"__main__" in (code := read(path)) and _TRAINS.search(code)]
+        found = [Candidate(path, "", "it trains where it is run", 20 - path.count("/")) for path in trains_itself]
     return sorted(found, key=lambda candidate: (-candidate.score, candidate.path))
 
 
 def _by_name(path: str) -> int:
     """Return how much a path looks like that of code that trains; 0 for not at all."""
-    *folders, name = path.split("/")
-    if not name.endswith(".py") or any(folder in _PASSED_OVER or folder.startswith(".") for folder in folders) or len(folders) > 4:
+    if not path.endswith(".py") or _passed_over(path):
         return 0
-    stem = name.removesuffix(".py")
+    stem = path.rpartition("/")[2].removesuffix(".py")
     if path == TRAIN:
         return 100
     if stem in ("train", "training", "run_train", "base_train", "pretrain") or re.fullmatch(r"train[_-].*|.*[_-]train", stem):
         return 70
     return {"main": 50, "run": 40, "__main__": 40, "experiment": 40, "fit": 40}.get(stem, 0)
+
+
+def _passed_over(path: str) -> bool:
+    folders = path.split("/")[:-1]
+    return len(folders) > 4 or any(folder in _PASSED_OVER or folder.startswith(".") for folder in folders)
 
 
 def _in_readme(paths: Sequence[str], read: Callable[[str], bytes]) -> Iterator[tuple[str, str]]:
@@ -270,9 +294,9 @@ def _metric(code: bytes, path: str) -> tuple[str, list[str]]:
     """Guess the metric that code prints, from its text; empty where it keeps the contract, or nothing shows."""
     if submits(code):
         return "", []
-    if METRIC.encode() in code:
-        return METRIC, []
     printed = [line for line in code.decode("utf-8", "replace").splitlines() if re.search(r"print|log|info|write", line)]
+    if any(_ORIGINAL.search(line) for line in printed):
+        return METRIC, []
     names = dict.fromkeys(match["name"] for line in printed for match in _METRIC.finditer(line))
     if not names:
         return "", []
@@ -295,11 +319,6 @@ def _goal(metric: str, asked: Asked) -> tuple[Goal | None, list[str]]:
 def _missing(repo: Repo, commit: str, path: str, given: Editable) -> list[str]:
     """Return a sentence for each kind of thing that a run will miss."""
     lines = []
-    if submodules := repo.submodules(commit):
-        lines.append(
-            f"warning: {', '.join(submodules[:5])} is a submodule, so it is not in the lab. Commit its files in its place, or install it where "
-            "the code runs"
-        )
     contents = {name: data for name, data in repo.matching(commit, given).items() if name.endswith(".py") or len(data) < 200}
     if pointers := sorted(name for name, data in contents.items() if data.startswith(_LFS)):
         lines.append(

@@ -328,7 +328,8 @@ class LabStatus:
         if now.drift and now.drift.warning:
             warnings.append(now.drift.warning)
         runs = Editable([*settings.training.editable, *settings.training.files])
-        return [*warnings, *self._repo.owners.ahead(now.champion.commit, runs), *self._repo.behind()]
+        champion, owners = now.champion.commit, self._repo.owners
+        return [*warnings, *owners.ahead(champion, runs), *owners.unmatched(champion, settings.training.files), *self._repo.behind()]
 
 
 def _leader_line(leader: Leader, verdict: Verdict | None, lineage: Lineage) -> a.Leader:

@@ -1,7 +1,8 @@
-"""The owner's own commits: which one a name means, and whether `main` holds code that the champion lacks."""
+"""What the owner says and commits by hand: which commit a name means, whether `main` is ahead, and which patterns name nothing."""
 
 import contextlib
 import re
+from collections.abc import Sequence
 
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
@@ -23,6 +24,7 @@ class Owners:
         self._git = git
         self._branch = branch
         self._looked: tuple[object, list[str]] | None = None
+        self._matched: tuple[object, list[str]] | None = None
 
     def commit(self, name: str) -> str:
         """Return the full id of the commit that a branch, a tag or an id names.
@@ -46,6 +48,27 @@ class Owners:
         if self._looked is None or self._looked[0] != key:
             self._looked = key, self._compare(key[0], champion, watched)
         return self._looked[1]
+
+    def unmatched(self, champion: str, files: Sequence[str]) -> list[str]:
+        """Return a warning where patterns of `[training] files` name nothing. Cheap while neither they nor the champion change.
+
+        Args:
+            champion: the commit of now.
+            files: the patterns.
+        """
+        key = champion, tuple(files)
+        if self._matched is None or self._matched[0] != key:
+            paths = (
+                self._git.output("ls-tree", "-r", "-z", "--name-only", champion).decode("utf-8", "replace").split("\0")[:-1]
+                if files
+                else []
+            )
+            idle = [pattern for pattern in files if not pattern.startswith("!") and not any(path in Editable([pattern]) for path in paths)]
+            folders = [pattern for pattern in idle if any(path.startswith(f"{pattern}/") for path in paths)]
+            hint = f" (a folder is written {folders[0]}/**)" if folders else ""
+            text = f"For the owner: [training] files names nothing at the champion by {', '.join(idle[:_SHOWN])}{hint}, so runs do without."
+            self._matched = key, [text] if idle else []
+        return self._matched[1]
 
     def _compare(self, main: str, champion: str, watched: Editable) -> list[str]:
         fork = self._git.line("merge-base", main, champion, allow=(0, 1)) if main and main != champion else main

@@ -21,7 +21,7 @@ from autoresearch_mcp.server.proposals.clone import fetch_head, left_out
 from autoresearch_mcp.server.proposals.drafts import Conflict, DiffStat, Draft, Drafts
 from autoresearch_mcp.server.proposals.git import Git
 from autoresearch_mcp.server.proposals.message import identity
-from autoresearch_mcp.server.proposals.objects import Objects, check_place, is_blocked, sync_folder
+from autoresearch_mcp.server.proposals.objects import Entry, Objects, check_place, is_blocked, sync_folder
 from autoresearch_mcp.server.proposals.owners import Owners
 from autoresearch_mcp.server.proposals.patch import Change
 
@@ -113,7 +113,11 @@ class Repo:
         entries = self._objects.entries(head) if head else {}
         for path in files:
             check_place(entries, path)
-        tree = self._objects.write_tree(entries, self._objects.store(files, {}))
+        return self._commit_everywhere(self._objects.write_tree(entries, self._objects.store(files, {})), message)
+
+    def _commit_everywhere(self, tree: str, message: str) -> str:
+        """Commit a tree on `main`, and make it the champion, the lab's first source and the work tree."""
+        head = self._git.line("for-each-ref", "--format=%(objectname)", "refs/heads/main")
         commit = self._objects.commit(tree, [head] if head else [], message, "autoresearch-mcp")
         self._move("refs/heads/main", commit)
         self._move(self.branch, commit)
@@ -185,6 +189,22 @@ class Repo:
     def submodules(self, commit: str) -> list[str]:
         """Return the paths at a commit that are submodules, whose files the repository doesn't have."""
         return [path for path, entry in self._objects.entries(commit).items() if entry.kind == "commit"]
+
+    def include_submodule(self, path: str, source: Path) -> None:
+        """Put the files of a submodule in its place, on `main`, the champion and the work tree at once. Not for proposals.
+
+        Args:
+            path: of the submodule.
+            source: where it is checked out.
+
+        Raises:
+            LabError: its commit isn't there.
+        """
+        entries = self._objects.entries("HEAD")
+        commit = entries[path].id
+        fetch_head(self._git, source)
+        tree = Entry("040000", "tree", self._git.line("rev-parse", "--verify", f"{commit}^{{tree}}"))
+        self._commit_everywhere(self._objects.write_tree(entries, {path: tree}), f"Include the submodule {path}")
 
     def matching(self, commit: str, patterns: Editable) -> dict[str, bytes]:
         """Return the content of all files at a commit that patterns name, by path."""

@@ -13,6 +13,7 @@ from autoresearch_mcp.contracts import TOOLS, contract
 from autoresearch_mcp.server import settings
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.trainer import prepare
 
@@ -185,10 +186,21 @@ def test_a_repositorys_own_lab_toml_holds_or_is_named(tmp_path: Path, existing: 
     commit(existing)
     text = refused("bad_settings", tmp_path / "lab", existing)
     assert f"{existing} has a lab.toml of its own" in text and "[bench]" in text and "rename it there" in text
-    (existing / "lab.toml").write_text('[lab]\nname = "old"\n[training]\nbudget_s = 7\n', encoding="utf-8")
+    own = '[lab]\nname = "old"\n[training]\nbudget_s = 7\nfiles = ["train.py", "lib", "!lib/x.py"]\n'
+    (existing / "lab.toml").write_text(own, encoding="utf-8")
+    (existing / "lib").mkdir()
+    (existing / "lib" / "part.py").write_text("x = 1\n", encoding="utf-8")
     commit(existing)
-    assert f"lab.toml kept as it is in {existing}" in create_lab(tmp_path / "lab", existing, budget_s=30.0)
-    assert settings.load(tmp_path / "lab").training.budget_s == 7
+    said = create_lab(tmp_path / "lab", existing, budget_s=30.0)
+    assert f"lab.toml kept as it is in {existing}" in said and settings.load(tmp_path / "lab").training.budget_s == 7
+    names_nothing = "[training] files names nothing at the champion by lib (a folder is written lib/**)"
+    assert any(names_nothing in line for line in said)
+    (tmp_path / "lab" / "lab.toml").write_text(own.replace('"lib"', '"lib/**"'), encoding="utf-8")
+    lab = Lab(tmp_path / "lab")
+    assert not any("names nothing" in warning for warning in lab.status().warnings)
+    (tmp_path / "lab" / "lab.toml").write_text(own, encoding="utf-8")
+    assert any(names_nothing in warning for warning in lab.status().warnings)
+    lab.close()
 
 
 def test_what_else_of_a_repository_its_code_needs_is_in_the_settings(tmp_path: Path, existing: Path) -> None:

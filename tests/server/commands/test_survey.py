@@ -47,6 +47,11 @@ def lab_of(tmp_path: Path, files: dict[str, str], asked: Asked = Asked()) -> tup
             ["src/**", "pyproject.toml"],
         ),
         ({"mnist/run_it.py": TRAINS, "README.md": "```\npython ./mnist/run_it.py --epochs 1\n```\n"}, "mnist/run_it.py", ["mnist/**"]),
+        (
+            {"net/model.py": "x = 1\n", "projects/adder/adder.py": f"import net.model\nif __name__ == '__main__':\n    pass\n{TRAINS}"},
+            "projects/adder/adder.py",
+            ["net/**"],
+        ),
         ({"main.py": TRAINS, "tests/train.py": TRAINS, "setup.py": "import setuptools\n"}, "main.py", ["setup.py", "tests/**"]),
     ],
 )  # fmt: skip
@@ -95,8 +100,26 @@ def test_where_several_may_train_the_owner_is_asked_and_the_others_are_named(tmp
 
 
 @pytest.mark.parametrize(
+    ("line", "metric"),
+    [
+        ('print(f"step {n}: train loss {t:.4f}, val loss {v:.4f}")', "val loss"),
+        ("print0(f'Step {step:05d} | Validation bpb: {val_bpb:.6f}')", "Validation bpb"),
+        ('print(f"val_bpb:          {val_bpb:.6f}")', "val_bpb"),
+        ("logger.info('test_rmse=%.3f', rmse)", "test_rmse"),
+        ("# the val loss matters\nprint(loss)", ""),
+    ],
+)
+def test_the_metric_is_read_out_of_what_is_printed_and_asked_for_where_nothing_shows(tmp_path: Path, line: str, metric: str) -> None:
+    asked: list[str] = []
+    files = {"train.py": f"loss.backward()\n{line}\n"}
+    lab_of(tmp_path, files, Asked(ask_metric=lambda path: asked.append(path) or "own"))  # type: ignore[func-returns-value]
+    assert settings.load(tmp_path / "lab").metric.name == (metric or "own") and bool(asked) == (not metric)
+
+
+@pytest.mark.parametrize(
     ("files", "asked", "code", "words"),
     [
+        ({"pkg/__init__.py": "", "pkg/train.py": "loss.backward()\n"}, Asked(), "no_metric", "pkg/train.py never calls submit()"),
         ({"lib.py": "x = 1\n"}, Asked(), "no_train_file", "It has: lib.py. Name it with --entry"),
         ({"train.py": TRAINS}, Asked(module="pkg.train"), "no_train_file", "pkg.train"),
         ({"train.py": TRAINS}, Asked(editable=["modle/**"]), "no_such_path", "modle/**"),
@@ -130,12 +153,24 @@ def test_what_will_be_missing_is_said_at_once(tmp_path: Path) -> None:
     said = "\n".join(create_lab(tmp_path / "lab", root, profile="tiny"))
     for words in (
         "git ignores corpus/",
-        "vendored is a submodule",
+        "vendored is a submodule, so it is not in the lab. --submodules",
         "weights.bin: only a pointer of Git LFS",
         "imports no_such_package,",
         "images/** has 17 MB",
     ):
         assert words in said, (words, said)
+    assert not (tmp_path / "lab" / "vendored" / "x.py").exists()
+    asked: list[list[str]] = []
+    whole = Asked(include_submodules=lambda paths: not asked.append(list(paths)))  # type: ignore[func-returns-value]
+    assert "vendored was a submodule" in "\n".join(create_lab(tmp_path / "whole", root, profile="tiny", asked=whole))
+    assert asked == [["vendored"]] and "vendored/**" in settings.load(tmp_path / "whole").training.files
+    assert (
+        (tmp_path / "whole" / "vendored" / "x.py").read_text(encoding="utf-8")
+        == "x = 1\n"
+        == git(tmp_path / "whole", "show", "research:vendored/x.py") + "\n"
+    )
+    (root / "vendored" / ".git").unlink()
+    assert "submodule update --init" in "\n".join(create_lab(tmp_path / "third", root, profile="tiny", asked=whole))
     assert "another_missing" not in said and "never_needed" not in said and "__pycache__" not in said
 
 
