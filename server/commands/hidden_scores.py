@@ -11,6 +11,7 @@ from rich.table import Table
 from autoresearch_mcp.server import settings as lab_settings
 from autoresearch_mcp.server.gate.evidence import counted, for_display
 from autoresearch_mcp.server.gate.spread import mean, sd
+from autoresearch_mcp.server.goal import worsened
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Score
 from autoresearch_mcp.server.paths import LabPaths
@@ -19,7 +20,7 @@ from autoresearch_mcp.server.proposals.repo import Repo
 
 @dataclass(frozen=True)
 class HiddenScore:
-    """A commit's replicates under one set of conditions, on both splits, in bits per byte. Each `sd` is None for a single replicate."""
+    """A commit's replicates under one set of conditions, on both splits, in the metric's unit. Each `sd` is None for a single replicate."""
 
     commit: str
     conditions: str
@@ -37,7 +38,8 @@ def hidden_scores(root: Path) -> list[HiddenScore]:
     Raises:
         LabError: `not_a_lab` and the ledger's own.
     """
-    rules = for_display(lab_settings.load(root).promotion)
+    settings = lab_settings.load(root)
+    rules = for_display(settings.promotion)
     champion = Repo(root).champion()
     ledger = Ledger(LabPaths(root).ledger)
     try:
@@ -56,7 +58,7 @@ def hidden_scores(root: Path) -> list[HiddenScore]:
         if pairs:
             val, test = zip(*pairs)
             rows.append(HiddenScore(commit, conditions, len(val), mean(val), sd(val), mean(test), sd(test), commit in (champion, same)))
-    return sorted(rows, key=lambda row: (row.conditions, row.val_bpb))
+    return sorted(rows, key=lambda row: (row.conditions, worsened(0.0, row.val_bpb, settings.metric.better)))
 
 
 def findings(root: Path) -> list[tuple[str, str, str]]:
@@ -75,7 +77,7 @@ def findings(root: Path) -> list[tuple[str, str, str]]:
 def table(scores: list[HiddenScore]) -> Table:
     """Return the scores for a terminal. A gap that grows from champion to champion says that the campaign fits the validation text."""
     rows = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("commit", "n", "val_bpb", "test_bpb", "gap", "under", ""):
+    for name in ("commit", "n", "validation", "hidden", "gap", "under", ""):
         rows.add_column(name, no_wrap=True)
     for row in scores:
         values = (_spread(row.val_bpb, row.val_sd), _spread(row.test_bpb, row.test_sd), f"{row.test_bpb - row.val_bpb:+.4f}")

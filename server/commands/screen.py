@@ -39,9 +39,9 @@ def frame(status: StatusAnswer) -> RenderableType:
     if status.open:
         parts.append(_open(status.open))
     if status.leaderboard:
-        parts.append(_leaderboard(status.leaderboard[:_ROWS], status.champion))
+        parts.append(_leaderboard(status.leaderboard[:_ROWS], status))
     if status.recent:
-        parts.append(_recent(status.recent[:_ROWS]))
+        parts.append(_recent(status.recent[:_ROWS], _metric_name(status)))
     parts += [_line("warning: " + text, "yellow") for text in status.warnings]
     parts += [_line("next: " + text, "dim") for text in status.next]
     return Group(*(Padding(part, (0, 0, 1, 0)) if isinstance(part, Table) else part for part in parts))
@@ -84,8 +84,9 @@ def _open(launches: list[OpenLaunch]) -> Table:
     return table
 
 
-def _leaderboard(leaders: list[Leader], champion: Summary) -> Table:
-    table = _table("leaderboard", "commit", "val_bpb", "likely gain", "better", "")
+def _leaderboard(leaders: list[Leader], status: StatusAnswer) -> Table:
+    champion = status.champion
+    table = _table("leaderboard", "commit", _metric_name(status), "likely gain", "better", "")
     for leader in leaders:
         gain = f"{leader.gain:+.4f}" if leader.gain is not None else ""
         chance = f"{leader.p_better:.0%}" if leader.p_better is not None else ""
@@ -93,8 +94,8 @@ def _leaderboard(leaders: list[Leader], champion: Summary) -> Table:
     return table
 
 
-def _recent(lines: list[ExperimentLine]) -> Table:
-    table = _table("latest", "experiment", "commit", "state", "val_bpb", "author", "hypothesis or failure")
+def _recent(lines: list[ExperimentLine], metric_name: str) -> Table:
+    table = _table("latest", "experiment", "commit", "state", metric_name, "author", "hypothesis or failure")
     for line in lines:
         metric = (
             f"{line.val_bpb:.4f}" if line.val_bpb is not None else "-" if line.reported_bpb is None else f"{line.reported_bpb:.4f} reported"
@@ -125,6 +126,11 @@ def _line(text: str, style: str = "") -> Text:
 
 def _state(line: ExperimentLine) -> Text:
     return Text(line.state, style=_COLOURS.get(line.state, "red"))
+
+
+def _metric_name(status: StatusAnswer) -> str:
+    """Return the metric's name, out of "val acc, reported; higher is better"."""
+    return status.metric.rpartition("; ")[0].rpartition(", ")[0] or status.metric
 
 
 def _metric(summary: Summary) -> str:

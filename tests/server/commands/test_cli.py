@@ -194,7 +194,7 @@ def test_the_frame_shows_what_happens_and_takes_nothing_that_agents_wrote_for_ma
     text = shown(
         StatusAnswer(
             lab="bpb",
-            metric="verified val_bpb",
+            metric="val acc, verified; higher is better",
             champion=champion,
             noise_sd=0.005,
             counts={"running": 1, "crashed": 1},
@@ -213,6 +213,7 @@ def test_the_frame_shows_what_happens_and_takes_nothing_that_agents_wrote_for_ma
     for part in (
         "1.2345 ± 0.0100 (n=3)",
         "noise 0.0050",
+        "val acc",
         "[red]eve[/nope]",
         "[bold]wider",
         "nan: loss is nan",
