@@ -34,6 +34,10 @@ def add_resources(server: MCPServer[object], bridge: Bridge) -> None:
     async def status() -> str:
         return _json(await read(lab.status))
 
+    @server.resource("lab://champion", title="Champion", description="The commit to beat, and its metric.", mime_type="application/json")
+    async def champion() -> str:
+        return _json((await read(lab.status)).champion)
+
     @server.resource("lab://schema", title="Tables for SQL", description="What query_experiments(sql=...) reads.")
     async def schema() -> str:
         from autoresearch_mcp.server.lake.sql import describe

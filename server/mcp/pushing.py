@@ -1,0 +1,115 @@
+"""News that are pushed: `subscriptions/listen`, and `resources/subscribe` of older clients over stdio.
+
+What can be followed are the resources `lab://status`, `lab://champion`, and `experiment://ID` with its log. Other processes change the lab, so a
+stream looks at the ledger's change counter a few times a second, which costs microseconds. A push says that something is new, not what:
+the client reads the resource. Nothing is replayed.
+"""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import anyio
+from mcp.server.context import ServerRequestContext
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ResourceUpdated
+from mcp.shared.exceptions import MCPError
+from mcp.types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    EmptyResult,
+    SubscribeRequestParams,
+    SubscriptionsListenRequestParams,
+    SubscriptionsListenResult,
+    UnsubscribeRequestParams,
+)
+
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.mcp.arguments import ID
+from autoresearch_mcp.server.mcp.bridge import Bridge
+
+POLL_S = 0.3  # between two looks of a stream
+MOST_STREAMS = 256  # of one server
+MOST_FOLLOWED = 200  # resources of one stream
+STATUS, CHAMPION = "lab://status", "lab://champion"
+_EXPERIMENT = re.compile(rf"experiment://({ID.strip('^$')})(/log)?")
+
+
+class Pushing:
+    """Follows resources for the clients that listen.
+
+    Args:
+        bridge: to the lab.
+    """
+
+    def __init__(self, bridge: Bridge) -> None:
+        self._bridge = bridge
+        self._streams = 0
+        self._subscribed: set[str] = set()  # by the one client of stdio
+        self._following: asyncio.Task[None] | None = None
+
+    async def listen(self, ctx: ServerRequestContext[Any, Any], params: SubscriptionsListenRequestParams) -> SubscriptionsListenResult:
+        """Serve one stream until its client leaves.
+
+        Raises:
+            MCPError: -32602 for too many resources, -32603 for too many streams.
+        """
+        uris = [str(uri) for uri in params.notifications.resource_subscriptions or []]
+        if len(uris) > MOST_FOLLOWED:
+            raise MCPError(INVALID_PARAMS, f"A stream follows at most {MOST_FOLLOWED} resources, not {len(uris)}.")
+        if self._streams >= MOST_STREAMS:
+            raise MCPError(INTERNAL_ERROR, f"{MOST_STREAMS} streams are open, the most that this server serves.")
+        bus = InMemorySubscriptionBus()
+        self._streams += 1
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._follow, lambda: uris, lambda uri: bus.publish(ResourceUpdated(uri)))
+                result = await ListenHandler(bus)(ctx, params)
+                group.cancel_scope.cancel()
+            return result
+        finally:
+            self._streams -= 1
+
+    async def subscribe(self, ctx: ServerRequestContext[Any, Any], params: SubscribeRequestParams) -> EmptyResult:
+        """Follow one more resource for the client of stdio."""
+        if len(self._subscribed) >= MOST_FOLLOWED:
+            raise MCPError(INVALID_PARAMS, f"A client follows at most {MOST_FOLLOWED} resources.")
+        self._subscribed.add(str(params.uri))
+        if self._following is None or self._following.done():
+            self._following = asyncio.create_task(self._follow_for(ctx))
+        return EmptyResult()
+
+    async def unsubscribe(self, ctx: ServerRequestContext[Any, Any], params: UnsubscribeRequestParams) -> EmptyResult:
+        """Follow one resource less."""
+        self._subscribed.discard(str(params.uri))
+        return EmptyResult()
+
+    async def _follow_for(self, ctx: ServerRequestContext[Any, Any]) -> None:
+        with contextlib.suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):  # the client has left
+            await self._follow(lambda: self._subscribed, ctx.session.send_resource_updated)
+
+    async def _follow(self, uris: Callable[[], Iterable[str]], publish: Callable[[str], Awaitable[None]]) -> None:
+        """Publish each resource that changed, for ever."""
+        known, counter = dict[str, object](), -1
+        while True:
+            with contextlib.suppress(LabError):  # a busy ledger is asked again
+                followed, now = list(uris()), await self._bridge.call(self._bridge.lab.changes)
+                if now != counter or known.keys() != set(followed):
+                    seen = {uri: await self._look(uri, now) for uri in followed}
+                    changed = [uri for uri in followed if uri in known and seen[uri] != known[uri]]
+                    known, counter = seen, now
+                    for uri in changed:
+                        await publish(uri)
+            await anyio.sleep(POLL_S)
+
+    async def _look(self, uri: str, counter: int) -> object:
+        """Return what tells one state of a resource from another; nothing of one that is none."""
+        if uri == STATUS:
+            return counter
+        if uri == CHAMPION:
+            return await self._bridge.call(self._bridge.lab.champion)
+        if match := _EXPERIMENT.fullmatch(uri):
+            with contextlib.suppress(LabError):
+                return [line.state for line in await self._bridge.call(self._bridge.lab.states, [match[1]])]
+        return None
