@@ -62,6 +62,11 @@ class StatePaths:
         return self.state / "short-runs"
 
     @property
+    def git(self) -> Path:
+        """What git's own server looks at: the lab's repository, with the champion as its HEAD, and our hook."""
+        return self.state / "git"
+
+    @property
     def runner_lock(self) -> Path:
         """Held by the lab's runner, and holds its process id."""
         return self.state / "runner.lock"

@@ -59,6 +59,7 @@ class Identity:
 
 ANYBODY = Identity()
 CALLER = "autoresearch.caller"  # the key of a request's identity in its ASGI scope
+GUEST = "autoresearch.guest"  # the key of the user's name that came with the token there
 
 
 class Bridge:

@@ -1,5 +1,7 @@
 """What an HTTP request passes before it reaches the SDK: its token, headers that can be compared, a body that the SDK can read."""
 
+import base64
+import binascii
 import hmac
 
 import anyio.to_thread
@@ -10,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.ledger.access import Token, digest
-from autoresearch_mcp.server.mcp.bridge import ANYBODY, CALLER, Identity
+from autoresearch_mcp.server.mcp.bridge import ANYBODY, CALLER, GUEST, Identity
 from autoresearch_mcp.server.mcp.messages import Refusal, refused, whole
 from autoresearch_mcp.server.roles import Role
 
@@ -23,10 +25,12 @@ class Guests:
     Args:
         lab: whose tokens count.
         owner: the owner's own token; empty for none.
+        anybody: for whom the server works where no token is needed.
     """
 
-    def __init__(self, lab: Lab, owner: str) -> None:
+    def __init__(self, lab: Lab, owner: str, anybody: Identity = ANYBODY) -> None:
         self._lab = lab
+        self.anybody = anybody
         self._owner = digest(owner) if owner else None
         self._known: tuple[int, dict[str, Token]] | None = None  # the ledger's change counter, and the tokens then
 
@@ -34,7 +38,7 @@ class Guests:
         """Return whose token it is, or None where it is nobody's. Until there are tokens, anybody is served, whatever they send."""
         tokens = await self._tokens()
         if not tokens and self._owner is None:
-            return ANYBODY
+            return self.anybody
         hashed = digest(secret)
         if self._owner is not None and hmac.compare_digest(hashed, self._owner):
             return Identity(role=Role.OWNER)
@@ -48,8 +52,11 @@ class Guests:
         return self._known[1]
 
 
-class BearerTokenMiddleware:
-    """Lets known callers through, and notes who each is. An authorization server's metadata is looked for without a token, and isn't there."""
+class TokenMiddleware:
+    """Lets known callers through, and notes who each is. An authorization server's metadata is looked for without a token, and isn't there.
+
+    A token comes as `Bearer`, or as the password of `Basic`, which is what git sends.
+    """
 
     def __init__(self, guests: Guests, app: ASGIApp) -> None:
         self._guests = guests
@@ -58,17 +65,34 @@ class BearerTokenMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 404 or 401, or pass the request on."""
         if scope["type"] == "http":
-            scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-            caller = await self._guests.identify(given.strip() if scheme.lower() == "bearer" else "")
-            if caller is not ANYBODY and scope["path"].startswith("/.well-known/"):
+            user, token = _credentials(Headers(scope=scope).get("authorization", ""))
+            caller = await self._guests.identify(token)
+            if caller is not self._guests.anybody and scope["path"].startswith("/.well-known/"):
                 await Response("Not Found", 404)(scope, receive, send)
                 return
             if caller is None:
-                why = f"Send the header `Authorization: Bearer <token>`, with a valid token of this lab, or the {TOKEN} of the server.\n"
-                await Response(why, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+                is_git = scope["path"].startswith("/git")
+                way = "Give the token as the password, with any user" if is_git else "Send the header `Authorization: Bearer <token>`"
+                why = f"{way}, with a valid token of this lab, or the {TOKEN} of the server.\n"
+                scheme = 'Basic realm="autoresearch-mcp"' if is_git else "Bearer"
+                await Response(why, 401, {"WWW-Authenticate": scheme}, "text/plain")(scope, receive, send)
                 return
-            scope = {**scope, CALLER: caller}
+            scope = {**scope, CALLER: caller, GUEST: user}
         await self._app(scope, receive, send)
+
+
+def _credentials(header: str) -> tuple[str, str]:
+    """Return the user and the token that an `Authorization` header gives; empty for none."""
+    scheme, _, given = header.partition(" ")
+    if scheme.lower() == "bearer":
+        return "", given.strip()
+    if scheme.lower() != "basic":
+        return "", ""
+    try:
+        user, _, password = base64.b64decode(given, validate=True).decode("utf-8").partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return "", ""
+    return user, password
 
 
 class ReadableMessages:

@@ -25,7 +25,8 @@ from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.logs import log_to_stderr
 from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.server.mcp.bridge import ANYBODY, Identity
-from autoresearch_mcp.server.mcp.front import TOKEN, BearerTokenMiddleware, ComparableHeaders, Guests, ReadableMessages
+from autoresearch_mcp.server.mcp.front import TOKEN, ComparableHeaders, Guests, ReadableMessages, TokenMiddleware
+from autoresearch_mcp.server.mcp.git_door import GitDoor
 
 MAX_BODY = 4 * 1024 * 1024
 PATIENCE_S = 1  # for calls in flight, after a signal; what the lab has begun is finished, waits are cut
@@ -41,7 +42,7 @@ def serve_http(
     origins: Sequence[str] = (),
     certificate: tuple[Path, Path] | None = None,
 ) -> None:
-    """Serve the lab in `lab_root` at `http://ADDRESS/mcp` until a signal. The first line on stdout is the URL.
+    """Serve the lab in `lab_root` at `http://ADDRESS/mcp`, and its repository at `/git`, until a signal. The first line on stdout is the URL.
 
     Args:
         lab_root: the lab's folder.
@@ -64,8 +65,9 @@ def serve_http(
         logging.getLogger("mcp").setLevel(logging.WARNING)  # the SDK logs a line for every request otherwise
         security = _security(host, hosts, origins)
         app: ASGIApp = build_server(lab, identity).streamable_http_app(stateless_http=True, transport_security=security)
-        app = RequestBodyLimitMiddleware(ReadableMessages(ComparableHeaders(app, "*" in origins)), MAX_BODY)
-        app = BearerTokenMiddleware(Guests(lab, token), app)
+        app = RequestBodyLimitMiddleware(ReadableMessages(app), MAX_BODY)
+        app = ComparableHeaders(GitDoor(lab, security, app), "*" in origins)
+        app = TokenMiddleware(Guests(lab, token, identity), app)
         if origins:
             # GET and DELETE are answered 405, which a page can read only where it may ask.
             app = CORSMiddleware(app, allow_origins=origins, allow_methods=["GET", "POST", "DELETE"], allow_headers=["*"])

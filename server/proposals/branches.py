@@ -4,8 +4,9 @@ Promises: of a branch, only the content of regular editable files counts. Its hi
 neither trusted nor kept, and a large file is refused before it is read. Gives up: a branch can't change the modes of files.
 """
 
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from autoresearch_mcp.server.editable import Editable
@@ -18,12 +19,25 @@ from autoresearch_mcp.server.proposals.objects import Entry, Objects
 FOLDER = "agents"  # of all agents' branches
 LONGEST = 1_000  # commits between a branch's end and the proposal that it was made from
 _NAME = re.compile(rf"{FOLDER}(/[A-Za-z0-9_+][A-Za-z0-9_.+-]{{0,63}}){{2,4}}")
+MOST_FOLDERS = 300  # that a branch changes
 _NOTHING = "000000"  # the mode of a file that isn't there
+_TREE = "040000"
+_EMPTY = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"  # the id of a folder without files
 _SHOWN = 8  # paths in a refusal
 # In a work tree git finds everything by itself
 _OWN_PLACE: dict[str, str | None] = dict.fromkeys(
     ("GIT_DIR", "GIT_COMMON_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_SHALLOW_FILE", "GIT_NAMESPACE")
 )
+
+
+def is_name(name: str) -> bool:
+    """Return whether this may be the name of an agent's branch, such as `agents/ada/pointer`."""
+    return bool(_NAME.fullmatch(name)) and not any(part.endswith((".", ".lock")) or ".." in part for part in name.split("/"))
+
+
+def folder_of(author: str) -> str:
+    """Return the name of the folder below `agents/` that holds an author's branches."""
+    return re.sub(r"\.\.+", ".", re.sub(r"[^A-Za-z0-9_.+-]+", "-", author)).strip("-.").removesuffix(".lock") or "agent"
 
 
 class Branches:
@@ -49,7 +63,7 @@ class Branches:
         Raises:
             LabError: `unknown_ref`, with the branches that there are.
         """
-        if _NAME.fullmatch(name) and not any(part.endswith((".", ".lock")) or ".." in part for part in name.split("/")):
+        if is_name(name):
             commit = self._git.line(
                 "rev-parse", "--verify", "--quiet", "--end-of-options", f"refs/heads/{name}^{{commit}}", allow=(0, 1, 128)
             )
@@ -92,13 +106,10 @@ class Branches:
         Raises:
             LabError: `not_editable`, `too_large`, `no_change`, and those of `source.decode`.
         """
-        fields = self._git.output("diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-abbrev", base, commit).split(b"\0")[:-1]
         new: dict[str, Entry] = {}
         gone: list[str] = []
         wrong: list[str] = []
-        for head, raw in zip(fields[::2], fields[1::2], strict=True):
-            old_mode, mode, _, id, _ = head.decode("ascii").removeprefix(":").split()
-            path = raw.decode("utf-8", "replace")
+        for path, old_mode, mode, id in self._differences(base, commit):
             entry = Entry(mode, "blob", id)
             is_gone = mode == _NOTHING and Entry(old_mode, "blob", "").is_file
             if path not in self._editable or not (is_gone or (entry.is_file and old_mode in (_NOTHING, mode))):
@@ -123,6 +134,28 @@ class Branches:
         texts: dict[str, str | None] = dict.fromkeys(gone)
         return texts | {path: source.decode(path, data) for path, data in self._objects.read_all(new).items()}
 
+    def _differences(self, base: str, commit: str) -> Iterator[tuple[str, str, str, str]]:
+        """Yield path, old and new mode, and new id of each file that differs. One folder at a time: a small tree can name 10^9 files.
+
+        Raises:
+            LabError: `too_large`.
+        """
+        folders = [("", f"{base}^{{tree}}", f"{commit}^{{tree}}")]
+        for count in itertools.count(1):
+            if not folders:
+                return
+            if count > MOST_FOLDERS:
+                raise LabError(f"The branch changes more than {MOST_FOLDERS} folders, which is too much for one proposal.", "too_large")
+            above, *both = folders.pop()
+            fields = self._git.output("diff-tree", "-z", "--raw", "--no-renames", "--no-abbrev", *both).split(b"\0")[:-1]
+            for head, raw in zip(fields[::2], fields[1::2], strict=True):
+                old_mode, mode, old_id, id, _ = head.decode("ascii").removeprefix(":").split()
+                path = above + raw.decode("utf-8", "replace")
+                if _TREE in (old_mode, mode):
+                    folders.append((f"{path}/", old_id if old_mode == _TREE else _EMPTY, id if mode == _TREE else _EMPTY))
+                else:
+                    yield path, old_mode, mode, id
+
     def message(self, commit: str) -> str:
         """Return a commit's message."""
         return self._git.output("log", "-1", "--format=%B", commit).decode("utf-8", "replace").strip()
@@ -142,7 +175,7 @@ class Branches:
         Raises:
             LabError: `bad_name`, `branch_exists`, `directory_exists`.
         """
-        folder = f"{FOLDER}/{re.sub(r'[^A-Za-z0-9_.+-]+', '-', author).strip('-.') or 'agent'}"
+        folder = f"{FOLDER}/{folder_of(author)}"
         taken = set(self._git.output("for-each-ref", "--format=%(refname:lstrip=2)", f"refs/heads/{folder}").decode().split())
         branch = f"{folder}/{name}" if name else next(free for n in range(1, len(taken) + 2) if (free := f"{folder}/{n}") not in taken)
         if not _NAME.fullmatch(branch):

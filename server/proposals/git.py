@@ -40,14 +40,16 @@ class Git:
 
     Args:
         root: the work tree, with `.git` in it.
+        incoming: a folder with the objects of a push that isn't accepted yet. They can be read besides the repository's own.
 
     Attributes:
         directory: the repository's own folder.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, incoming: Path | None = None) -> None:
         self.root = root
         self.directory = root / ".git"
+        self._incoming = incoming
 
     def output(
         self, *args: str, stdin: bytes | None = None, env: Mapping[str, str | None] | None = None, allow: Sequence[int] = (0,)
@@ -105,27 +107,36 @@ class Git:
 
     def _environment(self) -> dict[str, str | None]:
         """Return the variables that say where git looks and what it obeys."""
-        config = {
-            f"GIT_CONFIG_{part}_{n}": text
-            for n, item in enumerate(_CONFIG.items())
-            for part, text in zip(("KEY", "VALUE"), item, strict=True)
-        }
+        objects = self.directory / "objects"
         return {
             "GIT_DIR": str(self.directory),
             "GIT_COMMON_DIR": str(self.directory),
             "GIT_WORK_TREE": str(self.root),
             "GIT_INDEX_FILE": str(self.directory / "index"),
-            "GIT_OBJECT_DIRECTORY": str(self.directory / "objects"),
+            "GIT_OBJECT_DIRECTORY": str(self._incoming or objects),
             "GIT_SHALLOW_FILE": str(self.directory / "shallow"),
-            "GIT_ALTERNATE_OBJECT_DIRECTORIES": "",
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects) if self._incoming else "",
             "GIT_NAMESPACE": "",
-            "GIT_NO_REPLACE_OBJECTS": "1",
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_CONFIG_PARAMETERS": "",
-            "GIT_CONFIG_COUNT": str(len(_CONFIG)),
-            **config,
+            **obeying(),
         }
+
+
+def obeying(*settings: tuple[str, str]) -> dict[str, str]:
+    """Return the variables by which git obeys our settings and the repository's, not those of the user or the caller.
+
+    Args:
+        settings: more of ours, which go before the repository's.
+    """
+    pairs = enumerate([*_CONFIG.items(), *settings])
+    config = {f"GIT_CONFIG_{part}_{n}": text for n, pair in pairs for part, text in zip(("KEY", "VALUE"), pair, strict=True)}
+    return {
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_PARAMETERS": "",
+        "GIT_CONFIG_COUNT": str(len(config) // 2),
+        **config,
+    }
 
 
 def import_git() -> ModuleType:
