@@ -24,7 +24,7 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
         assert stop.value.code == 0
         text = capsys.readouterr().out
         assert all(f"\n    {name}" in text for name in cli.COMMANDS) or command
-        assert "example" in text and f"autoresearch-mcp {' '.join(command)}".strip() in text.split("example")[1]
+        assert f"autoresearch-mcp {' '.join(command)}".strip() in text.partition("\nexample")[2]
 
 
 def test_nothing_heavy_is_loaded_before_the_command_is_known() -> None:
