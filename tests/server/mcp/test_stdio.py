@@ -102,10 +102,10 @@ def test_stray_prints_never_reach_the_wire(runner_lab: FakeRunnerLab) -> None:
             "from pathlib import Path",
             "from autoresearch_mcp.server.mcp import stdio",
             "build = stdio.build_server",
-            "def noisy(*given):",
+            "def noisy(*given, **more):",
             "    print('python'); os.write(1, b'descriptor\\n'); subprocess.run(['echo', 'child'])",
             "    assert sys.stdin.read() == ''",
-            "    return build(*given)",
+            "    return build(*given, **more)",
             "stdio.build_server = noisy",
             "stdio.serve_stdio(Path(sys.argv[1]))",
         ]

@@ -265,7 +265,7 @@ async def test_status_shows_at_once_what_was_acknowledged(client: Client, runner
         before = await answer(client, "get_status")
         (id,) = await launch(client, width)
         after = await answer(client, "get_status")
-        assert after["counts"]["queued"] == before["counts"].get("queued", 0) + 1, id
+        assert after["counts"]["queued"] == before.get("counts", {}).get("queued", 0) + 1, id
         await call(client, "cancel_experiment", ids=[id], reason="It was queued to be seen.")
 
 
@@ -405,7 +405,11 @@ async def test_progress_comes_as_picture_and_text(client: Client) -> None:
 
 
 async def test_resources_show_the_lab_an_experiment_and_a_diff(client: Client) -> None:
-    assert [str(resource.uri) for resource in (await client.list_resources()).resources] == ["lab://status", "lab://schema"]
+    assert [str(resource.uri) for resource in (await client.list_resources()).resources] == [
+        "lab://status",
+        "lab://champion",
+        "lab://schema",
+    ]
     templates = {template.uri_template for template in (await client.list_resource_templates()).resource_templates}
     assert templates == {"experiment://{id}", "experiment://{id}/log", "commit://{sha}/diff"}
     assert "val_bpb REAL or NULL" in await read(client, "lab://schema")
