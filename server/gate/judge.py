@@ -21,6 +21,7 @@ from autoresearch_mcp.server.gate.guards import check
 from autoresearch_mcp.server.gate.noise import Squares, pool_squares, sums_of_squares
 from autoresearch_mcp.server.gate.rule import Decision, Rules, Run, decide, window
 from autoresearch_mcp.server.gate.spread import mean
+from autoresearch_mcp.server.goal import gain
 from autoresearch_mcp.server.models import Metric, Score, Verdict
 from autoresearch_mcp.server.settings import MetricSection, PromotionSection
 
@@ -41,6 +42,7 @@ class Evidence:
         owed: seeds of the candidate that must be trained again before it can be promoted.
         again: seeds of the candidate and of the champion that were set aside, and should be trained again.
         champion_died: whether the champion never finishes.
+        champion_fixed: whether it submits the same model whatever its seed, so that it never has a second measurement.
     """
 
     conditions: str
@@ -51,6 +53,7 @@ class Evidence:
     owed: Sequence[int]
     again: tuple[Sequence[int], Sequence[int]]
     champion_died: bool
+    champion_fixed: bool
 
 
 def judge(
@@ -124,7 +127,15 @@ def weigh(candidate: Sequence[Score], champion: Sequence[Score], section: Promot
         owed=owed_seeds([score for score in in_order_of_launch(candidate) if score.device == reference]),
         again=(ours_again, again),
         champion_died=sum(map(is_failure, defending)) >= DEAD and all(score.metric is None for score in defending),
+        champion_fixed=_is_fixed([score for score in defending if score.by_lab and score.conditions == conditions], theirs),
     )
+
+
+def _is_fixed(defending: Sequence[Score], kept: Sequence[Score]) -> bool:
+    """Return whether a champion's replicates are one model under `DEAD` seeds or more, of which `kept` is what counts."""
+    finished = [score for score in defending if score.metric is not None]
+    seeds, models = {score.seed for score in finished}, {score.weights for score in finished}
+    return len(kept) == 1 and len(seeds) >= DEAD and len(models) == 1 and None not in models
 
 
 def charged(evidence: Evidence, charge: float) -> Evidence:
@@ -160,8 +171,11 @@ def rule_on(
     theirs = [Run(score.metric, score.test_bpb) for score in evidence.champion if score.metric is not None]
     decision = decide(evidence.runs, theirs, pool_squares(sums_of_squares(own), others), rules_of(section))
     verdict = _guarded(_verdict(decision, evidence, section), evidence, section)
-    if evidence.champion_died and len(evidence.scores) >= N_MIN and len(evidence.scores) > evidence.failures:
-        return _unless_open(verdict.model_copy(update=_REPLACES), evidence, running)
+    if len(evidence.scores) >= N_MIN and len(evidence.scores) > evidence.failures:
+        if evidence.champion_died:
+            return _unless_open(verdict.model_copy(update=_REPLACES), evidence, running)
+        if evidence.champion_fixed:
+            return _unless_open(verdict.model_copy(update=_beside_one_model(evidence, section.metric)), evidence, running)
     for name, side, short in (
         ("candidate", candidate, not evidence.scores),
         ("champion", champion, not evidence.champion and any(score.by_lab for score in champion)),
@@ -179,6 +193,24 @@ _REPLACES = {
     "it may replace it, as the first that can be measured.",
     "next": "The champion may move.",
 }
+
+
+def _beside_one_model(evidence: Evidence, metric: MetricSection) -> dict[str, object]:
+    """Return how a candidate stands beside a champion that has one measurement and can't get another, as changes of a verdict."""
+    (only,) = evidence.champion
+    pairs = [(mean([run.metric for run in evidence.runs]), only.metric), (_hidden_mean(evidence.runs), only.test_bpb)]
+    better = all(gain(ours, theirs, metric.better) > 0 for ours, theirs in pairs if ours is not None and theirs is not None)
+    same = f"The champion submits the same model whatever its seed, so it has one measurement and can't get another. This commit's {len(evidence.scores)} "
+    if better:
+        reason = f"{same}replicates are better than that, so it may replace it, as the first that can be measured."
+        return {"promote": True, "code": "promote", "final": True, "reason": reason, "next": "The champion may move."}
+    following = "It is decided. Let the code use its seed: `run.config['seed']`."
+    return {"promote": False, "code": "futile", "final": True, "reason": f"{same}replicates are not better than that.", "next": following}
+
+
+def _hidden_mean(runs: Sequence[Run]) -> float | None:
+    hidden = [run.hidden for run in runs if run.hidden is not None]
+    return mean(hidden) if hidden else None
 
 
 def _verdict(decision: Decision, evidence: Evidence, section: PromotionSection) -> Verdict:

@@ -209,6 +209,20 @@ def test_a_champion_that_never_finishes_is_replaced_by_what_does() -> None:
     assert not judge(scores("candidate", BETTER), dead + scores("champion", [1.3]), RULES).promote
 
 
+def test_a_champion_that_ignores_its_seed_is_replaced_by_what_beats_its_one_measurement() -> None:
+    fixed = scores("champion", [1.5] * 3, weights="one")
+    verdict = judge(scores("candidate", BETTER), fixed, RULES)
+    assert verdict.promote and "first that can be measured" in verdict.reason and "whatever its seed" in verdict.reason
+    worse = judge(scores("candidate", [1.6, 1.61, 1.59]), fixed, RULES)
+    assert worse.final and worse.code == "futile"
+    unconfirmed = judge(scores("candidate", BETTER, hidden=[1.6] * 3), fixed, RULES)
+    assert not unconfirmed.promote
+    assert not judge(scores("candidate", BETTER[:2]), fixed, RULES).promote
+    assert not judge(scores("candidate", BETTER), fixed[:2], RULES).promote
+    varied = judge(scores("candidate", [1.49, 1.51, 1.48]), fixed + scores("champion", LEVELS), RULES)
+    assert not varied.promote and "whatever its seed" not in varied.reason
+
+
 def test_a_gain_on_validation_that_the_hidden_split_does_not_confirm_is_refused_without_a_number_of_it() -> None:
     champion = scores("champion", LEVELS, hidden=[value + 0.2 for value in LEVELS])
     for hidden in ([1.700, 1.703, 1.698], [1.751, 1.752, 1.753], [1.66, 1.662, 1.659]):  # as good, worse, less than half
