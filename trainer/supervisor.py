@@ -31,6 +31,7 @@ from autoresearch_mcp.trainer import (
 )
 from autoresearch_mcp.trainer.channel import Channel
 from autoresearch_mcp.trainer.compile_cache import CompileCache
+from autoresearch_mcp.trainer.cores import Cores
 from autoresearch_mcp.trainer.failures import Ended, Failure, of_crash
 from autoresearch_mcp.trainer.meter import Meter
 from autoresearch_mcp.trainer.own_scorer.scorer import OwnScorer
@@ -91,6 +92,7 @@ class Supervisor:
             self._own = OwnScorer(spec, run, self._selector)
             self._hashes |= self._own.hashes
         self._meter = Meter(spec, self._profile, family, self._scratch)
+        self._cores = Cores(spec.threads if self._device == "cpu" else 0)
         self._turn = Turn(self._device, family, self._meter, self._check_cancelled)
         self._channel = Channel(self._selector, self._meter, self._curve, run / TOKENS, spec.budget_s)
         self._timings = self._channel.timings
@@ -177,9 +179,13 @@ class Supervisor:
     def _rounded_timings(self) -> dict[str, float]:
         return {name: round(seconds, 3) for name, seconds in self._timings.items()}
 
-    def _tidy(self) -> None:
+    def _end_training(self) -> None:
         self._family.kill()
         self._turn.end()
+        self._cores.release()
+
+    def _tidy(self) -> None:
+        self._end_training()
         self._log.close()
         self._curve.close()
         self._scratch.remove()
@@ -191,8 +197,7 @@ class Supervisor:
     def _train(self) -> None:
         self._begin()
         self._await(lambda: self._channel.config is not None)
-        self._family.kill()
-        self._turn.end()
+        self._end_training()
         self._drain()
         self._reported = self._log.reported_bpb()
         self._config = self._channel.config or {}
@@ -224,7 +229,7 @@ class Supervisor:
         jail = self._jail({client.CHANNEL: str(theirs.fileno()), client.CONFIG: json.dumps(config), **environment})
         self._turn.begin()
         self._meter.note_spawn()
-        self._trainer = sandbox.spawn(self._run_entry, replace(jail, keep=(theirs.fileno(),)))
+        self._trainer = sandbox.spawn(self._run_entry, replace(jail, keep=(theirs.fileno(),), cores=self._cores.claim()))
         theirs.close()
         # Both while train.py starts
         stream.write(self._data / "train.bin", self._run / TOKENS, self._profile.vocab_size - 1, self._spec.seed)

@@ -136,7 +136,11 @@ def trainer(lab: LabUnderTest) -> list[Finding]:
         return []
     if not lab.settings.is_script and (missing := missing_packages()):
         return [Finding("trainer", "bad", f"trainings need {', '.join(missing)}", "pip install 'autoresearch-mcp[local]'")]
-    return [Finding("trainer", "ok", "all packages are here")]
+    findings = [Finding("trainer", "ok", "all packages are here")]
+    if not hasattr(os, "sched_setaffinity"):
+        text = "this system can't keep a training's threads on cores of their own, so neighbours move each other about"
+        findings.append(Finding("cores", "note", text, "Leave slots = 1 in lab.toml where runs are disturbed."))
+    return findings
 
 
 def data(lab: LabUnderTest) -> list[Finding]:

@@ -194,12 +194,17 @@ def try_group_of_another(): return os.getpgid(os.getppid())
 def try_open_file_in_a_message():
     ours, theirs = socket.socketpair()
     return socket.send_fds(ours, [b"x"], [0])
+def try_other_cores():
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(range(os.cpu_count())) - own or {0})
+    return own == os.sched_getaffinity(0)
 def try_own(): return os.getsid(0) == os.getpgid(0) == os.getpid(), len(os.sched_getaffinity(0)) > 0, resource.getrlimit(0)[0] != 0
 """
     outcome = attempts(warm, body)
     waits = {outcome.pop("wait_on_a_files_page"), outcome.pop("wait_on_it_for_a_bit")}
     assert waits == {"EAGAIN"} and outcome.pop("wake_who_waits") == "0" and outcome.pop("wait_in_ones_own") == "ETIMEDOUT"
     assert outcome.pop("join_a_thread") == "joined" and outcome.pop("own") == "(True, True, True)"
+    assert outcome.pop("other_cores") == "True", "asking for other cores changes nothing"
     assert outcome.pop("queue_a_signal") == "-1"
     assert outcome.pop("affinity_of_another") == "OSError" and outcome.pop("set_a_limit") == "ValueError"  # as Python passes it on
     assert set(outcome.values()) == {"PermissionError"}, outcome

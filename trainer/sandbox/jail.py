@@ -85,6 +85,7 @@ class Jail:
     counters: bool = True  # whether it may know what the kernel counts of the whole machine, such as free memory
     world: Path | None = None  # an empty folder, if it gets a world of its own: see world.py
     shared_mb: int = 0  # of /dev/shm in that world
+    cores: frozenset[int] = frozenset()  # that it stays on, if any
     script: bool = False  # whether it is code without the contract, whose helpers no clock has to find
 
 
@@ -195,6 +196,8 @@ def _become_confined(jail: Jail, parent: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     os.setsid()
     _keep_descriptors(jail)
+    if jail.cores:
+        os.sched_setaffinity(0, jail.cores)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (jail.file_mb << 20, jail.file_mb << 20))
     resource.setrlimit(resource.RLIMIT_CPU, (jail.cpu_s, jail.cpu_s))

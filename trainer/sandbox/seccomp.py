@@ -20,7 +20,7 @@ What is pretended:
 
 - modes, owners and times of files are such marks too, but `cp` and `ld` set them in passing: they are answered as set, and nothing is;
 - a handler of SIGCHLD, which a filter can't tell from ignoring it, is answered as set and never called: libraries put it back in passing;
-- so are locks, where `locks` says so;
+- so are locks, where `locks` says so, and the cores that a thread asks for;
 - waiting for a futex that is not a process's own ends at once, so `pthread_join` spins: two processes could talk through the pages of a
   file that both may read.
 
@@ -186,6 +186,9 @@ def _search(runs: Sequence[tuple[int, int]]) -> list[Instruction]:
 
 def _by_arguments(column: int, cuda: bool, locks: bool, script: bool, world: bool) -> Iterator[Instruction]:
     own = [*_argument(0), (_EQUAL, 0, 1, 0)]
+    if not (cuda or script):  # its threads stay on the cores that it was given; libraries ask for others in passing
+        pretended = [*own, (_RETURN, 0, 0, _ERRNO), (_RETURN, 0, 0, _ERRNO | errno.EPERM)]
+        yield from [(_EQUAL, 0, len(pretended), _number("sched_setaffinity", column)), *pretended]
     for name in SELF_ONLY:
         yield from _unless(_number(name, column), own)
     yield from _unless(_number("sched_getaffinity", column), own, errno.ENOSYS)  # libc asks it of a thread, and does without
