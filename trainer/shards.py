@@ -9,6 +9,7 @@ their results are not compared.
 """
 
 import hashlib
+import json
 import os
 import re
 import threading
@@ -19,14 +20,14 @@ from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
 from typing import IO
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 TEST, VALIDATION = 6541, 6542  # the last shard is the original's validation; training takes the first ones
 PATIENCE = 6
 AT_ONCE = 4
 _TIMEOUT_S, _LONGEST_WAIT_S = 30.0, 60.0
-_CHUNK = 1 << 20
+_CHUNK, _LISTING_BYTES = 1 << 20, 64 << 20
 _PASSING = (408, 416, 429, 500, 502, 503, 504)  # HTTP errors that may be gone next time
 
 
@@ -40,7 +41,14 @@ class _Shard:
 
     url: str
     size: int
-    sha256: str
+    digest: str  # SHA-256 of its content; of a small file the 40 digits that git names it by
+
+    def is_in(self, path: Path) -> bool:
+        """Return whether a file has this content."""
+        if len(self.digest) == 64:
+            return _sha256(path) == self.digest
+        content = path.read_bytes()
+        return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == self.digest
 
 
 def fetch(dataset: str, numbers: Sequence[int], folder: Path, wait_s: float = 1.0) -> dict[Path, str]:
@@ -58,13 +66,49 @@ def fetch(dataset: str, numbers: Sequence[int], folder: Path, wait_s: float = 1.
     Raises:
         ShardError: the hub can't be reached, doesn't have one, or keeps sending other bytes; or the disk is full.
     """
+    return fetch_files(dataset, [f"shard_{number:05d}.parquet" for number in numbers], folder, wait_s)
+
+
+def names(dataset: str) -> list[str]:
+    """Return the paths of all files of a data set, as the hub lists them.
+
+    Raises:
+        ShardError: the hub can't be reached, or doesn't have it.
+    """
+    url = f"{_hub()}/api/datasets/{dataset}"
+    try:
+        with _open(Request(url)) as answer:  # noqa: S310
+            listed = json.loads(answer.read(_LISTING_BYTES))["siblings"]
+            return sorted(str(file["rfilename"]) for file in listed)
+    except HTTPError as error:
+        error.close()
+        hint = " Only public data sets can be read." if error.code in (401, 403, 404) else ""
+        raise ShardError(f"the hub answers {error.code} {error.reason} for the data set {dataset}.{hint}") from error
+    except (OSError, HTTPException) as error:
+        raise ShardError(f"{url} can't be reached: {getattr(error, 'reason', error)}.") from error
+    except (ValueError, KeyError, TypeError):
+        raise ShardError(f"{url} doesn't list files as the Hugging Face hub does. Check $HF_ENDPOINT.") from None
+
+
+def fetch_files(dataset: str, names: Sequence[str], folder: Path, wait_s: float = 1.0) -> dict[Path, str]:
+    """Download files of a data set unless they are there. The arguments are those of `fetch`, but for their paths in the data set.
+
+    Returns:
+        The SHA-256 of each file, in the order asked.
+
+    Raises:
+        ShardError: as for `fetch`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     given_up, causes = threading.Event(), list[BaseException]()
 
-    def one(number: int) -> tuple[Path, str]:
-        target = folder / f"shard_{number:05d}.parquet"
+    def one(name: str) -> tuple[Path, str]:
+        target = folder / name
+        if not target.resolve().is_relative_to(folder.resolve()):
+            raise ShardError(f"the hub names a file {name!r}, outside of the data set.")
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return target, _Download(dataset, target, wait_s, given_up).run()
+            return target, _Download(dataset, name, target, wait_s, given_up).run()
         except BaseException as error:
             if not given_up.is_set():
                 causes.append(error)
@@ -72,7 +116,7 @@ def fetch(dataset: str, numbers: Sequence[int], folder: Path, wait_s: float = 1.
             raise
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        coming = [pool.submit(one, number) for number in numbers]
+        coming = [pool.submit(one, name) for name in names]
         try:
             return dict(download.result() for download in coming)
         except BaseException as error:
@@ -94,8 +138,8 @@ def documents(paths: Iterable[Path]) -> Iterator[str]:
 class _Download:
     """One shard, through failures."""
 
-    def __init__(self, dataset: str, target: Path, wait_s: float, given_up: threading.Event) -> None:
-        self._url = f"{os.environ.get('HF_ENDPOINT') or 'https://huggingface.co'}/datasets/{dataset}/resolve/main/{target.name}"
+    def __init__(self, dataset: str, name: str, target: Path, wait_s: float, given_up: threading.Event) -> None:
+        self._url = f"{_hub()}/datasets/{dataset}/resolve/main/{quote(name)}"
         self._target, self._part = target, target.with_suffix(".part")
         self._wait_s, self._given_up = wait_s, given_up
         self._failures = self._spoiled = 0
@@ -112,7 +156,7 @@ class _Download:
             try:
                 shard = shard or self._describe()
                 if self._complete(shard):
-                    return shard.sha256
+                    return shard.digest if len(shard.digest) == 64 else _sha256(self._target)
             except (OSError, HTTPException) as error:
                 if isinstance(error, HTTPError):
                     error.close()
@@ -130,8 +174,10 @@ class _Download:
                 raise
             answer = redirect
         with answer:
-            etag, commit, size = (answer.headers.get(name, "").strip('W/"') for name in ("X-Linked-Etag", "X-Repo-Commit", "X-Linked-Size"))
-        if not re.fullmatch(r"[0-9a-f]{64}", etag) or not re.fullmatch(r"[0-9a-f]{40}", commit) or not size.isdecimal():
+            given = [answer.headers.get(name, "").strip('W/"') for name in ("X-Linked-Etag", "X-Linked-Size", "ETag", "Content-Length")]
+            commit = answer.headers.get("X-Repo-Commit", "").strip()
+        etag, size = given[:2] if given[0] else given[2:]  # a small file is no link to a storage, and its hash is git's
+        if not re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", etag) or not re.fullmatch(r"[0-9a-f]{40}", commit) or not size.isdecimal():
             raise ShardError(
                 f"{self._url} comes without the SHA-256 that the Hugging Face hub names for its large files. Check $HF_ENDPOINT."
             )
@@ -140,14 +186,14 @@ class _Download:
     def _complete(self, shard: _Shard) -> bool:
         """Go on with the download, and return whether the file is there as it should be."""
         if self._target.exists():
-            if _sha256(self._target) == shard.sha256:
+            if shard.is_in(self._target):
                 return True
             self._target.unlink()
         if self._had() < shard.size:
             self._append(shard)
         if self._had() < shard.size:
             raise ConnectionError("the connection was closed early")
-        if _sha256(self._part) == shard.sha256:
+        if shard.is_in(self._part):
             self._part.rename(self._target)
             return True
         self._part.unlink()
@@ -205,6 +251,10 @@ class _ToTheSameHost(HTTPRedirectHandler):
         if request is not None:
             request.method = req.get_method()
         return request
+
+
+def _hub() -> str:
+    return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
 
 
 def _open(request: Request, *handlers: HTTPRedirectHandler) -> HTTPResponse:

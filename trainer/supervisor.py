@@ -23,6 +23,7 @@ from autoresearch_mcp.trainer import (
     legacy,
     machine,
     prepare,
+    profiles,
     protocol,
     sandbox,
     sources,
@@ -68,9 +69,12 @@ class Supervisor:
 
     def __init__(self, run: Path, spec: Spec, family: processes.Family, signals: list[int]) -> None:
         self._run, self._spec, self._family, self._signals = run, spec, family, signals
-        profile = prepare.PROFILES[spec.profile]
+        profile = profiles.find(spec.profile, spec.own_text)
         self._profile = prepare.for_scripts(profile, spec.memory_mb) if spec.metric else profile
         self._own: OwnScorer | None = None
+        folder = spec.own_text.text if spec.own_text else ""
+        self._texts = (Path(folder).resolve(),) if folder else () if spec.own_text else sandbox.copies_of(profile.dataset)
+        self._longest_s = profiles.max_wall_s(profile, spec.budget_s)
         self._data, self._code = Path(spec.data).resolve(), run / protocol.CODE
         self._scratch = Scratch(run / SCRATCH, spec.disk_mb or SCRATCH_CHECKPOINTS * self._profile.checkpoint_mb, spec.max_files)
         self._weights = run / client.WEIGHTS
@@ -223,8 +227,8 @@ class Supervisor:
                 self._timings["restore_s"] = time.monotonic() - began
             environment = {compile_cache.VARIABLE: str(self._cache.own)}
         config = {name: getattr(self._profile, name) for name in ("vocab_size", "seq_len", "clock", "free_cpu_s")}
-        config |= {name: getattr(self._spec, name) for name in ("seed", "threads", "budget_s", "profile", "attention")}
-        config["device"] = self._device
+        config |= {name: getattr(self._spec, name) for name in ("seed", "threads", "budget_s", "attention")}
+        config |= {"device": self._device, "profile": self._profile.base}
         theirs = self._channel.theirs
         jail = self._jail({client.CHANNEL: str(theirs.fileno()), client.CONFIG: json.dumps(config), **environment})
         self._turn.begin()
@@ -339,13 +343,13 @@ class Supervisor:
         return sandbox.Jail(
             read=(self._code, kernels) if cuda else (self._code,),
             write=(self._scratch.path,),
-            hidden=(*sandbox.copies_of(self._profile.dataset), self._data.parent, self._data, self._run),
+            hidden=(*self._texts, self._data.parent, self._data, self._run),
             keep=(),
             output=self._log.writer,
             directory=self._scratch.path,
             environment={**usual, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", **environment},
             file_mb=self._scratch.limit_mb,
-            cpu_s=int(prepare.max_wall_s(self._spec.profile, self._spec.budget_s) + 1) * (os.cpu_count() or 1),
+            cpu_s=int(self._longest_s + 1) * (os.cpu_count() or 1),
             cuda=cuda,
             locks=cuda,  # of compile caches, in which several processes of a run may work
             counters=cuda or bool(self._spec.metric),  # a model server could tell a training by them what it is asked

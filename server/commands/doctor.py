@@ -153,7 +153,10 @@ def data(lab: LabUnderTest) -> list[Finding]:
     if lab.settings.is_script:
         return [_scripts_data(training.data)]
     profile = training.profile
-    folder = prepare.data_dir(profile)
+    try:
+        folder = prepare.data_dir(profile, training.limits.own)
+    except prepare.PreparationError as error:
+        return [Finding("data", "bad", str(error), "Correct [profile.NAME] in lab.toml.")]
     if (folder / prepare.META).is_file():
         return [Finding("data", "ok", f"the profile {profile} is prepared in {folder}")]
     return [Finding("data", "note", f"the profile {profile} is not prepared yet", "The first training does it, in seconds to minutes.")]

@@ -2,21 +2,24 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from autoresearch_mcp.server.compute.base import ComputeError
 from autoresearch_mcp.server.secret import ensure
+from autoresearch_mcp.trainer.protocol import OwnText
 
 _DOWNLOADING = ("HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE")
 _INTERRUPT_S = 5.0  # for a preparation to tidy up
 
 
-async def prepare_data(profile: str, secret: Path | None, environment: Mapping[str, str], log: Path) -> str:
+async def prepare_data(profile: str, secret: Path | None, environment: Mapping[str, str], log: Path, own: OwnText | None = None) -> str:
     """Prepare data and tokenizer, or find them prepared. Cancelling the call ends the work.
 
     Args:
@@ -24,6 +27,7 @@ async def prepare_data(profile: str, secret: Path | None, environment: Mapping[s
         secret: The file with the lab's secret, made if it is missing; None for the public split.
         environment: Of the process, but for the proxies that it downloads by. A proxy's password is not for trainings.
         log: Where its messages go.
+        own: What the profile is made of, where it is of the owner's own text.
 
     Returns:
         The directory of the data.
@@ -32,6 +36,8 @@ async def prepare_data(profile: str, secret: Path | None, environment: Mapping[s
         ComputeError: The data can't be prepared, or no process can be started.
     """
     command = [sys.executable, "-m", "autoresearch_mcp.trainer.prepare", profile]
+    if own is not None:
+        command += ["--own", json.dumps(asdict(own))]
     if secret is not None:
         try:
             command += ["--secret", str(ensure(secret))]

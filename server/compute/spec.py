@@ -51,4 +51,5 @@ def spec_of(
         max_files=training.max_files,
         commit=commit,
         scoring=launch.scorer.scoring(),
+        own_text=training.own_profile.own_text() if training.own_profile else None,
     )

@@ -151,7 +151,7 @@ class Gate:
         if settings.is_script:
             return 0.0
         ours, theirs = (self._ledger.proposal(self._ledger.proposal_of(each)) for each in (commit, champion))
-        return growth.charge(ours.added if ours else 0, theirs.added if theirs else 0, settings.training.profile)
+        return growth.charge(ours.added if ours else 0, theirs.added if theirs else 0, settings.training.limits.base)
 
     def _group(self, commit: str, champion: str) -> list[str]:
         """Return a commit and its near-copies: the same program, or the same weights. The champion is nobody's near-copy."""

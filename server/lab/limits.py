@@ -4,7 +4,7 @@ import math
 
 from autoresearch_mcp.server.models import Experiment
 from autoresearch_mcp.server.settings import Settings
-from autoresearch_mcp.trainer.prepare import PROFILES, Profile, for_scripts
+from autoresearch_mcp.trainer.prepare import Profile, for_scripts
 
 
 def limits_in_words(settings: Settings) -> str:
@@ -32,7 +32,7 @@ def used_in_words(e: Experiment, settings: Settings) -> str:
 
 
 def _profile(settings: Settings) -> Profile:
-    profile = PROFILES[settings.training.profile]
+    profile = settings.training.limits
     return for_scripts(profile, settings.training.memory_mb) if settings.is_script else profile
 
 

@@ -330,7 +330,7 @@ def _kind(settings: Settings) -> tuple[object, ...]:
     training = settings.training
     compute = settings.compute
     place = compute.backend, compute.slurm, compute.devices, compute.per_device, compute.leave_above_mb, compute.leave_above_percent
-    return *place, training.profile, training.threads, settings.is_script
+    return *place, training.profile, training.own_profile, training.threads, settings.is_script
 
 
 def _overdue(experiment: Experiment) -> bool:

@@ -15,6 +15,7 @@ from autoresearch_mcp.server.settings.model import (
     physical_cores,
 )
 from autoresearch_mcp.server.settings.new_lab import SCRIPT_BUDGET_S, OwnCode, template
+from autoresearch_mcp.server.settings.profile import ProfileSection
 from autoresearch_mcp.server.settings.promotion import PromotionSection
 from autoresearch_mcp.server.settings.scorer import ScorerSection
 from autoresearch_mcp.server.settings.slurm import SlurmSection
@@ -32,6 +33,7 @@ __all__ = [
     "LaunchSettings",
     "MetricSection",
     "OwnCode",
+    "ProfileSection",
     "PromotionSection",
     "ScorerSection",
     "Settings",

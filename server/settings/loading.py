@@ -10,6 +10,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.models import Model
 from autoresearch_mcp.server.paths import SETTINGS, STATE, LabPaths
 from autoresearch_mcp.server.settings.model import SCHEMA, Settings
+from autoresearch_mcp.server.settings.profile import ProfileSection
 
 
 def load(root: Path) -> Settings:
@@ -39,7 +40,8 @@ def load(root: Path) -> Settings:
     try:
         settings = Settings.model_validate(raw)
     except ValidationError as error:
-        raise LabError("\n".join(_sentence(e["loc"], e["msg"], e["input"], e["type"]) for e in error.errors()), "bad_settings") from None
+        mistakes = [e for e in error.errors() if e["loc"][:2] != ("training", "own_profile")]  # the same as of [profile.NAME]
+        raise LabError("\n".join(_sentence(e["loc"], e["msg"], e["input"], e["type"]) for e in mistakes), "bad_settings") from None
     data = Path(settings.training.data).expanduser().resolve()
     if settings.training.data and (root.resolve().is_relative_to(data) or data.is_relative_to(root.resolve() / STATE)):
         raise LabError(
@@ -73,6 +75,8 @@ def _sentence(where: tuple[int | str, ...], message: str, got: object, kind: str
     if not where:  # a rule over several keys, which its text names
         return f"{SETTINGS}: {message.removeprefix('Value error, ')}."
     section, *rest = [str(part) for part in where]
+    if section == "profile" and rest:
+        section, rest = f"profile.{rest[0]}", rest[1:]
     key = " ".join([f"[{section}]", *rest[:1]])
     if kind == "extra_forbidden":
         return (
@@ -86,6 +90,8 @@ def _sentence(where: tuple[int | str, ...], message: str, got: object, kind: str
 
 def _known(section: str | None) -> list[str]:
     """Return the keys of a section, or the names of the sections."""
+    if section and section.startswith("profile."):
+        return list(ProfileSection.model_fields)
     model = Settings.model_fields[section].annotation if section else Settings
     assert isinstance(model, type) and issubclass(model, Model)
-    return [field.alias or name for name, field in model.model_fields.items()]
+    return [field.alias or name for name, field in model.model_fields.items() if name != "own_profile"]

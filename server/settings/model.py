@@ -14,13 +14,14 @@ from autoresearch_mcp.server import devices
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.models import Metric, Model
 from autoresearch_mcp.server.settings.metric import Guard, MetricSection
+from autoresearch_mcp.server.settings.profile import ProfileSection
 from autoresearch_mcp.server.settings.promotion import PromotionSection
 from autoresearch_mcp.server.settings.scorer import ScorerSection
 from autoresearch_mcp.server.settings.section import Section
 from autoresearch_mcp.server.settings.slurm import SlurmSection
 from autoresearch_mcp.server.settings.training import OF_SCRIPTS, Training
 from autoresearch_mcp.trainer import measures
-from autoresearch_mcp.trainer.prepare import PROFILES, max_wall_s
+from autoresearch_mcp.trainer.profiles import PROFILES, max_wall_s
 
 SCHEMA = 1
 SMOKE_FROM_S = 20.0  # of a training: for shorter ones, waiting for a smoke start isn't worth it
@@ -184,11 +185,35 @@ class Settings(Model):
     training: Training = Training()
     metric: MetricSection = MetricSection()
     scorer: ScorerSection = ScorerSection()
+    profile: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")], ProfileSection] = {}
     compute: ComputeSection = ComputeSection()
     budget: BudgetSection = BudgetSection()
     promotion: PromotionSection = PromotionSection()
     lake: LakeSection = LakeSection()
     embeddings: EmbeddingsSection = EmbeddingsSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_profile(cls, given: Any) -> Any:
+        """Give `[training]` the profile of the owner's own text that it names."""
+        training, profiles = (given.get(name) for name in ("training", "profile")) if isinstance(given, dict) else (None, None)
+        if not isinstance(training, dict):
+            return given
+        if "own_profile" in training:
+            raise ValueError("[training] own_profile is not a setting: write a section [profile.NAME], and name it in [training] profile")
+        name = training.get("profile")
+        if not isinstance(profiles, dict) or not isinstance(own := profiles.get(name), dict) or name in [*PROFILES]:
+            return given
+        budget_s = own.get("budget_s") or PROFILES["h100" if own.get("device") == "cuda" else "cpu"].budget_s
+        return {**given, "training": {"budget_s": budget_s, **training, "own_profile": own}}
+
+    @model_validator(mode="after")
+    def _profiles_are_new(self) -> "Settings":
+        if taken := sorted(set(self.profile) & set(PROFILES)):
+            raise ValueError(f"[profile.{taken[0]}] must have another name: {taken[0]} is a built-in profile")
+        if self.training.own_profile is not None and self.compute.backend != "local":
+            raise ValueError('[profile.NAME] works with [compute] backend = "local" only')
+        return self
 
     @model_validator(mode="after")
     def _device_fits_profile(self) -> "Settings":
@@ -199,7 +224,7 @@ class Settings(Model):
 
     @model_validator(mode="after")
     def _shares_no_clock(self) -> "Settings":
-        if self.compute.per_device > 1 and (PROFILES[self.training.profile].clock == "wall" or self.is_script):
+        if self.compute.per_device > 1 and (self.training.limits.clock == "wall" or self.is_script):
             raise ValueError(
                 "[compute] per_device must be 1: the budget is wall time, which trainings on one device would take from each other"
             )
@@ -317,7 +342,7 @@ class Settings(Model):
     @property
     def device(self) -> str:
         """Return what the profile is trained on: `cpu` or `cuda`."""
-        return PROFILES[self.training.profile].device
+        return self.training.limits.device
 
     @property
     def rents(self) -> bool:
@@ -347,7 +372,7 @@ class Settings(Model):
         """Return the most device seconds that an attempt can use."""
         if self.rents:
             return devices.longest_s(self.training.profile, self.training.budget_s)
-        return max_wall_s(self.training.profile, self.training.budget_s, script=self.is_script) + self.scorer.longest_s
+        return max_wall_s(self.training.limits, self.training.budget_s, script=self.is_script) + self.scorer.longest_s
 
 
 def gpus_here() -> int:

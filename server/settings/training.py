@@ -5,13 +5,14 @@ import shlex
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from autoresearch_mcp.server.editable import Editable, is_pattern
 from autoresearch_mcp.server.paths import STATE
 from autoresearch_mcp.server.settings.metric import Name
+from autoresearch_mcp.server.settings.profile import ProfileSection
 from autoresearch_mcp.server.settings.section import Section
-from autoresearch_mcp.trainer.prepare import PROFILES
+from autoresearch_mcp.trainer.profiles import PROFILES, Profile, find
 
 # No repeated `\w` in a pattern, as in `\w{0,40}`: each takes tens of milliseconds to compile, at every start of a server.
 
@@ -22,10 +23,13 @@ OF_SCRIPTS = ("module", "python", "cwd", "env", "memory_mb", "max_file_mb", "max
 class Training(Section):
     """Say what an experiment runs. An experiment keeps these settings from its launch; a change holds for later launches."""
 
+    own_profile: ProfileSection | None = Field(
+        default=None, description="what `[profile.NAME]` says; the lab fills it in", exclude_if=lambda own: own is None
+    )
     profile: str = Field(
         default="cpu",
         description="what is trained on what: `cpu`, a 2-layer GPT on two centuries of State of the Union addresses; `h100`, the original's "
-        "8 layers on its web text; `tiny`, a toy for tests",
+        "8 layers on its web text; `tiny`, a toy for tests; or the NAME of a `[profile.NAME]`",
     )
     budget_s: float = Field(
         default=60.0,
@@ -101,9 +105,9 @@ class Training(Section):
 
     @field_validator("profile")
     @classmethod
-    def _exists(cls, profile: str) -> str:
-        if profile not in PROFILES:
-            raise ValueError(f"be one of {', '.join(PROFILES)}")
+    def _exists(cls, profile: str, info: ValidationInfo) -> str:
+        if profile not in PROFILES and info.data.get("own_profile", profile) is None:
+            raise ValueError(f"be one of {', '.join(PROFILES)}, or the NAME of a [profile.NAME]")
         return profile
 
     @field_validator("entry")
@@ -158,6 +162,11 @@ class Training(Section):
             if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name, re.ASCII) or "\0" in value or len(name) + len(value) > 4_000:
                 raise ValueError(f"hold names of variables and their texts; {name[:80]!r} is not one")
         return env
+
+    @property
+    def limits(self) -> Profile:
+        """The profile that is trained."""
+        return find(self.profile, self.own_profile.own_text() if self.own_profile else None)
 
     @property
     def files_run(self) -> list[str]:

@@ -20,7 +20,9 @@ from autoresearch_mcp.server.compute.preparation import hint, prepare_data
 from autoresearch_mcp.server.installation import import_environment
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.settings import Settings, physical_cores
-from autoresearch_mcp.trainer import files, prepare, protocol
+from autoresearch_mcp.trainer import files, protocol
+from autoresearch_mcp.trainer.profiles import find
+from autoresearch_mcp.trainer.protocol import OwnText
 
 _ENVIRONMENT = (
     "PATH",
@@ -71,7 +73,8 @@ def open_local(
 ) -> "LocalCompute":
     """Open what runs processes for a lab, on whatever device they find; see `LocalCompute`."""
     drawn_with = StatePaths(state).secret if settings.training.heldout == "secret" else None
-    return LocalCompute(settings.training.profile, settings.training.threads, log, command, warm, drawn_with)
+    training = settings.training
+    return LocalCompute(training.profile, training.threads, log, command, warm, drawn_with, training.limits.own)
 
 
 class LocalCompute:
@@ -84,6 +87,7 @@ class LocalCompute:
         command: Starts the launcher. Tests and benchmarks put another in its place.
         warm: Whether to fork from a warm parent.
         secret: The file with the lab's secret, made if it is missing; None for the public split.
+        own: What the profile is made of, where it is of the owner's own text.
     """
 
     poll_s = 0.05
@@ -96,8 +100,9 @@ class LocalCompute:
         command: tuple[str, ...] = LAUNCHER,
         warm: bool = _CAN_BE_WARM,
         secret: Path | None = None,
+        own: OwnText | None = None,
     ) -> None:
-        self._profile = profile
+        self._profile, self._own = profile, own
         self._threads = threads
         self._environment = environment(threads)
         self._log = log
@@ -109,7 +114,7 @@ class LocalCompute:
 
     def scored_beside(self, slots: int) -> int:
         """Return how many runs can be scored on cores that no training uses: none beside a GPU, and none with a single slot."""
-        if prepare.PROFILES[self._profile].clock == "wall":
+        if find(self._profile, self._own).clock == "wall":
             return 0  # the device is the training's alone: its clock runs while others use it
         if slots == 1:
             return 0  # one at a time, as the owner wants: then nothing trains that a model could tell what it is scored on
@@ -127,7 +132,7 @@ class LocalCompute:
         if self._warm:
             async with self._turn:
                 await self._ensure_parent()
-        return await prepare_data(self._profile, self._secret, self._environment, self._log)
+        return await prepare_data(self._profile, self._secret, self._environment, self._log, self._own)
 
     async def submit(self, job: Job) -> None:
         """Write the job's files and start its launcher.

@@ -22,7 +22,7 @@ from autoresearch_mcp.server.models import Failure
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.runs import read_tail
 from autoresearch_mcp.server.settings import Settings
-from autoresearch_mcp.trainer import client, prepare, protocol
+from autoresearch_mcp.trainer import client, profiles, protocol
 from autoresearch_mcp.trainer.metrics import NamedMetric, OutputReader, Reading
 from autoresearch_mcp.trainer.protocol import Result, Spec
 
@@ -194,9 +194,9 @@ def _read(result: Result, spec: Spec, folder: Path, watch: _Watch) -> ShortRun:
     log = read_tail(folder / protocol.LOG, _LOG)
     still = result.state == "cancelled" or (result.state == "timed_out" and result.ended_in != "starting")
     failed = not still and result.failure is not None
-    limits = prepare.PROFILES[spec.profile]
+    limits = profiles.find(spec.profile, spec.own_text)
     if spec.metric:
-        limits = prepare.for_scripts(limits, spec.memory_mb)
+        limits = profiles.for_scripts(limits, spec.memory_mb)
     weights = folder / protocol.SUBMISSION / client.WEIGHTS
     losses = [loss for _, loss in result.curve]
     return ShortRun(
