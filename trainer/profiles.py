@@ -68,7 +68,7 @@ PROFILES = {
             eval_bytes=200_000,
             eval_rows=8,
             decoys=1152,
-            score_grid_s=2.0,
+            score_grid_s=1.0,
             memory_mb=4096,
             checkpoint_mb=64,
         ),
@@ -87,7 +87,7 @@ PROFILES = {
             score_cpu_s=15.0,
             build_s=2.0,
             eval_bytes=20_000,
-            eval_rows=8,
+            eval_rows=16,
             decoys=3072,
             score_grid_s=0.5,
             memory_mb=3072,  # three model servers wait at once, and gVisor shares none of their pages

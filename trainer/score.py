@@ -55,7 +55,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from autoresearch_mcp.trainer import checks, prepare, sandbox
 from autoresearch_mcp.trainer.checks import Question, Text
-from autoresearch_mcp.trainer.model_server import ModelServer, ScoreError
+from autoresearch_mcp.trainer.model_server import ModelServer, ScoreError, keep_freed_memory
 from autoresearch_mcp.trainer.submission import Submission
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sa
     import numpy as np
     import torch
 
+    keep_freed_memory()
     torch.set_num_threads(submission.threads)
     texts = [
         read_text(data, "val", profile.seq_len, profile.eval_bytes),

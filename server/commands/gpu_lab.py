@@ -35,7 +35,7 @@ BATCH = {
     "tiny": ("BATCH_TOKENS = 1024 ", "BATCH_TOKENS = 4096 "),
 }
 SLOTS = {"h100": 1, "tiny": 2}
-LOSS = Idea("Embeddings that learn slowly", "EMBEDDING_LR = 0.6 ", "EMBEDDING_LR = 0.006 ")
+LOSS = Idea("Embeddings that hardly learn", "EMBEDDING_LR = 0.6 ", "EMBEDDING_LR = 0.0006 ")
 
 
 async def _drive(root: Path, profile: str) -> dict[str, Any]:

@@ -202,7 +202,7 @@ def test_logits_that_are_not_finite_are_classed_nan(warm: Warm) -> None:
 def test_logits_of_a_wrong_shape_are_explained(warm: Warm) -> None:
     result = warm.launch(BIGRAM.replace("return self.table(idx)", "return self.table(idx)[:, :, :100]")).wait()
     assert result["failure"]["kind"] == "invalid_model"
-    assert "expected (8, 64, 512)" in result["failure"]["message"]
+    assert "expected (16, 64, 512)" in result["failure"]["message"]
 
 
 def test_weights_that_do_not_fit_the_model_are_explained_with_a_frame(warm: Warm) -> None:

@@ -24,13 +24,14 @@ PICTURE = "gpu-check.svg"
 # No part begins after so many seconds, by whether it is a quick check; on a CPU, whose speed nobody knows, never
 LIMITS_S = {("cuda", False): 480.0, ("cuda", True): 180.0}
 PART_S = {"cuda": 180.0, "cpu": 300.0}  # a run of a part that goes on longer is cancelled, and the part fails
+LAB = 6
 PARTS: dict[int, tuple[str, Callable[[Check, Part], None]]] = {
     1: ("training", parts.training),
     2: ("second start", parts.second_start),
     3: ("attention", parts.attention),
     4: ("scoring", parts.scoring),
     5: ("isolation", isolation.isolation),
-    6: ("a lab over MCP", swarm.lab),
+    LAB: ("a lab over MCP", swarm.lab),
 }
 GOOD, BAD, UNABLE, INTERRUPTED = 0, 1, 2, 130  # exit statuses
 
@@ -140,8 +141,12 @@ def _measure(found: Report, kind: str, quick: bool, wanted: list[int], work: Pat
         found.setup["prepare_s"] = time.monotonic() - began
     _lend_kernels(folder.parent)
     launches = Launches(work / "runs", profile, data, kind)
+    these = None
     try:
         these = Check(kind, quick, profile, data, work, launches, found)
+        if kind == "cpu" and LAB in wanted:  # where no speed is measured, it runs beside the others
+            with contextlib.suppress(swarm.Skipped):
+                these.lab = swarm.Driver(these)
         for number in wanted:
             part = found.parts[number] = Part(number, PARTS[number][0])
             limit_s = LIMITS_S.get((kind, quick))
@@ -154,6 +159,8 @@ def _measure(found: Report, kind: str, quick: bool, wanted: list[int], work: Pat
             report.show(report.table(part, these.real))
             found.save()
     finally:
+        if these is not None and these.lab is not None:
+            these.lab.stop()
         launches.close()
 
 

@@ -4,7 +4,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoresearch_mcp.trainer import client, compile_cache, device, prepare, protocol, score
 from autoresearch_mcp.trainer.gpu_check import machine, report, variants
@@ -13,7 +13,11 @@ from autoresearch_mcp.trainer.gpu_check.report import Part, Report
 from autoresearch_mcp.trainer.gpu_check.runs import Launches, Run
 from autoresearch_mcp.trainer.prepare import Profile
 
+if TYPE_CHECKING:
+    from autoresearch_mcp.trainer.gpu_check.swarm import Driver
+
 CLOSE = 0.03  # two kernels count as equally fast within this share
+MINIATURE_S = 0.6  # CPU seconds of a training
 OUTSIDE_S = 9.0  # planned in trainer.prepare
 WARM_START_S = 15.0  # docs/unproven.md
 
@@ -30,6 +34,7 @@ class Check:
         work: the check's folder.
         launches: starts runs.
         report: what was measured so far.
+        lab: what part 6 waits for, where that was begun before the other parts.
     """
 
     kind: str
@@ -39,10 +44,11 @@ class Check:
     work: Path
     launches: Launches
     report: Report
+    lab: "Driver | None" = None
 
     def budget_s(self, full: float, quick: float) -> float:
         """Return a run's budget: CPU seconds in miniature, where all are short."""
-        return 1.0 if self.kind == "cpu" else quick if self.quick else full
+        return MINIATURE_S if self.kind == "cpu" else quick if self.quick else full
 
     @property
     def real(self) -> bool:

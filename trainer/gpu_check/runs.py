@@ -146,7 +146,7 @@ class Launches:
         self._folder, self._profile, self._data, self._device = folder, profile, data, device
         self._log = (folder / "launchers.log").open("wb")
         self.deadline = math.inf
-        self._warm: subprocess.Popen[str] | None = None
+        self._warm: dict[str, subprocess.Popen[str]] = {}  # by stage
 
     def start(
         self,
@@ -193,10 +193,10 @@ class Launches:
             CheckError: it can't be started.
         """
         deadline = min(self.deadline, time.monotonic() + prepare.max_wall_s(self._profile.name, budget_s) + 20)
-        if stage != "all":
+        if stage == "score":  # as on another machine
             process = subprocess.Popen([*_LAUNCHER, str(directory), "--stage", stage], stdin=subprocess.DEVNULL, stderr=self._log)
             return Run(directory, process.pid, process, deadline)
-        warm = self._parent()
+        warm = self._parent(stage)
         assert warm.stdin is not None and warm.stdout is not None
         try:
             warm.stdin.write(f"{directory}\n")
@@ -208,25 +208,27 @@ class Launches:
             raise CheckError(f"the launcher could not start a run. {answer.get('error', f'{self._folder}/launchers.log may say why.')}")
         return Run(directory, answer["pid"], None, deadline)
 
-    def _parent(self) -> "subprocess.Popen[str]":
-        """Return the warm parent, which imports torch once for all runs."""
-        if self._warm is None or self._warm.poll() is not None:
-            self._warm = subprocess.Popen(
-                [*_LAUNCHER, "--warm"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, encoding="utf-8"
+    def _parent(self, stage: str) -> "subprocess.Popen[str]":
+        """Return the warm parent of a stage, which imports torch once for all runs."""
+        if stage not in self._warm or self._warm[stage].poll() is not None:
+            command = [*_LAUNCHER, "--warm", "--stage", stage]
+            self._warm[stage] = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, encoding="utf-8"
             )
-        return self._warm
+        return self._warm[stage]
 
     def close(self) -> None:
-        """End the warm parent and every run that still lives."""
-        if self._warm is not None and self._warm.stdin is not None and self._warm.stdout is not None:
+        """End the warm parents and every run that still lives."""
+        for warm in self._warm.values():
+            assert warm.stdin is not None and warm.stdout is not None
             with contextlib.suppress(OSError):
-                self._warm.stdin.close()
-            self._warm.stdout.close()
+                warm.stdin.close()
+            warm.stdout.close()
             try:
-                self._warm.wait(timeout=10)
+                warm.wait(timeout=10)
             except subprocess.TimeoutExpired:
-                self._warm.kill()
-                self._warm.wait()
+                warm.kill()
+                warm.wait()
         end_leftovers(self._folder)
         self._log.close()
 
