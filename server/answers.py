@@ -252,9 +252,9 @@ class ExperimentAnswer(Model):
     disturbed: str = Field(default="", description="by how much its steps fall out of its commit's own", json_schema_extra=UNLISTED)
     base: str = Field(default="", json_schema_extra=UNLISTED)
     tags: list[str] = Field(default=[], json_schema_extra=UNLISTED)
-    attempt: int = Field(default=0, json_schema_extra=UNLISTED)
+    attempt: int | None = Field(default=None, json_schema_extra=UNLISTED)
     cost_s: float = 0.0
-    cost_usd: float = Field(default=0.0, json_schema_extra=UNLISTED)
+    cost_usd: float | None = Field(default=None, json_schema_extra=UNLISTED)
     created_at: float | None = Field(default=None, json_schema_extra=UNLISTED)
     started_at: float | None = Field(default=None, json_schema_extra=UNLISTED)
     finished_at: float | None = Field(default=None, json_schema_extra=UNLISTED)

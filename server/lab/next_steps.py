@@ -102,13 +102,14 @@ class NextSteps:
 
     def _open(self, commit: str, verdict: Verdict | None, standing: Standing | None, now: Snapshot, lineage: Lineage) -> str:
         """Return what an undecided commit of the caller's needs; empty where it shows no gain."""
-        if standing is None or now.champion.mean is None:
+        proposal, stale = self._core.ledger.proposal(commit), lineage.is_stale(commit)
+        if standing is None or proposal is None:
             return ""
-        gain = rules_of(self._core.settings.promotion).gain(standing.mean, now.champion.mean)
-        if gain <= 0:
+        level = self._status.summary(proposal.base, self._status.conditions()) if stale else now.champion
+        if level.mean is None or (gain := rules_of(self._core.settings.promotion).gain(standing.mean, level.mean)) <= 0:
             return ""
-        what = f"Your {commit[:12]} ({gain:+.4f}, n={standing.n}) is open"
-        if lineage.is_stale(commit):
+        what = f"Your {commit[:12]} ({gain:+.4f}{' on its base' if stale else ''}, n={standing.n}) is open"
+        if stale:
             return f"{what}, and the champion moved: promote_commit(commit='{commit[:12]}') rebases it."
         return f"{what}: launch_training(commit='{commit[:12]}', until='decided')."
 

@@ -322,7 +322,7 @@ class Proposing:
         except LabError as error:
             return answer.model_copy(update={"note": f"{answer.note} The proposal stays, but it was not launched: {error}"})
         lines = self._experiments.states(launched.experiments)
-        return answer.model_copy(update={"launched": lines, "note": f"{answer.note} {launched.note}"})
+        return answer.model_copy(update={"launched": lines, "note": f"{answer.note} {launched.note}".strip()})
 
     def _answer(
         self, proposal: Proposal, stat: str, duplicate: bool, notes: list[str], similar: Sequence[a.SimilarProposal] = ()

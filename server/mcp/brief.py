@@ -73,9 +73,19 @@ def brief_experiment(whole: a.ExperimentAnswer, parts: Sequence[Part]) -> a.Expe
         update={
             "experiment": line and line.model_copy(update={"failure": None}),  # `failure` tells it
             "failure": failure and failure.model_copy(update={"lines": [each for each in failure.lines if each != failure.message]}),
-            "attempt": whole.attempt if whole.attempt > 1 else 0,
+            "attempt": whole.attempt if whole.attempt and whole.attempt > 1 else None,
+            "cost_usd": whole.cost_usd or None,
             "curve": thinned(whole.curve) if "curve" in parts else [],
             "log_tail": whole.log_tail if "log" in parts or (failure is not None and not explained) else "",
             "details": whole.details if "versions" in parts else {},
         }
     )
+
+
+def brief_promotion(answer: a.PromoteAnswer) -> a.PromoteAnswer:
+    """Return a verdict whose note doesn't say again what the verdict says."""
+    note = answer.note
+    for text in filter(None, (answer.verdict.reason, answer.verdict.next)):
+        note = note.replace(text, "")
+    verdict = answer.verdict.model_copy(update={"next": ""}) if answer.promoted else answer.verdict
+    return answer.model_copy(update={"note": " ".join(note.split()), "verdict": verdict})

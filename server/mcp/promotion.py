@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.mcp.arguments import Author, Commit
 from autoresearch_mcp.server.mcp.bridge import Bridge, Ctx
+from autoresearch_mcp.server.mcp.brief import brief_promotion
 
 
 def _is_true(value: Any) -> bool:
@@ -54,10 +55,11 @@ def promotion(bridge: Bridge) -> Callable[..., Awaitable[a.PromoteAnswer]]:
         Returns the verdict: gain, error, what is next. If the champion moved, go on with `retrain`, the change rebased onto it.
         """
         if gate.verdict.code != "awaiting_approval":
-            return gate
+            return brief_promotion(gate)
         if isinstance(person, AcceptedElicitation) and person.data.approve:
             approved_by = f"a person at the client {bridge.client(context.request_context)}"
-            return await bridge.call(bridge.lab.promote_commit, commit, bridge.author(author, context), approved_by, bool(confirm))
+            name = bridge.author(author, context)
+            return brief_promotion(await bridge.call(bridge.lab.promote_commit, commit, name, approved_by, bool(confirm)))
         why = _cannot_ask(bridge, context) or "The person did not approve it."
         note = f"{why} The champion stays. A person can approve with `autoresearch-mcp approve {commit}`; meanwhile go on with other work."
         return gate.model_copy(update={"note": note})

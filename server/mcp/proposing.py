@@ -11,6 +11,7 @@ from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.mcp.arguments import Author, Commit, Edit, Files, Tags, Text
 from autoresearch_mcp.server.mcp.bridge import Bridge, Ctx
+from autoresearch_mcp.server.mcp.brief import brief_wait
 from autoresearch_mcp.server.mcp.wait import Watch
 from autoresearch_mcp.server.models import ProposalKind
 
@@ -91,8 +92,9 @@ def proposing(bridge: Bridge, readings: Readings) -> Callable[..., Awaitable[a.P
         if answer.launched and wait_s:
             watch = Watch(bridge, [line.id for line in answer.launched], "all")
             await watch.until_done(started + wait_s)
-            answer = answer.model_copy(update={"launched": watch.lines})
-            notes.append(watch.note())
+            lines = [brief_wait(each) for each in await bridge.call(bridge.lab.marked, watch.lines)]
+            answer = answer.model_copy(update={"launched": lines})
+            notes = [answer.note.partition("Queued. ")[0] if watch.done else answer.note, unread, watch.note()]
         answer = answer.model_copy(update={"note": " ".join(filter(None, notes))})
         return bridge.signed(answer, author, context)
 

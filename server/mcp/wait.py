@@ -173,7 +173,8 @@ class Watch:
 def _decision(candidacy: Candidacy) -> str:
     state = candidacy.state.replace("_", " ")
     verdict = f" ({candidacy.verdict})" if candidacy.verdict else ""
-    return f"is {state}{verdict}, with {candidacy.replicates} replicates launched. {candidacy.note}".rstrip()
+    launched = "1 replicate" if candidacy.replicates == 1 else f"{candidacy.replicates} replicates"
+    return f"is {state}{verdict}, with {launched} launched. {candidacy.note}".rstrip()
 
 
 def _progress(line: a.ExperimentLine) -> str:

@@ -47,10 +47,10 @@ def test_a_decided_idea_is_to_be_written_down_after_what_is_open(measured: Measu
 
 def test_after_a_promotion_what_was_built_before_is_to_be_rebased(measured: MeasuredLab, idea: str) -> None:
     other = measured.propose("WIDTH = ", "WIDTH = 1 + ")
-    measured.measure(other, [1.35])
+    measured.measure(other, [1.45])
     measured.measure(idea, [1.40, 1.41, 1.39])
     assert measured.lab.promote_commit(idea, "ada").promoted
-    assert f"Your {other[:12]} (+0.0500, n=1) is open, and the champion moved: promote_commit" in first(measured)
+    assert f"Your {other[:12]} (+0.1500 on its base, n=1) is open, and the champion moved: promote_commit" in first(measured)
 
 
 def test_a_measurement_is_never_to_be_decided(measured: MeasuredLab, idea: str) -> None:
