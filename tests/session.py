@@ -216,11 +216,17 @@ def page(session: Session) -> str:
     ]
     for number, step in enumerate(session.steps, 1):
         again = f" *(called {step.waits} more times: not done is normal)*" if step.waits else ""
-        arguments = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in step.arguments.items())
-        lines += ["", f"## {number}. {step.why}", "", "```python", f"{step.tool}({arguments})", "```"]
+        lines += ["", f"## {number}. {step.why}", "", "```text", _call(step), "```"]
         lines += [again.strip(), ""] if again else []
         lines += ["", "```text", _shown(step.answer), "```"]
     return "\n".join(lines).replace("\n\n\n", "\n\n") + "\n"
+
+
+def _call(step: Step) -> str:
+    """Return a call as a reader writes it, an argument a line where it is long."""
+    arguments = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in step.arguments.items()]
+    line = f"{step.tool}({', '.join(arguments)})"
+    return line if len(line) <= _WIDTH else "\n".join([f"{step.tool}(", *(f"    {each}," for each in arguments), ")"])
 
 
 def _shown(answer: str) -> str:
