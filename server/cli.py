@@ -15,13 +15,14 @@ from autoresearch_mcp.server import __version__
 from autoresearch_mcp.server.errors import LabError
 
 _PACKAGE = "autoresearch_mcp"
-_MODULES = {"import": "import_"}  # of commands that can't be a module's name
+_MODULES = {"import": "import_", "try": "try_"}  # of commands that can't be a module's name
 COMMANDS = {
     "init": "make a lab",
     "serve": "serve a lab to MCP clients: one over stdio, or many over HTTP",
     "install": "add the lab to an MCP client's configuration",
     "uninstall": "take the lab out of an MCP client's configuration",
     "checkout": "make a work tree in which an agent edits files, on a branch that it proposes by name",
+    "try": "train a work tree for a few seconds in the lab's sandbox, before it is proposed",
     "status": "show a lab once",
     "watch": "show a lab live; Ctrl-C ends it",
     "approve": "say yes, as a person, to a promotion (the gate still has to agree)",

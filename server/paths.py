@@ -67,6 +67,11 @@ class StatePaths:
         return self.state / "git"
 
     @property
+    def try_lock(self) -> Path:
+        """Held while something is tried."""
+        return self.state / "try.lock"
+
+    @property
     def runner_lock(self) -> Path:
         """Held by the lab's runner, and holds its process id."""
         return self.state / "runner.lock"

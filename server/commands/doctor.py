@@ -20,10 +20,11 @@ from autoresearch_mcp.server import secret
 from autoresearch_mcp.server import settings as lab_settings
 from autoresearch_mcp.server.commands import check as short_training
 from autoresearch_mcp.server.commands.arguments import add_lab, find_lab
-from autoresearch_mcp.server.commands.findings import Finding, show
+from autoresearch_mcp.server.commands.findings import show
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.installation import import_environment, is_installed
+from autoresearch_mcp.server.lab.findings import Finding
 from autoresearch_mcp.server.lake import KEY, is_managed, open_lake
 from autoresearch_mcp.server.lake.base import LakeUnavailable
 from autoresearch_mcp.server.models import Table

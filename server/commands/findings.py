@@ -1,36 +1,9 @@
-"""What a check of a lab found, and how it is shown."""
+"""Shows what a check of a lab found."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from autoresearch_mcp.server.commands.arguments import say
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found.
-
-    Attributes:
-        name: of the check.
-        grade: ok, note (works, but know this) or bad.
-        text: the state of things.
-        hint: what to do about it.
-    """
-
-    name: str
-    grade: str
-    text: str
-    hint: str = ""
-
-    @property
-    def bad(self) -> bool:
-        """Whether it is a fault."""
-        return self.grade == "bad"
-
-    @property
-    def mark(self) -> str:
-        """The grade, as it is shown."""
-        return {"ok": "ok  ", "note": "note", "bad": "BAD "}[self.grade]
+from autoresearch_mcp.server.lab.findings import Finding
 
 
 def show(findings: Sequence[Finding]) -> int:

@@ -22,6 +22,7 @@ from autoresearch_mcp.server.lab.proposing import Proposing
 from autoresearch_mcp.server.lab.similar import SimilarProposals
 from autoresearch_mcp.server.lab.status import LabStatus
 from autoresearch_mcp.server.lab.trainings import Trainings
+from autoresearch_mcp.server.lab.trying import Trying
 from autoresearch_mcp.server.lab.verdicts import Verdicts
 from autoresearch_mcp.server.models import Promotion
 from autoresearch_mcp.server.settings import Settings
@@ -70,6 +71,8 @@ class Lab:
         self.propose_patch = proposing.propose_patch
         self.check_out = proposing.check_out
         self.take_in_champion = proposing.take_in_champion
+
+        self.try_code = Trying(core).try_code
 
         candidacies = CandidacyCases(core, trainings)
         self.launch_until_decided = candidacies.launch_until_decided

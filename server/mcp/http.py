@@ -27,6 +27,7 @@ from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.server.mcp.bridge import ANYBODY, Identity
 from autoresearch_mcp.server.mcp.front import TOKEN, ComparableHeaders, Guests, ReadableMessages, TokenMiddleware
 from autoresearch_mcp.server.mcp.git_door import GitDoor
+from autoresearch_mcp.server.mcp.try_door import TryDoor
 
 MAX_BODY = 4 * 1024 * 1024
 PATIENCE_S = 1  # for calls in flight, after a signal; what the lab has begun is finished, waits are cut
@@ -66,7 +67,7 @@ def serve_http(
         security = _security(host, hosts, origins)
         app: ASGIApp = build_server(lab, identity).streamable_http_app(stateless_http=True, transport_security=security)
         app = RequestBodyLimitMiddleware(ReadableMessages(app), MAX_BODY)
-        app = ComparableHeaders(GitDoor(lab, security, app), "*" in origins)
+        app = ComparableHeaders(GitDoor(lab, security, TryDoor(lab, security, app)), "*" in origins)
         app = TokenMiddleware(Guests(lab, token, identity), app)
         if origins:
             # GET and DELETE are answered 405, which a page can read only where it may ask.

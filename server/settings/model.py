@@ -88,6 +88,11 @@ class ComputeSection(Section):
         description="on Modal, as a table `[compute.prices]`: USD a second by kind, such as `H100 = 0.0012`, for GPU, CPU and memory together. "
         "A kind that is not there has its list price",
     )
+    may_try: bool = Field(
+        default=True,
+        alias="try",
+        description="whether agents may train code for some seconds before they propose it, one at a time and beside the queue (`autoresearch-mcp try`)",
+    )
     slurm: SlurmSection = SlurmSection()
 
     @field_validator("gpus", "prices")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch_mcp.server.commands.doctor import examine
-from autoresearch_mcp.server.commands.findings import Finding
+from autoresearch_mcp.server.lab.findings import Finding
 
 
 def found(root: Path) -> list[Finding]:

@@ -1,0 +1,93 @@
+"""What a check of a lab or of code found, and what a short run tells."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from autoresearch_mcp.server.compute.local.short_run import ShortRun
+from autoresearch_mcp.server.settings import MetricSection, Settings
+from autoresearch_mcp.trainer.metrics import Reading
+
+_IGNORED = (
+    "A run has the files that are in git and that [training] files names, nothing else. Put data into a folder outside, and name it as "
+    "[training] data in lab.toml."
+)
+_INSTALL = "Install it where the runs' interpreter finds it, or name the interpreter that has it as [training] python in lab.toml."
+_KINDS = {"import_error": _INSTALL, "sandbox_violation": "A run writes to its own folder ($HOME, where it starts), $TMPDIR and /tmp only."}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        name: of the check.
+        grade: ok, note (works, but know this) or bad.
+        text: the state of things.
+        hint: what to do about it.
+    """
+
+    name: str
+    grade: str
+    text: str
+    hint: str = ""
+
+    @property
+    def bad(self) -> bool:
+        """Whether it is a fault."""
+        return self.grade == "bad"
+
+    @property
+    def mark(self) -> str:
+        """The grade, as it is shown."""
+        return {"ok": "ok  ", "note": "note", "bad": "BAD "}[self.grade]
+
+
+def findings_of(short: ShortRun, settings: Settings, seconds: float) -> Iterator[Finding]:
+    """Say how a short run of so many seconds went."""
+    training, metric = settings.training, settings.metric
+    command = f"python -m {training.module}" if training.module else f"python {training.entry}"
+    ended = {"done": "came to its end", "going": f"still trained after {seconds:g} s", "failed": "failed"}[short.outcome]
+    if failure := short.failure:
+        lines = [line for line in failure.lines if line not in failure.message]
+        text = f"`{command}` {ended}: {failure.message}" + "".join(f"\n      {line}" for line in lines)
+        missing = "FileNotFoundError" in failure.message or "No such file" in failure.message
+        yield Finding("code", "bad", text, _IGNORED if missing and metric.name else _hint(failure.kind, metric.name) or failure.advice)
+    else:
+        yield Finding("code", "ok", f"`{command}` {ended}")
+    for line in short.refused:
+        yield Finding("sandbox", "note", f"something was refused, and the code went on: {line}", _KINDS["sandbox_violation"])
+    if short.startup_s is not None:
+        first = "its first line of output" if metric.name else "start()"
+        yield Finding("start", "ok", f"{first} came after {short.startup_s:.1f} s")
+    elif short.outcome == "going" and not metric.name:
+        yield Finding("start", "bad", "it never called start()", "Build the model, call start(), then train.")
+    if short.step_s is not None:
+        loss = "" if short.loss is None else f"; the loss is {short.loss:.4g}"
+        yield Finding("steps", "ok", f"{short.steps} steps, {_seconds(short.step_s)} each{loss}")
+    if metric.name and (short.outcome != "failed" or short.metric):
+        yield _metric(short.metric, metric, training.budget_s, short.outcome == "done")
+    if short.peak_memory_mb:
+        tight = short.peak_memory_mb > 0.8 * short.memory_limit_mb
+        hint = "[training] memory_mb in lab.toml sets the limit." if tight and metric.name else ""
+        yield Finding("memory", "note" if tight else "ok", f"{short.peak_memory_mb:,.0f} of {short.memory_limit_mb:,} MB", hint)
+    if short.weights_mb is not None:
+        yield Finding("weights", "ok", f"{short.weights_mb:.1f} of {short.weights_limit_mb} MB were submitted")
+
+
+def _hint(kind: str, metric: str) -> str:
+    return _KINDS.get(kind, "") if metric else ""
+
+
+def _metric(reading: Reading | None, metric: MetricSection, budget_s: float, ended: bool) -> Finding:
+    """Say whether code that reports its own metric has done so."""
+    if reading is not None and reading.value is not None:
+        return Finding("metric", "ok", f"{metric.name} is {reading.value:g}{metric.unit}" + ("" if ended else " so far"))
+    if reading is not None:
+        return Finding("metric", "bad", f"{reading.fault}, in `{reading.line[:160]}`", "See [metric] in lab.toml: unit, pattern, source.")
+    where = f"in {metric.source}" if metric.source != "output" else "in the output"
+    hint = "It has to stand there when the run ends; `--seconds` gives it longer. See [metric] name, pattern and source in lab.toml."
+    return Finding("metric", "note", f"{metric.name} is not {where} yet; a run has {budget_s:g} s", hint)
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 0.1 else f"{seconds * 1e3:.2g} ms"
