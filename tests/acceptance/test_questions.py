@@ -74,6 +74,7 @@ class Campaign:
         launched = await self.ask("launch_training", commit=commit, replicates=len(values), author=author)
         self.experiments[commit] = launched["experiments"]
         for n, (id, value) in enumerate(zip(launched["experiments"], values)):
+            assert self._lab.ledger.start(id, 1e9) is not None
             if value is None:
                 self._lab.move(id, "crashed", started_at=1.0, finished_at=2.0, conditions="k")
             else:
@@ -132,6 +133,29 @@ async def test_curves_of_the_best_against_the_champion_as_picture_and_points(cam
     champion, rate, depth = (line for line in text.splitlines() if "(n=" in line)
     assert champion.startswith("champion") and "RATE = 0.05" in rate and "(n=3)" in rate and "(n=1)" in depth
     assert all(line.count("%") >= 12 for line in (champion, rate, depth)) and "from the champion's" in rate and len(text) < 2_000
+
+
+async def test_what_is_to_be_done_next_and_when_the_queue_is_empty(campaign: Campaign) -> None:
+    rate, depth = campaign.commits["RATE = 0.05"], campaign.commits["DEPTH = 3"]
+    launched = await campaign.ask("launch_training", commit=depth, author="ada")
+    assert "Done in about 29 s, place 1 of 1 in the queue; the queue is empty in about 29 s" in launched["note"]
+    status = await campaign.ask("get_status")
+    assert status["training"]["queue_s"] == 29 and status["next"][:2] == [
+        f"Your {rate} (+0.0304, n=3) is open: launch_training(commit='{rate}', until='decided').",
+        "Yours: 0 running, 1 queued, done in about 29 s. wait_for_experiments tells when they end.",
+    ]
+    waited = await campaign.ask("wait_for_experiments", timeout_s=1)
+    assert [(row["id"], row["position"], row["done_in_s"]) for row in waited["experiments"]] == [(launched["experiments"][0], 1, 29)]
+    verdict = (await campaign.ask("promote_commit", commit=depth))["verdict"]
+    assert verdict["code"] == "continue" and verdict["next"] == "0 running and 1 queued of it, done in about 29 s: wait, then ask again."
+    await campaign.ask("cancel_experiment", ids=launched["experiments"], author="ada")
+
+
+async def test_who_did_what(campaign: Campaign) -> None:
+    sql = "SELECT who, action, count(*) AS n FROM changes WHERE action = 'propose_patch' GROUP BY who ORDER BY who"
+    rows = (await campaign.ask("query_experiments", sql=sql))["rows"]
+    assert rows == [{"who": "ada", "action": "propose_patch", "n": 1}, {"who": "bob", "action": "propose_patch", "n": 2}]
+    assert (await campaign.ask("query_experiments", author="bbo"))["note"] == "There is no author 'bbo'; there are: ada, bob."
 
 
 async def test_an_experiment_speaks_of_its_commit_and_marks_a_disturbed_run(campaign: Campaign) -> None:
