@@ -42,7 +42,7 @@ COMMANDS = {
     "repair": "rebuild what is damaged of the log; sets the old files aside",
     "export": "write the log as Parquet and results.tsv",
     "import": "add another lab's export, or a results.tsv, to the log",
-    "setup": "make ready what trainings on rented GPUs share, once; says first what it costs",
+    "setup": "make ready, once, what trainings on rented GPUs share, or an account of the lab's own",
     "reap": "end this lab's sandboxes that no experiment needs",
     "runner": "drive a lab's experiments; the server starts it on demand",
     "demo": "run a small campaign on this machine, through MCP",

@@ -18,6 +18,7 @@ from typing import get_args
 
 from autoresearch_mcp.server import secret
 from autoresearch_mcp.server import settings as lab_settings
+from autoresearch_mcp.server.commands import account as lab_account
 from autoresearch_mcp.server.commands import check as short_training
 from autoresearch_mcp.server.commands.arguments import add_lab, find_lab
 from autoresearch_mcp.server.commands.findings import show
@@ -307,4 +308,21 @@ def search(lab: LabUnderTest) -> list[Finding]:
     return [Finding("search", "ok", f"by full text and by meaning: {embedder.name}, {size} dimensions, {took_ms:.0f} ms")]
 
 
-CHECKS: list[Callable[[LabUnderTest], list[Finding]]] = [git, trainer, data, sandbox, modal, slurm, ledger, log, shared_log, search]
+def account(lab: LabUnderTest) -> list[Finding]:
+    """Say against whom the lab's promises hold here."""
+    return [lab_account.account(lab.root)]
+
+
+CHECKS: list[Callable[[LabUnderTest], list[Finding]]] = [
+    git,
+    trainer,
+    data,
+    sandbox,
+    account,
+    modal,
+    slurm,
+    ledger,
+    log,
+    shared_log,
+    search,
+]
