@@ -251,6 +251,7 @@ class ExperimentAnswer(Model):
     used: str = Field(default="", description="how much of each limit", json_schema_extra=UNLISTED)
     disturbed: str = Field(default="", description="by how much its steps fall out of its commit's own", json_schema_extra=UNLISTED)
     base: str = Field(default="", json_schema_extra=UNLISTED)
+    remarks: list[str] = Field(default=[], description="on its proposal, made later", json_schema_extra=UNLISTED)
     tags: list[str] = Field(default=[], json_schema_extra=UNLISTED)
     attempt: int | None = Field(default=None, json_schema_extra=UNLISTED)
     cost_s: float = 0.0
@@ -270,6 +271,7 @@ class CancelAnswer(Model):
     """What a cancellation did."""
 
     states: dict[str, str] = Field(default={}, description="by id, of experiments and launches until decided", json_schema_extra=UNLISTED)
+    commit: str | None = Field(default=None, description="of a proposal that was withdrawn", json_schema_extra=UNLISTED)
     freed_s: float = Field(default=0.0, description="device seconds that came back to the budget, about")
     note: str
 

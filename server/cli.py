@@ -29,6 +29,7 @@ COMMANDS = {
     "adopt": "make a commit of your own the champion, without the gate",
     "demote": "take the last promotion back: the champion of before is the champion again",
     "cancel": "stop a queued or running experiment, whoever launched it",
+    "withdraw": "take a proposal out of all lists, or correct its text, whoever made it; the record keeps everything",
     "pause": "let no training start until `resume`; what runs goes on, or waits again with --now",
     "resume": "let trainings start again after `pause`",
     "reproduce": "train an experiment again with its seed, and compare; status 1 if it comes out otherwise",

@@ -22,6 +22,7 @@ MEASUREMENT = "{0} was proposed as a measurement, which is never promoted. propo
 
 _MOST_LEFT = 8  # changes that are named
 
+WITHDRAWN = "{0} was withdrawn. Propose the same code again to bring it back."
 _SEVERAL = "It holds {} changes: {}. Train it once without each of them: what is worth nothing can go."
 
 
@@ -45,7 +46,7 @@ class Promoter:
             confirm: whether a commit on an old base may replace the champion as it is, with what was promoted since left behind.
 
         Raises:
-            LabError: `not_a_proposal`, `measurement`, and the repository's own.
+            LabError: `not_a_proposal`, `measurement`, `withdrawn`, and the repository's own.
         """
         with files.locked(self._lock):
             self._recover()
@@ -62,6 +63,8 @@ class Promoter:
             if commit in self._ledger.measurements():
                 raise LabError(MEASUREMENT.format(commit[:12]), "measurement")
             left_behind = ""
+            if commit in self._ledger.withdrawn():
+                raise LabError(WITHDRAWN.format(commit[:12]), "withdrawn")
             if not self._repo.is_ancestor(champion, commit):
                 stacked = self._stack(proposal, champion, confirm)
                 if isinstance(stacked, PromoteAnswer):

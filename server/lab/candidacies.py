@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.gate.promotion import MEASUREMENT
+from autoresearch_mcp.server.gate.promotion import MEASUREMENT, WITHDRAWN
 from autoresearch_mcp.server.gate.stacking import stack
 from autoresearch_mcp.server.lab.core import LabCore, checked_id, clean_tags
 from autoresearch_mcp.server.lab.trainings import Trainings
@@ -48,7 +48,8 @@ class CandidacyCases:
             confirm: False: refuse a launch whose first replicate alone is seldom meant. See `Brakes`.
 
         Raises:
-            LabError: `confirm`, `not_a_proposal`, `measurement`, `is_champion`, `stale_base`, `decided`, `over_budget`, `key_reused`, and those of a launch.
+            LabError: `confirm`, `not_a_proposal`, `measurement`, `withdrawn`, `is_champion`, `stale_base`, `decided`, `over_budget`,
+                `key_reused`, and those of a launch.
         """
         core = self._core
         sha = core.commit(commit)
@@ -99,6 +100,8 @@ class CandidacyCases:
             )
         if sha in core.ledger.measurements():
             raise LabError(f"{MEASUREMENT.format(sha[:12])} Nothing was queued.", "measurement")
+        if sha in core.ledger.withdrawn():
+            raise LabError(f"{WITHDRAWN.format(sha[:12])} Nothing was queued.", "withdrawn")
         if core.repo.is_ancestor(champion, sha):
             return proposal
         stacked = stack(proposal, champion, core.repo, core.ledger)

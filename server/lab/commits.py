@@ -31,7 +31,7 @@ class Commits:
         standings = {each.commit: each for each in self._status.standings(conditions)}
         verdicts = core.ledger.decisions(champion, conditions)
         lineage = Lineage(core.ledger, champion)
-        measurements = core.ledger.measurements()
+        measurements, withdrawn = core.ledger.measurements(), core.ledger.withdrawn()
         level, noise = self._status.summary(champion, conditions), self._status.noise(conditions)
         rows = []
         for commit, experiments in counts.items():
@@ -49,6 +49,10 @@ class Commits:
                     row["gain"] = rules_of(core.settings.promotion).gain(standing.mean, level.mean)
                     row["se"] = noise * math.sqrt(1 / standing.n + 1 / level.n) if noise is not None else None
             n = standing.n if standing else 0
-            row["state"] = standing_in_words(commit, n, row.get("gain"), row.get("se"), verdicts.get(commit), lineage)
+            row["state"] = (
+                "withdrawn"
+                if commit in withdrawn
+                else standing_in_words(commit, n, row.get("gain"), row.get("se"), verdicts.get(commit), lineage)
+            )
             rows.append(row)
         return sorted(rows, key=lambda row: -row.get("gain", -math.inf if row["commit"] != champion else 0.0))

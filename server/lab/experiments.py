@@ -6,6 +6,7 @@ from typing import Any
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server import runs
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.amending import in_words
 from autoresearch_mcp.server.lab.commits import Commits
 from autoresearch_mcp.server.lab.comparison import Comparison
 from autoresearch_mcp.server.lab.core import LabCore
@@ -89,6 +90,7 @@ class Experiments:
             used=used_in_words(e, self._core.settings),
             disturbed=self._comparison.disturbed(e),
             base=e.base,
+            remarks=[in_words(remark) for remark in self._core.ledger.remarks(e.commit)],
             tags=e.tags,
             attempt=e.attempt,
             cost_s=round(e.cost_s, 1),

@@ -54,7 +54,8 @@ class History:
         if query.group_by:
             counted = self._core.view.count("experiments", where, query.group_by)
             if query.group_by == "commit":
-                described = self._commits.rows(counted.value)
+                withdrawn = self._core.ledger.withdrawn() if query.commit is None else frozenset()
+                described = self._commits.rows({commit: n for commit, n in counted.value.items() if commit not in withdrawn})
                 note = counted.warning or ("" if described else self._why_nothing(query, where))
                 return a.QueryAnswer(rows=described[: query.limit], matched=len(described), note=note)
             rows = [{query.group_by: key, "count": n} for key, n in sorted(counted.value.items(), key=lambda item: -item[1])]

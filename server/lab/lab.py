@@ -8,6 +8,7 @@ from pathlib import Path
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.gate.promotion import Promoter
+from autoresearch_mcp.server.lab.amending import Amending
 from autoresearch_mcp.server.lab.audit import Auditing
 from autoresearch_mcp.server.lab.cancelling import Cancelling
 from autoresearch_mcp.server.lab.candidacies import CandidacyCases
@@ -57,7 +58,12 @@ class Lab:
 
         trainings = Trainings(core, self._status, experiments)
         self.launch_training = trainings.launch_training
-        self.cancel = Cancelling(core).cancel
+        cancelling = Cancelling(core)
+        self.cancel = cancelling.cancel
+
+        amending = Amending(core, cancelling)
+        self.withdraw = amending.withdraw
+        self.amend = amending.amend
         self.pause = trainings.pause
         self.resume = trainings.resume
         self.reproduce = trainings.reproduce

@@ -46,13 +46,13 @@ class Pictures:
         from autoresearch_mcp.server.lab.progress_plot import draw
 
         settings, conditions, ledger = self._core.settings, self._status.conditions(), self._core.ledger
-        champion, measured = self._core.repo.champion(), ledger.measurements()
+        champion, apart = self._core.repo.champion(), ledger.measurements() | ledger.withdrawn()
         asked = [
             commit for commit, verdict in ledger.decisions(champion, conditions).items() if not verdict.final and verdict.code == "continue"
         ]
         return draw(
             Campaign(
-                experiments=[e for e in self._all_experiments() if e.commit not in measured],
+                experiments=[e for e in self._all_experiments() if e.commit not in apart],
                 promotions=ledger.promotions(),
                 title=settings.lab.name,
                 champion=self._status.summary(champion, conditions),

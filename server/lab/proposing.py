@@ -8,6 +8,7 @@ from pathlib import Path
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab import smoke, titles
+from autoresearch_mcp.server.lab.amending import in_words
 from autoresearch_mcp.server.lab.core import LabCore, clean_tags
 from autoresearch_mcp.server.lab.experiments import Experiments
 from autoresearch_mcp.server.lab.masking import mask_paths
@@ -209,6 +210,10 @@ class Proposing:
         notes = [f"This code was proposed before, by {twin.author}: use its results, or launch more replicates. Nothing new was made."]
         if kind == "candidate" and core.ledger.make_candidate(twin.commit):
             notes.append("It was a measurement; now it is a candidate, and all its replicates count.")
+        if twin.commit in core.ledger.withdrawn():
+            core.ledger.restore(twin.commit, author)
+            notes.append("It was withdrawn; now it is in the lists again.")
+        notes += map(in_words, core.ledger.remarks(twin.commit))
         answer = self._answer(twin, core.repo.stat(twin.base, twin.commit).text, True, notes)
         return self._launched(answer, author, tags, launch)
 

@@ -38,6 +38,8 @@ class SimilarProposals:
         self._embedder = embedder if embedder is not None and embedder.local else None
         self._lock = threading.Lock()
         self._read_to = 0
+        self._remarks_to = 0
+        self._withdrawn = set[str]()
         self._proposals: list[Proposal] = []
         self._words: list[frozenset[str]] = []
         self._holders: Counter[str] = Counter()
@@ -57,24 +59,41 @@ class SimilarProposals:
             self._extend()
             by_words = [self._shared(words, each, holds) for each in self._words]
             by_meaning = self._cosines(idea)
+            apart = {but, *self._withdrawn}
         likeness = [(max(w / NEAR_WORDS, m / NEAR_MEANING), max(w, m), n) for n, (w, m) in enumerate(zip(by_words, by_meaning))]
-        best = sorted((each for each in likeness if each[0] >= 1 and self._proposals[each[2]].commit != but), reverse=True)[:limit]
+        best = sorted((each for each in likeness if each[0] >= 1 and self._proposals[each[2]].commit not in apart), reverse=True)[:limit]
         conditions = self._status.conditions() if best else ""
         return [self._described(self._proposals[n], min(like, 1.0), conditions) for _, like, n in best]
 
     def _extend(self) -> None:
-        fresh = self._ledger.proposals_after(self._read_to, MOST)
-        if not fresh:
-            return
-        self._read_to = fresh[-1][0]
-        proposals = [proposal for _, proposal in fresh]
+        corrected = set[str]()
+        for remark in self._ledger.remarks_after(self._remarks_to):
+            self._remarks_to = remark.seq
+            match remark.kind:
+                case "corrected":
+                    corrected.add(remark.commit)
+                case "withdrawn":
+                    self._withdrawn.add(remark.commit)
+                case "restored":
+                    self._withdrawn.discard(remark.commit)
+        for place, known in enumerate(self._proposals):
+            if known.commit in corrected and (now := self._ledger.proposal(known.commit)) is not None:
+                self._holders.subtract(self._words[place])
+                self._put([now], place)
+        if fresh := self._ledger.proposals_after(self._read_to, MOST):
+            self._read_to = fresh[-1][0]
+            self._put([proposal for _, proposal in fresh], len(self._proposals))
+
+    def _put(self, proposals: list[Proposal], place: int) -> None:
+        """Put proposals at a place: over the one that is there, or at the end."""
+        until = place + len(proposals)
         words = [frozenset(terms(" ".join([proposal.hypothesis, proposal.title, *proposal.sets]))) for proposal in proposals]
-        self._proposals += proposals
-        self._words += words
+        self._proposals[place:until] = proposals
+        self._words[place:until] = words
         self._holders.update(word for each in words for word in each)
         if self._embedder is not None:
             try:
-                self._vectors += list(self._embedder.embed([proposal.hypothesis for proposal in proposals]))
+                self._vectors[place:until] = self._embedder.embed([proposal.hypothesis for proposal in proposals])
             except EmbeddingsUnavailable:
                 self._embedder = None  # a local model that can't be read won't mend itself
 
@@ -82,7 +101,7 @@ class SimilarProposals:
         """Yield what is known of a proposal's change from others: the same hunks on another base, and other values of its constants."""
         with self._lock:
             self._extend()
-            others = [each for each in self._proposals if each.commit != proposal.commit]
+            others = [each for each in self._proposals if each.commit not in {proposal.commit, *self._withdrawn}]
         if same := next((each for each in reversed(others) if each.change and each.change == proposal.change), None):
             yield f"{same.commit[:12]} is the same change on {same.base[:12]}."
         conditions = self._status.conditions()

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from autoresearch_mcp.server.lab.amending import in_words
 from autoresearch_mcp.server.lab.commits import Commits
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.titles import title
@@ -52,11 +53,16 @@ class SqlTables:
         return Read((tuple(row.get(name) for name in columns) for row in rows), warning)
 
     def _proposals(self) -> Iterator[dict[str, Any]]:
-        measurements = self._core.ledger.measurements()
+        ledger = self._core.ledger
+        measurements, withdrawn = ledger.measurements(), ledger.withdrawn()
+        remarks = dict[str, list[str]]()
+        for remark in ledger.remarks_after(0):
+            remarks.setdefault(remark.commit, []).append(in_words(remark))
         for _, proposal in self._core.ledger.proposals_after(0, _ALL):
             kind = "measurement" if proposal.commit in measurements else "candidate"
             shown = {"title": title(proposal), "kind": kind, "sets": json.dumps(proposal.sets), "tags": tuple(proposal.tags)}
-            yield vars(proposal) | shown
+            later = {"withdrawn": int(proposal.commit in withdrawn), "remarks": " ".join(remarks.get(proposal.commit, []))}
+            yield vars(proposal) | shown | later
 
     def _promotions(self) -> Read[list[Promotion]]:
         promotions: list[Promotion] = []

@@ -192,7 +192,9 @@ class LabStatus:
             added = self._ledger.larger_than(growth.FREE)
             theirs = added.get(self._ledger.proposal_of(champion), 0)
             charges = {commit: growth.charge(ours, theirs, settings.training.limits.base) for commit, ours in added.items()}
-        best = leaders(self._standings.all(conditions), champion, fresh, verdicts, LEADERS, rules_of(settings.promotion), charges)
+        withdrawn = self._ledger.withdrawn()
+        listed = [each for each in self._standings.all(conditions) if each.commit not in withdrawn]
+        best = leaders(listed, champion, fresh, verdicts, LEADERS, rules_of(settings.promotion), charges)
         lineage = Lineage(self._ledger, champion)
         return [_leader_line(each, verdicts.get(each.standing.commit), lineage) for each in best]
 

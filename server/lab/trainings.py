@@ -9,6 +9,7 @@ from typing import Any
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.gate.promotion import WITHDRAWN
 from autoresearch_mcp.server.lab.brakes import Brakes
 from autoresearch_mcp.server.lab.core import LabCore, clean_tags
 from autoresearch_mcp.server.lab.experiments import Experiments
@@ -50,7 +51,7 @@ class Trainings:
             confirm: False: refuse a launch that is seldom meant. See `Brakes`.
 
         Raises:
-            LabError: `confirm`, `not_a_proposal`, `bad_replicates`, `unknown_device`, `over_budget`, `key_reused`, and `not_set_up` or
+            LabError: `confirm`, `not_a_proposal`, `withdrawn`, `bad_replicates`, `unknown_device`, `over_budget`, `key_reused`, and `not_set_up` or
                 `missing_package` where nothing can be trained.
         """
         core = self._core
@@ -61,6 +62,8 @@ class Trainings:
                 f"{sha[:12]} is neither a proposal nor a champion, so it can't be trained. Make a proposal of it with propose_patch.",
                 "not_a_proposal",
             )
+        if sha in core.ledger.withdrawn():
+            raise LabError(f"{WITHDRAWN.format(sha[:12])} Nothing was queued.", "withdrawn")
         if not 1 <= replicates <= MAX_REPLICATES:
             raise LabError(f"replicates must be 1 to {MAX_REPLICATES}, got {replicates}. Nothing was queued.", "bad_replicates")
         settings = core.settings  # one snapshot: what is reserved is what runs

@@ -28,6 +28,7 @@ from autoresearch_mcp.server.ledger.outbox import Outbox
 from autoresearch_mcp.server.ledger.pause import Pause
 from autoresearch_mcp.server.ledger.promotions import Promotions
 from autoresearch_mcp.server.ledger.proposals import Proposals
+from autoresearch_mcp.server.ledger.remarks import Remarks
 from autoresearch_mcp.server.ledger.results import Results
 from autoresearch_mcp.server.ledger.starts import Starts
 
@@ -146,6 +147,14 @@ class Ledger:
         self.drop_promotion = promotions.drop_promotion
         self.promotions = promotions.promotions
         self.promotion_count = promotions.promotion_count
+
+        remarks = Remarks(database)
+        self.remarks = remarks.remarks
+        self.remarks_after = remarks.remarks_after
+        self.withdrawn = remarks.withdrawn
+        self.withdraw = remarks.withdraw
+        self.restore = remarks.restore
+        self.amend = remarks.amend
 
         news = News(database)
         self.newest_news = news.newest_news

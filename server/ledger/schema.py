@@ -4,7 +4,7 @@ import sqlite3
 
 from autoresearch_mcp.server.errors import LabError
 
-SCHEMA_VERSION = 15
+SCHEMA_VERSION = 16
 
 _SCHEMA = """
 CREATE TABLE proposals (
@@ -133,6 +133,12 @@ CREATE TABLE news (  -- what happened that callers should hear of, once; recipie
 CREATE TABLE heard (  -- the last news that each caller was told
     caller TEXT PRIMARY KEY, seq INTEGER NOT NULL
 ) STRICT
+""",
+    16: """
+CREATE TABLE remarks (  -- on proposals, for good: text corrected (holds the one of before), note, withdrawn, restored
+    seq INTEGER PRIMARY KEY, "commit" TEXT NOT NULL, at REAL NOT NULL, author TEXT NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL
+) STRICT;
+CREATE INDEX remarks_by_commit ON remarks ("commit")
 """,
 }
 

@@ -56,6 +56,7 @@ def proposing(bridge: Bridge, readings: Readings) -> Callable[..., Awaitable[a.P
         port: Annotated[Commit | None, Field(description="a proposal whose change goes on base")] = None,
         base: Annotated[Commit | None, Field(description="default: the champion")] = None,
         title: Annotated[str | None, Field(max_length=60)] = None,
+        amend: Annotated[Commit | None, Field(description="instead: correct this proposal's text")] = None,
         kind: ProposalKind | None = None,
         launch: Annotated[int | None, Field(ge=0, le=16, description="replicates")] = None,
         wait_s: Annotated[int | None, Field(ge=0, le=45, description="for their results")] = None,
@@ -68,6 +69,11 @@ def proposing(bridge: Bridge, readings: Readings) -> Callable[..., Awaitable[a.P
         is never promoted.
         """
         started, unread = anyio.current_time(), ""
+        if amend is not None:
+            if any(each is not None for each in (ref, diff, edits, files, port, base, kind, launch, tags)) or hypothesis is None:
+                raise LabError("amend goes with hypothesis and title, and with no change. Nothing was changed.", "bad_arguments")
+            signed = bridge.author(author, context), hypothesis, title, bridge.rules_others(context)
+            return bridge.signed(await bridge.call(bridge.lab.amend, amend, *signed), author, context)
         if base is None and ref is None:
             unread = readings.unread(bridge.caller(context), await bridge.call(bridge.lab.champion))
         try:

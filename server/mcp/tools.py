@@ -172,12 +172,18 @@ class LabTools:
         ids: Annotated[list[ExperimentId] | None, Field(max_length=50)] = None,
         commit: Annotated[Commit | None, Field(description="all of it")] = None,
         mine: Annotated[bool | None, Field(description="all of yours")] = None,
-        reason: Annotated[str | None, Field(max_length=300, description="told to authors of others'")] = None,
+        withdraw: Annotated[bool | None, Field(description="the proposal too")] = None,
+        reason: Annotated[str | None, Field(max_length=300, description="for others'")] = None,
         author: Author | None = None,
     ) -> a.CancelAnswer:
         """Stop queued and running trainings, by ids, commit or mine, and free their budget."""
         name, anyones = self.bridge.author(author, context), self.bridge.rules_others(context)
-        answer = await self.bridge.call(self.lab.cancel, name, ids, commit, bool(mine), reason or "", anyones)
+        if withdraw:
+            if commit is None or ids or mine:
+                raise LabError("withdraw goes with commit, and with nothing else to cancel. Nothing was changed.", "bad_arguments")
+            answer = await self.bridge.call(self.lab.withdraw, commit, name, reason or "", anyones)
+        else:
+            answer = await self.bridge.call(self.lab.cancel, name, ids, commit, bool(mine), reason or "", anyones)
         return self.bridge.signed(answer, author, context)
 
     @takes(ExperimentQuery)

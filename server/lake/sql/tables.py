@@ -30,6 +30,8 @@ DERIVED: dict[str, dict[str, Column]] = {
         Column("title", "text", "the idea in a few words"),
         Column("hypothesis", "text", "the idea, in the agent's words"),
         Column("kind", "text", "candidate or measurement"),
+        Column("withdrawn", "integer", "1 where its author or the owner withdrew it"),
+        Column("remarks", "text", "what was said of it later, with dates"),
         Column("tags", "list", "given by the author"),
         Column("sets", "text", "constants that it sets, as JSON, for json_extract(sets, '$.NAME')"),
         Column("ported_from", "text", "the proposal whose change it is on another base"),
