@@ -1,20 +1,25 @@
-"""What to do next follows from the lab's state, and what is the caller's comes first."""
+"""What to do next follows from the lab's state, and what is the caller's comes first. The tests are a lab's life, in order."""
+
+from collections.abc import Iterator
 
 import pytest
 
+from autoresearch_mcp.server.commands.init import create_lab
+from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.measured import MeasuredLab
 
 CHAMPION = [1.60, 1.61, 1.59, 1.602, 1.605, 1.595, 1.612, 1.586]
 
 
-@pytest.fixture
-def idea(measured: MeasuredLab) -> str:
-    measured.measure(measured.lab.champion(), list(CHAMPION))
-    return measured.propose("DEPTH = ", "DEPTH = 1 + ")
-
-
-def first(measured: MeasuredLab, caller: str = "ada") -> str:
-    return measured.lab.next_steps(caller)[0]
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeasuredLab]:
+    root = tmp_path_factory.mktemp("labs") / "lab"
+    create_lab(root, profile="tiny", budget_s=1.0)
+    measured = MeasuredLab(root)
+    with runner_lock(root / ".autoresearch") as mine:
+        assert mine
+        yield measured
+    measured.close()
 
 
 def test_an_empty_lab_is_told_to_launch_a_first_idea_and_which_ideas_nobody_tried(measured: MeasuredLab) -> None:
@@ -24,48 +29,51 @@ def test_an_empty_lab_is_told_to_launch_a_first_idea_and_which_ideas_nobody_trie
     assert steps[2].startswith(f"Untried ideas in memory: {memory} 'Warm up the learning rate")
 
 
+@pytest.fixture(scope="module")
+def idea(measured: MeasuredLab) -> str:
+    measured.measure(measured.lab.champion(), list(CHAMPION))
+    return measured.propose("DEPTH = ", "DEPTH = 1 + ")
+
+
 def test_ones_own_promising_candidate_is_to_be_decided_and_then_promoted(measured: MeasuredLab, idea: str) -> None:
     measured.measure(idea, [1.40])
-    assert first(measured) == f"Your {idea[:12]} (+0.2000, n=1) is open: launch_training(commit='{idea[:12]}', until='decided')."
-    assert "propose_patch" in first(measured, "bob"), "it is nothing of bob's"
+    (first, *_) = measured.lab.next_steps("ada")
+    assert first == f"Your {idea[:12]} (+0.2000, n=1) is open: launch_training(commit='{idea[:12]}', until='decided')."
+    assert "propose_patch" in measured.lab.next_steps("bob")[0], "it is nothing of bob's"
     measured.measure(idea, [1.41, 1.39])
     measured.lab.gate.verdict(idea, measured.lab.champion())
-    assert first(measured) == f"Your {idea[:12]} passes the gate: promote_commit(commit='{idea[:12]}')."
-    assert first(measured, "bob").startswith(f"Candidate {idea[:12]} passes"), "anybody may promote it"
-    assert measured.lab.promote_commit(idea, "ada").promoted
-    assert not any(idea[:12] in step for step in measured.lab.next_steps("ada"))
+    assert measured.lab.next_steps("ada")[0] == f"Your {idea[:12]} passes the gate: promote_commit(commit='{idea[:12]}')."
+    assert measured.lab.next_steps("bob")[0].startswith(f"Candidate {idea[:12]} passes"), "anybody may promote it"
 
 
-def test_a_decided_idea_is_to_be_written_down_after_what_is_open(measured: MeasuredLab, idea: str) -> None:
-    measured.measure(idea, [1.70, 1.71])
-    assert measured.lab.promote_commit(idea, "ada").verdict.code == "futile"
-    assert first(measured) == f"Your {idea[:12]} is decided (futile): write down why with write_memory, and go on."
-    other = measured.propose("WIDTH = ", "WIDTH = 1 + ")
-    measured.measure(other, [1.55])
-    assert other[:12] in first(measured) and idea[:12] in measured.lab.next_steps("ada")[1]
-
-
-def test_after_a_promotion_what_was_built_before_is_to_be_rebased(measured: MeasuredLab, idea: str) -> None:
-    other = measured.propose("WIDTH = ", "WIDTH = 1 + ")
+def test_a_decided_idea_is_to_be_written_down_after_what_is_open_and_a_measurement_is_never_to_be_decided(
+    measured: MeasuredLab, idea: str
+) -> None:
+    worse, other = measured.propose("WIDTH = ", "WIDTH = 1 + "), measured.propose("HEAD_DIM = ", "HEAD_DIM = 3 + ")
+    measured.measure(worse, [1.70, 1.71])
     measured.measure(other, [1.45])
-    measured.measure(idea, [1.40, 1.41, 1.39])
-    assert measured.lab.promote_commit(idea, "ada").promoted
-    assert f"Your {other[:12]} (+0.1500 on its base, n=1) is open, and the champion moved: promote_commit" in first(measured)
-
-
-def test_a_measurement_is_never_to_be_decided(measured: MeasuredLab, idea: str) -> None:
+    assert measured.lab.promote_commit(worse, "ada").verdict.code == "futile"
     edits = [{"path": "train.py", "search": "DEPTH = 2", "replace": "DEPTH = 4"}]
     probe = measured.lab.propose_patch("An upper bound of depth.", "ada", edits=edits, kind="measurement").commit
     measured.measure(probe, [1.2])
-    assert not any(probe[:12] in step for step in measured.lab.next_steps("ada"))
+    passes, open_, futile, *rest = measured.lab.next_steps("ada")
+    assert idea[:12] in passes and other[:12] in open_ and not any(probe[:12] in step for step in rest)
+    assert futile == f"Your {worse[:12]} is decided (futile): write down why with write_memory, and go on."
 
 
-def test_what_runs_and_what_idles_is_told(measured: MeasuredLab, idea: str) -> None:
-    (id,) = measured.lab.launch_training(idea, "ada").experiments
-    assert first(measured).startswith("Yours: 0 running, 1 queued")
-    assert first(measured, "bob").startswith("Others: 0 running, 1 queued")
+def test_what_runs_and_what_is_queued_is_told(measured: MeasuredLab, idea: str) -> None:
+    (id,) = measured.lab.launch_training("champion", "ada").experiments
+    assert any(step.startswith("Yours: 0 running, 1 queued") for step in measured.lab.next_steps("ada"))
     measured.ledger.move(id, ["queued"], state="running")
-    assert first(measured, "bob").startswith("Others: 1 running, 0 queued")
+    assert any(step.startswith("Others: 1 running, 0 queued") for step in measured.lab.next_steps("bob"))
+    measured.ledger.move(id, ["running"], state="crashed")
+
+
+def test_after_a_promotion_what_was_built_before_is_to_be_rebased(measured: MeasuredLab, idea: str) -> None:
+    assert measured.lab.promote_commit(idea, "ada").promoted
+    (first, *rest) = measured.lab.next_steps("ada")
+    assert "(+0.1500 on its base, n=1) is open, and the champion moved: promote_commit" in first
+    assert not any(idea[:12] in step for step in rest)
 
 
 def test_a_budget_that_is_nearly_gone_is_for_what_is_open(measured: MeasuredLab, idea: str) -> None:
