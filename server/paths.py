@@ -102,6 +102,11 @@ class StatePaths:
         return self.state / "modal.json"
 
     @property
+    def keep_going(self) -> Path:
+        """The owner's permission that a client's session goes on by itself."""
+        return self.state / "keep-going.json"
+
+    @property
     def slurm(self) -> Path:
         """The record of what tells this lab's jobs on a Slurm cluster from others."""
         return self.state / "slurm.json"

@@ -66,6 +66,7 @@ class Lab:
         self.amend = amending.amend
         self.pause = trainings.pause
         self.resume = trainings.resume
+        self.paused_at = core.ledger.paused_at
         self.reproduce = trainings.reproduce
         self.is_reproduction = trainings.is_reproduction
         self.reproduction = trainings.reproduction

@@ -1,0 +1,129 @@
+"""`autoresearch-mcp hook`: what a coding client's hooks ask of a lab, so that a session wakes up informed and a campaign goes on overnight.
+
+`start` answers a session's beginning with what the lab is about now. `stop` answers the end of a turn: where the owner said `hook on`, it
+has the client go on, a bounded number of times, while there is budget and no goal was reached. Both are silent where there is no lab, and
+never fail: a hook that breaks would break the client. The answers are those of Claude Code (https://code.claude.com/docs/en/hooks).
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from autoresearch_mcp.server.commands.arguments import add_lab, existing_lab, nearest_lab, say
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.paths import LabPaths
+
+EXAMPLES = ("autoresearch-mcp hook on --turns 40 --goal 1.30", "autoresearch-mcp hook off")
+TURNS = 25  # that a client goes on by itself, unless the owner says another number
+_MOST_INPUT = 1 << 20
+_MOST_TEXT = 2_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument(
+        "event", choices=("on", "off", "start", "stop"), help="on and off: yours; start and stop: what the client's hooks call"
+    )
+    add_lab(parser)
+    parser.add_argument("--turns", type=int, default=TURNS, help=f"with on: how often a client goes on by itself (default: {TURNS})")
+    parser.add_argument("--goal", type=float, help="with on: stop once the champion's metric has reached this")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Answer one event."""
+    if arguments.event in ("start", "stop"):
+        with contextlib.suppress(LabError, OSError, ValueError):
+            if answer := _answer(arguments.event, arguments.dir):
+                say(json.dumps(answer))
+        return 0
+    permission = LabPaths(existing_lab(arguments.dir)).keep_going
+    if arguments.event == "off":
+        permission.unlink(missing_ok=True)
+        say("Clients of this lab end their turns as they like.")
+        return 0
+    if not 1 <= arguments.turns <= 10_000:
+        raise LabError(f"--turns must be from 1 to 10000, got {arguments.turns}. Nothing was changed.", "bad_arguments")
+    _write(permission, {"turns": arguments.turns, "left": arguments.turns, "goal": arguments.goal})
+    goal = f", or until the champion reaches {arguments.goal:g}" if arguments.goal is not None else ""
+    say(
+        f"A client with the plugin's hooks goes on by itself {arguments.turns} times, while there is budget{goal}. `autoresearch-mcp hook off` ends it."
+    )
+    return 0
+
+
+def _answer(event: str, given: Path | None) -> dict[str, Any] | None:
+    """Return what a client's hook is told; None where there is nothing to say."""
+    asked = json.loads(sys.stdin.read(_MOST_INPUT) or "{}") if not sys.stdin.isatty() else {}
+    told = asked.get("cwd") if isinstance(asked, dict) else None
+    where = given or os.environ.get("AUTORESEARCH_LAB") or os.environ.get("CLAUDE_PROJECT_DIR") or told or "."
+    root = nearest_lab(Path(str(where)).expanduser().absolute())
+    if root is None:
+        return None
+    return _wake_up(root) if event == "start" else _go_on(LabPaths(root))
+
+
+def _wake_up(root: Path) -> dict[str, Any]:
+    from autoresearch_mcp.server.lab.lab import Lab
+
+    with contextlib.closing(Lab(root)) as lab:
+        status = lab.status()
+    champion, counts = status.champion, ", ".join(f"{n} {state}" for state, n in status.counts.items() if n) or "no experiments yet"
+    mean = f"{champion.mean:.5g} (n {champion.n})" if champion.mean is not None else "not measured yet"
+    lines = [
+        f"This folder is the autoresearch lab {status.lab}. Metric: {status.metric}. Champion {champion.commit[:12]}: {mean}. {counts}.",
+        f"Budget left: {status.budget.left_s / 3600:.2f} device hours.",
+        *status.warnings,
+        *(f"Next: {step}" for step in status.next),
+    ]
+    return {"hookSpecificOutput": {"hookEventName": "SessionStart", "additionalContext": _text(lines)}}
+
+
+def _go_on(paths: LabPaths) -> dict[str, Any] | None:
+    """Have the client go on, and count it; or let it end, and say why."""
+    try:
+        permission = json.loads(paths.keep_going.read_text(encoding="utf-8"))
+        left, turns, goal = int(permission["left"]), int(permission["turns"]), permission.get("goal")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    from autoresearch_mcp.server.lab.lab import Lab
+
+    with contextlib.closing(Lab(paths.root)) as lab:
+        status = lab.status()
+        settings = lab.settings
+        paused = lab.paused_at() is not None
+    mean = status.champion.mean
+    reached = goal is not None and mean is not None and (mean <= goal if settings.metric.better == "min" else mean >= goal)
+    each = (status.training.typical_s or status.training.reserves_s) if status.training else 0.0
+    why = (
+        f"the champion has reached {goal:g}"
+        if reached
+        else "the budget covers no more trainings"
+        if status.budget.left_s < each
+        else "the lab's owner paused the lab"
+        if paused
+        else f"it went on {turns} times"
+        if left <= 0
+        else ""
+    )
+    if why:
+        paths.keep_going.unlink(missing_ok=True)
+        return {"systemMessage": f"autoresearch: the campaign ends here, because {why}. `autoresearch-mcp hook on` lets it go on."}
+    _write(paths.keep_going, {**permission, "left": left - 1})
+    lines = [f"The campaign goes on by itself: {turns - left + 1} of at most {turns} times (`autoresearch-mcp hook off` ends it)."]
+    return {"decision": "block", "reason": _text([*lines, *status.next, "Call get_status, and follow your contract."])}
+
+
+def _text(lines: list[str]) -> str:
+    from autoresearch_mcp.server.untrusted import one_line
+
+    return "\n".join(one_line(line, 400) for line in lines)[:_MOST_TEXT]
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    half = path.with_suffix(".part")
+    half.write_text(json.dumps(values), encoding="utf-8")
+    half.replace(path)
