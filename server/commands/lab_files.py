@@ -24,6 +24,7 @@ PURPOSES = {
     MCP_CONFIG: "the server, for Claude Code opened here",
 }
 _FIXED = "trainer"  # folder of the fixed files, for agents to read
+_FILE_TOOLS = ("Read", "Grep", "Edit", "Write", "Bash(git:*)", "Bash(autoresearch-mcp checkout:*)", "Bash(autoresearch-mcp try:*)")
 _WORKER_HEAD = """\
 ---
 name: experiment-worker
@@ -41,7 +42,7 @@ def starting_files(lab_toml: str, fixed_folder: str | None) -> dict[str, bytes]:
         lab_toml: the text of its settings.
         fixed_folder: where the fixed files go, to be read; None leaves them out.
     """
-    tools = ", ".join(f"mcp__{NAME}__{tool}" for tool in TOOLS)
+    tools = ", ".join([*_FILE_TOOLS, *(f"mcp__{NAME}__{tool}" for tool in TOOLS)])
     fixed = {name: path.read_bytes() for name, path in prepare.fixed_files().items() if not name.endswith("__init__.py")}
     return {
         TRAIN: fixed.pop("train.py"),

@@ -73,12 +73,13 @@ def test_the_project_file_starts_a_server_from_the_labs_directory(tmp_path: Path
     assert done.stdout.startswith("autoresearch-mcp ")
 
 
-def test_the_worker_is_a_claude_code_agent_that_may_use_the_labs_tools_only(tmp_path: Path) -> None:
+def test_the_worker_is_a_claude_code_agent_that_may_edit_commit_try_and_use_the_labs_tools(tmp_path: Path) -> None:
     create_lab(tmp_path / "lab")
     text = (tmp_path / "lab" / ".claude" / "agents" / "experiment-worker.md").read_text("utf-8")
     head = re.fullmatch(r"---\nname: experiment-worker\ndescription: [^\n:]+\ntools: (.+?)\n---\n\n(.*)", text, re.DOTALL)
     assert head and head[2] == contract("worker")
-    assert set(head[1].split(", ")) == {f"mcp__autoresearch__{tool}" for tool in TOOLS}
+    files = {"Read", "Grep", "Edit", "Write", "Bash(git:*)", "Bash(autoresearch-mcp checkout:*)", "Bash(autoresearch-mcp try:*)"}
+    assert set(head[1].split(", ")) == files | {f"mcp__autoresearch__{tool}" for tool in TOOLS}
 
 
 def test_an_existing_empty_directory_is_filled_and_stays_itself(tmp_path: Path) -> None:
