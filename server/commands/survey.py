@@ -117,6 +117,7 @@ def survey(repo: Repo, commit: str, asked: Asked, name: str) -> Survey:
     editable = _editable(asked.editable, paths, path, name)
     files, left_out = _files(repo, commit, paths, editable)
     code = repo.read(commit, path)
+    files = (*files, *_markers(repo, commit, paths, code, files))[:MOST_FILES]
     metric, guessed = (asked.metric, []) if asked.metric else _metric(code, path)
     if not metric and not submits(code):
         metric = asked.ask_metric(path) if asked.ask_metric else ""
@@ -190,7 +191,9 @@ def candidates(paths: Sequence[str], read: Callable[[str], bytes]) -> list[Candi
         read: returns the content of one.
     """
     ranked = {path: (score, "by its name") for path in paths if (score := _by_name(path))}
-    for path, why in (*_in_readme(paths, read), *_in_pyproject(paths, read)):
+    as_files = {path for path, _, as_module in _in_readme(paths, read) if not as_module}
+    named = [(path, why) for path, why, _ in _in_readme(paths, read)]
+    for path, why in (*named, *_in_pyproject(paths, read)):
         ranked[path] = max(ranked.get(path, (0, "")), (85 if "train" in path else 45, why))
     found = []
     for path, (score, why) in ranked.items():
@@ -198,7 +201,7 @@ def candidates(paths: Sequence[str], read: Callable[[str], bytes]) -> list[Candi
         if not code.strip():
             continue
         trains = 10 if _TRAINS.search(code) else 0
-        inside = f"{path.rpartition('/')[0]}/__init__.py" in paths
+        inside = f"{path.rpartition('/')[0]}/__init__.py" in paths and path not in as_files
         module = path.removeprefix("src/").removesuffix(".py").removesuffix("/__main__").replace("/", ".") if inside else ""
         found.append(Candidate(path, module, why, score + trains - path.count("/")))
     if not found:  # nothing has such a name: then what is run and trains
@@ -225,13 +228,14 @@ def _passed_over(path: str) -> bool:
     return len(folders) > 4 or any(folder in _PASSED_OVER or folder.startswith(".") for folder in folders)
 
 
-def _in_readme(paths: Sequence[str], read: Callable[[str], bytes]) -> Iterator[tuple[str, str]]:
+def _in_readme(paths: Sequence[str], read: Callable[[str], bytes]) -> Iterator[tuple[str, str, bool]]:
+    """Yield the files that the README runs, why they are named, and whether it runs them as modules."""
     readme = next((path for path in paths if path.lower() in ("readme.md", "readme.rst", "readme", "readme.txt")), None)
     text = read(readme).decode("utf-8", "replace") if readme else ""
     for as_module, word in _COMMAND.findall(text):
         for path in _places(word) if as_module else [word.removeprefix("./")]:
             if path in paths and path.endswith(".py") and path not in _PROJECT:
-                yield path, f"its {readme} runs it"
+                yield path, f"its {readme} runs it", bool(as_module)
 
 
 def _in_pyproject(paths: Sequence[str], read: Callable[[str], bytes]) -> Iterator[tuple[str, str]]:
@@ -284,6 +288,13 @@ def _files(repo: Repo, commit: str, paths: Sequence[str], editable: Sequence[str
                 "Data belongs into a folder that [training] data names"
             )
     return tuple(names[:MOST_FILES]), lines
+
+
+def _markers(repo: Repo, commit: str, paths: Sequence[str], code: bytes, files: Sequence[str]) -> list[str]:
+    """Return the hidden files of the top that the code names, such as `.project-root`."""
+    hidden = [path for path in paths if path.startswith(".") and "/" not in path and not path.startswith((".git", ".env"))]
+    texts = [code, *(data for path, data in repo.matching(commit, Editable(files)).items() if path.endswith(".py"))] if hidden else []
+    return [path for path in hidden if any(path.encode() in text for text in texts)]
 
 
 def _top(path: str) -> str:

@@ -40,6 +40,17 @@ def lab_of(tmp_path: Path, files: dict[str, str], asked: Asked = Asked()) -> tup
         ({"train.py": TRAINS, "main.py": TRAINS}, "train.py", ["main.py"]),
         ({"scripts/train.py": TRAINS, "net/model.py": "x = 1\n", "conf/a.yaml": "lr: 1\n"}, "scripts/train.py", ["scripts/**", "net/**", "conf/**"]),
         ({"pkg/__init__.py": "", "pkg/train.py": TRAINS}, "-m pkg.train", ["pkg/**"]),
+        (
+            {
+                "src/__init__.py": "",
+                "src/train.py": f"import src\nroot = '.project-root'\n{TRAINS}",
+                ".project-root": "",
+                ".flake8": "",
+                "README.md": "`python src/train.py`",
+            },
+            "src/train.py",
+            ["src/**", ".project-root"],
+        ),
         ({"src/pkg/__init__.py": "", "src/pkg/__main__.py": TRAINS}, "-m pkg", ["src/**"]),
         (
             {"src/own/__init__.py": "", "src/own/fitting.py": TRAINS, "pyproject.toml": '[project]\nname="own"\n[project.scripts]\ngo = "own.fitting:main"\n'},
@@ -58,6 +69,7 @@ def lab_of(tmp_path: Path, files: dict[str, str], asked: Asked = Asked()) -> tup
 def test_what_trains_is_found_and_what_it_needs_comes_along(tmp_path: Path, files: dict[str, str], runs: str, others: list[str]) -> None:
     training, _ = lab_of(tmp_path, files)
     assert (f"-m {training.module}" if training.module else training.entry) == runs
+    assert ".flake8" not in training.files
     assert set(others) <= set(training.files) | {path for path in training.editable if path in others}
     assert settings.load(tmp_path / "lab").metric.name == "val_loss" and training.file in files and training.editable == [training.file]
 
