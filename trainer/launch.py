@@ -196,7 +196,8 @@ def main() -> None:
     if arguments.warm:
         _serve_warm(arguments.stage)
     else:
-        _preload()
+        if not (protocol.read_json(arguments.run / protocol.SPEC) or {}).get("metric"):  # a script imports what it needs by itself
+            _preload()
         supervise(arguments.run, arguments.stage)
 
 

@@ -34,7 +34,7 @@ def short(tmp_path: Path, settings: Settings, code: dict[str, bytes], seconds: f
 
 
 def test_code_with_the_contract_trains_up_to_its_submission_and_is_not_scored(tmp_path: Path) -> None:
-    run = short(tmp_path, lab(), {"train.py": STOCK}, nice=True)
+    run = short(tmp_path, lab(), {"train.py": STOCK}, most_s=300.0)
     assert (run.outcome, run.failure, run.metric) == ("done", None, None)
     assert run.steps > 0 and run.step_s and run.step_s < 1 and run.loss and run.startup_s
     assert run.weights_mb and run.weights_limit_mb and 0 < run.weights_mb < run.weights_limit_mb
@@ -42,13 +42,13 @@ def test_code_with_the_contract_trains_up_to_its_submission_and_is_not_scored(tm
 
 
 def test_a_failure_is_told_with_the_line_of_the_code(tmp_path: Path) -> None:
-    run = short(tmp_path, lab("loss"), {"train.py": b"import json\nimport nowhere_to_be_had\n"})
+    run = short(tmp_path, lab("loss"), {"train.py": b"import torch\nimport nowhere_to_be_had\n"}, 60.0, nice=True)
     assert run.outcome == "failed" and run.failure and run.failure.kind == "import_error"
     assert "train.py:2" in run.failure.lines[0] and run.fault == "code"
 
 
 def test_code_that_would_train_on_is_ended_and_what_it_printed_is_told(tmp_path: Path) -> None:
-    run = short(tmp_path, lab("val loss"), {"train.py": FOR_EVER.encode()})
+    run = short(tmp_path, lab("val loss"), {"train.py": FOR_EVER.encode()}, 2.0)
     assert (run.outcome, run.failure) == ("going", None)
     assert run.metric and run.metric.value and run.metric.value <= 1
     assert run.steps > 1 and run.step_s and 0.03 < run.step_s < 5
