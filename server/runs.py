@@ -178,6 +178,12 @@ class LiveCurve:
             self.share = min(max(self.share, share), 1.0)
 
 
+def read_weights_mb(directory: Path) -> float | None:
+    """Return the megabytes of the model that a running attempt trains, as its code says at its first step; None before that."""
+    size = (protocol.read_json(directory / protocol.PROGRESS) or {}).get("weights_mb")
+    return float(size) if isinstance(size, int | float) else None
+
+
 def read_share(directory: Path, budget_s: float) -> float | None:
     """Return the share of the training budget that a running attempt has used, 0 to 1; None if it left no word yet.
 

@@ -17,6 +17,7 @@ from autoresearch_mcp.trainer.records import Curve
 from autoresearch_mcp.trainer.text import one_line
 
 LINE_BYTES = 64 << 10
+MOST_MB = 1e6  # that a model's size is believed
 NOTES, NAME_CHARS, NOTE_CHARS = 8, 32, 80
 
 
@@ -26,6 +27,7 @@ class Channel:
     Attributes:
         theirs: the end that train.py gets. Close it here once it has.
         config: of the submitted model; None until it is submitted.
+        weights_mb: of the model that trains, as the code says at its first step.
         notes: what the code itself says on how it ran.
         timings: seconds from spawn to each step of the contract.
 
@@ -40,6 +42,7 @@ class Channel:
         self._ours.setblocking(False)
         self._inbox = b""
         self.config: dict[str, Any] | None = None
+        self.weights_mb: float | None = None
         self.notes = dict[str, str]()
         self.timings = dict[str, float]()
         selector.register(self._ours, selectors.EVENT_READ, self.receive)
@@ -86,6 +89,9 @@ class Channel:
         elif operation == "log" and self._meter.started_at is not None:
             self.timings.setdefault("first_step_s", since_spawn)
             self._curve.add(message, self._budget_s)
+        elif operation == "weights":
+            size = message.get("mb")
+            self.weights_mb = round(float(size), 1) if isinstance(size, int | float) and 0 <= size < MOST_MB else None
         elif operation == "note":
             texts = {name: value for name, value in message.items() if name != "op" and isinstance(value, str)}
             self.notes |= {one_line(name, NAME_CHARS): one_line(value, NOTE_CHARS) for name, value in texts.items()}

@@ -6,14 +6,17 @@ This module runs inside the sandbox, so nobody trusts what it says: the launcher
 """
 
 import array
+import contextlib
 import json
 import mmap
 import os
 import resource
 import socket
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ class Run:
         self.config = config
         self._channel = channel
         self._started_at = 0.0
+        self._measured = False  # whether the size of the model was told
         self._send(op="connect")
 
     def start(self) -> "np.ndarray[tuple[int], np.dtype[np.uint16]]":
@@ -61,6 +65,10 @@ class Run:
 
     def log(self, **values: float) -> None:
         """Report `step`, `loss` (nats a token), `tokens` (seen so far) and any other number: the run's loss curve."""
+        if not self._measured:
+            self._measured = True
+            with contextlib.suppress(Exception):  # it is a hint, which must end no training
+                self._send(op="weights", mb=_largest_model(sys._getframe(1)) / 2**20)
         self._send(op="log", share=self.progress(), **{name: float(value) for name, value in values.items()})
 
     def note(self, **facts: str) -> None:
@@ -91,6 +99,25 @@ class Run:
             return time.monotonic()
         helpers = resource.getrusage(resource.RUSAGE_CHILDREN)
         return time.process_time() + helpers.ru_utime + helpers.ru_stime
+
+
+def _largest_model(frame: FrameType) -> int:
+    """Return the bytes of the largest model that the code at work has at hand, as `submit` would store it; 0 where none is in sight."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return 0
+    models = {id(each): each for each in _at_hand(frame) if isinstance(each, torch.nn.Module)}
+    return max((sum(tensor.nbytes for tensor in model.state_dict().values()) for model in models.values()), default=0)
+
+
+def _at_hand(frame: FrameType | None) -> Iterator[object]:
+    """Yield what a frame, and those that called it, have by name, and what hangs directly on that."""
+    while frame is not None:
+        for value in [*frame.f_locals.values()]:
+            yield value
+            if not isinstance(value, type | ModuleType):
+                yield from [*getattr(value, "__dict__", {}).values()]
+        frame = frame.f_back
 
 
 def profile() -> str:

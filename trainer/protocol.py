@@ -126,6 +126,7 @@ class Progress:
     used_s: float = 0.0
     step: int = 0
     loss: float | None = None
+    weights_mb: float | None = None  # of the model in training, as its code says at the first step
 
 
 @dataclass(frozen=True)

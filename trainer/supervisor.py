@@ -379,7 +379,7 @@ class Supervisor:
 
     def _show(self) -> None:
         self._shown = (self._meter.phase, time.monotonic())
-        progress = Progress(self._meter.phase, round(self._meter.used_s, 2), self._curve.steps, self._curve.loss)
+        progress = Progress(self._meter.phase, round(self._meter.used_s, 2), self._curve.steps, self._curve.loss, self._channel.weights_mb)
         protocol.write_json(self._run / protocol.PROGRESS, progress)
 
     def _drain(self) -> None:

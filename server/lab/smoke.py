@@ -43,7 +43,11 @@ class SmokeStarts:
     def _can(self) -> bool:
         """Return whether a smoke start would get anywhere: the data is prepared, and not every core trains already."""
         settings = self._core.settings
-        ready = settings.is_script or (not missing_packages() and (prepare.data_dir(settings.training.profile) / prepare.META).exists())
+        try:
+            data = prepare.data_dir(settings.training.profile, settings.training.limits.own)
+        except prepare.PreparationError:
+            return settings.is_script
+        ready = settings.is_script or (not missing_packages() and (data / prepare.META).exists())
         training = len(self._core.ledger.open_experiments("running"))
         return ready and training * settings.training.threads < (os.cpu_count() or 1)
 

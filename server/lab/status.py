@@ -218,9 +218,12 @@ class LabStatus:
     def _line(self, e: Experiment) -> a.ExperimentLine:
         if e.state not in ACTIVE_STATES:
             return a.ExperimentLine.of(e)
-        share = runs.read_share(runs.locate(self._state, e), self._settings.training.budget_s)
-        pace = self._paces.of(e)
-        return a.ExperimentLine.of(e, share, str(pace) if pace else None)
+        training, directory = self._settings.training, runs.locate(self._state, e)
+        pace, weights_mb, most = self._paces.of(e), runs.read_weights_mb(directory), training.limits.checkpoint_mb
+        words = [str(pace)] if pace else []
+        if weights_mb is not None and weights_mb > most and not self._settings.is_script:
+            words.append(f"its model holds {weights_mb:.0f} MB as it is, and at most {most} MB can be submitted")
+        return a.ExperimentLine.of(e, runs.read_share(directory, training.budget_s), "; ".join(words) or None)
 
     def noise(self, conditions: str) -> float | None:
         """Return the standard deviation of the metric between replicates of one commit, pooled over all commits under these conditions."""

@@ -288,10 +288,10 @@ class Settings(Model):
     @property
     def smokes(self) -> bool:
         """Return whether a new proposal is started for a moment."""
-        training, profile = self.training, PROFILES[self.training.profile]
+        training = self.training
         if self.compute.backend != "local" or training.smoke is not None:
             return self.compute.backend == "local" and bool(training.smoke)
-        return not self.is_script and profile.device == "cpu" and training.budget_s >= SMOKE_FROM_S
+        return not self.is_script and training.limits.device == "cpu" and training.budget_s >= SMOKE_FROM_S
 
     @property
     def trust(self) -> Metric:

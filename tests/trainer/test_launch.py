@@ -268,6 +268,8 @@ def test_reports_become_a_curve_and_progress(warm: Warm) -> None:
     )
     launched = warm.launch(code)
     assert launched.wait()["steps"] == 99
+    progress = protocol.read_json(launched.run / protocol.PROGRESS)
+    assert progress and progress["weights_mb"] == 1.0, "the model in training has 512 x 512 numbers"
     lines = [json.loads(line) for line in (launched.run / protocol.CURVE).read_text(encoding="utf-8").splitlines()]
     assert len(lines) == 102 and {"t", "share", "step", "loss"} <= set(lines[5]) and "loss" not in lines[-1]
 

@@ -427,7 +427,9 @@ def test_the_progress_of_what_runs_is_seen(lab: Lab, ledger: Ledger) -> None:
     directory = lab.root / ".autoresearch" / "runs" / id / "1"
     (directory / "progress.json").write_text('{"phase": "running", "used_s": 0.25}', encoding="utf-8")
     (directory / "curve.jsonl").write_text('{"share": 0.1, "loss": 5.0}\nnot json\n{"share": 0.2, "loss": NaN}\n', encoding="utf-8")
-    assert lab.states([id])[0].progress == 0.25
+    assert lab.states([id])[0].progress == 0.25 and not lab.get_experiment(id).pace
+    (directory / "progress.json").write_text('{"phase": "running", "used_s": 0.25, "weights_mb": 90.2}', encoding="utf-8")
+    assert lab.get_experiment(id).pace == "its model holds 90 MB as it is, and at most 8 MB can be submitted"
     assert lab.get_experiment(id).curve == [(0.1, 5.0)]
     assert [e.state for e in ledger.open_experiments(*ACTIVE_STATES)] == ["running"]
 
