@@ -26,6 +26,10 @@ class Lineage:
         """Return whether the champion was built on a commit."""
         return commit in self._held
 
+    def holds(self, commit: str) -> bool:
+        """Return whether a commit is the champion, or what it was built on."""
+        return self.is_champion(commit) or self.has(commit)
+
     def is_stale(self, commit: str) -> bool:
         """Return whether a commit was built on an earlier champion."""
         return self._champion.isdisjoint({commit, *self._ledger.bases(commit)})

@@ -1,10 +1,10 @@
 """What to do next, from the lab's state: what is most useful for the caller comes first."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 from autoresearch_mcp.server.gate.evidence import BY_SETTING
-from autoresearch_mcp.server.gate.judge import rules_of
 from autoresearch_mcp.server.gate.standings import Standing
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.forecast import Forecast
@@ -21,6 +21,19 @@ _IDEAS = 2  # untried ones that are named
 _TITLE = 50  # characters of an idea
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """What the steps of all callers are made of, until the ledger or the champion changes."""
+
+    key: tuple[int, str]
+    verdicts: Mapping[str, Verdict]
+    passing: Sequence[str]
+    standings: Mapping[str, Standing]
+    lineage: Lineage
+    apart: Collection[str]  # never to be decided or promoted now
+    at_work: Collection[str]  # something of it is queued, runs, or goes on until it is decided
+
+
 class NextSteps:
     """Advice for one caller. Thread-safe; it reads the ledger, and the log only where there is nothing better to do than an old idea."""
 
@@ -29,6 +42,7 @@ class NextSteps:
         self._status = status
         self._memories = memories
         self._ideas: tuple[int, str] = (-1, "")  # the ledger's version, and the untried ones then
+        self._shared: _Shared | None = None
 
     def steps(self, caller: str) -> list[str]:
         """Return what to do next, the most useful first.
@@ -77,36 +91,48 @@ class NextSteps:
 
     def _candidates(self, caller: str, now: Snapshot, affordable: bool) -> Iterator[str]:
         """Yield what the gate's verdicts ask for: of the caller's commits first."""
-        ledger, conditions = self._core.ledger, self._status.conditions()
-        champion = self._core.repo.champion()
-        verdicts = ledger.decisions(champion, conditions)
-        mine = list(dict.fromkeys(row["commit"] for row in ledger.recent_of(caller, _RECENT))) if caller else []
-        passing = [commit for commit, verdict in verdicts.items() if verdict.promote]
-        lineage, apart = Lineage(ledger, champion), ledger.measurements()
-        at_work = {e.commit for e in now.open} | {each.commit for each in ledger.open_candidacies()}
-        standings = {each.commit: each for each in self._status.standings(conditions)} if mine else {}
-        for commit in dict.fromkeys([*(each for each in mine if each in passing), *passing]):
-            if not (lineage.is_champion(commit) or lineage.has(commit)):
-                yield f"{'Your' if commit in mine else 'Candidate'} {commit[:12]} passes the gate: promote_commit(commit='{commit[:12]}')."
+        shared = self._of_all(now)
+        mine = list(dict.fromkeys(row["commit"] for row in self._core.ledger.recent_of(caller, _RECENT))) if caller else []
+        for commit in sorted(shared.passing, key=lambda each: each not in mine):
+            yield f"{'Your' if commit in mine else 'Candidate'} {commit[:12]} passes the gate: promote_commit(commit='{commit[:12]}')."
         futile = ""
         for commit in mine:
-            if commit in apart or commit in at_work or commit in passing or lineage.is_champion(commit) or lineage.has(commit):
+            if commit in shared.apart or commit in shared.at_work or commit in shared.passing or shared.lineage.holds(commit):
                 continue
-            verdict = verdicts.get(commit)
+            verdict = shared.verdicts.get(commit)
             if verdict is not None and (verdict.final or verdict.code == "futile"):
                 futile = futile or f"Your {commit[:12]} is decided ({verdict.code}): write down why with write_memory, and go on."
-            elif affordable and (step := self._open(commit, verdict, standings.get(commit), now, lineage)):
+            elif affordable and (step := self._open(commit, shared, now)):
                 yield step
         if futile:
             yield futile
 
-    def _open(self, commit: str, verdict: Verdict | None, standing: Standing | None, now: Snapshot, lineage: Lineage) -> str:
+    def _of_all(self, now: Snapshot) -> _Shared:
+        ledger, conditions, champion = self._core.ledger, self._status.conditions(), self._core.repo.champion()
+        key = (ledger.changes(), champion)
+        if self._shared is None or self._shared.key != key:
+            verdicts, lineage = ledger.decisions(champion, conditions), Lineage(ledger, champion)
+            demoted = {ledger.proposal_of(each.previous) for each in ledger.promotions() if each.is_demotion}
+            apart = ledger.measurements() | ledger.withdrawn() | demoted
+            passing = [commit for commit, verdict in verdicts.items() if verdict.promote and commit not in apart]
+            self._shared = _Shared(
+                key=key,
+                verdicts=verdicts,
+                passing=[commit for commit in passing if not lineage.holds(commit)],
+                standings={each.commit: each for each in self._status.standings(conditions)},
+                lineage=lineage,
+                apart=apart,
+                at_work={e.commit for e in now.open} | {each.commit for each in ledger.open_candidacies()},
+            )
+        return self._shared
+
+    def _open(self, commit: str, shared: _Shared, now: Snapshot) -> str:
         """Return what an undecided commit of the caller's needs; empty where it shows no gain."""
-        proposal, stale = self._core.ledger.proposal(commit), lineage.is_stale(commit)
+        proposal, stale, standing = self._core.ledger.proposal(commit), shared.lineage.is_stale(commit), shared.standings.get(commit)
         if standing is None or proposal is None:
             return ""
         level = self._status.summary(proposal.base, self._status.conditions()) if stale else now.champion
-        if level.mean is None or (gain := rules_of(self._core.settings.promotion).gain(standing.mean, level.mean)) <= 0:
+        if level.mean is None or (gain := self._status.gain(standing.mean, level.mean)) <= 0:
             return ""
         what = f"Your {commit[:12]} ({gain:+.4f}{' on its base' if stale else ''}, n={standing.n}) is open"
         if stale:

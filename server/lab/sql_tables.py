@@ -60,6 +60,7 @@ class SqlTables:
             remarks.setdefault(remark.commit, []).append(in_words(remark))
         for _, proposal in self._core.ledger.proposals_after(0, _ALL):
             kind = "measurement" if proposal.commit in measurements else "candidate"
+            kind = "withdrawn" if proposal.commit in withdrawn else kind
             shown = {"title": title(proposal), "kind": kind, "sets": json.dumps(proposal.sets), "tags": tuple(proposal.tags)}
             later = {"withdrawn": int(proposal.commit in withdrawn), "remarks": " ".join(remarks.get(proposal.commit, []))}
             yield vars(proposal) | shown | later

@@ -13,7 +13,7 @@ DERIVED: dict[str, dict[str, Column]] = {
     "commits": _table(
         Column("commit", "text", "what was trained"),
         Column("idea", "text", "its title; `baseline` for the lab's first"),
-        Column("author", "text", "whose idea it is"),
+        Column("author", "text", "whose idea it is", nullable=True),
         Column("experiments", "integer", "trainings of it, open and ended"),
         Column("n", "integer", "replicates that count, under the champion's conditions"),
         Column("mean", "real", "of their metric", nullable=True),
@@ -29,7 +29,7 @@ DERIVED: dict[str, dict[str, Column]] = {
         Column("author", "text", "whose idea it is"),
         Column("title", "text", "the idea in a few words"),
         Column("hypothesis", "text", "the idea, in the agent's words"),
-        Column("kind", "text", "candidate or measurement"),
+        Column("kind", "text", "candidate, measurement or withdrawn"),
         Column("withdrawn", "integer", "1 where its author or the owner withdrew it"),
         Column("remarks", "text", "what was said of it later, with dates"),
         Column("tags", "list", "given by the author"),
