@@ -51,15 +51,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     Returns:
         1 where one is a fault.
-
-    Raises:
-        LabError: with --train, those of `check`.
     """
     if arguments.measure:
         return _measure(arguments.device, arguments.quick)
     findings = examine(find_lab(arguments.dir))
     if arguments.train and not any(finding.bad for finding in findings):
-        findings += short_training.examine(find_lab(arguments.dir))
+        try:
+            findings += short_training.examine(find_lab(arguments.dir))
+        except LabError as error:
+            findings.append(Finding("training", "bad", str(error)))
     return show(findings)
 
 

@@ -191,9 +191,9 @@ def candidates(paths: Sequence[str], read: Callable[[str], bytes]) -> list[Candi
         read: returns the content of one.
     """
     ranked = {path: (score, "by its name") for path in paths if (score := _by_name(path))}
-    as_files = {path for path, _, as_module in _in_readme(paths, read) if not as_module}
-    named = [(path, why) for path, why, _ in _in_readme(paths, read)]
-    for path, why in (*named, *_in_pyproject(paths, read)):
+    in_readme = list(_in_readme(paths, read))
+    as_files = {path for path, _, as_module in in_readme if not as_module}
+    for path, why in (*((path, why) for path, why, _ in in_readme), *_in_pyproject(paths, read)):
         ranked[path] = max(ranked.get(path, (0, "")), (85 if "train" in path else 45, why))
     found = []
     for path, (score, why) in ranked.items():

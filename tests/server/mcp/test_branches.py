@@ -86,6 +86,23 @@ async def test_a_branch_of_a_proposal_builds_on_it_and_one_that_took_the_champio
     assert "<<<<<<<" in (tree / "train.py").read_text() and "conflict" in capsys.readouterr().out.lower()
 
 
+async def test_files_of_a_folder_are_deleted_by_a_branch_and_by_null(runner_lab: FakeRunnerLab, client: Client, tree: Path) -> None:
+    toml = runner_lab.root / "lab.toml"
+    toml.write_text(toml.read_text().replace('editable = ["train.py"]', 'editable = ["train.py", "net/**"]'))
+    (tree / "net").mkdir()
+    for name in ("a", "b"):
+        (tree / "net" / f"{name}.py").write_text(f"{name} = 1\n")
+    git(tree, "add", "-A")
+    git(tree, "commit", "-qm", "Two parts of a net, of which one may be enough")
+    both = await answer(client, "propose_patch", ref="agents/ada/1")
+    git(tree, "rm", "-q", "net/a.py")
+    git(tree, "commit", "-qm", "One part of a net is enough, it seems")
+    one = await answer(client, "propose_patch", ref="agents/ada/1", base=both["commit"])
+    assert git(runner_lab.root, "ls-tree", "-r", "--name-only", one["commit"], "net") == "net/b.py"
+    same = await answer(client, "propose_patch", hypothesis="The same by name", base=both["commit"], files={"net/a.py": None})
+    assert same["duplicate"] and same["commit"] == one["commit"]
+
+
 def _link(tree: Path) -> None:
     (tree / "train.py").unlink()
     (tree / "train.py").symlink_to("/etc/passwd")
