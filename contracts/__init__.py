@@ -15,6 +15,7 @@ TOOLS = (
     "query_experiments",
     "write_memory",
     "search_memory",
+    "claim_idea",
     "promote_commit",
     "plot_progress",
 )

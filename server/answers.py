@@ -300,6 +300,26 @@ class MemoryHit(Memory):
     score: float = Field(json_schema_extra=UNLISTED)
     superseded_by: list[str] = Field(default=[], json_schema_extra=UNLISTED)
     contradicted_by: list[str] = Field(default=[], json_schema_extra=UNLISTED)
+    why: str = Field(default="", description="why it stands where it does in the backlog", json_schema_extra=UNLISTED)
+
+
+class FreeIdea(Model):
+    """An idea that anybody can begin with."""
+
+    id: str
+    text: str
+    why: str = Field(json_schema_extra=UNLISTED)
+
+
+class ClaimAnswer(Model):
+    """Whether an idea is the caller's now; if not, what became of it, and what is free."""
+
+    claimed: bool
+    id: str = Field(description="of the idea; empty where a new one was refused")
+    text: str = Field(json_schema_extra=UNLISTED)
+    free: list[FreeIdea] = Field(default=[], description="the three best instead")
+    similar: list[SimilarProposal] = Field(default=[], json_schema_extra=UNLISTED)
+    note: str
 
 
 class SearchAnswer(Model):

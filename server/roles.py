@@ -7,7 +7,7 @@ class Role(StrEnum):
     """What a token, or a server that was started for one agent, lets its holder do."""
 
     VIEWER = "viewer"  # reads
-    WORKER = "worker"  # proposes, launches, writes memories, cancels its own
+    WORKER = "worker"  # proposes, launches, claims ideas, writes memories, cancels its own
     ORCHESTRATOR = "orchestrator"  # promotes, and cancels what others launched
     OWNER = "owner"
 

@@ -11,8 +11,10 @@ from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.gate.promotion import MEASUREMENT, WITHDRAWN
 from autoresearch_mcp.server.gate.stacking import stack
+from autoresearch_mcp.server.lab.claims import renew_claims
 from autoresearch_mcp.server.lab.core import LabCore, checked_id, clean_tags
 from autoresearch_mcp.server.lab.trainings import Trainings
+from autoresearch_mcp.server.ledger.budget import Share
 from autoresearch_mcp.server.ledger.starts import settings_hash
 from autoresearch_mcp.server.models import Candidacy, Experiment, Proposal, new_id
 from autoresearch_mcp.server.runner.candidacies import UNDECIDED
@@ -49,7 +51,7 @@ class CandidacyCases:
 
         Raises:
             LabError: `confirm`, `not_a_proposal`, `measurement`, `withdrawn`, `is_champion`, `stale_base`, `decided`, `over_budget`,
-                `key_reused`, and those of a launch.
+                `over_share`, `key_reused`, and those of a launch.
         """
         core = self._core
         sha = core.commit(commit)
@@ -74,11 +76,13 @@ class CandidacyCases:
             settings.budget.usd,
             settings.launch(),
             candidacy,
+            Share.of(settings.swarm),
         )
         core.wake()
-        return self._answer(
+        answer = self._answer(
             candidacy if queued else self._known((core.ledger.answer(idempotency_key or "", request) or [""])[0]), not queued
         )
+        return answer.model_copy(update={"note": " ".join([answer.note, *renew_claims(core.ledger, proposal.commit, author)])})
 
     def candidacies(self, ids: Sequence[str]) -> list[Candidacy]:
         """Return these candidacies.

@@ -10,8 +10,10 @@ from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.gate.promotion import Promoter
 from autoresearch_mcp.server.lab.amending import Amending
 from autoresearch_mcp.server.lab.audit import Auditing
+from autoresearch_mcp.server.lab.backlog import Backlog
 from autoresearch_mcp.server.lab.cancelling import Cancelling
 from autoresearch_mcp.server.lab.candidacies import CandidacyCases
+from autoresearch_mcp.server.lab.claims import ClaimCases
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.experiments import Experiments
 from autoresearch_mcp.server.lab.history import History
@@ -71,7 +73,8 @@ class Lab:
         self.is_reproduction = trainings.is_reproduction
         self.reproduction = trainings.reproduction
 
-        proposing = Proposing(core, similar, experiments, trainings)
+        memories = Memories(core, similar, Backlog(core, similar, self._status))
+        proposing = Proposing(core, similar, experiments, trainings, memories)
         self.champion = proposing.champion
         self.read_file = proposing.read_file
         self.diff = proposing.diff
@@ -106,9 +109,9 @@ class Lab:
         self.newest_news = news.newest_news
         self.unheard = news.unheard
 
-        memories = Memories(core, similar)
         self.write_memory = memories.write_memory
         self.search_memory = memories.search_memory
+        self.claim_idea = ClaimCases(core, memories, similar).claim_idea
 
         self.next_steps = NextSteps(core, self._status, memories).steps
 

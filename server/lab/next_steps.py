@@ -140,12 +140,12 @@ class NextSteps:
         return f"{what}: launch_training(commit='{commit[:12]}', until='decided')."
 
     def _untried(self) -> str:
-        """Return the newest ideas that nobody tried; empty where there are none."""
+        """Return the most promising ideas that nobody tried or holds; empty where there are none."""
         version = self._core.ledger.changes()
         if self._ideas[0] != version:
-            ideas = self._memories.search_memory(kind="idea", limit=_IDEAS).memories
+            ideas = self._memories.search_memory(kind="idea", limit=_IDEAS, free_for="").memories
             named = "; ".join(f"{idea.id} {shorten(idea.text, _TITLE)!r}" for idea in ideas)
-            self._ideas = version, f"Untried ideas in memory: {named}." if named else ""
+            self._ideas = version, f"Free ideas in memory: {named}." if named else ""
         return self._ideas[1]
 
 

@@ -9,9 +9,11 @@ from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab import smoke, titles
 from autoresearch_mcp.server.lab.amending import in_words
+from autoresearch_mcp.server.lab.claims import renew_claims
 from autoresearch_mcp.server.lab.core import LabCore, clean_tags
 from autoresearch_mcp.server.lab.experiments import Experiments
 from autoresearch_mcp.server.lab.masking import mask_paths
+from autoresearch_mcp.server.lab.memories import Memories
 from autoresearch_mcp.server.lab.similar import SimilarProposals
 from autoresearch_mcp.server.lab.status import ended_line
 from autoresearch_mcp.server.lab.trainings import Trainings
@@ -29,11 +31,14 @@ _DIFF = 2_000  # characters of a diff in an answer
 class Proposing:
     """The use cases around the lab's repository."""
 
-    def __init__(self, core: LabCore, similar: SimilarProposals, experiments: Experiments, trainings: Trainings) -> None:
+    def __init__(
+        self, core: LabCore, similar: SimilarProposals, experiments: Experiments, trainings: Trainings, memories: Memories
+    ) -> None:
         self._core = core
         self._similar = similar
         self._experiments = experiments
         self._trainings = trainings
+        self._memories = memories
         self._smoke = smoke.SmokeStarts(core)
 
     def champion(self) -> str:
@@ -127,6 +132,7 @@ class Proposing:
         title: str | None = None,
         kind: ProposalKind = "candidate",
         launch: int = 0,
+        idea: str | None = None,
     ) -> a.ProposalAnswer:
         """Make a commit from a change to editable files. Code that was proposed before makes none: the answer is the earlier proposal's.
 
@@ -144,10 +150,11 @@ class Proposing:
             kind: a measurement is trained and shown, and never promoted.
             launch: how many replicates to queue at once. Where that is refused, the proposal stays, and the note says why. Of code that
                 was launched before, nothing is queued.
+            idea: the idea in memory that the change tries; the author's claim on it is renewed.
 
         Raises:
-            LabError: `no_hypothesis`, `bad_base`, `barred`, `no_change`, `is_champion`, `too_much_new`, `bad_patch`, `not_a_proposal` or
-                `conflict` for a change that can't be ported, or why the change doesn't apply.
+            LabError: `no_hypothesis`, `unknown_memory`, `not_an_idea`, `bad_base`, `barred`, `no_change`, `is_champion`,
+                `too_much_new`, `bad_patch`, `not_a_proposal` or `conflict` for a change that can't be ported, or why the change doesn't apply.
         """
         core = self._core
         if [ref, diff, edits, files, port].count(None) < 4:
@@ -157,6 +164,8 @@ class Proposing:
         hypothesis = clean(hypothesis or "").strip()
         if not hypothesis:
             raise LabError("The hypothesis is empty. Say in a sentence what the change should do and why.", "no_hypothesis")
+        if idea is not None:
+            self._memories.idea(idea)
         title = one_line(title or "", titles.LENGTH).strip() or titles.beginning(hypothesis)
         sha = self._base(base)
         if port is None:
@@ -200,6 +209,7 @@ class Proposing:
                 similar = self._similar.find(hypothesis, but=twin.commit)
                 died = self._smoke.failure(twin.commit)
                 notes = [
+                    *self._of_idea(idea, twin.commit, author),
                     *draft.notes,
                     *([smoke.in_words(died, launch > 0)] if died else []),
                     *self._notes(draft, copies, champion, kind, similar),
@@ -208,6 +218,7 @@ class Proposing:
                 answer = self._answer(twin, draft.stat, False, notes, similar)
                 return answer if died else self._launched(answer, author, tags, launch)
         notes = [f"This code was proposed before, by {twin.author}: use its results, or launch more replicates. Nothing new was made."]
+        notes += self._of_idea(idea, twin.commit, author)
         if kind == "candidate" and core.ledger.make_candidate(twin.commit):
             notes.append("It was a measurement; now it is a candidate, and all its replicates count.")
         if twin.commit in core.ledger.withdrawn():
@@ -216,6 +227,12 @@ class Proposing:
         notes += map(in_words, core.ledger.remarks(twin.commit))
         answer = self._answer(twin, core.repo.stat(twin.base, twin.commit).text, True, notes)
         return self._launched(answer, author, tags, launch)
+
+    def _of_idea(self, idea: str | None, commit: str, author: str) -> Iterator[str]:
+        """Record which idea a proposal tries, and yield who else holds it."""
+        if idea is not None:
+            self._core.ledger.try_idea(commit, idea)
+            yield from renew_claims(self._core.ledger, commit, author, idea)
 
     def check_out(self, commit: str, directory: Path, author: str, name: str | None = None) -> str:
         """Make a work tree of a champion or proposal on a fresh branch of an agent's, and return the branch. See `Branches.check_out`.

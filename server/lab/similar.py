@@ -9,7 +9,7 @@ import itertools
 import math
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autoresearch_mcp.server import answers as a
@@ -26,6 +26,7 @@ MOST = 5_000  # proposals to keep in memory, the newest
 MOST_CONSTANTS, MOST_VALUES = 3, 4  # told of one change
 NEAR_WORDS = 0.5  # of the weight of all words in either text, the share that is in both
 NEAR_MEANING = 0.6  # cosine; of unrelated hypotheses it is below 0.3
+RELATED = 0.6  # of being near: what tells of an idea's neighbourhood
 
 
 class SimilarProposals:
@@ -54,16 +55,53 @@ class SimilarProposals:
             holds: whether a proposal that holds the words of the idea is like it, whatever else it says.
             limit: the most proposals to return. There may be none.
         """
+        likeness = self._ranked(idea, holds)
+        best = [each for each in likeness if each[0] >= 1 and self._proposals[each[2]].commit != but][:limit]
+        conditions = self._status.conditions() if best else ""
+        return [self._described(self._proposals[n], min(like, 1.0), conditions) for _, like, n in best]
+
+    def relatives(self, idea: str, limit: int) -> list[tuple[str, float]]:
+        """Return the commits of proposals around an idea, with how like it they are: 1 says the same."""
+        return [(self._proposals[n].commit, min(near, 1.0)) for near, _, n in self._ranked(idea)[:limit] if near >= RELATED]
+
+    def likeness(self, idea: str, texts: Sequence[str]) -> list[float]:
+        """Return how like an idea each text is: from 1 on, it says the same."""
+        words = frozenset(terms(idea))
+        with self._lock:
+            self._extend()
+            by_words = [self._shared(words, frozenset(terms(text)), False) / NEAR_WORDS for text in texts]
+            if self._embedder is None or not texts:
+                return by_words
+            try:
+                first, *others = self._embedder.embed([idea, *texts])
+            except EmbeddingsUnavailable:
+                return by_words
+        return [max(near, float(other @ first) / NEAR_MEANING) for near, other in zip(by_words, others, strict=True)]
+
+    def size(self) -> int:
+        """Return a number that grows with each proposal."""
+        with self._lock:
+            self._extend()
+            return self._read_to
+
+    def combination(self, one: str, other: str) -> str:
+        """Return a proposal that puts the change of one proposal on top of the other; empty where there is none."""
+        with self._lock:
+            self._extend()
+            ports = [each for each in self._proposals if each.ported_from in (one, other)]
+        below = {one: other, other: one}
+        return next((each.commit for each in ports if below[each.ported_from] in (each.base, *self._ledger.bases(each.base))), "")
+
+    def _ranked(self, idea: str, holds: bool = False) -> list[tuple[float, float, int]]:
+        """Return how like an idea each proposal is, the most first: against what says the same, by itself, and which it is."""
         words = frozenset(terms(idea))
         with self._lock:
             self._extend()
             by_words = [self._shared(words, each, holds) for each in self._words]
             by_meaning = self._cosines(idea)
-            apart = {but, *self._withdrawn}
-        likeness = [(max(w / NEAR_WORDS, m / NEAR_MEANING), max(w, m), n) for n, (w, m) in enumerate(zip(by_words, by_meaning))]
-        best = sorted((each for each in likeness if each[0] >= 1 and self._proposals[each[2]].commit not in apart), reverse=True)[:limit]
-        conditions = self._status.conditions() if best else ""
-        return [self._described(self._proposals[n], min(like, 1.0), conditions) for _, like, n in best]
+            withdrawn = frozenset(self._withdrawn)
+        likeness = ((max(w / NEAR_WORDS, m / NEAR_MEANING), max(w, m), n) for n, (w, m) in enumerate(zip(by_words, by_meaning)))
+        return sorted((each for each in likeness if self._proposals[each[2]].commit not in withdrawn), reverse=True)
 
     def _extend(self) -> None:
         corrected = set[str]()

@@ -41,6 +41,7 @@ from autoresearch_mcp.server.secret import fingerprint
 from autoresearch_mcp.server.settings import LaunchSettings, Settings, SettingsFile
 
 LEADERS = 5  # of the leaderboard
+_RANKED = 2_000  # commits whose likely gain is known
 AGENTS = 20  # whose spending is listed, the largest first
 _UNCONFINED = {
     "allow": "Trainings are not confined on this machine (that takes Linux with Landlock): their code could read the validation text. Their "
@@ -68,6 +69,7 @@ class Snapshot:
 
     key: tuple[Any, ...]
     leaders: list[a.Leader]
+    likely: dict[str, tuple[float, float]]  # gain on the champion, and the chance that there is one, by commit: the best first
     noise: float | None
     noise_nu: int
     drift: Drift | None
@@ -161,9 +163,11 @@ class LabStatus:
             newest = self._standings.newest(reference) or conditions  # what a candidate that is trained now is measured under
             own = in_order_of_launch(score for score in replicates if score.by_lab)
             fresh = counted(own, for_display(rules), conditions)
+            best, likely = self._leaders(champion, metrics(fresh)[-M_CAP:], conditions, settings)
             self._snapshot = Snapshot(
                 key=key,
-                leaders=self._leaders(champion, metrics(fresh)[-M_CAP:], conditions, settings),
+                leaders=best,
+                likely=likely,
                 noise=self.noise(conditions),
                 noise_nu=sum(degrees for degrees, _ in self._standings.spreads(conditions, without="")),
                 drift=Drift.of(fresh),
@@ -185,7 +189,9 @@ class LabStatus:
             )
         return self._snapshot
 
-    def _leaders(self, champion: str, fresh: list[float], conditions: str, settings: Settings) -> list[a.Leader]:
+    def _leaders(
+        self, champion: str, fresh: list[float], conditions: str, settings: Settings
+    ) -> tuple[list[a.Leader], dict[str, tuple[float, float]]]:
         verdicts = self._ledger.decisions(champion, conditions)
         charges = dict[str, float]()
         if not settings.is_script:
@@ -194,9 +200,18 @@ class LabStatus:
             charges = {commit: growth.charge(ours, theirs, settings.training.limits.base) for commit, ours in added.items()}
         withdrawn = self._ledger.withdrawn()
         listed = [each for each in self._standings.all(conditions) if each.commit not in withdrawn]
-        best = leaders(listed, champion, fresh, verdicts, LEADERS, rules_of(settings.promotion), charges)
+        ranked = leaders(listed, champion, fresh, verdicts, _RANKED, rules_of(settings.promotion), charges)
         lineage = Lineage(self._ledger, champion)
-        return [_leader_line(each, verdicts.get(each.standing.commit), lineage) for each in best]
+        likely = {each.standing.commit: (each.shrunk.gain, each.shrunk.better) for each in ranked if each.shrunk}
+        return [_leader_line(each, verdicts.get(each.standing.commit), lineage) for each in ranked[:LEADERS]], likely
+
+    def likely_gains(self) -> dict[str, float]:
+        """Return the likely gain of each measured commit on the champion, the best first; none before the noise is known."""
+        return {commit: gain for commit, (gain, _) in self.snapshot().likely.items()}
+
+    def promising(self, chance: float) -> list[str]:
+        """Return the commits that are better than the champion with at least this chance, the best first."""
+        return [commit for commit, (_, better) in self.snapshot().likely.items() if better >= chance]
 
     def forecast(self, open_: Sequence[Experiment]) -> Forecast:
         """Return when each of these, which are all that is open, will have ended."""

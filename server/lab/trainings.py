@@ -11,10 +11,12 @@ from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.gate.promotion import WITHDRAWN
 from autoresearch_mcp.server.lab.brakes import Brakes
+from autoresearch_mcp.server.lab.claims import renew_claims
 from autoresearch_mcp.server.lab.core import LabCore, clean_tags
 from autoresearch_mcp.server.lab.experiments import Experiments
 from autoresearch_mcp.server.lab.reproduction import TAG, Reproduction
 from autoresearch_mcp.server.lab.status import MAX_REPLICATES, LabStatus, preflight_error
+from autoresearch_mcp.server.ledger.budget import Share
 from autoresearch_mcp.server.models import ACTIVE_STATES, PAUSE, Experiment, new_id
 from autoresearch_mcp.server.settings import Settings
 from autoresearch_mcp.server.untrusted import clean
@@ -51,7 +53,8 @@ class Trainings:
             confirm: False: refuse a launch that is seldom meant. See `Brakes`.
 
         Raises:
-            LabError: `confirm`, `not_a_proposal`, `withdrawn`, `bad_replicates`, `unknown_device`, `over_budget`, `key_reused`, and `not_set_up` or
+            LabError: `confirm`, `not_a_proposal`, `withdrawn`, `bad_replicates`, `unknown_device`, `over_budget`,
+                `over_share`, `key_reused`, and `not_set_up` or
                 `missing_package` where nothing can be trained.
         """
         core = self._core
@@ -92,7 +95,8 @@ class Trainings:
         if queued is None:
             ids = core.ledger.answer(idempotency_key or "", request) or []
             return self._answer(sha, ids, _seeds(self._experiments.states(ids)), 0.0, True)
-        return self._answer(sha, [e.id for e in queued], [e.seed for e in queued], sum(e.held_s for e in queued), False)
+        answer = self._answer(sha, [e.id for e in queued], [e.seed for e in queued], sum(e.held_s for e in queued), False)
+        return answer.model_copy(update={"note": " ".join([answer.note, *renew_claims(core.ledger, sha, author)])})
 
     def reproduce(self, id: str, author: str) -> str:
         """Queue an experiment again: the same commit, seed and kind of device. The new one counts nowhere.
@@ -177,8 +181,9 @@ class Trainings:
         return {"device": kind, "reserved_s": most, "expected_s": min(like_it, most), "reserved_usd": most * settings.usd_per_s(kind)}
 
     def _enqueue(self, settings: Settings, experiments: list[Experiment], key: str | None, request: str) -> list[Experiment] | None:
-        queued = self._core.ledger.enqueue(
-            experiments, settings.budget.device_hours * 3600, key, request, settings.budget.usd, settings.launch()
+        ledger, share = self._core.ledger, Share.of(settings.swarm)
+        queued = ledger.enqueue(
+            experiments, settings.budget.device_hours * 3600, key, request, settings.budget.usd, settings.launch(), share=share
         )
         self._core.wake()
         return queued

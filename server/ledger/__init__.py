@@ -7,9 +7,10 @@ Promises
 - An experiment keeps the settings of its launch until it ends: what was reserved is what runs.
 - A terminal experiment, a memory or a promotion leaves the outbox only through `settle`, after it was read back from the lake.
 - Every start is written down in order, with what ran beside it. A candidacy never has two open experiments.
+- A claim on an idea is one agent's, until its time is up, its holder releases it, or the gate has decided on what tries it.
 - `proposals`, `promotions` and the thin `ended` rows stay for good: the gate, the budget and the status read them without the lake.
 
-Who writes: servers insert proposals, experiments, candidacies, memories, promotions and cancel requests; only the runner moves
+Who writes: servers insert proposals, claims, experiments, candidacies, memories, promotions and cancel requests; only the runner moves
 experiments that have left the queue, queues what the lab itself wants trained, and settles the outbox.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from autoresearch_mcp.server.ledger.access import Access
 from autoresearch_mcp.server.ledger.budget import Budget
 from autoresearch_mcp.server.ledger.candidacies import Candidacies
+from autoresearch_mcp.server.ledger.claims import Claims
 from autoresearch_mcp.server.ledger.curves import Curves
 from autoresearch_mcp.server.ledger.database import Database
 from autoresearch_mcp.server.ledger.decisions import Decisions
@@ -115,6 +117,17 @@ class Ledger:
         self.same_models = evidence.same_models
         self.findings = evidence.findings
 
+        claims = Claims(database)
+        self.claims = claims.claims
+        self.newest_claim = claims.newest_claim
+        self.claim = claims.claim
+        self.release_claim = claims.release_claim
+        self.renew_claim = claims.renew_claim
+        self.try_idea = claims.try_idea
+        self.ideas_of = claims.ideas_of
+        self.commits_of_ideas = claims.commits_of_ideas
+        self.suggest = claims.suggest
+
         decisions = Decisions(database)
         self.keep_decision = decisions.keep_decision
         self.final_decision = decisions.final_decision
@@ -129,6 +142,7 @@ class Ledger:
         budget = Budget(database)
         self.spending = budget.spending
         self.money = budget.money
+        self.use = budget.use
         self.unsettled = budget.unsettled
         self.settle_bill = budget.settle_bill
 

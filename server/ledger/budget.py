@@ -7,16 +7,53 @@ start where the budget has less. So a queue can be filled with what will be spen
 import sqlite3
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.ledger.database import Database
 from autoresearch_mcp.server.models import Experiment
+from autoresearch_mcp.server.settings import SwarmSection
 
 _USD = "json_extract(record, '$.reserved_usd')"
 _HELD_USD = (
     f"CASE WHEN state = 'queued' AND json_extract(record, '$.expected_s') > 0 "
     f"THEN {_USD} * json_extract(record, '$.expected_s') / json_extract(record, '$.reserved_s') ELSE {_USD} END"
 )
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one agent may use; 0 is no limit.
+
+    Attributes:
+        device_s: device seconds, spent and held back.
+        usd: money, likewise.
+        queued: trainings that wait.
+    """
+
+    device_s: float = 0.0
+    usd: float = 0.0
+    queued: int = 0
+
+    @classmethod
+    def of(cls, swarm: SwarmSection) -> "Share":
+        """Return what lab.toml allows each agent."""
+        return cls(swarm.device_hours * 3600, swarm.usd, swarm.queued)
+
+
+@dataclass(frozen=True)
+class Use:
+    """What one agent has used and holds back, the replicates of the champion not counted.
+
+    Attributes:
+        device_s: device seconds from start to end of what ended, and what is held back for the rest.
+        usd: money, likewise.
+        queued: its trainings that wait.
+    """
+
+    device_s: float
+    usd: float
+    queued: int
 
 
 class Budget:
@@ -33,6 +70,11 @@ class Budget:
         """
         with self._database.read() as db:
             return spent_s(db), reserved_s(db)
+
+    def use(self, author: str) -> Use:
+        """Return what an agent has used and holds back."""
+        with self._database.read() as db:
+            return use(db, author)
 
     def money(self) -> tuple[float, float, float, dict[str, float]]:
         """Add up the money of the whole lab, in USD.
@@ -116,6 +158,51 @@ def check_queue(db: sqlite3.Connection, experiments: Sequence[Experiment], total
             "or ask the lab's owner to raise [budget] usd in lab.toml.",
             "over_budget",
         )
+
+
+def use(db: sqlite3.Connection, author: str) -> Use:
+    """Return what an agent has used and holds back."""
+    ended = (
+        "SELECT coalesce(sum(max(finished_at - started_at, 0)), 0) FROM ended WHERE author = ? AND NOT by_lab AND started_at IS NOT NULL"
+    )
+    mine = "FROM experiments WHERE author = ? AND NOT coalesce(json_extract(record, '$.by_lab'), 0)"
+    held, kept, queued = db.execute(
+        f"SELECT coalesce(sum(reserved_s), 0), coalesce(sum({_HELD_USD}), 0), coalesce(sum(state = 'queued'), 0) {mine}",
+        (author,),
+    ).fetchone()
+    spent = db.execute(ended, (author,)).fetchone()[0]
+    billed = db.execute("SELECT coalesce(sum(usd), 0) FROM bills WHERE author = ?", (author,)).fetchone()[0]
+    return Use(float(spent + held), float(billed + kept), int(queued))
+
+
+def check_share(db: sqlite3.Connection, experiments: Sequence[Experiment], share: Share) -> None:
+    """Refuse experiments of one agent that its share has no room for.
+
+    Raises:
+        LabError: `over_share`.
+    """
+    if share == Share() or not experiments:
+        return
+    author = experiments[0].author
+    now = use(db, author)
+    needed = sum(e.held_s for e in experiments)
+    if share.queued and now.queued + len(experiments) > share.queued:
+        why = f"{author} has {now.queued} trainings queued, and [swarm] queued in lab.toml allows {share.queued}. Wait for some to start"
+    elif share.device_s and now.device_s + needed > share.device_s:
+        left = max(0.0, share.device_s - now.device_s)
+        why = (
+            f"this could use up to {needed:.0f} device seconds, and {author} has {left:.0f} left of the {share.device_s:.0f} that [swarm] "
+            "device_hours in lab.toml allows one agent. Launch fewer replicates, leave the rest to others"
+        )
+    elif share.usd and now.usd + (price := sum(_held_usd(e) for e in experiments)) > share.usd:
+        left = max(0.0, share.usd - now.usd)
+        why = (
+            f"this could cost up to ${price:.2f}, and {author} has ${left:.2f} left of the ${share.usd:.2f} that [swarm] usd in lab.toml "
+            "allows one agent. Launch fewer replicates, leave the rest to others"
+        )
+    else:
+        return
+    raise LabError(f"Not queued: {why}, or ask the lab's owner for more.", "over_share")
 
 
 def check_start(db: sqlite3.Connection, e: Experiment, total_s: float, total_usd: float) -> None:

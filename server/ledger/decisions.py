@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Sequence
 
+from autoresearch_mcp.server.ledger.claims import end_decided
 from autoresearch_mcp.server.ledger.database import Database
 from autoresearch_mcp.server.models import Verdict
 
@@ -38,6 +39,8 @@ class Decisions:
                 "decided_at = excluded.decided_at WHERE NOT final OR rules != excluded.rules",
                 (*key, ticket, rules, verdict.level, verdict.final, record, time.time()),
             )
+            if verdict.final or verdict.promote or verdict.code == "futile":
+                end_decided(db, commit)
 
     def final_decision(self, champion: str, conditions: str, commits: Sequence[str], rules: str) -> tuple[str, Verdict] | None:
         """Return the first final decision on any of these commits, with the commit; None if there is none.

@@ -21,6 +21,7 @@ from autoresearch_mcp.server.models import ACTIVE_STATES, BUDGET, OWNER, TERMINA
 from autoresearch_mcp.server.settings import LaunchSettings
 
 _NAMED = 8  # ids that news names
+_WHOLE = budget.Share()  # of one who may use all of the lab
 
 
 class OpenExperiments:
@@ -38,6 +39,7 @@ class OpenExperiments:
         total_usd: float = math.inf,
         launch: LaunchSettings | None = None,
         candidacy: Candidacy | None = None,
+        share: budget.Share = _WHOLE,
     ) -> list[Experiment] | None:
         """Queue experiments and hold back what they are expected to cost, all or none.
 
@@ -49,18 +51,20 @@ class OpenExperiments:
             total_usd: money of the whole lab.
             launch: the settings that the budget was reserved for, and that the experiments run under; None leaves that to the runner.
             candidacy: a new one, which the experiments belong to.
+            share: what their author may use.
 
         Returns:
             The experiments; None if the key was used for this launch before, or if their candidacy may have no other experiment now:
             then nothing was queued.
 
         Raises:
-            LabError: `over_budget`, or `key_reused` for another launch under the same key.
+            LabError: `over_budget`, `over_share`, or `key_reused` for another launch under the same key.
         """
         with self._database.write() as db:
             if key is not None and _answer(db, key, request) is not None:
                 return None
             budget.check_queue(db, experiments, total_s, total_usd)
+            budget.check_share(db, experiments, share)
             if candidacy is not None:
                 candidacies.add_candidacy(db, candidacy)
             for e in experiments:

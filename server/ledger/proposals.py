@@ -1,5 +1,6 @@
 """Proposals, for good, and the commits that have a proposal's code on another parent."""
 
+from autoresearch_mcp.server.ledger.claims import inherit_ideas
 from autoresearch_mcp.server.ledger.database import Database
 from autoresearch_mcp.server.models import Proposal, ProposalKind
 
@@ -56,6 +57,8 @@ class Proposals:
             recorded = Proposal.model_validate_json(row[0])
             if kind == "measurement" and recorded.commit == proposal.commit:
                 db.execute("INSERT INTO measurements VALUES (?) ON CONFLICT DO NOTHING", (recorded.commit,))
+            if proposal.ported_from:
+                inherit_ideas(db, recorded.commit, proposal.ported_from)
             if canonical:
                 db.execute("INSERT INTO canonicals VALUES (?, ?) ON CONFLICT DO NOTHING", (recorded.commit, canonical))
         return recorded

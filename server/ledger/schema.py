@@ -4,7 +4,7 @@ import sqlite3
 
 from autoresearch_mcp.server.errors import LabError
 
-SCHEMA_VERSION = 16
+SCHEMA_VERSION = 17
 
 _SCHEMA = """
 CREATE TABLE proposals (
@@ -139,6 +139,21 @@ CREATE TABLE remarks (  -- on proposals, for good: text corrected (holds the one
     seq INTEGER PRIMARY KEY, "commit" TEXT NOT NULL, at REAL NOT NULL, author TEXT NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL
 ) STRICT;
 CREATE INDEX remarks_by_commit ON remarks ("commit")
+""",
+    17: """
+CREATE TABLE claims (  -- who works on which idea, until when; ended ones stay
+    seq INTEGER PRIMARY KEY, idea TEXT NOT NULL, holder TEXT NOT NULL, text TEXT NOT NULL, minutes REAL NOT NULL, renewed_at REAL NOT NULL,
+    until REAL NOT NULL, ended_at REAL
+) STRICT;
+CREATE UNIQUE INDEX claims_in_force ON claims (idea) WHERE ended_at IS NULL;
+CREATE INDEX claims_by_idea ON claims (idea);
+CREATE TABLE idea_commits (  -- the proposals that try an idea
+    "commit" TEXT NOT NULL, idea TEXT NOT NULL, PRIMARY KEY ("commit", idea)
+) STRICT;
+CREATE INDEX idea_commits_by_idea ON idea_commits (idea);
+CREATE TABLE combinations (  -- pairs of proposals whose combination the lab suggested, each once
+    pair TEXT PRIMARY KEY
+) STRICT
 """,
 }
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.mcp.arguments import Author, Commit, Edit, Files, Tags, Text
+from autoresearch_mcp.server.mcp.arguments import Author, Commit, Edit, Files, MemoryId, Tags, Text
 from autoresearch_mcp.server.mcp.bridge import Bridge, Ctx
 from autoresearch_mcp.server.mcp.brief import brief_wait
 from autoresearch_mcp.server.mcp.wait import Watch
@@ -60,6 +60,7 @@ def proposing(bridge: Bridge, readings: Readings) -> Callable[..., Awaitable[a.P
         kind: ProposalKind | None = None,
         launch: Annotated[int | None, Field(ge=0, le=16, description="replicates")] = None,
         wait_s: Annotated[int | None, Field(ge=0, le=45, description="for their results")] = None,
+        idea: Annotated[MemoryId | None, Field(description="that it tries")] = None,
         tags: Tags | None = None,
         author: Author | None = None,
     ) -> a.ProposalAnswer:
@@ -91,6 +92,7 @@ def proposing(bridge: Bridge, readings: Readings) -> Callable[..., Awaitable[a.P
                 title=title,
                 kind=kind or "candidate",
                 launch=launch or 0,
+                idea=idea,
             )
         except LabError as error:
             raise LabError(f"{error} {unread}".strip(), error.code) from error

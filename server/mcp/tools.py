@@ -13,6 +13,7 @@ from pydantic import Field
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.claims import MOST_MINUTES
 from autoresearch_mcp.server.lab.moments import Moment, unix
 from autoresearch_mcp.server.lab.query import ExperimentQuery
 from autoresearch_mcp.server.mcp.arguments import Against, Author, Commit, ExperimentId, ExperimentName, MemoryId, Path, Tag, Tags
@@ -44,6 +45,7 @@ def tools(bridge: Bridge) -> list[Tool]:
         lab_tool(calls.query_experiments, "Query", reads=True, answer=a.QueryAnswer),
         lab_tool(calls.write_memory, "Write a memory", answer=a.MemoryAnswer),
         lab_tool(calls.search_memory, "Search", reads=True, answer=a.SearchAnswer),
+        lab_tool(calls.claim_idea, "Claim an idea", repeatable=True, answer=a.ClaimAnswer),
         lab_tool(promotion(bridge), "Promote", repeatable=True, answer=a.PromoteAnswer),
         lab_tool(calls.plot_progress, "Plot progress", reads=True),
     ]
@@ -226,6 +228,7 @@ class LabTools:
 
     async def search_memory(
         self,
+        context: Ctx,
         query: Annotated[str | None, Field(max_length=2000, description="none: the newest")] = None,
         kind: MemoryKind | None = None,
         tag: Tag | None = None,
@@ -233,6 +236,7 @@ class LabTools:
         experiment: ExperimentName | None = None,
         since: Annotated[Moment | None, Field(description="10m (ago), or ISO")] = None,
         until: Moment | None = None,
+        free: Annotated[bool | None, Field(description="of ideas: those nobody tried or claimed, best first")] = None,
         limit: Annotated[int, Field(ge=1, le=50)] = 10,
     ) -> a.SearchAnswer:
         """Find what agents learned, and earlier proposals like the query; search before each proposal.
@@ -241,7 +245,26 @@ class LabTools:
         """
         about = await self.bridge.call(self.lab.find, experiment) if experiment else None
         after, before = (None if moment is None else unix(moment) for moment in (since, until))
-        return await self.bridge.call(self.lab.search_memory, query or "", kind, tag, author, about, after, before, limit)
+        caller = self.bridge.reader(context.request_context) if free else None
+        kind = kind or ("idea" if free else None)
+        return await self.bridge.call(self.lab.search_memory, query or "", kind, tag, author, about, after, before, limit, caller)
+
+    async def claim_idea(
+        self,
+        context: Ctx,
+        id: MemoryId | None = None,
+        text: Annotated[str | None, Field(max_length=2000, description="a new one; written down with the claim")] = None,
+        minutes: Annotated[float, Field(ge=1, le=MOST_MINUTES)] = 30,
+        release: bool | None = None,
+        author: Author | None = None,
+    ) -> a.ClaimAnswer:
+        """Claim an idea before you work on it, so that nobody else does; one of id and text.
+
+        It ends by itself; propose_patch(idea=...) and launches renew it. If it is another's, or was tried, the answer says so.
+        """
+        name = self.bridge.author(author, context)
+        answer = await self.bridge.call(self.lab.claim_idea, name, id, text, minutes, bool(release))
+        return self.bridge.signed(answer, author, context)
 
     async def plot_progress(self, commits: Annotated[list[Commit] | None, Field(max_length=6)] = None) -> list[Image | str]:
         """Draw all experiments and promotions, or the loss curves of commits. Returns facts as text, then a PNG."""

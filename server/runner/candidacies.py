@@ -9,11 +9,13 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.gate.gate import Gate
 from autoresearch_mcp.server.gate.stacking import stack
 from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.ledger.budget import Share
 from autoresearch_mcp.server.ledger.starts import settings_hash
 from autoresearch_mcp.server.models import Candidacy, CandidacyState, Experiment, Verdict, new_id
 from autoresearch_mcp.server.proposals.repo import Repo
@@ -188,8 +190,12 @@ class Candidacies:
             reserved_usd=price,
         )
         try:
-            self._ledger.enqueue([replicate], settings.budget.device_hours * 3600, None, "", settings.budget.usd, launch)
+            share = replace(Share.of(settings.swarm), queued=0)  # the launch was accepted: its replicates wait one at a time
+            self._ledger.enqueue([replicate], settings.budget.device_hours * 3600, None, "", settings.budget.usd, launch, share=share)
         except LabError as error:
+            if error.code == "over_share":
+                self._end(candidacy, "out_of_budget", verdict.code, f"{error} {_words(verdict)}")
+                return
             if error.code != "over_budget":
                 raise
             if not self._ledger.open_experiments(limit=1):  # nothing is left that could return what it doesn't use

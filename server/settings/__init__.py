@@ -19,6 +19,7 @@ from autoresearch_mcp.server.settings.profile import ProfileSection
 from autoresearch_mcp.server.settings.promotion import PromotionSection
 from autoresearch_mcp.server.settings.scorer import ScorerSection
 from autoresearch_mcp.server.settings.slurm import SlurmSection
+from autoresearch_mcp.server.settings.swarm import SwarmSection
 from autoresearch_mcp.server.settings.training import Training
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Settings",
     "SettingsFile",
     "SlurmSection",
+    "SwarmSection",
     "Training",
     "load",
     "physical_cores",

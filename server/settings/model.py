@@ -19,6 +19,7 @@ from autoresearch_mcp.server.settings.promotion import PromotionSection
 from autoresearch_mcp.server.settings.scorer import ScorerSection
 from autoresearch_mcp.server.settings.section import Section
 from autoresearch_mcp.server.settings.slurm import SlurmSection
+from autoresearch_mcp.server.settings.swarm import SwarmSection
 from autoresearch_mcp.server.settings.training import OF_SCRIPTS, Training
 from autoresearch_mcp.trainer import measures
 from autoresearch_mcp.trainer.profiles import PROFILES, max_wall_s
@@ -194,6 +195,7 @@ class Settings(Model):
     compute: ComputeSection = ComputeSection()
     budget: BudgetSection = BudgetSection()
     promotion: PromotionSection = PromotionSection()
+    swarm: SwarmSection = SwarmSection()
     lake: LakeSection = LakeSection()
     embeddings: EmbeddingsSection = EmbeddingsSection()
 

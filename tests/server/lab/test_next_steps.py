@@ -26,7 +26,7 @@ def test_an_empty_lab_is_told_to_launch_a_first_idea_and_which_ideas_nobody_trie
     memory = measured.lab.write_memory("idea", "Warm up the learning rate over the first tenth of the budget.", "bob").id
     steps = measured.lab.next_steps("ada")
     assert "Nothing is measured yet" in steps[0] and "propose_patch" in steps[1]
-    assert steps[2].startswith(f"Untried ideas in memory: {memory} 'Warm up the learning rate")
+    assert steps[2].startswith(f"Free ideas in memory: {memory} 'Warm up the learning rate")
 
 
 @pytest.fixture(scope="module")
