@@ -25,11 +25,11 @@ class Submission:
     device: str  # a torch device type
 
 
-def take_weights(scratch: Path, target: Path, limit_mb: int) -> str:
+def take_weights(scratch: Path, target: Path, limit_mb: int) -> tuple[str, float]:
     """Move the submitted weights out of the run's scratch directory. Call it when no process lives that could change them.
 
     Returns:
-        Their hash.
+        Their hash, and their megabytes.
 
     Raises:
         Ended: there are none, or they are no plain file of at most `limit_mb`.
@@ -43,7 +43,7 @@ def take_weights(scratch: Path, target: Path, limit_mb: int) -> str:
         message = f"the submitted weights must be a plain file of at most {limit_mb} MB, got {info.st_size / 2**20:.1f} MB."
         raise Ended("crashed", Failure("invalid_model", message))
     submitted.rename(target)
-    return _seal(target)
+    return _seal(target), round(info.st_size / 2**20, 3)
 
 
 def keep(run: Path, weights: Path, config: Mapping[str, Any]) -> None:

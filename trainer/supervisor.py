@@ -31,7 +31,6 @@ from autoresearch_mcp.trainer import (
     submission,
 )
 from autoresearch_mcp.trainer.channel import Channel
-from autoresearch_mcp.trainer.compile_cache import CompileCache
 from autoresearch_mcp.trainer.cores import Cores
 from autoresearch_mcp.trainer.failures import Ended, Failure, of_crash
 from autoresearch_mcp.trainer.meter import Meter
@@ -43,7 +42,6 @@ from autoresearch_mcp.trainer.sandbox import processes
 from autoresearch_mcp.trainer.sandbox.scratch import Scratch
 from autoresearch_mcp.trainer.scorer import Scorer, explain
 from autoresearch_mcp.trainer.script import Script, explained
-from autoresearch_mcp.trainer.submission import Submission
 
 Stage = Literal["all", "train", "score", "compile"]
 
@@ -79,10 +77,10 @@ class Supervisor:
         self._scratch = Scratch(run / SCRATCH, spec.disk_mb or SCRATCH_CHECKPOINTS * self._profile.checkpoint_mb, spec.max_files)
         self._weights = run / client.WEIGHTS
         self._device = "cpu" if spec.device == "cpu" else "cuda"
-        self._cache: CompileCache | None = None
+        self._cache: compile_cache.CompileCache | None = None
         if self._device == "cuda" and not spec.metric:
             kept = Path(spec.compile_cache) if spec.compile_cache else compile_cache.kept_in(self._data.parent)
-            self._cache = CompileCache(kept, self._scratch.path)
+            self._cache = compile_cache.CompileCache(kept, self._scratch.path)
         self._device_facts = machine.DeviceFacts("")
         self._versions: dict[str, str] = {}  # of another interpreter, which runs a script
         self._weights_mb: float | None = None  # of what was submitted
@@ -196,8 +194,6 @@ class Supervisor:
         for leftover in (self._weights, self._run / TOKENS):
             leftover.unlink(missing_ok=True)
 
-    # Training
-
     def _train(self) -> None:
         self._begin()
         self._await(lambda: self._channel.config is not None)
@@ -205,8 +201,8 @@ class Supervisor:
         self._drain()
         self._reported = self._log.reported_bpb()
         self._config = self._channel.config or {}
-        self._hashes["weights"] = submission.take_weights(self._scratch.path, self._weights, self._profile.checkpoint_mb)
-        self._weights_mb = round(self._weights.stat().st_size / 2**20, 3)
+        limit_mb = self._profile.checkpoint_mb
+        self._hashes["weights"], self._weights_mb = submission.take_weights(self._scratch.path, self._weights, limit_mb)
         if self._cache and compile_cache.is_stock(self._code):
             self._cache.keep()
 
@@ -215,7 +211,7 @@ class Supervisor:
         self._begin()
         self._await(lambda: self._meter.started_at is not None)
         self._family.kill()
-        CompileCache(self._run / protocol.COMPILE_CACHE, self._scratch.path).keep()
+        compile_cache.CompileCache(self._run / protocol.COMPILE_CACHE, self._scratch.path).keep()
 
     def _begin(self) -> None:
         """Start train.py."""
@@ -355,8 +351,6 @@ class Supervisor:
             counters=cuda or bool(self._spec.metric),  # a model server could tell a training by them what it is asked
         )
 
-    # Waiting
-
     def _wait(self, seconds: float) -> None:
         """Handle what arrives, until something does or the time is over.
 
@@ -389,8 +383,6 @@ class Supervisor:
         while self._log.pump():
             pass
 
-    # Scoring
-
     def _take_submission(self, hashes: dict[str, str]) -> None:
         """Take up the submitted model that the other machine's result vouches for.
 
@@ -415,7 +407,7 @@ class Supervisor:
         self._show()
         self._log.reset_tail()
         self._scratch.make()
-        model = Submission(self._code, self._spec.entry, self._weights, self._config, self._spec.threads, self._device)
+        model = submission.Submission(self._code, self._spec.entry, self._weights, self._config, self._spec.threads, self._device)
         jail = self._jail({})
         scorer = Scorer(self._selector, self._log, self._meter)
         scorer.start(model, self._data, self._profile, replace(jail, read=(*jail.read, self._weights), locks=False))
