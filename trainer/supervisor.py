@@ -69,7 +69,6 @@ class Supervisor:
         self._run, self._spec, self._family, self._signals = run, spec, family, signals
         profile = profiles.find(spec.profile, spec.own_text)
         self._profile = prepare.for_scripts(profile, spec.memory_mb) if spec.metric else profile
-        self._own: OwnScorer | None = None
         folder = spec.own_text.text if spec.own_text else ""
         self._texts = (Path(folder).resolve(),) if folder else () if spec.own_text else sandbox.copies_of(profile.dataset)
         self._longest_s = profiles.max_wall_s(profile, spec.budget_s)
@@ -90,9 +89,8 @@ class Supervisor:
         self._curve = Curve(run / protocol.CURVE)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._log.reader, selectors.EVENT_READ, self._log.pump)
-        if spec.scoring is not None:
-            self._own = OwnScorer(spec, run, self._selector)
-            self._hashes |= self._own.hashes
+        self._own = OwnScorer(spec, run, self._selector) if spec.scoring else None
+        self._hashes |= self._own.hashes if self._own else {}
         self._meter = Meter(spec, self._profile, family, self._scratch)
         self._cores = Cores(spec.threads if self._device == "cpu" else 0)
         self._turn = Turn(self._device, family, self._meter, self._check_cancelled)
@@ -117,7 +115,7 @@ class Supervisor:
         state, failure, fault, barred, val_bpb = "finished", None, "", False, None
         try:
             if self._spec.metric:
-                val_bpb = self._run_script()
+                val_bpb = self._run_script(stage)
             elif stage == "compile":
                 self._compile()
             elif stage == "train":
@@ -252,11 +250,14 @@ class Supervisor:
                     code = self._family.exits[self._trainer].code
                     raise Ended("crashed", of_crash(self._log.tail, self._code, self._curve.losses, code))
 
-    def _run_script(self) -> float | None:
+    def _run_script(self, stage: Stage) -> float | None:
         """Run code that keeps no contract.
 
         It runs in a copy of its files. Its budget runs from its first moment to its end. The metric is what it prints, or what the owner's
         scorer makes of what it leaves.
+
+        Args:
+            stage: at `train` what it leaves is looked at, and not scored.
 
         Returns:
             The owner's scorer's metric; None without one.
@@ -284,16 +285,12 @@ class Supervisor:
             failure = of_crash(self._log.tail, self._scratch.path, [], code, self._spec.module or self._spec.entry)
             raise Ended("crashed", explained(failure, self._log.tail, self._scratch.limit_mb))
         if self._own is not None:
-            return self._score_script(script)
+            return self._score_script(script, stage)
         self._reported, self._scalars = script.read_metric(self._log)
         return None
 
-    def _score_script(self, script: Script) -> float:
-        """Have what a script left scored by the owner's answers, and keep the test set's score in a file of its own.
-
-        Raises:
-            Ended: there is no number to give.
-        """
+    def _score_script(self, script: Script, stage: Stage) -> float | None:
+        """Have what a script left scored by the owner's answers, unless this stage trains only."""
         assert self._own is not None
         self._turn.end()
         self._reported = self._log.reported_bpb()
@@ -302,17 +299,16 @@ class Supervisor:
         began = time.monotonic()
         try:
             self._hashes["weights"] = self._own.take(script.start)
+            if stage == "train":
+                return None
             self._scratch.make()
-            jail = replace(self._jail({}), hidden=(self._run,), locks=False)
-            command = script.jail(jail, self._run, self._own.memory_mb)
-            outcome = self._own.score(jail, replace(command, read=(), hidden=(self._run,)), self._wait)
+            outcome = self._own.score(self._jail({}), script.jail, self._wait)
         finally:
             self._family.kill()
             self._own.remove()
             self._timings["score_s"] = time.monotonic() - began
         self._hashes["answers"] = outcome["answers"]
         self._scalars = outcome["metrics"]
-        protocol.write_hidden(self._run, outcome["test"])
         return float(outcome["metrics"][self._spec.metric])
 
     def _run_entry(self, script: Script | None = None) -> None:

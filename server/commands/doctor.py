@@ -153,7 +153,15 @@ def data(lab: LabUnderTest) -> list[Finding]:
         return []
     training = lab.settings.training
     if lab.settings.is_script:
-        return [_scripts_data(training.data)]
+        folders = [("[training] data", Path(training.data).expanduser())] if training.data else []
+        folders += [(f"[scorer] {key}", folder) for key, folder in lab.settings.scorer.folders]
+        gone = [
+            Finding("data", "bad", f"there is no folder {folder}", f"Make it, or correct {key}.")
+            for key, folder in folders
+            if not folder.is_dir()
+        ]
+        read = f"the training code may read {training.data}" if training.data else "the training code is given none"
+        return gone or [Finding("data", "ok", read + ("; it can't read the answers" if lab.settings.scorer.folders else ""))]
     profile = training.profile
     try:
         folder = prepare.data_dir(profile, training.limits.own)
@@ -162,13 +170,6 @@ def data(lab: LabUnderTest) -> list[Finding]:
     if (folder / prepare.META).is_file():
         return [Finding("data", "ok", f"the profile {profile} is prepared in {folder}")]
     return [Finding("data", "note", f"the profile {profile} is not prepared yet", "The first training does it, in seconds to minutes.")]
-
-
-def _scripts_data(given: str) -> Finding:
-    folder = Path(given).expanduser()
-    if given and not folder.is_dir():
-        return Finding("data", "bad", f"there is no folder {folder}", "Make it, or correct [training] data in lab.toml.")
-    return Finding("data", "ok", f"the training code may read {folder}" if given else "the training code is given none")
 
 
 def sandbox(lab: LabUnderTest) -> list[Finding]:

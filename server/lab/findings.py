@@ -64,7 +64,10 @@ def findings_of(short: ShortRun, settings: Settings, seconds: float) -> Iterator
     if short.step_s is not None:
         loss = "" if short.loss is None else f"; the loss is {short.loss:.4g}"
         yield Finding("steps", "ok", f"{short.steps} steps, {_seconds(short.step_s)} each{loss}")
-    if metric.name and (short.outcome != "failed" or short.metric):
+    if settings.scorer.kind != "none":
+        if short.outcome != "failed":
+            yield _scored(metric.name, short.outcome == "done")
+    elif metric.name and (short.outcome != "failed" or short.metric):
         yield _metric(short.metric, metric, training.budget_s, short.outcome == "done")
     if short.peak_memory_mb:
         tight = short.peak_memory_mb > 0.8 * short.memory_limit_mb
@@ -76,6 +79,12 @@ def findings_of(short: ShortRun, settings: Settings, seconds: float) -> Iterator
 
 def _hint(kind: str, metric: str) -> str:
     return _KINDS.get(kind, "") if metric else ""
+
+
+def _scored(metric: str, ended: bool) -> Finding:
+    """Say whether code that the lab's own scorer measures has left what it takes."""
+    text = "what the lab's scorer takes was left" if ended else "the lab's scorer measures what a run leaves at its end"
+    return Finding("metric", "ok" if ended else "note", f"{text}; {metric} isn't measured here")
 
 
 def _metric(reading: Reading | None, metric: MetricSection, budget_s: float, ended: bool) -> Finding:

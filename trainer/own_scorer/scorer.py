@@ -20,6 +20,7 @@ import signal
 import stat
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -56,16 +57,11 @@ class OwnScorer:
     def __init__(self, spec: Spec, run: Path, selector: selectors.BaseSelector) -> None:
         assert spec.scoring is not None
         self._spec, self._scoring, self._selector = spec, spec.scoring, selector
-        self._submitted = run / SUBMITTED
+        self._run, self._submitted = run, run / SUBMITTED
         self._hidden = Path(self._scoring.hidden).resolve()
         self._hashes = self._read_hashes()
         self._received = bytearray()
         self._outcome: dict[str, Any] | None = None
-
-    @property
-    def memory_mb(self) -> int:
-        """What scoring may use."""
-        return self._scoring.memory_mb
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -160,20 +156,24 @@ class OwnScorer:
             raise ScoringError(f"{present[0]} must be a plain file.")
         return source
 
-    def score(self, jail: sandbox.Jail, command: sandbox.Jail, wait: Callable[[float], None]) -> dict[str, Any]:
-        """Score what was taken.
+    def score(
+        self, usual: sandbox.Jail, of_script: Callable[[sandbox.Jail, Path, int], sandbox.Jail], wait: Callable[[float], None]
+    ) -> dict[str, Any]:
+        """Score what was taken, and keep the test set's score in a file of its own.
 
         Args:
-            jail: the confinement of what reads predictions, without what it may read.
-            command: that of the owner's file. Its directory is where it gets its own.
+            usual: the jail of a run with the contract. Its directory is empty.
+            of_script: makes that of a script of it, with the run directory and megabytes of memory.
             wait: lets the run's loop turn for some seconds. It may end the run.
 
         Returns:
-            `metrics` on validation, `test`, and `answers`, a hash that tells equal submissions.
+            `metrics` on validation, and `answers`, a hash that tells equal submissions.
 
         Raises:
             Ended: there is no number; the owner alone gets to know more, by `protocol.write_finding`.
         """
+        jail = replace(usual, hidden=(self._run,), locks=False)
+        command = replace(of_script(jail, self._run, self._scoring.memory_mb), read=(), hidden=(self._run,))
         began = time.monotonic()
         ours, theirs = os.pipe()
         parent = os.getpid()
@@ -191,9 +191,10 @@ class OwnScorer:
             time.sleep(-(time.monotonic() - began) % GRID_S)
         if "error" in outcome:
             if outcome.get("finding"):
-                protocol.write_finding(self._submitted.parent, outcome["finding"])
+                protocol.write_finding(self._run, outcome["finding"])
             kind = "invalid_model" if outcome["fault"] == "code" else "error"
             raise Ended("crashed", Failure(kind, outcome["error"], fault=outcome["fault"]))
+        protocol.write_hidden(self._run, outcome.pop("test"))
         return outcome
 
     def _listen(self, pipe: int) -> None:

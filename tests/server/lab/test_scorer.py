@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from autoresearch_mcp.server import settings
+from autoresearch_mcp.server.commands import check
 from autoresearch_mcp.server.commands.hidden_scores import hidden_scores
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.errors import LabError
@@ -62,6 +63,8 @@ def make(folder: Path) -> Path:
 def test_a_lab_with_answers_of_its_own_verifies_its_metric_and_shows_it_as_such(tmp_path: Path) -> None:
     lines = create_lab(tmp_path / "lab", make(tmp_path / "own"), "tiny")
     assert not any("not verified" in line for line in lines)
+    (finding,) = [each for each in check.examine(tmp_path / "lab", seconds=20) if each.name == "metric"]
+    assert finding.text == "what the lab's scorer takes was left; accuracy isn't measured here"
     harness = LabHarness(tmp_path / "lab")
     edits = [{"path": "train.py", "search": "RIGHT = 0.5", "replace": "RIGHT = 0.9"}]
     better = harness.lab.propose_patch("Look at the inputs.", "ada", edits=edits).commit
@@ -79,6 +82,8 @@ def test_a_lab_with_answers_of_its_own_verifies_its_metric_and_shows_it_as_such(
     scores = {row.commit: row for row in hidden_scores(harness.root)}
     assert 0.75 < scores[better].test_bpb <= 1.0 and str(scores[better].test_bpb) not in json.dumps(full.model_dump(), default=str)
     assert "The metric is accuracy, measured by the lab; higher is better." in harness.lab.plot_progress().text
+    (tmp_path / "own" / "hidden").rename(tmp_path / "own" / "moved")
+    assert any("there is no folder" in warning and "[scorer]" in warning for warning in harness.lab.status().warnings)
     verdict = harness.lab.promote_commit(better, "ada").verdict
     assert verdict.code == "champion" and verdict.metric == "verified"
     harness.close()
