@@ -158,7 +158,7 @@ class Supervisor:
             sandbox=sandbox.level(),
             hashes=self._hashes,
             versions={**machine.versions(), **self._versions},
-            timings=self._rounded_timings(),
+            timings=self._channel.rounded_timings(),
             curve=self._curve.digest(),
             metrics={**self._log.scalars(), **self._scalars},
         )
@@ -173,11 +173,8 @@ class Supervisor:
             return replace(submitted, state=end.state, failure=failure, fault=end.fault, barred=end.barred, ended_in="scoring")
         finally:
             self._tidy()
-        timings = {**submitted.timings, **self._rounded_timings()}
+        timings = {**submitted.timings, **self._channel.rounded_timings()}
         return replace(submitted, state="finished", val_bpb=val_bpb, ended_in="scoring", timings=timings, hashes=self._hashes)
-
-    def _rounded_timings(self) -> dict[str, float]:
-        return {name: round(seconds, 3) for name, seconds in self._timings.items()}
 
     def _end_training(self) -> None:
         self._family.kill()
@@ -247,8 +244,7 @@ class Supervisor:
                 self._drain()
                 if not reached():
                     self._reported = self._log.reported_bpb()
-                    code = self._family.exits[self._trainer].code
-                    raise Ended("crashed", of_crash(self._log.tail, self._code, self._curve.losses, code))
+                    raise Ended("crashed", of_crash(self._log.tail, self._code, self._curve.losses, self._family.exits[self._trainer].code))
 
     def _run_script(self, stage: Stage) -> float | None:
         """Run code that keeps no contract.
