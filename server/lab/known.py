@@ -3,7 +3,7 @@
 import itertools
 from collections import Counter
 
-from autoresearch_mcp.server.lake.base import Query
+from autoresearch_mcp.server.lake.base import LakeUnavailable, Query
 from autoresearch_mcp.server.lake.view import MergedView
 from autoresearch_mcp.server.models import Table
 from autoresearch_mcp.server.untrusted import one_line
@@ -16,9 +16,16 @@ def unknown_names(view: MergedView, table: Table, author: str | None, tag: str |
     sentences = []
     if author is not None and author not in (authors := view.count(table, (), "author").value):
         sentences.append(_told("author", author, Counter(authors)))
-    if tag is not None and tag not in (tags := Counter(itertools.chain.from_iterable(row[0] for row in view.cells(table, ["tags"]).value))):
+    if tag is not None and (tags := _tags(view, table)) is not None and tag not in tags:
         sentences.append(_told("tag", tag, tags))
     return " ".join(sentences)
+
+
+def _tags(view: MergedView, table: Table) -> Counter[str] | None:
+    try:
+        return Counter(itertools.chain.from_iterable(row[0] for row in view.cells(table, ["tags"]).value))
+    except LakeUnavailable:
+        return None
 
 
 def newest(view: MergedView, table: Table, count: int = 3) -> str:
