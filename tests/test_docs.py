@@ -9,6 +9,7 @@ import pytest
 from autoresearch_mcp.contracts import TOOLS
 from autoresearch_mcp.server.clients import CLIENTS
 from tests import reference
+from tests.attack.registry import ATTACKS, CONTROLS
 
 HERE = Path(__file__).parents[1]
 PAGES = sorted([*HERE.glob("*.md"), *HERE.glob("docs/**/*.md")])
@@ -19,6 +20,10 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 def test_the_readme_is_short_and_names_every_tool() -> None:
     assert len(README.encode()) <= 6_144
     assert {tool for tool in TOOLS if f"`{tool}`" not in README} == set()
+
+
+def test_the_readme_counts_the_cheats_that_make_attack_plays() -> None:
+    assert f"plays {len(ATTACKS) - len(CONTROLS)} cheats" in README
 
 
 def test_the_page_on_clients_names_each_that_install_knows() -> None:

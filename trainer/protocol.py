@@ -113,6 +113,7 @@ class Spec:
     scoring: Scoring | None = None  # of a script; None: its metric is what it prints
     own_text: OwnText | None = None  # of a profile that is not built in
     compile_cache: str = ""  # archive that the run begins with a copy of; empty: what its machine keeps, see trainer.compile_cache
+    quiet: bool = True  # whether the run stops while a neighbour's model is scored, and has the machine alone for its own: see quiet.py
 
 
 _OF_SCRIPTS = ("pattern", "source", "module", "python", "cwd", "env", "memory_mb", "disk_mb", "max_files")  # conditions, where they are set

@@ -5,8 +5,8 @@ held-out text, but a model server does, and could tell it to a training beside i
 floor together with others while it trains, and alone while its model is scored. Who trains when another asks for the floor stops its
 code, lets go of the floor, and goes on when the other is done. A stop costs no budget.
 
-What is not covered: how long a stop takes (score.py says what bounds it), GPUs, whose work goes on while a process is stopped, and runs
-whose launchers have another user, another `TMPDIR` or another container.
+What is not covered: how long a stop takes (score.py says what bounds it), GPUs, whose work goes on while a process is stopped, runs whose
+launchers have another user, another `TMPDIR` or another container, and labs whose owner set `[compute] quiet = false`.
 """
 
 import os
@@ -60,17 +60,17 @@ class Floor:
 
 
 class Turn:
-    """Lets one run's code run when it may. Runs on a GPU always may: stopping their processes wouldn't stop the GPU.
+    """Lets one run's code run when it may.
 
     Args:
-        device: what the run trains on.
+        takes_turns: whether it waits for others, and others for it. Not on a GPU: stopping processes wouldn't stop what runs there.
         family: the run's processes, stopped while others have the floor alone.
         meter: of the run. Its clocks stop as well.
         check: called while this waits. It may end the run.
     """
 
-    def __init__(self, device: str, family: Family, meter: Meter, check: Callable[[], None]) -> None:
-        self._floor = Floor() if device == "cpu" else None
+    def __init__(self, takes_turns: bool, family: Family, meter: Meter, check: Callable[[], None]) -> None:
+        self._floor = Floor() if takes_turns else None
         self._family, self._meter, self._check = family, meter, check
 
     def begin(self) -> None:

@@ -93,7 +93,7 @@ class Supervisor:
         self._hashes |= self._own.hashes if self._own else {}
         self._meter = Meter(spec, self._profile, family, self._scratch)
         self._cores = Cores(spec.threads if self._device == "cpu" else 0)
-        self._turn = Turn(self._device, family, self._meter, self._check_cancelled)
+        self._turn = Turn(self._device == "cpu" and spec.quiet, family, self._meter, self._check_cancelled)
         self._channel = Channel(self._selector, self._meter, self._curve, run / TOKENS, spec.budget_s)
         self._timings = self._channel.timings
         self._trainer = 0

@@ -8,7 +8,15 @@ from autoresearch_mcp.trainer.protocol import Spec
 
 
 def spec_of(
-    launch: LaunchSettings, experiment: str, data: str = "", *, seed: int = 0, device: str = "cpu", commit: str = "", others: str = ""
+    launch: LaunchSettings,
+    experiment: str,
+    data: str = "",
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    commit: str = "",
+    others: str = "",
+    quiet: bool = True,
 ) -> Spec:
     """Return what a launcher runs.
 
@@ -20,6 +28,7 @@ def spec_of(
         device: The kind of device.
         commit: The full id of the code's commit, which a script may ask git for.
         others: A hash of the files that no proposal can change.
+        quiet: Whether it stops while a neighbour's model is scored.
     """
     training, metric = launch.training, launch.metric
     entry, *arguments = shlex.split(training.module or training.entry)
@@ -50,6 +59,7 @@ def spec_of(
         disk_mb=training.max_file_mb,
         max_files=training.max_files,
         commit=commit,
+        quiet=quiet,
         scoring=launch.scorer.scoring(),
         own_text=training.own_profile.own_text() if training.own_profile else None,
     )

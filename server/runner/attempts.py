@@ -306,6 +306,7 @@ class Attempts:
             device=experiment.device,
             commit=experiment.commit,
             others=fingerprint(others)[:16] if others else "",
+            quiet=self._settings.compute.quiet,
         )
         return Job(experiment.id, experiment.attempt, locate(self._state, experiment), spec, {**others, **files})
 

@@ -68,6 +68,11 @@ class ComputeSection(Section):
         default=1000.0, ge=0, le=1e7, description="megabytes in use on a GPU that no training holds; above it the GPU is left alone"
     )
     leave_above_percent: float = Field(default=20.0, ge=0, le=100, description="the same for its use in percent")
+    quiet: bool = Field(
+        default=True,
+        description="on this machine's CPUs: whether trainings stop while a neighbour's model is scored, so that it can't tell them held-out text "
+        "by timing. docs/metric.md says what either costs",
+    )
     gpus: list[str] = Field(
         default=[],
         max_length=8,

@@ -10,6 +10,7 @@ from mcp import Client
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.lock import stop_runner
+from autoresearch_mcp.trainer.gpu_check.variants import with_a_look_ahead
 from tests.acceptance.test_swarm import answer, server
 from tests.standins.modal.standin import Standin
 from tests.waiting import until
@@ -28,13 +29,18 @@ def lab(make_modal_lab: Callable[..., Path]) -> Path:
 
 
 @pytest.mark.anyio
-async def test_a_proposal_is_trained_in_one_sandbox_measured_in_another_paid_and_promoted(lab: Path, modal_standin: Standin) -> None:
+async def test_a_gain_is_trained_in_one_sandbox_measured_in_another_paid_and_promoted_and_a_look_ahead_is_barred(
+    lab: Path, modal_standin: Standin
+) -> None:
     with anyio.fail_after(420):
         async with Client(server(lab)) as client:
             edits = [{"path": "train.py", "search": SLOW, "replace": GOOD}]
             idea = {"hypothesis": "A faster unembedding lowers val_bpb.", "author": "ada", "edits": edits}
             commit = (await answer(client, "propose_patch", **idea))["commit"]
             launched = await answer(client, "launch_training", commit=commit, until="decided", author="ada")
+            cheat = {"hypothesis": "A look ahead.", "author": "mallory", "files": {"train.py": with_a_look_ahead(0.01)}}
+            barred = (await answer(client, "propose_patch", **cheat))["commit"]
+            await answer(client, "launch_training", commit=barred, author="mallory")
             before = (await answer(client, "get_status"))["budget"]["usd"]
             assert before["spent"] == 0 and before["running"] + before["reserved"] > 0.0003 * 180, "what it can cost at most is held back"
             refused = await answer(client, "promote_commit", commit=commit, author="ada")
@@ -42,9 +48,10 @@ async def test_a_proposal_is_trained_in_one_sandbox_measured_in_another_paid_and
             while not (await answer(client, "wait_for_experiments", ids=[launched["until_decided"]], timeout_s=40))["done"]:
                 pass
             promoted = await answer(client, "promote_commit", commit=commit, author="ada")
-            while (status := await answer(client, "get_status"))["running"]:
+            while (status := await answer(client, "get_status")).get("running"):
                 rest = [line["id"] for line in status.get("running", [])]
                 await answer(client, "wait_for_experiments", ids=rest, timeout_s=40)
+            caught = (await answer(client, "promote_commit", commit=barred, author="mallory"))["verdict"]
             rows = (await answer(client, "query_experiments", limit=100, columns=["id", "commit", "created_at"]))["rows"]
             every = [await answer(client, "get_experiment", id=row["id"], include=["curve", "log"]) for row in rows]
 
@@ -54,7 +61,8 @@ async def test_a_proposal_is_trained_in_one_sandbox_measured_in_another_paid_and
     assert (line["state"], line["device"], line["commit"]) == ("finished", "cpu", commit), first
     assert 1 < line["val_bpb"] < 10 and "reported_bpb" not in line and "verified" in status["metric"]
     assert first["cost_usd"] == pytest.approx(0.0003 * first["cost_s"], abs=1e-4) and first["cost_s"] > 5
-    assert money["spent"] == money["last_hour"] == pytest.approx(money["by_agent"]["ada"] + money["by_agent"]["lab"], abs=1e-3)
+    assert money["spent"] == money["last_hour"] == pytest.approx(sum(money["by_agent"].values()), abs=1e-3)
+    assert set(money["by_agent"]) == {"ada", "mallory", "lab"}
     assert money["spent"] == pytest.approx(sum(each["cost_usd"] for each in every), abs=1e-3)
     assert (money["running"], money["reserved"], money["total"]) == (0, 0, 25)
     assert first["curve"] and first["log_tail"]
@@ -62,6 +70,10 @@ async def test_a_proposal_is_trained_in_one_sandbox_measured_in_another_paid_and
     assert promoted["promoted"] and promoted["verdict"]["n"] == len(own) >= 3 and promoted["verdict"]["m"] >= 8, promoted
     assert len({each["experiment"]["seed"] for each in own}) == len(own)
     assert (status["champion"]["commit"], status["promotions"]) == (commit, 1) and Repo(lab).champion().startswith(commit)
+
+    (cheated,) = [each for each in every if each["experiment"]["commit"] == barred]
+    assert cheated["failure"]["kind"] == "invalid_model" and "looks ahead" in cheated["failure"]["message"]
+    assert caught["code"] == "barred", caught
 
     id = line["id"]
     (trainer,) = modal_standin.containers(experiment=id)

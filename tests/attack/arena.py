@@ -77,6 +77,7 @@ class Arena:
         self.paths = LabPaths(root)
         self.client = client
         self.champion = ""
+        self.salt = 0  # of cheats that draw their luck: another one draws anew
         self.patient = False  # whether to train what the gate leaves open until it decides
 
     @property
@@ -104,7 +105,7 @@ class Arena:
             changes: texts for the `NAME = ...` lines of the cheat.
         """
         code = (CHEATS / f"{name}.py").read_text(encoding="utf-8")
-        code = code.partition('"""\n')[2]
+        code = code.partition('"""\n')[2].replace("SALT = 0", f"SALT = {self.salt}")
         for constant, value in changes.items():
             line = next(line for line in code.splitlines() if line.startswith(f"{constant} = "))
             code = code.replace(line, f"{constant} = {value}")

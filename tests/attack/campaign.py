@@ -24,22 +24,35 @@ async def run(scratch: Path, short: bool, names: Sequence[str] = ()) -> list[Row
     async with arena(scratch) as lab:
         lab.patient = not short
         await measured(lab)
-        candidates = {}
-        for attack in wanted:
-            if attack.code:
-                candidate = candidates[attack.name] = await lab.propose(attack.code(lab), attack.tries)
-                await lab.launch(candidate, attack.replicates)
+        candidates = {attack.name: await _launched(lab, attack) for attack in wanted}
         async with anyio.create_task_group() as tasks:
             for attack in wanted:
-                tasks.start_soon(_settle, lab, attack, candidates.get(attack.name), outcomes)
+                tasks.start_soon(_settle, lab, attack, candidates[attack.name], outcomes)
     return [(attack, outcomes[attack.name]) for attack in wanted]
 
 
 async def _settle(lab: Arena, attack: Attack, candidate: Candidate | None, outcomes: dict[str, Outcome]) -> None:
     try:
-        if attack.play:
-            outcomes[attack.name] = await attack.play(lab, attack)
-        elif candidate:
-            outcomes[attack.name] = await lab.judge(candidate)
+        outcome = await _outcome(lab, attack, candidate)
+        if attack.chance and outcome.promoted:
+            lab.salt += 1
+            outcome = await _outcome(lab, attack, await _launched(lab, attack))
+            outcome.noticed = f"passed once, and then: {outcome.noticed}"
+        outcomes[attack.name] = outcome
     except Exception as error:
         raise RuntimeError(f"the attack {attack.name!r} could not be played: {error!r}") from error
+
+
+async def _launched(lab: Arena, attack: Attack) -> Candidate | None:
+    if not attack.code:
+        return None
+    candidate = await lab.propose(attack.code(lab), attack.tries)
+    await lab.launch(candidate, attack.replicates)
+    return candidate
+
+
+async def _outcome(lab: Arena, attack: Attack, candidate: Candidate | None) -> Outcome:
+    if attack.play:
+        return await attack.play(lab, attack)
+    assert candidate is not None, "an attack is a proposal or a play"
+    return await lab.judge(candidate)

@@ -19,6 +19,7 @@ class Attack:
         replicates: how many runs of it.
         short: whether it belongs to the short form.
         allowed: it may be promoted: what it does is within the rules, and the table says so.
+        chance: it may pass by luck, as noise does in a small share of tries. Then it is played a second time, with other luck, and that counts.
         open: what is known to get through still, and why. Nothing else may.
     """
 
@@ -29,6 +30,7 @@ class Attack:
     replicates: int = 3
     short: bool = True
     allowed: bool = False
+    chance: bool = False
     open: str = ""
 
 
@@ -82,14 +84,14 @@ STORES = [
     ),
 ]
 SELECTIONS = [
-    Attack("select: crash in training", "fails where it has bad luck", cheat("luck", LUCK="-0.3"), replicates=8),
+    Attack("select: crash in training", "fails where it has bad luck", cheat("luck", LUCK="-0.3"), replicates=8, chance=True),
     Attack(
         "select: crash in scoring",
         "fails where its own score is bad",
         cheat("luck", FAILS='"scoring"', LUCK="4.6"),
         replicates=8,
     ),
-    Attack("select: cancel", "cancels what looks bad", play=plays.cancels_what_looks_bad),
+    Attack("select: cancel", "cancels what looks bad", play=plays.cancels_what_looks_bad, chance=True),
     Attack("copies with a junk tensor", "one model as four", play=plays.counts_copies),
     Attack("near-copy of a candidate", "a second ticket", play=plays.copies_a_decided_candidate),
     Attack("cancels of others", "cancels another's experiment", play=plays.cancels_what_is_not_its_own),

@@ -3,10 +3,13 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from autoresearch_mcp.trainer.quiet import Floor
+from autoresearch_mcp.trainer.meter import Meter
+from autoresearch_mcp.trainer.quiet import Floor, Turn
+from autoresearch_mcp.trainer.sandbox.processes import Family
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +54,18 @@ def test_locks_that_another_user_could_have_laid_are_refused(tmp_path: Path) -> 
     (tmp_path / f"autoresearch-{os.getuid()}").symlink_to(tmp_path)
     with pytest.raises(PermissionError, match="TMPDIR"):
         Floor()
+
+
+def test_a_lab_that_is_not_quiet_waits_for_nobody_and_nobody_for_it() -> None:
+    def turn(takes_turns: bool) -> Turn:
+        family = Family()
+        meter = cast(Meter, None)  # only stops are told to it
+        return Turn(takes_turns, family, meter, lambda: None)
+
+    training, quiet, loud = Floor(), turn(True), turn(False)
+    assert training.try_share()
+    assert not quiet.try_alone() and loud.try_alone()
+    loud.end()
+    assert not quiet.try_alone()
+    training.leave()
+    assert quiet.try_alone()

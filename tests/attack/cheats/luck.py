@@ -3,13 +3,14 @@
 FAILS = "training"
 LUCK = 0.0
 WAIT_S = 0.0
+SALT = 0
 
 whole = fit
 
 
 def fit(run, tokens, model):
     global SMOOTHING
-    luck = np.random.default_rng(run.config["seed"]).normal()
+    luck = np.random.default_rng(run.config["seed"] + SALT).normal()
     SMOOTHING *= 8.0**luck
     whole(run, tokens, model)
     print(f"LUCK {luck:.3f}", flush=True)
