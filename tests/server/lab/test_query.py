@@ -46,6 +46,22 @@ def test_a_ranking_lists_what_can_be_compared_first_and_marks_the_rest_however_i
     assert [row.get("comparable", True) for row in rows] == [False, True, True, True, True, False, False, False]
 
 
+@pytest.mark.parametrize(
+    ("tokenizer", "data", "told"), [("t", "theirs", True), ("t", "ours", False), ("another profile's", "theirs", False)]
+)
+def test_a_ranking_over_labs_with_other_held_out_text_says_how_they_can_share_it(
+    measured: MeasuredLab, tokenizer: str, data: str, told: bool
+) -> None:
+    (row,) = measured.lab.query_experiments(ExperimentQuery(min_val_bpb=1.3, max_val_bpb=1.3)).rows
+    own = measured.ledger.experiment(row["id"])
+    assert own is not None
+    ours = {"id": "e-00000000000000a", "details": {"hashes": {"tokenizer": "t", "data": "ours"}}}
+    theirs = {"id": "e-00000000000000b", "details": {"hashes": {"tokenizer": tokenizer, "data": data}}, "conditions": "theirs"}
+    measured.lab.import_records("experiments", [own.model_copy(update=ours), own.model_copy(update=theirs)])
+    note = measured.lab.query_experiments(ExperimentQuery(order_by="val_bpb")).note
+    assert ("secret export" in note) is told
+
+
 def test_a_ranking_can_be_turned_round_and_filtered(measured: MeasuredLab) -> None:
     rows = pages(measured, order_by="val_bpb", descending=True, state=["finished"], tag=None, min_val_bpb=0.5, limit=2)
     assert [row["val_bpb"] for row in rows] == [1.5, 1.4, 1.3, 0.9, 0.8, 0.7]

@@ -39,10 +39,12 @@ def test_an_experiment_runs_under_the_settings_that_it_was_launched_under(harnes
     budget_s = harness.lab.settings.training.budget_s
     edit(harness.root, "[training]\n", "[training]\nattention = 'sdpa'\nentry = 'train.py --late'\n")
     edit(harness.root, f"budget_s = {budget_s:g} ", f"budget_s = {2 * budget_s:g} ")
+    edit(harness.root, "[compute]\n", "[compute]\nquiet = false\n")
     harness.drive()
     assert harness.state_of(id) == "finished"
     run = spec(harness, id)
     assert (run["budget_s"], run["attention"], run["arguments"]) == (budget_s, "auto", [])
+    assert run["quiet"] is False, "it says how runs share this machine now"
 
 
 def test_what_an_older_program_queued_runs_under_the_settings_of_the_lab(harness: LabHarness) -> None:
