@@ -1,6 +1,6 @@
-"""`python -m tests.bench.unseen [RUNS]`: the look ahead from a reserve, trained and scored for real, and how often it was seen.
+"""`python -m tests.bench.unseen [RUNS] [PROFILE]`: the look ahead from a reserve, trained and scored for real, and how often it was seen.
 
-Each run goes through the real launcher, scorer and sandboxed model servers, on the tiny profile. From the share that stayed unseen and its
+Each run goes through the real launcher, scorer and sandboxed model servers, on `tiny` or another profile of CPUs. From the share that stayed unseen and its
 gain follows how often the gate promotes it (`tests.bench.detection`), where replicates differ by `NOISE`.
 """
 
@@ -21,12 +21,13 @@ NOISE = 0.003  # bits per byte between replicates of the attacked model: 0.003 t
 WAYS = {"honest": "", "anywhere": "1", "at every 5th place": "5", "at every 20th place": "20"}
 
 
-def measure(runs: int) -> list[tuple[str, list[dict[str, Any]]]]:
+def measure(runs: int, profile: str) -> list[tuple[str, list[dict[str, Any]]]]:
     """Return the results of so many runs of each way."""
     arena: Any = Arena(Path(), None)  # type: ignore[arg-type]  # for its texts alone
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        warm = Warm(prepare.prepare("tiny"), Path(scratch), {"TMPDIR": scratch})
+        warm = Warm(prepare.prepare(profile), Path(scratch), {"TMPDIR": scratch})
+        warm.profile = profile
         for way, one_in in WAYS.items():
             code = arena.cheat("reserve", ONE_IN=one_in) if one_in else arena.base
             count = runs if one_in else 3
@@ -37,7 +38,7 @@ def measure(runs: int) -> list[tuple[str, list[dict[str, Any]]]]:
 
 def main() -> None:
     """Print the table."""
-    rows = measure(int(sys.argv[1]) if len(sys.argv) > 1 else 100)
+    rows = measure(int(sys.argv[1]) if len(sys.argv) > 1 else 100, sys.argv[2] if len(sys.argv) > 2 else "tiny")
     level = None
     table = Table("look ahead", "runs", "unseen", "gain of those", "promoted")
     for way, results in rows:

@@ -132,6 +132,8 @@ def processes_in(run: Path) -> list[int]:
 class Warm:
     """A warm parent, and a way to make run directories for it."""
 
+    profile = "tiny"
+
     def __init__(
         self,
         data: Path,
@@ -157,7 +159,7 @@ class Warm:
         for name, text in {"train.py": code, **(files or {})}.items():
             (run / protocol.CODE / name).parent.mkdir(exist_ok=True)
             (run / protocol.CODE / name).write_text(text, encoding="utf-8")
-        spec = protocol.Spec(run.name, seed, "tiny", budget_s, 1, str(self._data))
+        spec = protocol.Spec(run.name, seed, self.profile, budget_s, 1, str(self._data))
         protocol.write_json(run / protocol.SPEC, spec)
         return run
 
