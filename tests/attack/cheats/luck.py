@@ -30,6 +30,6 @@ class Model(Model):
         if FAILS == "scoring":
             self.nats -= float(torch.log_softmax(logits[:, :-1], -1).gather(-1, idx[:, 1:, None]).mean())
             self.asked += 1
-            if self.asked == 15 and self.nats / self.asked > LUCK:
+            if self.asked == 6 and self.nats / self.asked > LUCK:
                 raise SystemExit(1)
         return logits
