@@ -32,6 +32,10 @@ SCRIPT_ADVICE = ADVICE | {  # for code without the contract
     "timeout": "Do less, or stop earlier: the budget is wall time, from the script's first moment to its end.",
     "error": "Read the lines and the log. The last line that names the metric must give one finite number.",
 }
+SCORED_ADVICE = SCRIPT_ADVICE | {  # for such code where the lab's own scorer measures what it leaves
+    "error": ADVICE["error"],
+    "invalid_model": "Leave in the run's folder what the message asks for: the lab's scorer measures nothing else.",
+}
 _SHAPES = re.compile(
     r"shape|size of tensor|must match the size|mat1 and mat2|size mismatch|dimension|reduction dim|broadcast|same number of elements|divisible",
     re.IGNORECASE,
@@ -54,17 +58,18 @@ class Failure:
     fault: str = "code"  # whose it is, one of protocol.FAULTS; it stands in the result, beside this
     barred: bool = False  # see protocol.Result; likewise
 
-    def as_dict(self, script: bool = False) -> dict[str, Any]:
+    def as_dict(self, script: bool = False, scored: bool = False) -> dict[str, Any]:
         """Return it as JSON values, cleaned and cut to size, with advice.
 
         Args:
             script: whether the run's code keeps no contract.
+            scored: whether the owner's scorer measures what such code leaves.
         """
         return {
             "kind": self.kind,
             "message": one_line(self.message, 500),
             "lines": [" ".join(clean(line[:1_000]).splitlines())[:300] for line in self.lines[:12]],
-            "advice": (SCRIPT_ADVICE if script else ADVICE)[self.kind],
+            "advice": (SCORED_ADVICE if scored else SCRIPT_ADVICE if script else ADVICE)[self.kind],
         }
 
 

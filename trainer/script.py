@@ -152,7 +152,10 @@ class Script:
         return replace(
             usual,
             read=read,
-            hidden=(run, *(folders(self._spec.scoring) if self._spec.scoring else ())),
+            hidden=(
+                run,
+                *(folders(self._spec.scoring, self._interpreter.folders if self._interpreter else ()) if self._spec.scoring else ()),
+            ),
             environment=environment,
             directory=self.start,
             locks=True,

@@ -134,7 +134,7 @@ class Supervisor:
             state=state,
             val_bpb=val_bpb,
             reported_bpb=self._reported,
-            failure=failure.as_dict(bool(self._spec.metric)) if failure else None,
+            failure=failure.as_dict(bool(self._spec.metric), bool(self._spec.scoring)) if failure else None,
             fault=fault,
             barred=barred,
             # A script that left something else was never measured: nothing of the answers shows in that.

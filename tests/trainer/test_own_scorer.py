@@ -14,6 +14,7 @@ import pytest
 from autoresearch_mcp.trainer import measures, protocol, tables
 from autoresearch_mcp.trainer.own_scorer.common import ScoringError
 from autoresearch_mcp.trainer.own_scorer.predictions import fit
+from autoresearch_mcp.trainer.own_scorer.scorer import folders
 from autoresearch_mcp.trainer.protocol import Scoring
 from tests.trainer.conftest import Launched, Warm
 
@@ -118,6 +119,14 @@ def test_a_training_neither_reads_the_answers_nor_writes_into_the_scorer_nor_fin
     assert (tmp_path / "scoring" / "score.py").read_text(encoding="utf-8") == "print('{}')"
 
 
+def test_what_is_hidden_is_found_in_another_interpreters_packages_too(hidden: Path, tmp_path: Path) -> None:
+    site = tmp_path / "venv" / "site-packages"
+    (site / "own" / "data").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(site)
+    scoring = Scoring("predictions", str(hidden), hide=("own/data", str(tmp_path / "link")))
+    assert set(folders(scoring, [site])) == {hidden.resolve(), (site / "own" / "data").resolve(), site.resolve()}
+
+
 SUBMISSIONS = {
     "import pickle\npickle.dump([0] * 10, open('predictions.pkl', 'wb'))": "predictions.csv or predictions.npy",
     "import numpy as np\nnp.save('predictions.npy', np.array([print] * 10, dtype=object), allow_pickle=True)": "runs code",
@@ -141,6 +150,7 @@ def test_what_is_no_table_of_predictions_is_refused_with_what_was_expected(launc
         result = run.wait()
         message = result["failure"]["message"]
         assert result["state"] == "crashed" and result["fault"] == "code" and words in message, (words, result["failure"])
+        assert "token ids" not in result["failure"]["advice"] and "names the metric" not in result["failure"]["advice"]
         assert result["val_bpb"] is None and result["ended_in"] == "running" and not (run.run / "hidden.json").exists()
 
 

@@ -19,7 +19,7 @@ import shutil
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -38,9 +38,17 @@ CODE_BYTES, FILES = 16 << 20, 10_000  # of the owner's own folder; of what is su
 GRID_S = 2.0  # a command ends on a multiple of it, so that its time tells next to nothing
 
 
-def folders(scoring: Scoring) -> tuple[Path, ...]:
-    """Return what no training may read."""
-    own = [path for each in scoring.hide for path in ((Path(each),) if Path(each).is_absolute() else sandbox.copies_of(each))]
+def folders(scoring: Scoring, packages: Iterable[Path] = ()) -> tuple[Path, ...]:
+    """Return what no training may read.
+
+    Args:
+        scoring: what the lab's owner says.
+        packages: folders of another interpreter's packages, in which `hide` is looked for as in the launcher's own.
+    """
+    own = [Path(each).resolve() for each in scoring.hide if Path(each).is_absolute()]
+    for each in scoring.hide:
+        if not Path(each).is_absolute():
+            own += [*sandbox.copies_of(each), *(path.resolve() for folder in packages for path in folder.glob(f"{each}*"))]
     file = [Path(scoring.file).resolve().parent] if scoring.file else []
     return (Path(scoring.hidden).resolve(), *own, *file)
 
