@@ -20,6 +20,8 @@ from autoresearch_mcp.server.models import ACTIVE_STATES
 from autoresearch_mcp.server.untrusted import fence
 from autoresearch_mcp.trainer import protocol
 
+LAST = 5  # experiments of an author of whom nothing goes on
+
 
 class Experiments:
     """The use cases that read experiments by their ids."""
@@ -121,10 +123,14 @@ class Experiments:
         return newest[0].id
 
     def open_of(self, author: str) -> list[str]:
-        """Return the ids of all that an author launched and that goes on; a launch until decided stands for its trainings."""
+        """Return the ids of all that an author launched and that goes on; where nothing does, of what ended last.
+
+        A launch until decided stands for its trainings.
+        """
         launches = {each.id for each in self._core.ledger.open_candidacies() if each.author == author}
         open_ = self._core.ledger.open_experiments()
-        return [*sorted(launches), *(e.id for e in open_ if e.author == author and e.candidacy not in launches and not e.by_lab)]
+        own = [e.id for e in open_ if e.author == author and e.candidacy not in launches and not e.by_lab]
+        return [*sorted(launches), *own] or [row["id"] for row in self._core.ledger.recent_of(author, LAST)]
 
     def open_named(self, name: str) -> list[str]:
         """Return the ids that a name stands for: itself, or of a commit all that goes on, else its newest experiment.

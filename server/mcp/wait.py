@@ -60,7 +60,7 @@ async def named(bridge: Bridge, names: Sequence[str] | None, asked: Asked) -> li
     mine = await bridge.call(bridge.lab.open_of, who)
     if not mine:
         raise LabError(
-            f"Nothing of {who} is open, so there is nothing to wait for. If yours are under another name, pass their ids.",
+            f"{who} launched nothing yet, so there is nothing to wait for. If yours are under another name, pass their ids.",
             "nothing_open",
         )
     return mine[:MOST_IDS]

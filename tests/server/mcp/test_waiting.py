@@ -53,6 +53,10 @@ async def launch(client: Client, replicates: int = 1, author: str = "ada") -> li
     return ids
 
 
+async def test_who_launched_nothing_has_nothing_to_wait_for(client: Client) -> None:
+    assert "launched nothing yet" in await call(client, "wait_for_experiments")
+
+
 async def test_without_ids_a_wait_is_for_all_that_is_the_callers(client: Client, runner_lab: FakeRunnerLab) -> None:
     theirs = await launch(client, author="bob")
     mine = await launch(client, 2)
@@ -62,7 +66,8 @@ async def test_without_ids_a_wait_is_for_all_that_is_the_callers(client: Client,
     assert [line["id"] for line in waited["experiments"]] == mine and not waited["done"]
     for id in mine:
         runner_lab.finish(id, 1.5, "c")
-    assert "Nothing of ada is open" in await call(client, "wait_for_experiments")
+    ended = await answer(client, "wait_for_experiments")
+    assert ended["done"] and {line["id"] for line in ended["experiments"]} == set(mine), "nothing goes on: what ended last"
     runner_lab.move(theirs[0], "running")
 
 
