@@ -136,6 +136,28 @@ class OpenLaunch(Model):
     position: int = Field(description="among those that are open; the first 8 take turns")
 
 
+SearchStateName = Literal["searching", "stalled", "dry", "thrashing"]
+
+
+class SearchState(Model):
+    """Whether the search gets anywhere: numbers since the last promotion, the champion's own replicates not counted."""
+
+    state: SearchStateName
+    trainings: int
+    commits: int
+    device_hours: float
+    failed: float = Field(description="share of the last 20 trainings that their own code failed")
+    gain_left: float | None = Field(default=None, description="largest likely gain among undecided commits")
+
+
+class ShareLeft(Model):
+    """What the caller may still use, where lab.toml limits it."""
+
+    device_s: float | None = None
+    usd: float | None = None
+    queued: int | None = None
+
+
 class StatusAnswer(Model):
     """The lab at a glance."""
 
@@ -167,6 +189,8 @@ class StatusAnswer(Model):
     promotions: int = Field(json_schema_extra=UNLISTED)
     unflushed: int = Field(description="records acknowledged and durable here, not yet in the shared log", json_schema_extra=UNLISTED)
     runner: bool = Field(description="whether the runner process is alive; it starts on demand", json_schema_extra=UNLISTED)
+    search: SearchState | None = Field(default=None, json_schema_extra=UNLISTED)
+    share: ShareLeft | None = Field(default=None, json_schema_extra=UNLISTED)
     warnings: list[str]
     next: list[str] = Field(description="what to do next")
 

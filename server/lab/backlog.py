@@ -17,6 +17,7 @@ from autoresearch_mcp.server.models import Memory, new_id
 AFTER = "after:"  # begins a tag that names the idea to wait for
 SUGGESTED_BY = "[lab]"  # author of the lab's own ideas
 PROMISING = 0.9  # chance to be better than the champion, from which on a proposal is worth combining
+_COMBINATION = "combination"  # tag of such ideas
 _COMBINED = 4  # promising proposals whose pairs are looked at
 _RELATIVES = 5  # proposals that an idea's expected gain comes from
 _CACHED = 2_000  # ideas whose relatives are kept
@@ -29,6 +30,7 @@ class _Work:
     holders: dict[str, str]  # by idea
     commits: dict[str, list[str]]  # by idea
     training: dict[str, str]  # author by commit
+    lineage: Lineage  # of the champion
 
 
 class Backlog:
@@ -85,7 +87,7 @@ class Backlog:
                 kind="idea",
                 text=text,
                 author=SUGGESTED_BY,
-                tags=["combination"],
+                tags=[_COMBINATION],
                 commits=[one, other],
                 created_at=time.time(),
             )
@@ -95,7 +97,8 @@ class Backlog:
         ledger = self._core.ledger
         training = {each.commit: each.author for each in ledger.open_candidacies()}
         training |= {e.commit: e.author for e in ledger.open_experiments()}
-        return _Work({claim.idea: claim.holder for claim in ledger.claims()}, ledger.commits_of_ideas(), training)
+        lineage = Lineage(ledger, self._core.repo.champion())
+        return _Work({claim.idea: claim.holder for claim in ledger.claims()}, ledger.commits_of_ideas(), training, lineage)
 
     def _done(self, idea: Memory, work: _Work) -> str:
         for commit in reversed(work.commits.get(idea.id, [])):
@@ -103,6 +106,9 @@ class Backlog:
                 return f"{work.training[commit]} is training it as {commit[:12]}."
             if results := "; ".join(self._results(commit)):
                 return f"it was tried as {commit[:12]}: {results}."
+        held = (commit for commit in idea.commits if work.lineage.is_champion(commit) or work.lineage.has(commit))
+        if _COMBINATION in idea.tags and (part := next(held, "")):
+            return f"the champion holds a part of it, {part[:12]}: promote_commit rebases the other."
         return ""
 
     def _results(self, commit: str) -> Iterator[str]:

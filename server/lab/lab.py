@@ -22,6 +22,7 @@ from autoresearch_mcp.server.lab.news import NewsCases
 from autoresearch_mcp.server.lab.next_steps import NextSteps
 from autoresearch_mcp.server.lab.pictures import Pictures
 from autoresearch_mcp.server.lab.proposing import Proposing
+from autoresearch_mcp.server.lab.search_state import share_left
 from autoresearch_mcp.server.lab.similar import SimilarProposals
 from autoresearch_mcp.server.lab.status import LabStatus
 from autoresearch_mcp.server.lab.trainings import Trainings
@@ -119,6 +120,10 @@ class Lab:
     def settings(self) -> Settings:
         """The settings of now."""
         return self._core.settings
+
+    def share_left(self, author: str) -> a.ShareLeft | None:
+        """Return what an agent may still use; None where lab.toml limits nobody."""
+        return share_left(self._core.ledger, self._core.settings.swarm, author)
 
     def stamp(self) -> tuple[int, Stamp] | None:
         """Return what differs once the ledger or lab.toml changed, or None where that can't be told. Costs microseconds."""

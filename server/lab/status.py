@@ -30,6 +30,7 @@ from autoresearch_mcp.server.lab.limits import limits_in_words
 from autoresearch_mcp.server.lab.lineage import Lineage, standing_in_words
 from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.lab.open_launches import open_launches
+from autoresearch_mcp.server.lab.search_state import search_state
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment, Metric, Score, Verdict
 from autoresearch_mcp.server.pace import Paces
@@ -85,6 +86,7 @@ class Snapshot:
     seconds_by_author: dict[str, float]
     typical_s: float | None  # of a training, from start to end
     promotions: int
+    search: a.SearchState
     unflushed: int
     waiting_since: float | None
     launches: list[tuple[LaunchSettings, int]]
@@ -142,6 +144,7 @@ class LabStatus:
             open=now.launched,
             recent=now.recent,
             leaderboard=now.leaders,
+            search=now.search,
             budget=budget,
             training=_training_cost(settings, now.typical_s, budget, ahead.empty_s if open_ else None),
             cost_by_author=now.seconds_by_author,
@@ -164,11 +167,13 @@ class LabStatus:
             own = in_order_of_launch(score for score in replicates if score.by_lab)
             fresh = counted(own, for_display(rules), conditions)
             best, likely = self._leaders(champion, metrics(fresh)[-M_CAP:], conditions, settings)
+            noise = self.noise(conditions)
             self._snapshot = Snapshot(
                 key=key,
+                search=search_state(self._ledger, likely, self._ledger.decisions(champion, conditions), noise),
                 leaders=best,
                 likely=likely,
-                noise=self.noise(conditions),
+                noise=noise,
                 noise_nu=sum(degrees for degrees, _ in self._standings.spreads(conditions, without="")),
                 drift=Drift.of(fresh),
                 launched=open_launches(self._ledger),

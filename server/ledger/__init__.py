@@ -110,6 +110,8 @@ class Ledger:
         self.scores = results.scores
         self.finished_after = results.finished_after
         self.counts = results.counts
+        self.trained_since = results.trained_since
+        self.recent_failures = results.recent_failures
         self.seconds_by_author = results.seconds_by_author
 
         evidence = Evidence(database)

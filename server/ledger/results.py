@@ -4,6 +4,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from autoresearch_mcp.server.ledger.database import Database
@@ -31,6 +32,21 @@ _FACTS = (  # of replicates, for the gate: see `_score`
     "(SELECT coalesce(min(s.seq), 0) FROM starts s WHERE s.experiment = e.id), v.sandbox, v.test_bpb, v.weights, v.answers "
     "FROM ended e LEFT JOIN evidence v ON v.experiment = e.id"
 )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What was trained in some time, the champion's replicates not counted.
+
+    Attributes:
+        trainings: how many were started and ended.
+        commits: of how many commits.
+        device_s: seconds from their starts to their ends.
+    """
+
+    trainings: int
+    commits: int
+    device_s: float
 
 
 class Results:
@@ -102,6 +118,26 @@ class Results:
                 (row,),
             ).fetchall()
         return [(number, _score(*facts)) for number, *facts in rows]
+
+    def trained_since(self, since: float) -> Trained:
+        """Return what was trained and ended after a moment in Unix seconds."""
+        with self._database.read() as db:
+            row = db.execute(
+                'SELECT count(*), count(DISTINCT "commit"), coalesce(sum(max(finished_at - started_at, 0)), 0) FROM ended '
+                "WHERE finished_at > ? AND started AND NOT by_lab AND reproduces = ''",
+                (since,),
+            ).fetchone()
+        return Trained(*row)
+
+    def recent_failures(self, limit: int) -> list[bool]:
+        """Return of the last trainings, the newest first, whether their own code failed. Cancelled ones don't count."""
+        with self._database.read() as db:
+            rows = db.execute(
+                "SELECT state != 'finished' AND coalesce(json_extract(circumstances, '$.fault'), 'code') = 'code' FROM ended "
+                "WHERE started AND NOT by_lab AND state != 'cancelled' ORDER BY finished_at DESC LIMIT ?",
+                (limit,),
+            ).fetchall()
+        return [bool(row[0]) for row in rows]
 
     def seconds_by_author(self, limit: int) -> dict[str, float]:
         """Return the seconds from start to end of all trainings that ended, by who launched them, the largest sum first."""

@@ -75,7 +75,8 @@ class LabTools:
                 self._status, self._briefs = (stamp, now, await self.bridge.call(self.lab.status, False)), {}
             if caller not in self._briefs:
                 whole, steps = self._status[2], await self.bridge.call(self.lab.next_steps, caller)
-                self._briefs[caller] = brief(whole.model_copy(update={"next": [*whole.next, *steps]}))
+                share = await self.bridge.call(self.lab.share_left, caller)
+                self._briefs[caller] = brief(whole.model_copy(update={"next": [*whole.next, *steps], "share": share}))
             return self._briefs[caller]
 
     async def read_file(
