@@ -88,7 +88,7 @@ SELECTIONS = [
     Attack(
         "select: crash in scoring",
         "fails where its own score is bad",
-        cheat("luck", FAILS='"scoring"', LUCK="4.6"),
+        cheat("luck", FAILS='"scoring"', LUCK="3.3"),
         replicates=8,
     ),
     Attack("select: cancel", "cancels what looks bad", play=plays.cancels_what_looks_bad, chance=True),
