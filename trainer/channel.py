@@ -47,10 +47,6 @@ class Channel:
         self.timings = dict[str, float]()
         selector.register(self._ours, selectors.EVENT_READ, self.receive)
 
-    def rounded_timings(self) -> dict[str, float]:
-        """Return the timings, to the millisecond."""
-        return {name: round(seconds, 3) for name, seconds in self.timings.items()}
-
     def receive(self) -> bool:
         """Handle the messages that arrived.
 

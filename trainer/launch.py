@@ -24,8 +24,10 @@ from typing import get_args
 
 from autoresearch_mcp.trainer import files, machine, prepare, protocol, sandbox
 from autoresearch_mcp.trainer.failures import Failure
+from autoresearch_mcp.trainer.model_run import ModelRun
 from autoresearch_mcp.trainer.protocol import OwnText, Result, Scoring, Spec
 from autoresearch_mcp.trainer.sandbox import processes
+from autoresearch_mcp.trainer.script_run import ScriptRun
 from autoresearch_mcp.trainer.sources import CodeTooLarge
 from autoresearch_mcp.trainer.supervisor import Stage, Supervisor
 
@@ -71,13 +73,18 @@ def supervise(run: Path, stage: Stage = "all") -> None:
     os.ftruncate(lock, 0)
     os.write(lock, f"{os.getpid()}\n".encode())
     family = processes.Family()
-    supervisor = None
+    supervisor: Supervisor | None = None
     try:
         spec = _read_spec(run)
         if spec.visible:
             os.environ["CUDA_VISIBLE_DEVICES"] = spec.visible  # CUDA reads it at its first use, which no launcher makes
-        supervisor = Supervisor(run.resolve(), spec, family, signals)
-        result = supervisor.score(submitted) if submitted is not None else supervisor.run(stage)
+        place = run.resolve(), spec, family, signals
+        if submitted is not None:
+            supervisor = trained = ModelRun(*place)
+            result = trained.score(submitted)
+        else:
+            supervisor = ScriptRun(*place) if spec.metric else ModelRun(*place)
+            result = supervisor.run(stage)
     except prepare.PreparationError as error:
         result = replace(_failed(str(error)), fault="code" if isinstance(error, CodeTooLarge) else "machine")
     except Exception as error:
