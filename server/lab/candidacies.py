@@ -12,7 +12,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.gate.promotion import MEASUREMENT, WITHDRAWN
 from autoresearch_mcp.server.gate.stacking import stack
 from autoresearch_mcp.server.lab.claims import renew_claims
-from autoresearch_mcp.server.lab.core import LabCore, checked_id, clean_tags
+from autoresearch_mcp.server.lab.core import LabCore, checked_id, clean_tags, without_mark
 from autoresearch_mcp.server.lab.trainings import Trainings
 from autoresearch_mcp.server.ledger.budget import Share
 from autoresearch_mcp.server.ledger.starts import settings_hash
@@ -55,7 +55,7 @@ class CandidacyCases:
         """
         core = self._core
         sha = core.commit(commit)
-        request = hashlib.sha256(json.dumps([sha, "decided", budget, author, clean_tags(tags)]).encode()).hexdigest()
+        request = hashlib.sha256(json.dumps([sha, "decided", budget, without_mark(author), clean_tags(tags)]).encode()).hexdigest()
         if idempotency_key and (known := core.ledger.answer(idempotency_key, request)):
             return self._answer(self._known(known[0]), repeated=True)
         proposal = self._on_champion(sha)

@@ -20,6 +20,7 @@ from autoresearch_mcp.server.runner.start import ensure_runner
 from autoresearch_mcp.server.search.embedding import open_embedder
 from autoresearch_mcp.server.untrusted import clean
 
+_MARK = re.compile(r"-[0-9a-f]{4}$")
 _EXPERIMENT_ID = re.compile(r"e-[0-9a-z]{15}")
 
 
@@ -161,6 +162,11 @@ def checked_id(id: str, form: re.Pattern[str], what: str) -> str:
     if not form.fullmatch(id):
         raise LabError(f"{clean(id)[:60]!r} is not the id of {what}; those look like {form.pattern[0]}-01h2xk3m4n5p6q7.", "bad_id")
     return id
+
+
+def without_mark(author: str) -> str:
+    """Return an author's name without the mark of a session: a call that is repeated after a restart comes from another one."""
+    return _MARK.sub("", author)
 
 
 def clean_tags(tags: Sequence[str] | None) -> list[str]:

@@ -12,7 +12,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.gate.promotion import WITHDRAWN
 from autoresearch_mcp.server.lab.brakes import Brakes
 from autoresearch_mcp.server.lab.claims import renew_claims
-from autoresearch_mcp.server.lab.core import LabCore, clean_tags
+from autoresearch_mcp.server.lab.core import LabCore, clean_tags, without_mark
 from autoresearch_mcp.server.lab.experiments import Experiments
 from autoresearch_mcp.server.lab.reproduction import TAG, Reproduction
 from autoresearch_mcp.server.lab.status import MAX_REPLICATES, LabStatus, preflight_error
@@ -88,7 +88,7 @@ class Trainings:
             )
             for i in range(replicates)
         ]
-        request = hashlib.sha256(json.dumps([sha, replicates, device, author, clean_tags(tags)]).encode()).hexdigest()
+        request = hashlib.sha256(json.dumps([sha, replicates, device, without_mark(author), clean_tags(tags)]).encode()).hexdigest()
         if not confirm and (idempotency_key is None or core.ledger.answer(idempotency_key, request) is None):
             self.brakes.check(wanted, settings)
         queued = self._enqueue(settings, wanted, idempotency_key, request)

@@ -57,12 +57,12 @@ async def test_what_one_agent_does_another_sees_at_once(lab: Path) -> None:
             proposed = await answer(one, "propose_patch", hypothesis="An unused constant changes nothing.", files={"train.py": changed})
             twin = await answer(two, "propose_patch", hypothesis="The same idea once more.", files={"train.py": changed})
             assert twin["duplicate"] and twin["commit"] == proposed["commit"]
-            order = {"commit": proposed["commit"], "replicates": 2, "idempotency_key": "one-order"}
+            order = {"commit": proposed["commit"], "replicates": 2, "idempotency_key": "one-order", "author": "one"}
             launched = await answer(one, "launch_training", **order)
             again = await answer(one, "launch_training", **order)
             assert (again["experiments"], again["repeated"]) == (launched["experiments"], True)
             for id in launched["experiments"]:
-                assert (await answer(two, "cancel_experiment", ids=[id]))["states"] == {id: "cancelled"}
+                assert (await answer(two, "cancel_experiment", ids=[id], author="one"))["states"] == {id: "cancelled"}
             waited = await answer(one, "wait_for_experiments", ids=launched["experiments"])
             assert waited["done"] and {line["state"] for line in waited["experiments"]} == {"cancelled"}
 

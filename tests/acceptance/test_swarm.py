@@ -119,8 +119,9 @@ async def test_one_idempotency_key_is_one_launch_however_many_ask_at_once(swarm:
         status = await answer(swarm[1], "get_status")
         assert {line["id"] for line in status["queued"]} == set(first["experiments"])
         assert status["budget"]["reserved_s"] - before == pytest.approx(first["reserved_s"], abs=0.1)
+        author = status["queued"][0]["author"]  # of whoever was first: a mark of the session is no part of a repeated launch
         for id in first["experiments"]:
-            await answer(swarm[2], "cancel_experiment", ids=[id])
+            await answer(swarm[2], "cancel_experiment", ids=[id], author=author)
         assert (await answer(swarm[3], "get_status"))["budget"]["reserved_s"] == before
 
 
@@ -135,14 +136,14 @@ async def test_what_one_server_writes_the_others_see_at_once(swarm: list[Client]
         for client in swarm[1:]:
             hits = await answer(client, "search_memory", query="zirconium")
             assert [memory["id"] for memory in hits["memories"]] == [note["id"]]
-        launched = await answer(swarm[1], "launch_training", commit="champion")
+        launched = await answer(swarm[1], "launch_training", commit="champion", author="one")
         async with anyio.create_task_group() as tasks:
             for client in swarm[2:5]:
                 tasks.start_soon(wait, client, launched["experiments"])
             for client in swarm[5:]:
                 status = await answer(client, "get_status")
                 assert [line["id"] for line in status["queued"]] == launched["experiments"]
-            await answer(swarm[0], "cancel_experiment", ids=[launched["experiments"][0]])
+            await answer(swarm[0], "cancel_experiment", ids=[launched["experiments"][0]], author="one")
         assert [(wait["done"], wait["experiments"][0]["state"]) for wait in ended] == [(True, "cancelled")] * 3
 
 
@@ -157,7 +158,7 @@ async def note_progress(*_):
 async def main():
     global id
     async with Client(server(sys.argv[1])) as client:
-        (id,) = (await answer(client, "launch_training", commit="champion"))["experiments"]
+        (id,) = (await answer(client, "launch_training", commit="champion", author="one"))["experiments"]
         await client.call_tool("wait_for_experiments", {"ids": [id], "timeout_s": 45}, progress_callback=note_progress)
 
 anyio.run(main)
@@ -178,5 +179,5 @@ async def test_a_client_killed_while_it_waits_takes_its_server_along_and_nothing
     with anyio.fail_after(20):
         status = await answer(swarm[0], "get_status")
         assert [line["id"] for line in status["queued"]] == [id] and status["budget"]["reserved_s"] > 0
-        assert (await answer(swarm[1], "cancel_experiment", ids=[id]))["states"] == {id: "cancelled"}
+        assert (await answer(swarm[1], "cancel_experiment", ids=[id], author="one"))["states"] == {id: "cancelled"}
         assert (await answer(swarm[2], "get_status"))["budget"]["reserved_s"] == 0
