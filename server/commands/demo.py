@@ -1,22 +1,24 @@
 """A research campaign in minutes: `autoresearch-mcp demo`.
 
-A scripted orchestrator and two workers, each an MCP client with a server of its own over stdio, research one fresh lab at once. The
-script knows which ideas to try; everything they answer is measured: real text, a real tokenizer, a real GPT, trained for real.
+A scripted orchestrator and two workers, each an MCP client with a server of its own over stdio, research one fresh lab at once. One worker
+edits files in a work tree. The script knows which ideas to try; everything they answer is measured: real text, a real tokenizer, a real
+GPT, trained for real.
 """
 
 import argparse
 import base64
+import contextlib
 import math
 import os
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 from mcp import StdioServerParameters
 from mcp.client import Client
 from mcp.client.stdio import stdio_client
@@ -29,6 +31,7 @@ from autoresearch_mcp.server.commands.examples import EXAMPLES as LABS
 from autoresearch_mcp.server.commands.examples import Change
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.trainer.records import METRIC
 
@@ -109,6 +112,8 @@ class Agent:
     client: Client
     screen: LiveConsole
     trained: list[str] = field(default_factory=list)
+    folder: Path = Path()
+    branch: str = ""
 
     async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
         """Call a tool and return its structured answer.
@@ -165,18 +170,35 @@ class Agent:
         self.screen.say(self.name, f"{idea.hypothesis} -> {note} {commit[:10]} ({answer['diff_stat'].strip()})")
         return commit
 
-    async def train(self, commit: str, replicates: int) -> list[dict[str, Any]]:
-        """Launch and wait; returns the experiments as they ended."""
-        key = f"{self.name}-{commit}-{len(self.trained)}"
-        launched = await self.call("launch_training", commit=commit, replicates=replicates, idempotency_key=key)
-        ids = list(launched["experiments"])
+    async def check_out(self, root: Path) -> None:
+        """Make this worker a work tree of its own beside the lab, as `autoresearch-mcp checkout` does."""
+        self.folder = root.with_name(f"{root.name}-{self.name}")
+        with contextlib.closing(Lab(root)) as lab:
+            self.branch = await anyio.to_thread.run_sync(lab.check_out, "champion", self.folder, self.name)
+        self.screen.say(self.name, f"edits in {self.folder}, on the branch {self.branch}")
+
+    async def commit(self, idea: Idea) -> list[dict[str, Any]]:
+        """Edit the work tree, commit, and have the branch proposed and trained in one call; returns the experiments as they ended."""
+        await self._git("reset", "--quiet", "--hard", "research")
+        file = self.folder / idea.path
+        text = file.read_text(encoding="utf-8")
+        _expect(idea.search in text, f"{idea.search!r} is not in {file}")
+        file.write_text(text.replace(idea.search, idea.replace), encoding="utf-8")
+        await self._git(
+            "-c", f"user.name={self.name}", "-c", "user.email=demo@example.invalid", "commit", "--quiet", "-am", idea.hypothesis
+        )
+        self.screen.now(self.name, f"training {idea.hypothesis}")
+        answer = await self.call("propose_patch", ref=self.branch, launch=idea.replicates, wait_s=45)
+        ids = [line["id"] for line in answer["launched"]]
         self.trained += ids
-        self.screen.say(self.name, f"training {commit[:10]} x{replicates}: {', '.join(ids)}")
+        self.screen.say(self.name, f"{idea.hypothesis} -> {answer['commit'][:10]} from {self.branch}, training {', '.join(ids)}")
         ended = await self.wait(ids)
         for line in ended:
-            metric = f"val_bpb {line['val_bpb']:.4f}" if "val_bpb" in line else line.get("failure", "")
-            self.screen.say(self.name, f"{line['id']} {line['state']}: {metric}")
+            self.screen.say(self.name, f"{line['id']} {line['state']}: {line.get('failure') or line.get('val_bpb')}")
         return ended
+
+    async def _git(self, *command: str) -> None:
+        await anyio.run_process(["git", *command], cwd=self.folder)
 
     async def decide(self, commit: str) -> dict[str, Any]:
         """Have the lab train a commit until the gate has decided, and ask the gate all the while. Returns its last answer."""
@@ -207,7 +229,7 @@ def _text(result: object) -> str:
     return " ".join(part.text for part in parts if isinstance(part, TextContent))
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def agent(name: str, root: Path, screen: LiveConsole) -> AsyncIterator[Agent]:
     """Start a server for this agent, as Claude Code and others like it do, and connect to it."""
     with LabPaths(root).server_log(name).open("a", encoding="utf-8") as log:
@@ -234,7 +256,7 @@ async def campaign(root: Path, screen: LiveConsole) -> None:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_worker_one, one)
-            tasks.start_soon(_worker_two, two)
+            tasks.start_soon(_worker_two, two, root)
 
         answer = await boss.call("search_memory", query="layer")
         _expect(bool(answer["memories"]), "what was remembered was not found again")
@@ -275,10 +297,11 @@ async def _worker_one(one: Agent) -> None:
     await one.remember("finding", f"{BETTER.hypothesis}: {answer['verdict']['reason']}", one.trained[-1:])
 
 
-async def _worker_two(two: Agent) -> None:
+async def _worker_two(two: Agent, root: Path) -> None:
+    """Try what should fail, in a work tree, and what is no better."""
+    await two.check_out(root)
     for idea, failure in ((CRASH, "shape_error"), (NAN, "nan")):
-        commit = await two.propose(idea)
-        (ended,) = await two.train(commit, idea.replicates)
+        (ended,) = await two.commit(idea)
         full = await two.call("get_experiment", id=ended["id"])
         got = full.get("failure", {})
         _expect(got.get("kind") == failure, f"{idea.hypothesis}: expected {failure}, got {got}")

@@ -18,6 +18,7 @@ _FLOOR = {"running": 2, "queued": 1, "recent": 1, "open": 2, "leaderboard": 3}
 _WORDS = 32  # characters of an idea
 _SENTENCE = 400  # characters of a warning
 _AUTHORS = 6
+_SIMILAR = 1  # proposals like an agent's branch
 
 
 def brief(status: a.StatusAnswer) -> a.StatusAnswer:
@@ -63,6 +64,13 @@ def brief_wait(line: a.ExperimentLine) -> a.ExperimentLine:
     if line.failure:
         update |= {"hypothesis": "", "failure": shorten(line.failure, 120)}
     return line.model_copy(update=update)
+
+
+def brief_branch(answer: a.ProposalAnswer) -> a.ProposalAnswer:
+    """Return what was made of a branch without what its own agent has in its folder: its diff and its words, unless they are a twin's."""
+    own = {} if answer.duplicate else {"hypothesis": "", "title": "", "author": ""}
+    launched = [brief_wait(line) for line in answer.launched]
+    return answer.model_copy(update={"diff": "", "launched": launched, "similar": answer.similar[:_SIMILAR], **own})
 
 
 def brief_experiment(whole: a.ExperimentAnswer, parts: Sequence[Part]) -> a.ExperimentAnswer:

@@ -11,7 +11,7 @@ from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.mcp.arguments import Author, Commit, Edit, Files, MemoryId, Tags, Text
 from autoresearch_mcp.server.mcp.bridge import Bridge, Ctx
-from autoresearch_mcp.server.mcp.brief import brief_wait
+from autoresearch_mcp.server.mcp.brief import brief_branch, brief_wait
 from autoresearch_mcp.server.mcp.wait import Watch
 from autoresearch_mcp.server.models import ProposalKind
 
@@ -104,6 +104,8 @@ def proposing(bridge: Bridge, readings: Readings) -> Callable[..., Awaitable[a.P
             answer = answer.model_copy(update={"launched": lines})
             notes = [answer.note.partition("Queued. ")[0] if watch.done else answer.note, unread, watch.note()]
         answer = answer.model_copy(update={"note": " ".join(filter(None, notes))})
+        if ref is not None:
+            answer = brief_branch(answer)
         return bridge.signed(answer, author, context)
 
     return propose_patch

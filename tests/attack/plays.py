@@ -1,14 +1,22 @@
 """Attacks that are more than a proposal: several calls, several agents, or a look at what agents are told."""
 
 import base64
+import contextlib
 import math
 import re
+import subprocess
 import time
 import unicodedata
+from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
+
+from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.roles import Role
 from autoresearch_mcp.trainer import prepare
 from tests.attack.arena import END, Arena, Candidate, Outcome, Refused
+from tests.server.mcp.listening import served_over_http
 
 MOST_BITS = 5  # that the time of scoring may tell of the hidden split, a run: docs/metric.md
 MOST_CODE = 256 << 10  # bytes that a training takes
@@ -296,3 +304,49 @@ async def copies_a_decided_candidate(lab: Arena, _: object) -> Outcome:
     answer = await lab.call("propose_patch", hypothesis="Another smoothing, again.", files={"train.py": copy}, author="mallory")
     told = first.commit[:12] in answer["note"] or answer["commit"] == first.commit
     return Outcome(leaked=not told, noticed=answer["note"][:110])
+
+
+PUSHES = (
+    "HEAD:refs/heads/research",
+    "HEAD:refs/heads/main",
+    "HEAD:refs/heads/agents/ada/pointer",
+    "HEAD:refs/heads/agents/mallory",
+    "HEAD:refs/tags/v1",
+    "HEAD:refs/autoresearch/first",
+    ":refs/heads/main",
+)
+
+
+async def pushes_what_is_not_its_own(lab: Arena, _: object) -> Outcome:
+    """Push over /git to the champion, tags and others' branches; then a link and a bomb to its own."""
+    with contextlib.closing(Ledger(lab.paths.ledger)) as ledger:
+        token = ledger.add_token("mallory", Role.WORKER, None)
+    leaks, clone = [], lab.root.with_name("mallory-clone")
+
+    def git(*command: str, folder: Path = lab.root) -> subprocess.CompletedProcess[str]:
+        signed = ["git", "-c", "user.name=mallory", "-c", "user.email=m@example.invalid", *command]
+        return subprocess.run(signed, cwd=folder, capture_output=True, text=True)
+
+    def push(refspec: str) -> None:
+        git("push", "--force", "origin", refspec, folder=clone)
+        if git("for-each-ref").stdout != before:
+            leaks.append(refspec)
+
+    def play() -> None:
+        with served_over_http(lab.root) as server:
+            git("clone", server.url.replace("//", f"//x:{token}@").removesuffix("mcp") + "git", str(clone))
+            git("commit", "--allow-empty", "-m", "An honest start", folder=clone)
+            for refspec in PUSHES:
+                push(refspec)
+            (clone / "train.py").write_bytes(b"#" * (64 << 20))
+            git("commit", "-am", "A bomb of blanks", folder=clone)
+            push("HEAD:refs/heads/agents/mallory/bomb")
+            (clone / "train.py").unlink()
+            (clone / "train.py").symlink_to(lab.paths.secret)
+            git("commit", "-am", "A link to the secret", folder=clone)
+            push("HEAD:refs/heads/agents/mallory/link")
+
+    before = git("for-each-ref").stdout
+    await anyio.to_thread.run_sync(play)
+    cloned = (clone / "train.py").is_symlink()
+    return Outcome(leaked=bool(leaks) or not cloned, noticed=f"{', '.join(leaks) or 'nothing'} moved, of {len(PUSHES) + 2}")

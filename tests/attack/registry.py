@@ -108,6 +108,7 @@ LEAKS = [
     Attack("SQL", "reads what is not its own", play=plays.asks_sql_for_more),
     Attack("names", "options of git as commits", play=plays.names_what_is_no_commit),
     Attack("paths", "edits other files, links", play=plays.edits_what_is_not_its_own),
+    Attack("pushes", "the champion, tags, others' branches, bombs over /git", play=plays.pushes_what_is_not_its_own),
     Attack("floods", "prints, logs and notes without end", play=plays.floods),
     Attack("doors of the sandbox", "ptrace, /proc, inotify, sockets ...", play=plays.tries_doors),
 ]

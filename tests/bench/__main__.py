@@ -6,13 +6,43 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import calls, gate, gpu_budget, http_calls, kernels, lab_campaign, lake, loop, rented, scorer, session, slots, start
+from tests.bench import (
+    calls,
+    gate,
+    gpu_budget,
+    http_calls,
+    kernels,
+    lab_campaign,
+    lake,
+    loop,
+    rented,
+    scorer,
+    session,
+    slots,
+    start,
+    two_calls,
+)
 
 
 def main() -> None:
     table = Table("what", "ours", "yardstick", "ratio", "aim", title="Benchmarks (medians; interleaved with their yardsticks)")
     with tempfile.TemporaryDirectory() as scratch:
-        for bench in (start, calls, http_calls, loop, lake, kernels, scorer, slots, rented, gpu_budget, session, lab_campaign, gate):
+        for bench in (
+            start,
+            calls,
+            http_calls,
+            loop,
+            lake,
+            kernels,
+            scorer,
+            slots,
+            rented,
+            gpu_budget,
+            session,
+            two_calls,
+            lab_campaign,
+            gate,
+        ):
             for row in bench.measure(Path(scratch)):
                 table.add_row(*row)
     Console(width=140).print(table)

@@ -11,6 +11,7 @@ from mcp import Client
 from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.mcp import build_server
+from autoresearch_mcp.server.paths import LabPaths
 from tests.server.mcp.conftest import TRAIN, FakeRunnerLab, make_runner_lab
 from tests.server.mcp.test_surface import answer, refusal
 
@@ -53,7 +54,8 @@ async def test_an_agent_edits_in_its_own_work_tree_and_proposes_by_name(runner_l
     own = commit(tree, TRAIN.replace("64", "128"))
     assert (tree / "train.py").read_text() == TRAIN.replace("64", "128")
     made = await answer(client, "propose_patch", ref="agents/ada/1", author="ada")
-    assert made["base"] == champion[:12] and made["hypothesis"] == "A wider model has more room to learn in." and not made["duplicate"]
+    assert made["base"] == champion[:12] and not made["duplicate"]
+    assert git(runner_lab.root, "log", "-1", "--format=%B", made["commit"]).startswith("A wider model has more room to learn in.")
     assert made["commit"] != own[:12] and git(runner_lab.root, "rev-list", "--count", f"{champion}..{made['commit']}") == "1"
     assert git(runner_lab.root, "show", f"{made['commit']}:train.py") == TRAIN.replace("64", "128").strip()
     assert "somebody" not in git(runner_lab.root, "log", "-1", "--format=%an %cn", made["commit"])
@@ -185,7 +187,8 @@ async def test_a_long_branch_is_one_change(runner_lab: FakeRunnerLab, client: Cl
     fast = "\n".join(f"{line}\nM 040000 {treeish} \n" for line in lines)
     git(tree, "fast-import", "--quiet", "--force", stdin=fast.encode())
     made = await answer(client, "propose_patch", ref="agents/ada/1")
-    assert made["base"] == git(runner_lab.root, "rev-parse", "research")[:12] and made["hypothesis"] == "One of very many commits"
+    assert made["base"] == git(runner_lab.root, "rev-parse", "research")[:12]
+    assert git(runner_lab.root, "log", "-1", "--format=%B", made["commit"]).startswith("One of very many commits")
 
 
 @pytest.mark.parametrize(
@@ -217,3 +220,27 @@ def test_a_work_tree_that_was_deleted_by_hand_is_in_nobodys_way(runner_lab: Fake
     tree.rmdir()
     assert cli.main(["checkout", "champion", str(tree), "--author", "ada", "--lab", str(runner_lab.root)]) == 0
     assert git(tree, "branch", "--show-current") == "agents/ada/2"
+
+
+async def test_an_experiment_takes_two_calls_and_few_characters(runner_lab: FakeRunnerLab, client: Client, tree: Path) -> None:
+    for width in (70, 71, 72):
+        commit(tree, TRAIN.replace("64", str(width)), "A wider model has more room to learn in, and more.")
+        await answer(client, "propose_patch", ref="agents/ada/1", author="bob", launch=1)
+    commit(tree, TRAIN.replace("64", "128"))
+    sent = {"ref": "agents/ada/1", "launch": 1, "wait_s": 0, "author": "ada"}
+    proposed = await client.call_tool("propose_patch", sent)
+    (launched,) = proposed.structured_content["launched"]
+    runner_lab.finish(launched["id"], 1.5, "c")
+    waited = await client.call_tool("wait_for_experiments", {"ids": [launched["id"]]})
+    assert waited.structured_content["experiments"][0]["val_bpb"] == 1.5
+    read = "".join(part.text for result in (proposed, waited) for part in result.content)
+    assert len(str(sent)) + 80 <= 600 and len(read) <= 900, read
+
+
+async def test_what_is_launched_without_a_budget_is_proposed_all_the_same(runner_lab: FakeRunnerLab, client: Client, tree: Path) -> None:
+    settings = LabPaths(runner_lab.root).settings
+    text = settings.read_text("utf-8")
+    settings.write_text(text.replace("device_hours = 8.0", "device_hours = 0.001"), "utf-8")
+    commit(tree, TRAIN.replace("64", "128"))
+    made = await answer(client, "propose_patch", ref="agents/ada/1", launch=1, author="ada")
+    assert made["commit"] and not made.get("launched") and "budget" in made["note"]
