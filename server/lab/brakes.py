@@ -56,12 +56,14 @@ class Brakes:
     def _of_size(self, wanted: Sequence[Experiment], settings: Settings) -> Iterator[str]:
         budget = self._status.budget()
         held_s = sum(e.held_s for e in wanted)
+        if len(wanted) == 1:  # there is no smaller one
+            return
         if held_s > SHARE * budget.left_s:
             yield f"it holds back {held_s:.0f} s, more than a tenth of the {budget.left_s:.0f} s that are left of the budget."
         if budget.usd is not None and (usd := sum(e.reserved_usd * e.held_s / e.reserved_s for e in wanted)) > SHARE * budget.usd.left:
             yield f"it holds back {usd:.2f} USD, more than a tenth of the {budget.usd.left:.2f} USD that are left of the budget."
         whole_s = held_s / settings.slots
-        if len(wanted) > 1 and whole_s > LONG_S:
+        if whole_s > LONG_S:
             others = {e.author for e in self._core.ledger.open_experiments("queued") if not e.by_lab} - {wanted[0].author}
             if others:
                 yield f"it takes all slots for {whole_s / 60:.0f} min while {len(others)} other author{'s' * (len(others) > 1)} wait: launch fewer."

@@ -50,7 +50,10 @@ def test_a_proposals_own_change_is_put_on_another_base(bench: MeasuredLab) -> No
     assert refusal(lambda: lab.propose_patch("On itself", "bob", port=deep, base=deep)).code == "no_change"
 
 
-def test_a_launch_in_the_same_call_queues_once_and_leaves_the_proposal_where_the_budget_is_gone(bench: MeasuredLab) -> None:
+def test_a_launch_in_the_same_call_queues_once_and_leaves_the_proposal_where_it_is_refused(bench: MeasuredLab) -> None:
+    toml = bench.root / "lab.toml"
+    toml.write_text(toml.read_text(encoding="utf-8").replace("device_hours = 0.3", "device_hours = 0.45"), encoding="utf-8")
+
     def propose(depth: int, launch: int) -> tuple[str, int, str]:
         answer = bench.lab.propose_patch("Deeper, as the loss is flat.", "ada", edits=edit("DEPTH = 2", f"DEPTH = {depth}"), launch=launch)
         assert [line.commit for line in answer.launched] == [answer.commit] * len(answer.launched)
