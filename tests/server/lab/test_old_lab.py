@@ -44,6 +44,7 @@ def test_its_past_is_there(old: LabHarness) -> None:
     assert counts == [{"state": "crashed", "n": 1}, {"state": "finished", "n": 6}]
     (note,) = old.lab.search_memory("one layer or two").memories
     assert note.text == "One layer beats two at a budget of one second." and note.commits == [CHAMPION]
+    assert old.lab.promote_commit(CHAMPION, "ada").verdict.code == "is_champion", "what the old rule decided stays decided"
     hidden = [score.test_bpb for score in old.ledger.scores(CHAMPION)]
     assert len(hidden) == 3 and None not in hidden
     assert "is invalid for input of size" in old.lab.read_log(crash["id"], mode="grep", pattern="RuntimeError")
@@ -65,3 +66,5 @@ def test_a_proposal_on_its_champion_trains_to_a_verified_result(old: LabHarness)
     (beside,) = {each["conditions"] for each in rows if each["author"] == "lab"}  # the champion is measured anew, beside the proposal
     assert row["conditions"] == beside
     assert row["conditions"] != before, "other fixed files measured it, so nobody compares the two"
+    verdict = old.lab.promote_commit(proposal.commit, "ada").verdict
+    assert (verdict.code, verdict.n, verdict.m) == ("champion", 1, 1), "of the champion, only what the lab trained counts now"
