@@ -21,6 +21,7 @@ from autoresearch_mcp.server.commands.survey import NOTHING_ASKED, TRAIN, Asked,
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.paths import SETTINGS, STATE, LabPaths
 from autoresearch_mcp.server.proposals.clone import is_url
+from autoresearch_mcp.server.proposals.making import NewRepo
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.secret import ensure
 from autoresearch_mcp.trainer import sandbox
@@ -135,7 +136,7 @@ def create_lab(
 
     Raises:
         LabError: `already_a_lab`, `not_empty`, `no_train_file`, `no_such_path`, `has_state`, `in_the_way`, `not_written`, `bad_settings`,
-            `bad_config`, `missing_package`, and those of `Repo.clone`.
+            `bad_config`, `missing_package`, and those of `NewRepo.clone`.
     """
     directory = directory.absolute()
     source = from_repo if from_repo is None or is_url(str(from_repo)) else Path(from_repo).expanduser()
@@ -190,12 +191,12 @@ def _populate(
     folder: str | None = "trainer"
     own, path = None, TRAIN
     if source is None:
-        repo = Repo.create(root)
+        repo = NewRepo.create(root)
         if start:
             own, folder, budget_s = start.own, None, budget_s or examples.BUDGET_S
             lines.append(f"{start.own.data} and {start.own.hidden}: what trainings read, and the answers that none can read")
     else:
-        repo, lines = Repo.clone(source, root)
+        repo, lines = NewRepo.clone(source, root)
         lines += submodules.include(repo, source, asked.include_submodules)
         paths = repo.paths("HEAD")
         _check_repository(source, repo, paths)

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.proposals.making import NewRepo
 
 
-def include(repo: Repo, source: Path | str, wanted: Callable[[Sequence[str]], bool] | None) -> list[str]:
+def include(repo: NewRepo, source: Path | str, wanted: Callable[[Sequence[str]], bool] | None) -> list[str]:
     """Put the files of submodules in their place, where the owner wants that.
 
     Args:

@@ -22,6 +22,7 @@ from autoresearch_mcp.server.lab.news import NewsCases
 from autoresearch_mcp.server.lab.next_steps import NextSteps
 from autoresearch_mcp.server.lab.pictures import Pictures
 from autoresearch_mcp.server.lab.proposing import Proposing
+from autoresearch_mcp.server.lab.reading import Reading
 from autoresearch_mcp.server.lab.search_state import share_left
 from autoresearch_mcp.server.lab.similar import SimilarProposals
 from autoresearch_mcp.server.lab.status import LabStatus
@@ -75,10 +76,12 @@ class Lab:
         self.reproduction = trainings.reproduction
 
         memories = Memories(core, similar, Backlog(core, similar, self._status))
+        reading = Reading(core)
+        self.champion = reading.champion
+        self.read_file = reading.read_file
+        self.diff = reading.diff
+
         proposing = Proposing(core, similar, experiments, trainings, memories)
-        self.champion = proposing.champion
-        self.read_file = proposing.read_file
-        self.diff = proposing.diff
         self.propose_patch = proposing.propose_patch
         self.check_out = proposing.check_out
         self.take_in_champion = proposing.take_in_champion

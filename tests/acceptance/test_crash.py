@@ -25,7 +25,7 @@ from mcp_types import CallToolResult
 
 from autoresearch_mcp.server.lake.schema import SCHEMA_VERSION
 from autoresearch_mcp.server.models import TERMINAL_STATES
-from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.proposals.making import NewRepo
 from autoresearch_mcp.server.runner.lock import stop_runner
 from autoresearch_mcp.server.runner.schedule import LAB
 from tests.acceptance.processes import launchers, processes
@@ -178,7 +178,7 @@ async def test_kills_at_any_instant_lose_nothing_that_was_acknowledged(
     )
     text = (root / "train.py").read_text(encoding="utf-8")
     assert text.count(LEARNS) == 1
-    first = Repo(root).commit_files({"train.py": text.replace(LEARNS, LEARNS_NOTHING).encode()}, "Learn nothing")
+    first = NewRepo(root).commit_files({"train.py": text.replace(LEARNS, LEARNS_NOTHING).encode()}, "Learn nothing")
     agents = [Agent(f"agent-{n}", root, first) for n in range(3)]
     kills: Counter[str] = Counter()
     stop = anyio.Event()

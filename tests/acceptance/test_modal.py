@@ -8,6 +8,7 @@ import pytest
 from mcp import Client
 
 from autoresearch_mcp.server.paths import LabPaths
+from autoresearch_mcp.server.proposals.making import NewRepo
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.lock import stop_runner
 from autoresearch_mcp.trainer.gpu_check.variants import with_a_look_ahead
@@ -24,7 +25,7 @@ def lab(make_modal_lab: Callable[..., Path]) -> Path:
     root = make_modal_lab()
     stock = (root / "train.py").read_text(encoding="utf-8")
     assert stock.count(GOOD) == 1
-    Repo(root).commit_files({"train.py": stock.replace(GOOD, SLOW).encode()}, "A slow start")
+    NewRepo(root).commit_files({"train.py": stock.replace(GOOD, SLOW).encode()}, "A slow start")
     return root
 
 

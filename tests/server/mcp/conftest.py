@@ -16,7 +16,7 @@ from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.mcp import build_server
 from autoresearch_mcp.server.models import ExperimentState
 from autoresearch_mcp.server.paths import LabPaths
-from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.proposals.making import NewRepo
 from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.mcp.listening import served_over_http
 from tests.server.mcp.pipe import SERVE
@@ -30,7 +30,7 @@ class FakeRunnerLab:
     def __init__(self, root: Path, changed: dict[str, str]) -> None:
         self.root = root
         root.mkdir()
-        Repo.create(root).commit_files({"train.py": TRAIN.encode(), "notes.md": b"# Notes\n"}, "A lab")
+        NewRepo.create(root).commit_files({"train.py": TRAIN.encode(), "notes.md": b"# Notes\n"}, "A lab")
         text = settings.template("small").replace("[training]\n", "[training]\nsmoke = false\n")
         for old, new in changed.items():
             assert old in text

@@ -19,7 +19,7 @@ from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.mcp import build_server
 from autoresearch_mcp.server.models import Experiment, Failure, Memory, Promotion, Proposal, new_id
 from autoresearch_mcp.server.paths import LabPaths
-from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.proposals.making import NewRepo
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 
 pytestmark = pytest.mark.anyio
@@ -136,7 +136,7 @@ async def test_a_file_of_invisible_text_stays_within_the_cap_of_an_answer(text: 
     for runner_lab in make_runner_lab(tmp_path / "lab"):
         with contextlib.closing(Lab(runner_lab.root)) as lab, anyio.fail_after(60):
             code = f'x = """{text}"""\n'.encode()  # more than a proposal may hold: it came with the owner's own repository
-            commit = Repo(runner_lab.root).commit_files({"train.py": code}, "A text that nobody sees")
+            commit = NewRepo(runner_lab.root).commit_files({"train.py": code}, "A text that nobody sees")
             async with Client(build_server(lab)) as client:
                 shown = said_by(await client.call_tool("read_file", {"commit": commit}))
         assert len(shown) < 110_000 and shown.isascii() and "\\U000e0001" in shown

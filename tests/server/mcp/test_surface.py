@@ -203,7 +203,7 @@ async def test_a_query_by_metric_shows_the_best_first(client: Client, runner_lab
 async def test_hints_tell_readers_from_writers(client: Client) -> None:
     hints = {tool.name: tool.annotations for tool in (await client.list_tools()).tools}
     writers = {name for name, hint in hints.items() if hint and not hint.read_only_hint}
-    assert writers == {"propose_patch", "launch_training", "cancel_experiment", "write_memory", "promote_commit"}
+    assert writers == {"propose_patch", "launch_training", "cancel_experiment", "write_memory", "claim_idea", "promote_commit"}
     assert {name for name in writers if hints[name].destructive_hint} == {"cancel_experiment"}  # type: ignore[union-attr]
 
 

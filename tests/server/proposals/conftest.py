@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_mcp.server.proposals.making import NewRepo
 from autoresearch_mcp.server.proposals.repo import Repo
 from tests.server.proposals.helpers import TRAIN
 
@@ -12,6 +13,6 @@ from tests.server.proposals.helpers import TRAIN
 def repo(tmp_path: Path) -> Repo:
     root = tmp_path / "lab"
     root.mkdir()
-    repo = Repo.create(root)
+    repo = NewRepo.create(root)
     repo.commit_files({"train.py": TRAIN, "trainer/score.py": b"fixed = 1\n", "model/net.py": b"layers = 3\n"}, "Set up")
     return Repo(root, ("train.py", "model/**"))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.proposals.making import NewRepo
 from autoresearch_mcp.server.proposals.repo import Repo
 from tests.server.proposals.helpers import TRAIN, change, commit_all, git
 
@@ -22,7 +23,7 @@ def source(tmp_path: Path) -> Path:
 def clone(existing: Path, tmp_path: Path) -> tuple[Repo, list[str]]:
     root = tmp_path / "clone"
     root.mkdir()
-    return Repo.clone(existing, root)
+    return NewRepo.clone(existing, root)
 
 
 def test_a_clone_of_a_dirty_repository_has_its_last_commit_and_leaves_it_as_it_was(source: Path, tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_what_is_no_repository_or_has_no_commit_is_named(source: Path, tmp_path:
     git(empty, "init", "-q")
     (tmp_path / "clone" / ".git").rename(tmp_path / "first")
     with pytest.raises(LabError) as error:
-        Repo.clone(empty, tmp_path / "clone")
+        NewRepo.clone(empty, tmp_path / "clone")
     assert error.value.code == "no_commits"
 
 

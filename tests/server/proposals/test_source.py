@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.proposals.making import NewRepo
 from autoresearch_mcp.server.proposals.repo import Repo
 from tests.server.proposals.helpers import change, commit_all, refused
 
@@ -70,8 +71,8 @@ def test_a_file_that_is_not_text_can_only_be_replaced(repo: Repo) -> None:
 def test_what_was_there_already_is_no_fault_of_a_change(tmp_path: Path) -> None:
     root = tmp_path / "lab"
     root.mkdir()
-    repo = Repo.create(root)
-    repo = Repo(root, ["train.py", "pkg/**"])
+    NewRepo.create(root)
+    repo = NewRepo(root, ["train.py", "pkg/**"])
     files = {
         "train.py": b"import a_module_that_is_nowhere\nlr = 1\n",
         "pkg/__init__.py": b"",

@@ -13,7 +13,7 @@ from typing import Any
 from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Experiment, new_id
-from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.proposals.making import NewRepo
 from tests.standins.modal.plane import REPOSITORY
 from tests.standins.modal.standin import Standin
 
@@ -24,7 +24,7 @@ class RentedLab:
     def __init__(self, service: Standin, root: Path) -> None:
         self.service, self.root, self.state = service, root, root / ".autoresearch"
         self.ledger = Ledger(self.state / "ledger.sqlite")
-        self.repo = Repo(root)
+        self.repo = NewRepo(root)
         self._runners: list[subprocess.Popen[bytes]] = []
 
     def close(self) -> None:
