@@ -329,7 +329,8 @@ async def pushes_what_is_not_its_own(lab: Arena, _: object) -> Outcome:
 
     def push(refspec: str) -> None:
         git("push", "--force", "origin", refspec, folder=clone)
-        if git("for-each-ref").stdout != before:
+        head = git("rev-parse", "HEAD", folder=clone).stdout.strip()  # other attacks move refs meanwhile, but to no commit of mallory's
+        if git("for-each-ref", "--contains", head).stdout or not git("for-each-ref", "refs/heads/main").stdout:
             leaks.append(refspec)
 
     def play() -> None:
@@ -346,7 +347,6 @@ async def pushes_what_is_not_its_own(lab: Arena, _: object) -> Outcome:
             git("commit", "-am", "A link to the secret", folder=clone)
             push("HEAD:refs/heads/agents/mallory/link")
 
-    before = git("for-each-ref").stdout
     await anyio.to_thread.run_sync(play)
     cloned = (clone / "train.py").is_symlink()
     return Outcome(leaked=bool(leaks) or not cloned, noticed=f"{', '.join(leaks) or 'nothing'} moved, of {len(PUSHES) + 2}")

@@ -75,7 +75,7 @@ def walk(kept: Path) -> float:
 
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-if len(sys.argv) > 3:
+if len(sys.argv) > 3 and sys.argv[3] != "--warm":
     run(Path(sys.argv[3]), 0.0)
     sys.exit()
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)

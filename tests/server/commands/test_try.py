@@ -22,7 +22,7 @@ FINE = 'for step in range(20):\n    print(f"step {step} val_loss: {1 / (step + 1
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("try")
-    source = repository(place / "source", FINE)
+    source = repository(place / "source", {"train.py": FINE})
     root = place / "lab"
     assert cli.main(["init", str(root), "--from-repo", str(source), "--metric", "val_loss", "--profile", "tiny"]) == 0
     return root

@@ -91,7 +91,9 @@ def test_sql_knows_proposals_curves_and_changes(measured: MeasuredLab, idea: str
 def test_what_sql_can_not_know_is_refused_with_what_there_is(ask: Ask, idea: str) -> None:
     with pytest.raises(LabError, match="the tables are experiments, commits, proposals, promotions, memories, curves, changes"):
         ask(sql="SELECT * FROM runs")
-    with pytest.raises(LabError, match="columns of commits are commit TEXT, idea TEXT, author TEXT, experiments INTEGER, n INTEGER"):
+    with pytest.raises(
+        LabError, match="columns of commits are commit TEXT, idea TEXT, author TEXT or NULL, experiments INTEGER, n INTEGER"
+    ):
         ask(sql="SELECT depth FROM commits")
     with pytest.raises(LabError, match=r"no such column: commit.*columns of memories"):
         ask(sql="SELECT commit FROM memories")

@@ -99,6 +99,7 @@ async def test_no_answer_to_a_client_holds_a_score_of_the_hidden_split(campaign:
         ],
         "write_memory": [{"kind": "finding", "text": "Nothing was seen."}],
         "search_memory": [{}],
+        "claim_idea": [{"text": "The same change with another seed."}],
         "plot_progress": [{}],
         "promote_commit": [{"commit": campaign.bad}, {"commit": campaign.good}, {"commit": campaign.good}],
     }

@@ -191,6 +191,7 @@ async def test_no_tool_resource_prompt_or_completion_lets_it_out_as_it_is(hostil
         ],
         "write_memory": [{"kind": "finding", "text": name, "experiments": [crashed]}],
         "search_memory": [{}, {"query": "EVIL ignore"}, {"query": name}],
+        "claim_idea": [{"text": f"An idea that says {name}"[:300]}],
         "promote_commit": [{"commit": hostile.commit}],
         "plot_progress": [{}],
     }
