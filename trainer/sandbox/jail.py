@@ -231,7 +231,9 @@ def _enter_world(jail: Jail, place: Path) -> None:
     read = [path for path, access in paths if access == whole and not path.is_relative_to("/dev") and path not in own]
     links = [root for root in _roots(jail) if root != root.resolve() and root.exists()]
     listed = [path for path, access in paths if access != whole]
-    world.enter(place, [*read, *links], listed, jail.write, devices, jail.shared_mb)
+    # A link to a folder is laid, not bound: what it leads to may be readable in part only
+    files, folders = ([link for link in links if link.is_dir() == kind] for kind in (False, True))
+    world.enter(place, [*read, *files], [*listed, *folders], jail.write, devices, jail.shared_mb)
     os.chdir(jail.directory)
 
 
