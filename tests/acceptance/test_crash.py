@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 KILLS = int(os.environ.get("AUTORESEARCH_KILLS", "8"))
 SEED = int(os.environ.get("AUTORESEARCH_SEED", str(random.randrange(10**6))))
-LAUNCHES = 2  # of an agent's own proposals
+LAUNCHES = 2 if KILLS > 50 else 1  # of an agent's own proposals
 REPLICATES = 3  # the fewest that the gate decides by
 LEARNS = "UNEMBEDDING_LR = 0.004"
 LEARNS_NOTHING = "UNEMBEDDING_LR = 0.0"  # the champion at first, so that proposals are better beyond noise
