@@ -104,17 +104,18 @@ def set_aside(scores: Sequence[Score]) -> list[Score]:
     return out[: max(1, len(speeds) // _ONE_IN)]
 
 
-def without_repeated(scores: Sequence[Score]) -> tuple[list[Score], list[int]]:
+def without_repeated(scores: Sequence[Score], attempts: Iterable[Score]) -> tuple[list[Score], list[int]]:
     """Leave out what is set aside and was trained again since.
 
     Args:
-        scores: finished replicates of one commit under equal conditions, in order of their starts.
+        scores: finished replicates of one commit under equal conditions, in order of their starts, each model once.
+        attempts: all of that commit. A repeat that gave the same model pays as well, and is in these alone.
 
     Returns:
         The others, and the seeds of those that are to be trained again, and count until then.
     """
     aside = {id(score) for score in set_aside(scores)}
     newest = {score.seed: id(score) for score in scores}
-    times = Counter(score.seed for score in scores)
+    times = Counter(score.seed for score in attempts if score.metric is not None)
     kept = [score for score in scores if id(score) not in aside or newest[score.seed] == id(score)]
     return kept, [score.seed for score in scores if id(score) in aside and times[score.seed] == 1]

@@ -109,8 +109,8 @@ def weigh(candidate: Sequence[Score], champion: Sequence[Score], section: Promot
     eligible = counted(attempts, section)
     fresh = counted([score for score in defending if score.by_lab], section)
     conditions = next((score.conditions for side in (eligible, fresh) for score in reversed(side)), "")
-    theirs, again = without_repeated([score for score in fresh if score.conditions == conditions])
-    ours, ours_again = without_repeated([score for score in eligible if score.conditions == conditions])
+    theirs, again = without_repeated([score for score in fresh if score.conditions == conditions], defending)
+    ours, ours_again = without_repeated([score for score in eligible if score.conditions == conditions], attempts)
     kept = {score.experiment for score in ours}
     kept |= {score.experiment for score in failures(attempts)}
     attempts = [score for score in attempts if score.experiment in kept][: rules.cap]
