@@ -46,6 +46,8 @@ class Cancelling:
         if [bool(ids), commit is not None, mine].count(True) != 1:
             raise LabError("Say what to cancel in exactly one way: ids, commit or mine=true. Nothing was changed.", "bad_arguments")
         chosen = [self._known(id) for id in dict.fromkeys(ids)] if ids else self._open(self._core.commit(commit) if commit else None)
+        if mine:
+            chosen = [each for each in chosen if each.author == author]
         open_ = [each for each in chosen if _is_open(each)]
         theirs = [each for each in open_ if each.author != author]
         kept: list[Open] = []
