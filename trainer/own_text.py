@@ -1,7 +1,7 @@
 """Reads an owner's own text: a folder of plain text, JSON lines or Parquet, or a data set of the Hugging Face hub (fixed).
 
 Plain text is cut into documents of whole paragraphs. A row of JSON lines or Parquet is a document. The public split goes by each
-document's hash, so that a document that is there twice is on one side, and the order of files says nothing. A lab draws its own split
+document's hash, so the order of files says nothing, and a document that is there twice counts once. A lab draws its own split
 from all of it with its secret: see heldout.py.
 """
 
@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import asdict
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 from autoresearch_mcp.trainer.protocol import OwnText
@@ -142,7 +143,7 @@ def split(read: Callable[[], Iterator[str]], eval_bytes: int) -> dict[str, Calla
     Raises:
         TextError: there is too little text.
     """
-    known = sorted((_key(document), len(document.encode("utf-8", "replace"))) for document in read())
+    known = sorted({_key(document): len(document.encode("utf-8", "replace")) for document in read()}.items())
     total = sum(size for _, size in known)
     if total < SMALLEST * eval_bytes:
         raise TextError(f"it has {total:,} bytes of text, and eval_bytes = {eval_bytes:,} needs {SMALLEST * eval_bytes:,} or more.")
@@ -155,11 +156,16 @@ def split(read: Callable[[], Iterator[str]], eval_bytes: int) -> dict[str, Calla
                 break
             wanted, taken = eval_bytes // 2, 0
 
-    def part(low: bytes, high: bytes | None) -> Callable[[], Iterator[str]]:
-        return lambda: (each for each in read() if low < _key(each) and (high is None or _key(each) <= high))
+    def part(low: bytes, high: bytes | None) -> Iterator[str]:
+        yielded = set[bytes]()
+        for document in read():
+            key = _key(document)
+            if low < key and (high is None or key <= high) and key not in yielded:
+                yielded.add(key)
+                yield document
 
     _, val, test = ends
-    return {"train": part(test, None), "val": part(b"", val), "test": part(val, test)}
+    return {"train": partial(part, test, None), "val": partial(part, b"", val), "test": partial(part, val, test)}
 
 
 def _key(document: str) -> bytes:

@@ -50,8 +50,7 @@ def test_documents_of_every_format_are_divided_by_their_hash(root: Path, tmp_pat
         tokens = np.fromfile(directory / f"{split}.bin", dtype=np.uint16)
         text[split] = tokenizer.decode(tokens.tolist()).split(prepare.BOS)[1:]
     assert all(any(f"number {n}." in each for part in text.values() for each in part) for n in range(240))
-    # Each ends with the document that fills it, and with that one's double.
-    assert 10_000 <= sum(map(len, text["val"])) < 15_500 and 5_000 <= sum(map(len, text["test"])) < 10_500
+    assert 10_000 <= sum(map(len, text["val"])) < 13_000 and 5_000 <= sum(map(len, text["test"])) < 8_000
     assert set(text["train"]).isdisjoint([*text["val"], *text["test"]]) and set(text["val"]).isdisjoint(text["test"])
     backwards = [*(each for part in text.values() for each in part)][::-1]
     again = own_text.split(lambda: iter(backwards), 10_000)
