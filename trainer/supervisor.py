@@ -4,6 +4,7 @@ The agent's code is forked from this process, so it never holds validation text:
 thrown away. All of its waiting is one loop without threads, which makes forking safe.
 """
 
+import abc
 import os
 import runpy
 import selectors
@@ -31,7 +32,7 @@ TICK_S = 0.1  # how soon a cancellation or an end is noticed, and another run th
 SHOW_S = 1.0  # between two writes of progress.json
 
 
-class Supervisor:
+class Supervisor(abc.ABC):
     """Takes one run to its result. A subclass does the work: `ModelRun`, or `ScriptRun` for code that keeps no contract.
 
     Args:
@@ -120,6 +121,7 @@ class Supervisor:
             metrics={**self._log.scalars(), **self._scalars},
         )
 
+    @abc.abstractmethod
     def _work(self, stage: Stage) -> tuple[str, float | None]:
         """Do what is asked for.
 
@@ -129,7 +131,6 @@ class Supervisor:
         Raises:
             Ended: it ended otherwise.
         """
-        raise NotImplementedError
 
     def _notes(self) -> dict[str, str]:
         """Return what the code itself says on how it ran."""

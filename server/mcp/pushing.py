@@ -28,6 +28,7 @@ from mcp.types import (
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.mcp.arguments import ID
 from autoresearch_mcp.server.mcp.bridge import Bridge
+from autoresearch_mcp.server.models import TERMINAL_STATES
 
 POLL_S = 0.3  # between two looks of a stream
 MOST_STREAMS = 256  # of one server
@@ -96,7 +97,7 @@ class Pushing:
             with contextlib.suppress(LabError):  # a busy ledger is asked again
                 followed, now = list(uris()), await self._bridge.call(self._bridge.lab.changes)
                 if now != counter or known.keys() != set(followed):
-                    seen = {uri: await self._look(uri, now) for uri in followed}
+                    seen = {uri: known[uri] if _is_over(known.get(uri)) else await self._look(uri, now) for uri in followed}
                     changed = [uri for uri in followed if uri in known and seen[uri] != known[uri]]
                     known, counter = seen, now
                     for uri in changed:
@@ -111,5 +112,10 @@ class Pushing:
             return await self._bridge.call(self._bridge.lab.champion)
         if match := _EXPERIMENT.fullmatch(uri):
             with contextlib.suppress(LabError):
-                return [line.state for line in await self._bridge.call(self._bridge.lab.states, [match[1]])]
+                return (await self._bridge.call(self._bridge.lab.states, [match[1]]))[0].state
         return None
+
+
+def _is_over(state: object) -> bool:
+    """Return whether a resource is that of an experiment that ended: it changes no more."""
+    return state in TERMINAL_STATES

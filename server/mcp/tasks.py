@@ -122,18 +122,20 @@ class Tasks(Extension):
         if ctx.method != "tools/call" or not _takes_tasks(ctx):
             return await call_next(ctx)
         match (ctx.params or {}).get("name"):
-            case name if name == TOOLS["wait"] and (handle := await self._waited_for(ctx)):
-                return await self._made(handle)
+            case name if name == TOOLS["wait"] and (task := await self._of_wait(ctx)):
+                return task
             case name if name == TOOLS["launch"]:
                 result = await call_next(ctx)
                 answer = result.get("structuredContent") if isinstance(result, dict) else None
                 if answer and (id := answer.get("until_decided")):
-                    return await self._made(Handle("launch", "all", int(time.time()), (id,)), cast(dict[str, Any], result))
+                    handle = Handle("launch", "all", int(time.time()), (id,))
+                    watch = await self._look(handle)
+                    return result if watch.done else self._made(handle, watch, str(answer.get("note", "")))
                 return result
         return await call_next(ctx)
 
-    async def _waited_for(self, ctx: ServerRequestContext[Any, Any]) -> Handle | None:
-        """Return what a wait is for; None where the tool answers itself: it is done, it waits for a line, or its arguments are wrong."""
+    async def _of_wait(self, ctx: ServerRequestContext[Any, Any]) -> dict[str, Any] | None:
+        """Return the task that a wait becomes. None where the tool answers itself: it is done, it waits for a line, or its arguments are wrong."""
         arguments = (ctx.params or {}).get("arguments") or {}
         ids, until = arguments.get("ids") or [], arguments.get("until") or "all"
         if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids) or until not in get_args(Until):
@@ -142,17 +144,13 @@ class Tasks(Extension):
             return None
         try:
             handle = Handle("wait", cast(Until, until), int(time.time()), tuple(await named(self._bridge, ids, ctx)))
-            done = (await self._look(handle)).done
+            watch = await self._look(handle)
         except LabError:
             return None
-        return None if done or len(handle.ids) > MOST_IDS else handle
+        return None if watch.done or len(handle.ids) > MOST_IDS else self._made(handle, watch)
 
-    async def _made(self, handle: Handle, answered: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return a new task; the answer itself where there is nothing to wait for."""
-        watch = await self._look(handle)
-        if watch.done and answered is not None:
-            return answered
-        note = str((answered or {}).get("structuredContent", {}).get("note", ""))
+    def _made(self, handle: Handle, watch: Watch, note: str = "") -> dict[str, Any]:
+        """Return a new task."""
         return self._task(handle, "task", "working", f"{watch.summary()}. {note}".strip()).wire()
 
     async def _get(self, ctx: ServerRequestContext[Any, Any], params: TaskParams) -> HandlerResult:

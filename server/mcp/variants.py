@@ -7,7 +7,7 @@ from typing import Any
 
 from autoresearch_mcp.server.mcp.schema import Schema
 
-_PLACEHOLDERS = ("random_string", "dummy", "_", "placeholder", "no_params")  # sent by clients that can't call without an argument
+_FILLERS = ("", "random_string", "dummy", "_", "placeholder", "no_params")  # sent by clients that can't call without an argument
 
 
 def as_meant(given: dict[str, Any], forms: dict[str, Schema], required: list[str]) -> dict[str, Any]:
@@ -20,10 +20,10 @@ def as_meant(given: dict[str, Any], forms: dict[str, Schema], required: list[str
     """
     arguments = {}
     for name, value in given.items():
-        if not required and name not in forms and (name in _PLACEHOLDERS or (_is_empty(value) and not (forms and name.strip()))):
-            continue
         if name not in forms:
-            arguments[name] = value
+            is_filler = not required and name.strip() in _FILLERS
+            if not is_filler and (forms or not _is_empty(value)):
+                arguments[name] = value
             continue
         meant = _meant(value, forms[name])
         if name in required or not _is_empty(meant):

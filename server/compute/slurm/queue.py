@@ -68,7 +68,8 @@ class Queue:
         reasons = Counter(self._lines[name].reason or "no reason given" for name in long)
         oldest = max(now - self._waits_since[name] for name in long) / 60
         text = ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common(3))
-        return [f"{len(long)} trainings wait in Slurm, for up to {oldest:.0f} min. Slurm's reasons: {one_line(text, 200)}."]
+        waiting = "training waits" if len(long) == 1 else "trainings wait"
+        return [f"{len(long)} {waiting} in Slurm, for up to {oldest:.0f} min. Slurm's reasons: {one_line(text, 200)}."]
 
     async def _look(self) -> None:
         self._asked_at = began = time.monotonic()

@@ -148,7 +148,7 @@ async def test_a_held_job_waits_and_its_reason_is_told(make_compute: MakeCompute
     await compute.submit(job)
     waiting = await see(compute, job, lambda _: bool(compute.troubles()))
     assert (waiting.phase, waiting.device_s) == ("starting", 0.0)
-    assert "1 trainings wait in Slurm" in compute.troubles()[0] and "BeginTime" in compute.troubles()[0]
+    assert "1 training waits in Slurm" in compute.troubles()[0] and "BeginTime" in compute.troubles()[0]
     assert await compute.adopt(job), "a job that waits is no lost one"
 
 
