@@ -2,11 +2,11 @@
 
 A replicate counts if it finished with a metric that this lab accepts (see `exclusion`). Each model counts once (see `Models`).
 
-A verified model is known by the hashes of its weights and of its answers, which the scorer computed. One of an older lab, which has no
-hash of answers, is known by its scores on both splits. Two that share one of these are one. A reported metric has no model behind it
-that the lab could look at, so each such run counts by itself. Equal numbers don't show equal models there: many metrics are coarse or
-printed with few digits, and ties are data. The price: a script that ignores its seed repeats one training, and nothing here can tell.
-The owner accepts that with [promotion] reported = "allow", and the gate's verdict names a side whose numbers are all equal.
+A verified model is known by the hashes of its weights and of its answers, which the scorer computed, and, where the metric is val_bpb,
+by its scores on both splits. Two that share one of these are one. A metric of the owner's own can be coarse, such as an error rate over
+64 cases: equal scores don't show equal models there, and ties are data. A reported metric has no model behind it that the lab could look
+at, so each such run counts by itself. The price: a script that ignores its seed repeats one training, and nothing here can tell. The
+owner accepts that with [promotion] reported = "allow", and the gate's verdict names a side whose numbers are all equal.
 """
 
 from collections import Counter
@@ -41,7 +41,9 @@ def exclusion(score: Score, rules: PromotionSection) -> Exclusion | None:
 class Models:
     """Tells which of several finished replicates trained a model that another one trained already."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: PromotionSection) -> None:
+        """Know none yet. `rules` say by what metric they are compared."""
+        self._fine = not rules.metric.name  # val_bpb has too many digits for two models to share both scores
         self._known: set[Hashable] = set()
 
     def add(self, score: Score) -> bool:
@@ -49,7 +51,7 @@ class Models:
         names: set[Hashable] = {(score.conditions, score.weights or score.experiment)}
         if score.answers:
             names.add((score.conditions, "answers", score.answers))
-        elif score.val_bpb is not None and score.test_bpb is not None:
+        if self._fine and score.val_bpb is not None and score.test_bpb is not None:
             names.add((score.conditions, score.val_bpb, score.test_bpb))
         is_new = self._known.isdisjoint(names)
         self._known |= names
@@ -58,7 +60,7 @@ class Models:
 
 def counted(scores: Sequence[Score], rules: PromotionSection, conditions: str | None = None) -> list[Score]:
     """Return the evidence among attempts, under the given conditions or any: each model once under each conditions."""
-    models = Models()
+    models = Models(rules)
     return [
         score
         for score in scores

@@ -20,12 +20,12 @@ class Standing:
         reported: whether its metrics are reported ones.
     """
 
-    def __init__(self, commit: str, reported: bool) -> None:
+    def __init__(self, commit: str, rules: PromotionSection, reported: bool) -> None:
         self.commit = commit
         self.reported = reported
         self._metrics: list[float] = []
         self._steps: list[int] = []
-        self._models = Models()
+        self._models = Models(rules)
         self._summary: tuple[int, float, float | None] = (0, 0.0, None)  # of so many metrics, their mean and their spread
 
     def add(self, score: Score) -> None:
@@ -120,5 +120,5 @@ class Standings:
             self._newest[score.device] = score.conditions
             if exclusion(score, rules) is None:
                 commits = self._by_conditions.setdefault(score.conditions, {})
-                commits.setdefault(score.commit, Standing(score.commit, score.val_bpb is None)).add(score)
+                commits.setdefault(score.commit, Standing(score.commit, rules, score.val_bpb is None)).add(score)
         return self._by_conditions.get(conditions, {})

@@ -11,7 +11,7 @@ from autoresearch_mcp.server.gate.attempts import owed_seeds, set_aside, without
 from autoresearch_mcp.server.gate.judge import judge
 from autoresearch_mcp.server.gate.spread import pooled_sd, sd
 from autoresearch_mcp.server.models import ExperimentState, Score
-from autoresearch_mcp.server.settings import PromotionSection
+from autoresearch_mcp.server.settings import MetricSection, PromotionSection
 
 _clock = itertools.count(1)
 
@@ -266,6 +266,11 @@ def test_replicates_with_equal_weights_or_equal_scores_on_both_splits_count_once
         scores("candidate", [1.4, 1.4, 1.4, 1.39], hidden=[1.6, 1.6, 1.61, 1.6]), scores("champion", LEVELS, hidden=LEVELS), RULES
     )
     assert twice.n == 3
+    equal = scores("candidate", [1.4, 1.4, 1.39])
+    hashed = [run.model_copy(update={"weights": f"w{n}", "answers": f"a{n}"}) for n, run in enumerate(equal)]
+    assert judge(hashed, champion, RULES).n == 2, "val_bpb has too many digits for two models to share both scores"
+    errors = RULES.comparing(MetricSection(name="error rate"))
+    assert judge(hashed, champion, errors).n == 3, "a scorer of the owner's own can give coarse numbers: ties are data"
 
 
 @pytest.mark.parametrize(

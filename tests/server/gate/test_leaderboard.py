@@ -9,11 +9,12 @@ from autoresearch_mcp.server.gate.leaderboard import leaders, shrink
 from autoresearch_mcp.server.gate.rule import Rules
 from autoresearch_mcp.server.gate.standings import Standing
 from autoresearch_mcp.server.models import Score, Verdict
+from autoresearch_mcp.server.settings import PromotionSection
 from tests.server.measured import MeasuredLab
 
 
 def standing(commit: str, values: list[float]) -> Standing:
-    made = Standing(commit, reported=True)
+    made = Standing(commit, PromotionSection(), reported=True)
     for number, value in enumerate(values):
         made.add(
             Score(
