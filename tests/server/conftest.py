@@ -5,15 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_mcp.server.runner.lock import runner_lock
-from tests.server.measured import MeasuredLab
+from tests.server.measured import MeasuredLab, without_runner
 
 
 @pytest.fixture
 def measured(make_lab: Callable[..., Path]) -> Iterator[MeasuredLab]:
     """A lab without measurements. No runner works in it while the test does."""
-    measured = MeasuredLab(make_lab())
-    with runner_lock(measured.root / ".autoresearch") as mine:
-        assert mine
+    with without_runner(make_lab()) as measured:
         yield measured
-    measured.close()

@@ -1,16 +1,21 @@
 """A lab whose measurements are written into its ledger by the test, as the runner would."""
 
+import contextlib
 import itertools
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Experiment, new_id
 from autoresearch_mcp.server.paths import LabPaths
+from autoresearch_mcp.server.runner.lock import runner_lock
 
 
 class MeasuredLab:
@@ -93,3 +98,20 @@ class MeasuredLab:
 
     def git(self, *args: str) -> str:
         return subprocess.run(["git", "-C", str(self.root), *args], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@contextlib.contextmanager
+def without_runner(root: Path) -> Iterator[MeasuredLab]:
+    """Open a lab that nobody runs: the test holds the runner's lock, and plays the runner."""
+    lab = MeasuredLab(root)
+    with runner_lock(root / ".autoresearch") as mine:
+        assert mine
+        yield lab
+    lab.close()
+
+
+def refusal(call: Callable[[], object]) -> LabError:
+    """Return what a call is refused with."""
+    with pytest.raises(LabError) as error:
+        call()
+    return error.value

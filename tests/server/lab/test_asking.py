@@ -1,32 +1,24 @@
 """Asking the log: SQL over one schema, times and names as agents write them, and answers that say what there is instead."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.moments import unix
 from autoresearch_mcp.server.lab.query import ExperimentQuery
-from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.measured import MeasuredLab
 
 Ask = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeasuredLab]:
+def measured(lab_of_module: MeasuredLab) -> MeasuredLab:
     """One lab for all tests of this file: what a test adds, it tells apart by an author or a tag of its own."""
-    root = tmp_path_factory.mktemp("labs") / "lab"
-    create_lab(root, profile="tiny", budget_s=1.0)
-    measured = MeasuredLab(root)
-    with runner_lock(root / ".autoresearch") as mine:
-        assert mine
-        yield measured
-    measured.close()
+    return lab_of_module
 
 
 @pytest.fixture(scope="module")

@@ -1,25 +1,15 @@
 """What to do next follows from the lab's state, and what is the caller's comes first. The tests are a lab's life, in order."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from autoresearch_mcp.server.commands.init import create_lab
-from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.measured import MeasuredLab
 
 CHAMPION = [1.60, 1.61, 1.59, 1.602, 1.605, 1.595, 1.612, 1.586]
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeasuredLab]:
-    root = tmp_path_factory.mktemp("labs") / "lab"
-    create_lab(root, profile="tiny", budget_s=1.0)
-    measured = MeasuredLab(root)
-    with runner_lock(root / ".autoresearch") as mine:
-        assert mine
-        yield measured
-    measured.close()
+def measured(lab_of_module: MeasuredLab) -> MeasuredLab:
+    return lab_of_module
 
 
 def test_an_empty_lab_is_told_to_launch_a_first_idea_and_which_ideas_nobody_tried(measured: MeasuredLab) -> None:

@@ -5,31 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.titles import beginning
-from autoresearch_mcp.server.runner.lock import runner_lock
-from tests.server.measured import MeasuredLab
+from tests.server.measured import MeasuredLab, refusal, without_runner
 
 
 @pytest.fixture
 def bench(make_lab: Callable[..., Path]) -> Iterator[MeasuredLab]:
     """A lab that nobody runs: the test plays its runner."""
-    opened = MeasuredLab(make_lab(toml={"device_hours = 8.0": "device_hours = 0.3"}))
-    with runner_lock(opened.root / ".autoresearch") as mine:
-        assert mine
+    with without_runner(make_lab(toml={"device_hours = 8.0": "device_hours = 0.3"})) as opened:
         yield opened
-    opened.close()
 
 
 def edit(search: str, replace: str) -> list[dict[str, str]]:
     return [{"path": "train.py", "search": search, "replace": replace}]
-
-
-def refusal(call: Callable[[], object]) -> LabError:
-    with pytest.raises(LabError) as error:
-        call()
-    return error.value
 
 
 def test_a_proposals_own_change_is_put_on_another_base(bench: MeasuredLab) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.runner.lock import runner_lock
+from tests.server.measured import without_runner
 
 PARAPHRASE = ("Use a bigger LR for muon", "A larger learning rate for the muon optimizer")
 SAME_WORDS = ("Warm-up over 200 steps instead of 100", "warmup over 200 steps instead of the 100")
@@ -22,11 +22,8 @@ def model(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def lab(make_lab: Callable[..., Path], model: str) -> Iterator[Lab]:
     """A lab that nobody runs: the test plays its runner."""
-    opened = Lab(make_lab(toml={'[embeddings]\nbackend = "auto"': f'[embeddings]\nbackend = "{model}"'}))
-    with runner_lock(opened.root / ".autoresearch") as mine:
-        assert mine
-        yield opened
-    opened.close()
+    with without_runner(make_lab(toml={'[embeddings]\nbackend = "auto"': f'[embeddings]\nbackend = "{model}"'})) as opened:
+        yield opened.lab
 
 
 def propose(lab: Lab, hypothesis: str, number: int) -> tuple[str, list[str], str]:
