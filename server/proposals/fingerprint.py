@@ -10,14 +10,18 @@ globals. Code that reads its own names (`globals()`, `exec` ...) keeps all of th
 import ast
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import cast
 
 from autoresearch_mcp.server.proposals.quiet import is_quiet_definition
 from autoresearch_mcp.server.proposals.scopes import Resolution, Variable, mentioned, parameters
 from autoresearch_mcp.server.proposals.simplify import CONTRACT, reads_names, simplified
 from autoresearch_mcp.server.proposals.source import parsed
+from autoresearch_mcp.server.proposals.trees import nodes
 
 _MOST_NODES = 30_000  # of a tree; a larger one counts by its syntax
+_NOTHING = {ast.Global, ast.Nonlocal, ast.Pass}  # has no text of its own
 _ROUNDS = 12  # of hashing definitions that use each other
 _LEFT_OUT = {"ctx", "annotation", "returns", "type_comment", "type_params", "kind", "lineno"}
 
@@ -73,10 +77,10 @@ def _lines(tree: ast.Module, keep_globals: bool) -> list[str]:
     labels |= {
         variable: variable.name for variable in names.variables() if variable.is_global and variable.fixed and variable not in definitions
     }
-    bodies = {variable: list(_Writer(names).write(node)) for variable, node in definitions.items()}
+    bodies = {variable: _Writer(names).write(node) for variable, node in definitions.items()}
     labels |= {variable: variable.name if variable.fixed else "definition" for variable in definitions}
     writer = _Writer(names)
-    lines = [list(writer.write(node)) for node in ordered]
+    lines = [writer.write(node) for node in ordered]
     reached: set[Variable] = set()
     waiting: list[_Piece] = [*(variable for variable in definitions if variable.fixed), *(piece for line in lines for piece in line)]
     while waiting:
@@ -86,7 +90,10 @@ def _lines(tree: ast.Module, keep_globals: bool) -> list[str]:
             waiting += bodies[piece]
     for _ in range(min(_ROUNDS, len(reached)) + 1):
         hashes = {variable: _hash(_text(bodies[variable], labels)) for variable in reached}
-        labels |= {variable: hash if not variable.fixed else f"{variable.name}={hash}" for variable, hash in hashes.items()}
+        hashed = {variable: hash if not variable.fixed else f"{variable.name}={hash}" for variable, hash in hashes.items()}
+        if hashed.items() <= labels.items():  # nothing uses itself: further rounds change nothing
+            break
+        labels |= hashed
     return [*(_text(line, labels) for line in lines), *sorted(labels[variable] for variable in reached)]
 
 
@@ -95,7 +102,7 @@ def _fix(tree: ast.Module, names: Resolution, keep_globals: bool) -> None:
     used, reflects = mentioned(tree), reads_names(tree)
     for variable in names.variables():
         variable.fixed |= reflects or variable.name.startswith("__") or (variable.is_global and (keep_globals or variable.name == CONTRACT))
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             for argument in parameters(node.args):
                 parameter = names.variable(argument, argument.arg)
@@ -143,7 +150,7 @@ def _globals(statements: Sequence[ast.stmt], names: Resolution) -> list[Variable
     """Return the module's variables in an order that swapping assignments of constants doesn't change, as long as their values differ."""
     values: dict[Variable, list[str]] = {}
     for statement in statements:
-        for node in ast.walk(statement):
+        for node in nodes(statement):
             match node:
                 case ast.Assign(targets=[ast.Name() as target], value=ast.Constant(value=value)):
                     variable, text = names.variable(target, target.id), f"{type(value).__name__} {value!r}"
@@ -179,41 +186,48 @@ class _Writer:
         self._names = names
         self._numbers: dict[Variable, str] = {}
 
-    def write(self, node: ast.AST) -> Iterator[_Piece]:
-        """Yield the pieces of a tree's text."""
-        match node:
-            case ast.Name():
-                yield self._name(node, node.id)
-                return
-            case ast.Constant(value=value):
-                yield f"{type(value).__name__} {value!r}"
-                return
-            case ast.Global() | ast.Nonlocal() | ast.Pass():
-                return
-            case ast.alias():
-                yield f"(alias {node.name}"
-                yield self._name(node, node.asname or node.name.partition(".")[0])
-                yield ")"
-                return
-            case ast.ClassDef():
-                node = _sorted_methods(node)
-        yield f"({type(node).__name__}"
+    def write(self, node: ast.AST) -> list[_Piece]:
+        """Return the pieces of a tree's text."""
+        pieces: list[_Piece] = []
+        self._write(node, pieces)
+        joined: list[_Piece] = []
+        for is_text, run in groupby(pieces, key=lambda piece: isinstance(piece, str)):
+            together = list(run)
+            joined += [" ".join(cast(list[str], together))] if is_text else together
+        return joined
+
+    def _write(self, node: ast.AST, pieces: list[_Piece]) -> None:
+        kind = type(node)
+        if kind is ast.Name:
+            pieces.append(self._name(node, node.id))  # type: ignore[attr-defined]
+            return
+        if kind is ast.Constant:
+            pieces.append(f"{type(node.value).__name__} {node.value!r}")  # type: ignore[attr-defined]
+            return
+        if kind in _NOTHING:
+            return
+        if isinstance(node, ast.alias):
+            pieces += f"(alias {node.name}", self._name(node, node.asname or node.name.partition(".")[0]), ")"
+            return
+        if isinstance(node, ast.ClassDef):
+            node = _sorted_methods(node)
+        pieces.append(f"({kind.__name__}")
         for name, value in ast.iter_fields(node):
-            if name in _LEFT_OUT and not (isinstance(node, ast.AnnAssign) and name == "annotation"):
+            if name in _LEFT_OUT and not (kind is ast.AnnAssign and name == "annotation"):
                 continue
             if isinstance(value, list):
-                yield "["
+                pieces.append("[")
                 for each in value:
                     if isinstance(each, ast.AST):
-                        yield from self.write(each)
+                        self._write(each, pieces)
                     else:
-                        yield repr(each)
-                yield "]"
+                        pieces.append(repr(each))
+                pieces.append("]")
             elif isinstance(value, ast.AST):
-                yield from self.write(value)
+                self._write(value, pieces)
             else:
-                yield self._name(node, value) if isinstance(value, str) and _is_bound(node, name) else repr(value)
-        yield ")"
+                pieces.append(self._name(node, value) if isinstance(value, str) and _is_bound(node, name) else repr(value))
+        pieces.append(")")
 
     def _name(self, node: ast.AST, name: str) -> _Piece:
         variable = self._names.variable(node, name)

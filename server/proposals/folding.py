@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from autoresearch_mcp.server.proposals.quiet import is_quiet
+from autoresearch_mcp.server.proposals.trees import Transformer, nodes
 
 MOST_TEXT = 100  # characters of a text that is folded or stands in its uses
 _MOST_BITS = 512  # of a folded integer
 _TERMINAL = (ast.Return, ast.Raise, ast.Continue, ast.Break)
+_WITH_BLOCKS = (ast.mod, ast.stmt, ast.excepthandler, ast.match_case)
 _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -43,11 +45,11 @@ _FLIPPED: dict[type[ast.AST], type[ast.cmpop]] = {
 
 def folded(tree: ast.Module) -> ast.Module:
     """Return a module with its constants computed and without what can't run. It is changed in place."""
-    shadowed = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+    shadowed = {node.id for node in nodes(tree) if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
     return cast(ast.Module, _Fold(shadowed).visit(tree))
 
 
-class _Fold(ast.NodeTransformer):
+class _Fold(Transformer):
     """Computes what constants alone decide, and drops statements that can't run or do nothing.
 
     Args:
@@ -55,10 +57,13 @@ class _Fold(ast.NodeTransformer):
     """
 
     def __init__(self, shadowed: set[str]) -> None:
+        super().__init__()
         self._shadowed = shadowed
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         super().generic_visit(node)
+        if not isinstance(node, _WITH_BLOCKS):
+            return node
         for name in ("body", "orelse", "finalbody"):
             block = getattr(node, name, None)
             if isinstance(block, list):
@@ -235,7 +240,7 @@ def _sorted_constants(block: Sequence[ast.stmt]) -> list[ast.stmt]:
 
 def _yields(node: ast.AST) -> bool:
     """Return whether code holds a `yield`, which makes a generator of its function even where it never runs."""
-    return any(isinstance(part, ast.Yield | ast.YieldFrom) for part in ast.walk(node))
+    return any(isinstance(part, ast.Yield | ast.YieldFrom) for part in nodes(node))
 
 
 def _is_empty_return(node: ast.stmt) -> bool:

@@ -8,6 +8,24 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from autoresearch_mcp.server.proposals.trees import FIELDS, nodes
+
+# The most frequent nodes that neither bind nor use a name themselves
+_PLAIN = {
+    ast.Constant,
+    ast.Attribute,
+    ast.Call,
+    ast.BinOp,
+    ast.Tuple,
+    ast.Expr,
+    ast.Assign,
+    ast.Subscript,
+    ast.keyword,
+    ast.UnaryOp,
+    ast.Compare,
+    ast.If,
+}
+
 
 @dataclass(eq=False)
 class Variable:
@@ -106,6 +124,9 @@ class Resolution:
         return self.module.variables.setdefault(name, Variable(name, True))
 
     def _walk(self, node: ast.AST, scope: Scope) -> None:
+        if type(node) in _PLAIN:
+            self._walk_children(node, scope)
+            return
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
                 self._function(node, scope)
@@ -140,8 +161,17 @@ class Resolution:
                 bound = getattr(node, "name", None) or getattr(node, "rest", None)
                 if isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar | ast.MatchMapping) and isinstance(bound, str):
                     self._bind(node, bound, scope)
-                for child in ast.iter_child_nodes(node):
-                    self._walk(child, scope)
+                self._walk_children(node, scope)
+
+    def _walk_children(self, node: ast.AST, scope: Scope) -> None:
+        for name in FIELDS[type(node)]:
+            value = getattr(node, name, None)
+            if type(value) is list:
+                for each in value:
+                    if isinstance(each, ast.AST):
+                        self._walk(each, scope)
+            elif isinstance(value, ast.AST):
+                self._walk(value, scope)
 
     def _walk_name(self, node: ast.Name, scope: Scope) -> None:
         if isinstance(node.ctx, ast.Load):
@@ -186,7 +216,7 @@ def parameters(arguments: ast.arguments) -> list[ast.arg]:
 def mentioned(tree: ast.AST) -> Counter[str]:
     """Count the names that a tree passes arguments by, and its strings: names that must stay as they are."""
     counts: Counter[str] = Counter()
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.keyword) and node.arg:
             counts[node.arg] += 1
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) <= 100:

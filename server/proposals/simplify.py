@@ -11,6 +11,7 @@ from typing import Any, cast
 from autoresearch_mcp.server.proposals.folding import MOST_TEXT, folded
 from autoresearch_mcp.server.proposals.quiet import is_quiet, is_quiet_definition
 from autoresearch_mcp.server.proposals.scopes import Resolution, Variable, parameters
+from autoresearch_mcp.server.proposals.trees import Transformer, nodes, shape
 
 CONTRACT = "build_model"  # the scorer calls it by this name, and nothing else of the file
 _ROUNDS = 6  # a constant that uses a constant that uses a constant ...
@@ -26,10 +27,10 @@ def simplified(tree: ast.Module, keep_globals: bool) -> ast.Module:
     """
     reflects = reads_names(tree)
     tree = cast(ast.Module, _Plain().visit(tree))
-    before = ""
+    before: list[Any] = []
     for _ in range(_ROUNDS):
         tree = folded(tree)
-        if reflects or before == (before := ast.dump(tree)):
+        if reflects or before == (before := shape(tree)):
             break
         tree = _without_constants(tree, keep_globals)
     return tree
@@ -37,10 +38,10 @@ def simplified(tree: ast.Module, keep_globals: bool) -> ast.Module:
 
 def reads_names(tree: ast.AST) -> bool:
     """Return whether code may read the names of its own variables."""
-    return any(isinstance(node, ast.Name) and node.id in _REFLECTION for node in ast.walk(tree))
+    return any(isinstance(node, ast.Name) and node.id in _REFLECTION for node in nodes(tree))
 
 
-class _Plain(ast.NodeTransformer):
+class _Plain(Transformer):
     """Drops annotations and texts that are no values, and gives each constant an assignment of its own."""
 
     def visit_arg(self, node: ast.arg) -> ast.arg:
@@ -101,11 +102,11 @@ def _without_constants(tree: ast.Module, keep_globals: bool) -> ast.Module:
     quiet: Counter[Variable] = Counter()  # bindings that would not be missed
     arguments = {
         names.variable(argument, argument.arg)
-        for node in ast.walk(tree)
+        for node in nodes(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for argument in parameters(node.args)
     }
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         for variable, value in _quiet_bindings(names, node):
             quiet[variable] += 1
             if variable.bindings == 1 and value is not None and _is_small_constant(value):
@@ -152,8 +153,9 @@ def _is_small_constant(node: ast.expr) -> bool:
     return False
 
 
-class _Replace(ast.NodeTransformer):
+class _Replace(Transformer):
     def __init__(self, names: Resolution, values: dict[Variable, ast.expr], unused: set[Variable]) -> None:
+        super().__init__()
         self._names = names
         self._values = values
         self._unused = unused
