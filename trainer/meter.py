@@ -36,11 +36,10 @@ class Meter:
         self._starting_cpu_s = 0.0  # at the last look before start()
         self._cpu_at_scoring: float | None = None
         self.pressure: float | None = None
-        self._waited_s: float | None = None  # of the machine, when the budget began
+        self._crowding = self._crowding_of_part = machine.Crowding()  # of the budget, then of scoring and of what one model server does
         self._spawned_at = time.monotonic()
         self._cpu_at_start = self._peak_mb = 0.0
         self._look_at = 0.0
-        self._stopped_at: tuple[float, float | None] = (0.0, None)  # and what `machine.waiting_s` said then
         self._building_since: float | None = None  # by the budget's clock, while a model server has not answered yet
 
     @property
@@ -61,34 +60,42 @@ class Meter:
         before = self._family.usage().cpu_s
         self._cpu_at_start = min(before, self._profile.free_cpu_s)
         self.started_at, self.phase = time.monotonic(), "running"
-        self._waited_s = machine.waiting_s()
+        self._crowding = machine.Crowding(before)
         self._look_at = 0.0
         return before
 
     def start_script(self) -> None:
         """Start the clock of a script without the contract: its budget runs from its first moment."""
         self.note_spawn()
+        self._crowding = machine.Crowding()
         self.started_at, self.phase = self._spawned_at, "running"
-        self._waited_s = machine.waiting_s()
+
+    def start_scoring(self) -> None:
+        """Start the clock of all of scoring: from now on models answer."""
+        self._crowding = self._crowding_of_part = machine.Crowding(self._family.usage().cpu_s)
+
+    def is_scoring_crowded(self) -> bool:
+        """Return whether other programs kept cores from this run for most of its scoring, or since the last model server began."""
+        cpu_s = self._family.usage().cpu_s
+        return self._crowding.is_by_others(cpu_s) or self._crowding_of_part.is_by_others(cpu_s)
 
     def note_stop(self) -> None:
         """Say that the run's code was stopped: until `note_resumption`, no wall clock of it runs."""
-        self._stopped_at = time.monotonic(), machine.waiting_s()
+        self._crowding.pause()
 
     def note_resumption(self) -> None:
         """Say that it goes on."""
-        stopped_at, waited_s = self._stopped_at
-        pause = time.monotonic() - stopped_at
+        pause = self._crowding.resume()
         self._spawned_at += pause
         if self.started_at is not None:
             self.started_at += pause
-        if self._waited_s is not None and waited_s is not None:
-            self._waited_s += (machine.waiting_s() or waited_s) - waited_s
 
     def note_building(self, building: bool) -> None:
         """Say that a model server begins to build its model, or that it answered: what it does between could be training."""
         self.look()
         self._building_since = self._now() if building else None
+        if building:
+            self._crowding_of_part = machine.Crowding(self._family.usage().cpu_s)
 
     def look_if_due(self) -> None:
         """Look, unless the last look was a moment ago.
@@ -111,9 +118,7 @@ class Meter:
         if self.phase == "running" and self.started_at is not None:
             self.cpu_s, self.wall_s = usage.cpu_s - self._cpu_at_start, now - self.started_at
             self.used_s = self.cpu_s if self._profile.clock == "cpu" else self.wall_s
-            waited_s = machine.waiting_s()
-            if waited_s is not None and self._waited_s is not None and self.wall_s > 0:
-                self.pressure = min(1.0, (waited_s - self._waited_s) / self.wall_s)
+            self.pressure = self._crowding.pressure()
             left = self._spec.budget_s + self._profile.grace_s(self._spec.budget_s) - self.used_s
             self._look_at = now + min(LOOK_S, max(0.02, left / (os.cpu_count() or 1)))
         elif self.phase == "starting":

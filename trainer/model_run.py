@@ -171,6 +171,8 @@ class ModelRun(Supervisor):
             return float(outcome["val_bpb"])
         if finding := outcome.get("finding"):
             protocol.write_finding(self._run, finding)
+        if outcome.get("late"):
+            raise self._late(outcome["message"])
         raise Ended("crashed", explain(outcome, self._log, self._code))
 
     def _await_outcome(self, scorer: Scorer) -> dict[str, Any]:
@@ -185,9 +187,10 @@ class ModelRun(Supervisor):
                 self._wait(ASKING_S if scorer.is_waiting else TICK_S)
                 if scorer.is_waiting and self._turn.try_alone():
                     began = time.monotonic()
+                    self._meter.start_scoring()
                     scorer.go_on()
                 if began and time.monotonic() - began > self._profile.score_s + 1:
-                    raise Ended("crashed", Failure("invalid_model", f"scoring the model took longer than {self._profile.score_s:.0f} s."))
+                    raise self._late(f"scoring the model took longer than {self._profile.score_s:.0f} s.")
         finally:
             self._family.kill()
             if began:
@@ -197,3 +200,13 @@ class ModelRun(Supervisor):
                 time.sleep(self._timings["score_s"] - elapsed)
             self._turn.end()
         return scorer.outcome
+
+    def _late(self, message: str) -> Ended:
+        """Return the end of a scoring that passed a limit of wall time. It bars the commit, unless others kept the cores from it.
+
+        Trainings beside it were stopped, so those others are no code of the lab's agents.
+        """
+        if not (self._turn.is_alone and self._meter.is_scoring_crowded()):
+            return Ended("crashed", Failure("invalid_model", message))
+        crowd = "Other programs kept the machine's cores busy, so this isn't the model's fault: launch it again."
+        return Ended("crashed", Failure("killed", f"{message} {crowd}", fault="machine"))

@@ -39,12 +39,14 @@ class ScoreError(Exception):
     Attributes:
         kind: a failure class. The text says why.
         finding: what the owner alone may read of it, as it tells of held-out text.
+        late: a limit of wall time passed, which a crowded machine may be to blame for.
     """
 
-    def __init__(self, kind: str, message: str, finding: str = "") -> None:
+    def __init__(self, kind: str, message: str, finding: str = "", late: bool = False) -> None:
         super().__init__(message)
         self.kind = kind
         self.finding = finding
+        self.late = late
 
 
 class _Shared(NamedTuple):
@@ -227,7 +229,7 @@ class ModelServer:
         except TimeoutError:
             limit = f"{self._profile.score_s:.0f} s"
             message = f"scoring the model took longer than {limit}, or one part of it far longer than another."
-            raise ScoreError("invalid_model", message) from None
+            raise ScoreError("invalid_model", message, late=True) from None
         except OSError:
             received = b""
         if received not in (signal, *others):
