@@ -24,32 +24,38 @@ from rich.console import Console
 from autoresearch_mcp.server.commands.demo import DemoFailure, Idea, LiveConsole, agent
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.gate.boundary import N_MIN
+from autoresearch_mcp.server.gate.rule import M_FIRST
 from autoresearch_mcp.server.paths import SETTINGS, STATE, LabPaths
 from autoresearch_mcp.server.runner.lock import stop_runner
 from autoresearch_mcp.trainer import files, protocol
 from autoresearch_mcp.trainer.compile_cache import STOCK
 
-# The lab starts from steps of four times the tokens. At budgets of seconds fewer steps are what costs most, so the stock batch is a gain.
+# The lab starts from larger steps. At budgets of seconds fewer steps are what costs most, so the stock batch is a gain.
 BATCH = {
     "h100": ("    BATCH_TOKENS = 2**19", "    BATCH_TOKENS = 2**21"),
-    "tiny": ("BATCH_TOKENS = 1024 ", "BATCH_TOKENS = 4096 "),
+    "tiny": ("BATCH_TOKENS = 1024 ", "BATCH_TOKENS = 8192 "),
 }
 SLOTS = {"h100": 1, "tiny": 2}
-LOSS = Idea("Embeddings that hardly learn", "EMBEDDING_LR = 0.6 ", "EMBEDDING_LR = 0.0006 ")
+LOOK_S = 0.5
+LOSS = Idea("An output layer that hardly learns", "UNEMBEDDING_LR = 0.004 ", "UNEMBEDDING_LR = 0.000004 ")
 
 
 async def _drive(root: Path, profile: str) -> dict[str, Any]:
     stock, slow = BATCH[profile]
     verdicts = dict[str, dict[str, Any]]()
     with LiveConsole(Console(file=io.StringIO())) as screen:
-        async with agent("gpu-check", root, screen) as boss, anyio.create_task_group() as tasks:
+        async with agent("gpu-check", root, screen) as boss:
 
             async def decide(name: str, idea: Idea) -> None:
                 verdicts[name] = await boss.decide(await boss.propose(idea))
 
-            tasks.start_soon(decide, "gain", Idea("A quarter of the batch: four times the steps", slow, stock))
-            tasks.start_soon(decide, "loss", LOSS)
-        async with agent("gpu-check", root, screen) as boss:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(decide, "gain", Idea("Smaller steps, and more of them", slow, stock))
+                # Beside so many replicates of the champion one of a loss decides
+                while "gain" not in verdicts and (await boss.call("get_status"))["champion"]["n"] < M_FIRST:  # noqa: ASYNC110
+                    await anyio.sleep(LOOK_S)
+                await decide("loss", LOSS)
             rows = (await boss.call("query_experiments", columns=["id", "state"], limit=100))["rows"]
             full = [await boss.call("get_experiment", id=row["id"], include=["versions"]) for row in rows]
     return {
@@ -85,15 +91,19 @@ def _write_repository(folder: Path, stock: str, slow: str) -> None:
         raise DemoFailure(f"the stock train.py no longer holds the line {stock.strip()!r} once: adapt server/commands/gpu_lab.py")
     (folder / "train.py").write_text(code.replace(stock, slow), encoding="utf-8")
     who = ["-c", "user.name=gpu-check", "-c", "user.email=gpu-check@localhost"]
-    for command in (["init", "-q"], ["add", "train.py"], [*who, "commit", "-q", "-m", "Steps of four times the tokens"]):
+    for command in (["init", "-q"], ["add", "train.py"], [*who, "commit", "-q", "-m", "Larger steps, and fewer of them"]):
         subprocess.run(["git", "-C", str(folder), *command], check=True, stdout=subprocess.DEVNULL)
 
 
 def _set_up(root: Path, profile: str, attention: str) -> None:
-    """Set how the lab trains. Trainings count that this machine can't confine: the lab is thrown away."""
+    """Set how the lab trains and decides: by as few replicates as the gate takes.
+
+    Trainings count that this machine can't confine: the lab is thrown away.
+    """
     path = root / SETTINGS
     text = path.read_text(encoding="utf-8").replace("[training]\n", f'[training]\nattention = "{attention}"\n', 1)
     text = re.sub(r"^slots = 0 ", f"slots = {SLOTS[profile]} ", text, flags=re.MULTILINE)
+    text = re.sub(r"^max_replicates = 16 ", f"max_replicates = {N_MIN} ", text, flags=re.MULTILINE)
     path.write_text(text.replace('unsandboxed = "refuse"', 'unsandboxed = "allow"'), encoding="utf-8")
 
 

@@ -57,8 +57,9 @@ def _inside(check: Check, part: Part) -> None:
 
 
 def _memory(check: Check, part: Part) -> None:
-    machine.probe("leave_mark", check.kind, str(MARK_MB[check.kind]))
-    found = machine.probe("find_mark", check.kind, str(LOOK_MB[check.kind]))
+    found = machine.probe("marks", check.kind, str(MARK_MB[check.kind]), str(LOOK_MB[check.kind]))
+    if not found["left"]:
+        raise CheckError("no mark could be left in memory, so none can be looked for.")
     part.numbers["marks"] = found["marks"]
     part.judge(f"memory of a dead process can't be read: {found['marks']} words of it in {found['looked_mb']} MB", found["marks"] == 0)
 

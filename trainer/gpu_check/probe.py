@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from autoresearch_mcp.trainer import prepare
 from autoresearch_mcp.trainer.gpu_check import profiles
@@ -131,22 +131,19 @@ def _log_probabilities(
     return np.concatenate(parts)
 
 
-def leave_mark(device: str, size_mb: int) -> dict[str, Any]:
-    """Fill memory of the device with a mark, and die without freeing it."""
+def marks(device: str, left_mb: int, size_mb: int) -> dict[str, Any]:
+    """Have a process fill memory with a mark and die, then look for the mark in uninitialised memory.
+
+    Args:
+        device: whose memory.
+        left_mb: as much is filled.
+        size_mb: as much is looked at, or as much as there is.
+    """
     import torch
 
-    marked = torch.full(((size_mb << 20) // 8,), MARK, dtype=torch.int64, device=device)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    sys.stdout.write(json.dumps({"marked_mb": marked.numel() * 8 >> 20}) + "\n")
-    sys.stdout.flush()
-    os._exit(0)  # no destructor runs
-
-
-def find_mark(device: str, size_mb: int) -> dict[str, Any]:
-    """Look for the mark in as much uninitialised memory as there is, at most `size_mb`."""
-    import torch
-
+    if (pid := os.fork()) == 0:
+        _leave_mark(device, left_mb)
+    left = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     held, looked, marks, other = list[torch.Tensor](), 0, 0, 0
     piece = min(size_mb, 1024)
     try:
@@ -157,7 +154,21 @@ def find_mark(device: str, size_mb: int) -> dict[str, Any]:
             looked += piece
     except RuntimeError:  # out of memory: all of it was looked at
         pass
-    return {"looked_mb": looked, "marks": marks, "not_zero": other}
+    return {"left": left, "looked_mb": looked, "marks": marks, "not_zero": other}
+
+
+def _leave_mark(device: str, size_mb: int) -> NoReturn:
+    """Fill memory of the device with a mark, and die without freeing it."""
+    import torch
+
+    status = 1
+    try:
+        marked = torch.full(((size_mb << 20) // 8,), MARK, dtype=torch.int64, device=device)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        status = int(marked[-1] != MARK)
+    finally:
+        os._exit(status)  # no destructor runs
 
 
 def main() -> None:
@@ -171,17 +182,12 @@ def main() -> None:
     question = questions.add_parser("spread", help="how far honest answers lie apart")
     for name, kind in (("device", str), ("profile", str), ("data", Path), ("submission", Path)):
         question.add_argument(name, type=kind)
-    for name, text in (("leave_mark", "fill memory and die"), ("find_mark", "look for what was left in memory")):
-        question = questions.add_parser(name, help=text)
-        question.add_argument("device")
-        question.add_argument("size_mb", type=int)
+    question = questions.add_parser("marks", help="look for what a dead process left in memory")
+    question.add_argument("device")
+    for name in ("left_mb", "size_mb"):
+        question.add_argument(name, type=int)
     arguments = vars(parser.parse_args())
-    asked: dict[str, Callable[..., dict[str, Any]]] = {
-        "facts": facts,
-        "spread": spread,
-        "leave_mark": leave_mark,
-        "find_mark": find_mark,
-    }
+    asked: dict[str, Callable[..., dict[str, Any]]] = {"facts": facts, "spread": spread, "marks": marks}
     answer = asked[arguments.pop("question")](**arguments)
     sys.stdout.write(json.dumps(answer) + "\n")
 
