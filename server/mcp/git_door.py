@@ -13,17 +13,17 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 from anyio.streams.buffered import BufferedByteReceiveStream
-from mcp.server.transport_security import TransportSecurityMiddleware, TransportSecuritySettings
+from mcp.server.transport_security import TransportSecuritySettings
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Send
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
-from autoresearch_mcp.server.mcp.bridge import ANYBODY, CALLER, GUEST, Identity
+from autoresearch_mcp.server.mcp.bridge import GUEST
+from autoresearch_mcp.server.mcp.door import Door, caller, workers_only
 from autoresearch_mcp.server.proposals.branches import folder_of
 from autoresearch_mcp.server.proposals.offered import MOST_SENT, OfferedRepository, Push
-from autoresearch_mcp.server.roles import Role
 
 PATH = "/git"
 _READ, _WRITE = "git-upload-pack", "git-receive-pack"
@@ -36,61 +36,44 @@ _MOST_HEADERS = 16_384
 _LIMITS = {_READ: "ulimit -t 300", _WRITE: "ulimit -t 30; ulimit -v 1500000; ulimit -f 131072"}
 
 
-class GitDoor:
-    """Answers what is below `/git`, and passes everything else on.
+class GitDoor(Door):
+    """Answers what is below `/git`, and passes everything else on."""
 
-    Args:
-        lab: whose repository it is.
-        security: which Host and Origin headers are accepted.
-        app: comes next.
-    """
+    path = PATH
 
     def __init__(self, lab: Lab, security: TransportSecuritySettings, app: ASGIApp) -> None:
-        self._lab = lab
-        self._security = TransportSecurityMiddleware(security)
-        self._app = app
+        super().__init__(lab, security, app)
         self._repository = OfferedRepository(lab.root)
         self._repository.prepare()
         self._turns = anyio.CapacityLimiter(_AT_ONCE)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or pass on."""
-        if scope["type"] != "http" or not f"{scope['path']}/".startswith(f"{PATH}/"):
-            await self._app(scope, receive, send)
-            return
-        request = Request(scope)
-        response = await self._security.validate_request(request) or self._refusal(request)
-        if response is None:
-            try:
-                environment = {**(await self._environment(request)), **_cgi(request)}
-            except LabError as error:
-                response = PlainTextResponse(f"{error}\n", 403)
-        if response is not None:
-            await response(scope, receive, send)
-            return
-        async with self._turns:
-            await _Exchange(request, environment, receive, send).run()
-
-    def _refusal(self, request: Request) -> PlainTextResponse | None:
-        """Return what to answer to a request that git needn't see."""
+    def refusal(self, request: Request) -> PlainTextResponse | None:
+        """Refuse what git needn't see."""
         service = _service(request)
         if not service:
             return PlainTextResponse(f"Only git is served at {PATH}: `git clone {request.url.replace(path=PATH, query='')}`.\n", 404)
         if request.method != ("GET" if request.url.path.endswith("/info/refs") else "POST"):
             return PlainTextResponse("Not this method.\n", 405)
-        identity = _caller(request)
-        if service == _WRITE and identity.role is not None and not identity.role.covers(Role.WORKER):
-            return PlainTextResponse(
-                f"A push takes the role worker, and {identity.name or 'this caller'} is a {identity.role} here.\n", 403
-            )
+        if service == _WRITE and (refusal := workers_only(request, "A push")):
+            return refusal
         if int(request.headers.get("content-length") or 0) > _most(service):
             return PlainTextResponse(f"A request has at most {_most(service):,} bytes here.\n", 413)
         return None
 
+    async def answer(self, request: Request, send: Send) -> None:
+        """Have git answer."""
+        try:
+            environment = {**(await self._environment(request)), **_cgi(request)}
+        except LabError as error:
+            await PlainTextResponse(f"{error}\n", 403)(request.scope, request.receive, send)
+            return
+        async with self._turns:
+            await _Exchange(request, environment, send).run()
+
     async def _environment(self, request: Request) -> Mapping[str, str]:
         if _service(request) == _READ:
             return self._repository.environment(None)
-        identity = _caller(request)
+        identity = caller(request)
         who = identity.name or request.scope.get(GUEST, "")  # without names each request says its own, as each call does
         if identity.name:
             tokens = await anyio.to_thread.run_sync(self._lab.tokens)
@@ -111,11 +94,11 @@ class GitDoor:
 class _Exchange:
     """One request and git's answer to it."""
 
-    def __init__(self, request: Request, environment: Mapping[str, str], receive: Receive, send: Send) -> None:
+    def __init__(self, request: Request, environment: Mapping[str, str], send: Send) -> None:
         self._scope = request.scope
         self._service = _service(request)
         self._environment = environment
-        self._receive = receive
+        self._receive = request.receive
         self._send = send
         self._answering = False
         self._refused = ""
@@ -190,11 +173,6 @@ async def _end(process: anyio.abc.Process) -> None:
         with anyio.move_on_after(_GRACE_S if number else 0.1):
             await process.wait()
             return
-
-
-def _caller(request: Request) -> Identity:
-    caller: Identity = request.scope.get(CALLER, ANYBODY)
-    return caller
 
 
 def _service(request: Request) -> str:

@@ -17,6 +17,13 @@ from tests.server.commands.test_check import repository
 from tests.server.mcp.listening import served_over_http
 
 FINE = 'for step in range(20):\n    print(f"step {step} val_loss: {1 / (step + 1):.4f}", flush=True)\n'
+FILLING = """
+from itertools import count
+
+for number in count():
+    with open(f"{number}.bin", "wb") as file:
+        file.write(bytes(5 << 20))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +42,10 @@ def tree(lab: Path, tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def setting(lab: Path, text: str) -> Iterator[None]:
+def setting(lab: Path, section: str, text: str) -> Iterator[None]:
     file = LabPaths(lab).settings
     before = file.read_text(encoding="utf-8")
-    file.write_text(before.replace("[compute]", f"[compute]\n{text}"), encoding="utf-8")
+    file.write_text(before.replace(section, f"{section}\n{text}"), encoding="utf-8")
     yield
     file.write_text(before, encoding="utf-8")
 
@@ -70,11 +77,21 @@ def test_code_that_never_starts_or_forks_without_end_is_ended(
     assert not any(LabPaths(lab).short_runs.iterdir())
 
 
+def test_code_that_would_fill_the_disk_is_ended_and_what_it_wrote_is_gone(
+    lab: Path, tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tree / "train.py").write_text(FILLING, encoding="utf-8")
+    with setting(lab, "[training]", "max_file_mb = 30"):
+        assert cli.main(["try", str(tree)]) == 1
+    assert "the run holds" in (out := capsys.readouterr().out) and "30 MB are allowed" in out, out
+    assert not any(LabPaths(lab).short_runs.iterdir())
+
+
 def test_one_is_tried_at_a_time_and_none_where_the_owner_wants_none(lab: Path, tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with LabPaths(lab).try_lock.open("a") as held:
         assert files.try_lock(held)
         assert cli.main(["try", str(tree)]) == 2 and "one at a time" in capsys.readouterr().err
-    with setting(lab, "try = false"):
+    with setting(lab, "[compute]", "try = false"):
         assert cli.main(["try", str(tree)]) == 2 and "[compute] try is false" in capsys.readouterr().err
     assert cli.main(["pause", str(lab)]) == 0 and cli.main(["try", str(tree)]) == 2 and "paused" in capsys.readouterr().err
     assert cli.main(["resume", str(lab)]) == 0
