@@ -13,6 +13,7 @@ from autoresearch_mcp.server.lab.query import Cursor, ExperimentQuery, Where
 from autoresearch_mcp.server.lab.sql_tables import SqlTables
 from autoresearch_mcp.server.lab.status import LabStatus
 from autoresearch_mcp.server.lake.base import Condition, LakeUnavailable, Query
+from autoresearch_mcp.server.lake.heldout import OTHER_TEXT, HeldOutTexts
 from autoresearch_mcp.server.lake.schema import TABLES, cell
 from autoresearch_mcp.server.lake.view import Read
 from autoresearch_mcp.server.models import IMPORTED, Experiment, Record, Table
@@ -24,29 +25,6 @@ _NOT_COMPARABLE = (
     "Rows with comparable=false were measured under other conditions than the champion (device, budget, data or fixed files), or were "
     "imported: compare their metrics with nothing."
 )
-_OTHER_TEXT = (
-    "Some were measured on other held-out text, drawn with another secret. Labs that share a log should share it: "
-    "`autoresearch-mcp secret export` there, `secret import` here."
-)
-
-
-class _Texts:
-    """Tells whether experiments of one profile were measured on different held-out text."""
-
-    def __init__(self) -> None:
-        self._ours: set[tuple[str, str]] = set()  # tokenizer and data: labs of one profile have one tokenizer
-        self._theirs: set[tuple[str, str]] = set()
-
-    def note(self, experiment: Experiment, comparable: bool) -> None:
-        """Take in an experiment."""
-        hashes = experiment.details.get("hashes") or {}
-        if "data" in hashes and "tokenizer" in hashes:
-            (self._ours if comparable else self._theirs).add((hashes["tokenizer"], hashes["data"]))
-
-    @property
-    def differ(self) -> bool:
-        """Whether one that is not comparable has the tokenizer of one that is, and other data."""
-        return any(tokenizer == ours for tokenizer, _ in self._theirs - self._ours for ours, _ in self._ours)
 
 
 class History:
@@ -88,7 +66,7 @@ class History:
         if unknown := columns - set(_COLUMNS):
             raise LabError(f"Unknown columns {sorted(unknown)}. Known: {', '.join(_COLUMNS)}.", "unknown_column")
         matching, cursor, warning = self._page(query, where)
-        rows, apart, texts = [], False, _Texts()
+        rows, apart, texts = [], False, HeldOutTexts()
         for e, comparable in matching:
             marked = query.by_metric and e.metric is not None and not (comparable and IMPORTED not in e.tags)
             row = without_paths(e, self._core.root).model_dump(include=columns)
@@ -99,7 +77,7 @@ class History:
         notes = [
             warning,
             _NOT_COMPARABLE if apart else "",
-            _OTHER_TEXT if apart and texts.differ else "",
+            OTHER_TEXT if apart and texts.differ else "",
             "" if rows else self._why_nothing(query, where),
         ]
         return a.QueryAnswer(rows=rows, next_cursor=cursor.write(query) if cursor else None, note=" ".join(note for note in notes if note))

@@ -7,13 +7,15 @@ from pathlib import Path
 
 from autoresearch_mcp.server.lake.base import Lake, LakeDamaged, LakeUnavailable
 from autoresearch_mcp.server.lake.embedded.repair import repair
+from autoresearch_mcp.server.lake.heldout import OTHER_TEXT, differ_lately
 from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.models import Table
+from autoresearch_mcp.server.models import Experiment, Record, Table
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.retry import Backoff
 
 FLUSH_EVERY_S = 5.0
 FLUSH_ROWS = 500
+LOOK_EVERY_S = 3600.0  # at the held-out text of other labs
 LAKE_RETRY_S = (1.0, 60.0)  # first and longest wait after the lake was away
 
 _log = logging.getLogger("autoresearch.runner")
@@ -23,6 +25,7 @@ class Flusher:
     """Empties the ledger's outbox into the lake, beside the runner's rounds: a slow lake keeps no slot waiting.
 
     Attributes:
+        troubles: what is wrong with the log, as far as that was looked for.
         keeps_up: whether the lake took, and gave back, everything that it was given last time.
     """
 
@@ -34,6 +37,8 @@ class Flusher:
         self._under_way: asyncio.Task[None] | None = None
         self._backoff = Backoff(LAKE_RETRY_S)
         self._repaired = False
+        self._look_at = 0.0
+        self.troubles: list[str] = []
         self.keeps_up = True
 
     @property
@@ -111,5 +116,16 @@ class Flusher:
                 stored = self._lake.present(table, ids)
             settled = {id: version for id, version in stored.items() if version >= versions[id]}
             self._ledger.settle(table, settled)
+            self._look_at_others(rows[-1])
             if len(settled) < len(rows):
                 return  # not readable yet: the next flush looks again
+
+    def _look_at_others(self, last: Record) -> None:
+        """Look from time to time whether labs that share the log measure on other held-out text.
+
+        Args:
+            last: a record that was written to the log.
+        """
+        if isinstance(last, Experiment) and last.metric is not None and time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_EVERY_S
+            self.troubles = [f"Labs of this log are not comparable. {OTHER_TEXT}"] if differ_lately(self._lake, last) else []

@@ -26,7 +26,7 @@ class Health:
         failing_since: when the first of them failed; seconds since the epoch.
         error: why the last of them failed.
         preparing_since: when the preparation of the data began that is under way, or 0.
-        troubles: what the place where trainings run has to say.
+        troubles: what the place where trainings run, and the log, have to say.
     """
 
     failed_rounds: int = 0
@@ -55,7 +55,7 @@ class HealthFile:
         """Forget the rounds that failed: one went well.
 
         Args:
-            troubles: what the place where trainings run has to say now.
+            troubles: what the place where trainings run, and the log, have to say now.
         """
         troubles = [text[:500] for text in troubles[:3]]
         if self._health.failed_rounds or self._health.troubles != troubles:

@@ -106,7 +106,7 @@ class Runner:
                     got_to_work(self._state)
                     noted = True
                 backoff.succeeded()
-                self._health.round_done(self._compute.troubles())
+                self._health.round_done([*self._compute.troubles(), *self._flusher.troubles])
             except (LabMoved, SettingsChanged):
                 raise
             except Exception as error:  # a full disk, a busy ledger, a fault of ours: what is written stays true, so try again

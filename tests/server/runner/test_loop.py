@@ -21,6 +21,7 @@ from autoresearch_mcp.server.lake.embedded.manifest import read_head
 from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
 from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment
 from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.runner import flushing
 from autoresearch_mcp.server.runner.attempts import ATTEMPTS
 from autoresearch_mcp.server.runner.lock import runner_alive, runner_lock, stop_runner
 from autoresearch_mcp.server.runner.loop import Runner
@@ -238,6 +239,28 @@ def test_what_the_launcher_saw_of_a_training_and_who_ran_beside_it_are_in_its_re
         assert (score.host, score.device_id, score.fault, score.ended_in) == ("a1", "GPU-7", "scorer", "scoring")
         assert score.beside == [other]
         assert record.details["steps"] == 12 and "host" not in record.details
+
+
+@pytest.mark.parametrize(("data", "told"), [("theirs", True), ("ours", False)])
+def test_a_lab_hears_that_another_of_its_log_measures_on_other_held_out_text(
+    still: LabHarness, data: str, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flushing, "FLUSH_EVERY_S", 0.0)
+    (id,) = still.launch()
+    hashes = {"tokenizer": "t", "data": data}
+    theirs = still.record(id).model_copy(update={"id": "e-00000000000000b", "state": "finished", "details": {"hashes": hashes}})
+    lake = EmbeddedLake(still.state / "lake")
+    lake.append("experiments", [theirs])
+    measured = protocol.Result("finished", val_bpb=1.5, hashes={"fixed": "", "tokenizer": "t", "data": "ours"}, versions={"torch": ""})
+    text = json.dumps(asdict(measured))
+    program = (
+        f"import sys\nfor line in sys.stdin:\n    open(line.strip() + '/result.json', 'w').write({text!r})\n    print('{{}}', flush=True)"
+    )
+    release(still)
+    still.drive(0.3, command=(sys.executable, "-c", program), lake=lake)
+    with runner_lock(still.state):  # only a living runner is believed
+        warnings = " ".join(still.lab.status().warnings)
+    assert ("secret export" in warnings) is told
 
 
 @pytest.mark.parametrize("start", ["raise SystemExit", "open(line.strip() + '/result.json', 'w').write('[]'); print('{}', flush=True)"])
