@@ -12,6 +12,7 @@ from tests.bench import (
     gpu_budget,
     http_calls,
     kernels,
+    lab_adversaries,
     lab_campaign,
     lake,
     loop,
@@ -41,6 +42,7 @@ def main() -> None:
             session,
             two_calls,
             lab_campaign,
+            lab_adversaries,
             gate,
         ):
             for row in bench.measure(Path(scratch)):

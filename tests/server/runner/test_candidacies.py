@@ -1,6 +1,7 @@
 """Launches until decided: one replicate at a time until the gate decides, whatever happens to the runner, the budget or the champion."""
 
 import itertools
+import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -105,6 +106,20 @@ def test_a_cancelled_launch_starts_nothing_more(harness: LabHarness) -> None:
     drive(harness)
     assert harness.ledger.starts(10) == []
     assert candidacy(harness, id).state == "cancelled"
+
+
+def test_a_device_kind_that_the_lab_no_longer_has_stops_it_with_the_reason(harness: LabHarness) -> None:
+    id = launch(harness, propose(harness, 1, gain=10))
+    with sqlite3.connect(harness.state / "ledger.sqlite") as db:  # launched while the lab had another device
+        db.execute("UPDATE candidacies SET record = json_set(record, '$.device', 'cuda')")
+    db.close()
+    drive(harness)
+    ended = candidacy(harness, id)
+    assert ended.state == "stopped" and "no longer compares on cuda" in ended.note
+    assert len([start for start in harness.ledger.starts(100) if start.commit == ended.commit]) == 1, (
+        "what was launched before runs, and no more"
+    )
+    assert harness.ledger.open_experiments() == [] and harness.lab.status().budget.reserved_s == 0
 
 
 def test_its_own_budget_ends_it_in_the_middle(harness: LabHarness) -> None:
