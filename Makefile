@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast coverage crash-test client-test attack bench gpu-check lint format reference docs lock wheel clean
+.PHONY: help demo test test-fast coverage crash-test client-test attack bench gpu-check lint format reference docs lock wheel bundle clean
 
 help:
 	@echo "make demo         a research campaign on this machine, through the real MCP server (minutes)"
@@ -17,6 +17,8 @@ help:
 	@echo "make docs         build the docs as a site in site/; no broken link passes"
 	@echo "make lock         write requirements.lock, with hashes"
 	@echo "make crash-test   kills processes at random, KILLS=300 times over each store, around launches until decided, over Modal's stand-in and over Slurm, and prints what was lost"
+	@echo "make wheel        the wheel and the source distribution in dist/"
+	@echo "make bundle       the bundle for Claude Desktop and others: dist/autoresearch-mcp-VERSION.mcpb"
 	@echo "make client-test  the server under the TypeScript SDK's client (node 18 or newer, npm)"
 	@echo "make attack       cheats of our own through a real lab, and what became of each; SHORT=--short for CI's share of them"
 	@echo "make gpu-check    every claim about a GPU, measured on this machine's: about 10 minutes, QUICK=1 3; DEVICE=cpu tries it in miniature"
@@ -103,6 +105,9 @@ format: $(READY)
 
 wheel: $(READY)
 	@$(BIN)/python -m build --outdir dist .  # by way of an sdist: build/ may hold modules that are gone
+
+bundle: $(READY)
+	@$(BIN)/python -m tests.published bundle dist
 
 clean:
 	@rm -rf $(VENV) .node build dist site demo-lab* .mypy_cache .pytest_cache .ruff_cache

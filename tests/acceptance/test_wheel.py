@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch_mcp.contracts import TOOLS
+from autoresearch_mcp.server import __version__
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +45,7 @@ def cli(environment: dict[str, str], place: Path, *arguments: str, stdin: str = 
 
 
 def test_the_wheel_makes_and_serves_a_lab_without_the_heavy_packages(installed: dict[str, str], tmp_path: Path) -> None:
-    assert cli(installed, tmp_path, "--version").stdout.strip().endswith("0.1.0")
+    assert cli(installed, tmp_path, "--version").stdout.strip().endswith(__version__)
     init = cli(installed, tmp_path, "init", "lab")
     assert init.returncode == 0, init.stderr
     assert (tmp_path / "lab" / "train.py").exists() and (tmp_path / "lab" / ".claude" / "agents" / "experiment-worker.md").exists()
@@ -91,7 +92,7 @@ def test_the_wheel_makes_and_serves_a_lab_without_the_heavy_packages(installed: 
 
 def test_the_wheel_installs_one_import_name_with_types_and_all_of_the_source(installed: dict[str, str]) -> None:
     site = Path(installed["PYTHONPATH"].split(os.pathsep)[1])
-    assert {path.name for path in site.iterdir()} == {"autoresearch_mcp", "autoresearch_mcp-0.1.0.dist-info", "bin"}
+    assert {path.name for path in site.iterdir()} == {"autoresearch_mcp", f"autoresearch_mcp-{__version__}.dist-info", "bin"}
     package, repository = site / "autoresearch_mcp", Path(__file__).parents[2]
     assert {path.name for path in package.iterdir()} == {"server", "trainer", "contracts"}
     for folder in package.iterdir():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from autoresearch_mcp.server import cli
+from autoresearch_mcp.server import __version__, cli
 from autoresearch_mcp.server.answers import Budget, ExperimentLine, Leader, StatusAnswer, Summary
 from autoresearch_mcp.server.commands.screen import frame
 
@@ -44,7 +44,7 @@ def test_nothing_heavy_is_loaded_before_the_command_is_known() -> None:
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--version"])
-    assert capsys.readouterr().out == "autoresearch-mcp 0.1.0\n"
+    assert capsys.readouterr().out == f"autoresearch-mcp {__version__}\n"
 
 
 def test_init_status_and_install_from_a_folder_inside_the_lab(
