@@ -120,5 +120,7 @@ class Standings:
             self._newest[score.device] = score.conditions
             if exclusion(score, rules) is None:
                 commits = self._by_conditions.setdefault(score.conditions, {})
-                commits.setdefault(score.commit, Standing(score.commit, rules, score.val_bpb is None)).add(score)
+                if (standing := commits.get(score.commit)) is None:
+                    standing = commits[score.commit] = Standing(score.commit, rules, score.val_bpb is None)
+                standing.add(score)
         return self._by_conditions.get(conditions, {})

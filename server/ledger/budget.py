@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.ledger.database import Database
-from autoresearch_mcp.server.models import Experiment
+from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment
 from autoresearch_mcp.server.settings import SwarmSection
 
 _USD = "json_extract(record, '$.reserved_usd')"
@@ -147,6 +147,8 @@ def check_queue(db: sqlite3.Connection, experiments: Sequence[Experiment], total
             "[budget] device_hours in lab.toml.",
             "over_budget",
         )
+    if not any(e.reserved_usd for e in experiments):
+        return
     billed, kept = billed_usd(db), reserved_usd(db)
     price = sum(_held_usd(e) for e in experiments)
     dearest = max((e.reserved_usd for e in experiments), default=0.0)
@@ -211,7 +213,7 @@ def check_start(db: sqlite3.Connection, e: Experiment, total_s: float, total_usd
     Raises:
         LabError: `over_budget`.
     """
-    running = "FROM experiments WHERE state != 'queued'"
+    running = f"FROM experiments WHERE state IN ({', '.join(map(repr, ACTIVE_STATES))})"  # as the index has it, not all but the queued
     held = float(db.execute(f"SELECT coalesce(sum(reserved_s), 0) {running}").fetchone()[0])
     left = total_s - spent_s(db) - held - e.cost_s
     if e.reserved_s > left:

@@ -223,5 +223,5 @@ def _score(
         test_bpb=test_bpb,
         weights=weights,
         answers=answers,
-        **json.loads(circumstances),
+        **({"metrics": {}, "beside": []} | json.loads(circumstances)),  # pydantic takes long to copy its defaults, for each of many rows
     )

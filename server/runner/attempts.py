@@ -47,6 +47,7 @@ _ELSEWHERE = (  # not in details
     "device_id",
     "pressure",
 )
+_KNOWN = 10_000  # experiments of which it is remembered whether they fit
 _ENDINGS: dict[str, ExperimentState] = {"finished": "finished", "crashed": "crashed", "timed_out": "timed_out", "cancelled": "cancelled"}
 
 
@@ -73,6 +74,8 @@ class Attempts:
         self._faults = Faults()
         self._hopeless = Hopeless(ledger, Paces(state, ledger, repo.champion))
         self._launches: dict[str, LaunchSettings] = {}
+        self._jobs: dict[str, Job] = {}  # of what runs, without its files
+        self._fits: dict[str, bool] = {}
 
     async def start(self, experiment: Experiment, data: str, budget: BudgetSection) -> bool:
         """Start the next attempt of a queued experiment, or end it with the reason why that is impossible.
@@ -147,7 +150,7 @@ class Attempts:
 
     async def _give_up(self, experiment: Experiment, error: Exception) -> None:
         with contextlib.suppress(Exception):
-            await self._compute.cancel(self._job(experiment))
+            await self._compute.cancel(self._known_job(experiment))
         message = (
             f"The runner failed to inspect the run {FAULT_LIMIT} times in a row: {type(error).__name__}: {file_names_only(str(error))}."
         )
@@ -155,7 +158,7 @@ class Attempts:
         self._faults.forget(experiment.id)
 
     async def _inspect(self, experiment: Experiment) -> None:
-        job = self._job(experiment)
+        job = self._known_job(experiment)
         if experiment.cancel_requested:
             await self._compute.cancel(job)
         observation = await self._compute.observe(job)
@@ -180,7 +183,7 @@ class Attempts:
         await asyncio.gather(*map(self._adopt, self._ledger.open_experiments(*ACTIVE_STATES)))
 
     async def _adopt(self, experiment: Experiment) -> None:
-        job = self._job(experiment)
+        job = self._known_job(experiment)
         try:
             if await self._compute.adopt(job):
                 _log.info("%s adopted", experiment.id)
@@ -278,14 +281,16 @@ class Attempts:
             changes["beside"] = self._ledger.beside(experiment.id, experiment.started_at)
         self._ledger.move(experiment.id, ACTIVE_STATES, state=state, finished_at=time.time(), **cost, **changes)
         self._launches.pop(experiment.id, None)
+        self._jobs.pop(experiment.id, None)
 
     def fits(self, experiment: Experiment) -> bool:
         """Return whether an experiment was launched for the backend and the kind of training that this runner drives."""
-        launch, ours = self._ledger.launch_settings(experiment.id), self._settings
-        if launch is None:  # queued by an older program
-            return True
-        theirs = ours.under(launch)
-        return _kind(theirs) == _kind(ours)
+        if experiment.id not in self._fits:
+            if len(self._fits) >= _KNOWN:
+                self._fits.clear()
+            launch = self._ledger.launch_settings(experiment.id)  # None: queued by an older program
+            self._fits[experiment.id] = launch is None or _kind(self._settings.under(launch)) == _kind(self._settings)
+        return self._fits[experiment.id]
 
     def measures(self, settings: Settings) -> bool:
         """Return whether this runner drives what is launched under these settings."""
@@ -296,6 +301,13 @@ class Attempts:
         if experiment.id not in self._launches:
             self._launches[experiment.id] = self._ledger.launch_settings(experiment.id) or self._settings.launch()
         return self._launches[experiment.id]
+
+    def _known_job(self, experiment: Experiment) -> Job:
+        """Return the job of an attempt that was started, which never changes."""
+        job = self._jobs.get(experiment.id)
+        if job is None or job.attempt != experiment.attempt:
+            job = self._jobs[experiment.id] = self._job(experiment)
+        return job
 
     def _job(self, experiment: Experiment, data: str = "", files: Mapping[str, bytes] = {}, others: Mapping[str, bytes] = {}) -> Job:
         spec = spec_of(

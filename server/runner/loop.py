@@ -8,6 +8,7 @@ meanwhile. It queues what was lost again, once, and what never began as often as
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.gate.gate import Gate
 from autoresearch_mcp.server.lake.base import Lake
 from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.models import Experiment
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.retry import Backoff
 from autoresearch_mcp.server.runner.attempts import Attempts
@@ -33,6 +35,8 @@ from autoresearch_mcp.server.settings import BudgetSection, Settings
 
 LINGER_S = 20.0  # idle time before it exits; an agent's next call often comes within it
 ROUND_RETRY_S = (1.0, 60.0)  # first and longest wait after a round that failed
+LOOK_S = 0.25  # each run is looked at so often,
+AT_ONCE = 32  # in every round where these are all, and in turn beyond: a round costs about the same with many slots
 GIVE_UP_S = 600.0  # idle time after which an unreachable lake no longer keeps it alive: the ledger keeps the rows
 
 _log = logging.getLogger("autoresearch.runner")
@@ -118,10 +122,10 @@ class Runner:
         return "stopped"
 
     async def _round(self) -> float:
-        """Advance every experiment once. Returns for how many seconds there has been nothing to do."""
+        """Advance the experiments whose turn it is. Returns for how many seconds there has been nothing to do."""
         self._check_place()
         self._check_settings()
-        outcomes = await asyncio.gather(*map(self._attempts.advance, self._queue.active()), return_exceptions=True)
+        outcomes = await asyncio.gather(*map(self._attempts.advance, self._in_turn()), return_exceptions=True)
         for failure in outcomes:  # all of them are over: none goes on beside the next round
             if failure is not None:
                 raise failure
@@ -134,6 +138,11 @@ class Runner:
             self._active = time.monotonic()
             return 0.0
         return time.monotonic() - self._active
+
+    def _in_turn(self) -> list[Experiment]:
+        """Return the active experiments that this round looks at."""
+        often_enough = math.ceil(len(self._queue.active()) * self._compute.poll_s / LOOK_S)
+        return self._queue.next_active(max(AT_ONCE, often_enough))
 
     async def _start_queued(self) -> None:
         """Start what the slots allow, in the schedule's order. Nothing starts while the data is prepared, which costs nothing."""

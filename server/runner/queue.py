@@ -14,6 +14,7 @@ class QueueView:
         self._queued: list[Experiment] = []
         self._limit = 0
         self._paused = False
+        self._turn = 0
 
     def active(self) -> list[Experiment]:
         """Return the experiments that have left the queue, oldest first.
@@ -23,6 +24,22 @@ class QueueView:
         """
         self._refresh()
         return self._active
+
+    def next_active(self, count: int) -> list[Experiment]:
+        """Return as many of the active experiments, in turn: with each call those that come after the last ones.
+
+        Args:
+            count: how many; all, where there are no more.
+
+        Raises:
+            LabError: the ledger can't be read.
+        """
+        active = self.active()
+        if count >= len(active):
+            return active
+        first = self._turn % len(active)
+        self._turn = first + count
+        return (active[first:] + active[:first])[:count]
 
     def queued(self, limit: int) -> list[Experiment]:
         """Return the first experiments of the queue.

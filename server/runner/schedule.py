@@ -85,7 +85,8 @@ class Schedule:
         if waiting:  # one that was lost, or whose runner died before it started
             return waiting[0]
         version = self._ledger.changes()
-        training = {e.seed for e in self._ledger.open_experiments() if e.by_lab}
+        open_ = [*self._ledger.queued_champion_replicates(), *self._ledger.open_experiments(*ACTIVE_STATES)]
+        training = {e.seed for e in open_ if e.by_lab}
         owed = [seed for seed in self._gate.champion_repeats(champion) if seed not in training]
         each, device = settings.longest_s(), settings.reference
         replicate = Experiment(

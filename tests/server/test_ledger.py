@@ -115,6 +115,13 @@ def test_what_waits_holds_what_its_like_cost_and_what_starts_the_most_it_can(led
     assert ledger.start(waiting[0].id, 1e9, 2.0) and ledger.start(waiting[0].id, 1e9, 2.0) is None
 
 
+def test_what_costs_no_money_is_queued_where_none_is_left(ledger: Ledger) -> None:
+    ledger.enqueue([experiment(reserved_usd=1.0)], 1e9, None, "r", 1.0)
+    with pytest.raises(LabError):
+        ledger.enqueue([experiment(reserved_usd=0.1)], 1e9, None, "r", 0.5)
+    assert ledger.enqueue([experiment()], 1e9, None, "r", 0.5)
+
+
 def test_starts_at_once_and_launches_at_once_never_pass_the_budget(ledger: Ledger) -> None:
     total, barrier = 1050.0, threading.Barrier(6)
 
