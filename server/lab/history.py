@@ -1,5 +1,6 @@
 """The shared log of a lab: querying it, reading it whole, adding to it what was made elsewhere, and drawing it."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from autoresearch_mcp.server.lab.commits import Commits
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.known import unknown_names
 from autoresearch_mcp.server.lab.masking import without_paths
-from autoresearch_mcp.server.lab.query import Cursor, ExperimentQuery, Where
+from autoresearch_mcp.server.lab.query import ORDERS, Cursor, ExperimentQuery, Where
 from autoresearch_mcp.server.lab.sql_tables import SqlTables
 from autoresearch_mcp.server.lab.status import LabStatus
 from autoresearch_mcp.server.lake.base import Condition, LakeUnavailable, Query
@@ -18,8 +19,10 @@ from autoresearch_mcp.server.lake.schema import TABLES, cell
 from autoresearch_mcp.server.lake.view import Read
 from autoresearch_mcp.server.models import IMPORTED, Experiment, Record, Table
 from autoresearch_mcp.server.paths import StatePaths
+from autoresearch_mcp.server.untrusted import one_line
 
 _ROW_COLUMNS = ("id", "commit", "state", "val_bpb", "author", "hypothesis", "seed", "created_at")
+_MOST_LISTED = 32  # names of further numbers in a refusal
 _COLUMNS = tuple(dict.fromkeys([*TABLES["experiments"], *Experiment.model_fields]))  # as SQL names them, and the long ones
 _NOT_COMPARABLE = (
     "Rows with comparable=false were measured under other conditions than the champion (device, budget, data or fixed files), or were "
@@ -48,7 +51,7 @@ class History:
         Raises:
             LabError: `unknown_column`, `bad_cursor`, `bad_query`, `bad_sql`, `busy`, `lake_unavailable`, or the repository's own.
         """
-        query = (query or ExperimentQuery()).best_first(self._core.settings.metric.better)
+        query = (query or ExperimentQuery()).best_first(self._core.settings.metric)
         if query.sql is not None:
             return self._query_sql(query.sql, query.limit, caller)
         where = query.where(self._core.commit(query.commit) if query.commit is not None else None)
@@ -66,11 +69,14 @@ class History:
         if unknown := columns - set(_COLUMNS):
             raise LabError(f"Unknown columns {sorted(unknown)}. Known: {', '.join(_COLUMNS)}.", "unknown_column")
         matching, cursor, warning = self._page(query, where)
+        if query.by_number and not query.cursor and not any(query.order_by in e.metrics for e, _ in matching):
+            self._check_number(query.order_by)
         rows, apart, texts = [], False, HeldOutTexts()
         for e, comparable in matching:
             marked = query.by_metric and e.metric is not None and not (comparable and IMPORTED not in e.tags)
             row = without_paths(e, self._core.root).model_dump(include=columns)
             row |= {name: cell("experiments", e, name) for name in columns if name not in row}
+            row |= {query.order_by: e.metrics.get(query.order_by)} if query.by_number else {}
             rows.append(row | ({"comparable": False} if marked else {}))
             apart |= marked
             texts.note(e, comparable)
@@ -81,6 +87,22 @@ class History:
             "" if rows else self._why_nothing(query, where),
         ]
         return a.QueryAnswer(rows=rows, next_cursor=cursor.write(query) if cursor else None, note=" ".join(note for note in notes if note))
+
+    def _check_number(self, name: str) -> None:
+        """Refuse to order by a further number that no experiment has.
+
+        Raises:
+            LabError: `unknown_column`, with the numbers that there are.
+        """
+        distinct = {cells[0] for cells in self._core.view.cells("experiments", ["metrics"]).value}
+        known = sorted({each for text in distinct for each in json.loads(text or "{}")})
+        if name not in known:
+            listed = ", ".join(one_line(each, 64) for each in known[:_MOST_LISTED]) or "none yet"
+            more = f" and {len(known) - _MOST_LISTED} more" if len(known) > _MOST_LISTED else ""
+            raise LabError(
+                f"No experiment has a number {one_line(name, 64)!r} to order by. Further numbers: {listed}{more}. Or order by {', '.join(ORDERS)}.",
+                "unknown_column",
+            )
 
     def _why_nothing(self, query: ExperimentQuery, where: Where) -> str:
         """Say what there is instead, where a query finds nothing."""
@@ -106,7 +128,7 @@ class History:
                 continue
             after = cursor.after if part == cursor.part else None
             wanted = query.limit + 1 - len(rows)
-            page = self._core.view.select("experiments", Query(of_part, query.order_by, bool(query.descending), wanted, after))
+            page = self._core.view.select("experiments", Query(of_part, query.ordered_by, bool(query.descending), wanted, after))
             warnings[page.warning] = None
             experiments = [e for e in page.value if isinstance(e, Experiment)]
             rows += [(e, cursor.comparable in ("", e.conditions)) for e in experiments]

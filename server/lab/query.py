@@ -3,18 +3,21 @@
 import base64
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.goal import Goal
 from autoresearch_mcp.server.lab.moments import Moment, unix
 from autoresearch_mcp.server.lake.base import Condition, Operator
+from autoresearch_mcp.server.lake.schema import NUMBER, cell
 from autoresearch_mcp.server.models import ACTIVE_STATES, TERMINAL_STATES, Experiment, ExperimentState, Model
+from autoresearch_mcp.server.settings import MetricSection
 
 _BEST_FIRST = ("val_bpb", "reported_bpb")  # metrics: see `best_first`
+ORDERS = ("created_at", "finished_at", *_BEST_FIRST, "cost_s")
 COMMIT = r"^(champion|[0-9a-f]{7,64})$"
 Commit = Annotated[str, Field(pattern=COMMIT, description="hash, or champion")]
 TAG = r"^[\w.:/+-]+$"
@@ -23,6 +26,17 @@ Tag = Annotated[str, Field(pattern=TAG, max_length=64, description=TAG_FORM)]
 SQL = 'one SELECT instead of filters; tables experiments, commits, proposals, promotions, memories, curves, changes; "schema" lists columns'
 Where = tuple[Condition, ...]
 SHOWN: list[ExperimentState] = ["queued", *ACTIVE_STATES, *(state for state in TERMINAL_STATES if state != "cancelled")]
+
+
+def _order(given: Any) -> Any:
+    """Return a column's name in its own spelling; other names stand for further numbers, and stay as they are."""
+    plain = given.strip().lower() if isinstance(given, str) else given
+    return plain if plain in ORDERS else given
+
+
+Order = Annotated[
+    str, BeforeValidator(_order), Field(min_length=1, max_length=200, description=f"{', '.join(ORDERS)}, or a name in metrics")
+]
 
 
 class ExperimentQuery(Model):
@@ -37,7 +51,7 @@ class ExperimentQuery(Model):
     text: Annotated[str | None, Field(max_length=2000, description="part of the hypothesis")] = None
     since: Annotated[Moment | None, Field(description="10m (ago), or ISO")] = None
     until: Moment | None = None
-    order_by: Literal["created_at", "finished_at", "val_bpb", "reported_bpb", "cost_s"] = "created_at"
+    order_by: Order = "created_at"
     descending: Annotated[bool | None, Field(description="default: best or newest first")] = None
     columns: Annotated[list[str] | None, Field(max_length=30, description="default: the main ones")] = None
     group_by: Annotated[Literal["state", "commit", "author", "device", "failure"] | None, Field(description="counts, not rows, by")] = None
@@ -48,12 +62,27 @@ class ExperimentQuery(Model):
     @property
     def by_metric(self) -> bool:
         """Whether rows are ranked by a metric, which means something under equal conditions only."""
-        return self.order_by in _BEST_FIRST
+        return self.order_by in _BEST_FIRST or self.by_number
 
-    def best_first(self, goal: Goal) -> "ExperimentQuery":
-        """Return this query with an order, where none was asked for: of a metric the best first, else the newest."""
+    @property
+    def by_number(self) -> bool:
+        """Whether rows are ranked by a further number, which `order_by` names."""
+        return self.order_by not in ORDERS
+
+    @property
+    def ordered_by(self) -> str:
+        """The lake's name of what rows are ordered by."""
+        return NUMBER + self.order_by if self.by_number else self.order_by
+
+    def best_first(self, metric: MetricSection) -> "ExperimentQuery":
+        """Return this query with an order, where none was asked for: of a metric the best first, else the newest.
+
+        Args:
+            metric: of the lab. A further number has the goal of its guard; the greatest comes first without one.
+        """
         if self.descending is not None:
             return self
+        goal = metric.better if not self.by_number else next((each.goal for each in metric.guard if each.name == self.order_by), "max")
         return self.model_copy(update={"descending": not self.by_metric or goal == "max"})
 
     def where(self, commit: str | None) -> Where:
@@ -109,7 +138,7 @@ class Cursor:
     @classmethod
     def behind(cls, last: Experiment, query: ExperimentQuery, part: int, comparable: str) -> "Cursor":
         """Return the cursor that continues after this row."""
-        return cls((getattr(last, query.order_by), last.id), part, comparable)
+        return cls((cell("experiments", last, query.ordered_by), last.id), part, comparable)
 
 
 def _mark(query: ExperimentQuery) -> str:
@@ -120,7 +149,7 @@ def _mark(query: ExperimentQuery) -> str:
 
 def _is_number(value: Any) -> bool:
     """Return whether a value is of the type of all columns that rows are ordered by."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def conditions(*tests: tuple[str, Operator, Any]) -> Where:

@@ -23,6 +23,7 @@ NO_VALUE = -1.0
 _BELOW = 2.0**600  # times which negative metrics are stored: exact, in order, and never NO_VALUE
 _SMALLEST, _LARGEST = 1e-150, 1e100  # of them
 RECORD = "record"
+NUMBER = "metrics."  # and a further number's name: what rows can be ordered by, though no store has a column of it
 
 _OPERATORS: dict[str, tuple[Operator, ...]] = {
     "text": ("=", "in", "contains", ">=", "<="),
@@ -194,8 +195,20 @@ def cells(table: Table, record: Record) -> dict[str, Any]:
 
 
 def cell(table: Table, record: Record, column: str) -> Any:
-    """Return one of `cells`. With the record's id it is the `after` of the next page."""
-    return TABLES[table][column].cell(record)
+    """Return one of `cells`, or a further number. With the record's id it is the `after` of the next page."""
+    return _column(table, column, hidden=True).cell(record)
+
+
+def number_of(column: str) -> str | None:
+    """Return the name of the further number that an order by `NUMBER` + name is by; None for a column of the table."""
+    return column.removeprefix(NUMBER) if column.startswith(NUMBER) else None
+
+
+def numbers(stored: Sequence[str], name: str) -> list[float | None]:
+    """Return a further number out of cells of the column `metrics`, as `cell` gives it."""
+    known = {text: json.loads(text or "{}").get(name) for text in set(stored)}
+    cells = {text: float(value) if value is not None and math.isfinite(value) else None for text, value in known.items()}
+    return [cells[text] for text in stored]
 
 
 def row(table: Table, record: Record) -> dict[str, str | int | float | bytes]:
@@ -246,9 +259,11 @@ def check_group(table: Table, group_by: str) -> None:
         raise LabError(f"{table} can't be counted by {group_by}. Count by a column of text or whole numbers.", "bad_query")
 
 
-def _column(table: Table, name: str) -> Column:
+def _column(table: Table, name: str, hidden: bool = False) -> Column:
+    if table == "experiments" and (number := number_of(name)) is not None:
+        return Column(name, "real", "a further number, or None", source=lambda record: record.metrics.get(number))
     column = TABLES[table].get(name)
-    if column is None or column.hidden:
+    if column is None or (column.hidden and not hidden):
         names = ", ".join(name for name, column in TABLES[table].items() if not column.hidden)
         raise LabError(f"{table} has no column {name!r:.80}. Its columns are {names}.", "bad_query")
     return column

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from autoresearch_mcp.server.lake.base import Condition, Query
-from autoresearch_mcp.server.lake.schema import TABLES, check_group, check_order, predicates
+from autoresearch_mcp.server.lake.schema import TABLES, check_group, check_order, number_of, numbers, predicates
 from autoresearch_mcp.server.models import Table
 
 _FEW = 4_000  # rows that are sorted for a page; of more, the table's order is walked
@@ -50,6 +50,8 @@ class Catalog:
 
     def column(self, name: str) -> list[Any]:
         """Return the cells of all rows, reading those that are missing."""
+        if (number := number_of(name)) is not None:
+            return numbers(self.column("metrics"), number)
         known = self._columns.setdefault(name, [])
         if len(known) < self.rows:
             fresh = TABLES[self._table][name].load(self._read(name, len(known), self.rows))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.query import ExperimentQuery
 from autoresearch_mcp.server.lake.schema import TABLES
 from tests.server.measured import MeasuredLab
@@ -79,6 +80,34 @@ def test_a_guarded_metric_that_got_worse_stands_against_a_promotion(
         sql = "SELECT json_extract(metrics, '$.\"latency ms\"') AS ms FROM experiments ORDER BY ms DESC"
         rows = bench.lab.query_experiments(ExperimentQuery(sql=sql, limit=1)).rows
         assert rows == [{"ms": max([*latencies, *LATENCY])}]
+    bench.close()
+
+
+def test_a_further_number_orders_experiments_best_first_by_its_guards_goal_in_pages(make_lab: Callable[..., Path]) -> None:
+    bench = MeasuredLab(make_lab(toml={"[compute]": GUARD.format("bound = 11")}))
+    numbers = [{"latency ms": 3.0, "Recall": 0.5}, {"latency ms": 1.0}, {}, {"latency ms": -2.0, "Recall": 0.25}]
+    bench.measure(bench.lab.champion(), [1.7], conditions="others", metrics=[{"latency ms": 0.0}])
+    bench.measure(bench.lab.champion(), [1.6, 1.61, 1.62, None, 1.63], metrics=[*numbers, {"latency ms": 3.0}])
+
+    def ranked(name: str, descending: bool | None = None) -> list[tuple[float | None, bool]]:
+        rows: list[tuple[float | None, bool]] = []
+        cursor: str | None = None
+        while cursor is not None or not rows:
+            asked = ExperimentQuery(order_by=name, descending=descending, limit=2, cursor=cursor)
+            answer = bench.lab.query_experiments(asked)
+            rows += [(row[name], row.get("comparable", True)) for row in answer.rows]
+            cursor = answer.next_cursor
+        return rows
+
+    compared = [(each, True) for each in (-2.0, 1.0, 3.0, 3.0, None)]
+    assert ranked("latency ms") == [*compared, (0.0, False)]
+    assert ranked("latency ms", descending=True) == [*[(each, True) for each in (3.0, 3.0, 1.0, -2.0, None)], (0.0, False)]
+    assert [value for value, _ in ranked("Recall")] == [0.5, 0.25, None, None, None, None]
+    with pytest.raises(LabError, match=r"'letency' to order by. Further numbers: Recall, latency ms. Or order by created_at") as refused:
+        bench.lab.query_experiments(ExperimentQuery(order_by="letency"))
+    assert refused.value.code == "unknown_column"
+    nothing = bench.lab.query_experiments(ExperimentQuery(order_by="Recall", author="nobody"))
+    assert nothing.rows == []
     bench.close()
 
 

@@ -67,6 +67,7 @@ def random_experiment(rng: random.Random, n: int) -> Experiment:
         val_bpb=rng.choice([None, 1.25, 1.5, rng.random() + 1]) if state == "finished" else None,
         failure=Failure(kind="oom", message="out of memory") if state == "crashed" else None,
         cost_s=float(rng.randrange(5)),
+        metrics=rng.choice([{}, {"train_s": -1.5}, {"train_s": 2.0, "other": 1.0}, {"train_s": rng.random()}]),
     )
 
 
@@ -86,7 +87,7 @@ def random_query(rng: random.Random) -> Query:
     ]
     return Query(
         tuple(rng.sample(conditions, k=rng.randrange(4))),
-        order_by=rng.choice(["created_at", "finished_at", "val_bpb", "cost_s", "author", "id"]),
+        order_by=rng.choice(["created_at", "finished_at", "val_bpb", "cost_s", "author", "id", "metrics.train_s"]),
         descending=rng.random() < 0.5,
         limit=rng.randrange(1, 9),
     )
@@ -99,9 +100,16 @@ def matching(table: Table, records: Iterable[Record], where: Sequence[Condition]
 def ordered(table: Table, records: Iterable[Record], query: Query) -> list[Record]:
     """All rows of the query, written out a second time on purpose: nulls last, ties by id in the same direction."""
     rows = sorted(matching(table, records, query.where), key=lambda r: r.id, reverse=query.descending)
-    known = [r for r in rows if cells(table, r)[query.order_by] is not None]
-    null = [r for r in rows if cells(table, r)[query.order_by] is None]
-    return sorted(known, key=lambda r: cells(table, r)[query.order_by], reverse=query.descending) + null
+    known = [r for r in rows if _value(table, r, query.order_by) is not None]
+    null = [r for r in rows if _value(table, r, query.order_by) is None]
+    return sorted(known, key=lambda r: _value(table, r, query.order_by), reverse=query.descending) + null
+
+
+def _value(table: Table, record: Record, name: str) -> Any:
+    if name.startswith("metrics."):
+        assert isinstance(record, Experiment)
+        return record.metrics.get(name.removeprefix("metrics."))
+    return cells(table, record)[name]
 
 
 def counted(table: Table, records: Iterable[Record], where: Sequence[Condition], group_by: str) -> dict[str, int]:
