@@ -13,7 +13,6 @@ from pathlib import Path
 
 PLACE = ("MODAL_CLOUD_PROVIDER", "MODAL_REGION")  # what Modal tells a container of the machine below it
 NODE = ("SLURMD_NODENAME", "NODE_NAME")  # a scheduler's name of the machine, where a container's own name says nothing
-CROWDED = 0.5  # share of the time for which others kept cores from a run: then what took too long is the machine's fault
 _PRESSURE = Path("/proc/pressure/cpu")
 
 
@@ -73,14 +72,10 @@ def waiting_s() -> float | None:
 
 
 class Crowding:
-    """Tells how much a machine's cores were wanted over a stretch of time, by others than a run.
+    """Tells how much a machine's cores were wanted over a stretch of time."""
 
-    Args:
-        cpu_s: CPU seconds that the run had used when the stretch began.
-    """
-
-    def __init__(self, cpu_s: float = 0.0) -> None:
-        self._began, self._waited_s, self._cpu_s = time.monotonic(), waiting_s(), cpu_s
+    def __init__(self) -> None:
+        self._began, self._waited_s = time.monotonic(), waiting_s()
         self._paused: tuple[float, float | None] = (self._began, self._waited_s)
 
     def pause(self) -> None:
@@ -102,18 +97,6 @@ class Crowding:
         if waited_s is None or self._waited_s is None or passed_s <= 0:
             return None
         return min(1.0, (waited_s - self._waited_s) / passed_s)
-
-    def is_by_others(self, cpu_s: float) -> bool:
-        """Return whether others kept cores from the run for most of the time.
-
-        A run makes nothing wait unless it keeps every core busy. So what it used, as time of all cores, is taken off.
-
-        Args:
-            cpu_s: CPU seconds that the run has used by now.
-        """
-        passed_s = time.monotonic() - self._began
-        own = (cpu_s - self._cpu_s) / (os.cpu_count() or 1) / max(passed_s, 1e-9)
-        return (self.pressure() or 0.0) - own >= CROWDED
 
 
 def versions() -> dict[str, str]:

@@ -36,7 +36,7 @@ class Meter:
         self._starting_cpu_s = 0.0  # at the last look before start()
         self._cpu_at_scoring: float | None = None
         self.pressure: float | None = None
-        self._crowding = self._crowding_of_part = machine.Crowding()  # of the budget, then of scoring and of what one model server does
+        self._crowding = machine.Crowding()  # since the budget began
         self._spawned_at = time.monotonic()
         self._cpu_at_start = self._peak_mb = 0.0
         self._look_at = 0.0
@@ -60,7 +60,7 @@ class Meter:
         before = self._family.usage().cpu_s
         self._cpu_at_start = min(before, self._profile.free_cpu_s)
         self.started_at, self.phase = time.monotonic(), "running"
-        self._crowding = machine.Crowding(before)
+        self._crowding = machine.Crowding()
         self._look_at = 0.0
         return before
 
@@ -69,15 +69,6 @@ class Meter:
         self.note_spawn()
         self._crowding = machine.Crowding()
         self.started_at, self.phase = self._spawned_at, "running"
-
-    def start_scoring(self) -> None:
-        """Start the clock of all of scoring: from now on models answer."""
-        self._crowding = self._crowding_of_part = machine.Crowding(self._family.usage().cpu_s)
-
-    def is_scoring_crowded(self) -> bool:
-        """Return whether other programs kept cores from this run for most of its scoring, or since the last model server began."""
-        cpu_s = self._family.usage().cpu_s
-        return self._crowding.is_by_others(cpu_s) or self._crowding_of_part.is_by_others(cpu_s)
 
     def note_stop(self) -> None:
         """Say that the run's code was stopped: until `note_resumption`, no wall clock of it runs."""
@@ -94,8 +85,6 @@ class Meter:
         """Say that a model server begins to build its model, or that it answered: what it does between could be training."""
         self.look()
         self._building_since = self._now() if building else None
-        if building:
-            self._crowding_of_part = machine.Crowding(self._family.usage().cpu_s)
 
     def look_if_due(self) -> None:
         """Look, unless the last look was a moment ago.

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoresearch_mcp.trainer import client, compile_cache, machine, prepare, protocol, sandbox, stream, submission
+from autoresearch_mcp.trainer import client, compile_cache, machine, patience, prepare, protocol, sandbox, stream, submission
 from autoresearch_mcp.trainer.channel import Channel
 from autoresearch_mcp.trainer.compile_cache import CompileCache
 from autoresearch_mcp.trainer.failures import Ended, Failure, of_crash
@@ -171,8 +171,6 @@ class ModelRun(Supervisor):
             return float(outcome["val_bpb"])
         if finding := outcome.get("finding"):
             protocol.write_finding(self._run, finding)
-        if outcome.get("late"):
-            raise self._late(outcome["message"])
         raise Ended("crashed", explain(outcome, self._log, self._code))
 
     def _await_outcome(self, scorer: Scorer) -> dict[str, Any]:
@@ -181,16 +179,15 @@ class ModelRun(Supervisor):
         Raises:
             Ended: the run was cancelled, or its scoring is over a limit.
         """
-        began = 0.0
+        began, longest_s = 0.0, patience.longest_s(self._profile, self._spec.threads)
         try:
             while scorer.outcome is None:
                 self._wait(ASKING_S if scorer.is_waiting else TICK_S)
                 if scorer.is_waiting and self._turn.try_alone():
                     began = time.monotonic()
-                    self._meter.start_scoring()
                     scorer.go_on()
-                if began and time.monotonic() - began > self._profile.score_s + 1:
-                    raise self._late(f"scoring the model took longer than {self._profile.score_s:.0f} s.")
+                if began and time.monotonic() - began > longest_s:
+                    raise Ended("crashed", _gave_up(self._profile, longest_s))
         finally:
             self._family.kill()
             if began:
@@ -201,12 +198,11 @@ class ModelRun(Supervisor):
             self._turn.end()
         return scorer.outcome
 
-    def _late(self, message: str) -> Ended:
-        """Return the end of a scoring that passed a limit of wall time. It bars the commit, unless others kept the cores from it.
 
-        Trainings beside it were stopped, so those others are no code of the lab's agents.
-        """
-        if not (self._turn.is_alone and self._meter.is_scoring_crowded()):
-            return Ended("crashed", Failure("invalid_model", message))
-        crowd = "Other programs kept the machine's cores busy, so this isn't the model's fault: launch it again."
-        return Ended("crashed", Failure("killed", f"{message} {crowd}", fault="machine"))
+def _gave_up(profile: prepare.Profile, seconds: float) -> Failure:
+    if patience.counts(profile):
+        message = (
+            f"other programs kept the machine so busy that the model was not scored within {seconds:.0f} s. That is no fault of the code."
+        )
+        return Failure("killed", message, fault="machine")
+    return Failure("invalid_model", f"scoring the model took longer than {profile.score_s:.0f} s.")

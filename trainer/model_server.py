@@ -15,12 +15,12 @@ import signal
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from autoresearch_mcp.trainer import legacy, prepare, sandbox
+from autoresearch_mcp.trainer.patience import OwnClock
 from autoresearch_mcp.trainer.sandbox import scratch
 from autoresearch_mcp.trainer.submission import Submission
 
@@ -39,14 +39,20 @@ class ScoreError(Exception):
     Attributes:
         kind: a failure class. The text says why.
         finding: what the owner alone may read of it, as it tells of held-out text.
-        late: a limit of wall time passed, which a crowded machine may be to blame for.
     """
 
-    def __init__(self, kind: str, message: str, finding: str = "", late: bool = False) -> None:
+    def __init__(self, kind: str, message: str, finding: str = "") -> None:
         super().__init__(message)
         self.kind = kind
         self.finding = finding
-        self.late = late
+
+
+class _TooSlow(ScoreError):
+    """A model server took longer than it may."""
+
+    def __init__(self, profile: prepare.Profile) -> None:
+        limit = f"{profile.score_s:.0f} s"
+        super().__init__("invalid_model", f"scoring the model took longer than {limit}, or one part of it far longer than another.")
 
 
 class _Shared(NamedTuple):
@@ -86,6 +92,7 @@ class ModelServer:
     the next server would inherit a mapping. And a server's home has a random name, and is removed with it.
 
     Attributes:
+        pid: its process.
         takes_whole_rows_only: whether its model failed on shorter rows at the rehearsal.
     """
 
@@ -95,18 +102,25 @@ class ModelServer:
         self._home = home = jail.directory / secrets.token_hex(16)
         home.mkdir()
         jail = replace(jail, write=(home,), directory=home, environment={**jail.environment, "HOME": str(home), "TMPDIR": str(home)})
-        self.start_clock()
         self._shared: _Shared | None = None
         self._copy: torch.Tensor | None = None
         self._memory = _anonymous_file(4 * sum(map(math.prod, _Shared.shapes(profile))))
         self._socket, theirs = socket.socketpair()
         serve = _serving(submission, profile, theirs, self._memory)
-        self._pid = sandbox.spawn(serve, replace(jail, keep=(theirs.fileno(), self._memory)))
+        self.pid = sandbox.spawn(serve, replace(jail, keep=(theirs.fileno(), self._memory)))
         theirs.close()
+        self.start_clock(OwnClock([self.pid]))
 
     def wait(self) -> None:
-        """Wait until it has all but the agent's code."""
-        self._expect(_READY, "the weights that were submitted can't be read.")
+        """Wait until it has all but the agent's code.
+
+        Raises:
+            ScoreError: it doesn't get there. If it takes too long, that is no fault of the code.
+        """
+        try:
+            self._expect(_READY, "the weights that were submitted can't be read.")
+        except _TooSlow as error:
+            raise ScoreError("error", str(error)) from None
         self._shared = _Shared.map(self._memory, self._profile)
 
     def begin(self) -> None:
@@ -114,13 +128,14 @@ class ModelServer:
         self._tell(_GO)
         self._expect(_READY, "build_model or load_state_dict failed with what was submitted.")
 
-    def start_clock(self) -> None:
-        """Give it as long as all of scoring may take, from now on."""
-        self._deadline = time.monotonic() + self._profile.score_s
+    def start_clock(self, clock: OwnClock) -> None:
+        """Give it as long as all of scoring may take, from now on and by this clock."""
+        self._clock = clock
+        self._deadline = clock.now() + self._profile.score_s
 
     def limit(self, seconds: float) -> None:
         """Give it no more than these seconds from now on."""
-        self._deadline = min(self._deadline, time.monotonic() + seconds)
+        self._deadline = min(self._deadline, self._clock.now() + seconds)
 
     def rehearse(self, shorter: Sequence[int] = ()) -> None:
         """Let it answer random tokens.
@@ -223,15 +238,18 @@ class ModelServer:
         Raises:
             ScoreError: it didn't come.
         """
-        self._socket.settimeout(max(0.01, self._deadline - time.monotonic()))
-        try:
-            received = self._socket.recv(1)
-        except TimeoutError:
-            limit = f"{self._profile.score_s:.0f} s"
-            message = f"scoring the model took longer than {limit}, or one part of it far longer than another."
-            raise ScoreError("invalid_model", message, late=True) from None
-        except OSError:
-            received = b""
+        received = None
+        while received is None:
+            left = self._deadline - self._clock.now()
+            if left <= 0:
+                raise _TooSlow(self._profile)
+            self._socket.settimeout(max(0.01, left))
+            try:
+                received = self._socket.recv(1)
+            except TimeoutError:
+                continue  # it may have waited for a core meanwhile
+            except OSError:
+                received = b""
         if received not in (signal, *others):
             raise ScoreError("invalid_model", otherwise)
         return received
@@ -243,8 +261,8 @@ class ModelServer:
             ScoreError: something that it left can't be removed.
         """
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.killpg(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
+            os.killpg(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
         self._socket.close()
         os.close(self._memory)
         scratch.remove(self._home)

@@ -23,7 +23,7 @@ class Profile:
     wall_cap: float  # a run may take this many times its budget in wall time, however little CPU it got
     startup_s: float  # wall, from spawn to start()
     free_cpu_s: float  # CPU seconds before start() that are free; where the clock counts those, more are taken from the budget
-    score_s: float  # wall, all of scoring
+    score_s: float  # all of scoring, by the clock of patience.py: wall, without waiting for a core
     score_cpu_s: float  # of all of scoring, for each thread of a training: it may run beside another's training
     build_s: float  # of the clock: what a model server may take up to its first answer, so that nobody trains there
     eval_bytes: int  # of validation text; half as many of the test split
@@ -150,7 +150,10 @@ def find(name: str, own: OwnText | None = None) -> Profile:
 
 
 def max_wall_s(profile: str | Profile, budget_s: float, script: bool = False) -> float:
-    """Return the longest that a run can hold its slot, in wall seconds: start, training to the wall cap, scoring, and 5 s to tidy up."""
+    """Return the longest that a run can hold its slot, in wall seconds: start, training to the wall cap, scoring, and 5 s to tidy up.
+
+    On a machine that others crowd, scoring may take longer (see patience.py).
+    """
     limits = PROFILES[profile] if isinstance(profile, str) else profile
     limits = for_scripts(limits) if script else limits
     training = budget_s * limits.wall_cap if limits.clock == "cpu" else budget_s

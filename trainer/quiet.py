@@ -94,11 +94,6 @@ class Turn:
         """Take the machine for this run alone, unless others still run. Return whether it is this run's now."""
         return self._floor is None or self._floor.try_take()
 
-    @property
-    def is_alone(self) -> bool:
-        """Whether this run keeps others' code from running while it has the machine."""
-        return self._floor is not None
-
     def end(self) -> None:
         """Let others run. No code of this run may run any more."""
         if self._floor:

@@ -24,7 +24,8 @@ Decoys are short rows. A model that takes whole rows only says so at its rehears
 a row's length, as those in half precision do, is asked again with a whole row before it is refused.
 
 What the hidden split says must not show. Each of its two parts may take `SLOWER` times as long as the same part on validation and
-`SLACK_S` more, and scoring ends on a multiple of `Profile.score_grid_s`, in whatever way it ends. So its time tells at most a few bits.
+`SLACK_S` more, by a clock that a crowded machine doesn't move (patience.py). Scoring ends on a multiple of `Profile.score_grid_s`, in
+whatever way it ends. So its time tells at most a few bits.
 No training runs beside it that could be told more (quiet.py).
 
 What is not covered: a dead process leaves traces on a machine, such as which pages are in memory, when a file was last read, how
@@ -47,15 +48,15 @@ import math
 import os
 import secrets
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from autoresearch_mcp.trainer import checks, prepare, sandbox
+from autoresearch_mcp.trainer import checks, patience, prepare, sandbox
 from autoresearch_mcp.trainer.checks import Question, Text
 from autoresearch_mcp.trainer.model_server import ModelServer, ScoreError, keep_freed_memory
+from autoresearch_mcp.trainer.patience import OwnClock
 from autoresearch_mcp.trainer.submission import Submission
 
 if TYPE_CHECKING:
@@ -117,21 +118,22 @@ def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sa
     for server in servers:
         server.wait()
     tell("loaded")
+    clock = OwnClock([os.getpid(), *(server.pid for server in servers)] if patience.counts(profile) else [])
     for server in servers:
-        server.start_clock()
+        server.start_clock(clock)
     asker = Asker(profile, TOLERANCE[submission.device], np.random.default_rng(secrets.randbits(128)), tell)
     validation, hidden, checked = servers
     answers, durations = [], [math.inf]
     for server, text in zip((validation, hidden), texts):
         server.limit(SLOWER * durations[-1] + SLACK_S)
-        answering = time.monotonic()
+        answering = clock.now()
         tell("building")
         server.begin()
         server.rehearse()
         tell("rehearsed")
         answers.append(asker.answers(server, text))
         server.close()
-        durations.append(time.monotonic() - answering)
+        durations.append(clock.now() - answering)
     tell("building")
     checked.begin()
     checked.rehearse(checks.lengths(profile.seq_len))
@@ -139,9 +141,9 @@ def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sa
     corrections, durations = [], [math.inf]
     for text, given, count in zip(texts, answers, (profile.decoys, profile.decoys // 2)):
         checked.limit(SLOWER * durations[-1] + SLACK_S)
-        answering = time.monotonic()
+        answering = clock.now()
         corrections.append(asker.correction(checked, text, given, count))
-        durations.append(time.monotonic() - answering)
+        durations.append(clock.now() - answering)
     checked.close()
     val_bpb, test_bpb = (bits_per_byte(text, given, extra) for text, given, extra in zip(texts, answers, corrections))
     return Scores(round(val_bpb, DIGITS), test_bpb, _digest(answers))

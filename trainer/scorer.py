@@ -27,7 +27,7 @@ class Scorer:
     """One scoring in a child process.
 
     Attributes:
-        outcome: the fields of `score.Scores`, or `kind`, `message`, `finding` and `late` of a failure. Empty if the scorer died; None while it
+        outcome: the fields of `score.Scores`, or `kind`, `message` and `finding` of a failure. Empty if the scorer died; None while it
             works.
         is_waiting: whether it has all but the agent's code, and waits for `go_on`.
 
@@ -82,7 +82,7 @@ class Scorer:
             processes.die_with(parent)
             outcome = asdict(score.score(submission, data, profile, jail, tell))
         except ScoreError as error:
-            outcome = {"kind": error.kind, "message": str(error), "finding": error.finding, "late": error.late}
+            outcome = {"kind": error.kind, "message": str(error), "finding": error.finding}
         except BaseException as error:
             outcome = {"kind": "error", "message": f"the scorer failed: {error!r}"}
         finally:

@@ -443,6 +443,6 @@ def test_a_model_that_fills_the_disk_while_scored_is_ended(warm: Warm) -> None:
 
 def test_a_model_that_hangs_while_scored_is_ended(hanging: Launched) -> None:
     result = hanging.wait(timeout_s=60)
-    assert (result["state"], result["val_bpb"], result["failure"]["kind"]) == ("crashed", None, "invalid_model")
+    assert (result["state"], result["fault"], result["failure"]["kind"]) == ("crashed", "code", "invalid_model")
     assert f"longer than {prepare.PROFILES['tiny'].score_s:.0f} s" in result["failure"]["message"]
     assert not processes_in(hanging.run)
