@@ -21,6 +21,7 @@ COMMANDS = {
     "serve": "serve a lab to MCP clients: one over stdio, or many over HTTP",
     "install": "add the lab to an MCP client's configuration",
     "uninstall": "take the lab out of an MCP client's configuration",
+    "campaign": "keep an orchestrator and workers going by a client's own command, until the budget or the goal ends",
     "hook": "let a coding client go on with a campaign by itself, or not; and what its hooks call",
     "checkout": "make a work tree in which an agent edits files, on a branch that it proposes by name",
     "try": "train a work tree for a few seconds in the lab's sandbox, before it is proposed",

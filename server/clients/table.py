@@ -200,7 +200,7 @@ CLIENTS = {
     ),
     "gemini-cli": McpClient(
         page="https://geminicli.com/docs/tools/mcp-server/",
-        check="`gemini mcp list` shows it as connected. Gemini CLI starts a project's servers once you trust the folder.",
+        check="`gemini mcp list` shows it as connected. Gemini CLI starts servers once you trust the folder that it runs in.",
         project=(".gemini/settings.json",),
         user=_in_home(".gemini/settings.json"),
         format=_JSONC,

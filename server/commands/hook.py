@@ -11,15 +11,11 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autoresearch_mcp.server.commands.arguments import add_lab, existing_lab, nearest_lab, say
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.paths import LabPaths
-
-if TYPE_CHECKING:
-    from autoresearch_mcp.server.answers import StatusAnswer
-    from autoresearch_mcp.server.goal import Goal
 
 EXAMPLES = ("autoresearch-mcp hook on --turns 40 --goal 1.30", "autoresearch-mcp hook off")
 TURNS = 25  # that a client goes on by itself, unless the owner says another number
@@ -71,19 +67,12 @@ def _answer(event: str, given: Path | None) -> dict[str, Any] | None:
 
 
 def _wake_up(root: Path) -> dict[str, Any]:
+    from autoresearch_mcp.server.lab.continuing import wake_up
     from autoresearch_mcp.server.lab.lab import Lab
 
     with contextlib.closing(Lab(root)) as lab:
         status = lab.status()
-    champion, counts = status.champion, ", ".join(f"{n} {state}" for state, n in status.counts.items() if n) or "no experiments yet"
-    mean = f"{champion.mean:.5g} (n {champion.n})" if champion.mean is not None else "not measured yet"
-    lines = [
-        f"This folder is the autoresearch lab {status.lab}. Metric: {status.metric}. Champion {champion.commit[:12]}: {mean}. {counts}.",
-        f"Budget left: {status.budget.left_s / 3600:.2f} device hours.",
-        *status.warnings,
-        *(f"Next: {step}" for step in status.next),
-    ]
-    return {"hookSpecificOutput": {"hookEventName": "SessionStart", "additionalContext": _text(lines)}}
+    return {"hookSpecificOutput": {"hookEventName": "SessionStart", "additionalContext": _text(wake_up(status))}}
 
 
 def _go_on(paths: LabPaths) -> dict[str, Any] | None:
@@ -93,30 +82,20 @@ def _go_on(paths: LabPaths) -> dict[str, Any] | None:
         left, turns, goal = int(permission["left"]), int(permission["turns"]), permission.get("goal")
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    from autoresearch_mcp.server.lab.continuing import end
     from autoresearch_mcp.server.lab.lab import Lab
 
     with contextlib.closing(Lab(paths.root)) as lab:
         status = lab.status()
         settings = lab.settings
         paused = lab.paused_at() is not None
-    why = _end(status, goal, settings.metric.better, paused) or ("" if left > 0 else f"it went on {turns} times")
+    why = end(status, goal, settings.metric.better, paused) or ("" if left > 0 else f"it went on {turns} times")
     if why:
         paths.keep_going.unlink(missing_ok=True)
         return {"systemMessage": f"autoresearch: the campaign ends here, because {why}. `autoresearch-mcp hook on` lets it go on."}
     _write(paths.keep_going, {**permission, "left": left - 1})
     lines = [f"The campaign goes on by itself: {turns - left + 1} of at most {turns} times (`autoresearch-mcp hook off` ends it)."]
     return {"decision": "block", "reason": _text([*lines, *status.next, "Call get_status, and follow your contract."])}
-
-
-def _end(status: "StatusAnswer", goal: float | None, better: "Goal", paused: bool) -> str:
-    """Return why a campaign is over; empty where it isn't."""
-    mean = status.champion.mean
-    if goal is not None and mean is not None and (mean <= goal if better == "min" else mean >= goal):
-        return f"the champion has reached {goal:g}"
-    each = (status.training.typical_s or status.training.reserves_s) if status.training else 0.0
-    if status.budget.left_s < each:
-        return "the budget covers no more trainings"
-    return "the lab's owner paused the lab" if paused else ""
 
 
 def _text(lines: list[str]) -> str:
