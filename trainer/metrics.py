@@ -24,15 +24,17 @@ _BREAK = re.compile(r"[\r\n]+")
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _BARS = "|│┃║"
 _VALUE = re.compile(
-    r"(?P<open>(?:[A-Za-z_][\w.]*\(\s*)*[\[(\s]*[\"']?)"  # tensor(, np.float64(, [, a quote
+    r"(?P<open>(?:<tf\.Tensor:[^<>]{0,80}\bnumpy=|[A-Za-z_][\w.]*\(\s*)*[\[(\s]*[\"'~≈]?)"  # tensor(, np.float64(, [, a quote
     rf"(?:(?P<number>{_NUMBER})|(?P<word>[-+]?(?:nan|inf(?:inity)?)|none|null|n/a)(?!\w))",
     re.IGNORECASE,
 )
-_ENDS = re.compile(rf"$|[\s;)\]}}\"'±{_BARS}*`]|,(?!\d)|\.(?=\s|$)|\+/-")
-_GOES_ON = re.compile(r"(?:[)\]\"'*`]*\s*)(?P<what>%|/\s*\d|->|→|[x×*·]\s*10\b|\s[eE][-+]?\d|\s\d{3}(?:\.\d*)?$)")
+_ENDS = re.compile(rf"$|[\s;)\]}}\"'±{_BARS}*`!?&>，；。）↑↓▲▼\u200b\u2600-\u27bf\U0001f000-\U0001faff]|,(?!\d)|\.(?=\s|$)|\+/-")
+_GOES_ON = re.compile(r"(?:[)\]\"'*`]*\s*)(?P<what>[%‰]|/\s*\d|->|→|[x×*·]\s*10\b|\s[eE][-+]?\d)")
+_THOUSANDS = re.compile(r"(?:\s\d{3})+(?:\.\d*)?$")  # behind one to three digits
 _ANOTHER = re.compile(  # words before a name that make it the name of something else
     r"(?:^|\W)(?:train|training|val|valid|validation|test|testing|eval|dev|best|min|max|avg|average|mean|running|smoothed|ema|target|previous|"
-    r"prev|initial|old)\s+$",
+    r"prev|initial|old|baseline|random|chance|majority|dummy|naive|expected|desired|required|goal|reference|original|published|human|oracle|"
+    r"teacher|highest|lowest|maximum|minimum|peak|worst|median|std)\s+$",
     re.IGNORECASE,
 )
 _LINE_SCALAR = re.compile(rf"^[\s\-*{_BARS}]*([A-Za-z][\w./-]*(?: [\w./-]+){{0,7}})\s*[:={_BARS}]\s*({_NUMBER})[\s{_BARS}]*$")
@@ -71,9 +73,10 @@ class NamedMetric:
         self.last: Reading | None = None
         self._name, self._unit = name, unit
         self._pattern = re.compile(pattern) if pattern else None
-        words = r"\s+".join(map(re.escape, name.split()))
-        self._named = re.compile(rf"(?<![\w/.\-]){words}(?![\w/])[\"'*`]*(?P<sep>[\s:={_BARS}]+)")
+        self._named = _naming(r"\s+".join(map(re.escape, name.split())))
+        self._alike = _naming(r"[\s_-]+".join(map(re.escape, re.split(r"[\s_-]+", name.strip()))), re.IGNORECASE)
         self._first = name.split()[0] if name.split() else ""
+        self._exact = False  # whether a line had the name as it is spelled: then other spellings are other names
         self._table: _Table | None = None
 
     def read(self, line: str) -> None:
@@ -86,16 +89,24 @@ class NamedMetric:
             self._read_named(line)
         elif self._table:
             self._read_row(line)
+        elif not self._exact:
+            self.last = self._reading(line, self._alike) or self.last
 
     def _read_named(self, line: str) -> None:
+        if reading := self._reading(line, self._named):
+            self.last, self._exact = reading, True
+        elif (table := _Table.headed(line, self._name)) or self._exact:
+            self._table = table
+        else:
+            self._table = None
+            self.last = self._reading(line, self._alike) or self.last
+
+    def _reading(self, line: str, naming: re.Pattern[str]) -> Reading | None:
         reading = None
-        for match in deque(self._named.finditer(line), maxlen=_MENTIONS):
+        for match in deque(naming.finditer(line), maxlen=_MENTIONS):
             if not _ANOTHER.search(line[max(0, match.start() - _BEFORE) : match.start()]):
                 reading = self._value(line, match) or reading
-        if reading:
-            self.last = reading
-        else:
-            self._table = _Table.headed(line, self._name)
+        return reading
 
     def _read_row(self, line: str) -> None:
         assert self._table is not None
@@ -103,16 +114,22 @@ class NamedMetric:
         if cell is None:
             self._table = None if not _RULE.match(line) else self._table
         elif cell:
-            self.last = _exactly(cell, line, self._unit)
+            self.last, self._exact = _exactly(cell, line, self._unit), True
 
     def _value(self, line: str, named: re.Match[str]) -> Reading | None:
         match = _VALUE.match(line, named.end())
         if match is None:
             return None
         if word := match["word"]:
-            named_so = word.lower().lstrip("+-") in ("nan", "inf", "infinity") or not named["sep"].isspace()
+            named_so = word.lower().lstrip("+-") in ("nan", "inf", "infinity") or not (named["sep"] or ",").isspace()
             return Reading(None, f"{word} is not a finite number", line) if named_so else None
         return _checked(match["number"], line[match.end() :], line, self._unit, "[" in match["open"])
+
+
+def _naming(name: str, flags: int = 0) -> re.Pattern[str]:
+    """Return the pattern of a name and of what stands between it and its value."""
+    separator = rf"[\s:：={_BARS}]+(?:is\b[\s:]+|(?:->|=>|→)\s*|\.\.+[\s:]*)?|\.\.+[\s:]+|(?:->|=>|→)\s*"
+    return re.compile(rf"(?<![\w/.\-])(?:{name})(?![\w/])(?:[\"'*`]*(?P<sep>{separator})|[\"'],\s*)", flags)
 
 
 class OutputReader:
@@ -199,7 +216,7 @@ def _checked(number: str, rest: str, line: str, unit: str, listed: bool) -> Read
     goes_on = _GOES_ON.match(rest)
     if goes_on and goes_on["what"] == "%":
         return Reading(None, f'{short!r} is a percentage: [metric] unit = "%" reads it as {number}', line)
-    if goes_on or not _ENDS.match(rest):
+    if goes_on or not _ENDS.match(rest) or (number.isdecimal() and len(number) <= 3 and _THOUSANDS.match(rest)):
         return Reading(None, f"{short!r} is another number than {number}", line)
     value = float(number)
     return Reading(value, "", line) if math.isfinite(value) else Reading(None, f"{number} is too large", line)

@@ -368,7 +368,14 @@ def unresolved(files: Mapping[str, bytes], path: str) -> list[str]:
         for name in names:
             if name not in own and not source.importable(name):
                 lacking[name] = None
-            new = [other for other in own.get(name, ()) if other not in looked]
+            new = [other for other in _imported(own.get(name, []), name, path) if other not in looked]
             looked |= set(new)
             pending += new
     return sorted(lacking)
+
+
+def _imported(files: list[str], name: str, path: str) -> list[str]:
+    """Return those of the repository's files called so that an import reaches from a script; all of them where it can't be told."""
+    places = (path[: path.rfind("/") + 1], "", "src/")
+    first = ([each for each in files if each == f"{place}{name}.py" or each.startswith(f"{place}{name}/")] for place in places)
+    return next(filter(None, first), files)

@@ -51,6 +51,21 @@ def read(text: str, name: str = "acc", unit: str = "", pattern: str = "") -> Rea
         ("acc", "epoch   acc\n    1  0.25\n", 0.25),
         ("acc", "best acc: 0.9\nmy_acc: 0.8\nval/acc: 0.7\naccuracy: 0.6\n--acc=0.5\nacc improved!", None),
         ("acc", "acc: 0.4\nacc improved to the best so far", 0.4),
+        ("accuracy", "             precision  recall  f1-score  support\n   accuracy                          0.95      360", 0.95),
+        ("Acc@1", "Test: [390/391]\tTime 0.01 (0.02)\tAcc@1  75.00 ( 76.13)\tAcc@5 92 (93)", 75.0),
+        ("acc", "('acc', 0.5), ('lr', 3)", 0.5),
+        ("val bpb", "val bpb is 1.234", 1.234),
+        ("acc", "acc ........ 0.5", 0.5),
+        ("acc", "acc -> 0.5", 0.5),
+        ("acc", "acc：0.5，lr：3", 0.5),
+        ("acc", "acc: 0.5! 🎉", 0.5),
+        ("acc", "acc: 0.5↑ (before: 0.4)", 0.5),
+        ("loss", "loss: <tf.Tensor: shape=(), dtype=float32, numpy=0.5>", 0.5),
+        ("acc", "acc: 0.5\nbaseline acc: 0.9\nrandom acc: 0.1\nworst acc: 0.2", 0.5),
+        ("accuracy", "Test Accuracy: 0.9\nAccuracy: 0.5", 0.5),
+        ("val loss", "Val_Loss: 0.5\n", 0.5),
+        ("loss", "LOSS: 0.7\nloss: 0.5\nLoss: 0.6", 0.5),
+        ("acc", "epoch,acc\n1,0.5\nACC: 0.7", 0.5),
     ],
 )
 def test_the_last_line_that_names_the_metric_decides(name: str, text: str, value: float | None) -> None:
@@ -67,6 +82,12 @@ def test_the_last_line_that_names_the_metric_decides(name: str, text: str, value
         ('{"acc": null}', "null is not a finite number"),
         ("acc: 1,234", "another number"),
         ("acc: 1 234.5", "another number"),
+        ("acc: 12 345", "another number"),
+        ("acc: 1 000 000", "another number"),
+        ("acc is nan", "nan is not a finite number"),
+        ("acc -> 0.9 -> 0.8", "another number"),
+        ("acc: 0.5 ‰", "another number"),
+        ("ACC: 88%", 'unit = "%"'),
         ("acc: 3/10", "another number"),
         ("acc: 3 / 10", "another number"),
         ("acc: 0.9 -> 0.8", "another number"),
@@ -104,7 +125,17 @@ def test_further_numbers_are_kept_by_name_up_to_a_limit() -> None:
     assert "bad" not in scalars and len(scalars) <= 33
 
 
-LINES = ["acc:" * 4_000, "acc, " * 3_000, "x" + " " * 1_900, "acc: " + "[(" * 8_000, "a" * 16_000, "acc " + "f(" * 8_000, '{"a": ' * 2_500]
+LINES = [
+    "acc:" * 4_000,
+    "acc, " * 3_000,
+    "x" + " " * 1_900,
+    "acc: " + "[(" * 8_000,
+    "a" * 16_000,
+    "acc " + "f(" * 8_000,
+    '{"a": ' * 2_500,
+    "acc" + "." * 16_000,
+    "acc is " * 2_000,
+]
 
 
 @pytest.mark.parametrize("line", LINES, ids=[line[:8] for line in LINES])

@@ -7,7 +7,7 @@ import pytest
 
 from autoresearch_mcp.server import cli, settings
 from autoresearch_mcp.server.commands.init import create_lab
-from autoresearch_mcp.server.commands.survey import Asked, Candidate
+from autoresearch_mcp.server.commands.survey import Asked, Candidate, unresolved
 from autoresearch_mcp.server.errors import LabError
 
 TRAINS = "import json\n\nloss.backward()\nprint(f'val_loss: {loss}')\n"
@@ -143,6 +143,27 @@ def test_what_is_not_there_is_refused_and_nothing_is_made(
     with pytest.raises(LabError) as error:
         lab_of(tmp_path, files, asked)
     assert error.value.code == code and words in str(error.value) and not (tmp_path / "lab").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "lacking"),
+    [
+        ("lm/main.py", ["no_such_a"]),  # its own `data`, not another example's
+        ("gan/main.py", ["no_such_a", "no_such_b", "no_such_c"]),  # no `data` of its own: all of them may be meant
+        ("main.py", ["no_such_c", "no_such_d"]),
+    ],
+)
+def test_what_an_example_lacks_is_not_what_its_neighbours_lack(path: str, lacking: list[str]) -> None:
+    files = {
+        "lm/main.py": b"import data",
+        "lm/data.py": b"import no_such_a",
+        "vision/data/__init__.py": b"import no_such_b",
+        "gan/main.py": b"import data, no_such_c",
+        "main.py": b"import model, no_such_c",
+        "src/model.py": b"import no_such_d",
+        "lm/model.py": b"import no_such_a",
+    }
+    assert unresolved(files, path) == lacking
 
 
 def test_what_will_be_missing_is_said_at_once(tmp_path: Path) -> None:
