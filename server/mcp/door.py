@@ -66,4 +66,5 @@ def workers_only(request: Request, what: str) -> PlainTextResponse | None:
     identity = caller(request)
     if identity.role is None or identity.role.covers(Role.WORKER):
         return None
-    return PlainTextResponse(f"{what} takes the role worker, and {identity.name or 'this caller'} is a {identity.role} here.\n", 403)
+    why = f"{what} takes the role worker, and {identity.name or 'this caller'} is a {identity.role} here.\n"
+    return PlainTextResponse(why, 403, {"WWW-Authenticate": 'Bearer error="insufficient_scope", scope="worker"'})

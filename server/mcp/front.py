@@ -3,7 +3,9 @@
 import base64
 import binascii
 import hmac
+import re
 
+import anyio
 import anyio.to_thread
 from mcp.types import INVALID_REQUEST, PARSE_ERROR
 from starlette.datastructures import Headers
@@ -14,13 +16,19 @@ from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.ledger.access import Token, digest
 from autoresearch_mcp.server.mcp.bridge import ANYBODY, CALLER, GUEST, Identity
 from autoresearch_mcp.server.mcp.messages import Refusal, refused, whole
+from autoresearch_mcp.server.mcp.oauth import Issuer
 from autoresearch_mcp.server.roles import Role
+from autoresearch_mcp.server.settings.auth import AuthSection
 
 TOKEN = "AUTORESEARCH_TOKEN"  # noqa: S105 the variable's name
+METADATA = "/.well-known/oauth-protected-resource"
+_ENDPOINT = "/mcp"
 
 
 class Guests:
-    """Knows callers by their tokens. A token that was revoked opens nothing from the next request on.
+    """Knows callers by their tokens: the lab's, the owner's, and those of the issuer in `[auth]`.
+
+    A token of the lab that was revoked opens nothing from the next request on.
 
     Args:
         lab: whose tokens count.
@@ -33,17 +41,32 @@ class Guests:
         self.anybody = anybody
         self._owner = digest(owner) if owner else None
         self._known: tuple[int, dict[str, Token]] | None = None  # the ledger's change counter, and the tokens then
+        self._issuer = Issuer(self.auth)
+        self._asking = anyio.CapacityLimiter(4)  # an issuer that is slow takes no threads from the lab
+
+    @property
+    def auth(self) -> AuthSection:
+        """Return the lab's settings of now."""
+        return self._lab.settings.auth
 
     async def identify(self, secret: str) -> Identity | None:
         """Return whose token it is, or None where it is nobody's. Until there are tokens, anybody is served, whatever they send."""
         tokens = await self._tokens()
-        if not tokens and self._owner is None:
+        if not tokens and self._owner is None and not self.auth.issuer:
             return self.anybody
         hashed = digest(secret)
         if self._owner is not None and hmac.compare_digest(hashed, self._owner):
             return Identity(role=Role.OWNER)
         token = tokens.get(hashed)
-        return Identity(token.name, token.role) if token is not None and token.valid else None
+        if token is not None:
+            return Identity(token.name, token.role) if token.valid else None
+        if not self.auth.issuer or not secret:
+            return None
+        if self._issuer.auth != self.auth:
+            self._issuer = Issuer(self.auth)
+        caller = await anyio.to_thread.run_sync(self._issuer.identify, secret, limiter=self._asking)
+        is_taken = caller is not None and any(each.name == caller.name and each.valid for each in tokens.values())
+        return None if is_taken else caller  # two who sign with one name could change each other's work
 
     async def _tokens(self) -> dict[str, Token]:
         counter = self._lab.changes()
@@ -53,7 +76,7 @@ class Guests:
 
 
 class TokenMiddleware:
-    """Lets known callers through, and notes who each is. An authorization server's metadata is looked for without a token, and isn't there.
+    """Lets known callers through, and notes who each is. Tells others where tokens come from (RFC 6750, RFC 9728).
 
     A token comes as `Bearer`, or as the password of `Basic`, which is what git sends.
     """
@@ -63,22 +86,57 @@ class TokenMiddleware:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 404 or 401, or pass the request on."""
+        """Answer 200, 404 or 401, or pass the request on."""
         if scope["type"] == "http":
-            user, token = _credentials(Headers(scope=scope).get("authorization", ""))
+            headers = Headers(scope=scope)
+            user, token = _credentials(headers.get("authorization", ""))
             caller = await self._guests.identify(token)
             if caller is not self._guests.anybody and scope["path"].startswith("/.well-known/"):
-                await Response("Not Found", 404)(scope, receive, send)
+                await self._metadata(scope)(scope, receive, send)
                 return
             if caller is None:
-                is_git = scope["path"].startswith("/git")
-                way = "Give the token as the password, with any user" if is_git else "Send the header `Authorization: Bearer <token>`"
-                why = f"{way}, with a valid token of this lab, or the {TOKEN} of the server.\n"
-                scheme = 'Basic realm="autoresearch-mcp"' if is_git else "Bearer"
-                await Response(why, 401, {"WWW-Authenticate": scheme}, "text/plain")(scope, receive, send)
+                await self._challenge(scope, "authorization" in headers)(scope, receive, send)
                 return
             scope = {**scope, CALLER: caller, GUEST: user}
         await self._app(scope, receive, send)
+
+    def _metadata(self, scope: Scope) -> Response:
+        server = _server(scope)
+        if scope["path"] not in (METADATA, METADATA + _ENDPOINT) or not server:
+            return Response("Not Found", 404)
+        auth = self._guests.auth
+        fields = {
+            "resource": server + _ENDPOINT,
+            "resource_name": "autoresearch",
+            "bearer_methods_supported": ["header"],
+            "scopes_supported": list(auth.roles) if auth.role_claim == "scope" else [],
+        }
+        return JSONResponse(
+            {name: value for name, value in fields.items() if value} | ({"authorization_servers": [auth.issuer]} if auth.issuer else {}),
+            headers={"Cache-Control": "no-store"},
+        )
+
+    def _challenge(self, scope: Scope, gave_one: bool) -> Response:
+        is_git = scope["path"].startswith("/git")
+        way = "Give the token as the password, with any user" if is_git else "Send the header `Authorization: Bearer <token>`"
+        why = f"{way}, with a valid token of this lab, or the {TOKEN} of the server.\n"
+        if is_git:
+            return Response(why, 401, {"WWW-Authenticate": 'Basic realm="autoresearch-mcp"'}, "text/plain")
+        server, auth = _server(scope), self._guests.auth
+        scopes = [name for name, role in auth.roles.items() if role is Role.WORKER] if auth.role_claim == "scope" else []
+        fields = {
+            "error": "invalid_token" if gave_one else "",
+            "resource_metadata": f"{server}{METADATA}{_ENDPOINT}" if server else "",
+            "scope": " ".join(each for each in scopes if re.fullmatch(r"[!#-\[\]-~]+", each)),
+        }
+        challenge = "Bearer " + ", ".join(f'{name}="{value}"' for name, value in fields.items() if value)
+        return Response(why, 401, {"WWW-Authenticate": challenge}, "text/plain")
+
+
+def _server(scope: Scope) -> str:
+    """Return the server's address as the client called it; empty where its Host header is none."""
+    host = Headers(scope=scope).get("host", "")
+    return f"{scope['scheme']}://{host}" if re.fullmatch(r"[A-Za-z0-9.:\[\]-]{1,255}", host) else ""
 
 
 def _credentials(header: str) -> tuple[str, str]:

@@ -27,6 +27,7 @@ from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.server.mcp.bridge import ANYBODY, Identity
 from autoresearch_mcp.server.mcp.front import TOKEN, ComparableHeaders, Guests, ReadableMessages, TokenMiddleware
 from autoresearch_mcp.server.mcp.git_door import GitDoor
+from autoresearch_mcp.server.mcp.limits import BodyTimeout, RateLimit, TimelyProtocol
 from autoresearch_mcp.server.mcp.try_door import TryDoor
 
 MAX_BODY = 4 * 1024 * 1024
@@ -66,17 +67,20 @@ def serve_http(
         logging.getLogger("mcp").setLevel(logging.WARNING)  # the SDK logs a line for every request otherwise
         security = _security(host, hosts, origins)
         app: ASGIApp = build_server(lab, identity).streamable_http_app(stateless_http=True, transport_security=security)
-        app = RequestBodyLimitMiddleware(ReadableMessages(app), MAX_BODY)
-        app = ComparableHeaders(GitDoor(lab, security, TryDoor(lab, security, app)), "*" in origins)
+        app = TryDoor(lab, security, ReadableMessages(app))
+        app = GitDoor(lab, security, BodyTimeout(RequestBodyLimitMiddleware(app, MAX_BODY)))
+        app = RateLimit(lambda: lab.settings.auth.requests_per_minute, ComparableHeaders(app, "*" in origins))
         app = TokenMiddleware(Guests(lab, token, identity), app)
         if origins:
             # GET and DELETE are answered 405, which a page can read only where it may ask.
-            app = CORSMiddleware(app, allow_origins=origins, allow_methods=["GET", "POST", "DELETE"], allow_headers=["*"])
+            methods, exposed = ["GET", "POST", "DELETE"], ["WWW-Authenticate", "Retry-After"]
+            app = CORSMiddleware(app, allow_origins=origins, allow_methods=methods, allow_headers=["*"], expose_headers=exposed)
         config = uvicorn.Config(
             app,
             log_config=None,
             access_log=False,
             ws="none",
+            http=TimelyProtocol,
             lifespan="on",
             timeout_graceful_shutdown=PATIENCE_S,
             ssl_certfile=certificate[0] if certificate else None,
@@ -126,7 +130,7 @@ def _owners_token(lab: Lab, host: str, any_origin: bool) -> str:
     token = os.environ.get(TOKEN, "")
     if token and (len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token):
         raise LabError(f"{TOKEN} must be 16 or more printable ASCII characters without spaces.", "bad_token")
-    if token or any(each.valid for each in lab.tokens().values()):
+    if token or lab.settings.auth.issuer or any(each.valid for each in lab.tokens().values()):
         return token
     ways = f"Make tokens with `autoresearch-mcp token create`, or set {TOKEN} to a long random text; clients send one as `Authorization: Bearer ...`"
     if host not in _LOOPBACK:

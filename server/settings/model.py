@@ -13,6 +13,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from autoresearch_mcp.server import devices
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.models import Metric, Model
+from autoresearch_mcp.server.settings.auth import AuthSection
 from autoresearch_mcp.server.settings.metric import Guard, MetricSection
 from autoresearch_mcp.server.settings.profile import ProfileSection
 from autoresearch_mcp.server.settings.promotion import PromotionSection
@@ -201,6 +202,7 @@ class Settings(Model):
     budget: BudgetSection = BudgetSection()
     promotion: PromotionSection = PromotionSection()
     swarm: SwarmSection = SwarmSection()
+    auth: AuthSection = AuthSection()
     lake: LakeSection = LakeSection()
     embeddings: EmbeddingsSection = EmbeddingsSection()
 

@@ -136,8 +136,8 @@ def test_no_stream_is_opened_on_which_nothing_would_come(open_url: str, guarded:
         status, _, headers = ask(open_url, method)
         assert (status, headers["allow"]) == (405, "POST"), method
     assert ask(guarded, "GET")[0] == 401
-    for path in ("/.well-known/oauth-protected-resource", "/.well-known/oauth-authorization-server/mcp"):
-        assert ask(guarded, "GET", path=path)[0] == 404 and ask(open_url, "GET", path=path)[0] == 404
+    path = "/.well-known/oauth-authorization-server/mcp"
+    assert ask(guarded, "GET", path=path)[0] == 404 and ask(open_url, "GET", path=path)[0] == 404
 
 
 def test_an_upload_that_was_dropped_leaves_no_trace(runner_lab: FakeRunnerLab) -> None:

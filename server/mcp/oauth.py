@@ -1,0 +1,124 @@
+"""Accepts access tokens of the OAuth issuer in `[auth]`: JSON Web Tokens (RFC 9068), checked against the issuer's public keys."""
+
+import json
+import logging
+import re
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import Request, urlopen
+
+from autoresearch_mcp.server.mcp.arguments import AUTHOR
+from autoresearch_mcp.server.mcp.bridge import Identity
+from autoresearch_mcp.server.roles import Role
+from autoresearch_mcp.server.settings.auth import AuthSection, encrypted_or_here
+
+if TYPE_CHECKING:
+    from jwt import PyJWK
+
+_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")  # none with a shared secret
+_LONGEST_NAME = 64
+_LONGEST_TOKEN = 16_384
+_FRESH_S = 600.0  # after which keys are fetched again, so that withdrawn ones end
+_PATIENCE_S = 5.0  # for the issuer's answer
+_PAUSE_S = 10.0  # between two fetches, so that invented key names cause no flood
+_MOST_READ = 1 << 20
+_LEEWAY_S = 30  # between the clocks of issuer and lab
+
+_log = logging.getLogger(__name__)
+
+
+class Issuer:
+    """Checks the tokens of one issuer. Thread-safe.
+
+    Args:
+        auth: who it is, and what its claims mean.
+    """
+
+    def __init__(self, auth: AuthSection) -> None:
+        self.auth = auth
+        self._turn = threading.Lock()
+        self._keys: dict[str, PyJWK] = {}
+        self._fetched_at = self._asked_at = -_FRESH_S
+
+    def identify(self, token: str) -> Identity | None:
+        """Return who holds a token, or None where it opens nothing: invalid, expired, for another service, or without name or role."""
+        import jwt
+
+        if len(token) > _LONGEST_TOKEN or token.count(".") != 2:
+            return None
+        try:
+            key = self._key(str(jwt.get_unverified_header(token).get("kid", "")))
+            if key is None:
+                return None
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=[key.algorithm_name] if key.algorithm_name in _ALGORITHMS else [],
+                audience=self.auth.audience,
+                issuer=self.auth.issuer,
+                leeway=_LEEWAY_S,
+                options={"require": ["exp", "iss", "aud", self.auth.name_claim]},
+            )
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+            return None
+        name, role = claims.get(self.auth.name_claim), self._role(claims.get(self.auth.role_claim))
+        is_name = isinstance(name, str) and len(name) <= _LONGEST_NAME and re.fullmatch(AUTHOR, name) is not None
+        return Identity(str(name), role) if is_name and role is not None else None
+
+    def _role(self, given: Any) -> Role | None:
+        values = given.split() if isinstance(given, str) else given if isinstance(given, list) else []
+        held = [self.auth.roles[value] for value in values if isinstance(value, str) and value in self.auth.roles]
+        return max(held, key=list(Role).index, default=None)
+
+    def _key(self, name: str) -> "PyJWK | None":
+        with self._turn:
+            now = time.monotonic()
+            if (name not in self._keys or now - self._fetched_at > _FRESH_S) and now - self._asked_at > _PAUSE_S:
+                self._asked_at = now
+                try:
+                    self._keys = self._fetch()
+                    self._fetched_at = now
+                except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+                    _log.warning(
+                        "The keys of the issuer in [auth] can't be read: %s. Its tokens are checked against those of before.", error
+                    )
+            return self._keys.get(name)
+
+    def _fetch(self) -> "dict[str, PyJWK]":
+        from jwt import PyJWK, PyJWTError
+
+        address = self.auth.jwks or self._metadata()["jwks_uri"]
+        keys = {}
+        for each in _read(address)["keys"]:
+            try:
+                if each.get("use", "sig") == "sig":
+                    keys[str(each.get("kid", ""))] = PyJWK(each)
+            except PyJWTError:  # of a kind that we don't know
+                continue
+        return keys
+
+    def _metadata(self) -> dict[str, Any]:
+        """Return what the issuer says of itself, as OpenID Connect or RFC 8414 place it."""
+        parts = urlsplit(self.auth.issuer)
+        path = parts.path.rstrip("/")
+        places = (f"{path}/.well-known/openid-configuration", f"/.well-known/oauth-authorization-server{path}")
+        for place in places:
+            try:
+                metadata = _read(urlunsplit((parts.scheme, parts.netloc, place, "", "")))
+            except (OSError, ValueError):
+                continue
+            if metadata.get("issuer") == self.auth.issuer:
+                return metadata
+        raise ValueError(f"{self.auth.issuer} has no metadata that names it as the issuer")
+
+
+def _read(address: str) -> dict[str, Any]:
+    if not encrypted_or_here(address):
+        raise ValueError("an address isn't encrypted")
+    with urlopen(Request(address, headers={"Accept": "application/json"}), timeout=_PATIENCE_S) as answer:  # noqa: S310 https, or this machine
+        read = json.loads(answer.read(_MOST_READ))
+    if not isinstance(read, dict):
+        raise ValueError("an answer is no JSON object")
+    return read

@@ -1,0 +1,203 @@
+"""Access tokens of an OAuth issuer: which open the lab, as whom, and which don't. The issuer is a real one on this machine."""
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+
+from autoresearch_mcp.server import cli
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.mcp.bridge import Identity
+from autoresearch_mcp.server.mcp.oauth import Issuer
+from autoresearch_mcp.server.paths import LabPaths
+from autoresearch_mcp.server.roles import Role
+from autoresearch_mcp.server.settings.auth import AuthSection
+from autoresearch_mcp.server.settings.live import SettingsFile
+from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
+from tests.server.mcp.listening import served_over_http
+from tests.server.mcp.test_http import LIST, ask
+
+AUDIENCE = "https://lab.example/mcp"
+RSA, EC, OTHER = rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048)
+
+
+class LocalIssuer:
+    """Publishes keys and makes tokens."""
+
+    def __init__(self, place: str = "/.well-known/openid-configuration") -> None:
+        self.keys = [
+            {**RSAAlgorithm.to_jwk(RSA.public_key(), as_dict=True), "kid": "r", "use": "sig", "alg": "RS256"},
+            {**ECAlgorithm.to_jwk(EC.public_key(), as_dict=True), "kid": "e"},
+            {"kty": "of a later age", "kid": "l"},
+        ]
+        self.asked: list[str] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked.append(self.path)
+                pages: dict[str, Any] = {place: {"issuer": outer.url, "jwks_uri": f"{outer.url}/jwks"}, "/jwks": {"keys": outer.keys}}
+                self.send_response(200 if self.path in pages else 404)
+                self.end_headers()
+                self.wfile.write(json.dumps(pages.get(self.path, {})).encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def auth(self, **changes: Any) -> AuthSection:
+        return AuthSection.model_validate({"issuer": self.url, "audience": AUDIENCE} | changes)
+
+    def token(self, key: Any = RSA, algorithm: str = "RS256", kid: str | None = "r", **changes: Any) -> str:
+        claims = {"iss": self.url, "aud": AUDIENCE, "sub": "ada", "scope": "openid worker", "exp": time.time() + 60} | changes
+        claims = {name: value for name, value in claims.items() if value is not None}
+        return jwt.encode(claims, key, algorithm, headers={} if kid is None else {"kid": kid})
+
+
+@pytest.fixture(scope="module")
+def issuer() -> Iterator[LocalIssuer]:
+    made = LocalIssuer()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+@pytest.fixture(scope="module")
+def door(issuer: LocalIssuer) -> Issuer:
+    return Issuer(issuer.auth())
+
+
+def test_the_issuers_tokens_say_who_calls_and_what_they_may_do(issuer: LocalIssuer, door: Issuer) -> None:
+    assert door.identify(issuer.token()) == Identity("ada", Role.WORKER)
+    assert door.identify(issuer.token(EC, "ES256", "e", sub="bo", scope="viewer orchestrator")) == Identity("bo", Role.ORCHESTRATOR)
+    assert door.identify(issuer.token(aud=["https://other.example", AUDIENCE])) == Identity("ada", Role.WORKER)
+    groups = Issuer(issuer.auth(name_claim="email", role_claim="groups", roles={"ml team": "worker", "chiefs": "owner"}))
+    assert groups.identify(issuer.token(email="bo@a.example", groups=["ml team", "chiefs", 1])) == Identity("bo@a.example", Role.OWNER)
+    assert groups.identify(issuer.token(email="bo@a.example", groups="worker")) is None
+
+
+WRONG: dict[str, Callable[[LocalIssuer], str]] = {
+    "another issuer": lambda i: i.token(iss="https://id.example"),
+    "another service": lambda i: i.token(aud="https://other.example"),
+    "expired": lambda i: i.token(exp=time.time() - 60),
+    "not yet": lambda i: i.token(nbf=time.time() + 600),
+    "for ever": lambda i: i.token(exp=None),
+    "no audience": lambda i: i.token(aud=None),
+    "no name": lambda i: i.token(sub=None),
+    "a name of nobody": lambda i: i.token(sub="<script>"),
+    "a long name": lambda i: i.token(sub="a" * 65),
+    "no role": lambda i: i.token(scope=None),
+    "a role of elsewhere": lambda i: i.token(scope="openid admin"),
+    "another's key": lambda i: i.token(OTHER),
+    "a key's name that is none": lambda i: i.token(OTHER, kid="x"),
+    "another key's name": lambda i: i.token(RSA, kid="e"),
+    "a later key": lambda i: i.token(RSA, kid="l"),
+    "no key's name": lambda i: i.token(kid=None),
+    "unsigned": lambda i: i.token(None, "none"),
+    "signed with what is public": lambda i: jwt.api_jws.encode(
+        json.dumps({"iss": i.url, "aud": AUDIENCE, "sub": "ada", "scope": "owner", "exp": time.time() + 60}).encode(),
+        "0" * 64,
+        "HS256",
+        headers={"kid": "r"},
+    ),
+    "another algorithm": lambda i: i.token(RSA, "PS256"),
+    "cut": lambda i: i.token()[:-1],
+    "half": lambda i: i.token().rpartition(".")[0],
+    "dots": lambda i: "..",
+    "nested": lambda i: "W1tb" * 4000 + ".e30.e30",
+    "1 MB": lambda i: "a." * (1 << 19),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_any_other_token_opens_nothing(issuer: LocalIssuer, door: Issuer, what: str) -> None:
+    assert door.identify(WRONG[what](issuer)) is None
+
+
+def test_invented_keys_cause_no_flood_and_new_keys_come(issuer: LocalIssuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    door = Issuer(issuer.auth())
+    issuer.asked.clear()
+    assert [door.identify(issuer.token(OTHER, kid=f"new {number}")) for number in range(20)] == [None] * 20
+    assert issuer.asked == ["/.well-known/openid-configuration", "/jwks"]
+    issuer.keys.append({**RSAAlgorithm.to_jwk(OTHER.public_key(), as_dict=True), "kid": "new 1"})
+    now += 11
+    assert door.identify(issuer.token(OTHER, kid="new 1")) == Identity("ada", Role.WORKER)
+    issuer.keys.pop()
+    now += 601
+    assert door.identify(issuer.token(OTHER, kid="new 1")) is None  # withdrawn
+    assert door.identify(issuer.token()) is not None
+
+
+def test_an_issuer_that_is_away_opens_nothing_and_is_found_again(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    late = LocalIssuer("/.well-known/oauth-authorization-server")
+    door = Issuer(late.auth(jwks="http://127.0.0.1:9/jwks"))
+    assert door.identify(late.token()) is None and "can't be read" in caplog.text
+    assert Issuer(late.auth()).identify(late.token()) == Identity("ada", Role.WORKER)  # as RFC 8414 places it
+    assert Issuer(late.auth(issuer=late.url + "/", jwks="")).identify(late.token()) is None  # the metadata is another issuer's
+    late.server.shutdown()
+    late.server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        ('issuer = "http://id.example"\naudience = "a"', "must be an https:// address"),
+        ('issuer = "https://id.example"', "needs audience"),
+        ('issuer = "https://id.example"\naudience = "a"\njwks = "file:///etc/passwd"', "must be an https:// address"),
+        ('[auth.roles]\n"x" = "king"', "roles must be"),
+        ("requests_per_minute = 0", "requests_per_minute"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(runner_lab: FakeRunnerLab, written: str, why: str) -> None:
+    path = LabPaths(runner_lab.root).settings
+    before = path.read_text(encoding="utf-8")
+    try:
+        path.write_text(f"{before}\n[auth]\n{written}\n", encoding="utf-8")
+        with pytest.raises(LabError, match=why):
+            SettingsFile(runner_lab.root)
+    finally:
+        path.write_text(before, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def runner_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeRunnerLab]:
+    yield from make_runner_lab(tmp_path_factory.mktemp("labs") / "lab")
+
+
+def test_a_lab_with_an_issuer_serves_its_tokens_and_no_stranger(
+    runner_lab: FakeRunnerLab, issuer: LocalIssuer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = LabPaths(runner_lab.root).settings
+    path.write_text(f'{path.read_text(encoding="utf-8")}\n[auth]\nissuer = "{issuer.url}"\naudience = "{AUDIENCE}"\n', encoding="utf-8")
+    note = {"name": "write_memory", "arguments": {"kind": "finding", "text": "Wider models learn more in the same time."}}
+    with served_over_http(runner_lab.root) as server:
+
+        def status(token: str, message: object = LIST) -> int:
+            return ask(server.url, body=json.dumps(message), Authorization=f"Bearer {token}")[0]
+
+        assert ask(server.url, body=json.dumps(LIST))[0] == status(issuer.token(exp=1)) == 401
+        assert status(issuer.token(), LIST | {"method": "tools/call", "params": note}) == 200
+        metadata = json.loads(ask(server.url, "GET", path="/.well-known/oauth-protected-resource/mcp")[1])
+        assert metadata["authorization_servers"] == [issuer.url]
+        assert status(issuer.token(sub="bo")) == 200
+        assert cli.main(["token", "create", "bo", str(runner_lab.root)]) == 0
+        assert status(issuer.token(sub="bo")) == 401  # two may not sign with one name
+        assert status(capsys.readouterr().out.split()[0]) == 200
+    with contextlib.closing(runner_lab.ledger):
+        (change,) = runner_lab.ledger.recorded_changes("ada")
+    assert (change.role, change.action) == ("worker", "write_memory")

@@ -1,0 +1,219 @@
+"""Every route of an HTTP server with every role and none, tokens that open nothing, and limits on those who ask."""
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.lowlevel
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from autoresearch_mcp.contracts import TOOLS
+from autoresearch_mcp.server.ledger.access import digest
+from autoresearch_mcp.server.mcp.bridge import CALLER, Identity
+from autoresearch_mcp.server.mcp.limits import BodyTimeout, RateLimit
+from autoresearch_mcp.server.roles import Role
+from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
+from tests.server.mcp.listening import served_over_http
+from tests.server.mcp.test_http import LIST, TOKEN, ask
+from tests.server.mcp.test_roles import ALLOWED, PROMPTS
+
+pytestmark = pytest.mark.anyio
+
+VIEWERS = {Role.VIEWER, Role.WORKER, Role.ORCHESTRATOR, Role.OWNER}
+WORKERS = VIEWERS - {Role.VIEWER}
+ROUTES = [  # method, path, body, who may; the rest is refused with 401 or 403, and nobody else's answer is either
+    ("POST", "/mcp", json.dumps(LIST), VIEWERS),
+    ("GET", "/mcp", None, VIEWERS),
+    ("GET", "/git/info/refs?service=git-upload-pack", None, VIEWERS),
+    ("GET", "/git/info/refs?service=git-receive-pack", None, WORKERS),
+    ("POST", "/git/git-receive-pack", "0000", WORKERS),
+    ("POST", "/try", "{}", WORKERS),
+    ("GET", "/", None, VIEWERS),
+    ("GET", "/anything", None, VIEWERS),
+    ("GET", "/.well-known/oauth-protected-resource", None, {*VIEWERS, None}),
+]
+
+
+@dataclass
+class Guarded:
+    """A server that asks for tokens."""
+
+    lab: FakeRunnerLab
+    url: str
+    tokens: dict[Role | None, str]
+
+    def ask(self, role: Role | None, method: str, path: str, body: str | None = None) -> tuple[int, str, dict[str, str]]:
+        given = {"Authorization": f"Bearer {self.tokens[role]}"} if role else {}
+        return ask(self.url, method, body, path, **given)
+
+    def call(self, role: Role | None, method: str, **params: object) -> tuple[int, dict[str, object]]:
+        status, text, _ = self.ask(role, "POST", "/mcp", json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))
+        return status, json.loads(text[text.index("{") :]) if "{" in text else {}
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    for lab in make_runner_lab(tmp_path_factory.mktemp("labs") / "lab"):
+        tokens: dict[Role | None, str] = {role: lab.ledger.add_token(role.value, role, None) for role in VIEWERS - {Role.OWNER}}
+        with served_over_http(lab.root, AUTORESEARCH_TOKEN=TOKEN) as server:
+            yield Guarded(lab, server.url, tokens | {Role.OWNER: TOKEN})
+
+
+@pytest.mark.parametrize("role", [*Role, None])
+def test_every_route_knows_who_may(guarded: Guarded, role: Role | None) -> None:
+    for method, path, body, allowed in ROUTES:
+        status, text, headers = guarded.ask(role, method, path, body)
+        assert (status not in (401, 403)) == (role in allowed), (path, role, status)
+        if status == 403:
+            assert "takes the role worker" in text and 'scope="worker"' in headers.get("www-authenticate", 'scope="worker"')
+        if status == 401 and not path.startswith("/git"):
+            assert headers["www-authenticate"].startswith("Bearer resource_metadata=") and 'scope="worker"' in headers["www-authenticate"]
+
+
+@pytest.mark.parametrize("role", [*Role, None])
+def test_every_tool_prompt_and_resource_knows_who_may(guarded: Guarded, role: Role | None) -> None:
+    before = guarded.lab.ledger.recorded_changes()
+    for name in TOOLS:
+        status, answer = guarded.call(role, "tools/call", name=name, arguments={"of no tool": 1})
+        if role is None:
+            assert status == 401
+        else:
+            assert ("takes the role" in json.dumps(answer)) == (name not in ALLOWED[role]), name
+    for name in ("worker", "orchestrator"):
+        status, answer = guarded.call(role, "prompts/get", name=name)
+        assert status == 401 if role is None else ("takes the role" in json.dumps(answer)) == (name not in PROMPTS[role])
+    status, listed = guarded.call(role, "resources/list")
+    assert (status == 401) == (role is None)
+    for uri in ["lab://status", "lab://champion"]:
+        status, answer = guarded.call(role, "resources/read", uri=uri)
+        assert status == 401 if role is None else "contents" in answer.get("result", {})  # type: ignore[operator]
+        assert role is None or uri in json.dumps(listed)
+    assert guarded.lab.ledger.recorded_changes() == before
+
+
+def test_a_token_that_is_none_opens_nothing(guarded: Guarded) -> None:
+    valid = guarded.tokens[Role.WORKER]
+    ended = guarded.lab.ledger.add_token("ended", Role.OWNER, time.time() - 1)
+    gone = guarded.lab.ledger.add_token("gone", Role.OWNER, None)
+    guarded.lab.ledger.revoke_token("gone")
+    wrong = [
+        ended,
+        gone,
+        valid[:-1],
+        valid[:20],
+        f"{valid}x",
+        f"{valid} {valid}",
+        digest(valid),
+        valid.upper(),
+        "",
+        "Bearer",
+        "a.b.c",
+        "é" * 40,
+    ]
+    for token in wrong:
+        status, _, headers = ask(guarded.url, body=json.dumps(LIST), Authorization=f"Bearer {token}".encode().decode("latin-1"))
+        assert status == 401 and 'error="invalid_token"' in headers["www-authenticate"], token
+    where = urlsplit(guarded.url)
+    for token in (f"{valid[:9]}\n{valid[9:]}", f"{valid[:9]}\r\nX: {valid[9:]}", f"{valid}\0", "x" * (1 << 20)):
+        with socket.create_connection((where.hostname or "", where.port or 0), timeout=10) as raw, contextlib.suppress(ConnectionError):
+            raw.sendall(f"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
+            assert raw.recv(100).split()[1:2] in ([b"400"], [b"401"], [b"431"], []), token[:50]
+    assert guarded.ask(Role.WORKER, "POST", "/mcp", json.dumps(LIST))[0] == 200
+
+
+def test_the_metadata_names_the_resource_as_it_was_called(guarded: Guarded) -> None:
+    for path in ("/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/mcp"):
+        answer = json.loads(guarded.ask(None, "GET", path)[1])
+        assert answer["resource"] == guarded.url and "authorization_servers" not in answer
+        assert answer["scopes_supported"] == [*Role] and answer["bearer_methods_supported"] == ["header"]
+    assert ask(guarded.url, "GET", path=path, Host='a", scope="b')[0] in (400, 404)
+    assert "resource_metadata" not in ask(guarded.url, "GET", Host='a"b')[2].get("www-authenticate", "")
+
+
+def test_a_body_beyond_the_limit_is_refused_at_every_door(guarded: Guarded) -> None:
+    for path in ("/mcp", "/try", "/anything"):
+        with contextlib.suppress(ConnectionError):  # closed before all was sent
+            assert guarded.ask(Role.WORKER, "POST", path, "x" * (4 * 1024 * 1024 + 1))[0] == 413
+
+
+async def heard(app: object, scope: Scope, receive: Receive) -> list[Message]:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)  # type: ignore[operator]
+    return sent
+
+
+async def reads_it_all(scope: Scope, receive: Receive, send: Send) -> None:
+    while (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def nothing() -> Message:
+    return {"type": "http.request", "body": b""}
+
+
+async def test_who_asks_too_often_waits_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    limit = RateLimit(lambda: 60, reads_it_all)
+
+    async def status(identity: Identity) -> tuple[int, bytes]:
+        (start, *_) = await heard(limit, {"type": "http", CALLER: identity}, nothing)
+        return start["status"], dict(start["headers"]).get(b"retry-after", b"")
+
+    ada, bob = Identity("ada", Role.WORKER), Identity("bob", Role.WORKER)
+    assert [(await status(ada))[0] for _ in range(11)] == [200] * 10 + [429]
+    assert (await status(ada))[1] == b"1"
+    assert (await status(bob))[0] == 200 and [(await status(Identity()))[0] for _ in range(20)] == [200] * 20
+    now += 3
+    assert [(await status(ada))[0] for _ in range(4)] == [200] * 3 + [429]
+
+
+async def test_a_body_that_trickles_in_is_given_up() -> None:
+    async def trickle() -> Message:
+        await anyio.lowlevel.checkpoint()
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def silence() -> Message:
+        await anyio.sleep_forever()
+        return {}
+
+    for receive in (trickle, silence):
+        with anyio.fail_after(5):
+            assert (await heard(BodyTimeout(reads_it_all, 0.1), {"type": "http"}, receive))[0]["status"] == 408
+    assert (await heard(BodyTimeout(reads_it_all, 0.1), {"type": "http"}, nothing))[0]["status"] == 200
+
+
+async def test_headers_that_trickle_in_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    import uvicorn
+
+    from autoresearch_mcp.server.mcp import limits
+
+    monkeypatch.setattr(limits, "HEAD_S", 0.2)
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(
+        uvicorn.Config(reads_it_all, http=limits.TimelyProtocol, ws="none", lifespan="off", log_config=None, timeout_keep_alive=1)
+    )
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.serve, [listening])
+        with anyio.fail_after(20):
+            for start in (b"", b"GET / HTTP/1.1\r\nHost: x\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HT"):
+                async with await anyio.connect_tcp(*listening.getsockname()) as stream:
+                    if start:
+                        await stream.send(start)
+                    with pytest.raises(anyio.EndOfStream):
+                        while True:
+                            await stream.receive()
+        server.should_exit = True
