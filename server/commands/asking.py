@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from autoresearch_mcp.server.commands.arguments import say
-from autoresearch_mcp.server.commands.survey import Candidate
+from autoresearch_mcp.server.commands.candidates import Candidate
 from autoresearch_mcp.server.goal import Goal
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from autoresearch_mcp.server import settings
 from autoresearch_mcp.server.commands import asking, check, examples, lab_files, submodules
 from autoresearch_mcp.server.commands.arguments import say
+from autoresearch_mcp.server.commands.candidates import TRAIN
 from autoresearch_mcp.server.commands.findings import show
 from autoresearch_mcp.server.commands.lab_files import MCP_CONFIG
-from autoresearch_mcp.server.commands.survey import NOTHING_ASKED, TRAIN, Asked, submits, survey
+from autoresearch_mcp.server.commands.survey import NOTHING_ASKED, Asked, submits, survey
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.paths import SETTINGS, STATE, LabPaths
 from autoresearch_mcp.server.proposals.clone import is_url

@@ -8,7 +8,7 @@ from typing import Literal
 from autoresearch_mcp.contracts import TOOLS, contract
 from autoresearch_mcp.server import settings
 from autoresearch_mcp.server.clients import CLIENTS, NAME, launch, merged
-from autoresearch_mcp.server.commands.survey import TRAIN
+from autoresearch_mcp.server.commands.candidates import TRAIN
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.paths import SETTINGS
 from autoresearch_mcp.server.untrusted import clean

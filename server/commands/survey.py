@@ -4,12 +4,12 @@ import fnmatch
 import re
 import shlex
 import sys
-import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_mcp.server import settings
+from autoresearch_mcp.server.commands.candidates import TRAIN, Candidate, candidates, places
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.goal import WORDS, Goal
@@ -17,44 +17,22 @@ from autoresearch_mcp.server.proposals import source
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.trainer.records import METRIC
 
-TRAIN = "train.py"
 ORIGINALS_DATA = "~/.cache/autoresearch"  # where the original's prepare.py puts its data
 MOST_FILES = 200  # that lab.toml can name
 MOST_BYTES = 16 << 20  # of all files that a run gets
 _NOT_IN_SETTINGS = set("\\*?[:")
 _PASSED_OVER = {"test", "tests", "docs", "doc", "examples", ".github", "notebooks", "build", "dist"}
 _NOT_FOR_RUNS = (".md", ".rst", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", ".ipynb", "LICENSE", ".bib")
-_PROJECT = ("pyproject.toml", "setup.cfg", "setup.py")
-_TRAINS = re.compile(rb"\.backward\(|\.fit\(|Trainer\(|\.train\(|optimizer|xgboost|lightgbm|sklearn")
-_COMMAND = re.compile(r"(?:python3?|torchrun[^\n]*?|uv run(?: python)?|accelerate launch)\s+(-m\s+)?([A-Za-z0-9_./-]+)")
-_METRIC = re.compile(
-    r"""["' (](?P<name>(?:val|valid|validation|test|eval|dev)[_/ ]?(?:loss|bpb|ppl|perplexity|error|rmse|mse|mae))["']?\s*[:=\s|]""",
-    re.IGNORECASE,
+_MEASURES = (
+    r"loss|bpb|ppl|perplexity|error|rmse|mse|mae|mape|acc|accuracy|f1|auc|auroc|r2|bleu|wer|cer|iou|map|dice|reward|return|score|"
+    r"log[_ -]?loss|nll|mean[_ ](?:squared|absolute)[_ ]error|mean[_ ]reward|balanced[_ ]accuracy"
+)
+_METRICS = (  # what is printed, the likeliest first: of held-out data, then without a word of which
+    re.compile(rf"""["' (](?P<name>(?:val|valid|validation|test|eval|dev)[_/ ]?(?:{_MEASURES}))["']?\s*[:=\s|,]""", re.IGNORECASE),
+    re.compile(rf"""["'](?P<name>{_MEASURES})["']?\s*[:=|,{{%]""", re.IGNORECASE),
 )
 _ORIGINAL = re.compile(rf"(?<![\w{{.]){METRIC}[\"']?\s*[:=]\s*[{{%\"'\d]")
 _LFS = b"version https://git-lfs.github.com/spec/"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Code of a repository that may be what trains.
-
-    Attributes:
-        path: of its file.
-        module: by which it runs; empty where the file does.
-        why: it was chosen, in words.
-        score: the higher, the likelier.
-    """
-
-    path: str
-    module: str
-    why: str
-    score: int
-
-    @property
-    def name(self) -> str:
-        """How it is run, in words."""
-        return f"python -m {self.module}" if self.module else f"python {self.path}"
 
 
 Ask = Callable[[Sequence[Candidate]], Candidate]
@@ -118,7 +96,7 @@ def survey(repo: Repo, commit: str, asked: Asked, name: str) -> Survey:
     files, left_out = _files(repo, commit, paths, editable)
     code = repo.read(commit, path)
     files = (*files, *_markers(repo, commit, paths, code, files))[:MOST_FILES]
-    metric, guessed = (asked.metric, []) if asked.metric else _metric(code, path)
+    metric, guessed = (asked.metric, []) if asked.metric else _metric(code, path, asked.ask_metric is not None)
     if not metric and not submits(code):
         metric = asked.ask_metric(path) if asked.ask_metric else ""
         if module and not metric:
@@ -148,14 +126,14 @@ def _choose(repo: Repo, commit: str, asked: Asked, paths: Sequence[str], name: s
         LabError: `no_train_file`.
     """
     if asked.module:
-        path = next((each for each in _places(shlex.split(asked.module)[0]) if each in paths), "")
+        path = next((each for each in places(shlex.split(asked.module)[0]) if each in paths), "")
     elif asked.entry:
         path = shlex.split(asked.entry)[0] if shlex.split(asked.entry)[0] in paths else ""
     else:
         ranked = candidates(paths, lambda path: repo.read(commit, path))
         if not ranked:
             raise LabError(
-                f"{name} has nothing that looks like a training script: no {TRAIN}, train*.py, main.py or command in its README. It has: "
+                f"{name} has nothing that looks like a training script: no {TRAIN}, train*.py, main.py or command in its README or scripts. It has: "
                 f"{_listed(paths)}. Name it with --entry FILE or --module NAME. Nothing was made.",
                 "no_train_file",
             )
@@ -175,79 +153,6 @@ def _choose(repo: Repo, commit: str, asked: Asked, paths: Sequence[str], name: s
 
 def _listed(paths: Sequence[str]) -> str:
     return ", ".join(path for path in paths if path.endswith(".py"))[:400] or "no Python file"
-
-
-def _places(module: str) -> list[str]:
-    """Return where a module may be."""
-    path = module.replace(".", "/")
-    return [f"{folder}{path}{end}" for folder in ("", "src/") for end in (".py", "/__main__.py")]
-
-
-def candidates(paths: Sequence[str], read: Callable[[str], bytes]) -> list[Candidate]:
-    """Return what may be the code that trains, the likeliest first.
-
-    Args:
-        paths: all files of the repository.
-        read: returns the content of one.
-    """
-    ranked = {path: (score, "by its name") for path in paths if (score := _by_name(path))}
-    in_readme = list(_in_readme(paths, read))
-    as_files = {path for path, _, as_module in in_readme if not as_module}
-    for path, why in (*((path, why) for path, why, _ in in_readme), *_in_pyproject(paths, read)):
-        ranked[path] = max(ranked.get(path, (0, "")), (85 if "train" in path else 45, why))
-    found = []
-    for path, (score, why) in ranked.items():
-        code = read(path)
-        if not code.strip():
-            continue
-        trains = 10 if _TRAINS.search(code) else 0
-        inside = f"{path.rpartition('/')[0]}/__init__.py" in paths and path not in as_files
-        module = path.removeprefix("src/").removesuffix(".py").removesuffix("/__main__").replace("/", ".") if inside else ""
-        found.append(Candidate(path, module, why, score + trains - path.count("/")))
-    if not found:  # nothing has such a name: then what is run and trains
-        scripts = [path for path in paths if path.endswith(".py") and not _passed_over(path)]
-        trains_itself = [path for path in scripts if b"__main__" in (code := read(path)) and _TRAINS.search(code)]
-        found = [Candidate(path, "", "it trains where it is run", 20 - path.count("/")) for path in trains_itself]
-    return sorted(found, key=lambda candidate: (-candidate.score, candidate.path))
-
-
-def _by_name(path: str) -> int:
-    """Return how much a path looks like that of code that trains; 0 for not at all."""
-    if not path.endswith(".py") or _passed_over(path):
-        return 0
-    stem = path.rpartition("/")[2].removesuffix(".py")
-    if path == TRAIN:
-        return 100
-    if stem in ("train", "training", "run_train", "base_train", "pretrain") or re.fullmatch(r"train[_-].*|.*[_-]train", stem):
-        return 70
-    return {"main": 50, "run": 40, "__main__": 40, "experiment": 40, "fit": 40}.get(stem, 0)
-
-
-def _passed_over(path: str) -> bool:
-    folders = path.split("/")[:-1]
-    return len(folders) > 4 or any(folder in _PASSED_OVER or folder.startswith(".") for folder in folders)
-
-
-def _in_readme(paths: Sequence[str], read: Callable[[str], bytes]) -> Iterator[tuple[str, str, bool]]:
-    """Yield the files that the README runs, why they are named, and whether it runs them as modules."""
-    readme = next((path for path in paths if path.lower() in ("readme.md", "readme.rst", "readme", "readme.txt")), None)
-    text = read(readme).decode("utf-8", "replace") if readme else ""
-    for as_module, word in _COMMAND.findall(text):
-        for path in _places(word) if as_module else [word.removeprefix("./")]:
-            if path in paths and path.endswith(".py") and path not in _PROJECT:
-                yield path, f"its {readme} runs it", bool(as_module)
-
-
-def _in_pyproject(paths: Sequence[str], read: Callable[[str], bytes]) -> Iterator[tuple[str, str]]:
-    try:
-        project = tomllib.loads(read("pyproject.toml").decode()) if "pyproject.toml" in paths else {}
-        scripts: Mapping[str, str] = project.get("project", {}).get("scripts", {})
-        for name, target in scripts.items():
-            for path in _places(str(target).partition(":")[0]):
-                if path in paths:
-                    yield path, f"pyproject.toml has it as the command {name}"
-    except (ValueError, AttributeError):
-        return
 
 
 def _editable(asked: Sequence[str], paths: Sequence[str], path: str, name: str) -> tuple[str, ...]:
@@ -301,17 +206,23 @@ def _top(path: str) -> str:
     return f"{path.split('/')[0]}/**" if "/" in path else path
 
 
-def _metric(code: bytes, path: str) -> tuple[str, list[str]]:
-    """Guess the metric that code prints, from its text; empty where it keeps the contract, or nothing shows."""
+def _metric(code: bytes, path: str, asks: bool = False) -> tuple[str, list[str]]:
+    """Guess the metric that code prints, from its text; empty where it keeps the contract, or nothing shows.
+
+    Args:
+        code: The text.
+        path: Its file.
+        asks: Whether the owner can be asked: then a name that doesn't say of which data is no guess.
+    """
     if submits(code):
         return "", []
     printed = [line for line in code.decode("utf-8", "replace").splitlines() if re.search(r"print|log|info|write", line)]
+    printed = [line for line in printed if "self.log" not in line or "test" in line]  # Lightning prints what it logs of a test
     if any(_ORIGINAL.search(line) for line in printed):
         return METRIC, []
-    names = dict.fromkeys(match["name"] for line in printed for match in _METRIC.finditer(line))
-    if not names:
+    name = next((match["name"] for kind in _METRICS[: 1 if asks else 2] for line in printed if (match := kind.search(line))), "")
+    if not name:
         return "", []
-    name = next(iter(names))
     return name, [f"the metric is {name}, which {path} seems to print; name another with --metric"]
 
 

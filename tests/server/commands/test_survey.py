@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from autoresearch_mcp.server import cli, settings
+from autoresearch_mcp.server.commands.candidates import Candidate, candidates
 from autoresearch_mcp.server.commands.init import create_lab
-from autoresearch_mcp.server.commands.survey import Asked, Candidate, unresolved
+from autoresearch_mcp.server.commands.survey import Asked, unresolved
 from autoresearch_mcp.server.errors import LabError
 
 TRAINS = "import json\n\nloss.backward()\nprint(f'val_loss: {loss}')\n"
@@ -74,6 +75,42 @@ def test_what_trains_is_found_and_what_it_needs_comes_along(tmp_path: Path, file
     assert settings.load(tmp_path / "lab").metric.name == "val_loss" and training.file in files and training.editable == [training.file]
 
 
+PACKAGE = {"p/__init__.py": "", "p/go.py": TRAINS}
+
+
+@pytest.mark.parametrize(
+    ("files", "first"),
+    [
+        ({"finetune.py": TRAINS}, "finetune.py"),
+        ({"Train.py": TRAINS}, "Train.py"),
+        ({"trainMNIST.py": TRAINS}, "trainMNIST.py"),
+        ({"engine_pretrain.py": TRAINS, "main_pretrain.py": TRAINS}, "main_pretrain.py"),
+        ({"train_utils.py": TRAINS, "trainer.py": TRAINS, "main.py": "import trainer"}, "main.py"),
+        ({"a/b.py": TRAINS, "README.md": "`uv run python a/b.py`"}, "a/b.py"),
+        ({"a/b.py": TRAINS, "README.md": "`CUDA_VISIBLE_DEVICES=0 python -u a/b.py`"}, "a/b.py"),
+        ({"a/b.py": TRAINS, "README.md": "torchrun --nproc_per_node 8 a/b.py --config c.py"}, "a/b.py"),
+        ({"a/b.py": TRAINS, "README.md": "python -m torch.distributed.launch a/b.py"}, "a/b.py"),
+        ({"a/b.py": TRAINS, "README.md": "accelerate launch \\\n  a/b.py"}, "a/b.py"),
+        ({"a/b.py": TRAINS, "README.md": "cd a && python b.py"}, "a/b.py"),
+        ({"a/b.py": TRAINS, "scripts/go.sh": "deepspeed a/b.py"}, "a/b.py"),
+        ({"a/b.py": TRAINS, "Makefile": "go:\n\tpython3.11 a/b.py\n"}, "a/b.py"),
+        ({**PACKAGE, "README.md": "torchrun -m p.go"}, "p/go.py"),
+        ({**PACKAGE, "pyproject.toml": '[tool.poetry.scripts]\ngo = "p.go:main"\n'}, "p/go.py"),
+        ({**PACKAGE, "setup.cfg": "[options.entry_points]\nconsole_scripts =\n    go = p.go:main\n"}, "p/go.py"),
+        ({**PACKAGE, "setup.py": "setup(entry_points={'console_scripts': ['go=p.go:main']})"}, "p/go.py"),
+        ({"sk.py": "import sklearn\nclf.fit(X, y)\nprint('acc:', a)\n", "lib.py": "def f():\n    clf.fit(X, y)\n"}, "sk.py"),
+        ({"agent.py": "for _ in range(3):\n    model.learn(9)\n"}, "agent.py"),
+        (
+            {"lib.py": "def f():\n    clf.fit(X, y)\n", "README.md": "pytest tests/test_lib.py; python setup.py install", "setup.py": "x"},
+            None,
+        ),
+    ],
+)
+def test_the_likeliest_to_train_comes_first(files: dict[str, str], first: str | None) -> None:
+    likely = candidates(list(files), lambda path: files[path].encode())
+    assert (likely[0].path if likely else None) == first
+
+
 def test_flags_say_what_trains_what_may_be_changed_and_how_it_is_measured(tmp_path: Path) -> None:
     files = {"train.py": TRAINS, "alt/fit.py": TRAINS, "net/model.py": "x = 1\n", "net/loss.py": "x = 1\n", "conf.yaml": "lr: 1\n"}
     training, _ = lab_of(tmp_path, files, Asked("alt/fit.py --epochs 1", editable=["alt/fit.py", "net/", "*.yaml"], metric="rmse"))
@@ -118,6 +155,9 @@ def test_where_several_may_train_the_owner_is_asked_and_the_others_are_named(tmp
         ("print0(f'Step {step:05d} | Validation bpb: {val_bpb:.6f}')", "Validation bpb"),
         ('print(f"val_bpb:          {val_bpb:.6f}")', "val_bpb"),
         ("logger.info('test_rmse=%.3f', rmse)", "test_rmse"),
+        ("self.log('val_loss', loss)\nself.log('test/acc', acc)", "test/acc"),
+        ("print('MAE', a)\nprint(f'Final test accuracy: {a}')", "test accuracy"),
+        ("print(f'loss {loss}')", ""),  # of which data?
         ("# the val loss matters\nprint(loss)", ""),
     ],
 )
