@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
     Batch = tuple[torch.Tensor, torch.Tensor, int]
 
-# Dense bfloat16 operations a second, from the makers' data sheets; the first name that the device's name contains
+# Dense bfloat16 operations a second, in float16 where a card has no bfloat16, from the makers' data sheets; the first name that the device's name contains
 PEAKS = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
@@ -33,9 +33,15 @@ PEAKS = {
     "L4": 121e12,
     "A10G": 70e12,
     "RTX 4090": 165e12,
+    "RTX 4060": 30e12,
     "RTX 3090": 71e12,
+    "RTX 3060": 25e12,
+    "RTX 2080 Ti": 54e12,  # of float16, as the two below
+    "T4": 65e12,
+    "V100": 125e12,
 }
-HOPPER = (9, 0)
+HOPPER, AMPERE = (9, 0), (8, 0)
+TENSOR_CORES = (7, 0)  # the oldest that the compiler works for, too
 FLASH, FLASH_VERSION = "kernels-community/flash-attn3", 1
 FLASH_LINK = "flash-attn3-1"  # in the folder of kernels, to the build that fits this machine
 
@@ -44,9 +50,12 @@ def compute_dtype(capability: tuple[int, int] | None) -> str:
     """Name the torch dtype to multiply in.
 
     Args:
-        capability: CUDA's; None for a CPU, which does bfloat16 in software (25 times slower).
+        capability: CUDA's; None for a CPU, which does bfloat16 in software (25 times slower). Cards of 7.0 and 7.5 have no bfloat16.
+            What trains in float16 has to scale its loss, as the stock train.py does: small gradients would become 0.
     """
-    return "bfloat16" if capability is not None and capability >= (8, 0) else "float32"
+    if capability is None or capability < TENSOR_CORES:
+        return "float32"
+    return "bfloat16" if capability >= AMPERE else "float16"
 
 
 def attention_backend(capability: tuple[int, int] | None, wanted: str, has_kernels: bool) -> str:
@@ -81,6 +90,8 @@ def choose(config: dict[str, Any]) -> tuple[str, str]:
         capability = None
     elif torch.cuda.is_available():
         capability = torch.cuda.get_device_capability()
+        if capability < TENSOR_CORES:
+            raise RuntimeError(f"{torch.cuda.get_device_name()} is too old: its compute capability is {capability}, and 7.0 is needed.")
         torch.set_float32_matmul_precision("high")
     else:
         raise RuntimeError(f"This lab trains on a GPU, and PyTorch {torch.__version__} finds none on this machine.")

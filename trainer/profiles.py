@@ -7,6 +7,7 @@ from typing import Literal
 from autoresearch_mcp.trainer.protocol import OwnText
 
 _LOGITS_BYTES = 16 << 20  # of a batch in scoring, on a CPU
+BASES = {"cpu": "cpu", "cuda": "h100", "gpu": "gpu"}  # whose limits a profile of an owner's own text has, by its device
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Profile:
     @property
     def base(self) -> str:
         """The built-in profile whose clock, limits and stock constants it has: its own name, unless the text is an owner's."""
-        return self.name if self.own is None else "cpu" if self.own.device == "cpu" else "h100"
+        return self.name if self.own is None else BASES[self.own.device]
 
     def grace_s(self, budget_s: float) -> float:
         """How far past its budget a run may submit: one step's worth, so that stopping late never pays."""
@@ -118,6 +119,30 @@ PROFILES = {
             shards=10,
             reserve=0.05,  # a run reads nearly all of the rest
         ),
+        Profile(
+            name="gpu",
+            dataset="karpathy/climbmix-400b-shuffle",
+            vocab_size=8192,
+            seq_len=1024,
+            device="cuda",
+            clock="wall",
+            budget_s=300.0,
+            wall_cap=1.1,
+            startup_s=240.0,
+            free_cpu_s=math.inf,
+            score_s=180.0,  # 3 million tokens at 30 MFLOP each: half a minute on a card of 12 TFLOP/s in float16, eager at a quarter of it
+            score_cpu_s=math.inf,
+            build_s=30.0,
+            eval_bytes=8_000_000,
+            eval_rows=16,
+            decoys=1152,
+            score_grid_s=2.0,
+            memory_mb=24_576,
+            checkpoint_mb=256,
+            sealed=True,
+            shards=4,
+            reserve=0.05,
+        ),
     )
 }
 
@@ -130,7 +155,7 @@ def find(name: str, own: OwnText | None = None) -> Profile:
     """
     if own is None:
         return PROFILES[name]
-    base = PROFILES["cpu" if own.device == "cpu" else "h100"]
+    base = PROFILES[BASES[own.device]]
     rows = base.eval_rows if base.sealed else max(2, min(base.eval_rows, _LOGITS_BYTES // (4 * own.seq_len * own.vocab_size)))
     longer = max(1.0, own.eval_bytes * own.vocab_size / (base.eval_bytes * base.vocab_size))
     return replace(

@@ -86,7 +86,7 @@ class Spec:
 
     experiment: str
     seed: int
-    profile: str  # a name in trainer.prepare.PROFILES: cpu, tiny, h100; or the owner's own
+    profile: str  # a name in trainer.prepare.PROFILES: cpu, tiny, gpu, h100; or the owner's own
     budget_s: float  # of the profile's clock: CPU seconds on cpu, wall seconds on h100
     threads: int
     data: str  # directory that `autoresearch_mcp.trainer.prepare` filled, as text

@@ -234,7 +234,8 @@ POLAR_EXPRESS = [
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised, with a per-neuron second moment (NorMuon) and cautious weight decay. Matrices of one shape step as a stack."""
 
-    def __init__(self, params, lr, momentum, beta2, weight_decay):
+    def __init__(self, params, lr, momentum, beta2, weight_decay, dtype=torch.float32):
+        self.dtype = dtype  # in which matrices are orthogonalised
         shapes = {}
         for p in params:
             shapes.setdefault(p.shape, []).append(p)
@@ -253,7 +254,7 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(grads)
                 state["second"] = torch.zeros_like(grads[:, :1] if wide else grads[:, :, :1])
             state["momentum"].lerp_(grads, 1 - group["momentum"])
-            x = orthogonalize(grads.lerp(state["momentum"], group["momentum"]), wide)
+            x = orthogonalize(grads.lerp(state["momentum"], group["momentum"]), wide, self.dtype)
             mean_square = x.square().mean(dim=-2 if wide else -1, keepdim=True)
             state["second"].lerp_(mean_square, 1 - group["beta2"])
             scaled = x * state["second"].clamp_min(1e-10).rsqrt()
@@ -264,11 +265,10 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_copy_(params, list(weights.unbind(0)))
 
 
-def orthogonalize(x, wide):
+def orthogonalize(x, wide, compute_dtype):
     """Return the nearest matrix with singular values near 1, for each matrix of the stack."""
     dtype = x.dtype
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-6)
-    x = x.bfloat16() if x.is_cuda else x
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-6)).to(compute_dtype)
     for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT if wide else x.mT @ x
         poly = b * gram + c * (gram @ gram)
@@ -289,7 +289,8 @@ def build_optimizers(model):
         {"params": [model.x0_lambdas], "lr": SCALAR_LR, "betas": (0.96, 0.95)},
     ]
     adamw = torch.optim.AdamW(groups, betas=ADAM_BETAS, eps=1e-10, weight_decay=0.0, fused=True)
-    muon = Muon(matrices, lr=MATRIX_LR, momentum=0.95, beta2=0.95, weight_decay=WEIGHT_DECAY)
+    wide_range = torch.bfloat16 if model.dtype == torch.bfloat16 else torch.float32  # float16 has too small a range
+    muon = Muon(matrices, lr=MATRIX_LR, momentum=0.95, beta2=0.95, weight_decay=WEIGHT_DECAY, dtype=wide_range)
     for optimizer in (adamw, muon):
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
@@ -323,6 +324,9 @@ FINAL_LR_FRAC = 0.0  # of the initial learning rate, at the end
 if client.profile() == "h100":  # the same, on a larger scale
     DEPTH, WIDTH, HEAD_DIM, WINDOW_PATTERN = 8, 512, 128, "SSSL"
     BATCH_TOKENS = 2**19
+elif client.profile() == "gpu":  # on cards of 8 GB or more
+    DEPTH, WIDTH, HEAD_DIM, WINDOW_PATTERN = 6, 384, 64, "SSL"
+    BATCH_TOKENS, DEVICE_ROWS = 2**16, 16
 
 # ---------------------------------------------------------------------------
 # Training
@@ -367,6 +371,7 @@ def main():
     model.init_weights()
     optimizers = build_optimizers(model)
     muon = optimizers[1]
+    scaler = torch.amp.GradScaler(kind, enabled=dtype == "float16")  # without it small gradients are 0 in float16
     rows = min(BATCH_TOKENS // seq_len, DEVICE_ROWS)
     turns = BATCH_TOKENS // (rows * seq_len)
     step_tokens = turns * rows * seq_len
@@ -392,7 +397,7 @@ def main():
         for _ in range(turns):
             x, y, epoch = next(loader)
             loss = forward(x, y) / turns
-            loss.backward()
+            scaler.scale(loss).backward()
             losses.append(loss.detach())
         lrm = lr_multiplier(progress)
         for optimizer in optimizers:
@@ -402,7 +407,8 @@ def main():
             group["momentum"] = 0.85 + 0.10 * min(step / 300, 1)
             group["weight_decay"] = WEIGHT_DECAY * (1 - progress)
         for optimizer in optimizers:
-            optimizer.step()
+            scaler.step(optimizer)
+        scaler.update()
         model.zero_grad(set_to_none=True)
 
         step += 1

@@ -34,9 +34,10 @@ from autoresearch_mcp.trainer.compile_cache import STOCK
 # The lab starts from larger steps. At budgets of seconds fewer steps are what costs most, so the stock batch is a gain.
 BATCH = {
     "h100": ("    BATCH_TOKENS = 2**19", "    BATCH_TOKENS = 2**21"),
+    "gpu": ("    BATCH_TOKENS, DEVICE_ROWS = 2**16, 16", "    BATCH_TOKENS, DEVICE_ROWS = 2**18, 16"),
     "tiny": ("BATCH_TOKENS = 1024 ", "BATCH_TOKENS = 8192 "),
 }
-SLOTS = {"h100": 1, "tiny": 2}
+SLOTS = {"h100": 1, "gpu": 1, "tiny": 2}
 LOOK_S = 0.5
 LOSS = Idea("An output layer that hardly learns", "UNEMBEDDING_LR = 0.004 ", "UNEMBEDDING_LR = 0.000004 ")
 

@@ -11,6 +11,8 @@ from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Score
 from autoresearch_mcp.server.settings import PromotionSection
 
+_AT_ONCE = 10_000  # rows in memory
+
 
 class Standing:
     """A commit's replicates that count, under one set of conditions.
@@ -109,18 +111,24 @@ class Standings:
         measured = self._ledger.measurements()
         return [standing for commit, standing in self._under(conditions).items() if commit not in measured]
 
+    def _take_in(self, score: Score, rules: PromotionSection) -> None:
+        if score.metric is None:
+            return
+        self._newest[score.device] = score.conditions
+        if exclusion(score, rules) is None:
+            commits = self._by_conditions.setdefault(score.conditions, {})
+            if (standing := commits.get(score.commit)) is None:
+                standing = commits[score.commit] = Standing(score.commit, rules, score.val_bpb is None)
+            standing.add(score)
+
     def _under(self, conditions: str) -> dict[str, Standing]:
         rules = self._current_rules()
         if rules != self._rules:
             self._rules, self._read_to, self._by_conditions = rules, 0, {}
-        for row, score in self._ledger.finished_after(self._read_to):
-            self._read_to = row
-            if score.metric is None:
-                continue
-            self._newest[score.device] = score.conditions
-            if exclusion(score, rules) is None:
-                commits = self._by_conditions.setdefault(score.conditions, {})
-                if (standing := commits.get(score.commit)) is None:
-                    standing = commits[score.commit] = Standing(score.commit, rules, score.val_bpb is None)
-                standing.add(score)
+        read = _AT_ONCE
+        while read == _AT_ONCE:
+            batch = self._ledger.finished_after(self._read_to, _AT_ONCE)
+            read = len(batch)
+            for self._read_to, score in batch:
+                self._take_in(score, rules)
         return self._by_conditions.get(conditions, {})

@@ -103,19 +103,20 @@ class Results:
             ).fetchall()
         return [_score(commit, *facts) for _, _, *facts in rows]
 
-    def finished_after(self, row: int) -> list[tuple[int, Score]]:
+    def finished_after(self, row: int, limit: int = -1) -> list[tuple[int, Score]]:
         """Return the replicates that finished and were recorded after a row.
 
         Args:
             row: the row's number; 0 for all.
+            limit: the most that are returned, the oldest; negative: all.
 
         Returns:
             Each with the number of its row, the oldest first. A second run with the same seed is no replicate.
         """
         with self._database.read() as db:
             rows = db.execute(
-                f"{_FACTS} WHERE e.rowid > ? AND e.state = 'finished' AND e.reproduces = '' ORDER BY e.rowid",
-                (row,),
+                f"{_FACTS} WHERE e.rowid > ? AND e.state = 'finished' AND e.reproduces = '' ORDER BY e.rowid LIMIT ?",
+                (row, limit),
             ).fetchall()
         return [(number, _score(*facts)) for number, *facts in rows]
 

@@ -23,7 +23,7 @@ from autoresearch_mcp.server.settings.slurm import SlurmSection
 from autoresearch_mcp.server.settings.swarm import SwarmSection
 from autoresearch_mcp.server.settings.training import OF_SCRIPTS, Training
 from autoresearch_mcp.trainer import measures
-from autoresearch_mcp.trainer.profiles import PROFILES, max_wall_s
+from autoresearch_mcp.trainer.profiles import BASES, PROFILES, max_wall_s
 
 SCHEMA = 1
 SMOKE_FROM_S = 20.0  # of a training: for shorter ones, waiting for a smoke start isn't worth it
@@ -218,7 +218,7 @@ class Settings(Model):
         name = training.get("profile")
         if not isinstance(profiles, dict) or not isinstance(own := profiles.get(name), dict) or name in [*PROFILES]:
             return given
-        budget_s = own.get("budget_s") or PROFILES["h100" if own.get("device") == "cuda" else "cpu"].budget_s
+        budget_s = own.get("budget_s") or PROFILES[BASES.get(own.get("device", "cpu"), "cpu")].budget_s
         return {**given, "training": {"budget_s": budget_s, **training, "own_profile": own}}
 
     @model_validator(mode="after")

@@ -92,7 +92,7 @@ def template(
         own: the user's own training code; None for the stock one.
     """
     script = own if own and own.metric else None
-    clock = "CPU seconds of training on cpu, wall seconds on h100" if script is None else "wall seconds, from the script's start to its end"
+    clock = "CPU seconds of training on cpu, wall seconds on GPUs" if script is None else "wall seconds, from the script's start to its end"
     if budget_s is None and script is not None:
         budget_s = SCRIPT_BUDGET_S
     if budget_s is None:
@@ -105,7 +105,7 @@ name = {json.dumps(name, ensure_ascii=False)}
 schema = {SCHEMA}                      # version of this file and of {STATE}/
 
 [training]
-profile = {json.dumps(profile):<21} # what is trained on what, measured how: cpu (a laptop), h100 (a GPU, the original's data)
+profile = {json.dumps(profile):<21} # what is trained on what, measured how: cpu (a laptop), gpu (8 to 24 GB), h100
 budget_s = {budget_s:<20g} # of one experiment: {clock}
 heldout = "secret"              # what trainings never see: drawn with this lab's own secret, or the "public" split
 threads = 1                     # of one training

@@ -29,13 +29,13 @@ class Training(Section):
     profile: str = Field(
         default="cpu",
         description="what is trained on what: `cpu`, a 2-layer GPT on two centuries of State of the Union addresses; `h100`, the original's "
-        "8 layers on its web text; `tiny`, a toy for tests; or the NAME of a `[profile.NAME]`",
+        "8 layers on its web text; `gpu`, 6 layers on that text for cards of 8 to 24 GB; `tiny`, a toy for tests; or the NAME of a `[profile.NAME]`",
     )
     budget_s: float = Field(
         default=60.0,
         gt=0,
         le=86_400,
-        description="seconds of one experiment. On `cpu` they are CPU seconds of training, with a wall cap of 3 times that; on `h100` wall "
+        description="seconds of one experiment. On `cpu` they are CPU seconds of training, with a wall cap of 3 times that; on GPUs wall "
         "seconds, and the default is 300; for code without the contract wall seconds from start to end",
     )
     heldout: Literal["secret", "public"] = Field(

@@ -25,6 +25,13 @@ def test_a_profile_has_the_limits_of_its_device_and_a_budget_of_its_own(tmp_path
     assert loaded.training.budget_s == 60 and loaded.device == "cpu" and loaded.trust == "verified" and loaded.longest_s() > 180
     gpu = load(tmp_path, OWN.format(folder="/srv/text") + 'device = "cuda"\n')
     assert gpu.training.budget_s == 300 and gpu.device == "cuda" and gpu.training.limits.sealed
+    small = load(tmp_path, OWN.format(folder="/srv/text") + 'device = "gpu"\n').training.limits
+    assert (small.base, small.device, small.score_s, small.memory_mb) == (
+        "gpu",
+        "cuda",
+        180,
+        24_576,
+    ) and small.score_s > gpu.training.limits.score_s
     assert load(tmp_path, OWN.format(folder="/srv/text") + "budget_s = 7\n").training.budget_s == 7
     large = load(tmp_path, OWN.format(folder="/srv/text").replace("vocab_size = 300", "vocab_size = 65536")).training.limits
     assert large.eval_rows == 2 and large.score_s > 90
@@ -41,7 +48,7 @@ def test_a_launch_keeps_the_profile_it_was_made_under(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (OWN.replace('"mine"', '"yours"', 1), "[training] profile must be one of cpu, tiny, h100, or the NAME of a [profile.NAME]"),
+        (OWN.replace('"mine"', '"yours"', 1), "[training] profile must be one of cpu, tiny, h100, gpu, or the NAME of a [profile.NAME]"),
         (OWN.replace("mine", "cpu"), "[profile.cpu] must have another name"),
         (OWN + "vocab = 5\n", "[profile.mine] vocab is not a known setting. Remove it, or correct it to one of: text, dataset"),
         (OWN + 'dataset = "a/b"\n', "[profile.mine] must name a text or a dataset, and not both"),

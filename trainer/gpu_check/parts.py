@@ -80,7 +80,7 @@ def training(check: Check, part: Part) -> None:
         part.numbers["submit_s"] = max(0.0, timings["train_s"] - trained_s)
     losses = [point["loss"] for point in run.curve if "loss" in point]
     part.judge(f"the stock train.py trains: its loss fell from {losses[0]:.2f} to {losses[-1]:.2f} nats", losses[-1] < losses[0])
-    expected = device.compute_dtype((9, 0) if check.real else None)
+    expected = device.compute_dtype(tuple(check.report.setup["capability"]) if check.real else None)
     notes = result["notes"]
     part.judge(f"it says how it ran: {notes.get('dtype')}, {notes.get('attention')}", notes == {"dtype": expected, "attention": "sdpa"})
     part.words.append(f"device_name: {result['device_name']}; sandbox: {result['sandbox']}")

@@ -1,13 +1,12 @@
-"""Names what the check trains: the h100 profile as it stands, or a miniature of it that a CPU can train."""
+"""Defines the miniature of the h100 profile that a CPU can train. On a GPU the check trains a profile as it stands."""
 
 from dataclasses import replace
 
 from autoresearch_mcp.trainer import prepare
 
-FULL = prepare.PROFILES["h100"]
 # Shards, hub and sealed scoring are the h100 profile's, so the CPU takes the same paths
 MINIATURE = replace(
-    FULL,
+    prepare.PROFILES["h100"],
     name="miniature",
     vocab_size=512,
     seq_len=64,

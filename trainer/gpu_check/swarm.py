@@ -37,7 +37,7 @@ class Driver:
         self._folder, self._log = check.work / "lab", check.work / "lab.log"
         shutil.rmtree(self._folder, ignore_errors=True)
         cache = check.work / "cache"
-        profile = "h100" if check.real else "tiny"
+        profile = check.profile.name if check.real else "tiny"
         _lend_data(check, cache, profile)
         kernels = device.kernels_dir(check.data.parent)
         attention = "fa3" if (kernels / device.FLASH_LINK).exists() else "sdpa"
