@@ -19,7 +19,7 @@ help:
 	@echo "make crash-test   kills processes at random, KILLS=300 times over each store, around launches until decided, over Modal's stand-in and over Slurm, and prints what was lost"
 	@echo "make wheel        the wheel and the source distribution in dist/"
 	@echo "make bundle       the bundle for Claude Desktop and others: dist/autoresearch-mcp-VERSION.mcpb"
-	@echo "make client-test  the server under the TypeScript SDK's client (node 18 or newer, npm)"
+	@echo "make client-test  Claude Code, Codex, Gemini CLI, opencode and the TypeScript SDK from npm against the server, without a model (node 20 or newer)"
 	@echo "make attack       cheats of our own through a real lab, and what became of each; SHORT=--short for CI's share of them"
 	@echo "make gpu-check    every claim about a GPU, measured on this machine's: about 10 minutes, QUICK=1 3; DEVICE=cpu tries it in miniature"
 	@echo "make bench        speed, as ratios measured in one run; ROWS=1000,100000 FLUSHES=3000 for a long log, LONG=1 for slots at 60 s"
@@ -68,11 +68,12 @@ crash-test: $(READY)
 		tests/server/compute/modal/test_runner.py::test_random_kills_of_the_runner_lose_nothing_double_nothing_and_leave_nothing_running
 
 .node/node_modules: Makefile
-	@npm install --silent --no-audit --no-fund --prefix .node @modelcontextprotocol/sdk@1.32.2
+	@npm install --silent --no-audit --no-fund --prefix .node @modelcontextprotocol/sdk@1.32.2 @anthropic-ai/claude-code@2.1.332 \
+		@openai/codex@0.171.0 @google/gemini-cli@0.61.0 opencode-ai@1.18.33 @anthropic-ai/mcpb@2.1.2
 	@touch $@
 
 client-test: $(READY) .node/node_modules
-	@$(BIN)/python -m pytest -rs tests/acceptance/test_typescript.py
+	@$(BIN)/python -m pytest -rs tests/acceptance/test_typescript.py tests/acceptance/test_npm_clients.py
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .
@@ -82,6 +83,8 @@ lint: $(READY)
 
 reference: $(READY)
 	@$(BIN)/python -m tests.reference
+	@$(BIN)/python -m tests.published write
+	@$(BIN)/python -m tests.client_tools
 
 $(VENV)/.docs: $(READY) pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'

@@ -7,7 +7,7 @@ for wheels and for editable installs alike; hatchling cannot for the latter.
 from setuptools import find_packages, setup
 
 NAME = "autoresearch_mcp"
-FOLDERS = ("server", "trainer", "contracts")
+FOLDERS = ("server", "trainer", "contracts", "client")
 
 setup(
     packages=[f"{NAME}.{package}" for folder in FOLDERS for package in (folder, *(f"{folder}.{sub}" for sub in find_packages(folder)))],

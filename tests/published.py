@@ -160,9 +160,11 @@ def _json(value: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
+        case ["write"]:
+            write()
         case ["bundle", place]:
             print(bundle(Path(place)))
         case ["release", tag, owner]:
             release(tag, owner)
         case _:
-            raise SystemExit("usage: python -m tests.published bundle DIR | release TAG OWNER")
+            raise SystemExit("usage: python -m tests.published write | bundle DIR | release TAG OWNER")

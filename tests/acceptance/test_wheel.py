@@ -94,7 +94,7 @@ def test_the_wheel_installs_one_import_name_with_types_and_all_of_the_source(ins
     site = Path(installed["PYTHONPATH"].split(os.pathsep)[1])
     assert {path.name for path in site.iterdir()} == {"autoresearch_mcp", f"autoresearch_mcp-{__version__}.dist-info", "bin"}
     package, repository = site / "autoresearch_mcp", Path(__file__).parents[2]
-    assert {path.name for path in package.iterdir()} == {"server", "trainer", "contracts"}
+    assert {path.name for path in package.iterdir()} == {"server", "trainer", "contracts", "client"}
     for folder in package.iterdir():
         assert (folder / "py.typed").is_file()
         ours = {path.relative_to(repository / folder.name) for path in (repository / folder.name).rglob("*.py")}
