@@ -28,6 +28,7 @@ from autoresearch_mcp.server.mcp.bridge import ANYBODY, Identity
 from autoresearch_mcp.server.mcp.front import TOKEN, ComparableHeaders, Guests, ReadableMessages, TokenMiddleware
 from autoresearch_mcp.server.mcp.git_door import GitDoor
 from autoresearch_mcp.server.mcp.limits import BodyTimeout, RateLimit, TimelyProtocol
+from autoresearch_mcp.server.mcp.metrics import MetricsDoor
 from autoresearch_mcp.server.mcp.try_door import TryDoor
 
 MAX_BODY = 4 * 1024 * 1024
@@ -67,7 +68,7 @@ def serve_http(
         logging.getLogger("mcp").setLevel(logging.WARNING)  # the SDK logs a line for every request otherwise
         security = _security(host, hosts, origins)
         app: ASGIApp = build_server(lab, identity).streamable_http_app(stateless_http=True, transport_security=security)
-        app = TryDoor(lab, security, ReadableMessages(app))
+        app = MetricsDoor(lab, security, TryDoor(lab, security, ReadableMessages(app)))
         app = GitDoor(lab, security, BodyTimeout(RequestBodyLimitMiddleware(app, MAX_BODY)))
         app = RateLimit(lambda: lab.settings.auth.requests_per_minute, ComparableHeaders(app, "*" in origins))
         app = TokenMiddleware(Guests(lab, token, identity), app)

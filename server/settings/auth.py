@@ -3,7 +3,7 @@
 from typing import Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from autoresearch_mcp.server.roles import Role
 from autoresearch_mcp.server.settings.section import Section
@@ -35,14 +35,17 @@ class AuthSection(Section):
         "the highest counts",
     )
 
+    @field_validator("issuer", "jwks")
+    @classmethod
+    def _is_trustworthy(cls, address: str) -> str:
+        if address and not encrypted_or_here(address):
+            raise ValueError("be an https:// address")
+        return address
+
     @model_validator(mode="after")
-    def _is_usable(self) -> Self:
-        for key in ("issuer", "jwks"):
-            address = getattr(self, key)
-            if address and not encrypted_or_here(address):
-                raise ValueError(f"{key} must be an https:// address, got {address[:200]!r}")
+    def _names_its_audience(self) -> Self:
         if self.issuer and not self.audience:
-            raise ValueError("issuer needs audience too: else a token that the issuer made for another service would open this lab")
+            raise ValueError("name an audience beside its issuer: else a token that was made for another service would open this lab")
         return self
 
 

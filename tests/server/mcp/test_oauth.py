@@ -157,7 +157,7 @@ def test_an_issuer_that_is_away_opens_nothing_and_is_found_again(caplog: pytest.
     ("written", "why"),
     [
         ('issuer = "http://id.example"\naudience = "a"', "must be an https:// address"),
-        ('issuer = "https://id.example"', "needs audience"),
+        ('issuer = "https://id.example"', "must name an audience"),
         ('issuer = "https://id.example"\naudience = "a"\njwks = "file:///etc/passwd"', "must be an https:// address"),
         ('[auth.roles]\n"x" = "king"', "roles must be"),
         ("requests_per_minute = 0", "requests_per_minute"),

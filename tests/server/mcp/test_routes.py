@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -14,9 +15,11 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from autoresearch_mcp.contracts import TOOLS
+from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.ledger.access import digest
 from autoresearch_mcp.server.mcp.bridge import CALLER, Identity
 from autoresearch_mcp.server.mcp.limits import BodyTimeout, RateLimit
+from autoresearch_mcp.server.mcp.metrics import exposition
 from autoresearch_mcp.server.roles import Role
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.listening import served_over_http
@@ -34,6 +37,7 @@ ROUTES = [  # method, path, body, who may; the rest is refused with 401 or 403, 
     ("GET", "/git/info/refs?service=git-receive-pack", None, WORKERS),
     ("POST", "/git/git-receive-pack", "0000", WORKERS),
     ("POST", "/try", "{}", WORKERS),
+    ("GET", "/metrics", None, VIEWERS),
     ("GET", "/", None, VIEWERS),
     ("GET", "/anything", None, VIEWERS),
     ("GET", "/.well-known/oauth-protected-resource", None, {*VIEWERS, None}),
@@ -134,6 +138,20 @@ def test_the_metadata_names_the_resource_as_it_was_called(guarded: Guarded) -> N
         assert answer["scopes_supported"] == [*Role] and answer["bearer_methods_supported"] == ["header"]
     assert ask(guarded.url, "GET", path=path, Host='a", scope="b')[0] in (400, 404)
     assert "resource_metadata" not in ask(guarded.url, "GET", Host='a"b')[2].get("www-authenticate", "")
+
+
+def test_prometheus_reads_the_lab_in_numbers(guarded: Guarded) -> None:
+    status, text, headers = guarded.ask(Role.VIEWER, "GET", "/metrics")
+    assert status == 200 and headers["content-type"].startswith("text/plain; version=0.0.4")
+    lines = text.splitlines()
+    assert all(
+        re.fullmatch(r"# (HELP|TYPE) autoresearch_\w+ .+|autoresearch_\w+(\{\w+=\"(\\.|[^\"\\])*\"\})? [-+.e\d]+", line) for line in lines
+    ), text
+    with contextlib.closing(Lab(guarded.lab.root)) as lab:
+        status_now = lab.status(steps=False).model_copy(update={"cost_by_author": {'a "b"\\\n': 2.5}})
+    assert 'autoresearch_author_device_seconds{author="a \\"b\\"\\\\\\n"} 2.5' in exposition(status_now).splitlines()
+    assert {"autoresearch_promotions_total 0", "# TYPE autoresearch_promotions_total counter"} <= {*lines}
+    assert guarded.ask(Role.VIEWER, "POST", "/metrics", "")[0] == 405 and guarded.ask(Role.VIEWER, "GET", "/metrics/x")[0] == 404
 
 
 def test_a_body_beyond_the_limit_is_refused_at_every_door(guarded: Guarded) -> None:
