@@ -111,6 +111,11 @@ class StatePaths:
         """The record of what tells this lab's jobs on a Slurm cluster from others."""
         return self.state / "slurm.json"
 
+    @property
+    def ssh(self) -> Path:
+        """The record of what tells this lab's runs on its hosts from others, and what their data must be."""
+        return self.state / "ssh.json"
+
     def server_log(self, name: str) -> Path:
         """Return the log of a server that the demo started for the agent `name`."""
         return self.state / f"server-{name}.log"

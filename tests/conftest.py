@@ -14,6 +14,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.standins.modal.standin import Standin
+    from tests.standins.sshd import Hosts
 
 # A shell that runs the tests in the background has them, and all that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -100,6 +101,17 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ["SLURM_CONF"] = str(conf)
         yield conf
         del os.environ["SLURM_CONF"]
+
+
+@pytest.fixture(scope="session")
+def ssh_hosts(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Hosts]":
+    """Two hosts behind a real sshd, `box` and `other`."""
+    from tests.standins.sshd import hosts, why_missing
+
+    if why := why_missing():
+        pytest.skip(f"no ssh: {why}")
+    with hosts(tmp_path_factory.mktemp("hosts"), ("box", "other")) as running:
+        yield running
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ BACKENDS: Mapping[str, str] = {
     "local": "autoresearch_mcp.server.compute.local.backend",
     "modal": "autoresearch_mcp.server.compute.modal.backend",
     "slurm": "autoresearch_mcp.server.compute.slurm.backend",
+    "ssh": "autoresearch_mcp.server.compute.ssh.backend",
 }
 
 

@@ -342,7 +342,16 @@ def _kind(settings: Settings) -> tuple[object, ...]:
     """Return the settings for which a compute backend and the prepared data are made."""
     training = settings.training
     compute = settings.compute
-    place = compute.backend, compute.slurm, compute.devices, compute.per_device, compute.leave_above_mb, compute.leave_above_percent
+    place = (
+        compute.backend,
+        compute.slurm,
+        tuple(compute.hosts),
+        compute.ssh,
+        compute.devices,
+        compute.per_device,
+        compute.leave_above_mb,
+        compute.leave_above_percent,
+    )
     return *place, training.profile, training.own_profile, training.threads, settings.is_script
 
 

@@ -20,6 +20,7 @@ from autoresearch_mcp.server.settings.promotion import PromotionSection
 from autoresearch_mcp.server.settings.scorer import ScorerSection
 from autoresearch_mcp.server.settings.section import Section
 from autoresearch_mcp.server.settings.slurm import SlurmSection
+from autoresearch_mcp.server.settings.ssh import HOST, HostSection
 from autoresearch_mcp.server.settings.swarm import SwarmSection
 from autoresearch_mcp.server.settings.training import OF_SCRIPTS, Training
 from autoresearch_mcp.trainer import measures
@@ -45,16 +46,18 @@ class LabSection(Section):
 class ComputeSection(Section):
     """Say where trainings run, and how many at once."""
 
-    backend: Literal["local", "modal", "slurm"] = Field(
+    backend: Literal["local", "modal", "slurm", "ssh"] = Field(
         default="local",
-        description="`local`: processes of this machine; `modal`: rented, after `autoresearch-mcp setup modal`; `slurm`: jobs of a cluster. "
+        description="`local`: processes of this machine; `modal`: rented, after `autoresearch-mcp setup modal`; `slurm`: jobs of a cluster; `ssh`: "
+        "the machines that `hosts` names. "
         "What was launched before a change runs where it was launched for, first",
     )
     slots: int = Field(
         default=0,
         ge=0,
         le=1024,
-        description="trainings at once; 0 is physical cores over threads, as many as GPUs where those of this machine train, 4 on Modal and Slurm. With 1 "
+        description="trainings at once; 0 is physical cores over threads, as many as GPUs where those of this machine train, 4 on Modal and Slurm, one a GPU "
+        "or host over ssh. With 1 "
         "nothing trains beside a scoring either",
     )
     devices: Literal["auto"] | list[Annotated[str, Field(max_length=80, pattern=r"^[A-Za-z0-9/_-]+$")]] = Field(
@@ -100,7 +103,14 @@ class ComputeSection(Section):
         alias="try",
         description="whether agents may train code for some seconds before they propose it, one at a time and beside the queue (`autoresearch-mcp try`)",
     )
+    hosts: list[Annotated[str, Field(pattern=HOST)]] = Field(
+        default=[],
+        max_length=64,
+        description="over ssh: the machines, as `ssh` knows them, each with the numbers of its GPUs where trainings get one each, such as "
+        '`["box", "gpu2:0,1"]`',
+    )
     slurm: SlurmSection = SlurmSection()
+    ssh: dict[str, HostSection] = Field(default={}, description="over ssh: what is particular to a host, as a table `[compute.ssh.NAME]`")
 
     @field_validator("gpus", "prices")
     @classmethod
@@ -165,7 +175,7 @@ class EmbeddingsSection(Section):
 class LaunchSettings(Model):
     """Keep the settings of an experiment's launch. It runs under these, even if `lab.toml` changes before it starts."""
 
-    backend: Literal["local", "modal", "slurm"]
+    backend: Literal["local", "modal", "slurm", "ssh"]
     training: Training
     metric: MetricSection = MetricSection()
     scorer: ScorerSection = ScorerSection()
@@ -336,11 +346,13 @@ class Settings(Model):
     def slots(self) -> int:
         """Return how many trainings run at once.
 
-        Where lab.toml sets no number, it is 4 on Modal and on Slurm, and the number of GPUs where those of this machine train. Else it is the
-        physical cores over the threads of one training, but at least 1.
+        Where lab.toml sets no number, it is 4 on Modal and on Slurm, one a GPU or host over ssh, and the number of GPUs where those of this
+        machine train. Else it is the physical cores over the threads of one training, but at least 1.
         """
         if self.compute.slots:
             return self.compute.slots
+        if self.compute.backend == "ssh":
+            return max(1, sum(1 + host.count(",") for host in self.compute.hosts))
         if self.compute.backend != "local":
             return 4
         if self.hands_out_devices:

@@ -1,5 +1,6 @@
 """What every compute backend keeps to, as one body over the `Compute` interface: on processes of this machine, and on sandboxes of Modal,
-whose real client talks to the stand-in of `tests/standins/modal`, and on jobs of a real Slurm, where one can be started.
+whose real client talks to the stand-in of `tests/standins/modal`, on jobs of a real Slurm, and on
+hosts behind a real sshd, where those can be started.
 
 Another backend joins by a `Backend`: how to make it, and how to reach one of its jobs from outside.
 """
@@ -20,10 +21,14 @@ from autoresearch_mcp.server.compute.local.backend import LocalCompute
 from autoresearch_mcp.server.compute.modal.backend import ModalCompute
 from autoresearch_mcp.server.compute.slurm.backend import Pace, SlurmCompute
 from autoresearch_mcp.server.compute.slurm.client import Slurm
+from autoresearch_mcp.server.compute.ssh.backend import SshCompute
+from autoresearch_mcp.server.compute.ssh.host import Wanted
 from autoresearch_mcp.server.models import new_id
 from autoresearch_mcp.server.settings import SlurmSection
+from autoresearch_mcp.server.settings.ssh import HostSection
 from autoresearch_mcp.trainer import protocol
 from tests.standins.modal.standin import Standin
+from tests.standins.sshd import Hosts
 from tests.trainer.conftest import BIGRAM
 
 pytestmark = pytest.mark.anyio
@@ -107,16 +112,38 @@ def slurm(state: Path) -> Backend:
     )
 
 
+def ssh(hosts: Hosts, state: Path) -> Backend:
+    """Runs on two hosts behind a real sshd."""
+
+    def make(log: Path, profile: str = "tiny", command: str = hosts.ssh) -> Compute:
+        sections = {name: HostSection(python=sys.executable) for name in ("box", "other")}
+        return SshCompute(Wanted(profile, None, None), 1, state, list(sections), sections, command, round_s=0.1)
+
+    def there(job: Job) -> Path:
+        (folder,) = hosts.folder.glob(f"home of */.autoresearch-mcp/labs/lab-*/runs/{job.id}/{job.attempt}")
+        return folder
+
+    return Backend(
+        make,
+        lambda job: kill_supervisor(replace(job, directory=there(job))),
+        lambda job: there(job) / protocol.CODE,
+        lambda log: make(log, profile="nonsense"),
+        lambda log: make(log, command="/no/such/ssh"),
+    )
+
+
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="module", params=["local-warm", pytest.param("local-cold", marks=pytest.mark.slow), "modal", "slurm"])
+@pytest.fixture(scope="module", params=["local-warm", pytest.param("local-cold", marks=pytest.mark.slow), "modal", "slurm", "ssh"])
 def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backend:
     if request.param == "slurm":
         request.getfixturevalue("slurm_cluster")
         return slurm(tmp_path_factory.mktemp("slurm") / "state")
+    if request.param == "ssh":
+        return ssh(request.getfixturevalue("ssh_hosts"), tmp_path_factory.mktemp("ssh") / "state")
     if request.param != "modal":
         return local(warm=request.param == "local-warm")
     return modal(request.getfixturevalue("modal_standin"), request.getfixturevalue("deployed"))

@@ -1,0 +1,1 @@
+"""Trainings on machines that are reached by ssh."""

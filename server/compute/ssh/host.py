@@ -1,0 +1,251 @@
+"""One host of a lab: what is to be asked of it, asked in one request a round, and what its last answer said of its runs."""
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from autoresearch_mcp.server.compute.base import ComputeError, Job
+from autoresearch_mcp.server.compute.ssh.transport import HostAway, HostRefused, Ssh
+from autoresearch_mcp.server.retry import Backoff, Pauses
+from autoresearch_mcp.server.secret import ensure
+from autoresearch_mcp.server.settings.ssh import HostSection
+from autoresearch_mcp.trainer import prepare, protocol
+from autoresearch_mcp.trainer.protocol import OwnText
+
+HELD = "held.json"  # in a run's folder here: for how many of the host's own seconds it ran
+ROUND_S = 0.5  # between two requests, after something new
+SLOWEST = 10  # times as long, while a run only goes on: each request takes the host a tenth of a CPU second
+RETRY_S: Pauses = (1.0, 30.0)
+SPEC_OF_DATA = "prepared there"  # the `data` of a job's spec until it is known which host takes it
+
+Checked = Callable[[dict[str, str]], str]
+"""Takes the hashes of a host's data, and returns which differ from the lab's; empty where none do."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a lab wants prepared on a host."""
+
+    profile: str
+    own: OwnText | None
+    secret: Path | None
+
+
+class Host:
+    """Speaks with one host for the backend.
+
+    Args:
+        ssh: The line to it.
+        lab: Tells this lab's folder there from others.
+        devices: The numbers of the GPUs that trainings are given; empty for a CPU.
+        threads: Of a training.
+        section: What lab.toml says of it.
+        round_s: Seconds between two requests.
+    """
+
+    def __init__(self, ssh: Ssh, lab: str, devices: list[str], threads: int, section: HostSection, round_s: float = ROUND_S) -> None:
+        self.name, self._ssh, self._lab, self._section, self._round_s = ssh.host, ssh, lab, section, round_s
+        self.devices, self._threads = devices, threads
+        self.places: list[str] = devices
+        self.looks: dict[str, dict[str, Any]] = {}  # by run, of the last answer
+        self.refusals: dict[str, str] = {}  # runs that can't be started there, with the reason
+        self.trouble = ""
+        self._data, self._hashes = "", dict[str, str]()
+        self._minute: int | None = None
+        self._followed: dict[str, Path] = {}
+        self._launching: dict[str, dict[str, Any]] = {}
+        self._adopting: dict[str, asyncio.Future[bool]] = {}
+        self._removing: set[str] = set()
+        self._wake = asyncio.Event()
+        self._rounds: asyncio.Task[None] | None = None
+
+    @property
+    def prepared(self) -> bool:
+        """Whether the data is there."""
+        return bool(self._hashes)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a training may begin there now."""
+        return bool(self._hashes) and not self.trouble and (self._minute is None or self._section.allows(self._minute))
+
+    async def prepare(self, wanted: Wanted, differing: Checked) -> None:
+        """Prepare the data there, again and again while the host is away. Cancelling the call ends the work.
+
+        Args:
+            wanted: What to prepare.
+            differing: Compares the data's hashes with the lab's.
+
+        Raises:
+            ComputeError: It can't be prepared there.
+        """
+        secret = base64.b64encode(await asyncio.to_thread(ensure(wanted.secret).read_bytes)).decode() if wanted.secret else ""
+        own = asdict(wanted.own) if wanted.own else None
+        request = {"profile": wanted.profile, "own": own, "secret": secret, "again": True, "stop": False}
+        backoff = Backoff(RETRY_S)
+        try:
+            while True:
+                try:
+                    answer = await self._ask({"prepare": request})
+                    backoff.succeeded()
+                    self.trouble = ""
+                except HostAway as error:
+                    self.trouble = f"{self.name} is away: {error}."
+                    await asyncio.sleep(backoff.failed())
+                    continue
+                if "failed" in answer:
+                    raise ComputeError(f"The training data could not be prepared on {self.name}: {answer['failed'][:400]}.")
+                if "hashes" in answer:
+                    break
+                request["again"] = not answer["goes_on"]
+        except HostRefused as error:
+            self.trouble = f"{self.name} can't be used: {error}."
+            raise ComputeError(self.trouble) from error
+        except asyncio.CancelledError:
+            with contextlib.suppress(HostAway, HostRefused):
+                await asyncio.shield(self._ask({"prepare": {**request, "again": False, "stop": True}}))
+            raise
+        if names := differing(answer["hashes"]):
+            self.trouble = f"{self.name} can't be used: its {names} differs from the lab's. Remove the prepared data there."
+            raise ComputeError(self.trouble)
+        self._data, self._hashes = answer["data"], answer["hashes"]
+        self.places = self.devices or [""] * max(1, int(answer["cores"]) // self._threads)
+
+    def launch(self, run: str, job: Job, visible: str) -> None:
+        """Start a run there with the next request, and repeat that until the host has answered."""
+        files = {path: base64.b64encode(content).decode() for path, content in job.files.items()}
+        spec = asdict(replace(job.spec, data=self._data, visible=visible))
+        section = {"before": self._section.before, "nice": self._section.nice}
+        self._launching[run] = {"run": run, "spec": spec, "files": files, "hashes": self._hashes, **section}
+        self.follow(run, job.directory)
+
+    def follow(self, run: str, directory: Path) -> None:
+        """Ask about a run in every round, and write what it leaves into its folder here."""
+        if run not in self._followed or self._rounds is None or self._rounds.done():
+            self._followed[run] = directory
+            self.hurry()
+
+    def hurry(self) -> None:
+        """Begin the next round now."""
+        self._wake.set()
+        if self._rounds is None or self._rounds.done():
+            self._rounds = asyncio.create_task(self._go_round())
+
+    async def adopt(self, run: str, patience_s: float) -> bool:
+        """Ask whether a run was begun, and forbid it if not. Returns true also where the host doesn't answer in time."""
+        answer = self._adopting.setdefault(run, asyncio.get_running_loop().create_future())
+        self.hurry()
+        done, _ = await asyncio.wait([answer], timeout=patience_s)
+        return not done or answer.result()
+
+    def drop_launch(self, run: str) -> None:
+        """Start a run no more that is not known to have been started."""
+        self._launching.pop(run, None)
+
+    def over(self, run: str) -> None:
+        """Follow a run no more, and have its files removed there."""
+        if self._followed.pop(run, None) is not None:
+            self._removing.add(run)
+            self.looks.pop(run, None)
+            self._launching.pop(run, None)
+            self.hurry()
+
+    async def clear(self, active: Callable[[], set[str]]) -> list[str]:
+        """End and remove runs there that nobody needs, and return them.
+
+        Raises:
+            HostAway: It doesn't answer.
+            HostRefused: It can't be used.
+        """
+        there = (await self._ask(_round(list=True)))["there"]
+        needed = active() | self._followed.keys()
+        unneeded = [run for run in there if run not in needed]
+        if unneeded:
+            await self._ask(_round(cancel=unneeded, remove=unneeded))
+        return [run for run in unneeded if run not in self._removing]
+
+    async def close(self) -> None:
+        """Stop following."""
+        if self._rounds is not None:
+            self._rounds.cancel()
+            await asyncio.gather(self._rounds, return_exceptions=True)
+
+    async def _go_round(self) -> None:
+        """Ask in rounds while there is something to ask: soon after something new, and less often where a run only goes on."""
+        backoff, pause_s = Backoff(RETRY_S), self._round_s
+        while self._followed or self._adopting or self._removing:
+            self._wake.clear()
+            try:
+                await self._round()
+                backoff.succeeded()
+                self.trouble = ""
+                pause_s = min(pause_s * 1.5, SLOWEST * self._round_s)
+            except (HostAway, HostRefused, OSError, ValueError, KeyError) as error:
+                runs = f"{len(self._followed)} {'run' if len(self._followed) == 1 else 'runs'}"
+                self.trouble = f"{self.name} is away: {error}. What became of its {runs} is known when it is back."
+                pause_s = backoff.failed()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause_s)
+                if self.trouble:
+                    await asyncio.sleep(RETRY_S[0])
+                pause_s = self._round_s
+
+    async def _round(self) -> None:
+        """Ask everything that is to be asked, and take in the answer."""
+        directories = dict(self._followed)
+        look, cancel = await asyncio.to_thread(_where_we_are, directories)
+        launching, adopting, removing = dict(self._launching), list(self._adopting), set(self._removing)
+        launch = list(launching.values())
+        answer = await self._ask(_round(launch=launch, adopt=adopting, cancel=cancel, look=look, remove=sorted(removing)))
+        self._minute = answer["minute"]
+        self._removing -= removing
+        for run, reason in answer["launched"].items():
+            self._launching.pop(run, None)
+            if reason:
+                self.refusals[run] = f"It could not be started on {self.name}: {reason}"
+        for run, known in answer["adopted"].items():
+            if not (waiting := self._adopting.pop(run)).done():
+                waiting.set_result(known)
+        await asyncio.to_thread(_take_in, directories, answer["looks"])
+        self.looks |= {run: seen for run, seen in answer["looks"].items() if run in self._followed}
+
+    async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        common = {"lab": self._lab, "folder": self._section.folder, "fixed": prepare.fixed_hash()}
+        return await self._ssh.ask({**common, **request})
+
+
+def _round(**parts: Any) -> dict[str, Any]:
+    return {"launch": [], "adopt": [], "cancel": [], "look": {}, "remove": [], "list": False, **parts}
+
+
+def _where_we_are(directories: dict[str, Path]) -> tuple[dict[str, dict[str, int]], list[str]]:
+    """Return how much of each run's growing files is here, and which runs are to end."""
+    look, cancel = {}, []
+    for run, directory in directories.items():
+        sizes = [path.stat().st_size if path.exists() else 0 for path in (directory / protocol.LOG, directory / protocol.CURVE)]
+        look[run] = dict(zip(("log", "curve"), sizes, strict=True))
+        if (directory / protocol.CANCEL).exists():
+            cancel.append(run)
+    return look, cancel
+
+
+def _take_in(directories: dict[str, Path], looks: dict[str, dict[str, Any]]) -> None:
+    """Write what came back into the lab, the result last."""
+    for run, seen in looks.items():
+        directory = directories[run]
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name in (protocol.LOG, protocol.CURVE):
+            if name in seen:
+                with (directory / name).open("ab") as file:
+                    file.write(base64.b64decode(seen.pop(name)))
+        if seen["progress"]:
+            protocol.write_json(directory / protocol.PROGRESS, seen["progress"])
+        if seen.get("hidden"):
+            protocol.write_json(directory / protocol.HIDDEN, seen.pop("hidden"))
+        if seen.get("result"):
+            protocol.write_json(directory / HELD, {"held_s": seen["held_s"]})
+            protocol.write_json(directory / protocol.RESULT, seen["result"])

@@ -1,0 +1,263 @@
+"""Does on a host what a lab asks. ssh sends this source there with each request, so it needs nothing but a Python to say what is missing.
+
+A request does nothing before all of it has arrived. Each part can be repeated: a run's folder appears whole or not at all, its launcher
+locks it, and what was forbidden or removed leaves a mark, so that a request which arrives late starts nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+CHUNK = 256 * 1024  # bytes of a growing file in one answer
+HOST = "host.json"  # in a run's folder there: {"boot"} as it was launched
+EXITED = "exited"  # in a run's folder there: the launcher's exit status
+OUTPUT = "launcher.log"
+_OLDEST = (3, 11)
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Do what a request asks. `{"refused"}` says why this host can do nothing for the lab."""
+    if sys.version_info[:2] < _OLDEST:
+        return {"refused": f"its Python is {sys.version_info[0]}.{sys.version_info[1]}, and 3.11 is needed"}
+    try:
+        from autoresearch_mcp.trainer import prepare
+    except ImportError as error:
+        return {"refused": f"autoresearch-mcp is not installed for {sys.executable} ({error})"}
+    if prepare.fixed_hash() != request["fixed"]:
+        return {"refused": f"another version of autoresearch-mcp is installed for {sys.executable}"}
+    root = Path(request["folder"]).expanduser() / f"lab-{request['lab']}"
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if "prepare" in request:
+        return _prepare(root / "prepare", **request["prepare"])
+    runs = root / "runs"
+    launched = {each["run"]: _launch(runs / each["run"], **each) for each in request["launch"]}
+    adopted = {run: _adopt(runs / run) for run in request["adopt"]}
+    for run in request["cancel"]:
+        _cancel(runs / run)
+    for run in request["remove"]:
+        _remove(runs / run)
+    looks = {run: _look(runs / run, **at) for run, at in request["look"].items()}
+    there = [f"{run.parent.name}/{run.name}" for run in runs.glob("*/*") if (run / "spec.json").exists()] if request["list"] else []
+    return {
+        "launched": launched,
+        "adopted": adopted,
+        "looks": looks,
+        "there": there,
+        "minute": time.localtime()[3] * 60 + time.localtime()[4],
+    }
+
+
+def _prepare(folder: Path, profile: str, own: Any, secret: str, again: bool, stop: bool) -> dict[str, Any]:
+    """Begin to prepare data unless that goes on, or tell how it went."""
+    from autoresearch_mcp.trainer import prepare
+
+    folder.mkdir(exist_ok=True, mode=0o700)
+    pid, status, out, err = (folder / name for name in ("pid", "status", "out", "err"))
+    if stop:
+        with contextlib.suppress(OSError, ValueError):
+            os.killpg(int(pid.read_text(encoding="ascii")), signal.SIGINT)
+        return {}
+    if again and not _alive(pid):
+        status.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "autoresearch_mcp.trainer.prepare", profile]
+        if own:
+            command += ["--own", json.dumps(own)]
+        if secret:
+            file = folder / "secret"
+            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "wb") as target:
+                target.write(base64.b64decode(secret))
+            command += ["--secret", str(file)]
+        text = f"{shlex.join(command)} > {shlex.quote(str(out))} 2> {shlex.quote(str(err))}; echo $? > {shlex.quote(str(status))}"
+        pid.write_text(str(_detach(text, err)), encoding="ascii")
+    deadline = time.monotonic() + 2
+    while not (status.exists() and status.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if not (status.exists() and status.stat().st_size):
+        return {"goes_on": _alive(pid)}
+    if status.read_text(encoding="ascii").strip() != "0":
+        lines = err.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return {"failed": lines[-1] if lines else "it printed nothing"}
+    data = out.read_text(encoding="utf-8").strip().splitlines()[-1]
+    return {"data": data, "hashes": prepare.data_hashes(Path(data)), "cores": len(os.sched_getaffinity(0))}
+
+
+def _launch(
+    folder: Path, run: str, spec: dict[str, Any], files: dict[str, str], hashes: dict[str, str], before: list[str], nice: int
+) -> str:
+    """Start a run's launcher, unless it has begun or is forbidden.
+
+    Returns:
+        Why it can't be started; empty where it was.
+    """
+    from autoresearch_mcp.trainer import prepare, protocol
+
+    try:
+        is_data = prepare.data_hashes(Path(spec["data"]))
+        if is_data != hashes:
+            return f"the prepared data there differs now in {_differing(is_data, hashes)}"
+        if not folder.exists():
+            staging = folder.with_name(f".{folder.name}.{os.getpid()}")
+            for path, content in files.items():
+                target = staging / protocol.CODE / path
+                target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                target.write_bytes(base64.b64decode(content))
+            (staging / protocol.CODE).mkdir(parents=True, exist_ok=True, mode=0o700)
+            protocol.write_json(staging / HOST, {"boot": _boot()})
+            protocol.write_json(staging / protocol.SPEC, spec)
+            with contextlib.suppress(FileExistsError):
+                staging.rename(folder)
+        if (folder / protocol.ABANDONED).exists() or _size(folder / protocol.LOCK):
+            return ""
+        launcher = shlex.join([sys.executable, "-m", "autoresearch_mcp.trainer.launch", str(folder)])
+        last = f"nice -n {nice} {launcher}; echo $? > {shlex.quote(str(folder / EXITED))}"
+        _detach("\n".join([*before, last]), folder / OUTPUT, spec["threads"])
+    except OSError as error:
+        return f"the run's files could not be written there: {error}. Is the disk full?"
+    return ""
+
+
+def _adopt(folder: Path) -> bool:
+    """Return whether a launcher has the run, or left a result. If neither, forbid it under the launcher's own lock."""
+    from autoresearch_mcp.trainer import files, protocol
+
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (folder / protocol.LOCK).open("a+b") as lock:
+        if not files.try_process_lock(lock) or (folder / protocol.RESULT).exists():
+            return True
+        (folder / protocol.ABANDONED).touch()
+    return False
+
+
+def _cancel(folder: Path) -> None:
+    from autoresearch_mcp.trainer import protocol
+
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (folder / protocol.CANCEL).touch()
+    if _held(folder / protocol.LOCK):
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(int((folder / protocol.LOCK).read_text(encoding="ascii")), signal.SIGTERM)
+    else:
+        _adopt(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Empty the folder of a run that has ended, and leave the mark that it must not begin again."""
+    from autoresearch_mcp.trainer import protocol
+
+    if not folder.exists() or (_adopt(folder) and _held(folder / protocol.LOCK)):
+        return
+    (folder / protocol.ABANDONED).touch()
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif entry.name != protocol.ABANDONED:
+            entry.unlink(missing_ok=True)
+
+
+def _look(folder: Path, log: int, curve: int) -> dict[str, Any]:
+    """Tell how a run is, and what its files have grown by."""
+    from autoresearch_mcp.trainer import protocol
+
+    # The order matters: a launcher locks, writes its id into the lock, works, writes the result, lets go.
+    forbidden = (folder / protocol.ABANDONED).exists()
+    begun, exited = _size(folder / protocol.LOCK) > 0, (folder / EXITED).exists()
+    alive = _held(folder / protocol.LOCK)
+    result = protocol.read_json(folder / protocol.RESULT)
+    whole = True
+    look: dict[str, Any] = {"forbidden": forbidden, "begun": begun, "alive": alive, "exited": exited}
+    for name, at in ((protocol.LOG, log), (protocol.CURVE, curve)):
+        with contextlib.suppress(FileNotFoundError), (folder / name).open("rb") as file:
+            file.seek(at)
+            grown = file.read(CHUNK)
+            whole = whole and not file.read(1)
+            if grown:
+                look[name] = base64.b64encode(grown).decode()
+    look["progress"] = protocol.read_json(folder / protocol.PROGRESS)
+    if begun:
+        until = (folder / protocol.RESULT).stat().st_mtime if result else time.time()
+        look["held_s"] = max(0.0, until - (folder / protocol.LOCK).stat().st_mtime)
+    if result and whole:
+        look |= {"result": result, "hidden": protocol.read_json(folder / protocol.HIDDEN)}
+    elif result:
+        look |= {"alive": True}  # not ended before all of it is fetched
+    if exited and not begun:
+        text = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace").strip()
+        look["output"] = " / ".join(text.splitlines()[-3:])[-400:]
+    if begun and not alive:
+        look["rebooted"] = (protocol.read_json(folder / HOST) or {}).get("boot") != _boot()
+    return look
+
+
+def _detach(text: str, log: Path, threads: int = 1) -> int:
+    """Run shell lines in a session of their own, which outlives this process and the line to the lab."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            ["/bin/sh", "-c", text],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            cwd="/",
+            start_new_session=True,
+        ).pid
+
+
+def _alive(pid: Path) -> bool:
+    try:
+        os.killpg(int(pid.read_text(encoding="ascii")), 0)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _held(lock: Path) -> bool:
+    from autoresearch_mcp.trainer import files
+
+    try:
+        with lock.open("r+b") as file:
+            return not files.try_process_lock(file)
+    except FileNotFoundError:
+        return False
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _differing(one: dict[str, str], other: dict[str, str]) -> str:
+    return ", ".join(sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name)))
+
+
+def main() -> None:
+    """Read the request that follows this source, and answer between two marks, which no login profile prints."""
+    request = json.loads(sys.stdin.buffer.read())
+    mark = request["mark"]
+    sys.stdout.write(f"\n{mark}{json.dumps(answer(request))}{mark}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

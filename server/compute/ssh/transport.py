@@ -1,0 +1,154 @@
+"""Sends requests to a host by OpenSSH itself: keys, agents, aliases and jump hosts are as `~/.ssh/config` has them.
+
+One connection a host is shared by all requests (`ControlMaster`), and one request is on its way at a time. Nothing ever asks: a
+password, an unknown host key or one that changed is an error in words.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autoresearch_mcp.server.untrusted import one_line
+
+REQUEST_S = 60.0  # that a request may take
+_CONNECT_S = 15
+_PASSED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TERM", "XDG_RUNTIME_DIR", "KRB5CCNAME", "DISPLAY")
+_SOURCE = Path(__file__).with_name("there.py")
+_READ = "import sys; exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())))"
+_OURS = "$HOME/.autoresearch-mcp/venv/bin/python"
+
+
+class HostAway(Exception):
+    """The host doesn't answer now, or its answer was lost. Another try may help."""
+
+
+class HostRefused(Exception):
+    """Nothing can be done on the host before its owner has done something. The text says what."""
+
+
+class Ssh:
+    """Talks to one host.
+
+    Args:
+        host: As ssh knows it.
+        python: On the host; empty is the one that `setup ssh` makes, else `python3`.
+        command: The program ssh.
+    """
+
+    def __init__(self, host: str, python: str = "", command: str = "ssh") -> None:
+        if host.startswith("-"):
+            raise ValueError(f"{host!r} is no host: it begins with -")
+        self.host, self._command, self._remote = host, command, _remote_command(python)
+        self._turn = asyncio.Lock()
+
+    async def ask(self, request: Mapping[str, Any], timeout_s: float = REQUEST_S) -> dict[str, Any]:
+        """Send a request to `there.py`, and return its answer.
+
+        Raises:
+            HostAway: No answer came. What was asked may have been done.
+            HostRefused: The host can't do it, or doesn't let us in.
+        """
+        async with self._turn:
+            return await self._ask(request, timeout_s)
+
+    async def _ask(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        mark, source = secrets.token_hex(16), await asyncio.to_thread(_SOURCE.read_bytes)
+        body = json.dumps({**request, "mark": mark}).encode()
+        try:
+            status, out, err = await self._run(["-T", "--", self.host, self._remote], b"%d\n%b%b" % (len(source), source, body), timeout_s)
+        except TimeoutError:
+            with contextlib.suppress(OSError, TimeoutError):  # a stalled connection would hold up the next request too
+                await self._run(["-O", "exit", "--", self.host], b"", 5.0)
+            raise HostAway(f"no answer within {timeout_s:g} s") from None
+        except OSError as error:
+            raise HostRefused(f"ssh can't be started here: {error.strerror}") from error
+        parts = out.split(mark.encode())
+        if len(parts) != 3:
+            raise _failure(self.host, status, err)
+        answer: dict[str, Any] = json.loads(parts[1])
+        if "refused" in answer:
+            reason = one_line(str(answer["refused"]), 300)
+            raise HostRefused(f"{reason}. Install this version there, or name its Python as `python` in [compute.ssh.{self.host}]")
+        return answer
+
+    async def _run(self, arguments: Sequence[str], given: bytes, timeout_s: float) -> tuple[int, bytes, str]:
+        options = {
+            "BatchMode": "yes",
+            "ConnectTimeout": str(_CONNECT_S),
+            "ServerAliveInterval": "10",
+            "ServerAliveCountMax": "3",
+            "ControlMaster": "auto",
+            "ControlPath": f"{_sockets()}/{os.getpid():x}-%C",
+            "ControlPersist": "60",
+            "ClearAllForwardings": "yes",
+            "ForwardAgent": "no",
+            "RequestTTY": "no",
+        }
+        own = {name: value for name, value in os.environ.items() if name in _PASSED or name.startswith("SSH_")}
+        given_options = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
+        with tempfile.TemporaryFile() as errors:  # a pipe would stay open for as long as the shared connection
+            process = await asyncio.create_subprocess_exec(
+                self._command,
+                *given_options,
+                *arguments,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
+                env=own,
+                cwd="/",
+                start_new_session=True,
+            )
+            try:
+                out, _ = await asyncio.wait_for(process.communicate(given), timeout_s)
+            finally:
+                if process.returncode is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        process.kill()
+                    await process.wait()
+            errors.seek(0)
+            return process.returncode or 0, out, errors.read(100_000).decode(errors="replace")
+
+
+def _failure(host: str, status: int, err: str) -> HostAway | HostRefused:
+    """Return what a request without an answer means."""
+    text = one_line(" ".join(err.split()), 300) or f"ssh ended with status {status}"
+    if "REMOTE HOST IDENTIFICATION HAS CHANGED" in err:
+        return HostRefused(
+            f"the host key of {host} changed, which may be somebody in between. Ask whoever runs it; then `ssh-keygen -R` the old key"
+        )
+    if "Host key verification failed" in err:
+        return HostRefused(f"the host key of {host} is not known here. Run `ssh {host}` once, and compare it")
+    if "Permission denied" in err:
+        return HostAway(
+            f"it doesn't let us in without asking ({text}). Load the key into your agent, then `ssh -o BatchMode=yes {host}` works"
+        )
+    if status in (126, 127):
+        return HostRefused(f"there is no Python there ({text}). Name one as `python` in [compute.ssh.{host}]")
+    return HostAway(text)
+
+
+def _remote_command(python: str) -> str:
+    """Return one line that every login shell reads alike: it starts a Python, which reads the rest from its input."""
+    if not python:
+        find = f'p="{_OURS}"; [ -x "$p" ] || p=python3'
+    elif python.startswith("~/"):
+        find = f'p="$HOME"/{shlex.quote(python[2:])}'
+    else:
+        find = f"p={shlex.quote(python)}"
+    return "exec sh -c " + shlex.quote(f'{find}; exec "$p" -c "{_READ}"')
+
+
+def _sockets() -> Path:
+    """Return the folder of this user's shared connections. Its path is short, since a socket's is limited to about 100 bytes."""
+    folder = Path(f"/tmp/autoresearch-ssh-{os.getuid()}")  # noqa: S108
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077:
+        raise PermissionError(1, f"{folder} is not this user's alone")
+    return folder

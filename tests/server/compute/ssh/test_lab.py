@@ -1,0 +1,141 @@
+"""A lab on two hosts behind a real sshd: a campaign over MCP, a line that is cut, a host that was restarted."""
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+from mcp import Client
+
+from autoresearch_mcp.server.compute.base import Job, Observation
+from autoresearch_mcp.server.compute.ssh.backend import SshCompute
+from autoresearch_mcp.server.compute.ssh.host import Wanted
+from autoresearch_mcp.server.models import new_id
+from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.settings.ssh import HostSection
+from autoresearch_mcp.trainer import protocol
+from tests.acceptance.test_swarm import answer, server
+from tests.standins.sshd import Hosts
+
+pytestmark = pytest.mark.anyio
+DRAWING = Path(__file__).parents[3] / "bench" / "drawing_launcher.py"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def drawing(seconds: float) -> str:
+    """A line of `before` that puts another launcher in the place of `nice -n 0 PYTHON -m autoresearch_mcp.trainer.launch DIRECTORY`."""
+    return f'nice() {{ {shlex.join([sys.executable, str(DRAWING), str(seconds), "0.5"])} "$6"; }}'
+
+
+@pytest.fixture
+async def line(ssh_hosts: Hosts, tmp_path: Path) -> AsyncIterator[tuple[SshCompute, Path]]:
+    """A backend on `box` with runs of ten minutes, and the file that cuts its line."""
+    cut, ssh = tmp_path / "cut", tmp_path / "ssh"
+    ssh.write_text(
+        f'#!/bin/sh\n[ -e "{cut}" ] && {{ echo "Connection reset by peer" >&2; exit 255; }}\nexec {ssh_hosts.ssh} "$@"\n', "utf-8"
+    )
+    ssh.chmod(0o755)
+    section = HostSection(python=sys.executable, before=[drawing(600)])
+    compute = SshCompute(Wanted("tiny", None, None), 1, tmp_path / "state", ["box"], {"box": section}, str(ssh), round_s=0.1)
+    yield compute, cut
+    await compute.close()
+
+
+async def start(compute: SshCompute, tmp_path: Path) -> Job:
+    id = new_id("e")
+    job = Job(id, 1, tmp_path / id / "1", protocol.Spec(id, 1, "tiny", 20.0, 1, await compute.prepare()), {"train.py": b""})
+    await compute.submit(job)
+    await see(compute, job, "running")
+    return job
+
+
+async def see(compute: SshCompute, job: Job, *phases: str) -> Observation:
+    with anyio.fail_after(60):
+        while (now := await compute.observe(job)).phase not in phases:  # noqa: ASYNC110
+            await anyio.sleep(compute.poll_s)
+    return now
+
+
+def there(hosts: Hosts, job: Job) -> Path:
+    (folder,) = hosts.folder.glob(f"home of */.autoresearch-mcp/labs/lab-*/runs/{job.id}/{job.attempt}")
+    return folder
+
+
+async def test_a_campaign_on_two_hosts_promotes_a_gain_over_mcp(
+    ssh_hosts: Hosts, make_lab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{Path(ssh_hosts.ssh).parent}:{os.environ['PATH']}")
+    root = make_lab("far-lab", {'backend = "local"': 'backend = "ssh"\nhosts = ["box:0", "other:0"]'})
+    with (root / "lab.toml").open("a", encoding="utf-8") as file:
+        for name in ("box", "other"):
+            file.write(f"\n[compute.ssh.{name}]\npython = '{sys.executable}'\nbefore = ['{drawing(0.2)}']\n")
+    edits = [{"path": "train.py", "search": "UNEMBEDDING_LR = 0.004", "replace": "UNEMBEDDING_LR = 0.004500001"}]  # 5 sd better
+    with anyio.fail_after(180):
+        async with Client(server(root)) as client:
+            idea = {"hypothesis": "A faster unembedding lowers val_bpb.", "author": "ada", "edits": edits}
+            commit = (await answer(client, "propose_patch", **idea))["commit"]
+            launched = await answer(client, "launch_training", commit=commit, until="decided", author="ada")
+            while not (await answer(client, "wait_for_experiments", ids=[launched["until_decided"]], timeout_s=30))["done"]:
+                pass
+            promoted = await answer(client, "promote_commit", commit=commit, author="ada")
+            status = await answer(client, "get_status")
+    assert promoted["promoted"], promoted
+    assert Repo(root).champion().startswith(commit) and not status.get("warnings"), status
+    hosts = {str((protocol.read_json(record) or {})["host"]) for record in (root / ".autoresearch" / "runs").glob("*/*/ssh.json")}
+    assert hosts == {"box", "other"}
+
+
+async def test_a_cancel_holds_while_the_host_is_away_and_its_run_is_neither_lost_nor_repeated(
+    line: tuple[SshCompute, Path], ssh_hosts: Hosts, tmp_path: Path
+) -> None:
+    compute, cut = line
+    job = await start(compute, tmp_path)
+    cut.touch()
+    with anyio.fail_after(30):
+        while not compute.troubles():
+            assert (await compute.observe(job)).phase == "running"
+            await anyio.sleep(compute.poll_s)
+    assert compute.troubles() == ["box is away: Connection reset by peer. What became of its 1 run is known when it is back."]
+    await compute.cancel(job)
+    assert (await compute.observe(job)).phase == "running"
+    cut.unlink()
+    end = await see(compute, job, "ended", "lost", "refused")
+    assert end.result is not None and end.result.state == "cancelled" and end.device_s is not None
+    with anyio.fail_after(30):  # only the mark that it must not begin again is left there
+        while [entry.name for entry in there(ssh_hosts, job).iterdir()] != [protocol.ABANDONED]:  # noqa: ASYNC110
+            await anyio.sleep(compute.poll_s)
+    assert not compute.troubles()
+
+
+async def test_a_host_that_was_restarted_loses_its_run_and_says_so(line: tuple[SshCompute, Path], ssh_hosts: Hosts, tmp_path: Path) -> None:
+    compute, _ = line
+    job = await start(compute, tmp_path)
+    protocol.write_json(there(ssh_hosts, job) / "host.json", {"boot": "an earlier one"})
+    os.kill(int((there(ssh_hosts, job) / protocol.LOCK).read_text(encoding="ascii")), signal.SIGKILL)
+    end = await see(compute, job, "ended", "lost", "refused")
+    assert (end.phase, end.reason, end.never_started) == ("lost", "box was restarted in the run.", False)
+    assert not await compute.adopt(replace(job, files={}))
+
+
+async def test_a_run_that_nobody_needs_is_ended_and_its_files_are_removed(
+    line: tuple[SshCompute, Path], ssh_hosts: Hosts, tmp_path: Path
+) -> None:
+    compute, _ = line
+    job = await start(compute, tmp_path)
+    next_one = SshCompute(
+        Wanted("tiny", None, None), 1, tmp_path / "state", ["box"], {"box": HostSection(python=sys.executable)}, ssh_hosts.ssh
+    )
+    assert await next_one.orphans(lambda: {(job.id, 1)}) == []
+    assert (await compute.observe(job)).phase == "running"
+    assert await next_one.orphans(set) == [f"run {job.id}/1 on box"]
+    await see(compute, job, "ended", "lost")
+    await next_one.close()
