@@ -8,6 +8,7 @@ TOOLS = (
     "read_file",
     "propose_patch",
     "launch_training",
+    "launch_sweep",
     "wait_for_experiments",
     "get_experiment",
     "read_log",

@@ -1,10 +1,10 @@
 """The answers of the lab's use cases: small models that become the tools' structured output."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from autoresearch_mcp.server.models import UNLISTED, Experiment, ExperimentState, Failure, Memory, Model, Verdict
+from autoresearch_mcp.server.models import UNLISTED, Experiment, ExperimentState, Failure, Memory, Model, SweepState, Verdict
 
 
 class ExperimentLine(Model):
@@ -71,7 +71,7 @@ class Summary(Model):
     commit: str
     n: int
     mean: float | None = None
-    sd: float | None = None
+    sd: float | None = Field(default=None, json_schema_extra=UNLISTED)
     reported: bool | None = Field(
         default=None,
         description="true: the code printed it, and nobody verified it; else the scorer measured it",
@@ -123,6 +123,44 @@ class TrainingCost(Model):
     left: int = Field(description="how many more the budget allows")
     queue_s: float | None = Field(default=None, description="until the queue is empty, about", json_schema_extra=UNLISTED)
     limits: str
+
+
+class Range(Model):
+    """Where a constant may lie in a sweep."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool | None = None
+    choices: Annotated[list[str], Field(min_length=2, max_length=64)] | None = None
+
+
+class SweepLine(Model):
+    """A sweep with its best trial so far. One trial shows little: only the gate can say that it is better."""
+
+    id: str
+    commit: str
+    author: str = Field(json_schema_extra=UNLISTED)
+    state: SweepState
+    ended: int
+    failed: int = Field(json_schema_extra=UNLISTED)
+    running: int = Field(json_schema_extra=UNLISTED)
+    left: int
+    best: float | None = None
+    best_commit: str | None = None
+    best_values: dict[str, str] = Field(default={}, json_schema_extra=UNLISTED)
+    importances: dict[str, float] = Field(
+        default={}, description="share of the metric's variation that each constant explains, from 20 trials on", json_schema_extra=UNLISTED
+    )
+    note: str = Field(default="", json_schema_extra=UNLISTED)
+
+
+class SweepAnswer(Model):
+    """The sweep that a launch began."""
+
+    id: str
+    repeated: bool = Field(json_schema_extra=UNLISTED)
+    sweep: SweepLine = Field(json_schema_extra=UNLISTED)
+    note: str
 
 
 class OpenLaunch(Model):
@@ -181,6 +219,7 @@ class StatusAnswer(Model):
     running: list[ExperimentLine] = Field(json_schema_extra=UNLISTED)
     queued: list[ExperimentLine] = Field(json_schema_extra=UNLISTED)
     open: list[OpenLaunch] = Field(default=[], description="launches until decided: the first 8", json_schema_extra=UNLISTED)
+    sweeps: list[SweepLine] = Field(default=[], json_schema_extra=UNLISTED)
     recent: list[ExperimentLine] = Field(description="latest ended, newest first", json_schema_extra=UNLISTED)
     leaderboard: list[Leader] = Field(description="best commits by likely gain on the champion; the mean is the raw one")
     budget: Budget
@@ -218,7 +257,7 @@ class SimilarProposal(Model):
     hypothesis: str
     likeness: float = Field(description="0 to 1: of the hypotheses' words or meaning", json_schema_extra=UNLISTED)
     ended: int = Field(description="replicates that have ended", json_schema_extra=UNLISTED)
-    mean_val_bpb: float | None = None
+    mean_val_bpb: float | None = Field(default=None, json_schema_extra=UNLISTED)
 
 
 class ProposalAnswer(Model):
@@ -227,7 +266,9 @@ class ProposalAnswer(Model):
     commit: str
     title: str = Field(json_schema_extra=UNLISTED)
     base: str
-    duplicate: bool = Field(description="true: this code was proposed before; commit, author and results are the twin's")
+    duplicate: bool = Field(
+        description="true: this code was proposed before; commit, author and results are the twin's", json_schema_extra=UNLISTED
+    )
     diff_stat: str = Field(json_schema_extra=UNLISTED)
     diff: str = Field(description="against the base; at most 2 KB", json_schema_extra=UNLISTED)
     hypothesis: str = Field(json_schema_extra=UNLISTED)
@@ -244,7 +285,9 @@ class LaunchAnswer(Model):
     experiments: list[str]
     seeds: list[int] = Field(json_schema_extra=UNLISTED)
     commit: str
-    repeated: bool = Field(description="true: it was launched before, such as under this idempotency_key; nothing new was queued")
+    repeated: bool = Field(
+        description="true: it was launched before, such as under this idempotency_key; nothing new was queued", json_schema_extra=UNLISTED
+    )
     until_decided: str | None = Field(default=None, description="id to wait for and to cancel, of a launch until decided")
     reserved_s: float = Field(json_schema_extra=UNLISTED)
     budget_left_s: float = Field(json_schema_extra=UNLISTED)
@@ -264,6 +307,7 @@ class ExperimentAnswer(Model):
     """All that is known of one experiment, or several side by side."""
 
     experiment: ExperimentLine | None = None
+    sweep: SweepLine | None = Field(default=None, json_schema_extra=UNLISTED)
     against_champion: str = Field(default="", description="where its commit stands, in a sentence")
     pace: str | None = Field(
         default=None,

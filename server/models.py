@@ -17,6 +17,8 @@ ExperimentState = Literal["queued", "starting", "running", "scoring", "finished"
 Fault = Literal["code", "scorer", "machine", "cancel"]
 Phase = Literal["starting", "running", "scoring"]
 MemoryKind = Literal["finding", "failure", "idea", "insight"]
+SweepState = Literal["open", "done", "cancelled", "stopped"]
+Sampler = Literal["tpe", "cmaes", "random", "grid"]
 CandidacyState = Literal["open", "decided", "cancelled", "out_of_budget", "stopped"]
 Metric = Literal["verified", "reported"]  # measured by the scorer; printed by the training code itself
 
@@ -190,6 +192,51 @@ class Candidacy(Model):
     version: int = 0
 
 
+class SweepParameter(Model):
+    """A constant that a sweep varies: over a range, or over some values."""
+
+    path: str = Field(description="the file that it stands in")
+    now: str = Field(description="its value at the sweep's commit, as it is written")
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    whole: bool = Field(default=False, description="whole numbers only")
+    choices: list[str] = Field(default=[], description="the values as code, instead of a range")
+
+
+class Sweep(Model):
+    """A search over constants of one commit: many trials, each an ordinary proposal and experiment."""
+
+    id: str
+    commit: str
+    author: str
+    parameters: dict[str, SweepParameter]
+    trials: int
+    parallel: int
+    sampler: Sampler
+    tags: list[str] = []
+    seed: int
+    state: SweepState = "open"
+    note: str = Field(default="", description="why it ended, in a sentence")
+    importances: dict[str, float] = Field(default={}, description="share of the metric's variation that each constant explains")
+    weighed: int = Field(default=0, description="trials that had finished when the importances were reckoned")
+    created_at: float
+    ended_at: float | None = None
+    version: int = 0
+
+
+class Trial(Model):
+    """One point of a sweep."""
+
+    sweep: str
+    number: int = Field(description="from 0")
+    values: dict[str, str] = Field(description="of each constant, as code")
+    commit: str = Field(default="", description="empty where no proposal could be made of it")
+    experiment: str = Field(default="", description="that measures it; may be an earlier one of the same code")
+    note: str = Field(default="", description="why there is no experiment")
+    attrs: dict[str, Any] = Field(default={}, description="what the sampler wants to find again")
+
+
 class Memory(Model):
     """An append-only note by an agent."""
 
@@ -300,18 +347,18 @@ class Verdict(Model):
     )
     reason: str
     next: str = Field(default="", description="what happens next")
-    final: bool = Field(default=False, description="it stays so until the champion or the conditions change")
+    final: bool = Field(default=False, description="it stays so until the champion or the conditions change", json_schema_extra=UNLISTED)
     metric: Metric = Field(default="verified", json_schema_extra=UNLISTED)
     n: int = Field(default=0, description="replicates of the candidate that count")
     m: int = Field(default=0, description="fresh replicates of the champion that count", json_schema_extra=UNLISTED)
     candidate_mean: float | None = Field(default=None, json_schema_extra=UNLISTED)
     champion_mean: float | None = Field(default=None, json_schema_extra=UNLISTED)
     gain: float | None = Field(default=None, description="of the means; positive is better")
-    se: float | None = Field(default=None, description="standard error of the gain")
+    se: float | None = Field(default=None, description="standard error of the gain", json_schema_extra=UNLISTED)
     gain_sd: float | None = Field(
         default=None, description="the gain in standard deviations between replicates", json_schema_extra=UNLISTED
     )
-    p: float | None = Field(default=None, description="chance of such a gain by luck, at one look")
+    p: float | None = Field(default=None, description="chance of such a gain by luck, at one look", json_schema_extra=UNLISTED)
     needed_gain: float | None = Field(default=None, description="what would promote with these replicates", json_schema_extra=UNLISTED)
     noise: float | None = Field(default=None, description="standard deviation between replicates of one commit", json_schema_extra=UNLISTED)
     nu: int = Field(default=0, description="degrees of freedom of the noise", json_schema_extra=UNLISTED)

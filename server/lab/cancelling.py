@@ -1,4 +1,4 @@
-"""Stopping trainings and launches until decided: some by id, all of a commit, or all of one's own."""
+"""Stopping trainings, launches until decided and sweeps: some by id, all of a commit, or all of one's own."""
 
 import re
 import time
@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.core import LabCore, checked_id
-from autoresearch_mcp.server.models import OWNER, Candidacy, Experiment
+from autoresearch_mcp.server.models import OWNER, Candidacy, Experiment, Sweep
 from autoresearch_mcp.server.untrusted import clean, one_line
 
 _CANDIDACY = re.compile(r"c-[0-9a-z]{15}")
+_SWEEP = re.compile(r"s-[0-9a-z]{15}")
 _NAMED = 8  # ids that a note names
-Open = Experiment | Candidacy
+Open = Experiment | Candidacy | Sweep
 
 
 class Cancelling:
@@ -30,11 +31,11 @@ class Cancelling:
         reason: str = "",
         anyones: bool = False,
     ) -> a.CancelAnswer:
-        """Stop experiments and launches until decided, all or none of those that are named by id; what has ended stays as it is.
+        """Stop experiments, launches until decided and sweeps, all or none of those that are named by id; what has ended stays as it is.
 
         Args:
             author: who asks, for the record.
-            ids: of experiments and of launches until decided. Exactly one of `ids`, `commit` and `mine` is given.
+            ids: of experiments, launches until decided and sweeps. Exactly one of `ids`, `commit` and `mine` is given.
             commit: all of it that is open: the caller's, and with `anyones` also others', but not what the lab itself launched.
             mine: all that is open of the caller's.
             reason: needed where something is another's, but of the lab's owner. Its author is told, once.
@@ -66,6 +67,10 @@ class Cancelling:
         return a.CancelAnswer(states=dict(sorted(states.items())), freed_s=round(back, 1), note=self._note(chosen, changed, kept, back))
 
     def _known(self, id: str) -> Open:
+        if id.startswith("s-"):
+            if (sweep := self._core.ledger.sweep(checked_id(id, _SWEEP, "a sweep"))) is None:
+                raise LabError(f"There is no sweep {id}.", "unknown_experiment")
+            return sweep
         if not id.startswith("c-"):
             return self._core.experiment(id)
         candidacy = self._core.ledger.candidacy(checked_id(id, _CANDIDACY, "a launch until decided"))
@@ -77,14 +82,15 @@ class Cancelling:
         """Return what is open of a commit, or of everything. The lab's own is not among it, and no training of a candidacy that is."""
         ledger = self._core.ledger
         candidacies = [each for each in ledger.open_candidacies() if commit in (None, each.commit)]
-        covered = {each.id for each in candidacies}
-        trainings = [e for e in ledger.open_experiments() if commit in (None, e.commit) and not e.by_lab and e.candidacy not in covered]
-        return [*candidacies, *trainings]
+        sweeps = [each for each in ledger.open_sweeps() if commit in (None, each.commit)]
+        covered = {each.id for each in candidacies} | {each.id for each in sweeps}
+        open_ = [e for e in ledger.open_experiments() if commit in (None, e.commit) and not e.by_lab]
+        return [*candidacies, *sweeps, *(e for e in open_ if covered.isdisjoint([e.candidacy, *e.tags]))]
 
     def _with_trainings(self, open_: Sequence[Open]) -> list[Experiment]:
-        """Return the experiments among these, and those of the candidacies among them."""
+        """Return the experiments among these, and those of the candidacies and sweeps among them."""
         ids = {each.id for each in open_}
-        return [e for e in self._core.ledger.open_experiments() if e.id in ids or e.candidacy in ids]
+        return [e for e in self._core.ledger.open_experiments() if e.id in ids or not ids.isdisjoint([e.candidacy, *e.tags])]
 
     @staticmethod
     def _note(chosen: Sequence[Open], changed: dict[str, str], kept: Sequence[Open], back: float) -> str:
@@ -98,6 +104,8 @@ class Cancelling:
             notes.append(f"About {back:.0f} s came back to the budget." if back else "")
             if any(id.startswith("c-") for id in changed):
                 notes.append("No other replicate starts; if the commit is launched again, a seed that was stopped is trained again.")
+            if any(id.startswith("s-") for id in changed):
+                notes.append("No other trial starts; those that ended stay as they are.")
             if stopping:
                 notes.append("What runs is being stopped; wait_for_experiments tells when it has ended.")
             elif len(changed) == 1 and next(iter(changed)).startswith("e-"):

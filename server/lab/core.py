@@ -99,7 +99,7 @@ class LabCore:
         """
         if has_work is None:
             has_work = bool(self.ledger.open_experiments(limit=1) or self.ledger.unflushed())
-        has_work = has_work or bool(self.ledger.open_candidacies())
+        has_work = has_work or bool(self.ledger.open_candidacies() or self.ledger.open_sweeps(limit=1))
         if has_work:
             return ensure_runner(self.root, self.state)
         return runner_alive(self.state)

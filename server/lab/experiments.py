@@ -20,6 +20,7 @@ from autoresearch_mcp.server.models import ACTIVE_STATES
 from autoresearch_mcp.server.untrusted import fence
 from autoresearch_mcp.trainer import protocol
 
+LATEST = 8  # trials of a sweep
 LAST = 5  # experiments of an author of whom nothing goes on
 
 
@@ -42,12 +43,12 @@ class Experiments:
     def states(self, ids: Sequence[str]) -> list[a.ExperimentLine]:
         """Return these experiments in one line each, in the order asked. Starts the runner if one of them waits for it.
 
-        For a launch until decided there are the lines of its experiments so far.
+        For a launch until decided there are the lines of its experiments so far, for a sweep those of its latest.
 
         Raises:
             LabError: `bad_id`, `unknown_experiment`, or `lake_unavailable`.
         """
-        ids = [each for id in ids for each in (self._core.ledger.trainings_of(id) if id.startswith("c-") else [id])]
+        ids = list(dict.fromkeys(each for id in ids for each in self._trained_for(id)))
         open_ = {e.id: e for e in self._core.ledger.open_experiments()}
         ended = self._core.ledger.ended([id for id in ids if id not in open_])
         ahead = self._status.forecast(list(open_.values())) if open_ else None
@@ -62,6 +63,14 @@ class Experiments:
         if any(id in open_ for id in ids):
             self._core.wake()
         return lines
+
+    def _trained_for(self, id: str) -> list[str]:
+        """Return the experiments that an id stands for."""
+        if id.startswith("c-"):
+            return self._core.ledger.trainings_of(id)
+        if id.startswith("s-"):
+            return [each.experiment for each in self._core.ledger.trials(id)[-LATEST:] if each.experiment]
+        return [id]
 
     def marked(self, lines: Sequence[a.ExperimentLine]) -> list[a.ExperimentLine]:
         """Return the lines with a mark on each run that finished and whose steps fall out of its commit's own."""
@@ -107,14 +116,14 @@ class Experiments:
         )
 
     def find(self, name: str) -> str:
-        """Return the id of an experiment that is named by its id, or by its commit or launch until decided: then the newest one of it.
+        """Return the id of an experiment that is named by its id, or by its commit, launch until decided or sweep: then the newest one of it.
 
         Raises:
             LabError: `unknown_experiment`, or the repository's own.
         """
         if name.startswith("e-"):
             return name
-        if name.startswith("c-") and (trainings := self._core.ledger.trainings_of(name)):
+        if name.startswith(("c-", "s-")) and (trainings := self._trained_for(name)):
             return trainings[-1]
         sha = self._core.commit(name)
         newest = self._core.view.select("experiments", Query((Condition("commit", "=", sha),), limit=1)).value
@@ -125,11 +134,12 @@ class Experiments:
     def open_of(self, author: str) -> list[str]:
         """Return the ids of all that an author launched and that goes on; where nothing does, of what ended last.
 
-        A launch until decided stands for its trainings.
+        A launch until decided and a sweep stand for their trainings.
         """
         launches = {each.id for each in self._core.ledger.open_candidacies() if each.author == author}
+        launches |= {each.id for each in self._core.ledger.open_sweeps() if each.author == author}
         open_ = self._core.ledger.open_experiments()
-        own = [e.id for e in open_ if e.author == author and e.candidacy not in launches and not e.by_lab]
+        own = [e.id for e in open_ if e.author == author and launches.isdisjoint([e.candidacy, *e.tags]) and not e.by_lab]
         return [*sorted(launches), *own] or [row["id"] for row in self._core.ledger.recent_of(author, LAST)]
 
     def open_named(self, name: str) -> list[str]:
@@ -138,7 +148,7 @@ class Experiments:
         Raises:
             LabError: those of `find`.
         """
-        if name.startswith(("e-", "c-")):
+        if name.startswith(("e-", "c-", "s-")):
             return [name]
         sha = self._core.commit(name)
         launches = [each.id for each in self._core.ledger.open_candidacies() if each.commit == sha]

@@ -26,6 +26,7 @@ from autoresearch_mcp.server.lab.reading import Reading
 from autoresearch_mcp.server.lab.search_state import share_left
 from autoresearch_mcp.server.lab.similar import SimilarProposals
 from autoresearch_mcp.server.lab.status import LabStatus
+from autoresearch_mcp.server.lab.sweeps import SweepCases
 from autoresearch_mcp.server.lab.trainings import Trainings
 from autoresearch_mcp.server.lab.trying import Trying
 from autoresearch_mcp.server.lab.verdicts import Verdicts
@@ -93,6 +94,11 @@ class Lab:
         self.candidacies = candidacies.candidacies
         self.launched = candidacies.launched
 
+        sweeps = self._sweeps = SweepCases(core, self._status, trainings)
+        self.launch_sweep = sweeps.launch_sweep
+        self.sweeps = sweeps.sweeps
+        self.swept = sweeps.launched
+
         self.promote_commit = Verdicts(core, self._status, self._promoter).promote_commit
 
         history = History(core, self._status)
@@ -152,7 +158,7 @@ class Lab:
         behind = self._core.view.warning()
         warnings = [*answer.warnings, *self._core.settings_warnings(), *([behind] if behind else [])]
         following = [*answer.next, *(self.next_steps("") if steps else [])]
-        return answer.model_copy(update={"warnings": warnings, "next": following})
+        return answer.model_copy(update={"warnings": warnings, "next": following, "sweeps": self._sweeps.open_sweeps()})
 
     def demote(self, by: str, reason: str) -> Promotion:
         """Take the last promotion back, for the lab's owner. See `Promoter.demote`.

@@ -23,7 +23,7 @@ Commit = Annotated[str, Field(pattern=COMMIT, description="hash, or champion")]
 TAG = r"^[\w.:/+-]+$"
 TAG_FORM = "letters, digits, _.:/+-"
 Tag = Annotated[str, Field(pattern=TAG, max_length=64, description=TAG_FORM)]
-SQL = 'one SELECT instead of filters; tables experiments, commits, proposals, promotions, memories, curves, changes; "schema" lists columns'
+SQL = 'instead: one SELECT; "schema" lists tables and columns'
 Where = tuple[Condition, ...]
 SHOWN: list[ExperimentState] = ["queued", *ACTIVE_STATES, *(state for state in TERMINAL_STATES if state != "cancelled")]
 

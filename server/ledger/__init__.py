@@ -33,6 +33,7 @@ from autoresearch_mcp.server.ledger.proposals import Proposals
 from autoresearch_mcp.server.ledger.remarks import Remarks
 from autoresearch_mcp.server.ledger.results import Results
 from autoresearch_mcp.server.ledger.starts import Starts
+from autoresearch_mcp.server.ledger.sweeps import Sweeps
 
 __all__ = ["Ledger"]
 
@@ -100,6 +101,15 @@ class Ledger:
         self.trainings_of = candidacies.trainings_of
         self.open_trainings = candidacies.open_trainings
         self.move_candidacy = candidacies.move_candidacy
+
+        sweeps = Sweeps(database)
+        self.sweep = sweeps.sweep
+        self.open_sweeps = sweeps.open_sweeps
+        self.add_sweep = sweeps.add_sweep
+        self.move_sweep = sweeps.move_sweep
+        self.keep_trial = sweeps.keep_trial
+        self.trials = sweeps.trials
+        self.sweep_of = sweeps.sweep_of
 
         results = Results(database)
         self.ended = results.ended

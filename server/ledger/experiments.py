@@ -10,14 +10,24 @@ from typing import Any
 from pydantic import ValidationError
 
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.ledger import budget, candidacies
+from autoresearch_mcp.server.ledger import budget, candidacies, sweeps
 from autoresearch_mcp.server.ledger.cleaning import cleaned
 from autoresearch_mcp.server.ledger.database import Database
 from autoresearch_mcp.server.ledger.news import add_news
 from autoresearch_mcp.server.ledger.outbox import post
 from autoresearch_mcp.server.ledger.results import add_result
 from autoresearch_mcp.server.ledger.starts import add_start
-from autoresearch_mcp.server.models import ACTIVE_STATES, BUDGET, OWNER, TERMINAL_STATES, Candidacy, Experiment, ExperimentState
+from autoresearch_mcp.server.models import (
+    ACTIVE_STATES,
+    BUDGET,
+    OWNER,
+    TERMINAL_STATES,
+    Candidacy,
+    Experiment,
+    ExperimentState,
+    Sweep,
+    Trial,
+)
 from autoresearch_mcp.server.settings import LaunchSettings
 
 _NAMED = 8  # ids that news names
@@ -40,6 +50,7 @@ class OpenExperiments:
         launch: LaunchSettings | None = None,
         candidacy: Candidacy | None = None,
         share: budget.Share = _WHOLE,
+        trial: Trial | None = None,
     ) -> list[Experiment] | None:
         """Queue experiments and hold back what they are expected to cost, all or none.
 
@@ -52,10 +63,11 @@ class OpenExperiments:
             launch: the settings that the budget was reserved for, and that the experiments run under; None leaves that to the runner.
             candidacy: a new one, which the experiments belong to.
             share: what their author may use.
+            trial: of a sweep, which the one experiment measures.
 
         Returns:
-            The experiments; None if the key was used for this launch before, or if their candidacy may have no other experiment now:
-            then nothing was queued.
+            The experiments; None if the key was used for this launch before, or if their candidacy or sweep may have no other experiment
+            now: then nothing was queued.
 
         Raises:
             LabError: `over_budget`, `over_share`, or `key_reused` for another launch under the same key.
@@ -67,6 +79,8 @@ class OpenExperiments:
             budget.check_share(db, experiments, share)
             if candidacy is not None:
                 candidacies.add_candidacy(db, candidacy)
+            if trial is not None and not sweeps.add_trial(db, trial):
+                return None
             for e in experiments:
                 if not candidacies.add_training(db, e):
                     return None
@@ -196,10 +210,10 @@ class OpenExperiments:
             return _cancel(db, id, by)
 
     def cancel(self, ids: Sequence[str], by: str, reason: str = "") -> dict[str, str]:
-        """Cancel experiments, and launches until decided with what is trained for them. Tell their authors, where another asked.
+        """Cancel experiments, and launches until decided and sweeps with what is trained for them. Tell their authors, where another asked.
 
         Args:
-            ids: of both.
+            ids: of all three.
             by: who asks, for the record.
             reason: for the authors.
 
@@ -210,10 +224,14 @@ class OpenExperiments:
         who = "The lab's owner" if by == OWNER else by
         with self._database.write() as db:
             for id in ids:
-                changed: Experiment | Candidacy | None
+                changed: Experiment | Candidacy | Sweep | None
                 if id.startswith("c-"):
                     changed = candidacies.cancel_candidacy(db, id, f"Cancelled by {who}. {reason}".rstrip())
                     for (training,) in db.execute("SELECT experiment FROM lab_launches WHERE candidacy = ?", (id,)).fetchall():
+                        _cancel(db, training, by)
+                elif id.startswith("s-"):
+                    changed = sweeps.cancel_sweep(db, id, f"Cancelled by {who}. {reason}".rstrip())
+                    for training in sweeps.own_trainings(db, id):
                         _cancel(db, training, by)
                 else:
                     changed = _cancel(db, id, by)

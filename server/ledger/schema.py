@@ -4,7 +4,7 @@ import sqlite3
 
 from autoresearch_mcp.server.errors import LabError
 
-SCHEMA_VERSION = 17
+SCHEMA_VERSION = 18
 
 _SCHEMA = """
 CREATE TABLE proposals (
@@ -154,6 +154,15 @@ CREATE INDEX idea_commits_by_idea ON idea_commits (idea);
 CREATE TABLE combinations (  -- pairs of proposals whose combination the lab suggested, each once
     pair TEXT PRIMARY KEY
 ) STRICT
+""",
+    18: """
+CREATE TABLE sweeps (
+    id TEXT PRIMARY KEY, state TEXT NOT NULL, created_at REAL NOT NULL, record TEXT NOT NULL
+) STRICT;
+CREATE TABLE trials (  -- of sweeps, each written together with its experiment
+    sweep TEXT NOT NULL, number INTEGER NOT NULL, experiment TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (sweep, number)
+) STRICT;
+CREATE INDEX trials_by_experiment ON trials (experiment)
 """,
 }
 

@@ -59,9 +59,9 @@ def _plain_paths(files: dict[str, str | None]) -> dict[str, str | None]:
     return plain
 
 
-Author = Annotated[str, Field(pattern=AUTHOR, max_length=64, description="name: letters, digits")]
+Author = Annotated[str, Field(pattern=AUTHOR, max_length=64, description="letters, digits")]
 ExperimentId = Annotated[str, Field(pattern=ID, description="like e-01h2xk3m4n5p6q7")]
-ExperimentName = Annotated[str, Field(pattern=EXPERIMENT, description="id like e-01h2xk3m4n5p6q7, or a commit")]
+ExperimentName = Annotated[str, Field(pattern=EXPERIMENT, description="id (e-...), or a commit")]
 Against = Annotated[Annotated[str, Field(pattern=AGAINST)] | None, BeforeValidator(_against)]
 MemoryId = Annotated[str, Field(pattern=ID)]
 Path = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_plain)]

@@ -50,9 +50,9 @@ def promotion(bridge: Bridge) -> Callable[..., Awaitable[a.PromoteAnswer]]:
         author: Author | None = None,
         confirm: bool | None = None,
     ) -> a.PromoteAnswer:
-        """Make a commit the champion if the gate agrees. Asking costs nothing.
+        """Make a commit the champion if the gate agrees. Asking costs nothing, and says what is next.
 
-        Returns the verdict: gain, error, what is next. If the champion moved, go on with `retrain`, the change rebased onto it.
+        If the champion moved, go on with `retrain`, the change rebased onto it.
         """
         if gate.verdict.code != "awaiting_approval":
             return brief_promotion(gate)

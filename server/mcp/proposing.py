@@ -66,8 +66,7 @@ def proposing(bridge: Bridge, readings: Readings) -> Callable[..., Awaitable[a.P
     ) -> a.ProposalAnswer:
         """Make a commit from one idea, as exactly one of ref, edits, diff, files or port.
 
-        Returns commit and diff; for code proposed before (duplicate), that commit and its results. launch=1 trains it too. A measurement
-        is never promoted.
+        Code that was proposed before gives that commit and its results. launch=1 trains it too. A measurement is never promoted.
         """
         started, unread = anyio.current_time(), ""
         if amend is not None:

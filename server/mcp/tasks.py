@@ -1,8 +1,8 @@
 """Tasks: the extension `io.modelcontextprotocol/tasks` of 2026-07-28, by which a client hears of an end instead of waiting for it.
 
-A client that declares it gets a task from `wait_for_experiments`, and from `launch_training` until decided, where there is something to wait
-for. A task is no state of this server: its id names what it waits for, and the ledger knows how that is. So it outlives servers, and is known
-for as long as its experiments are.
+A client that declares it gets a task from `wait_for_experiments`, from `launch_training` until decided, and from `launch_sweep`, where there is something
+to wait for. A task is no state of this server: its id names what it waits for, and the ledger knows how that is. So it outlives servers, and
+is known for as long as its experiments are.
 
 Source: https://modelcontextprotocol.github.io/ext-tasks/specification/2026-07-28/tasks.html
 """
@@ -32,9 +32,9 @@ from autoresearch_mcp.server.roles import Role
 from autoresearch_mcp.server.untrusted import one_line
 
 EXTENSION = "io.modelcontextprotocol/tasks"
-TOOLS = {"wait": "wait_for_experiments", "launch": "launch_training"}  # by the kind of their tasks
+TOOLS = {"wait": "wait_for_experiments", "launch": "launch_training", "sweep": "launch_sweep"}  # by the kind of their tasks
 POLL_MS = 5_000  # between two questions of a client; an end is known that much later at most
-_ID = re.compile(rf"(wait|launch)\.({'|'.join(get_args(Until))})\.(\d{{9,11}})((?:\.{ID.strip('^$')}){{1,{MOST_IDS}}})")
+_ID = re.compile(rf"(wait|launch|sweep)\.({'|'.join(get_args(Until))})\.(\d{{9,11}})((?:\.{ID.strip('^$')}){{1,{MOST_IDS}}})")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Handle:
     """What a task waits for, which is all that its id says.
 
     Attributes:
-        kind: `wait` or `launch`: a cancelled launch ends its trainings, a cancelled wait ends nothing.
+        kind: `wait`, `launch` or `sweep`: a cancelled launch or sweep ends its trainings, a cancelled wait ends nothing.
         until: See `Watch`.
         created_at: Seconds since the epoch.
         ids: Of experiments and launches until decided.
@@ -124,11 +124,12 @@ class Tasks(Extension):
         match (ctx.params or {}).get("name"):
             case name if name == TOOLS["wait"] and (task := await self._of_wait(ctx)):
                 return task
-            case name if name == TOOLS["launch"]:
+            case name if name in (TOOLS["launch"], TOOLS["sweep"]):
+                kind, field = ("sweep", "id") if name == TOOLS["sweep"] else ("launch", "until_decided")
                 result = await call_next(ctx)
                 answer = result.get("structuredContent") if isinstance(result, dict) else None
-                if answer and (id := answer.get("until_decided")):
-                    handle = Handle("launch", "all", int(time.time()), (id,))
+                if answer and (id := answer.get(field)):
+                    handle = Handle(kind, "all", int(time.time()), (id,))
                     watch = await self._look(handle)
                     return result if watch.done else self._made(handle, watch, str(answer.get("note", "")))
                 return result
@@ -207,6 +208,8 @@ class Tasks(Extension):
         answer: BaseModel = await watch.answer()
         if handle.kind == "launch":
             answer = await self._bridge.call(self._bridge.lab.launched, handle.ids[0], watch.note())
+        elif handle.kind == "sweep":
+            answer = await self._bridge.call(self._bridge.lab.swept, handle.ids[0], watch.note())
         result = self._tools[handle.kind].fn_metadata.convert_result(answer)
         return result.model_dump(mode="json", by_alias=True, exclude_none=True)
 

@@ -36,7 +36,7 @@ def waiting(bridge: Bridge) -> Callable[..., Awaitable[a.WaitAnswer]]:
     ) -> a.WaitAnswer:
         """Wait until experiments end, at most timeout_s.
 
-        Returns done, each state with its val_bpb or failure, and what changed. Not done is no error: call again for the rest.
+        Returns each state with its val_bpb or failure. Not done is no error: call again.
         """
         started = anyio.current_time()
         allowed_s = min(timeout_s, MOST_S)
@@ -82,6 +82,7 @@ class Watch:
         self.until = until
         self.lines: list[a.ExperimentLine] = []
         self.candidacies: list[Candidacy] = []  # launches until decided, among what is waited for
+        self.sweeps: list[a.SweepLine] = []  # likewise
         self.changed: list[str] = []
         self._counter: int | None = None
         self._words = line
@@ -95,8 +96,8 @@ class Watch:
 
     @property
     def done(self) -> bool:
-        """Whether the call can answer. A launch until decided ends with the decision, not with a replicate."""
-        undecided = [each for each in self.candidacies if each.state == "open"]
+        """Whether the call can answer. A launch until decided ends with the decision, a sweep with its last trial."""
+        undecided = self._undecided()
         if self._printed or not (self.open or undecided):
             return True
         if self.until == "started":
@@ -104,7 +105,7 @@ class Watch:
         if self.until == "all":
             return False
         own = [line for line in self.lines if line.id in self.ids]
-        return len(undecided) < len(self.candidacies) or any(line.state in TERMINAL_STATES for line in own)
+        return len(undecided) < len(self.candidacies) + len(self.sweeps) or any(line.state in TERMINAL_STATES for line in own)
 
     async def until_done(self, until: float, report: Callable[[float], Awaitable[None]] | None = None) -> None:
         """Wait until the call can answer, or a time is reached.
@@ -135,6 +136,7 @@ class Watch:
         self._counter = await self.bridge.call(self.bridge.lab.changes)
         before = {line.id: line.state for line in self.lines}
         self.candidacies = await self.bridge.call(self.bridge.lab.candidacies, [id for id in self.ids if id.startswith("c-")])
+        self.sweeps = await self.bridge.call(self.bridge.lab.sweeps, [id for id in self.ids if id.startswith("s-")])
         self.lines = await self.bridge.call(self.bridge.lab.states, self.ids)
         news = [line for line in self.lines if before.get(line.id, line.state) != line.state]
         self.changed += [f"{line.id}: {before[line.id]} -> {line.state}" for line in news]
@@ -146,6 +148,11 @@ class Watch:
             if self._printed:
                 return
 
+    def _undecided(self) -> list[str]:
+        """Return the launches until decided and the sweeps that go on."""
+        launches = [each.id for each in self.candidacies if each.state == "open"]
+        return [*launches, *(each.id for each in self.sweeps if each.state == "open")]
+
     async def answer(self, more: str = "") -> a.WaitAnswer:
         """Return the tool's answer, with more in its note."""
         lines = [brief_wait(each) for each in await self.bridge.call(self.bridge.lab.marked, self.lines)]
@@ -153,14 +160,16 @@ class Watch:
 
     def summary(self) -> str:
         """Such as `2 of 4 ended; e-1a2b running 63%`."""
+        swept = [f"sweep {each.id}: {each.ended} of {each.ended + each.running + each.left} trials ended" for each in self.sweeps]
         ended = f"{len(self.lines) - len(self.open)} of {len(self.lines)} ended"
         active = [line for line in self.open if line.state != "queued"][:3]
-        return "; ".join([ended, *map(_progress, active)])
+        return "; ".join([ended, *swept, *map(_progress, active)])
 
     def note(self) -> str:
         """Return what to do next."""
         decisions = "".join(f"{each.id} ({each.commit[:12]}) {_decision(each)} " for each in self.candidacies)
-        undecided = [each.id for each in self.candidacies if each.state == "open"]
+        decisions += "".join(f"{_swept(each)} " for each in self.sweeps if each.state != "open")
+        undecided = self._undecided()
         if not self.open and not undecided:
             return f"{decisions}All have ended. Write down what you learned with write_memory."
         left = [line.done_in_s for line in self.open if line.done_in_s is not None]
@@ -175,6 +184,16 @@ def _decision(candidacy: Candidacy) -> str:
     verdict = f" ({candidacy.verdict})" if candidacy.verdict else ""
     launched = "1 replicate" if candidacy.replicates == 1 else f"{candidacy.replicates} replicates"
     return f"is {state}{verdict}, with {launched} launched. {candidacy.note}".rstrip()
+
+
+def _swept(sweep: a.SweepLine) -> str:
+    values = ", ".join(f"{name} = {value}" for name, value in sweep.best_values.items())
+    best = (
+        f" Best: {sweep.best:.5g} of {(sweep.best_commit or '')[:12]} ({values}); only the gate says whether it is better."
+        if values
+        else ""
+    )
+    return f"{sweep.id} is {sweep.state}, {sweep.ended} trials. {sweep.note}{best}"
 
 
 def _progress(line: a.ExperimentLine) -> str:

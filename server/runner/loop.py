@@ -30,6 +30,7 @@ from autoresearch_mcp.server.runner.retention import Retention
 from autoresearch_mcp.server.runner.schedule import Schedule
 from autoresearch_mcp.server.runner.spending import Spending
 from autoresearch_mcp.server.runner.start import got_to_work
+from autoresearch_mcp.server.runner.sweeps import Sweeps
 from autoresearch_mcp.server.runner.watch import LabMoved, LabWatch, Outcome, SettingsChanged
 from autoresearch_mcp.server.settings import BudgetSection, Settings
 
@@ -73,6 +74,7 @@ class Runner:
         self._attempts = Attempts(settings, state, ledger, repo, compute, self._spending, self._check_place)
         gate = Gate(ledger, self._current_settings)
         self._candidacies = Candidacies(self._current_settings, ledger, repo, gate)
+        self._sweeps = Sweeps(self._current_settings, ledger, repo)
         self._schedule = Schedule(self._current_settings, ledger, repo, gate, self._attempts.fits, self._attempts.measures)
         self._flusher = Flusher(state, ledger, lake)
         self._retention = Retention(settings.lab, state, ledger, repo)
@@ -131,10 +133,11 @@ class Runner:
                 raise failure
         self._spending.enforce_budget(self._queue.active())
         await self._candidacies.advance()
+        await self._sweeps.advance()
         await self._start_queued()
         await self._flusher.start_if_due()
         self._retention.start_if_due(quiet=not self._queue.any())
-        if self._queue.any() or self._candidacies.any():
+        if self._queue.any() or self._candidacies.any() or self._sweeps.any():
             self._active = time.monotonic()
             return 0.0
         return time.monotonic() - self._active

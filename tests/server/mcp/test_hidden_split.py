@@ -87,6 +87,7 @@ async def test_no_answer_to_a_client_holds_a_score_of_the_hidden_split(campaign:
             }
         ],
         "launch_training": [{"commit": commit}],
+        "launch_sweep": [{"commit": commit, "parameters": {"MATRIX_LR": {"low": 0.01, "high": 0.1}}, "trials": 1, "sampler": "random"}],
         "wait_for_experiments": [{"ids": campaign.experiments}],
         "get_experiment": [{"id": id, "include": ["curve", "log", "diff", "versions"]} for id in campaign.experiments],
         "read_log": [{"id": id}],

@@ -170,6 +170,10 @@ async def test_no_tool_resource_prompt_or_completion_lets_it_out_as_it_is(hostil
             {"hypothesis": name[:2000], "diff": name},
         ],
         "launch_training": [{"commit": hostile.commit, "device": name[:32]}, {"commit": hostile.commit, "tags": [name]}],
+        "launch_sweep": [
+            {"commit": "champion", "parameters": {name[:60]: {"low": 1, "high": 2}}, "trials": 2},
+            {"commit": "champion", "parameters": {"WIDTH": {"choices": ["1", name[:60]]}}, "trials": 2},
+        ],
         "wait_for_experiments": [{"ids": hostile.ids, "timeout_s": 1}],
         "get_experiment": [{"id": id, "include": ["curve", "log", "diff", "versions"]} for id in hostile.ids],
         "read_log": [

@@ -200,10 +200,38 @@ async def test_a_query_by_metric_shows_the_best_first(client: Client, runner_lab
     assert [row["val_bpb"] for row in rows] == [1.2, 1.9]
 
 
+async def test_a_sweep_is_shown_waited_for_and_cancelled_by_its_id(client: Client) -> None:
+    choices = {"RATE": {"choices": ["0.02", "0.08"]}, "DEPTH": {"low": 1, "high": 4}}
+    asked = {"commit": "champion", "parameters": choices, "trials": 6, "sampler": "random", "idempotency_key": "one sweep"}
+    launched = await answer(client, "launch_sweep", **asked)
+    id, again = launched["id"], await answer(client, "launch_sweep", **asked)
+    assert (again["id"], again["repeated"], launched["repeated"]) == (id, True, False)
+    assert [each["left"] for each in (await answer(client, "get_status"))["sweeps"]] == [6]
+    assert (await answer(client, "get_experiment", id=[id]))["sweep"]["state"] == "open"
+    waited = await answer(client, "wait_for_experiments", ids=[id], timeout_s=1)
+    assert not waited["done"] and f"{id}: 0 of 6 trials" in waited["note"]
+    assert "Did you mean RATE" in await refusal(
+        client, "launch_sweep", commit="champion", parameters={"RATES": {"low": 1, "high": 2}}, trials=2
+    )
+    assert "less than or equal to 1000" in await refusal(client, "launch_sweep", **asked | {"trials": 100_000})
+    await answer(client, "cancel_experiment", ids=[id])
+    ended = await answer(client, "wait_for_experiments", ids=[id], timeout_s=1)
+    assert ended["done"] and f"{id} is cancelled, 0 trials" in ended["note"]
+    assert "sweeps" not in await answer(client, "get_status")
+
+
 async def test_hints_tell_readers_from_writers(client: Client) -> None:
     hints = {tool.name: tool.annotations for tool in (await client.list_tools()).tools}
     writers = {name for name, hint in hints.items() if hint and not hint.read_only_hint}
-    assert writers == {"propose_patch", "launch_training", "cancel_experiment", "write_memory", "claim_idea", "promote_commit"}
+    assert writers == {
+        "propose_patch",
+        "launch_training",
+        "launch_sweep",
+        "cancel_experiment",
+        "write_memory",
+        "claim_idea",
+        "promote_commit",
+    }
     assert {name for name in writers if hints[name].destructive_hint} == {"cancel_experiment"}  # type: ignore[union-attr]
 
 

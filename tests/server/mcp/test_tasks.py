@@ -132,6 +132,17 @@ async def test_a_launch_until_decided_is_a_task_whose_cancellation_ends_it_for_i
     assert ended["result"]["structuredContent"]["until_decided"] in task
 
 
+async def test_a_sweep_is_a_task_that_its_cancellation_ends(client: Client, taker: TaskTaker) -> None:
+    asked = {"commit": "champion", "parameters": {"RATE": {"low": 0.01, "high": 0.1}}, "trials": 3, "sampler": "random"}
+    task = (await call(client, "launch_sweep", **asked, author="ada"))["task"]
+    assert task.startswith("sweep.all.") and "0 of 3 trials" in taker.taken[0].status_message
+    assert (await ask(client, "tasks/get", task))["status"] == "working"
+    for _ in range(2):
+        assert (await ask(client, "tasks/cancel", task))["resultType"] == "complete"
+    ended = await ask(client, "tasks/get", task)
+    assert (ended["status"], ended["result"]["structuredContent"]["sweep"]["state"]) == ("completed", "cancelled")
+
+
 async def test_a_cancelled_wait_ends_no_training(client: Client, lab: FakeRunnerLab) -> None:
     (id,) = (await launch(client))["experiments"]
     task = (await call(client, "wait_for_experiments", ids=[id]))["task"]

@@ -11,7 +11,7 @@ from autoresearch_mcp.server.ledger import Ledger
 from tests.server.harness import LabHarness
 from tests.server.runner.test_candidacies import candidacy, drive, launch, propose
 
-WRITES = ("enqueue", "move", "move_candidacy", "request_cancel", "keep_evidence", "keep_decision")
+WRITES = ("enqueue", "move", "move_candidacy", "request_cancel", "keep_evidence", "keep_decision", "keep_trial", "move_sweep")
 
 
 class Killed(BaseException):
