@@ -20,6 +20,7 @@ from autoresearch_mcp.server import secret
 from autoresearch_mcp.server import settings as lab_settings
 from autoresearch_mcp.server.commands import account as lab_account
 from autoresearch_mcp.server.commands import check as short_training
+from autoresearch_mcp.server.commands import client_check
 from autoresearch_mcp.server.commands.arguments import add_lab, find_lab
 from autoresearch_mcp.server.commands.findings import show
 from autoresearch_mcp.server.editable import Editable
@@ -54,10 +55,13 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if arguments.measure:
         return _measure(arguments.device, arguments.quick)
-    findings = examine(find_lab(arguments.dir))
+    root = find_lab(arguments.dir)
+    findings = examine(root)
+    if len(findings) > 1:  # the settings could be read
+        findings += client_check.examine(root.resolve())
     if arguments.train and not any(finding.bad for finding in findings):
         try:
-            findings += short_training.examine(find_lab(arguments.dir))
+            findings += short_training.examine(root)
         except LabError as error:
             findings.append(Finding("training", "bad", str(error)))
     return show(findings)

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_mcp.contracts import TOOLS
 from autoresearch_mcp.server import cli, secret
+from autoresearch_mcp.server.commands import client_check
 from autoresearch_mcp.server.commands.doctor import examine
+from autoresearch_mcp.server.commands.install import Install
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
 from autoresearch_mcp.server.paths import LabPaths, StatePaths
@@ -121,3 +124,28 @@ def test_a_machine_without_a_sandbox_is_a_fault_unless_the_lab_lets_its_results_
     monkeypatch.setattr("autoresearch_mcp.trainer.sandbox.level", lambda: "unsandboxed")
     (sandbox,) = [finding for finding in examine(root) if finding.name == "sandbox"]
     assert sandbox.grade == grade and "[promotion] unsandboxed" in sandbox.hint
+
+
+def test_the_clients_side_is_started_and_its_faults_are_named(lab_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("CLAUDE_CONFIG_DIR", "CODEX_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    (lab_root / ".mcp.json").unlink(missing_ok=True)
+    assert [(each.grade, "no client" in each.text) for each in client_check.examine(lab_root)] == [("note", True)]
+    Install("codex", lab_root).apply()
+    Install("claude-code", lab_root, scope="user").apply()
+    gone = {"mcpServers": {"autoresearch": {"command": "/no/such/autoresearch-mcp", "args": ["serve", str(lab_root)]}}}
+    mute = {"mcpServers": {"lab": {"command": "true", "args": [str(lab_root)]}, "other": {"command": "x", "args": ["/elsewhere"]}}}
+    (tmp_path / ".cursor").mkdir()
+    (tmp_path / ".cursor" / "mcp.json").write_text(json.dumps(gone))
+    (tmp_path / ".lmstudio").mkdir()
+    (tmp_path / ".lmstudio" / "mcp.json").write_text(json.dumps(mute))
+    findings = {each.text.split()[0]: each for each in client_check.examine(lab_root)}
+    assert {name: each.grade for name, each in findings.items()} == {
+        "codex": "ok",
+        "claude-code": "ok",
+        "cursor": "bad",
+        "lm-studio": "bad",
+    }
+    assert f"lists {len(TOOLS)} tools" in findings["codex"].text and "no command" in findings["cursor"].text
+    assert "doesn't answer" in findings["lm-studio"].text
