@@ -69,8 +69,8 @@ def _start(command: list[str], environment: dict[str, str], folder: Path) -> Fin
         return Finding("client", "bad", f"there is no command {command[0]}", hint)
     hint = f"Run it by hand: {' '.join(command)}"
     pipe = subprocess.PIPE
-    try:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+    try:  # without a buffer: to close the pipe of a server that has ended must not fail
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, bufsize=0)
     except OSError as error:
         return Finding("client", "bad", f"{command[0]} can't be started: {error.strerror}", hint)
     with process:
@@ -114,7 +114,6 @@ def _ask(process: "subprocess.Popen[bytes]", lines: Iterator[bytes], message: di
 def _send(process: "subprocess.Popen[bytes]", message: dict[str, Any]) -> None:
     assert process.stdin is not None
     process.stdin.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
-    process.stdin.flush()
 
 
 def _lines(process: "subprocess.Popen[bytes]", deadline: float) -> Iterator[bytes]:
