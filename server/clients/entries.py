@@ -43,12 +43,16 @@ class Address:
     authorization: str = ""
 
 
-def launch(lab: str) -> Launch:
-    """Return how to start the server for a lab: by the console script of this installation, else by this Python."""
+def launch(*lab: str) -> Launch:
+    """Return how to start the server for a lab: by the console script of this installation, else by this Python.
+
+    Args:
+        lab: its directory; or `--ssh` and the lab on another machine.
+    """
     script = Path(sys.executable).with_name("autoresearch-mcp")
     if script.is_file():
-        return Launch(str(script), ["serve", lab])
-    return Launch(sys.executable, ["-P", "-m", "autoresearch_mcp.server.cli", "serve", lab], import_environment())
+        return Launch(str(script), ["serve", *lab])
+    return Launch(sys.executable, ["-P", "-m", "autoresearch_mcp.server.cli", "serve", *lab], import_environment())
 
 
 def plain(server: Launch) -> dict[str, Any]:

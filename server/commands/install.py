@@ -12,6 +12,7 @@ from typing import Any
 from autoresearch_mcp.server.clients import CLIENTS, NAME, TOKEN, Address, McpClient, launch, merged
 from autoresearch_mcp.server.clients.table import Scope
 from autoresearch_mcp.server.commands.arguments import add_lab, find_lab, say
+from autoresearch_mcp.server.commands.far import parse
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.trainer import files
@@ -19,6 +20,7 @@ from autoresearch_mcp.trainer import files
 EXAMPLES = (
     "autoresearch-mcp install claude-desktop my-lab --dry-run",
     "autoresearch-mcp install codex my-lab --scope user",
+    "autoresearch-mcp install claude-code my-lab --ssh user@box",
     "autoresearch-mcp install cursor --url https://lab.example/mcp --token",
 )
 
@@ -28,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_client(parser)
     parser.add_argument(
         "--url", metavar="URL", help="add a server that runs already (`serve --http`), instead of one that the client starts"
+    )
+    parser.add_argument(
+        "--ssh", metavar="HOST", help="add a lab that lives on another machine: the client starts the server there, over ssh"
     )
     parser.add_argument("--token", action="store_true", help=f"with --url: send ${TOKEN} as the bearer token")
     parser.add_argument("--print", action="store_true", help="print the entry alone, to copy or to pipe, and write nothing")
@@ -49,8 +54,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Add the entry, and say where."""
     if arguments.token and not arguments.url:
         raise LabError("--token goes with --url: a server that the client starts needs no token.", "bad_option")
-    lab = find_lab(arguments.dir) if arguments.dir or not arguments.url else Path.cwd()
-    install = Install(arguments.client, lab, arguments.config, arguments.name, arguments.scope, arguments.url or "", arguments.token)
+    far = ""
+    if arguments.ssh:
+        if arguments.url or arguments.dir is None:
+            raise LabError("--ssh HOST goes with the lab's path there, and without --url.", "bad_option")
+        far = f"{arguments.ssh}:{arguments.dir}"
+    lab = find_lab(arguments.dir) if not far and (arguments.dir or not arguments.url) else Path.cwd()
+    install = Install(arguments.client, lab, arguments.config, arguments.name, arguments.scope, arguments.url or "", arguments.token, far)
     say(install.snippet() if arguments.print else install.apply(arguments.dry_run))
     return 0
 
@@ -67,20 +77,22 @@ class Install:
         scope: Scope | None = None,
         url: str = "",
         token: bool = False,
+        far: str = "",
     ) -> None:
         """Prepare the entry.
 
         Args:
             client: one of `CLIENTS`.
-            lab: the lab's directory; with `url`, the project's.
+            lab: the lab's directory; with `url` or `far`, the project's.
             config: the configuration file, where it is not at its usual place.
             name: of the server, for the client.
             scope: the project's by default, where the client has one.
             url: of a server that runs; empty for one that the client starts.
             token: whether to send `$AUTORESEARCH_TOKEN` to it.
+            far: the lab on another machine, as `HOST:PATH`; empty for one of this machine.
 
         Raises:
-            LabError: `not_a_lab`, `no_such_scope`, `no_http`, `bad_url`, `no_token`, `token_in_project`.
+            LabError: `bad_address`, `not_a_lab`, `no_such_scope`, `no_http`, `bad_url`, `no_token`, `token_in_project`.
         """
         self._client, self._name = client, name
         self._folder, self._kind = lab.resolve(), CLIENTS[client]
@@ -88,6 +100,9 @@ class Install:
         self._private = False
         if url:
             self._entry = self._remote(url, token)
+        elif far:
+            parse(far)
+            self._entry = self._kind.stdio(launch("--ssh", far))
         else:
             if not LabPaths(self._folder).settings.is_file():
                 raise LabError(f"{self._folder} is not a lab: it has no lab.toml. Make one with `autoresearch-mcp init DIR`.", "not_a_lab")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "autoresearch-mcp serve my-lab",
     "autoresearch-mcp serve --as ada --role worker my-lab",
+    "autoresearch-mcp serve --ssh box:my-lab",
     "AUTORESEARCH_TOKEN=... autoresearch-mcp serve my-lab --http 0.0.0.0:8765",
 )
 
@@ -50,11 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--certfile", metavar="FILE", type=Path, help="with --http: encrypt with this certificate, and its --keyfile")
     parser.add_argument("--keyfile", metavar="FILE", type=Path, help="with --certfile: its private key")
+    parser.add_argument("--ssh", metavar="HOST:DIR", help="serve a lab that lives on another machine, by the server there, over ssh")
     add_lab(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until the client goes away, or until a signal."""
+    if arguments.ssh is not None:
+        return _serve_far(arguments)
     lab, identity = _find_lab(arguments.dir), _identity(arguments.name, arguments.role)
     if arguments.http is None:
         from autoresearch_mcp.server.mcp.stdio import serve_stdio
@@ -66,6 +70,20 @@ def run(arguments: argparse.Namespace) -> int:
         certificate = _certificate(arguments.certfile, arguments.keyfile)
         serve_http(lab, arguments.http, identity, arguments.allow_host, arguments.allow_origin, certificate)
     return 0
+
+
+def _serve_far(arguments: argparse.Namespace) -> int:
+    """Serve a lab on another machine.
+
+    Raises:
+        LabError: `bad_option`, for what belongs to a server of this machine, or the codes of `relay`.
+    """
+    if arguments.http is not None or arguments.dir is not None:
+        raise LabError("--ssh HOST:DIR goes without --http and without another lab: the server runs on HOST.", "bad_option")
+    from autoresearch_mcp.server.commands.far import relay
+
+    given = {"--as": arguments.name, "--role": arguments.role}
+    return relay(arguments.ssh, [word for option, value in given.items() if value for word in (option, str(value))])
 
 
 def _identity(name: str | None, role: str | None) -> "Identity":
