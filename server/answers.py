@@ -186,6 +186,9 @@ class SearchState(Model):
     device_hours: float
     failed: float = Field(description="share of the last 20 trainings that their own code failed")
     gain_left: float | None = Field(default=None, description="largest likely gain among undecided commits")
+    novelty: float | None = Field(
+        default=None, description="how far the last 20 ideas are from all before them, on average: 0 repeats, 1 resembles nothing"
+    )
 
 
 class ShareLeft(Model):

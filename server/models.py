@@ -84,6 +84,9 @@ class Proposal(Model):
     sets: dict[str, str] = Field(default={}, description="constants that it gives another value, by name; none in records of before")
     change: str = Field(default="", description="hash of the lines that it adds and removes; empty in records of before")
     ported_from: str = Field(default="", description="the proposal whose change this is on another base")
+    novelty: float | None = Field(
+        default=None, description="how far it was from all before it, 0 to 1; None for what was ported or swept, and in records of before"
+    )
     added: int = Field(default=0, description="bytes of new information that the source holds beyond the lab's first one, compressed")
 
 

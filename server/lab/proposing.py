@@ -119,6 +119,7 @@ class Proposing:
                 deletions=draft.deletions,
                 created_at=time.time(),
                 ported_from=port or "",
+                novelty=self._similar.novelty(hypothesis) if port is None else None,
                 added=draft.added,
             )
             copies = core.ledger.near_copies(draft.canonical)

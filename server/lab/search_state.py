@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 
 from autoresearch_mcp.server import answers as a
+from autoresearch_mcp.server.gate.spread import mean
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Verdict
 from autoresearch_mcp.server.settings import SwarmSection
 
-RECENT, FEWEST = 20, 10  # trainings whose failures are counted: the last so many, from so many on
+RECENT, FEWEST = 20, 10  # trainings whose failures are counted, and ideas: the last so many; trainings from so many on
 MOST_FAILED = 0.5  # from which share on the search thrashes
 PATIENCE = 30  # commits without a promotion, from which on it is stalled or dry
 WORTH = 0.5  # standard deviations of the noise: a likely gain below that is hardly worth the trainings
@@ -43,6 +44,7 @@ def search_state(
         device_hours=round(since.device_s / 3600, 2),
         failed=round(failed, 2),
         gain_left=best if likely else None,
+        novelty=round(mean(novelties), 2) if (novelties := ledger.novelties(RECENT)) else None,
     )
 
 

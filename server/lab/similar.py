@@ -60,6 +60,11 @@ class SimilarProposals:
         conditions = self._status.conditions() if best else ""
         return [self._described(self._proposals[n], min(like, 1.0), conditions) for _, like, n in best]
 
+    def novelty(self, idea: str) -> float:
+        """Return how far an idea is from everything proposed so far: 0 says the same as another, 1 resembles nothing."""
+        ranked = self._ranked(idea)
+        return round(1 - min(1.0, ranked[0][0]), 3) if ranked else 1.0
+
     def relatives(self, idea: str, limit: int) -> list[tuple[str, float]]:
         """Return the commits of proposals around an idea, with how like it they are: 1 says the same."""
         return [(self._proposals[n].commit, min(near, 1.0)) for near, _, n in self._ranked(idea)[:limit] if near >= RELATED]

@@ -62,6 +62,7 @@ class Ledger:
         self.add_proposal = proposals.add_proposal
         self.measurements = proposals.measurements
         self.make_candidate = proposals.make_candidate
+        self.novelties = proposals.novelties
         self.canonical = proposals.canonical
         self.near_copies = proposals.near_copies
         self.larger_than = proposals.larger_than

@@ -89,6 +89,13 @@ class Proposals:
         with self._database.read() as db:
             return dict(db.execute(query, (added,)).fetchall())
 
+    def novelties(self, limit: int) -> list[float]:
+        """Return how new each of the last ideas was when it was proposed, the newest first. Ports and trials of sweeps are no ideas."""
+        query = """
+            SELECT json_extract(record, '$.novelty') AS novelty FROM proposals WHERE novelty IS NOT NULL ORDER BY rowid DESC LIMIT ?"""
+        with self._database.read() as db:
+            return [row[0] for row in db.execute(query, (limit,))]
+
     def canonical(self, commit: str) -> str | None:
         """Return the hash that a proposal shares with its near-copies, or None where an older version recorded it."""
         with self._database.read() as db:

@@ -41,6 +41,9 @@ def test_hypotheses_with_the_same_words_are_similar_without_a_model_and_paraphra
     _, similar, _ = propose(lab, PARAPHRASE[1], 4)
     assert similar == ([lr] if model == "auto" else [])
     assert propose(lab, "Dropout of a tenth in every block", 5)[1] == []
+    search = lab.status().search
+    repeats = 2 if model == "auto" else 1
+    assert search is not None and search.novelty is not None and 1 - (repeats + 1) / 5 < search.novelty <= 1 - repeats / 5 + 0.005
 
 
 def test_a_search_names_proposals_and_what_became_of_them(lab: Lab, model: str) -> None:
