@@ -7,14 +7,12 @@ class GetStatusAnswerChampion(TypedDict):
     commit: NotRequired[str]
     n: NotRequired[int]
     mean: NotRequired[float]
-    sd: NotRequired[float]
 
 
 class GetStatusAnswerLeaderboardItem(TypedDict):
     commit: NotRequired[str]
     n: NotRequired[int]
     mean: NotRequired[float]
-    sd: NotRequired[float]
     gain: NotRequired[float]
 
 
@@ -48,13 +46,11 @@ class ProposePatchAnswerResultsItem(TypedDict):
 class ProposePatchAnswerSimilarItem(TypedDict):
     commit: NotRequired[str]
     hypothesis: NotRequired[str]
-    mean_val_bpb: NotRequired[float]
 
 
 class ProposePatchAnswer(TypedDict):
     commit: NotRequired[str]
     base: NotRequired[str]
-    duplicate: NotRequired[bool]
     results: NotRequired[list[ProposePatchAnswerResultsItem]]
     similar: NotRequired[list[ProposePatchAnswerSimilarItem]]
     note: NotRequired[str]
@@ -63,8 +59,19 @@ class ProposePatchAnswer(TypedDict):
 class LaunchTrainingAnswer(TypedDict):
     experiments: NotRequired[list[str]]
     commit: NotRequired[str]
-    repeated: NotRequired[bool]
     until_decided: NotRequired[str]
+    note: NotRequired[str]
+
+
+class LaunchSweepParametersValue(TypedDict):
+    low: NotRequired[float]
+    high: NotRequired[float]
+    log: NotRequired[bool]
+    choices: NotRequired[list[str]]
+
+
+class LaunchSweepAnswer(TypedDict):
+    id: NotRequired[str]
     note: NotRequired[str]
 
 
@@ -130,7 +137,6 @@ class SearchMemoryAnswerMemoriesItem(TypedDict):
 class SearchMemoryAnswerProposedItem(TypedDict):
     commit: NotRequired[str]
     hypothesis: NotRequired[str]
-    mean_val_bpb: NotRequired[float]
 
 
 class SearchMemoryAnswer(TypedDict):
@@ -155,11 +161,8 @@ class PromoteCommitAnswerVerdict(TypedDict):
     code: NotRequired[str]
     reason: NotRequired[str]
     next: NotRequired[str]
-    final: NotRequired[bool]
     n: NotRequired[int]
     gain: NotRequired[float]
-    se: NotRequired[float]
-    p: NotRequired[float]
 
 
 class PromoteCommitAnswer(TypedDict):

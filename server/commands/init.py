@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from autoresearch_mcp.server import settings
-from autoresearch_mcp.server.commands import asking, check, examples, lab_files, submodules
+from autoresearch_mcp.server.commands import asking, check, examples, lab_files, local_packages, submodules
 from autoresearch_mcp.server.commands.arguments import say
 from autoresearch_mcp.server.commands.candidates import TRAIN
 from autoresearch_mcp.server.commands.findings import show
@@ -91,6 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
     say(f"Made the lab {arguments.dir}", *(f"  {line}" for line in lines), "", "Next:")
     say(f"  cd {arguments.dir} && claude              # then: read orchestrator.md and start the campaign")
     say(f"  autoresearch-mcp install claude-desktop {arguments.dir}", f"  autoresearch-mcp watch {arguments.dir}")
+    if not (loaded := settings.load(arguments.dir)).rents and not loaded.is_script and loaded.compute.backend == "local":
+        local_packages.offer(asks)
     if arguments.from_repo is not None:
         say(f"  autoresearch-mcp check {arguments.dir}           # trains it for a few seconds: what would an agent hit?")
         if asks and asking.yes("Do that now?"):
