@@ -200,7 +200,7 @@ class ModelRun(Supervisor):
 
 
 def _gave_up(profile: prepare.Profile, seconds: float) -> Failure:
-    if patience.counts(profile):
+    if patience.excuses_waiting(profile):
         message = (
             f"other programs kept the machine so busy that the model was not scored within {seconds:.0f} s. That is no fault of the code."
         )

@@ -46,11 +46,11 @@ def waited_s(pid: int) -> float:
         return 0.0
 
 
-def counts(profile: Profile) -> bool:
+def excuses_waiting(profile: Profile) -> bool:
     """Return whether waiting for a core is taken off: only where a limit of CPU time keeps a model from making itself wait."""
     return math.isfinite(profile.score_cpu_s)
 
 
 def longest_s(profile: Profile, threads: int) -> float:
     """Return the wall seconds after which a scoring is given up. Where waiting is taken off, the machine is to blame then."""
-    return WALL * max(profile.score_s, profile.score_cpu_s * threads) if counts(profile) else profile.score_s + 1
+    return WALL * max(profile.score_s, profile.score_cpu_s * threads) if excuses_waiting(profile) else profile.score_s + 1

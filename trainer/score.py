@@ -118,7 +118,7 @@ def score(submission: Submission, data: Path, profile: prepare.Profile, jail: sa
     for server in servers:
         server.wait()
     tell("loaded")
-    clock = OwnClock([os.getpid(), *(server.pid for server in servers)] if patience.counts(profile) else [])
+    clock = OwnClock([os.getpid(), *(server.pid for server in servers)] if patience.excuses_waiting(profile) else [])
     for server in servers:
         server.start_clock(clock)
     asker = Asker(profile, TOLERANCE[submission.device], np.random.default_rng(secrets.randbits(128)), tell)

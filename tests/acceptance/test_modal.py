@@ -17,6 +17,15 @@ from tests.standins.modal.standin import Standin
 from tests.waiting import until
 
 SLOW, GOOD = "UNEMBEDDING_LR = 0.00004", "UNEMBEDDING_LR = 0.004"
+FAILING = """\
+    def fail(*_):
+        calls.append(1)
+        assert len(calls) < 3, "it may choose by what it was asked"
+
+    calls, model = [], GPT(GPTConfig(**config))
+    model.register_forward_pre_hook(fail)
+    return model
+"""
 
 
 @pytest.fixture
@@ -30,7 +39,7 @@ def lab(make_modal_lab: Callable[..., Path]) -> Path:
 
 
 @pytest.mark.anyio
-async def test_a_gain_is_trained_in_one_sandbox_measured_in_another_paid_and_promoted_and_a_look_ahead_is_barred(
+async def test_a_gain_is_trained_in_one_sandbox_measured_in_another_paid_and_promoted_and_cheats_are_not(
     lab: Path, modal_standin: Standin
 ) -> None:
     with anyio.fail_after(420):
@@ -42,21 +51,36 @@ async def test_a_gain_is_trained_in_one_sandbox_measured_in_another_paid_and_pro
             cheat = {"hypothesis": "A look ahead.", "author": "mallory", "files": {"train.py": with_a_look_ahead(0.01)}}
             barred = (await answer(client, "propose_patch", **cheat))["commit"]
             await answer(client, "launch_training", commit=barred, author="mallory")
+            fails = {"path": "train.py", "search": "    return GPT(GPTConfig(**config))\n", "replace": FAILING}
+            choosy = {"hypothesis": "It fails at will.", "author": "mallory", "edits": [fails], "base": commit}
+            failing = (await answer(client, "propose_patch", **choosy))["commit"]
+            await answer(client, "launch_training", commit=failing, author="mallory", confirm=True)
+            (unlucky,) = (await answer(client, "launch_training", commit=commit, author="ada", confirm=True))["experiments"]
             before = (await answer(client, "get_status"))["budget"]["usd"]
             assert before["spent"] == 0 and before["running"] + before["reserved"] > 0.0003 * 180, "what it can cost at most is held back"
             refused = await answer(client, "promote_commit", commit=commit, author="ada")
             assert not refused["promoted"] and refused["verdict"]["code"] in ("continue", "champion")
+            begun = {"ids": [unlucky], "timeout_s": 1}
+            while (await answer(client, "wait_for_experiments", **begun))["experiments"][0]["state"] in ("queued", "starting"):
+                pass
+            await answer(client, "cancel_experiment", ids=[unlucky], author="ada")
             while not (await answer(client, "wait_for_experiments", ids=[launched["until_decided"]], timeout_s=40))["done"]:
                 pass
             promoted = await answer(client, "promote_commit", commit=commit, author="ada")
             while (status := await answer(client, "get_status")).get("running"):
                 rest = [line["id"] for line in status.get("running", [])]
                 await answer(client, "wait_for_experiments", ids=rest, timeout_s=40)
-            caught = (await answer(client, "promote_commit", commit=barred, author="mallory"))["verdict"]
+            caught = [
+                (await answer(client, "promote_commit", commit=each, author="mallory"))["verdict"]["code"] for each in (barred, failing)
+            ]
             rows = (await answer(client, "query_experiments", limit=100, columns=["id", "commit", "created_at"]))["rows"]
-            every = [await answer(client, "get_experiment", id=row["id"], include=["curve", "log"]) for row in rows]
+            ids = [*(row["id"] for row in rows), unlucky]  # rows are without what was cancelled
+            every = [await answer(client, "get_experiment", id=each, include=["curve", "log"]) for each in ids]
 
     own = [each for each in every if each["experiment"]["commit"] == commit]
+    given_up = own.pop()["experiment"]
+    assert (given_up["id"], given_up["state"]) == (unlucky, "cancelled")
+    assert given_up["seed"] in [each["experiment"]["seed"] for each in own], "it is trained again"
     first, money = own[0], status["budget"]["usd"]
     line = first["experiment"]
     assert (line["state"], line["device"], line["commit"]) == ("finished", "cpu", commit), first
@@ -72,14 +96,15 @@ async def test_a_gain_is_trained_in_one_sandbox_measured_in_another_paid_and_pro
     assert len({each["experiment"]["seed"] for each in own}) == len(own)
     assert (status["champion"]["commit"], status["promotions"]) == (commit, 1) and Repo(lab).champion().startswith(commit)
 
+    assert caught == ["barred", "barred"]
+    (failed,) = [each for each in every if each["experiment"]["commit"] == failing]
+    assert failed["failure"]["kind"] == "invalid_model" and "may choose" not in str(failed["failure"])
     (cheated,) = [each for each in every if each["experiment"]["commit"] == barred]
     assert cheated["failure"]["kind"] == "invalid_model" and "looks ahead" in cheated["failure"]["message"]
-    assert caught["code"] == "barred", caught
 
     id = line["id"]
     (trainer,) = modal_standin.containers(experiment=id)
     (scorer,) = [c for c in modal_standin.containers(stage="score") if any(id in text for text in c["argv"])]
-    ids = [row["id"] for row in rows]
     assert len([c for c in modal_standin.containers() if c["tags"].get("experiment") in ids]) == len(ids)
     assert (trainer["tags"]["stage"], trainer["secrets"], scorer["secrets"]) == ("train", [], [])
     assert not any("evaluation" in text for text in trainer["volumes"]) and any("evaluation" in text for text in scorer["volumes"])

@@ -76,7 +76,7 @@ def test_a_model_that_makes_itself_wait_has_used_up_its_cpu_seconds_before_the_m
     for profile in (prepare.PROFILES["cpu"], prepare.PROFILES["tiny"]):
         assert patience.longest_s(profile, threads) - profile.score_s > 2 * profile.score_cpu_s * threads
     sealed = prepare.PROFILES["h100"]  # nothing limits CPU seconds there
-    assert not patience.counts(sealed) and patience.longest_s(sealed, threads) == sealed.score_s + 1
+    assert not patience.excuses_waiting(sealed) and patience.longest_s(sealed, threads) == sealed.score_s + 1
 
 
 def test_time_in_which_a_run_was_stopped_is_no_pressure(monkeypatch: pytest.MonkeyPatch) -> None:
