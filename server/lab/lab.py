@@ -8,6 +8,7 @@ from pathlib import Path
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.gate.promotion import Promoter
+from autoresearch_mcp.server.lab.alerting import Alerting
 from autoresearch_mcp.server.lab.amending import Amending
 from autoresearch_mcp.server.lab.audit import Auditing
 from autoresearch_mcp.server.lab.backlog import Backlog
@@ -99,7 +100,8 @@ class Lab:
         self.sweeps = sweeps.sweeps
         self.swept = sweeps.launched
 
-        self.promote_commit = Verdicts(core, self._status, self._promoter).promote_commit
+        self.alerting = Alerting(core, lambda: self._status.status(core.wake))
+        self.promote_commit = Verdicts(core, self._status, self._promoter, self.alerting).promote_commit
 
         history = History(core, self._status)
         self.query_experiments = history.query_experiments
@@ -141,6 +143,7 @@ class Lab:
 
     def close(self) -> None:
         """Close the lab's stores."""
+        self.alerting.stop()
         self._core.close()
 
     def _promoter(self) -> Promoter:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.gate.promotion import Promoter
+from autoresearch_mcp.server.lab.alerting import Alerting
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.status import LabStatus
 from autoresearch_mcp.server.models import ACTIVE_STATES, Verdict
@@ -18,12 +19,14 @@ class Verdicts:
         core: the lab's stores.
         status: knows what is queued, and what a training takes.
         promoter: returns the gate and the champion's ref, under the settings of now.
+        alerting: tells people that a promotion waits for them.
     """
 
-    def __init__(self, core: LabCore, status: LabStatus, promoter: Callable[[], Promoter]) -> None:
+    def __init__(self, core: LabCore, status: LabStatus, promoter: Callable[[], Promoter], alerting: Alerting) -> None:
         self._core = core
         self._status = status
         self._promoter = promoter
+        self._alerting = alerting
 
     def promote_commit(self, commit: str, author: str, approved_by: str | None = None, confirm: bool = False) -> a.PromoteAnswer:
         """Ask the gate, and move the champion if it says yes.
@@ -40,6 +43,8 @@ class Verdicts:
         sha = self._core.commit(commit)
         answer = self._promoter().promote(sha, author, approved_by, confirm)
         self._core.wake()
+        if answer.verdict.code == "awaiting_approval":
+            self._alerting.approval_wanted(sha, answer.champion, author, answer.verdict.reason)
         if answer.promoted or answer.verdict.final or answer.verdict.code not in _OPEN:
             return answer
         following = self._following(answer.retrain or sha, answer.verdict)

@@ -17,6 +17,7 @@ experiments that have left the queue, queues what the lab itself wants trained, 
 from pathlib import Path
 
 from autoresearch_mcp.server.ledger.access import Access
+from autoresearch_mcp.server.ledger.alerts import Alerts
 from autoresearch_mcp.server.ledger.budget import Budget
 from autoresearch_mcp.server.ledger.candidacies import Candidacies
 from autoresearch_mcp.server.ledger.claims import Claims
@@ -194,3 +195,11 @@ class Ledger:
         self.tokens = access.tokens
         self.record_change = access.record_change
         self.recorded_changes = access.recorded_changes
+
+        alerts = Alerts(database)
+        self.alerts_began = alerts.alerts_began
+        self.has_alert = alerts.has_alert
+        self.add_alert = alerts.add_alert
+        self.take_deliveries = alerts.take_deliveries
+        self.delivered = alerts.delivered
+        self.postpone_delivery = alerts.postpone_delivery

@@ -4,7 +4,7 @@ import sqlite3
 
 from autoresearch_mcp.server.errors import LabError
 
-SCHEMA_VERSION = 18
+SCHEMA_VERSION = 19
 
 _SCHEMA = """
 CREATE TABLE proposals (
@@ -163,6 +163,14 @@ CREATE TABLE trials (  -- of sweeps, each written together with its experiment
     sweep TEXT NOT NULL, number INTEGER NOT NULL, experiment TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (sweep, number)
 ) STRICT;
 CREATE INDEX trials_by_experiment ON trials (experiment)
+""",
+    19: """
+CREATE TABLE alerts (  -- what people were told by webhook; the row without a key says since when
+    key TEXT PRIMARY KEY, kind TEXT NOT NULL, text TEXT NOT NULL, at REAL NOT NULL
+) STRICT;
+CREATE TABLE deliveries (  -- of alerts, which are still to be made; target: names a webhook without its address
+    alert TEXT NOT NULL, target TEXT NOT NULL, tries INTEGER NOT NULL, due_at REAL NOT NULL, PRIMARY KEY (alert, target)
+) STRICT
 """,
 }
 

@@ -67,6 +67,7 @@ def serve_http(
         token = _owners_token(lab, host, "*" in origins)
         logging.getLogger("mcp").setLevel(logging.WARNING)  # the SDK logs a line for every request otherwise
         security = _security(host, hosts, origins)
+        lab.alerting.start()
         app: ASGIApp = build_server(lab, identity).streamable_http_app(stateless_http=True, transport_security=security)
         app = MetricsDoor(lab, security, TryDoor(lab, security, ReadableMessages(app)))
         app = GitDoor(lab, security, BodyTimeout(RequestBodyLimitMiddleware(app, MAX_BODY)))

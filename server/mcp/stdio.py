@@ -55,6 +55,7 @@ def serve_stdio(lab_root: Path, identity: Identity = ANYBODY) -> None:
             print(f"autoresearch-mcp: {error}", file=sys.stderr)  # noqa: T201
             raise SystemExit(2) from error
         with contextlib.closing(lab):
+            lab.alerting.start()
             anyio.run(_serve, build_server(lab, identity, one_client=True), source, sink)
 
 

@@ -85,6 +85,8 @@ def _sentence(where: tuple[int | str, ...], message: str, got: object, kind: str
     if kind == "missing":
         return f"{SETTINGS}: {key} is missing."
     text = message.removeprefix("Input ").removeprefix("Value error, ").removeprefix("should ")
+    if section == "alerts":  # addresses hold secrets
+        return f"{SETTINGS}: {' '.join([key, *rest[1:]])} must {text}."
     return f"{SETTINGS}: {key} must {text}, got {json.dumps(got, default=str)[:120]}."
 
 

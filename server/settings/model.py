@@ -13,6 +13,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from autoresearch_mcp.server import devices
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.models import Metric, Model
+from autoresearch_mcp.server.settings.alerts import AlertsSection
 from autoresearch_mcp.server.settings.auth import AuthSection
 from autoresearch_mcp.server.settings.metric import Guard, MetricSection
 from autoresearch_mcp.server.settings.profile import ProfileSection
@@ -213,6 +214,7 @@ class Settings(Model):
     promotion: PromotionSection = PromotionSection()
     swarm: SwarmSection = SwarmSection()
     auth: AuthSection = AuthSection()
+    alerts: AlertsSection = AlertsSection()
     lake: LakeSection = LakeSection()
     embeddings: EmbeddingsSection = EmbeddingsSection()
 

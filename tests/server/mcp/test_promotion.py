@@ -16,6 +16,7 @@ from mcp.types import ElicitRequestParams, ElicitResult, Implementation
 from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.mcp import build_server
+from autoresearch_mcp.server.paths import LabPaths
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.listening import served_over_http
 from tests.server.mcp.pipe import ENVELOPE, SERVE, served
@@ -109,7 +110,10 @@ async def test_anything_but_a_yes_keeps_the_champion(
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 async def test_a_client_that_the_owner_did_not_name_is_not_asked(lab: Lab, runner_lab: FakeRunnerLab, winner: str, mode: Mode) -> None:
+    toml = LabPaths(runner_lab.root).settings
+    toml.write_text(toml.read_text(encoding="utf-8") + '\n[[alerts.webhooks]]\nurl = "https://a.example"\n', encoding="utf-8")
     answer, questions = await promote(lab, winner, mode, YES, name="script")
+    assert [each.alert.kind for each in runner_lab.ledger.take_deliveries(lease_s=1)] == ["approval"]  # a person hears of it elsewhere
     assert (answer["promoted"], answer["verdict"]["code"], questions) == (False, "awaiting_approval", [])
     assert "'script'" in answer["note"] and "approval_clients" in answer["note"]
     assert runner_lab.ledger.promotions() == []

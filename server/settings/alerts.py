@@ -1,0 +1,46 @@
+"""Defines `[alerts]`: webhooks that tell people what happened in the lab."""
+
+import os
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from autoresearch_mcp.server.settings.auth import encrypted_or_here
+from autoresearch_mcp.server.settings.section import Section
+
+AlertKind = Literal["promotion", "approval", "stalled", "budget", "trouble", "ended"]
+KINDS: tuple[AlertKind, ...] = ("promotion", "approval", "stalled", "budget", "trouble", "ended")
+_VARIABLE = re.compile(r"\$[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _is_address(given: str) -> str:
+    if not _VARIABLE.fullmatch(given) and not encrypted_or_here(given):
+        raise ValueError("be an https:// address, or $NAME for what the environment's variable NAME holds")
+    return given
+
+
+def resolved(given: str) -> str:
+    """Return a setting, or what the environment's variable holds that it names; empty where that is not set."""
+    return os.environ.get(given[1:], "") if _VARIABLE.fullmatch(given) else given
+
+
+class Webhook(Section):
+    """One place that alerts are sent to."""
+
+    url: Annotated[str, AfterValidator(_is_address)] = Field(repr=False)
+    form: Literal["json", "slack", "discord"] = "json"
+    secret: str = Field(default="", repr=False)
+    on: list[AlertKind] = list(KINDS)
+
+
+class AlertsSection(Section):
+    """Send alerts by webhook, while a server of the lab runs."""
+
+    webhooks: list[Webhook] = Field(
+        default=[],
+        max_length=16,
+        description="as tables `[[alerts.webhooks]]`: `url`, an https address or `$NAME` of a variable of the environment; `form`, which is `json`, "
+        "`slack` or `discord`; `secret` that signs JSON, or `$NAME`; and `on`, a list out of promotion, approval, stalled, budget, trouble and ended "
+        "(default: all)",
+    )

@@ -1,0 +1,194 @@
+"""Alerts by webhook, to a real server on this machine: what is told, once, in which form, and what happens while it is away."""
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.models import Promotion, new_id
+from autoresearch_mcp.server.paths import LabPaths
+from autoresearch_mcp.server.settings.live import SettingsFile
+from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
+
+SECRET = "whisper-1234"
+
+
+class Hook:
+    """A webhook's receiver."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, dict[str, str], bytes]] = []
+        self.status = 204
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                outer.heard.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
+                self.send_response(outer.status)
+                self.send_header("Location", "/elsewhere")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/{SECRET}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def hook() -> Iterator[Hook]:
+    receiver = Hook()
+    yield receiver
+    receiver.server.shutdown()
+    receiver.server.server_close()
+
+
+@pytest.fixture
+def runner_lab(tmp_path: Path) -> Iterator[FakeRunnerLab]:
+    yield from make_runner_lab(tmp_path / "lab")
+
+
+def configure(lab: FakeRunnerLab, *webhooks: str) -> None:
+    path = LabPaths(lab.root).settings
+    text = path.read_text(encoding="utf-8").partition("\n[[alerts")[0]
+    path.write_text("".join([text, *(f"\n[[alerts.webhooks]]\n{each}\n" for each in webhooks)]), encoding="utf-8")
+
+
+def promoted(lab: FakeRunnerLab, lab_opened: Lab) -> Promotion:
+    champion = lab_opened.champion()
+    promotion = Promotion(
+        id=new_id("p"),
+        commit=champion,
+        previous=champion,
+        author="<!channel> ada",
+        approved_by="policy",
+        verdict={},
+        created_at=time.time(),
+    )
+    lab.ledger.intend_promotion(promotion)
+    lab.ledger.confirm_promotion(promotion)
+    return promotion
+
+
+def test_each_event_is_told_once_in_the_form_that_the_place_takes(
+    runner_lab: FakeRunnerLab, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_HOOK", hook.url)
+    monkeypatch.setenv("LAB_SECRET", SECRET)
+    configure(
+        runner_lab,
+        'url = "$LAB_HOOK"\nsecret = "$LAB_SECRET"',
+        f'url = "{hook.url}/slack"\nform = "slack"',
+        f'url = "{hook.url}/discord"\nform = "discord"\non = ["promotion"]',
+        f'url = "{hook.url}/never"\non = ["stalled"]',
+        'url = "$NOT_SET"',
+    )
+    with contextlib.closing(Lab(runner_lab.root)) as lab, contextlib.closing(Lab(runner_lab.root)) as other:
+        promoted(runner_lab, lab)  # before the lab began to look: no news
+        lab.alerting.tick()
+        assert hook.heard == []
+        promotion = promoted(runner_lab, lab)
+        for each in (lab, other, lab):
+            each.alerting.tick()
+        by_path = {path.removeprefix(f"/{SECRET}"): (headers, json.loads(body), body) for path, headers, body in hook.heard}
+        assert len(hook.heard) == 3 and {*by_path} == {"", "/slack", "/discord"}
+        headers, plain, raw = by_path[""]
+        assert plain["type"] == "promotion" and promotion.commit[:12] in plain["text"] and plain["id"] == headers["webhook-id"]
+        signed = f"{plain['id']}.{headers['webhook-timestamp']}.".encode() + raw
+        expected = base64.b64encode(hmac.new(SECRET.encode(), signed, hashlib.sha256).digest()).decode()
+        assert headers["webhook-signature"] == f"v1,{expected}"
+        assert "&lt;!channel&gt; ada" in by_path["/slack"][1]["text"]
+        assert by_path["/discord"][1]["allowed_mentions"] == {"parse": []}
+        assert SECRET.encode() not in b"".join(path.read_bytes() for path in runner_lab.state.glob("ledger.sqlite*"))
+
+
+def test_an_approval_is_asked_for_once_a_candidate(runner_lab: FakeRunnerLab, hook: Hook) -> None:
+    configure(runner_lab, f'url = "{hook.url}"')
+    with contextlib.closing(Lab(runner_lab.root)) as lab:
+        for _ in range(2):
+            lab.alerting.approval_wanted("c" * 40, "a" * 40, "ada", "Better by 0.01.")
+            lab.alerting.tick()
+    ((_, _, body),) = hook.heard
+    assert "autoresearch-mcp approve cccccccccccc" in json.loads(body)["text"]
+
+
+def test_budget_and_its_end_are_told(runner_lab: FakeRunnerLab, hook: Hook) -> None:
+    configure(runner_lab, f'url = "{hook.url}"')
+    with contextlib.closing(Lab(runner_lab.root)) as lab:
+        (id,) = lab.launch_training("champion", "ada").experiments
+        total = lab.status().budget.total_s
+        runner_lab.move(id, "crashed", finished_at=2.0, started_at=1.0, cost_s=0.85 * total)
+        lab.alerting.tick()
+        assert [json.loads(body)["text"].split()[0] for *_, body in hook.heard] == ["85%"]
+        (id,) = lab.launch_training("champion", "ada").experiments
+        runner_lab.move(id, "crashed", finished_at=2.0, started_at=1.0, cost_s=0.15 * total)
+        lab.alerting.tick()
+    assert [json.loads(body)["type"] for *_, body in hook.heard] == ["budget", "budget", "ended"]
+
+
+@pytest.mark.parametrize("status", [500, 302])
+def test_what_does_not_arrive_is_tried_again_and_no_secret_is_shown(
+    runner_lab: FakeRunnerLab, hook: Hook, status: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    configure(runner_lab, f'url = "{hook.url}"')
+    hook.status, clock, real = status, [0.0], time.time
+    monkeypatch.setattr("time.time", lambda: real() + clock[0])
+    with contextlib.closing(Lab(runner_lab.root)) as lab:
+        lab.alerting.approval_wanted("c" * 40, "a" * 40, "ada", "Better.")
+        for later, tries in ((0, 1), (1, 1), (6, 2), (10, 2), (17, 3)):  # after 5 s, then 10 s
+            clock[0] = later
+            lab.alerting.tick()
+            assert len(hook.heard) == tries
+        hook.status, clock[0] = 200, 60
+        lab.alerting.tick()
+        lab.alerting.tick()
+        assert len(hook.heard) == 4 and {path for path, *_ in hook.heard} == {f"/{SECRET}"}
+        hook.status = 500
+        lab.alerting.approval_wanted("d" * 40, "a" * 40, "ada", "Better.")
+        lab.alerting.tick()
+        clock[0] = 100_000
+        lab.alerting.tick()
+        lab.alerting.tick()
+        assert len(hook.heard) == 6  # given up after a day
+    assert SECRET not in caplog.text and f"{status}" in caplog.text
+
+
+def test_without_webhooks_nothing_is_kept(runner_lab: FakeRunnerLab) -> None:
+    with contextlib.closing(Lab(runner_lab.root)) as lab:
+        lab.alerting.approval_wanted("c" * 40, "a" * 40, "ada", "Better.")
+        lab.alerting.tick()
+    assert not runner_lab.ledger.has_alert(f"approval {'a' * 40} {'c' * 40}") and runner_lab.ledger.take_deliveries(1) == []
+
+
+def test_a_thread_sends_beside_the_lab(runner_lab: FakeRunnerLab, hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoresearch_mcp.server.lab.alerting.TICK_S", 0.02)
+    configure(runner_lab, f'url = "{hook.url}"')
+    with contextlib.closing(Lab(runner_lab.root)) as lab:
+        lab.alerting.start()
+        lab.alerting.approval_wanted("c" * 40, "a" * 40, "ada", "Better.")
+        until = time.monotonic() + 20
+        while not hook.heard and time.monotonic() < until:
+            threading.Event().wait(0.02)
+    assert len(hook.heard) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [f'url = "http://a.example/{SECRET}"', f'url = "https://a.example/{SECRET}"\nform = "{SECRET}"', f'url = ["{SECRET}"]']
+)
+def test_a_mistake_is_told_without_the_address(runner_lab: FakeRunnerLab, wrong: str) -> None:
+    configure(runner_lab, wrong)
+    with pytest.raises(LabError, match=r"\[alerts\] webhooks") as refusal:
+        SettingsFile(runner_lab.root)
+    assert SECRET not in str(refusal.value)
