@@ -8,7 +8,7 @@ class Role(StrEnum):
 
     VIEWER = "viewer"  # reads
     WORKER = "worker"  # proposes, launches, claims ideas, writes memories, cancels its own
-    ORCHESTRATOR = "orchestrator"  # promotes, and cancels what others launched
+    ORCHESTRATOR = "orchestrator"  # promotes, sweeps, and cancels what others launched
     OWNER = "owner"
 
     def covers(self, needed: "Role") -> bool:

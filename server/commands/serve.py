@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--role",
         choices=[*Role],
-        help="offer only what this role may do: a viewer reads, a worker proposes and launches, an orchestrator promotes and cancels "
+        help="offer only what this role may do: a viewer reads, a worker proposes and launches, an orchestrator promotes, sweeps and cancels "
         "what others launched (default: all but that)",
     )
     parser.add_argument("--certfile", metavar="FILE", type=Path, help="with --http: encrypt with this certificate, and its --keyfile")

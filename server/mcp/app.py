@@ -20,6 +20,7 @@ from autoresearch_mcp.server.mcp.resources import add_resources
 from autoresearch_mcp.server.mcp.tasks import Tasks
 from autoresearch_mcp.server.mcp.tools import tools
 
+ORCHESTRATORS = ("promote_commit", "launch_sweep")
 INSTRUCTIONS = """\
 A research lab for machine learning. You change train.py; the lab trains each change under the same fixed time budget and compares \
 one metric: val_bpb (validation bits per byte, lower is better), measured outside your code, unless the owner chose another. get_status says \
@@ -60,7 +61,7 @@ def build_server(lab: Lab, identity: Identity = ANYBODY, one_client: bool = Fals
             subscriptions=False,  # served below, from what other processes change
             cache_hints={"tools/list": CacheHint(ttl_ms=60_000, scope="private")},
             extensions=[tasks],
-            middleware=[refuse_what_the_sdk_misreads, tasks, Doors(bridge, offered, promotes=["promote_commit"]), Announcer(bridge)],
+            middleware=[refuse_what_the_sdk_misreads, tasks, Doors(bridge, offered, orchestrators=ORCHESTRATORS), Announcer(bridge)],
         )
     low, pushing = server._lowlevel_server, Pushing(bridge)
     low.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, pushing.listen)

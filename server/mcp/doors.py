@@ -30,14 +30,14 @@ class Doors:
     Args:
         bridge: knows who calls.
         tools: all that there are. Those that only read are anybody's.
-        promotes: names of those that an orchestrator is needed for.
+        orchestrators: names of those that take an orchestrator.
     """
 
-    def __init__(self, bridge: Bridge, tools: Sequence[Tool], promotes: Sequence[str]) -> None:
+    def __init__(self, bridge: Bridge, tools: Sequence[Tool], orchestrators: Sequence[str]) -> None:
         self._bridge = bridge
         self._writes = {tool.name for tool in tools if tool.annotations is None or not tool.annotations.read_only_hint}
         self._tools = {tool.name: Role.WORKER if tool.name in self._writes else Role.VIEWER for tool in tools}
-        self._tools |= dict.fromkeys(promotes, Role.ORCHESTRATOR)
+        self._tools |= dict.fromkeys(orchestrators, Role.ORCHESTRATOR)
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """Refuse, or pass on; leave out of a list what would be refused.

@@ -31,10 +31,11 @@ from tests.server.mcp.test_surface import answer, refusal
 
 pytestmark = pytest.mark.anyio
 
-WRITES = {"propose_patch", "launch_training", "launch_sweep", "cancel_experiment", "write_memory", "claim_idea"}
+WRITES = {"propose_patch", "launch_training", "cancel_experiment", "write_memory", "claim_idea"}
+ORCHESTRATORS = {"promote_commit", "launch_sweep"}
 ALLOWED = {
-    Role.VIEWER: {*TOOLS} - WRITES - {"promote_commit"},
-    Role.WORKER: {*TOOLS} - {"promote_commit"},
+    Role.VIEWER: {*TOOLS} - WRITES - ORCHESTRATORS,
+    Role.WORKER: {*TOOLS} - ORCHESTRATORS,
     Role.ORCHESTRATOR: {*TOOLS},
     Role.OWNER: {*TOOLS},
     None: {*TOOLS},
