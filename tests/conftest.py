@@ -105,12 +105,12 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def ssh_hosts(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Hosts]":
-    """Two hosts behind a real sshd, `box` and `other`."""
+    """Hosts behind a real sshd: `box` and `other` for labs, and `bare`, where nothing is installed."""
     from tests.standins.sshd import hosts, why_missing
 
     if why := why_missing():
         pytest.skip(f"no ssh: {why}")
-    with hosts(tmp_path_factory.mktemp("hosts"), ("box", "other")) as running:
+    with hosts(tmp_path_factory.mktemp("hosts"), ("box", "other", "bare")) as running:
         yield running
 
 

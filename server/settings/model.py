@@ -21,7 +21,7 @@ from autoresearch_mcp.server.settings.promotion import PromotionSection
 from autoresearch_mcp.server.settings.scorer import ScorerSection
 from autoresearch_mcp.server.settings.section import Section
 from autoresearch_mcp.server.settings.slurm import SlurmSection
-from autoresearch_mcp.server.settings.ssh import HOST, HostSection
+from autoresearch_mcp.server.settings.ssh import HOST_AND_GPUS, HostSection
 from autoresearch_mcp.server.settings.swarm import SwarmSection
 from autoresearch_mcp.server.settings.training import OF_SCRIPTS, Training
 from autoresearch_mcp.trainer import measures
@@ -104,7 +104,7 @@ class ComputeSection(Section):
         alias="try",
         description="whether agents may train code for some seconds before they propose it, one at a time and beside the queue (`autoresearch-mcp try`)",
     )
-    hosts: list[Annotated[str, Field(pattern=HOST)]] = Field(
+    hosts: list[Annotated[str, Field(pattern=HOST_AND_GPUS)]] = Field(
         default=[],
         max_length=64,
         description="over ssh: the machines, as `ssh` knows them, each with the numbers of its GPUs where trainings get one each, such as "

@@ -6,7 +6,8 @@ from pydantic import Field
 
 from autoresearch_mcp.server.settings.section import Section
 
-HOST = r"^[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,250}(:[0-9]+(,[0-9]+)*)?$"
+HOST = r"^[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,250}$"
+HOST_AND_GPUS = r"^[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,250}(:[0-9]+(,[0-9]+)*)?$"
 
 
 class HostSection(Section):

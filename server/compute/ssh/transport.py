@@ -48,18 +48,23 @@ class Ssh:
         self.host, self._command, self._remote = host, command, _remote_command(python)
         self._turn = asyncio.Lock()
 
-    async def ask(self, request: Mapping[str, Any], timeout_s: float = REQUEST_S) -> dict[str, Any]:
-        """Send a request to `there.py`, and return its answer.
+    async def ask(self, request: Mapping[str, Any], timeout_s: float = REQUEST_S, source: Path = _SOURCE) -> dict[str, Any]:
+        """Send a request to a source that runs there, and return its answer.
+
+        Args:
+            request: What it is to do.
+            timeout_s: Seconds that it may take.
+            source: What runs there.
 
         Raises:
             HostAway: No answer came. What was asked may have been done.
             HostRefused: The host can't do it, or doesn't let us in.
         """
         async with self._turn:
-            return await self._ask(request, timeout_s)
+            return await self._ask(request, timeout_s, await asyncio.to_thread(source.read_bytes))
 
-    async def _ask(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
-        mark, source = secrets.token_hex(16), await asyncio.to_thread(_SOURCE.read_bytes)
+    async def _ask(self, request: Mapping[str, Any], timeout_s: float, source: bytes) -> dict[str, Any]:
+        mark = secrets.token_hex(16)
         body = json.dumps({**request, "mark": mark}).encode()
         try:
             status, out, err = await self._run(["-T", "--", self.host, self._remote], b"%d\n%b%b" % (len(source), source, body), timeout_s)
@@ -75,7 +80,9 @@ class Ssh:
         answer: dict[str, Any] = json.loads(parts[1])
         if "refused" in answer:
             reason = one_line(str(answer["refused"]), 300)
-            raise HostRefused(f"{reason}. Install this version there, or name its Python as `python` in [compute.ssh.{self.host}]")
+            raise HostRefused(
+                f"{reason}. Run `autoresearch-mcp setup ssh {self.host}`, or name its Python as `python` in [compute.ssh.{self.host}]"
+            )
         return answer
 
     async def _run(self, arguments: Sequence[str], given: bytes, timeout_s: float) -> tuple[int, bytes, str]:

@@ -1,0 +1,84 @@
+"""Installs our program on a host. ssh sends this source there, to whatever Python is there first; nothing of ours is there yet."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+_LOOK = "import sys, importlib.util as u; print(int(sys.version_info >= (3, 11)), int(u.find_spec('torch') is not None))"
+_CHECK = """
+import importlib.util, json, platform
+from autoresearch_mcp.trainer import sandbox
+wanted = ("torch", "numpy", "safetensors", "tiktoken", "mcp", "pydantic")
+missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+print(json.dumps({"sandbox": sandbox.level(), "missing": missing, "python": platform.python_version(), "kernel": platform.release()}))
+"""
+
+
+def install(python: str, name: str, wheel: str) -> dict[str, Any]:
+    """Make the environment unless it is there, and install the wheel into it, over what was there of ours.
+
+    Returns:
+        What the environment is like; or `refused`, with the reason.
+    """
+    home = Path("~/.autoresearch-mcp").expanduser()
+    home.mkdir(mode=0o700, exist_ok=True)
+    ours, file = home / "venv" / "bin" / "python", home / name
+    chosen = ""
+    if not ours.exists():
+        chosen = _choose(python)
+        if not chosen:
+            return {"refused": "there is no Python 3.11 or newer there" + (f" at {python}" if python else "")}
+        failure = _run(chosen, "-m", "venv", "--system-site-packages", str(home / "venv"))
+        if failure:
+            return {"refused": f"no environment could be made there: {failure}"}
+    file.write_bytes(base64.b64decode(wheel))
+    try:
+        for arguments in (["--force-reinstall", "--no-deps", str(file)], [f"{file}[local]"]):
+            failure = _run(str(ours), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments)
+            if failure:
+                return {"refused": f"pip failed there: {failure}"}
+    finally:
+        file.unlink()
+    looked = subprocess.run([str(ours), "-c", _CHECK], capture_output=True, text=True, check=False)
+    if looked.returncode:
+        return {"refused": f"it is installed there and doesn't start: {_last(looked.stderr)}"}
+    return {"environment": str(home / "venv"), "from": chosen, **json.loads(looked.stdout)}
+
+
+def _choose(python: str) -> str:
+    """Return the Python to build on: the one that was named, else one that has torch, else the newest."""
+    suitable = []
+    for name in [python] if python else ["python3.13", "python3.12", "python3.11", "python3", "python"]:
+        path = shutil.which(str(Path(name).expanduser()) if "/" in name else name)
+        looked = subprocess.run([path, "-c", _LOOK], capture_output=True, text=True, check=False).stdout.split() if path else []
+        if path and looked[:1] == ["1"]:
+            suitable.append((looked[1:] == ["1"], path))
+    return next((path for torch, path in suitable if torch), suitable[0][1] if suitable else "")
+
+
+def _run(*command: str) -> str:
+    """Run a command. Returns its last words if it fails, else nothing."""
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    return _last(done.stderr or done.stdout) if done.returncode else ""
+
+
+def _last(text: str) -> str:
+    return (text.strip().splitlines() or ["it printed nothing"])[-1][:300]
+
+
+def main() -> None:
+    """Read the request that follows this source, and answer between two marks."""
+    request = json.loads(sys.stdin.buffer.read())
+    mark = request.pop("mark")
+    sys.stdout.write(f"\n{mark}{json.dumps(install(**request))}{mark}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""`setup ssh`: this program on a machine behind a real sshd, where pip has no network and installs nothing else."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+
+from autoresearch_mcp.server.cli import main
+from autoresearch_mcp.server.compute.ssh.transport import HostRefused, Ssh
+from autoresearch_mcp.trainer import prepare
+from tests.standins.sshd import Hosts
+
+
+def test_a_host_gets_this_program_over_another_version_of_it_and_says_what_it_lacks(
+    ssh_hosts: Hosts, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", f"{Path(ssh_hosts.ssh).parent}:{os.environ['PATH']}")
+    request = {
+        "lab": "l",
+        "folder": "~/labs",
+        "fixed": prepare.fixed_hash(),
+        "launch": [],
+        "adopt": [],
+        "cancel": [],
+        "look": {},
+        "remove": [],
+    }
+    ours = ssh_hosts.home("bare") / ".autoresearch-mcp" / "venv"
+    status = main(["setup", "ssh", "bare", "--python", sys.executable])
+    text = capsys.readouterr().out
+    assert f"is in {ours}" in text and "trainings" in text
+    assert status == ("it lacks " in text or "doesn't confine" in text)
+    assert anyio.run(Ssh("bare", "", ssh_hosts.ssh).ask, {**request, "list": True})["there"] == []
+    (changed,) = ours.glob("lib/python*/site-packages/autoresearch_mcp/trainer/score.py")
+    changed.write_text("# of another version\n", encoding="utf-8")
+    with pytest.raises(HostRefused, match=r"another version .*Run `autoresearch-mcp setup ssh bare`"):
+        anyio.run(Ssh("bare", "", ssh_hosts.ssh).ask, {**request, "list": True})
+    assert main(["setup", "ssh", "bare"]) == status
+    assert anyio.run(Ssh("bare", "", ssh_hosts.ssh).ask, {**request, "list": True})["there"] == []
+    assert subprocess.run([ours / "bin" / "autoresearch-mcp", "--version"], capture_output=True, check=True).stdout.startswith(
+        b"autoresearch-mcp "
+    )
+
+
+def test_what_is_no_host_or_has_no_python_is_refused_and_a_dry_run_does_nothing(
+    ssh_hosts: Hosts, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", f"{Path(ssh_hosts.ssh).parent}:{os.environ['PATH']}")
+    assert main(["setup", "ssh"]) != 0 and main(["setup", "ssh", "a b"]) != 0
+    assert main(["setup", "ssh", "other", "--dry-run"]) == 0
+    assert not (ssh_hosts.home("other") / ".autoresearch-mcp" / "venv" / "pyvenv.cfg").exists()
+    assert main(["setup", "ssh", "box", "--python", "/no/such/python"]) != 0
+    assert "there is no Python 3.11 or newer there at /no/such/python" in capsys.readouterr().err
