@@ -26,6 +26,7 @@ COMMANDS = {
     "checkout": "make a work tree in which an agent edits files, on a branch that it proposes by name",
     "try": "train a work tree for a few seconds in the lab's sandbox, before it is proposed",
     "status": "show a lab once",
+    "ui": "show a lab live in a browser, on this machine; Ctrl-C ends it",
     "watch": "show a lab live; Ctrl-C ends it",
     "approve": "say yes, as a person, to a promotion (the gate still has to agree)",
     "adopt": "make a commit of your own the champion, without the gate",

@@ -66,9 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
         serve_stdio(lab, identity)
     else:
         from autoresearch_mcp.server.mcp.http import serve_http
+        from autoresearch_mcp.server.page.door import PageDoor
 
         certificate = _certificate(arguments.certfile, arguments.keyfile)
-        serve_http(lab, arguments.http, identity, arguments.allow_host, arguments.allow_origin, certificate)
+        serve_http(lab, arguments.http, identity, arguments.allow_host, arguments.allow_origin, certificate, PageDoor)
     return 0
 
 

@@ -40,6 +40,10 @@ class Experiments:
         """
         return self._core.ledger.changes()
 
+    def is_training(self) -> bool:
+        """Return whether anything runs now."""
+        return bool(self._core.ledger.open_experiments(*ACTIVE_STATES, limit=1))
+
     def states(self, ids: Sequence[str]) -> list[a.ExperimentLine]:
         """Return these experiments in one line each, in the order asked. Starts the runner if one of them waits for it.
 

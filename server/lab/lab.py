@@ -12,6 +12,7 @@ from autoresearch_mcp.server.lab.alerting import Alerting
 from autoresearch_mcp.server.lab.amending import Amending
 from autoresearch_mcp.server.lab.audit import Auditing
 from autoresearch_mcp.server.lab.backlog import Backlog
+from autoresearch_mcp.server.lab.campaigns import Campaigns
 from autoresearch_mcp.server.lab.cancelling import Cancelling
 from autoresearch_mcp.server.lab.candidacies import CandidacyCases
 from autoresearch_mcp.server.lab.claims import ClaimCases
@@ -56,6 +57,8 @@ class Lab:
         self.marked = experiments.marked
         self.get_experiment = experiments.get_experiment
         self.find = experiments.find
+        self.find_commit = core.commit
+        self.is_training = experiments.is_training
         self.open_of = experiments.open_of
         self.open_named = experiments.open_named
         self.printed = experiments.printed
@@ -107,7 +110,16 @@ class Lab:
         self.query_experiments = history.query_experiments
         self.records = history.records
         self.import_records = history.import_records
-        self.plot_progress = Pictures(core, self._status).plot_progress
+        pictures = Pictures(core, self._status)
+        self.plot_progress = pictures.plot_progress
+        self.curves = pictures.curves
+        campaigns = Campaigns(core, self._status)
+        self.overview = campaigns.overview
+        self.agents = campaigns.agents
+        self.promotions = campaigns.promotions
+        self.claims = campaigns.claims
+        self.decisions = campaigns.decisions
+        self.awaiting_approval = campaigns.awaiting_approval
 
         self.audit = Auditing(core, self._status).audit
         self.gate = core.gate

@@ -66,10 +66,18 @@ class Pictures:
             )
         )
 
-    def _curves(self, commits: Sequence[str]) -> a.ProgressPicture:
+    def curves(self, commits: Sequence[str] = ()) -> list[CommitCurves]:
+        """Return the champion's curves, then those of some commits.
+
+        Raises:
+            LabError: the repository's own.
+        """
         champion = self._core.repo.champion()
         shas = dict.fromkeys([champion, *map(self._core.commit, commits)])
-        return draw_curves([self._curves_of(sha, sha == champion) for sha in shas], self._core.settings.lab.name)
+        return [self._curves_of(sha, sha == champion) for sha in shas]
+
+    def _curves(self, commits: Sequence[str]) -> a.ProgressPicture:
+        return draw_curves(self.curves(commits), self._core.settings.lab.name)
 
     def _curves_of(self, commit: str, is_champion: bool) -> CommitCurves:
         """Return the curves of a commit's newest replicates, also of those that run, under the champion's conditions where they are known."""

@@ -1,6 +1,7 @@
 """A campaign as data: which experiments are compared, which stand apart, who was champion when. The picture draws it."""
 
 import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -9,10 +10,12 @@ from typing import Any
 from autoresearch_mcp.server.answers import Summary
 from autoresearch_mcp.server.goal import WORDS, Goal, best
 from autoresearch_mcp.server.lab.intervals import Interval, band, candidates
+from autoresearch_mcp.server.ledger.results import Ended
 from autoresearch_mcp.server.models import IMPORTED, Experiment, Promotion
 from autoresearch_mcp.server.untrusted import fence
 from autoresearch_mcp.trainer.records import METRIC
 
+Point = Experiment | Ended
 MOST_UNDECIDED = 8  # whose intervals are shown, the newest
 
 
@@ -34,7 +37,7 @@ class Campaign:
         undecided: commits that the gate has not decided on.
     """
 
-    experiments: Sequence[Experiment]
+    experiments: Sequence[Experiment] | Sequence[Ended]
     promotions: Sequence[Promotion]
     title: str
     champion: Summary
@@ -115,7 +118,7 @@ class Progress:
     @classmethod
     def of(cls, campaign: Campaign) -> "Progress":
         """Sort a campaign's experiments into what is compared and what stands apart."""
-        ended = sorted((e for e in campaign.experiments if e.terminal), key=lambda e: (_ended_at(e), e.id))
+        ended = sorted((e for e in campaign.experiments if isinstance(e, Ended) or e.terminal), key=lambda e: (_ended_at(e), e.id))
         progress = cls(
             total=len(ended),
             verified=[],
@@ -146,9 +149,9 @@ class Progress:
         """Number, metric and commit of what is compared, the first to end first."""
         return self.printed if self.reported else self.verified
 
-    def _place(self, number: int, e: Experiment, campaign: Campaign) -> None:
+    def _place(self, number: int, e: Point, campaign: Campaign) -> None:
         value = finite(e.metric)
-        if IMPORTED in e.tags:
+        if _is_imported(e):
             self.imported.append((number, value))
         elif e.state == "finished" and e.device != campaign.reference:
             self.screened.append(number)
@@ -166,9 +169,9 @@ class Progress:
             self.verified.append((number, value, e.commit))
 
 
-def _champions(ended: Sequence[Experiment], campaign: Campaign) -> list[Champion]:
+def _champions(ended: Sequence[Point], campaign: Campaign) -> list[Champion]:
     """Return the baseline and every promoted commit whose mean the gate knew, in order. Reported and verified ones are never mixed."""
-    own = [(number, e) for number, e in enumerate(ended, 1) if IMPORTED not in e.tags]
+    own = [(number, e) for number, e in enumerate(ended, 1) if not _is_imported(e)]
     measured = {(e.commit, campaign.conditions in ("", e.conditions)) for _, e in own if e.metric is not None}
     first: dict[str, int] = {}
     hypotheses: dict[str, str] = {}
@@ -188,9 +191,10 @@ def _champions(ended: Sequence[Experiment], campaign: Campaign) -> list[Champion
         commit = campaign.champion.commit
         return champion(commit, first.get(commit, 1), None, "baseline")
     baseline = promotions[0].previous
+    times = [_ended_at(e) for e in ended]
     champions = champion(baseline, first.get(baseline, 1), promotions[0].verdict.get("champion_mean"), "baseline")
     for promotion in promotions:
-        start = max(sum(_ended_at(e) <= promotion.created_at for e in ended), 1)
+        start = max(bisect_right(times, promotion.created_at), 1)
         commit = promotion.commit
         champions += champion(commit, start, promotion.verdict.get("candidate_mean"), hypotheses.get(commit, ""))
     return champions
@@ -208,8 +212,12 @@ def _with_bands(champions: Sequence[Champion], points: Sequence[tuple[int, float
     return banded
 
 
-def _ended_at(e: Experiment) -> float:
-    return e.finished_at or e.created_at
+def _ended_at(e: Point) -> float:
+    return e.finished_at or e.created_at or 0.0
+
+
+def _is_imported(e: Point) -> bool:
+    return isinstance(e, Experiment) and IMPORTED in e.tags
 
 
 def finite(value: Any) -> float | None:

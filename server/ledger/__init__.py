@@ -121,6 +121,7 @@ class Ledger:
         self.recent_of = results.recent_of
         self.scores = results.scores
         self.finished_after = results.finished_after
+        self.ended_after = results.ended_after
         self.counts = results.counts
         self.trained_since = results.trained_since
         self.recent_failures = results.recent_failures

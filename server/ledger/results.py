@@ -1,6 +1,7 @@
 """Experiments that have ended: a thin row each, for good, that gate, budget and status read without the lake."""
 
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -47,6 +48,32 @@ class Trained:
     trainings: int
     commits: int
     device_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An experiment that ended, as thin as a picture of the whole campaign needs it."""
+
+    row: int  # grows with each that ends
+    id: str
+    commit: str
+    conditions: str
+    device: str
+    state: ExperimentState
+    val_bpb: float | None
+    reported_bpb: float | None
+    author: str
+    hypothesis: str
+    by_lab: bool
+    created_at: float | None
+    started_at: float | None
+    finished_at: float
+
+    @property
+    def metric(self) -> float | None:
+        """The metric by which it is compared, as `Experiment.metric`."""
+        value = self.reported_bpb if self.val_bpb is None else self.val_bpb
+        return value if self.state == "finished" and value is not None and math.isfinite(value) else None
 
 
 class Results:
@@ -119,6 +146,16 @@ class Results:
                 (row, limit),
             ).fetchall()
         return [(number, _score(*facts)) for number, *facts in rows]
+
+    def ended_after(self, row: int) -> list[Ended]:
+        """Return what ended after a row, 0 for all, in the order in which it was recorded."""
+        with self._database.read() as db:
+            rows = db.execute(
+                'SELECT rowid, id, "commit", conditions, device, state, val_bpb, reported_bpb, author, hypothesis, by_lab, created_at, '
+                "started_at, finished_at FROM ended WHERE rowid > ? ORDER BY rowid",
+                (row,),
+            ).fetchall()
+        return [Ended(*each) for each in rows]
 
     def trained_since(self, since: float) -> Trained:
         """Return what was trained and ended after a moment in Unix seconds."""

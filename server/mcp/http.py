@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 from asyncio import CancelledError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import anyio
@@ -34,7 +34,10 @@ from autoresearch_mcp.server.mcp.try_door import TryDoor
 MAX_BODY = 4 * 1024 * 1024
 PATIENCE_S = 1  # for calls in flight, after a signal; what the lab has begun is finished, waits are cut
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+FrontDoor = Callable[[Lab, Guests, TransportSecuritySettings, ASGIApp], ASGIApp]
+
+LOOPBACK = "127.0.0.1"
+_LOOPBACK = (LOOPBACK, "localhost", "::1")
 
 
 def serve_http(
@@ -44,8 +47,9 @@ def serve_http(
     hosts: Sequence[str] = (),
     origins: Sequence[str] = (),
     certificate: tuple[Path, Path] | None = None,
+    front_door: FrontDoor | None = None,
 ) -> None:
-    """Serve the lab in `lab_root` at `http://ADDRESS/mcp`, and its repository at `/git`, until a signal. The first line on stdout is the URL.
+    """Serve the lab in `lab_root` at `http://ADDRESS/mcp`, its repository at `/git` and its page at `/`, until a signal. The first line on stdout is the URL.
 
     Args:
         lab_root: the lab's folder.
@@ -54,25 +58,29 @@ def serve_http(
         hosts: Host headers to accept besides this machine's own, such as that of a TLS proxy.
         origins: origins of web pages that may call, such as `https://inspector.example`; `*` for all, which takes a token.
         certificate: files of a certificate and its private key, to encrypt with; None for plain HTTP.
+        front_door: stands before the rest, such as the page's.
 
     Raises:
         LabError: the lab's own, `bad_address`, `no_token`, `bad_token`, `bad_certificate` and `address_taken`: nothing is served.
     """
     log_to_stderr(logging.WARNING)
-    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    logging.getLogger("uvicorn.error").addFilter(is_news)
     host, port = _parsed(address)
     origins = [each.strip().rstrip("/").lower() for each in origins]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn passes on the signal that ended it
-    with contextlib.suppress(KeyboardInterrupt), contextlib.closing(Lab(lab_root)) as lab, _bound(host, port) as listening:
+    with contextlib.suppress(KeyboardInterrupt), contextlib.closing(Lab(lab_root)) as lab, listen(host, port) as listening:
         token = _owners_token(lab, host, "*" in origins)
         logging.getLogger("mcp").setLevel(logging.WARNING)  # the SDK logs a line for every request otherwise
-        security = _security(host, hosts, origins)
+        security = security_of(host, hosts, origins)
         lab.alerting.start()
         app: ASGIApp = build_server(lab, identity).streamable_http_app(stateless_http=True, transport_security=security)
         app = MetricsDoor(lab, security, TryDoor(lab, security, ReadableMessages(app)))
         app = GitDoor(lab, security, BodyTimeout(RequestBodyLimitMiddleware(app, MAX_BODY)))
         app = RateLimit(lambda: lab.settings.auth.requests_per_minute, ComparableHeaders(app, "*" in origins))
-        app = TokenMiddleware(Guests(lab, token, identity), app)
+        guests = Guests(lab, token, identity)
+        app = TokenMiddleware(guests, app)
+        if front_door is not None:
+            app = front_door(lab, guests, security, app)
         if origins:
             # GET and DELETE are answered 405, which a page can read only where it may ask.
             methods, exposed = ["GET", "POST", "DELETE"], ["WWW-Authenticate", "Retry-After"]
@@ -98,7 +106,7 @@ def serve_http(
         anyio.run(uvicorn.Server(config).serve, [listening])
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def is_news(record: logging.LogRecord) -> bool:
     """Return whether to log it: a wait that was cut at the end is no error, though uvicorn logs a traceback for each."""
     return not (record.exc_info and isinstance(record.exc_info[1], CancelledError))
 
@@ -106,13 +114,13 @@ def _is_news(record: logging.LogRecord) -> bool:
 def _parsed(address: str) -> tuple[str, int]:
     """`HOST:PORT`, `[IPV6]:PORT` or `PORT`, which is one of this machine's own."""
     host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]") or _LOOPBACK[0]
+    host = host.removeprefix("[").removesuffix("]") or LOOPBACK
     if not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise LabError(f"{address!r} is no address. Give HOST:PORT, such as 127.0.0.1:8765.", "bad_address")
     return host, int(port)
 
 
-def _security(host: str, hosts: Sequence[str], origins: Sequence[str]) -> TransportSecuritySettings:
+def security_of(host: str, hosts: Sequence[str] = (), origins: Sequence[str] = ()) -> TransportSecuritySettings:
     """Return which Host and Origin headers are accepted. Beyond this machine all are, because every request carries the token there."""
     if host not in _LOOPBACK:
         return TransportSecuritySettings(enable_dns_rebinding_protection=False)
@@ -136,7 +144,7 @@ def _owners_token(lab: Lab, host: str, any_origin: bool) -> str:
         return token
     ways = f"Make tokens with `autoresearch-mcp token create`, or set {TOKEN} to a long random text; clients send one as `Authorization: Bearer ...`"
     if host not in _LOOPBACK:
-        raise LabError(f"Anyone who reaches {host} could run code in this lab. {ways}. Or serve {_LOOPBACK[0]} only.", "no_token")
+        raise LabError(f"Anyone who reaches {host} could run code in this lab. {ways}. Or serve {LOOPBACK} only.", "no_token")
     if any_origin:
         raise LabError(
             f"With --allow-origin '*' any web page that you open could run code in this lab. {ways}. Or name the origins that may call.",
@@ -145,7 +153,7 @@ def _owners_token(lab: Lab, host: str, any_origin: bool) -> str:
     return ""
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """Listen at an address. The socket names its protocol, because asyncio sets TCP_NODELAY only on sockets that do."""
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)

@@ -175,7 +175,7 @@ async def test_small_answers_leave_at_once() -> None:
         options.append(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
         writer.close()
 
-    with http._bound("127.0.0.1", 0) as listening:
+    with http.listen("127.0.0.1", 0) as listening:
         async with await asyncio.start_server(accepted, sock=listening):
             reader, writer = await asyncio.open_connection(*listening.getsockname())
             assert await reader.read() == b""

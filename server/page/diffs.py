@@ -1,0 +1,64 @@
+"""Diffs and logs for the page: lines with their kind, and Python's words coloured."""
+
+from dataclasses import dataclass
+
+from markupsafe import Markup
+from pygments import lex
+from pygments.lexers import PythonLexer
+from pygments.token import STANDARD_TYPES
+
+from autoresearch_mcp.server.untrusted import visible
+
+_MOST_COLOURED = 2_000  # characters of a line
+_KINDS = {"+": "added", "-": "removed", "@": "hunk"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a diff: its kind for the style sheet, its first character, and the rest as safe HTML."""
+
+    kind: str
+    mark: str
+    html: Markup
+
+
+def diff_lines(diff: str) -> list[Line]:
+    """Return a unified diff as lines."""
+    lines, in_head = [], True
+    for text in diff.splitlines():
+        if text.startswith(("diff --git", "--- ", "+++ ", "index ", "new file", "deleted file", "rename ", "similarity ")) and (
+            in_head or text.startswith("diff --git")
+        ):
+            in_head = True
+            lines.append(Line("head", "", Markup.escape(visible(text))))
+            continue
+        in_head = False
+        kind = _KINDS.get(text[:1], "same")
+        lines.append(
+            Line(kind, text[:1] if kind != "hunk" else "", Markup.escape(visible(text)) if kind == "hunk" else _coloured(text[1:]))
+        )
+    return lines
+
+
+def plain(fenced: str) -> str:
+    """Return the text of a fence without the marks around it, which are for agents."""
+    lines = fenced.split("\n")
+    if len(lines) > 1 and lines[0].startswith("[data ") and lines[-1].startswith("[end of data "):
+        return "\n".join(lines[1:-1])
+    return fenced
+
+
+def _coloured(text: str) -> Markup:
+    if len(text) > _MOST_COLOURED:
+        return Markup.escape(visible(text))
+    spans = []
+    for token, value in lex(text, _LEXER):
+        while token not in STANDARD_TYPES and token.parent is not None:
+            token = token.parent
+        name = STANDARD_TYPES.get(token, "")
+        escaped = Markup.escape(visible(value.rstrip("\n")))
+        spans.append(Markup('<span class="t-{}">{}</span>').format(name[:1], escaped) if name[:1] in "kscmo" and name else escaped)
+    return Markup("").join(spans)
+
+
+_LEXER = PythonLexer(stripnl=False, ensurenl=False)

@@ -1,0 +1,234 @@
+"""The page's door: answers a browser's requests, and passes everything else on to the MCP server behind it."""
+
+import functools
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from importlib.resources import files
+from pathlib import PurePosixPath
+from typing import Any
+
+import anyio
+from mcp.server.transport_security import RequestBodyLimitMiddleware, TransportSecurityMiddleware, TransportSecuritySettings
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.lab.masking import mask_paths
+from autoresearch_mcp.server.mcp.bridge import Identity
+from autoresearch_mcp.server.mcp.front import ComparableHeaders, Guests
+from autoresearch_mcp.server.mcp.limits import BodyTimeout
+from autoresearch_mcp.server.models import OWNER
+from autoresearch_mcp.server.page.charts import curve_data, progress_data
+from autoresearch_mcp.server.page.events import Pulse
+from autoresearch_mcp.server.page.rendering import render
+from autoresearch_mcp.server.page.session import COOKIE, Sessions, fields, may_cancel, rules
+from autoresearch_mcp.server.page.views import ADDRESSES, VIEWS, Asked, common
+from autoresearch_mcp.server.untrusted import one_line
+
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_STATIC = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_MARK = "@@mark@@"  # where a rendered view holds the visitor's own mark
+_KEPT = 64  # rendered views
+_MAX_FORM = 64 * 1024
+_THREADS = 8
+
+
+class PageDoor:
+    """Serves the page of a lab at `/`, and passes on what is not its own.
+
+    Args:
+        lab: what it shows.
+        guests: know a visitor by a token.
+        security: which Host and Origin headers are accepted.
+        app: comes next.
+    """
+
+    def __init__(self, lab: Lab, guests: Guests, security: TransportSecuritySettings, app: ASGIApp) -> None:
+        self._lab = lab
+        self._sessions = Sessions(guests)
+        self._security = TransportSecurityMiddleware(security)
+        self._pulse = Pulse(lab.changes, lab.is_training)
+        self._limiter = anyio.CapacityLimiter(_THREADS)
+        self._rendered: OrderedDict[Any, bytes] = OrderedDict()
+        routes = [
+            *(Route(path, partial(self._view, view)) for view, path in ADDRESSES.items()),
+            Route("/experiment/{name}", partial(self._view, "experiment")),
+            Route("/commit/{name}", partial(self._view, "commit")),
+            Route("/progress.json", self._progress),
+            Route("/curve/{name}.json", self._curve),
+            Route("/events", self._events),
+            Route("/login", self._log_in, methods=["GET", "POST"]),
+            Route("/logout", self._log_out, methods=["POST"]),
+            Route("/cancel", partial(self._change, self._cancel), methods=["POST"]),
+            Route("/approve", partial(self._change, self._approve), methods=["POST"]),
+            Route("/refuse", partial(self._change, self._refuse), methods=["POST"]),
+            Route("/static/{path:path}", self._static),
+        ]
+        self._paths = {route.path for route in routes} | {"/experiment", "/commit", "/curve", "/static"}
+        self._own = BodyTimeout(RequestBodyLimitMiddleware(ComparableHeaders(Router(routes, redirect_slashes=False)), _MAX_FORM))
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or pass on."""
+        if scope["type"] != "http" or not self._is_own(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                there = {name.lower() for name, _ in message["headers"]}
+                more = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+                message = {**message, "headers": [*message["headers"], *(each for each in more if each[0] not in there)]}
+            await send(message)
+
+        lowered = {**scope, "headers": [(n, v.lower() if n in (b"host", b"origin") else v) for n, v in scope["headers"]]}
+        if refusal := await self._security.validate_request(Request(lowered), is_post=False):
+            await refusal(scope, receive, send_with_headers)
+            return
+        await self._own(scope, receive, send_with_headers)
+
+    def _is_own(self, path: str) -> bool:
+        return path in self._paths or (path.count("/") > 1 and f"/{path.split('/')[1]}" in self._paths and not path.startswith("//"))
+
+    async def _in_thread(self, use_case: Callable[..., Any], *args: Any, **more: Any) -> Any:
+        return await anyio.to_thread.run_sync(partial(use_case, *args, **more), limiter=self._limiter)
+
+    async def _view(self, view: str, request: Request) -> Response:
+        visitor = await self._sessions.visitor(request)
+        if visitor is None:
+            return RedirectResponse("/login", 303)
+        asked = Asked(self._lab, visitor, dict(request.query_params), request.path_params.get("name", ""))
+        try:
+            html = await self._in_thread(self._render, view, asked)
+        except LabError as error:
+            status = 404 if error.code.startswith(("unknown_", "bad_")) else 409
+            text = mask_paths(str(error), self._lab.root)
+            html = await self._in_thread(render, "error", {**common(asked), "view": "", "text": text, "mark": _MARK})
+            return self._html(request, html.encode(), status)
+        return self._html(request, html)
+
+    def _render(self, view: str, asked: Asked) -> bytes:
+        """Return a rendered view. All visitors of one role share it until the lab changes."""
+        key = (view, asked.name, tuple(sorted(asked.query.items())), asked.visitor, self._lab.stamp(), self._pulse.beat)
+        if key not in self._rendered:
+            context = {**common(asked), **VIEWS[view](asked), "view": view, "mark": _MARK}
+            self._rendered[key] = render(view, context).encode()
+            while len(self._rendered) > _KEPT:
+                self._rendered.popitem(last=False)
+        return self._rendered[key]
+
+    def _html(self, request: Request, html: bytes, status: int = 200) -> Response:
+        tag = f'"{hashlib.sha256(html).hexdigest()[:24]}"'
+        if status == 200 and request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers={"ETag": tag})
+        html = html.replace(_MARK.encode(), self._sessions.mark(request).encode())
+        return Response(html, status, {"ETag": tag, "Cache-Control": "private, no-cache"}, "text/html")
+
+    async def _progress(self, request: Request) -> Response:
+        if await self._sessions.visitor(request) is None:
+            return Response(status_code=401)
+        query = request.query_params
+        start, end = (int(text) if (text := query.get(name, "")).isdecimal() and len(text) < 10 else 0 for name in ("from", "to"))
+        overview = await self._in_thread(self._lab.overview)
+        return JSONResponse(await self._in_thread(progress_data, overview, dict(query), start, end))
+
+    async def _curve(self, request: Request) -> Response:
+        if await self._sessions.visitor(request) is None:
+            return Response(status_code=401)
+        try:
+            answer = await self._in_thread(self._lab.get_experiment, request.path_params["name"])
+            (champion,) = await self._in_thread(self._lab.curves)
+        except LabError as error:
+            return JSONResponse({"error": mask_paths(str(error), self._lab.root)}, 404)
+        return JSONResponse(curve_data(answer.curve, champion))
+
+    async def _events(self, request: Request) -> Response:
+        if await self._sessions.visitor(request) is None:
+            return Response(status_code=401)
+        return StreamingResponse(self._pulse.stream(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+    async def _log_in(self, request: Request) -> Response:
+        context = {"lab_name": self._lab.settings.lab.name, "failed": False, "view": "login"}
+        if request.method == "GET" and "key" not in request.query_params:
+            return self._html(request, (await self._in_thread(render, "login", context)).encode())
+        token = request.query_params.get("key") or (await fields(request)).get("token", "").strip()
+        answer = RedirectResponse("/", 303)
+        if not await self._sessions.log_in(request, token, answer):
+            return self._html(request, (await self._in_thread(render, "login", context | {"failed": True})).encode(), 401)
+        return answer
+
+    async def _log_out(self, request: Request) -> Response:
+        answer = RedirectResponse("/login", 303)
+        answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        return answer
+
+    async def _change(self, change: Callable[[Identity, dict[str, str]], tuple[str, str]], request: Request) -> Response:
+        """Do what a form of the page asks for, and write down who did it."""
+        visitor = await self._sessions.visitor(request)
+        if visitor is None:
+            return RedirectResponse("/login", 303)
+        given = await fields(request)
+        if not self._sessions.is_own(request, given.get("mark", "")):
+            return await self._says(
+                request, visitor, "This form was made before the server started again. Go back, reload the page, and try again.", 403
+            )
+        allowed = may_cancel(visitor) if change == self._cancel else rules(visitor)
+        if not allowed:
+            needed = "orchestrator" if change == self._cancel else "owner"
+            return await self._says(request, visitor, f"This takes the role {needed}: log in with such a token. Nothing was changed.", 403)
+        try:
+            action, note = await self._in_thread(change, visitor, given)
+        except LabError as error:
+            return await self._says(request, visitor, mask_paths(str(error), self._lab.root), 409)
+        who = visitor.name or "owner"
+        origin = f"page at {request.client.host}" if request.client else "page"
+        subject = one_line(given.get("what", ""), 400)
+        await self._in_thread(self._lab.record_change, who, str(visitor.role or ""), "http", origin, action, subject)
+        return await self._says(request, visitor, note, 200)
+
+    async def _says(self, request: Request, visitor: Identity, text: str, status: int) -> Response:
+        context = {**common(Asked(self._lab, visitor, {})), "view": "", "text": text, "mark": _MARK}
+        return self._html(request, (await self._in_thread(render, "error", context)).encode(), status)
+
+    def _cancel(self, visitor: Identity, given: dict[str, str]) -> tuple[str, str]:
+        author = visitor.name or OWNER
+        answer = self._lab.cancel(author, [given.get("what", "")], reason=given.get("reason", "")[:300], anyones=True)
+        return "cancel", answer.note
+
+    def _approve(self, visitor: Identity, given: dict[str, str]) -> tuple[str, str]:
+        approved_by = f"{visitor.name or 'owner'} on the page"
+        answer = self._lab.promote_commit(given.get("what", ""), author="owner", approved_by=approved_by)
+        if not answer.promoted:
+            raise LabError(answer.note, "not_promoted")
+        return "approve", answer.note
+
+    def _refuse(self, visitor: Identity, given: dict[str, str]) -> tuple[str, str]:
+        reason = given.get("reason", "") or "the owner said no to its promotion"
+        return "withdraw", self._lab.withdraw(given.get("what", ""), visitor.name or OWNER, reason, anyones=True).note
+
+    async def _static(self, request: Request) -> Response:
+        path = PurePosixPath(request.path_params["path"])
+        kind = _STATIC.get(path.suffix)
+        known = _static_files()
+        if kind is None or str(path) not in known:
+            return Response("Not Found", 404)
+        return Response(known[str(path)], 200, {"Cache-Control": "max-age=300"}, kind)
+
+
+@functools.cache
+def _static_files() -> dict[str, bytes]:
+    root = files("autoresearch_mcp.server.page") / "static"
+    folders = ((root, ""), (root / "vendor", "vendor/"))
+    return {f"{prefix}{each.name}": each.read_bytes() for folder, prefix in folders for each in folder.iterdir() if each.is_file()}

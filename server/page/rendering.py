@@ -1,0 +1,70 @@
+"""Templates: everything that agents wrote is escaped, and shown without what could reorder or hide text."""
+
+import functools
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from autoresearch_mcp.server.untrusted import clean, cut, visible
+
+
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """Return a page as HTML."""
+    return _environment().get_template(f"{template}.html").render(context)
+
+
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("autoresearch_mcp.server.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
+    environment.filters |= {"number": number, "ago": ago, "span": span, "moment": moment, "signed": signed, "percent": percent}
+    return environment
+
+
+def _shown(value: Any) -> Any:
+    """Return a value as it is put into a page: a text without invisible characters, and not endless."""
+    return visible(clean(cut(value, 60_000))) if type(value) is str else value
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a number with so many digits, or a dash."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 4) -> str:
+    """Return a difference with its sign, or a dash."""
+    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def percent(value: float | None) -> str:
+    """Return a share in percent, or a dash."""
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def span(seconds: float | None) -> str:
+    """Return a time span in its largest unit."""
+    if seconds is None:
+        return "–"
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def ago(at: float | None) -> str:
+    """Return how long ago something was."""
+    return "–" if not at else f"{span(max(0.0, time.time() - at))} ago"
+
+
+def moment(at: float | None) -> str:
+    """Return a moment in UTC."""
+    return "–" if not at else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,237 @@
+"""What each view of the page shows, read through the lab's use cases. Every function blocks for a moment: run it in a thread."""
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast, get_args
+
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.lab.memories import DIRECTION
+from autoresearch_mcp.server.lab.query import ExperimentQuery
+from autoresearch_mcp.server.lab.titles import title
+from autoresearch_mcp.server.mcp.bridge import Identity
+from autoresearch_mcp.server.models import ACTIVE_STATES, MemoryKind, Proposal, Verdict
+from autoresearch_mcp.server.page.charts import choices
+from autoresearch_mcp.server.page.diffs import diff_lines, plain
+from autoresearch_mcp.server.page.session import may_cancel, rules
+
+Context = dict[str, Any]
+_SHOWN = 200  # rows of a list
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request for a view.
+
+    Attributes:
+        lab: what is looked at.
+        visitor: who looks.
+        query: the part of the address after `?`.
+        name: the part of the path that names an experiment or a commit.
+    """
+
+    lab: Lab
+    visitor: Identity
+    query: Mapping[str, str]
+    name: str = ""
+
+
+def campaign(asked: Asked) -> Context:
+    """Show the campaign: its chart, what runs, what waits, and the leaderboard."""
+    overview = asked.lab.overview()
+    status = asked.lab.status()
+    return {
+        "status": status,
+        "titles": _titles(overview.proposals),
+        "choices": choices(overview),
+        "filters": {name: asked.query.get(name, "") for name in ("author", "tag", "device")},
+        "waiting": _approvals(asked),
+    }
+
+
+def experiment(asked: Asked) -> Context:
+    """Show one experiment: its metric, curve, diff, log, failure, cost, provenance, and how to reproduce it."""
+    lab = asked.lab
+    answer = lab.get_experiment(asked.name)
+    assert answer.experiment is not None
+    line = answer.experiment
+    log = "" if line.state == "queued" else plain(lab.read_log(line.id, lines=60))
+    return {
+        "answer": answer,
+        "line": line,
+        "running": line.state in ACTIVE_STATES,
+        "log": log,
+        "diff": _diff(lab, line.commit),
+        "provenance": [pair for name, value in answer.details.items() for pair in _flat(name, value)][:60],
+        "proposal": lab.overview().proposals.get(line.commit),
+        "open": line.state in (*ACTIVE_STATES, "queued"),
+    }
+
+
+def commit(asked: Asked) -> Context:
+    """Show one commit: what it changes, what came of it, and what was built on it."""
+    lab = asked.lab
+    overview = lab.overview()
+    sha = lab.find_commit(asked.name)
+    proposal = overview.proposals.get(sha)
+    query = ExperimentQuery(
+        commit=sha, columns=["id", "state", "val_bpb", "reported_bpb", "seed", "device", "author", "finished_at"], limit=50
+    )
+    return {
+        "sha": sha,
+        "proposal": proposal,
+        "title": title(proposal) if proposal else "the lab's first commit" if sha == lab.champion() else "a commit",
+        "verdict": lab.decisions().get(sha),
+        "experiments": lab.query_experiments(query).rows,
+        "children": [each for each in overview.proposals.values() if each.base == sha][-_SHOWN:],
+        "diff": _diff(lab, sha) if proposal else [],
+        "is_champion": sha == lab.champion(),
+    }
+
+
+def proposals(asked: Asked) -> Context:
+    """Show all proposals, each below the commit that it was built on."""
+    overview = asked.lab.overview()
+    words = asked.query.get("q", "").lower()
+    every = [each for each in overview.proposals.values() if words in f"{each.hypothesis} {each.author} {' '.join(each.tags)}".lower()]
+    newest = every[-_SHOWN:]
+    metrics: dict[str, list[float]] = {}
+    for _, value, sha in overview.progress.compared:
+        metrics.setdefault(sha, []).append(value)
+    champions = {promotion.commit for promotion in asked.lab.promotions()}
+    return {
+        "q": asked.query.get("q", ""),
+        "total": len(every),
+        "rows": [
+            {"depth": min(depth, 8), "proposal": each, "title": title(each), "metrics": metrics.get(each.commit, [])}
+            for depth, each in _tree(newest)
+        ],
+        "decisions": asked.lab.decisions(),
+        "champion": asked.lab.champion(),
+        "promoted": champions,
+    }
+
+
+def memories(asked: Asked) -> Context:
+    """Show what was learned, ideas, who works on what, and the directions of the search."""
+    lab, kind = asked.lab, asked.query.get("kind", "")
+    wanted = cast(MemoryKind, kind) if kind in get_args(MemoryKind) else None
+    found = lab.search_memory(asked.query.get("q", "")[:500], kind=wanted, limit=50)
+    directions = lab.search_memory("", kind="idea", tag=DIRECTION, limit=50)
+    return {
+        "q": asked.query.get("q", ""),
+        "kind": kind,
+        "kinds": get_args(MemoryKind),
+        "memories": found.memories,
+        "note": found.note,
+        "claims": lab.claims(),
+        "directions": directions.memories,
+    }
+
+
+def agents(asked: Asked) -> Context:
+    """Show who does what, and what it costs."""
+    shares = asked.lab.agents()
+    days = sorted({day for share in shares.values() for day in share.by_day})[-14:]
+    per_day = [(day, sum(share.by_day.get(day, 0.0) for share in shares.values())) for day in days]
+    return {
+        "status": asked.lab.status(),
+        "agents": list(shares.items())[:_SHOWN],
+        "days": per_day,
+        "most": max([seconds for _, seconds in per_day], default=0.0),
+    }
+
+
+def promotions(asked: Asked) -> Context:
+    """Show every promotion with its numbers, and what waits for a person's yes or no."""
+    overview = asked.lab.overview()
+    return {
+        "promotions": list(reversed(asked.lab.promotions())),
+        "titles": _titles(overview.proposals),
+        "waiting": _approvals(asked),
+        "expected": asked.lab.expected_false_promotions(),
+    }
+
+
+def health(asked: Asked) -> Context:
+    """Show whether the lab is well, and who changed what."""
+    return {"status": asked.lab.status(), "changes": asked.lab.recorded_changes(limit=50)}
+
+
+VIEWS: dict[str, Callable[[Asked], Context]] = {
+    "campaign": campaign,
+    "proposals": proposals,
+    "memories": memories,
+    "agents": agents,
+    "promotions": promotions,
+    "health": health,
+    "experiment": experiment,
+    "commit": commit,
+}
+ADDRESSES = {
+    "campaign": "/",
+    "proposals": "/proposals",
+    "memories": "/memories",
+    "agents": "/agents",
+    "promotions": "/promotions",
+    "health": "/health",
+}
+
+
+def common(asked: Asked) -> Context:
+    """Return what every view shows around itself."""
+    return {
+        "lab_name": asked.lab.settings.lab.name,
+        "visitor": asked.visitor,
+        "is_owner": rules(asked.visitor),
+        "may_cancel": may_cancel(asked.visitor),
+        "addresses": ADDRESSES,
+        "now": time.time(),
+    }
+
+
+def _approvals(asked: Asked) -> list[tuple[str, str, Verdict]]:
+    waiting = asked.lab.awaiting_approval()
+    if not waiting:
+        return []
+    titles = _titles(asked.lab.overview().proposals)
+    return [(sha, titles(sha), verdict) for sha, verdict in waiting.items()]
+
+
+def _titles(proposals: Mapping[str, Proposal]) -> Callable[[str], str]:
+    @functools.cache
+    def named(sha: str) -> str:
+        proposal = proposals.get(sha)
+        return title(proposal) if proposal else "baseline"
+
+    return named
+
+
+def _diff(lab: Lab, sha: str) -> list[Any]:
+    try:
+        return diff_lines(plain(lab.diff(sha)))
+    except LabError:  # the commit of an imported record
+        return []
+
+
+def _tree(every: list[Proposal]) -> Iterator[tuple[int, Proposal]]:
+    """Yield proposals below those that they are built on, the newest branch first, each with its depth."""
+    below: dict[str, list[Proposal]] = {}
+    known = {each.commit for each in every}
+    for each in every:
+        below.setdefault(each.base if each.base in known else "", []).append(each)
+    stack = [(0, each) for each in below.get("", [])]
+    while stack:
+        depth, each = stack.pop()
+        yield depth, each
+        stack += [(depth + 1, child) for child in below.get(each.commit, [])]
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(f"{name}.{key}", item)
+    else:
+        yield name, value
