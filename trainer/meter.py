@@ -4,7 +4,7 @@ import math
 import os
 import time
 
-from autoresearch_mcp.trainer import machine, sandbox
+from autoresearch_mcp.trainer import machine, patience, sandbox
 from autoresearch_mcp.trainer.failures import Ended, Failure
 from autoresearch_mcp.trainer.prepare import Profile
 from autoresearch_mcp.trainer.protocol import Spec
@@ -37,6 +37,7 @@ class Meter:
         self._cpu_at_scoring: float | None = None
         self.pressure: float | None = None
         self._crowding = machine.Crowding()  # since the budget began
+        self._waited_before_s = 0.0  # for a core, when it began
         self._spawned_at = time.monotonic()
         self._cpu_at_start = self._peak_mb = 0.0
         self._look_at = 0.0
@@ -61,6 +62,7 @@ class Meter:
         self._cpu_at_start = min(before, self._profile.free_cpu_s)
         self.started_at, self.phase = time.monotonic(), "running"
         self._crowding = machine.Crowding()
+        self._waited_before_s = self._waited_s()
         self._look_at = 0.0
         return before
 
@@ -172,8 +174,11 @@ class Meter:
             missing = "ending" if self._spec.metric else "submitting"
             raise _timed_out(f"{self._spec.entry} used {self.used_s:.1f} s of a budget of {budget:g} s without {missing}.")
         if self.wall_s > budget * self._profile.wall_cap:
-            used = f"only {self.used_s:.1f} of {budget:g} CPU seconds were used"
-            raise _timed_out(f"{self.wall_s:.0f} s passed, and {used}: train.py waits, or the machine is busy.")
+            used = f"{self.wall_s:.0f} s passed, and only {self.used_s:.1f} of {budget:g} CPU seconds were used"
+            waited_s = self._waited_s() - self._waited_before_s
+            if self.wall_s - waited_s > budget + self._profile.grace_s(budget):
+                raise _timed_out(f"{used}: train.py waits.")
+            raise _timed_out(f"{used}: other programs keep the machine busy. That is no fault of the code.", fault="machine")
 
     def peak_mb(self, trainer: Exit | None) -> float:
         """Return the most memory that the run had resident before scoring.
@@ -182,6 +187,10 @@ class Meter:
             trainer: how the trainer ended, if it did. The kernel saw peaks between two looks.
         """
         return max(self._peak_mb, trainer.peak_mb if trainer else 0.0)
+
+    def _waited_s(self) -> float:
+        """Return how long that process of the run waited for a core which waited longest. Its own work can't make it wait longer than it works."""
+        return max(map(patience.waited_s, self._family.usage().pids), default=0.0)
 
     def _now(self) -> float:
         """Read the budget's clock."""
@@ -192,5 +201,5 @@ def _crashed(kind: str, message: str) -> Ended:
     return Ended("crashed", Failure(kind, message))
 
 
-def _timed_out(message: str) -> Ended:
-    return Ended("timed_out", Failure("timeout", message))
+def _timed_out(message: str, fault: str = "code") -> Ended:
+    return Ended("timed_out", Failure("timeout", message, fault=fault))

@@ -1,10 +1,11 @@
-"""Tells how long a model's scoring took by its own doing, on a machine that others may crowd (fixed).
+"""Tells how long code took by its own doing, on a machine that others may crowd (fixed).
 
-A limit of wall time would make a crowded machine an honest model's fault, and a limit of CPU time alone would let a model sleep.
-So the clock here counts wall seconds, less those for which the scoring's processes were ready to run and had no core.
+A limit of wall time would make a crowded machine honest code's fault, and a limit of CPU time alone would let code sleep.
+So the clock here counts wall seconds, less those for which the run's processes were ready to run and had no core.
 
-A model can make itself wait, with threads that hold each other's core. Such a second takes at least half a CPU second, and those have a
-limit, `Profile.score_cpu_s`. `longest_s` is so long that nobody reaches it this way: beyond it, others crowded the machine.
+Code can make itself wait, with threads that hold each other's core. Such a second takes at least half a CPU second, and those have a
+limit: `Profile.score_cpu_s`, or a training's budget. `longest_s` is so long that no scoring reaches it this way: beyond it, others
+crowded the machine. Code can't give its threads a lower priority, which would make them wait for anybody (sandbox/seccomp.py).
 
 Where nothing limits CPU seconds, on a GPU, this is the wall's clock.
 

@@ -1,4 +1,4 @@
-"""A scoring that others slow down is no fault of the model. One that sleeps is: see test_threats.py."""
+"""What others slow down is no fault of the code, and sleep is. Of a model that sleeps while it is scored, see test_threats.py."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ import time
 from dataclasses import replace
 from autoresearch_mcp.trainer import launch, patience, prepare
 
-prepare.PROFILES["tiny"] = replace(prepare.PROFILES["tiny"], score_s=1.0, score_cpu_s=LIMIT)
+prepare.PROFILES["tiny"] = replace(prepare.PROFILES["tiny"], score_s=1.0, score_cpu_s=LIMIT, wall_cap=1.5)
 began = time.monotonic()
 patience.waited_s = lambda pid: WAITED * (time.monotonic() - began) / 4  # four processes are asked
 launch.main()
@@ -49,6 +49,15 @@ def test_a_scoring_that_others_never_let_end_is_the_machines_fault_and_tells_not
     assert (result["state"], result["fault"], result["barred"], result["ended_in"]) == ("crashed", "machine", False, "scoring")
     assert result["failure"]["kind"] == "killed" and "no fault of the code" in result["failure"]["message"]
     assert protocol.read_finding(launched.run) == "" and launched.hidden is None
+
+
+@pytest.mark.parametrize("parent", [(4.0, 15.0), (0.0, 15.0)], indirect=True)
+def test_a_training_that_others_keep_from_the_cores_is_the_machines_fault_and_one_that_sleeps_is_not(
+    parent: Warm, request: pytest.FixtureRequest
+) -> None:
+    result = parent.launch(BIGRAM.replace("# before submit", "import time; time.sleep(60)"), budget_s=1.0).wait()
+    assert (result["state"], result["failure"]["kind"], result["ended_in"]) == ("timed_out", "timeout", "running")
+    assert result["fault"] == ("machine" if request.node.callspec.params["parent"][0] else "code")
 
 
 def test_waiting_for_a_core_stops_the_clock_and_sleep_does_not() -> None:

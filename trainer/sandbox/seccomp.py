@@ -8,7 +8,8 @@ What Landlock leaves open, and this closes, as PermissionError:
 
 - sockets of every kind but a connected pair, so UDP, unix and abstract sockets too; CUDA's own is the exception (`cuda`);
 - shared memory, semaphores and message queues that have a name, and memory that is no process's (memfd), which nobody counts;
-- other processes: their memory, their limits, their priority; and leaving the process group that the run is stopped by;
+- other processes: their memory, their limits, their priority, and on CPUs its own; and leaving the process group that the run is
+  stopped by;
 - what keeps CPU time out of the accounts: a parent that ignores its children's ends, or outlives its supervisor;
 - questions about the page cache, about other processes and about the room on the disk, and limits, whose counts are those of all of a
   user's processes: through each, two processes that share no file they can write could still talk, by a million bits a second;
@@ -43,7 +44,7 @@ import struct
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from autoresearch_mcp.trainer.sandbox.syscalls import ALLOWED, FOR_CUDA, FOR_SCRIPTS, IN_A_WORLD, PRETENDED, REFUSED, SELF_ONLY
+from autoresearch_mcp.trainer.sandbox.syscalls import ALLOWED, FOR_CUDA, FOR_SCRIPTS, IN_A_WORLD, PRETENDED, PRIORITY, REFUSED, SELF_ONLY
 
 _DEPENDING = ALLOWED | REFUSED | FOR_CUDA | SELF_ONLY  # among them those that depend on their arguments
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of the tables, AUDIT_ARCH_*
@@ -190,7 +191,10 @@ def _by_arguments(column: int, cuda: bool, locks: bool, script: bool, world: boo
         pretended = [*own, (_RETURN, 0, 0, _ERRNO), (_RETURN, 0, 0, _ERRNO | errno.EPERM)]
         yield from [(_EQUAL, 0, len(pretended), _number("sched_setaffinity", column)), *pretended]
     for name in SELF_ONLY:
-        yield from _unless(_number(name, column), own)
+        if name in PRIORITY and not (cuda or script):  # who comes last waits as long as he likes, and patience.py takes waiting off
+            yield from answer(_number(name, column), errno.EPERM)
+        else:
+            yield from _unless(_number(name, column), own)
     yield from _unless(_number("sched_getaffinity", column), own, errno.ENOSYS)  # libc asks it of a thread, and does without
     if script:
         yield from _unless(_number("prlimit64", column), own)

@@ -111,6 +111,9 @@ sched_rr_get_interval 148 127, sched_setaffinity 203 122, sched_setparam 142 118
 sched_setattr 314 274
 """)
 
+# Of these, how soon a thread gets a core
+PRIORITY = ("sched_setparam", "sched_setscheduler", "sched_setattr")
+
 # Allowed to code without the contract, whose budget is the wall's: what leaves the accounts of CPU time, or the process group, gains nothing
 FOR_SCRIPTS = ("setrlimit", "setsid", "setpgid")
 
