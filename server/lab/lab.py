@@ -126,6 +126,7 @@ class Lab:
         self.expected_false_promotions = core.gate.expected_false_promotions
 
         self.tokens = core.ledger.tokens
+        self.keep_trace = core.ledger.keep_trace
         self.record_change = core.ledger.record_change
         self.recorded_changes = core.ledger.recorded_changes
 

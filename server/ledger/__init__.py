@@ -35,6 +35,7 @@ from autoresearch_mcp.server.ledger.remarks import Remarks
 from autoresearch_mcp.server.ledger.results import Results
 from autoresearch_mcp.server.ledger.starts import Starts
 from autoresearch_mcp.server.ledger.sweeps import Sweeps
+from autoresearch_mcp.server.ledger.traces import Traces
 
 __all__ = ["Ledger"]
 
@@ -204,3 +205,7 @@ class Ledger:
         self.take_deliveries = alerts.take_deliveries
         self.delivered = alerts.delivered
         self.postpone_delivery = alerts.postpone_delivery
+
+        traces = Traces(database)
+        self.keep_trace = traces.keep_trace
+        self.trace_of = traces.trace_of

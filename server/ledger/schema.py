@@ -4,7 +4,7 @@ import sqlite3
 
 from autoresearch_mcp.server.errors import LabError
 
-SCHEMA_VERSION = 19
+SCHEMA_VERSION = 20
 
 _SCHEMA = """
 CREATE TABLE proposals (
@@ -170,6 +170,11 @@ CREATE TABLE alerts (  -- what people were told by webhook; the row without a ke
 ) STRICT;
 CREATE TABLE deliveries (  -- of alerts, which are still to be made; target: names a webhook without its address
     alert TEXT NOT NULL, target TEXT NOT NULL, tries INTEGER NOT NULL, due_at REAL NOT NULL, PRIMARY KEY (alert, target)
+) STRICT
+""",
+    20: """
+CREATE TABLE traces (  -- the trace contexts of traced calls, by what they launched
+    id TEXT PRIMARY KEY, context TEXT NOT NULL
 ) STRICT
 """,
 }

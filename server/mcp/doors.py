@@ -8,6 +8,7 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
 from mcp.types import INVALID_PARAMS, CallToolResult, TextContent
 
+from autoresearch_mcp.server import tracing
 from autoresearch_mcp.server.mcp.bridge import Bridge, Identity
 from autoresearch_mcp.server.roles import Role
 from autoresearch_mcp.server.untrusted import one_line
@@ -74,6 +75,14 @@ class Doors:
         way = "stdio" if ctx.request is None else "http"
         fields = (one_line(who, 64), str(identity.role or ""), way, one_line(origin, 200), tool, one_line(subject, 400))
         await self._bridge.call(self._bridge.lab.record_change, *fields)
+        if (launched := _launched(answer)) and (context := tracing.current()):
+            await self._bridge.call(self._bridge.lab.keep_trace, launched, context)
+
+
+def _launched(answer: dict[str, Any]) -> list[str]:
+    """Return the ids of what a call launched: experiments, and a launch until decided."""
+    experiments, until_decided = answer.get("experiments"), answer.get("until_decided")
+    return [*(experiments if isinstance(experiments, list) else []), *([until_decided] if isinstance(until_decided, str) else [])]
 
 
 def _refusal(identity: Identity, name: str, needed: Mapping[str, Role]) -> str:

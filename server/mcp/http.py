@@ -30,6 +30,7 @@ from autoresearch_mcp.server.mcp.git_door import GitDoor
 from autoresearch_mcp.server.mcp.limits import BodyTimeout, RateLimit, TimelyProtocol
 from autoresearch_mcp.server.mcp.metrics import MetricsDoor
 from autoresearch_mcp.server.mcp.try_door import TryDoor
+from autoresearch_mcp.server.tracing import exporting
 
 MAX_BODY = 4 * 1024 * 1024
 PATIENCE_S = 1  # for calls in flight, after a signal; what the lab has begun is finished, waits are cut
@@ -68,7 +69,12 @@ def serve_http(
     host, port = _parsed(address)
     origins = [each.strip().rstrip("/").lower() for each in origins]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn passes on the signal that ended it
-    with contextlib.suppress(KeyboardInterrupt), contextlib.closing(Lab(lab_root)) as lab, listen(host, port) as listening:
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        contextlib.closing(Lab(lab_root)) as lab,
+        listen(host, port) as listening,
+        exporting("autoresearch"),
+    ):
         token = _owners_token(lab, host, "*" in origins)
         logging.getLogger("mcp").setLevel(logging.WARNING)  # the SDK logs a line for every request otherwise
         security = security_of(host, hosts, origins)

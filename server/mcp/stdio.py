@@ -35,6 +35,7 @@ from autoresearch_mcp.server.logs import log_to_stderr
 from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.server.mcp.bridge import ANYBODY, Identity
 from autoresearch_mcp.server.mcp.messages import refused, whole
+from autoresearch_mcp.server.tracing import exporting
 
 PATIENCE_S = 3.0  # after a signal; then the process ends even if a disk or a client that doesn't read holds it
 
@@ -54,7 +55,7 @@ def serve_stdio(lab_root: Path, identity: Identity = ANYBODY) -> None:
         except LabError as error:
             print(f"autoresearch-mcp: {error}", file=sys.stderr)  # noqa: T201
             raise SystemExit(2) from error
-        with contextlib.closing(lab):
+        with exporting("autoresearch"), contextlib.closing(lab):
             lab.alerting.start()
             anyio.run(_serve, build_server(lab, identity, one_client=True), source, sink)
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from autoresearch_mcp.server import tracing
 from autoresearch_mcp.server.compute.base import DEVICE, Compute, ComputeError, Job, Observation
 from autoresearch_mcp.server.compute.spec import spec_of
 from autoresearch_mcp.server.errors import LabError
@@ -280,6 +281,9 @@ class Attempts:
         if experiment.started_at is not None and not self._settings.rents:
             changes["beside"] = self._ledger.beside(experiment.id, experiment.started_at)
         self._ledger.move(experiment.id, ACTIVE_STATES, state=state, finished_at=time.time(), **cost, **changes)
+        if context := self._ledger.trace_of(experiment.id, experiment.candidacy):
+            attributes = {"experiment": experiment.id, "commit": experiment.commit, "author": experiment.author, "state": state}
+            tracing.add_training(context, experiment.created_at, experiment.started_at, time.time(), attributes)
         self._launches.pop(experiment.id, None)
         self._jobs.pop(experiment.id, None)
 

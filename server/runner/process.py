@@ -13,6 +13,7 @@ from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.runner.lock import runner_lock
 from autoresearch_mcp.server.runner.start import got_to_work
 from autoresearch_mcp.server.runner.watch import LabWatch, Outcome
+from autoresearch_mcp.server.tracing import exporting
 
 _log = logging.getLogger("autoresearch.runner")
 
@@ -30,8 +31,12 @@ def main(root: Path) -> int:
         LabError: the lab can't be opened; the text says why.
     """
     log_to_stderr(logging.INFO)
-    paths = LabPaths(root)
-    file = lab_settings.SettingsFile(root)  # before the lock, which only a runner that can work may hold
+    with exporting("autoresearch-runner"):
+        return _work(LabPaths(root))
+
+
+def _work(paths: LabPaths) -> int:
+    file = lab_settings.SettingsFile(paths.root)  # before the lock, which only a runner that can work may hold
     while True:
         with runner_lock(paths.state, patience_s=1.0) as lock:  # a process that only tests it holds it for microseconds
             if lock is None:

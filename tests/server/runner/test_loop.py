@@ -13,7 +13,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from autoresearch_mcp.server import cli
+from autoresearch_mcp.server import cli, tracing
 from autoresearch_mcp.server import settings as lab_settings
 from autoresearch_mcp.server.compute.local.backend import LocalCompute
 from autoresearch_mcp.server.lake.base import LakeDamaged, Query
@@ -55,8 +55,13 @@ def release(harness: LabHarness) -> None:
     harness.release()  # type: ignore[attr-defined]
 
 
-def test_what_ended_reaches_the_lake_and_leaves_the_outbox(still: LabHarness) -> None:
+def test_what_ended_reaches_the_lake_and_leaves_the_outbox(still: LabHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = still.launch(3)
+    traced: list[tuple[str, str, str]] = []
+    monkeypatch.setattr(
+        tracing, "add_training", lambda context, *times, **_: traced.append((context, times[-1]["experiment"], times[-1]["state"]))
+    )
+    still.ledger.keep_trace(ids[:1], "00-trace-span-01")
     memory = still.lab.write_memory("finding", "Nothing was trained.", "ada").id
     release(still)
     still.drive()
@@ -67,6 +72,7 @@ def test_what_ended_reaches_the_lake_and_leaves_the_outbox(still: LabHarness) ->
     lake.close()
     assert [still.lab.get_experiment(id).experiment.val_bpb for id in ids] == [1.5] * 3
     assert still.lab.status().budget.reserved_s == 0
+    assert traced == [("00-trace-span-01", ids[0], "finished")]
 
 
 def test_slots_are_respected(make_lab: Callable[..., Path]) -> None:
