@@ -237,8 +237,8 @@ class Settings(Model):
     def _profiles_are_new(self) -> "Settings":
         if taken := sorted(set(self.profile) & set(PROFILES)):
             raise ValueError(f"[profile.{taken[0]}] must have another name: {taken[0]} is a built-in profile")
-        if self.training.own_profile is not None and self.compute.backend != "local":
-            raise ValueError('[profile.NAME] works with [compute] backend = "local" only')
+        if self.training.own_profile is not None and self.compute.backend not in ("local", "slurm"):
+            raise ValueError('[profile.NAME] works with [compute] backend = "local" or "slurm" only')
         return self
 
     @model_validator(mode="after")
@@ -272,7 +272,7 @@ class Settings(Model):
             self.metric = self.metric.model_copy(update={"name": old})
         self._judge_by_scorer()
         if self.rents and self.is_script:
-            raise ValueError('[metric] name works with [compute] backend = "local" only')
+            raise ValueError('[metric] name works with [compute] backend = "local" or "slurm" only')
         if self.training.data and not self.is_script:
             raise ValueError(
                 "[training] data must be left out unless [metric] name is set: a metric can only be verified on data that the lab hands out itself"

@@ -7,6 +7,9 @@ import pytest
 
 from autoresearch_mcp.server import settings
 from autoresearch_mcp.server.compute.local.backend import open_local
+from autoresearch_mcp.server.compute.slurm.backend import open_backend as open_slurm
+from autoresearch_mcp.server.compute.slurm.script import options
+from autoresearch_mcp.server.compute.spec import spec_of
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.trainer.prepare import META, read_json
 
@@ -59,7 +62,7 @@ def test_a_launch_keeps_the_profile_it_was_made_under(tmp_path: Path) -> None:
             "[profile.mine] must have a vocab_size times seq_len",
         ),
         (OWN.replace("[profile.mine]", "own_profile = {{}}\n[profile.mine]"), "own_profile is not a setting"),
-        (OWN + "[compute]\nbackend = 'modal'\n", '[profile.NAME] works with [compute] backend = "local" only'),
+        (OWN + "[compute]\nbackend = 'modal'\n", '[profile.NAME] works with [compute] backend = "local" or "slurm" only'),
     ],
 )
 def test_profiles_that_cannot_be_are_named(tmp_path: Path, text: str, words: str) -> None:
@@ -74,7 +77,23 @@ def test_a_labs_backend_prepares_the_owners_text_with_the_labs_own_split(tmp_pat
     (tmp_path / "text" / "a.txt").write_text("\n\n".join(f"Line {n} says {n * n} of {n % 7}." * 20 for n in range(200)), encoding="utf-8")
     (tmp_path / "lab" / ".autoresearch").mkdir(parents=True)
     loaded = load(tmp_path / "lab", OWN.format(folder=tmp_path / "text"))
-    compute = open_local(loaded, tmp_path / "lab" / ".autoresearch", tmp_path / "log", warm=False)
-    directory = Path(anyio.run(compute.prepare))
+    state = tmp_path / "lab" / ".autoresearch"
+    directory = Path(anyio.run(open_local(loaded, state, tmp_path / "log", warm=False).prepare))
+    by_slurm = load(tmp_path / "lab", OWN.format(folder=tmp_path / "text") + "[compute]\nbackend = 'slurm'\n")
+    assert Path(anyio.run(open_slurm(by_slurm, state, tmp_path / "log").prepare)) == directory
     meta = read_json(directory / META) or {}
     assert directory.is_relative_to(tmp_path / "cache") and meta["profile"] == "mine" and meta["heldout"] and meta["vocab_size"] == 300
+
+
+def test_a_job_of_slurm_has_time_for_all_that_its_profile_and_its_scorer_may_take(tmp_path: Path) -> None:
+    def minutes(text: str) -> int:
+        wanted = load(tmp_path, text)
+        spec = spec_of(wanted.launch(), "e-1")
+        (limit,) = (each for each in options("n", "c", tmp_path, spec, wanted.compute.slurm) if each.startswith("--time="))
+        assert int(limit.removeprefix("--time=")) * 60 >= wanted.longest_s()
+        return int(limit.removeprefix("--time="))
+
+    own = OWN.format(folder="/srv/text").replace("eval_bytes", "budget_s = 600.0\neval_bytes") + "[compute]\nbackend = 'slurm'\n"
+    assert minutes(own) > 10
+    scorer = "[metric]\nname = 'wer'\n[scorer]\nkind = 'command'\nhidden = '/answers'\nfile = '/scoring/s.py'\ntimeout_s = {}\n[compute]\nbackend = 'slurm'\n"
+    assert minutes(scorer.format(1800)) - minutes(scorer.format(60)) >= 58

@@ -30,6 +30,7 @@ from autoresearch_mcp.server.retry import Backoff, Pauses
 from autoresearch_mcp.server.settings import Settings, SlurmSection
 from autoresearch_mcp.server.untrusted import one_line
 from autoresearch_mcp.trainer import protocol
+from autoresearch_mcp.trainer.protocol import OwnText
 
 ADOPT_S = 30.0  # for Slurm to say whether a job is there
 ASK_AGAIN_S = 20.0  # between two wishes that a job end
@@ -55,7 +56,7 @@ def open_backend(settings: Settings, state: Path, log: Path) -> "SlurmCompute":
     """Open the backend for a lab; see `open_compute`."""
     training = settings.training
     drawn_with = StatePaths(state).secret if training.heldout == "secret" else None
-    return SlurmCompute(training.profile, training.threads, state, log, settings.compute.slurm, drawn_with)
+    return SlurmCompute(training.profile, training.threads, state, log, settings.compute.slurm, drawn_with, own=training.limits.own)
 
 
 class SlurmCompute:
@@ -70,6 +71,7 @@ class SlurmCompute:
         secret: The file with the lab's secret, made if it is missing; None for the public split.
         slurm: Its commands.
         pace: How often it is asked.
+        own: What the profile is made of, where it is of the owner's own text.
     """
 
     poll_s = 0.5
@@ -84,7 +86,9 @@ class SlurmCompute:
         secret: Path | None = None,
         slurm: Slurm | None = None,
         pace: Pace | None = None,
+        own: OwnText | None = None,
     ) -> None:
+        self._own = own
         self._profile, self._threads, self._log, self._section, self._secret = profile, threads, log, section, secret
         self._slurm, self._pace = slurm or Slurm(), pace or Pace()
         self._lab = _lab_id(state)
@@ -106,7 +110,7 @@ class SlurmCompute:
         Raises:
             ComputeError: It can't be prepared.
         """
-        return await prepare_data(self._profile, self._secret, {**os.environ, **self._variables()}, self._log)
+        return await prepare_data(self._profile, self._secret, {**os.environ, **self._variables()}, self._log, self._own)
 
     async def submit(self, job: Job) -> None:
         """Write the job's files where the nodes see them, and hand it in, in the background while Slurm is busy.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autoresearch_mcp.server.settings import SlurmSection
-from autoresearch_mcp.trainer import prepare
+from autoresearch_mcp.trainer import profiles
 from autoresearch_mcp.trainer.protocol import Spec
 
 CLAIM = "claim"  # made once: by the job as it begins, or by a runner that forbids it
@@ -35,7 +35,9 @@ def script(directory: Path, section: SlurmSection, variables: Mapping[str, str],
 
 def options(name: str, comment: str, directory: Path, spec: Spec, section: SlurmSection) -> list[str]:
     """Return sbatch's options for a job: ours, then those of lab.toml, then the owner's own."""
-    longest_s = prepare.max_wall_s(spec.profile, spec.budget_s, script=bool(spec.metric)) + START_LIMIT_S
+    limits = profiles.find(spec.profile, spec.own_text)
+    scoring_s = spec.scoring.longest_s if spec.scoring else 0.0
+    longest_s = profiles.max_wall_s(limits, spec.budget_s, script=bool(spec.metric)) + scoring_s + START_LIMIT_S
     return [
         f"--job-name={name}",
         f"--comment={comment}",
