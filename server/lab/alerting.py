@@ -29,7 +29,8 @@ from autoresearch_mcp.server.untrusted import one_line
 LOOK_S = 30.0  # between two looks at a lab whose ledger doesn't change
 TICK_S = 2.0
 _TIMEOUT_S = 10.0
-_LEASE_S = 60.0
+_AT_ONCE = 20
+_LEASE_S = _AT_ONCE * _TIMEOUT_S + 40.0  # after which another server may send what this one took
 _RETRY_S = (5.0, 900.0)
 _GIVE_UP_S = 86_400.0
 _LATE_S = 300.0  # a record that isn't in the shared log by then is an alert
@@ -92,7 +93,7 @@ class Alerting:
             self._looked = version, now
             for kind, key, text in self._noticed():
                 self._add(kind, key, text)
-        for delivery in self._core.ledger.take_deliveries(_LEASE_S):
+        for delivery in self._core.ledger.take_deliveries(_LEASE_S, _AT_ONCE):
             self._deliver(delivery)
 
     def _work(self) -> None:
@@ -111,13 +112,14 @@ class Alerting:
             self._core.ledger.add_alert(Alert(key, kind, text, time.time()), [_target(hook) for hook in webhooks])
 
     def _noticed(self) -> Iterator[tuple[str, str, str]]:
-        """Yield the kind, the key and the text of all that is to be told now, told before or not."""
+        """Yield the kind, the key and the text of all that is to be told now. What was told before may be among it."""
         ledger, status = self._core.ledger, self._status()
         began = ledger.alerts_began()
         words = NewsCases(self._core)
         for promotion in ledger.promotions():
-            if promotion.created_at >= began:
-                yield "promotion", f"promotion {promotion.id}", words.promotion_in_words(promotion)
+            key = f"promotion {promotion.id}"
+            if promotion.created_at >= began and not ledger.has_alert(key):
+                yield "promotion", key, words.promotion_in_words(promotion)
         search = status.search
         if search is not None and search.state != "searching":
             text = f"{search.trainings} trainings of {search.commits} commits since the last promotion; {search.failed:.0%} of the last ones failed."

@@ -76,7 +76,7 @@ class Alerts:
             db.executemany("INSERT INTO deliveries VALUES (?, ?, 0, 0)", [(alert.key, target) for target in targets])
         return True
 
-    def take_deliveries(self, lease_s: float, limit: int = 20) -> list[Delivery]:
+    def take_deliveries(self, lease_s: float, limit: int) -> list[Delivery]:
         """Take what is due, so that no other process sends it too.
 
         Args:

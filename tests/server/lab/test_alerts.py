@@ -17,6 +17,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.models import Promotion, new_id
 from autoresearch_mcp.server.paths import LabPaths
+from autoresearch_mcp.server.runner.health import HealthFile
 from autoresearch_mcp.server.settings.live import SettingsFile
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 
@@ -169,7 +170,32 @@ def test_without_webhooks_nothing_is_kept(runner_lab: FakeRunnerLab) -> None:
     with contextlib.closing(Lab(runner_lab.root)) as lab:
         lab.alerting.approval_wanted("c" * 40, "a" * 40, "ada", "Better.")
         lab.alerting.tick()
-    assert not runner_lab.ledger.has_alert(f"approval {'a' * 40} {'c' * 40}") and runner_lab.ledger.take_deliveries(1) == []
+    assert not runner_lab.ledger.has_alert(f"approval {'a' * 40} {'c' * 40}") and runner_lab.ledger.take_deliveries(1, 9) == []
+
+
+def test_trouble_and_a_search_that_is_stuck_are_told_once(runner_lab: FakeRunnerLab, hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(runner_lab, f'url = "{hook.url}"')
+    clock, real = [0.0], time.time
+    monkeypatch.setattr("time.time", lambda: real() + clock[0])
+    health = HealthFile(runner_lab.state)
+    with contextlib.closing(Lab(runner_lab.root)) as lab:
+
+        def told() -> list[str]:
+            hook.heard.clear()
+            lab.write_memory("finding", f"Something new at {clock[0]:.0f}.", "ada")  # the ledger changes, so the lab is looked at
+            lab.alerting.tick()
+            return sorted(json.loads(body)["text"] for *_, body in hook.heard)
+
+        assert told() == []
+        health.round_failed("the disk is full")
+        assert [text.split(",")[0] for text in told()] == ["The runner has failed 1 rounds in a row"]
+        health.round_failed("the disk is full")
+        assert told() == []
+        clock[0] = 400
+        assert [text.split()[0] for text in told()] == ["Records"]
+        monkeypatch.setattr("autoresearch_mcp.server.lab.search_state.PATIENCE", 0)
+        assert [text.split(":")[0] for text in told()] == ["The search is stalled"]
+        assert told() == []
 
 
 def test_a_thread_sends_beside_the_lab(runner_lab: FakeRunnerLab, hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
