@@ -224,6 +224,16 @@ def slurm(lab: LabUnderTest) -> list[Finding]:
     return [Finding("slurm", "ok" if not hint else "bad", text, hint) for text, hint in asyncio.run(ask(lab.settings, lab.state))]
 
 
+def ssh(lab: LabUnderTest) -> list[Finding]:
+    """Check each machine behind ssh: the line, our program there, the trainer's packages, and its kernel."""
+    if lab.settings.compute.backend != "ssh":
+        return []
+    from autoresearch_mcp.server.compute.ssh.setup import examine as ask
+
+    compute = lab.settings.compute
+    return [Finding("ssh", "ok" if not hint else "bad", text, hint) for text, hint in asyncio.run(ask(compute.hosts, compute.ssh))]
+
+
 def ledger(lab: LabUnderTest) -> list[Finding]:
     """Check the ledger, and how long records have been waiting in it."""
     from autoresearch_mcp.server.ledger import Ledger
@@ -326,6 +336,7 @@ CHECKS: list[Callable[[LabUnderTest], list[Finding]]] = [
     account,
     modal,
     slurm,
+    ssh,
     ledger,
     log,
     shared_log,

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from tests.bench import (
     calls,
+    far,
     gate,
     gpu_budget,
     http_calls,
@@ -39,6 +40,7 @@ def main() -> None:
             scorer,
             slots,
             rented,
+            far,
             scale,
             gpu_budget,
             session,

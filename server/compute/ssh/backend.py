@@ -109,7 +109,7 @@ class SshCompute:
             raise ComputeError(f"The run's files could not be written: {error}. Is the disk full?") from error
         self._waiting[_run(job)] = job
         self._begin_preparing()
-        self._start_waiting()
+        await self._start_waiting()
 
     async def observe(self, job: Job) -> Observation:
         """Return what the last answer of the job's host told. The host is asked in the background."""
@@ -120,7 +120,7 @@ class SshCompute:
             self._let_go(run)
             return end
         if run in self._waiting:
-            self._start_waiting()
+            await self._start_waiting()
             return Observation("starting", device_s=0.0)
         host = await self._host_of(job)
         if host is None:
@@ -212,17 +212,23 @@ class SshCompute:
         await asyncio.gather(*self._preparing.values(), return_exceptions=True)
         self._preparing.clear()
 
-    def _start_waiting(self) -> None:
+    async def _start_waiting(self) -> None:
         """Give free places of hosts that can be used to jobs that wait, in their order."""
         for run, job in list(self._waiting.items()):
             free = [(host, visible) for host in self._hosts.values() if host.ready for visible in self._free(host)]
             if not free:
                 return
+            if run not in self._waiting:  # another call has taken it meanwhile
+                continue
             host, visible = max(free, key=lambda place: len(self._free(place[0])))
             del self._waiting[run]
-            protocol.write_json(job.directory / RECORD, {"host": host.name, "visible": visible})
             self._places[run] = host.name, visible
-            host.launch(run, job, visible)
+            try:
+                await asyncio.to_thread(protocol.write_json, job.directory / RECORD, {"host": host.name, "visible": visible})
+            except OSError as error:
+                self._end(run, Observation("refused", reason=f"Its record could not be written here: {error.strerror}.", device_s=0.0))
+            else:
+                host.launch(run, job, visible)
 
     def _free(self, host: Host) -> list[str]:
         free = list(host.places)

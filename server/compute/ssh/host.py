@@ -17,8 +17,8 @@ from autoresearch_mcp.trainer import prepare, protocol
 from autoresearch_mcp.trainer.protocol import OwnText
 
 HELD = "held.json"  # in a run's folder here: for how many of the host's own seconds it ran
-ROUND_S = 0.5  # between two requests, after something new
-SLOWEST = 10  # times as long, while a run only goes on: each request takes the host a tenth of a CPU second
+ROUND_S = 0.1  # between two requests, after something new
+SLOWEST = 50  # times as long, while a run only goes on: each request takes the host a tenth of a CPU second
 RETRY_S: Pauses = (1.0, 30.0)
 SPEC_OF_DATA = "prepared there"  # the `data` of a job's spec until it is known which host takes it
 
@@ -56,6 +56,7 @@ class Host:
         self.trouble = ""
         self._data, self._hashes = "", dict[str, str]()
         self._minute: int | None = None
+        self._fixed = ""
         self._followed: dict[str, Path] = {}
         self._launching: dict[str, dict[str, Any]] = {}
         self._adopting: dict[str, asyncio.Future[bool]] = {}
@@ -214,7 +215,8 @@ class Host:
         self.looks |= {run: seen for run, seen in answer["looks"].items() if run in self._followed}
 
     async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        common = {"lab": self._lab, "folder": self._section.folder, "fixed": prepare.fixed_hash()}
+        self._fixed = self._fixed or await asyncio.to_thread(prepare.fixed_hash)
+        common = {"lab": self._lab, "folder": self._section.folder, "fixed": self._fixed}
         return await self._ssh.ask({**common, **request})
 
 

@@ -1,13 +1,17 @@
 """Puts this program on a host, and looks at what is there: for `setup ssh` and `doctor`."""
 
+import asyncio
 import base64
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 from autoresearch_mcp.server.compute.base import ComputeError
 from autoresearch_mcp.server.compute.ssh.transport import HostAway, HostRefused, Ssh
 from autoresearch_mcp.server.compute.ssh.wheel import pack
+from autoresearch_mcp.server.settings.ssh import HostSection
 from autoresearch_mcp.server.untrusted import one_line
+from autoresearch_mcp.trainer import prepare
 
 INSTALL_S = 3600.0  # torch alone may take minutes
 _INSTALL = Path(__file__).with_name("install_there.py")
@@ -37,12 +41,37 @@ async def set_up(host: str, python: str = "", command: str = "ssh") -> list[Find
     except (HostAway, HostRefused) as error:
         raise ComputeError(f"Nothing was installed on {host}: {one_line(str(error), 400)}.") from error
     built = f", built on {looked['from']}" if looked["from"] else ""
-    findings = [(f"{name} is in {looked['environment']} (Python {looked['python']}){built}", "")]
-    if looked["missing"]:
-        findings.append(
-            (f"it lacks {', '.join(looked['missing'])}", f"Give {host} a network for pip, or name a Python there that has them.")
-        )
-    if looked["sandbox"] == "unsandboxed":
+    return [(f"{name} is in {looked['environment']}{built}", ""), *await look(host, "", command)]
+
+
+async def examine(hosts: Sequence[str], sections: Mapping[str, HostSection]) -> list[Finding]:
+    """Check the hosts of a lab, all at once.
+
+    Args:
+        hosts: As lab.toml names them.
+        sections: What it says of them.
+    """
+    if not hosts:
+        return [("lab.toml names no machine", 'Name them as [compute] hosts, such as ["box"].')]
+    names = [named.partition(":")[0] for named in hosts]
+    looks = await asyncio.gather(*(look(name, sections.get(name, HostSection()).python) for name in names))
+    return [finding for findings in looks for finding in findings]
+
+
+async def look(host: str, python: str = "", command: str = "ssh") -> list[Finding]:
+    """Check one host: the line, our program, the packages of trainings, and whether they are confined."""
+    try:
+        seen = await Ssh(host, python, command).ask({"check": True, "fixed": prepare.fixed_hash()})
+    except HostAway as error:
+        return [(f"{host} is away: {one_line(str(error), 300)}", f"`ssh {host} true` has to work without a question.")]
+    except HostRefused as error:
+        reason, _, hint = one_line(str(error), 400).partition(". ")
+        return [(f"{host} can't be used: {reason}", f"{hint}.")]
+    what = f"{host} has this program for {seen['python']}"
+    if seen["missing"]:
+        hint = f"Run `autoresearch-mcp setup ssh {host}`, or name another Python as `python` in [compute.ssh.{host}]."
+        return [(f"{what}, which lacks {', '.join(seen['missing'])}", hint)]
+    if seen["sandbox"] == "unsandboxed":
         hint = 'They count at the gate only with [promotion] unsandboxed = "allow".'
-        return [*findings, (f"Linux {looked['kernel']} there doesn't confine trainings", hint)]
-    return [*findings, (f"Linux {looked['kernel']} there confines trainings ({looked['sandbox']})", "")]
+        return [(f"{what}; Linux {seen['kernel']} there doesn't confine trainings", hint)]
+    return [(f"{what}, and Linux {seen['kernel']} there confines trainings ({seen['sandbox']})", "")]

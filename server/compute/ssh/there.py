@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import importlib.util
 import json
 import os
+import platform
 import shlex
 import shutil
 import signal
@@ -36,6 +38,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"refused": f"autoresearch-mcp is not installed for {sys.executable} ({error})"}
     if prepare.fixed_hash() != request["fixed"]:
         return {"refused": f"another version of autoresearch-mcp is installed for {sys.executable}"}
+    if request.get("check"):
+        return _check()
     root = Path(request["folder"]).expanduser() / f"lab-{request['lab']}"
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     if "prepare" in request:
@@ -56,6 +60,15 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         "there": there,
         "minute": time.localtime()[3] * 60 + time.localtime()[4],
     }
+
+
+def _check() -> dict[str, Any]:
+    """Tell what this host has for trainings."""
+    from autoresearch_mcp.trainer import sandbox
+
+    wanted = ("torch", "numpy", "safetensors", "tiktoken")
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    return {"sandbox": sandbox.level(), "missing": missing, "python": sys.executable, "kernel": platform.release()}
 
 
 def _prepare(folder: Path, profile: str, own: Any, secret: str, again: bool, stop: bool) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
 import pytest
 
 from autoresearch_mcp.server.cli import main
+from autoresearch_mcp.server.commands.doctor import examine
 from autoresearch_mcp.server.compute.ssh.transport import HostRefused, Ssh
 from autoresearch_mcp.trainer import prepare
 from tests.standins.sshd import Hosts
@@ -31,8 +33,8 @@ def test_a_host_gets_this_program_over_another_version_of_it_and_says_what_it_la
     ours = ssh_hosts.home("bare") / ".autoresearch-mcp" / "venv"
     status = main(["setup", "ssh", "bare", "--python", sys.executable])
     text = capsys.readouterr().out
-    assert f"is in {ours}" in text and "trainings" in text
-    assert status == ("it lacks " in text or "doesn't confine" in text)
+    assert f"is in {ours}" in text and "bare has this program for" in text
+    assert status == ("which lacks " in text or "doesn't confine" in text)
     assert anyio.run(Ssh("bare", "", ssh_hosts.ssh).ask, {**request, "list": True})["there"] == []
     (changed,) = ours.glob("lib/python*/site-packages/autoresearch_mcp/trainer/score.py")
     changed.write_text("# of another version\n", encoding="utf-8")
@@ -54,3 +56,16 @@ def test_what_is_no_host_or_has_no_python_is_refused_and_a_dry_run_does_nothing(
     assert not (ssh_hosts.home("other") / ".autoresearch-mcp" / "venv" / "pyvenv.cfg").exists()
     assert main(["setup", "ssh", "box", "--python", "/no/such/python"]) != 0
     assert "there is no Python 3.11 or newer there at /no/such/python" in capsys.readouterr().err
+
+
+def test_doctor_looks_at_each_host_and_says_what_mends_it(
+    ssh_hosts: Hosts, make_lab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{Path(ssh_hosts.ssh).parent}:{os.environ['PATH']}")
+    root = make_lab("far-lab", {'backend = "local"': 'backend = "ssh"\nhosts = ["box:0", "other", "nowhere"]'})
+    with (root / "lab.toml").open("a", encoding="utf-8") as file:
+        file.write(f"\n[compute.ssh.box]\npython = '{sys.executable}'\n\n[compute.ssh.other]\npython = '/no/such/python'\n")
+    box, other, nowhere = (finding for finding in examine(root) if finding.name == "ssh")
+    assert box.text.startswith(f"box has this program for {sys.executable}, and Linux ") or "doesn't confine" in box.text
+    assert other.bad and "other can't be used: there is no Python there" in other.text and "[compute.ssh.other]" in other.hint
+    assert nowhere.bad and "nowhere is away" in nowhere.text and nowhere.hint == "`ssh nowhere true` has to work without a question."

@@ -1,0 +1,72 @@
+"""A wire to a host that can be cut: a proxy on loopback, which ssh goes through, and which spoils connections by dice."""
+
+import contextlib
+import random
+import select
+import socket
+import struct
+import threading
+import time
+from pathlib import Path
+
+KINDS = ("closed", "reset", "stalled", "dropped")
+
+
+class Wire:
+    """Forwards connections to a port.
+
+    Args:
+        port: Of the sshd behind it.
+        dice: Decides when and how connections are spoiled.
+        after_s: The longest that a connection lives, in seconds.
+        stall_s: How long a stalled or dropped connection stays open.
+    """
+
+    def __init__(self, port: int, dice: random.Random, after_s: float, stall_s: float) -> None:
+        self._target, self._dice, self._after_s, self._stall_s = port, dice, after_s, stall_s
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self.cuts = dict.fromkeys(KINDS, 0)
+        self.whole = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._forward, args=(client,), daemon=True).start()
+
+    def _forward(self, client: socket.socket) -> None:
+        kind, until = self._dice.choice(KINDS), time.monotonic() + self._dice.uniform(0, self._after_s)
+        if kind in ("closed", "dropped") and not self.whole:
+            self._spoil(kind, client)
+            return
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._target)) as host, client:
+            ends = {client: host, host: client}
+            while self.whole or time.monotonic() < until:
+                for ready in select.select(list(ends), [], [], 0.05)[0]:
+                    if not (data := ready.recv(2048)):
+                        return
+                    ends[ready].sendall(data)
+            self._spoil(kind, client)
+            if kind == "reset":
+                host.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def _spoil(self, kind: str, client: socket.socket) -> None:
+        self.cuts[kind] += 1
+        if kind in ("stalled", "dropped"):
+            until = time.monotonic() + self._stall_s
+            while not self.whole and time.monotonic() < until:
+                time.sleep(0.05)
+        if kind == "reset":
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+
+
+def port_of(config: Path) -> int:
+    """Return the port of the first host in an ssh configuration."""
+    return next(int(line.split()[1]) for line in config.read_text(encoding="utf-8").splitlines() if "Port" in line)
