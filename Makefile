@@ -13,7 +13,7 @@ help:
 	@echo "make test-fast    every test but the slow ones"
 	@echo "make lint         ruff, mypy --strict and import-linter"
 	@echo "make coverage     every test, and the share of lines that ran"
-	@echo "make reference    write the generated pages: docs/settings.md, cli.md, tools.md"
+	@echo "make reference    write what is generated: docs/settings.md, cli.md, tools.md, client/, server.json and bundle/"
 	@echo "make docs         build the docs as a site in site/; no broken link passes"
 	@echo "make lock         write requirements.lock, with hashes"
 	@echo "make crash-test   kills processes at random, KILLS=300 times over each store, around launches until decided, over Modal's stand-in and over Slurm, and an ssh line in CUTS=200 launches, and prints what was lost"
@@ -84,9 +84,9 @@ lint: $(READY)
 	@$(BIN)/lint-imports --no-cache > $(VENV)/imports.txt || { cat $(VENV)/imports.txt; exit 1; }
 
 reference: $(READY)
-	@$(BIN)/python -m tests.reference
 	@$(BIN)/python -m tests.published write
 	@$(BIN)/python -m tests.client_tools
+	@$(BIN)/python -m tests.reference
 
 $(VENV)/.docs: $(READY) pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'

@@ -1,4 +1,7 @@
-"""`python -m tests.reference` writes the generated pages: docs/settings.md, docs/cli.md and docs/tools.md. `tests/test_docs.py` compares."""
+"""`python -m tests.reference` writes the generated pages: docs/settings.md, docs/cli.md and docs/tools.md. `tests/test_docs.py` compares.
+
+It also names what else `make reference` would change: the script's client, and what registries and bundles say.
+"""
 
 import argparse
 import contextlib
@@ -140,3 +143,8 @@ if __name__ == "__main__":
     plugin.write()
     for name, page in PAGES.items():
         (DOCS / name).write_text(page(), encoding="utf-8")
+    from tests import client_tools, published  # of which one imports this module
+
+    elsewhere = {f"client/{name}": text for name, text in client_tools.sources().items()} | published.files()
+    for name in (name for name, text in elsewhere.items() if (DOCS.parent / name).read_text("utf-8") != text):
+        print(f"{name} is not as the tools are now: run `make reference`, and commit it.")

@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +15,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from autoresearch_mcp.contracts import TOOLS
+from autoresearch_mcp.server import cli
+from autoresearch_mcp.server.commands import campaign as command
 from autoresearch_mcp.server.commands.client_limits import LONGEST_S, USUAL_S, wait_s
 from autoresearch_mcp.server.commands.headless import Agent, Headless
 from autoresearch_mcp.server.ledger import Ledger
@@ -74,50 +77,71 @@ def start(measured: MeasuredLab, tmp_path: Path) -> Iterator[Start]:
             campaign.end()
 
 
-def test_agents_have_their_roles_and_start_again_after_a_limit_and_a_kill_until_the_owner_pauses(
-    start: Start, measured: MeasuredLab
-) -> None:
-    campaign = start("fail You've hit your usage limit, try again in 1 second.\nwait\ntools", "--workers", "1")
-    for agent in ("orchestrator", "worker-1"):
-        os.kill(campaign.started(2, agent)[1], signal.SIGKILL)
+def test_agents_have_their_roles_and_start_again_after_a_limit_and_a_kill_until_they_are_stopped(start: Start) -> None:
+    campaign = start("fail You've hit your usage limit, try again in 0 seconds.\ntools", "--workers", "1")
     offered = {}
     for agent in ("orchestrator", "worker-1"):
-        campaign.started(3, agent)
         listed = campaign.out / agent / "tools"
         until(lambda listed=listed: listed.exists() and listed.read_text() != "", 30)
         offered[agent] = set(listed.read_text().split())
     assert offered["orchestrator"] == set(TOOLS) and "promote_commit" not in offered["worker-1"] and "propose_patch" in offered["worker-1"]
-    measured.lab.pause()
+    os.kill(campaign.pids("worker-1")[1], signal.SIGKILL)
+    campaign.started(3, "worker-1")
+    campaign.process.send_signal(signal.SIGTERM)
     words = campaign.end()
-    assert campaign.process.returncode == 0 and "paused" in words and "worker-1 is at its account's limit" in words
+    assert campaign.process.returncode == 0 and "it was stopped" in words and "worker-1 is at its account's limit" in words
     assert [pid for agent in ("orchestrator", "worker-1") for pid in campaign.pids(agent) if alive(pid)] == []
     text = campaign.transcripts("worker-1")
     assert text.startswith("worker-1 worker no token\n") and "Champion" in text and "Direction of the campaign" in text
     assert len(list((campaign.out / "worker-1").glob("transcript-*.txt"))) == 3
 
 
-def test_a_goal_that_is_reached_starts_nobody(start: Start, measured: MeasuredLab) -> None:
+def here(root: Path, out: Path, script: str, *options: str) -> int:
+    """Run a campaign in this process, from start to end."""
+    out.mkdir(exist_ok=True)
+    (out / "script").write_text(script)
+    return cli.main(["campaign", "--with", STANDIN, "--out", str(out), *options, str(root)])
+
+
+def test_the_goal_the_owners_pause_and_the_time_end_a_campaign(
+    measured: MeasuredLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     measured.measure(measured.lab.status().champion.commit, [1.5, 1.6])
-    campaign = start("wait", "--goal", "100", "--workers", "0")
-    assert "has reached 100" in campaign.end() and campaign.pids() == []
+    out = tmp_path / "out"
+    assert here(measured.root, out, "wait", "--goal", "100") == 0 and "has reached 100" in capsys.readouterr().out
+    assert not (out / "orchestrator").exists()  # nobody was started
+    assert here(measured.root, out, "wait", "--workers", "0", "--for", "0.2s") == 0 and "its time is up" in capsys.readouterr().out
+    monkeypatch.setattr(command, "_LOOK_S", 0.1)
+    (out / "orchestrator" / "starts").unlink(missing_ok=True)
+
+    def pause() -> None:
+        until((out / "orchestrator" / "starts").exists, 30)
+        measured.lab.pause()
+
+    pausing = threading.Thread(target=pause)
+    pausing.start()
+    assert here(measured.root, out, "wait", "--workers", "0") == 0 and "paused" in capsys.readouterr().out
+    pausing.join()
 
 
-def test_an_agent_that_fails_too_often_is_given_up_with_its_last_words(start: Start) -> None:
-    campaign = start("fail Invalid API key", "--workers", "0", "--failures", "2")
-    assert "given up" in (words := campaign.end()) and "Invalid API key" in words and campaign.process.returncode == 1
+def test_an_agent_that_fails_too_often_is_given_up_with_its_last_words(
+    measured: MeasuredLab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert here(measured.root, tmp_path / "out", "fail Invalid API key", "--workers", "0", "--failures", "2") == 1
+    assert "failed 2 times in a row, and is given up" in (words := capsys.readouterr().out) and "Invalid API key" in words
 
 
-def test_no_agent_outlives_a_killed_campaign_for_longer_than_the_next_ones_start(start: Start) -> None:
-    first = start("stay\nwait", "--workers", "0")
+def test_no_agent_outlives_a_killed_campaign_for_longer_than_the_next_ones_start(
+    start: Start, measured: MeasuredLab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = start("stay", "--workers", "0")
     (stubborn,) = first.started(1)
-    second = start("stay\nwait", "--workers", "0")
-    assert "runs in" in second.end() and second.process.returncode == 2 and alive(stubborn)
+    assert here(measured.root, first.out, "stay") == 2 and "runs in" in capsys.readouterr().err and alive(stubborn)
     first.process.kill()
     first.end()
-    third = start("stay\nwait", "--workers", "0", "--for", "2s")
-    third.started(2)
-    assert not alive(stubborn)
-    assert "its time is up" in third.end() and not alive(third.pids()[1])
+    monkeypatch.setattr(command, "_GRACE_S", 0.1)
+    assert here(measured.root, first.out, "stay", "--workers", "0", "--for", "1s") == 0
+    assert [pid for pid in first.pids() if alive(pid)] == []
 
 
 def test_over_http_each_agent_gets_a_token_of_its_role_which_ends_with_the_campaign(start: Start, measured: MeasuredLab) -> None:

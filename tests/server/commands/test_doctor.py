@@ -9,7 +9,7 @@ import pytest
 
 from autoresearch_mcp.contracts import TOOLS
 from autoresearch_mcp.server import cli, secret
-from autoresearch_mcp.server.commands import client_check
+from autoresearch_mcp.server.commands.client_check import examine as examine_clients
 from autoresearch_mcp.server.commands.doctor import examine
 from autoresearch_mcp.server.commands.install import Install
 from autoresearch_mcp.server.lab.lab import Lab
@@ -24,6 +24,12 @@ from tests.standins.embeddings import EmbeddingsStandIn
 
 def grades(root: Path) -> dict[str, str]:
     return {finding.name: finding.grade for finding in examine(root)}
+
+
+@pytest.fixture(autouse=True)
+def no_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the clients' side to its own test: each look at it starts a server."""
+    monkeypatch.setattr("autoresearch_mcp.server.commands.client_check.examine", lambda root: [])
 
 
 def test_a_sound_lab_has_no_fault(lab_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,7 +137,7 @@ def test_the_clients_side_is_started_and_its_faults_are_named(lab_root: Path, tm
     for name in ("CLAUDE_CONFIG_DIR", "CODEX_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
     (lab_root / ".mcp.json").unlink(missing_ok=True)
-    assert [(each.grade, "no client" in each.text) for each in client_check.examine(lab_root)] == [("note", True)]
+    assert [(each.grade, "no client" in each.text) for each in examine_clients(lab_root)] == [("note", True)]
     Install("codex", lab_root).apply()
     Install("claude-code", lab_root, scope="user").apply()
     gone = {"mcpServers": {"autoresearch": {"command": "/no/such/autoresearch-mcp", "args": ["serve", str(lab_root)]}}}
@@ -140,7 +146,7 @@ def test_the_clients_side_is_started_and_its_faults_are_named(lab_root: Path, tm
     (tmp_path / ".cursor" / "mcp.json").write_text(json.dumps(gone))
     (tmp_path / ".lmstudio").mkdir()
     (tmp_path / ".lmstudio" / "mcp.json").write_text(json.dumps(mute))
-    findings = {each.text.split()[0]: each for each in client_check.examine(lab_root)}
+    findings = {each.text.split()[0]: each for each in examine_clients(lab_root)}
     assert {name: each.grade for name, each in findings.items()} == {
         "codex": "ok",
         "claude-code": "ok",
