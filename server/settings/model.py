@@ -113,6 +113,14 @@ class ComputeSection(Section):
     slurm: SlurmSection = SlurmSection()
     ssh: dict[str, HostSection] = Field(default={}, description="over ssh: what is particular to a host, as a table `[compute.ssh.NAME]`")
 
+    @field_validator("hosts")
+    @classmethod
+    def _named_once(cls, hosts: list[str]) -> list[str]:
+        names = [host.partition(":")[0] for host in hosts]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"name {twice[0]} once, with all of its GPUs")
+        return hosts
+
     @field_validator("gpus", "prices")
     @classmethod
     def _known(cls, names: Any) -> Any:

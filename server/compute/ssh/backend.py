@@ -193,7 +193,7 @@ class SshCompute:
 
     def troubles(self) -> list[str]:
         """Return which hosts are away or can't be used, and why."""
-        return [one_line(host.trouble, 400) for host in self._hosts.values() if host.trouble]
+        return [one_line(text, 400) for host in self._hosts.values() for text in (host.unusable, host.trouble) if text]
 
     async def close(self) -> None:
         """Stop following. Runs go on."""
@@ -271,8 +271,10 @@ class SshCompute:
     def _differing(self, hashes: dict[str, str]) -> str:
         """Compare the hashes of a host's data with those that the lab's first host had, which are kept."""
         known = protocol.read_json(self._record) or {}
-        expected = known.setdefault("data", {}).setdefault(self._wanted.profile, hashes)
-        protocol.write_json(self._record, known)
+        expected = known.get("data", {}).get(self._wanted.profile)
+        if expected is None:
+            protocol.write_json(self._record, {**known, "data": {**known.get("data", {}), self._wanted.profile: hashes}})
+            return ""
         return ", ".join(sorted(name for name in expected.keys() | hashes.keys() if expected.get(name) != hashes.get(name)))
 
 

@@ -53,7 +53,8 @@ class Host:
         self.places: list[str] = devices
         self.looks: dict[str, dict[str, Any]] = {}  # by run, of the last answer
         self.refusals: dict[str, str] = {}  # runs that can't be started there, with the reason
-        self.trouble = ""
+        self.trouble = ""  # of the line, now
+        self.unusable = ""  # until its owner has done something
         self._data, self._hashes = "", dict[str, str]()
         self._minute: int | None = None
         self._fixed = ""
@@ -104,16 +105,16 @@ class Host:
                     break
                 request["again"] = not answer["goes_on"]
         except HostRefused as error:
-            self.trouble = f"{self.name} can't be used: {error}."
-            raise ComputeError(self.trouble) from error
+            self.unusable = f"{self.name} can't be used: {error}."
+            raise ComputeError(self.unusable) from error
         except asyncio.CancelledError:
             with contextlib.suppress(HostAway, HostRefused):
                 await asyncio.shield(self._ask({"prepare": {**request, "again": False, "stop": True}}))
             raise
         if names := differing(answer["hashes"]):
-            self.trouble = f"{self.name} can't be used: its {names} differs from the lab's. Remove the prepared data there."
-            raise ComputeError(self.trouble)
-        self._data, self._hashes = answer["data"], answer["hashes"]
+            self.unusable = f"{self.name} can't be used: its {names} differs from the lab's. Remove the prepared data there."
+            raise ComputeError(self.unusable)
+        self._data, self._hashes, self.unusable = answer["data"], answer["hashes"], ""
         self.places = self.devices or [""] * max(1, int(answer["cores"]) // self._threads)
 
     def launch(self, run: str, job: Job, visible: str) -> None:
@@ -181,10 +182,10 @@ class Host:
         while self._followed or self._adopting or self._removing:
             self._wake.clear()
             try:
-                await self._round()
+                more = await self._round()
                 backoff.succeeded()
                 self.trouble = ""
-                pause_s = min(pause_s * 1.5, SLOWEST * self._round_s)
+                pause_s = self._round_s if more else min(pause_s * 1.5, SLOWEST * self._round_s)
             except (HostAway, HostRefused, OSError, ValueError, KeyError) as error:
                 runs = f"{len(self._followed)} {'run' if len(self._followed) == 1 else 'runs'}"
                 self.trouble = f"{self.name} is away: {error}. What became of its {runs} is known when it is back."
@@ -195,8 +196,12 @@ class Host:
                     await asyncio.sleep(RETRY_S[0])
                 pause_s = self._round_s
 
-    async def _round(self) -> None:
-        """Ask everything that is to be asked, and take in the answer."""
+    async def _round(self) -> bool:
+        """Ask everything that is to be asked, and take in the answer.
+
+        Returns:
+            Whether a file there has more than one answer holds.
+        """
         directories = dict(self._followed)
         look, cancel = await asyncio.to_thread(_where_we_are, directories)
         launching, adopting, removing = dict(self._launching), list(self._adopting), set(self._removing)
@@ -213,6 +218,7 @@ class Host:
                 waiting.set_result(known)
         await asyncio.to_thread(_take_in, directories, answer["looks"])
         self.looks |= {run: seen for run, seen in answer["looks"].items() if run in self._followed}
+        return any(seen["more"] for seen in answer["looks"].values())
 
     async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         self._fixed = self._fixed or await asyncio.to_thread(prepare.fixed_hash)

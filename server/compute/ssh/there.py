@@ -197,6 +197,7 @@ def _look(folder: Path, log: int, curve: int) -> dict[str, Any]:
             whole = whole and not file.read(1)
             if grown:
                 look[name] = base64.b64encode(grown).decode()
+    look["more"] = not whole
     look["progress"] = protocol.read_json(folder / protocol.PROGRESS)
     if begun:
         until = (folder / protocol.RESULT).stat().st_mtime if result else time.time()

@@ -12,7 +12,7 @@ import anyio
 import pytest
 from mcp import Client
 
-from autoresearch_mcp.server.compute.base import Job, Observation
+from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation
 from autoresearch_mcp.server.compute.ssh.backend import SshCompute
 from autoresearch_mcp.server.compute.ssh.host import Wanted
 from autoresearch_mcp.server.models import new_id
@@ -114,6 +114,25 @@ async def test_a_cancel_holds_while_the_host_is_away_and_its_run_is_neither_lost
         while [entry.name for entry in there(ssh_hosts, job).iterdir()] != [protocol.ABANDONED]:  # noqa: ASYNC110
             await anyio.sleep(compute.poll_s)
     assert not compute.troubles()
+
+
+async def test_a_log_of_many_answers_comes_back_whole_and_data_that_differs_is_refused(
+    line: tuple[SshCompute, Path], ssh_hosts: Hosts, tmp_path: Path
+) -> None:
+    compute, _ = line
+    job, text = await start(compute, tmp_path), b"0123456789abcdef" * 100_000
+    (there(ssh_hosts, job) / protocol.LOG).write_bytes(text)
+    await compute.cancel(job)
+    assert (await see(compute, job, "ended", "lost")).result is not None
+    assert (job.directory / protocol.LOG).read_bytes() == text
+    record = protocol.read_json(tmp_path / "state" / "ssh.json") or {}
+    record["data"]["tiny"]["tokenizer"] = "another"
+    protocol.write_json(tmp_path / "state" / "ssh.json", record)
+    section = {"box": HostSection(python=sys.executable)}
+    next_one = SshCompute(Wanted("tiny", None, None), 1, tmp_path / "state", ["box"], section, ssh_hosts.ssh)
+    with pytest.raises(ComputeError, match="box can't be used: its tokenizer differs from the lab's"):
+        await next_one.prepare()
+    await next_one.close()
 
 
 async def test_a_host_that_was_restarted_loses_its_run_and_says_so(line: tuple[SshCompute, Path], ssh_hosts: Hosts, tmp_path: Path) -> None:

@@ -105,6 +105,11 @@ def test_a_name_that_is_no_host_is_refused(host: str) -> None:
         Settings.model_validate({"lab": {"name": "a lab"}, "compute": {"backend": "ssh", "hosts": [host]}})
 
 
+def test_a_machine_that_is_named_twice_is_refused() -> None:
+    with pytest.raises(ValidationError, match="name box once, with all of its GPUs"):
+        Settings.model_validate({"lab": {"name": "a lab"}, "compute": {"backend": "ssh", "hosts": ["box:0", "other", "box:1"]}})
+
+
 def test_hours_run_over_midnight() -> None:
     night, day = HostSection(allowed="19:00-08:00"), HostSection(allowed="08:00-19:00")
     assert [night.allows(hour * 60) for hour in (7, 8, 18, 19, 23)] == [True, False, False, True, True]
