@@ -4,6 +4,7 @@ import threading
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.progress import Campaign, Progress
@@ -62,14 +63,20 @@ class Campaigns:
         self._proposals: dict[str, Proposal] = {}
         self._last_proposal = 0
         self._overview: tuple[object, Overview] | None = None
+        self._looked_at: tuple[object, ...] = ()
 
     def overview(self) -> Overview:
         """Return the campaign so far."""
         with self._lock:
+            now = self._core.ledger.changes(), self._core.settings_file.stamp(), self._core.repo.champion()
+            if self._overview is not None and now == self._looked_at and now[1] is not None:
+                return self._overview[1]
+            self._looked_at = now
             self._catch_up()
-            key = (len(self._rows), len(self._proposals), self._status.snapshot().key)
+            around = self._around()
+            key = (len(self._rows), len(self._proposals), *around.values())
             if self._overview is None or self._overview[0] != key:
-                self._overview = key, self._make()
+                self._overview = key, self._make(around)
             return self._overview[1]
 
     def agents(self) -> dict[str, AgentShare]:
@@ -115,23 +122,26 @@ class Campaigns:
             self._proposals[proposal.commit] = proposal
             self._last_proposal = row
 
-    def _make(self) -> Overview:
+    def _around(self) -> dict[str, Any]:
+        """Return what a picture depends on besides the rows, which is little, and changes seldom."""
         core, settings, conditions = self._core, self._core.settings, self._status.conditions()
-        champion = core.repo.champion()
-        apart = core.ledger.measurements() | core.ledger.withdrawn()
-        shown = sorted((e for e in self._rows if e.commit not in apart), key=lambda e: (e.finished_at, e.id))
         undecided = {commit for commit, verdict in self.decisions().items() if not verdict.final and verdict.code == "continue"}
-        campaign = Campaign(
-            experiments=shown,
-            promotions=core.ledger.promotions(),
-            title=settings.lab.name,
-            champion=self._status.summary(champion, conditions),
-            undecided={*undecided, *(each.commit for each in core.ledger.open_candidacies())},
-            conditions=conditions,
-            reported=settings.metric.name if settings.trust == "reported" else "",
-            measured=settings.metric.title,
-            goal=settings.metric.better,
-            reference=settings.reference,
-            noise=self._status.noise(conditions),
-        )
+        return {
+            "apart": core.ledger.measurements() | core.ledger.withdrawn(),
+            "promotions": core.ledger.promotions(),
+            "title": settings.lab.name,
+            "champion": self._status.summary(core.repo.champion(), conditions),
+            "undecided": {*undecided, *(each.commit for each in core.ledger.open_candidacies())},
+            "conditions": conditions,
+            "reported": settings.metric.name if settings.trust == "reported" else "",
+            "measured": settings.metric.title,
+            "goal": settings.metric.better,
+            "reference": settings.reference,
+            "noise": self._status.noise(conditions),
+        }
+
+    def _make(self, around: dict[str, Any]) -> Overview:
+        apart = around["apart"]
+        shown = sorted((e for e in self._rows if e.commit not in apart), key=lambda e: (e.finished_at, e.id))
+        campaign = Campaign(experiments=shown, **{name: value for name, value in around.items() if name != "apart"})
         return Overview(Progress.of(campaign), tuple(shown), dict(self._proposals))

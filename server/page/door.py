@@ -2,6 +2,8 @@
 
 import functools
 import hashlib
+import json
+import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +19,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.campaigns import Overview
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.mcp.bridge import Identity
@@ -27,7 +30,7 @@ from autoresearch_mcp.server.page.charts import curve_data, progress_data
 from autoresearch_mcp.server.page.events import Pulse
 from autoresearch_mcp.server.page.rendering import render
 from autoresearch_mcp.server.page.session import COOKIE, Sessions, fields, may_cancel, rules
-from autoresearch_mcp.server.page.views import ADDRESSES, VIEWS, Asked, common
+from autoresearch_mcp.server.page.views import ADDRESSES, FILTERS, VIEWS, Asked, common
 from autoresearch_mcp.server.untrusted import one_line
 
 _HEADERS = {
@@ -39,7 +42,7 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _STATIC = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-_MARK = "@@mark@@"  # where a rendered view holds the visitor's own mark
+_MARK = secrets.token_hex(16)  # where a rendered view holds the visitor's own mark
 _KEPT = 64  # rendered views
 _MAX_FORM = 64 * 1024
 _THREADS = 8
@@ -62,6 +65,8 @@ class PageDoor:
         self._pulse = Pulse(lab.changes, lab.is_training)
         self._limiter = anyio.CapacityLimiter(_THREADS)
         self._rendered: OrderedDict[Any, bytes] = OrderedDict()
+        self._charted: Overview | None = None
+        self._charts: dict[Any, tuple[str, bytes]] = {}
         routes = [
             *(Route(path, partial(self._view, view)) for view, path in ADDRESSES.items()),
             Route("/experiment/{name}", partial(self._view, "experiment")),
@@ -141,8 +146,24 @@ class PageDoor:
             return Response(status_code=401)
         query = request.query_params
         start, end = (int(text) if (text := query.get(name, "")).isdecimal() and len(text) < 10 else 0 for name in ("from", "to"))
-        overview = await self._in_thread(self._lab.overview)
-        return JSONResponse(await self._in_thread(progress_data, overview, dict(query), start, end))
+        filters = {name: query.get(name, "") for name in FILTERS}
+        tag, body = await self._in_thread(self._chart, filters, start, end)
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers={"ETag": tag})
+        return Response(body, 200, {"ETag": tag, "Cache-Control": "private, no-cache"}, "application/json")
+
+    def _chart(self, filters: dict[str, str], start: int, end: int) -> tuple[str, bytes]:
+        """Return a chart's numbers and their tag. All pages share them until the campaign goes on."""
+        overview = self._lab.overview()
+        if overview is not self._charted:
+            self._charted, self._charts = overview, {}
+        key = (*filters.values(), start, end)
+        if (known := self._charts.get(key)) is None:
+            body = json.dumps(progress_data(overview, filters, start, end), ensure_ascii=False).encode()
+            known = f'"{hashlib.sha256(body).hexdigest()[:24]}"', body
+            if len(self._charts) < _KEPT:
+                self._charts[key] = known
+        return known
 
     async def _curve(self, request: Request) -> Response:
         if await self._sessions.visitor(request) is None:

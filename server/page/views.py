@@ -18,6 +18,7 @@ from autoresearch_mcp.server.page.diffs import diff_lines, plain
 from autoresearch_mcp.server.page.session import may_cancel, rules
 
 Context = dict[str, Any]
+FILTERS = ("author", "tag", "device")
 _SHOWN = 200  # rows of a list
 
 
@@ -46,7 +47,7 @@ def campaign(asked: Asked) -> Context:
         "status": status,
         "titles": _titles(overview.proposals),
         "choices": choices(overview),
-        "filters": {name: asked.query.get(name, "") for name in ("author", "tag", "device")},
+        "filters": {name: asked.query.get(name, "") for name in FILTERS},
         "waiting": _approvals(asked),
     }
 

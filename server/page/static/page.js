@@ -64,13 +64,16 @@ function championSteps(data, end) {
   return steps;
 }
 
-let zoom = "";
-async function drawProgress() {
+let zoom = "", drawn = "";
+async function drawProgress(onlyIfNew = false) {
   const box = document.getElementById("progress");
   if (!box) return;
   const answer = await fetch(`/progress.json${location.search}${zoom ? (location.search ? "&" : "?") + zoom : ""}`);
   if (!answer.ok) return;
-  const data = await answer.json();
+  const text = await answer.text();
+  if (text === drawn && onlyIfNew) return;
+  drawn = text;
+  const data = JSON.parse(text);
   document.getElementById("progress-note").textContent = data.total
     ? `${data.title}. Drag to zoom, double-click for all. Click a point to open it.` : "No experiment has ended yet. Each one will be a point here.";
   const [low, high] = yRange(data), top = edge(data, low, high), steps = championSteps(data, data.range[1]);
@@ -185,7 +188,7 @@ async function refresh() {
     if (answer.status === 200) {
       tag = answer.headers.get("ETag") || "";
       swap(new DOMParser().parseFromString(await answer.text(), "text/html"));
-      await drawProgress();
+      await drawProgress(true);
     } else if (document.querySelector("[data-curve]")) {
       drawCurves(document);
     }

@@ -1,0 +1,130 @@
+"""The page in a real browser, on a lab whose agents wrote hostile text into every field."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
+from tests.server.mcp.listening import Listening, served_over_http
+from tests.server.page.conftest import TOKEN, populate
+from tests.server.page.hostile import STRINGS
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = shutil.which("chromium")
+if CHROMIUM is None:
+    pytest.skip("needs Debian's chromium", allow_module_level=True)
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra dev")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python, of the extra dev")
+expect = playwright.expect
+
+LISTS = ["/", "/proposals", "/memories", "/agents", "/promotions", "/health"]
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeRunnerLab, dict[str, str]]]:
+    groups = [" ".join(STRINGS[n : n + 10]) for n in range(0, 50, 10)]
+    for fake in make_runner_lab(tmp_path_factory.mktemp("labs") / "lab", {'approval = "none"': 'approval = "human"'}):
+        names = populate(fake, groups, author=STRINGS[2])
+        for text in STRINGS:
+            fake.ledger.record_change(text, "owner", "http", text, text, text)
+        yield fake, names
+
+
+@pytest.fixture(scope="module")
+def server(hostile: tuple[FakeRunnerLab, dict[str, str]]) -> Iterator[Listening]:
+    with served_over_http(hostile[0].root, AUTORESEARCH_TOKEN=TOKEN) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A page that is logged in, and what it complained of or asked of others."""
+
+    def __init__(self, browser: "Browser", server: Listening, **options: Any) -> None:
+        self.base = server.url.removesuffix("/mcp")
+        self.page: Page = browser.new_context(**options).new_page()
+        self.troubles: list[str] = []
+        self.page.on("console", lambda message: self.troubles.append(message.text) if message.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.troubles.append(dialog.message))
+        self.page.on("request", lambda request: None if request.url.startswith(self.base) else self.troubles.append(request.url))
+        self.go(f"/login?key={TOKEN}")
+
+    def go(self, view: str) -> None:
+        self.page.goto(self.base + view)
+        expect(self.page.locator("#live")).to_have_text("live")
+
+
+def views(names: dict[str, str]) -> list[str]:
+    return [
+        *LISTS,
+        f"/experiment/{names['running']}",
+        f"/experiment/{names['failed']}",
+        f"/commit/{names['winner']}",
+        f"/commit/{names['commit']}",
+    ]
+
+
+def test_hostile_text_neither_runs_nor_breaks_a_view_on_a_phone(
+    browser: "Browser", server: Listening, hostile: tuple[FakeRunnerLab, dict[str, str]]
+) -> None:
+    visit = Visit(browser, server, viewport={"width": 360, "height": 740})
+    for view in views(hostile[1]):
+        visit.go(view)
+        assert visit.page.evaluate("window.owned") is None, view
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 360, view
+        assert visit.page.locator("footer").is_visible() and visit.page.locator("nav a").count() == 6, view
+    visit.go("/memories")
+    for text in (STRINGS[0], "{{ 7 * 7 }} {% for x in", "@@mark@@", "gnp.exe"):
+        assert visit.page.get_by_text(text).count() > 0, text  # they are there to be read
+    assert visit.troubles == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(
+    browser: "Browser", server: Listening, hostile: tuple[FakeRunnerLab, dict[str, str]], scheme: str
+) -> None:
+    visit = Visit(browser, server, color_scheme=scheme, bypass_csp=True)
+    for view in [*views(hostile[1]), "/login"] if scheme == "light" else [LISTS[0], views(hostile[1])[6]]:
+        visit.page.goto(visit.base + view)
+        found = axe.Axe().run(visit.page).response["violations"]
+        serious = {each["id"]: each["nodes"][0]["html"][:200] for each in found if each["impact"] in ("serious", "critical")}
+        assert serious == {}, view
+
+
+def test_a_view_follows_the_lab_by_itself(browser: "Browser", server: Listening, hostile: tuple[FakeRunnerLab, dict[str, str]]) -> None:
+    visit = Visit(browser, server)
+    visit.go("/health")
+    hostile[0].ledger.record_change("grace", "owner", "command line", "here", "token create", f"since {time.time()}")
+    expect(visit.page.get_by_role("cell", name="grace", exact=True)).to_be_visible(timeout=15_000)
+    assert visit.troubles == []
+
+
+def test_a_campaign_is_drawn_zoomed_and_filtered(browser: "Browser", server: Listening) -> None:
+    visit = Visit(browser, server, viewport={"width": 1200, "height": 900})
+    visit.go("/")
+    chart = visit.page.locator("#progress[data-points]")
+    expect(chart).to_be_visible()
+    box = visit.page.locator("#progress .u-over").bounding_box()
+    assert box is not None and int(chart.get_attribute("data-points") or 0) > 10
+    with visit.page.expect_response(lambda answer: "from=" in answer.url) as zoomed:
+        visit.page.mouse.move(box["x"] + 20, box["y"] + 50)
+        visit.page.mouse.down()
+        visit.page.mouse.move(box["x"] + box["width"] / 3, box["y"] + 60, steps=4)
+        visit.page.mouse.up()
+    assert zoomed.value.json()["range"][1] < zoomed.value.json()["total"]
+    visit.page.get_by_label("Tag").select_option("depth")
+    visit.page.wait_for_url("**tag=depth**")
+    assert visit.troubles == []
