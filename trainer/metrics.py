@@ -29,7 +29,7 @@ _VALUE = re.compile(
     re.IGNORECASE,
 )
 _ENDS = re.compile(rf"$|[\s;)\]}}\"'±{_BARS}*`!?&>，；。）↑↓▲▼\u200b\u2600-\u27bf\U0001f000-\U0001faff]|,(?!\d)|\.(?=\s|$)|\+/-")
-_GOES_ON = re.compile(r"(?:[)\]\"'*`]*\s*)(?P<what>[%‰]|/\s*\d|->|→|[x×*·]\s*10\b|\s[eE][-+]?\d)")
+_GOES_ON = re.compile(r"(?:[)\]\"'*`]*\s*)(?P<what>[%‰]|/\s*\d|->|→|[x×*·]\s*10\b|\s[eE][-+]?\d|\s[kKMB](?!\w)|\stimes\b)")
 _THOUSANDS = re.compile(r"(?:\s\d{3})+(?:\.\d*)?$")  # behind one to three digits
 _ANOTHER = re.compile(  # words before a name that make it the name of something else
     r"(?:^|\W)(?:train|training|val|valid|validation|test|testing|eval|dev|best|min|max|avg|average|mean|running|smoothed|ema|target|previous|"
@@ -123,7 +123,7 @@ class NamedMetric:
         if word := match["word"]:
             named_so = word.lower().lstrip("+-") in ("nan", "inf", "infinity") or not (named["sep"] or ",").isspace()
             return Reading(None, f"{word} is not a finite number", line) if named_so else None
-        return _checked(match["number"], line[match.end() :], line, self._unit, "[" in match["open"])
+        return _checked(match["number"], line[match.end() :], line, self._unit, bool(set("[(") & set(match["open"])))
 
 
 def _naming(name: str, flags: int = 0) -> re.Pattern[str]:
@@ -212,7 +212,7 @@ def _checked(number: str, rest: str, line: str, unit: str, listed: bool) -> Read
         rest = rest.lstrip().removeprefix(unit)
     short = f"{number}{rest[:12].rstrip()}"
     if listed and re.match(r"[\s,]+[-+\d.]", rest):
-        return Reading(None, f"[{short} is a list of numbers", line)
+        return Reading(None, f"{short} is one of a list of numbers", line)
     goes_on = _GOES_ON.match(rest)
     if goes_on and goes_on["what"] == "%":
         return Reading(None, f'{short!r} is a percentage: [metric] unit = "%" reads it as {number}', line)
