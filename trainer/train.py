@@ -156,7 +156,7 @@ class GPT(nn.Module):
             ve = self.value_embeds[str(i)](idx).to(self.dtype) if str(i) in self.value_embeds else None
             x = block(x, ve, cos, sin, self.windows[i])
         x = norm(x)
-        if targets is not None and not x.is_cuda:
+        if targets is not None and x.is_cpu:
             return CappedCrossEntropy.apply(x.flatten(0, 1), self.lm_head.weight, targets.flatten(), self.config.softcap)
         logits, cap = self.lm_head(x).float(), self.config.softcap
         if cap:  # cap * tanh(logits / cap) but for a constant, see below
@@ -324,7 +324,7 @@ FINAL_LR_FRAC = 0.0  # of the initial learning rate, at the end
 if client.profile() == "h100":  # the same, on a larger scale
     DEPTH, WIDTH, HEAD_DIM, WINDOW_PATTERN = 8, 512, 128, "SSSL"
     BATCH_TOKENS = 2**19
-elif client.profile() == "gpu":  # on cards of 8 GB or more
+elif client.profile() in ("gpu", "mps"):  # on cards of 8 GB or more, and on Apple's
     DEPTH, WIDTH, HEAD_DIM, WINDOW_PATTERN = 6, 384, 64, "SSL"
     BATCH_TOKENS, DEVICE_ROWS = 2**16, 16
 

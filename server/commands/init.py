@@ -67,7 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--submodules", action="store_true", help="with --from-repo: copy the files of its submodules into the lab")
     parser.add_argument("--yes", action="store_true", help="ask nothing: take the likeliest")
     parser.add_argument(
-        "--profile", default="cpu", help="what is trained on what: cpu, gpu for a card of 8 GB or more, or h100 (default: cpu)"
+        "--profile",
+        default="cpu",
+        help="what is trained on what: cpu, gpu for a card of 8 GB or more, mps for Apple's, or h100 (default: cpu)",
     )
     parser.add_argument("--budget", metavar="SECONDS", type=float, help="budget of one experiment (default: the profile's)")
 

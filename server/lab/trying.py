@@ -53,7 +53,7 @@ class Trying:
             raise LabError("This lab's owner lets nothing be tried: [compute] try is false. Propose and launch it.", "no_try")
         if core.ledger.paused_at() is not None:
             raise LabError("The lab is paused, so nothing is tried. `autoresearch-mcp resume` is its owner's.", "paused")
-        if settings.hands_out_devices and core.ledger.open_experiments(*_AT_WORK, limit=1):
+        if (settings.hands_out_devices or settings.device == "mps") and core.ledger.open_experiments(*_AT_WORK, limit=1):
             raise LabError("The GPUs are at work. Try again later, or propose and launch it.", "busy")
         if len(changes) > MOST_FILES:
             raise LabError(f"{len(changes)} files changed; a try takes at most {MOST_FILES}. Commit less.", "too_large")

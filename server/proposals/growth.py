@@ -17,7 +17,13 @@ from autoresearch_mcp.server.errors import LabError
 PROPOSAL = 6144  # bytes that one proposal may add to its base
 TOTAL = 16384  # that the lab's source may hold beyond its first one
 FREE = 512  # of those, what the gate charges nothing for
-CHARGE = {"cpu": 12.5e-6, "tiny": 12.5e-6, "h100": 0.15e-6, "gpu": 0.41e-6}  # bits per byte, for each further byte: see docs/metric.md
+CHARGE = {
+    "cpu": 12.5e-6,
+    "tiny": 12.5e-6,
+    "h100": 0.15e-6,
+    "gpu": 0.41e-6,
+    "mps": 0.41e-6,
+}  # bits per byte, for each further byte: see docs/metric.md
 RAW = 256 << 10  # that the editable files may hold together: the trainer refuses more
 _FILTERS = [
     {

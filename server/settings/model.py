@@ -251,6 +251,8 @@ class Settings(Model):
 
     @model_validator(mode="after")
     def _device_fits_profile(self) -> "Settings":
+        if self.device == "mps" and self.compute.backend != "local":
+            raise ValueError(f"[compute] backend must be local: the profile {self.training.profile!r} is for this machine's Apple GPU")
         if self.rents and any((name == "CPU") != (self.device == "cpu") for name in self.gpus):
             kinds = '"CPU"' if self.device == "cpu" else "GPUs"
             raise ValueError(f"[compute] gpus must be {kinds}, which the profile {self.training.profile!r} is made for")
@@ -377,7 +379,7 @@ class Settings(Model):
 
     @property
     def device(self) -> str:
-        """Return what the profile is trained on: `cpu` or `cuda`."""
+        """Return what the profile is trained on: `cpu`, `cuda` or `mps`."""
         return self.training.limits.device
 
     @property

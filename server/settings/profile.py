@@ -28,9 +28,10 @@ class ProfileSection(Section):
     )
     files: str = Field(default="*", min_length=1, max_length=200, description="which of the files, such as `data/train-*.parquet`")
     column: str = Field(default="text", min_length=1, max_length=200, description="the column of JSON lines or Parquet that holds the text")
-    device: Literal["cpu", "cuda", "gpu"] = Field(
+    device: Literal["cpu", "cuda", "gpu", "mps"] = Field(
         default="cpu",
-        description="`cpu` has the clock and the limits of the profile `cpu`, `cuda` those of `h100`, and `gpu` those of `gpu`, for cards of 8 to 24 GB",
+        description="`cpu` has the clock and the limits of the profile `cpu`, `cuda` those of `h100`,"
+        "`gpu` those of `gpu`, for cards of 8 to 24 GB, and `mps` those of `mps`",
     )
     vocab_size: int = Field(default=2048, ge=300, le=65_536, description="tokens, learned from the training text")
     seq_len: int = Field(default=256, ge=16, le=16_384, description="tokens of context")

@@ -29,7 +29,8 @@ class Training(Section):
     profile: str = Field(
         default="cpu",
         description="what is trained on what: `cpu`, a 2-layer GPT on two centuries of State of the Union addresses; `h100`, the original's "
-        "8 layers on its web text; `gpu`, 6 layers on that text for cards of 8 to 24 GB; `tiny`, a toy for tests; or the NAME of a `[profile.NAME]`",
+        "8 layers on its web text; "
+        "`gpu`, 6 layers on that text for cards of 8 to 24 GB, and `mps` for Apple's; `tiny`, a toy for tests; or the NAME of a `[profile.NAME]`",
     )
     budget_s: float = Field(
         default=60.0,

@@ -51,7 +51,10 @@ def test_a_launch_keeps_the_profile_it_was_made_under(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (OWN.replace('"mine"', '"yours"', 1), "[training] profile must be one of cpu, tiny, h100, gpu, or the NAME of a [profile.NAME]"),
+        (
+            OWN.replace('"mine"', '"yours"', 1),
+            "[training] profile must be one of cpu, tiny, h100, gpu, mps, or the NAME of a [profile.NAME]",
+        ),
         (OWN.replace("mine", "cpu"), "[profile.cpu] must have another name"),
         (OWN + "vocab = 5\n", "[profile.mine] vocab is not a known setting. Remove it, or correct it to one of: text, dataset"),
         (OWN + 'dataset = "a/b"\n', "[profile.mine] must name a text or a dataset, and not both"),
@@ -62,6 +65,10 @@ def test_a_launch_keeps_the_profile_it_was_made_under(tmp_path: Path) -> None:
             "[profile.mine] must have a vocab_size times seq_len",
         ),
         (OWN.replace("[profile.mine]", "own_profile = {{}}\n[profile.mine]"), "own_profile is not a setting"),
+        (
+            '[training]\nprofile = "mps"\n[compute]\nbackend = "slurm"\n',
+            "[compute] backend must be local: the profile 'mps' is for this machine's",
+        ),
         (OWN + "[compute]\nbackend = 'modal'\n", '[profile.NAME] works with [compute] backend = "local" or "slurm" only'),
     ],
 )

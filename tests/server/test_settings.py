@@ -60,7 +60,7 @@ def test_devices_are_rented_by_kind_at_the_labs_own_prices(tmp_path: Path) -> No
     [
         (
             "[training]\nprofile = 'H100'",
-            'lab.toml: [training] profile must be one of cpu, tiny, h100, gpu, or the NAME of a [profile.NAME], got "H100".',
+            'lab.toml: [training] profile must be one of cpu, tiny, h100, gpu, mps, or the NAME of a [profile.NAME], got "H100".',
         ),
         ("[training]\nattention = 'flash'", "lab.toml: [training] attention must be 'auto', 'fa3' or 'sdpa', got \"flash\"."),
         ("[budget]\ndevice_hours = -1", "lab.toml: [budget] device_hours must be greater than 0, got -1."),

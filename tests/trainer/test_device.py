@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from autoresearch_mcp.trainer import client, compile_cache, device, prepare, protocol
+from autoresearch_mcp.trainer import client, compile_cache, device, prepare, profiles, protocol
 from autoresearch_mcp.trainer.compile_cache import CompileCache
 from tests.trainer.conftest import BIGRAM, PACKAGE, STOCK, Launched, Warm
 
@@ -75,6 +75,15 @@ def test_a_step_that_is_too_large_for_the_device_is_taken_in_turns(warm: Warm) -
     result = launched.wait()
     assert result["state"] == "finished", result["failure"]
     assert result["tokens"] == result["steps"] * 1024 and "rows a step: 4 x 4" in launched.log
+
+
+def test_a_machine_without_an_apple_gpu_says_so() -> None:
+    assert [profiles.device_type(kind) for kind in ("cpu", "mps", "h100", "cuda")] == ["cpu", "mps", "cuda", "cuda"]
+    if torch.backends.mps.is_available():
+        assert device.choose({"device": "mps"}) == ("float32", "sdpa") and device.peak_flops("mps") is None
+    else:
+        with pytest.raises(RuntimeError, match=r"trains on an Apple GPU, and PyTorch .* finds none on this machine"):
+            device.choose({"device": "mps"})
 
 
 def test_a_card_multiplies_in_the_best_format_that_it_has() -> None:
@@ -260,7 +269,8 @@ def stock(monkeypatch: pytest.MonkeyPatch, profile: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("profile", "constants"), [("cpu", (2, 64, 2**10, 128)), ("gpu", (6, 384, 2**16, 16)), ("h100", (8, 512, 2**19, 128))]
+    ("profile", "constants"),
+    [("cpu", (2, 64, 2**10, 128)), ("gpu", (6, 384, 2**16, 16)), ("mps", (6, 384, 2**16, 16)), ("h100", (8, 512, 2**19, 128))],
 )
 def test_larger_profiles_have_their_constants_in_the_same_file(
     monkeypatch: pytest.MonkeyPatch, profile: str, constants: tuple[int, ...]
