@@ -76,7 +76,7 @@ class History:
             marked = query.by_metric and e.metric is not None and not (comparable and IMPORTED not in e.tags)
             row = without_paths(e, self._core.root).model_dump(include=columns)
             row |= {name: cell("experiments", e, name) for name in columns if name not in row}
-            row |= {query.order_by: e.metrics.get(query.order_by)} if query.by_number else {}
+            row = ({query.order_by: e.metrics.get(query.order_by)} if query.by_number else {}) | row  # a column of that name stays itself
             rows.append(row | ({"comparable": False} if marked else {}))
             apart |= marked
             texts.note(e, comparable)
@@ -94,7 +94,10 @@ class History:
         Raises:
             LabError: `unknown_column`, with the numbers that there are.
         """
-        distinct = {cells[0] for cells in self._core.view.cells("experiments", ["metrics"]).value}
+        try:
+            distinct = {cells[0] for cells in self._core.view.cells("experiments", ["metrics"]).value}
+        except LakeUnavailable:
+            return  # nobody knows: the answer itself warns
         known = sorted({each for text in distinct for each in json.loads(text or "{}")})
         if name not in known:
             listed = ", ".join(one_line(each, 64) for each in known[:_MOST_LISTED]) or "none yet"

@@ -85,7 +85,7 @@ def test_a_guarded_metric_that_got_worse_stands_against_a_promotion(
 
 def test_a_further_number_orders_experiments_best_first_by_its_guards_goal_in_pages(make_lab: Callable[..., Path]) -> None:
     bench = MeasuredLab(make_lab(toml={"[compute]": GUARD.format("bound = 11")}))
-    numbers = [{"latency ms": 3.0, "Recall": 0.5}, {"latency ms": 1.0}, {}, {"latency ms": -2.0, "Recall": 0.25}]
+    numbers = [{"latency ms": 3.0, "Recall": 0.5, "seed": 9.5}, {"latency ms": 1.0}, {}, {"latency ms": -2.0, "Recall": 0.25}]
     bench.measure(bench.lab.champion(), [1.7], conditions="others", metrics=[{"latency ms": 0.0}])
     bench.measure(bench.lab.champion(), [1.6, 1.61, 1.62, None, 1.63], metrics=[*numbers, {"latency ms": 3.0}])
 
@@ -103,7 +103,10 @@ def test_a_further_number_orders_experiments_best_first_by_its_guards_goal_in_pa
     assert ranked("latency ms") == [*compared, (0.0, False)]
     assert ranked("latency ms", descending=True) == [*[(each, True) for each in (3.0, 3.0, 1.0, -2.0, None)], (0.0, False)]
     assert [value for value, _ in ranked("Recall")] == [0.5, 0.25, None, None, None, None]
-    with pytest.raises(LabError, match=r"'letency' to order by. Further numbers: Recall, latency ms. Or order by created_at") as refused:
+    assert bench.lab.query_experiments(ExperimentQuery(order_by="seed", limit=1)).rows[0]["seed"] != 9.5  # the column, which agents rely on
+    with pytest.raises(
+        LabError, match=r"'letency' to order by. Further numbers: Recall, latency ms, seed. Or order by created_at"
+    ) as refused:
         bench.lab.query_experiments(ExperimentQuery(order_by="letency"))
     assert refused.value.code == "unknown_column"
     nothing = bench.lab.query_experiments(ExperimentQuery(order_by="Recall", author="nobody"))
