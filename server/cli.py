@@ -44,6 +44,8 @@ COMMANDS = {
     "check": "train the champion for a few seconds in the sandbox, and say what an agent would hit",
     "doctor": "check all that a lab needs, and say what to do about each fault",
     "repair": "rebuild what is damaged of the log; sets the old files aside",
+    "report": "write a campaign's report: one HTML file, and the same in Markdown",
+    "branch": "make a clean branch of the promotions: one commit each, with its evidence",
     "export": "write the log as Parquet and results.tsv",
     "import": "add another lab's export, or a results.tsv, to the log",
     "setup": "make ready, once, what trainings on rented GPUs share, or an account of the lab's own",

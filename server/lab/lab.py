@@ -24,6 +24,7 @@ from autoresearch_mcp.server.lab.news import NewsCases
 from autoresearch_mcp.server.lab.next_steps import NextSteps
 from autoresearch_mcp.server.lab.pictures import Pictures
 from autoresearch_mcp.server.lab.proposing import Proposing
+from autoresearch_mcp.server.lab.publishing import Publishing
 from autoresearch_mcp.server.lab.reading import Reading
 from autoresearch_mcp.server.lab.search_state import share_left
 from autoresearch_mcp.server.lab.similar import SimilarProposals
@@ -113,6 +114,7 @@ class Lab:
         pictures = Pictures(core, self._status)
         self.plot_progress = pictures.plot_progress
         self.curves = pictures.curves
+        self.publish = Publishing(core).publish
         campaigns = Campaigns(core, self._status)
         self.overview = campaigns.overview
         self.agents = campaigns.agents

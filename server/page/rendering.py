@@ -1,6 +1,7 @@
 """Templates: everything that agents wrote is escaped, and shown without what could reorder or hide text."""
 
 import functools
+import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -8,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from autoresearch_mcp.server.untrusted import clean, cut, visible
+from autoresearch_mcp.server.untrusted import clean, cut, one_line, visible
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:
@@ -16,23 +17,48 @@ def render(template: str, context: Mapping[str, Any]) -> str:
     return _environment().get_template(f"{template}.html").render(context)
 
 
+def render_markdown(template: str, context: Mapping[str, Any]) -> str:
+    """Return a text in Markdown. What agents wrote is one line each, in which nothing is markup, or an indented block."""
+    return _environment(markdown=True).get_template(f"{template}.md").render(context)
+
+
 @functools.cache
-def _environment() -> Environment:
+def _environment(markdown: bool = False) -> Environment:
     environment = Environment(
         loader=PackageLoader("autoresearch_mcp.server.page"),
-        autoescape=True,
+        autoescape=not markdown,  # noqa: S701 what goes into Markdown is escaped by `_in_markdown`
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_shown,
+        finalize=_in_markdown if markdown else _shown,
     )
-    environment.filters |= {"number": number, "ago": ago, "span": span, "moment": moment, "signed": signed, "percent": percent}
+    environment.filters |= {
+        "number": number,
+        "ago": ago,
+        "span": span,
+        "moment": moment,
+        "signed": signed,
+        "percent": percent,
+        "indented": Indented,
+    }
     return environment
 
 
 def _shown(value: Any) -> Any:
     """Return a value as it is put into a page: a text without invisible characters, and not endless."""
     return visible(clean(cut(value, 60_000))) if type(value) is str else value
+
+
+class Indented(str):
+    """A text of several lines that is a code block in Markdown."""
+
+    def __new__(cls, text: str) -> "Indented":
+        """Return each line indented, without invisible characters."""
+        return super().__new__(cls, "\n".join(f"    {line}" for line in visible(clean(text)).splitlines()))
+
+
+def _in_markdown(value: Any) -> Any:
+    return re.sub(r"([\\`*_{}\[\]<>#|!~&])", r"\\\1", one_line(value, 4_000)) if type(value) is str else value
 
 
 def number(value: float | None, digits: int = 4) -> str:

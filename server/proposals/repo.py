@@ -269,6 +269,35 @@ class Repo:
         """
         return self._drafts.transplant(commit, onto, message, author)
 
+    def publish(self, branch: str, base: str, steps: Sequence[tuple[str, str, str]]) -> list[str]:
+        """Make a branch with one commit a step on `base`. No work tree is touched.
+
+        Args:
+            branch: its name, which must be new.
+            base: the commit that it starts from.
+            steps: the commit whose files a step has, its message, and its author. One that changes nothing is left out.
+
+        Returns:
+            The new commits, the oldest first.
+
+        Raises:
+            LabError: `bad_branch`, and git's own.
+        """
+        ref = f"refs/heads/{branch}"
+        if not re.fullmatch(r"[\w./-]{1,100}", branch) or branch.startswith("-") or self._git.run("check-ref-format", ref)[0]:
+            raise LabError(f"{branch[:100]!r} is no name for a branch.", "bad_branch")
+        if self._git.line("for-each-ref", ref):
+            raise LabError(f"There is a branch {branch} already. Give another name, or delete it: git branch -D {branch}.", "bad_branch")
+        commits, last = list[str](), base
+        for commit, message, author in steps:
+            tree = self._git.line("rev-parse", f"{commit}^{{tree}}")
+            if tree == self._git.line("rev-parse", f"{last}^{{tree}}"):
+                continue
+            last = self._objects.commit(tree, [last], message, author)
+            commits.append(last)
+        self._move(ref, last)
+        return commits
+
     def keep(self, commit: str) -> None:
         """Hold a proposal's commit by a ref, so that git never collects it. Calling it again does no harm."""
         self._move(f"{PROPOSALS}/{commit}", commit)
