@@ -74,7 +74,7 @@ UsePAM no
 PermitRootLogin prohibit-password
 MaxStartups 100
 MaxSessions 100
-SetEnv "HOME={running.home(name)}" AUTORESEARCH_CACHE={cache} PIP_NO_INDEX=1 PIP_NO_DEPS=1
+SetEnv "HOME={running.home(name)}" AUTORESEARCH_CACHE={cache} PIP_NO_INDEX=1 PIP_NO_DEPS=1 "PATH={running.home(name)}/tools:/usr/local/bin:/usr/bin:/bin"
 """,
                 encoding="utf-8",
             )

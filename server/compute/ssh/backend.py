@@ -27,7 +27,9 @@ def open_backend(settings: Settings, state: Path, log: Path) -> Compute:
     """Open the backend for a lab; see `open_compute`."""
     training, compute = settings.training, settings.compute
     wanted = Wanted(training.profile, training.limits.own, StatePaths(state).secret if training.heldout == "secret" else None)
-    return SshCompute(wanted, training.threads, state, compute.hosts, compute.ssh)
+    return SshCompute(
+        wanted, training.threads, state, compute.hosts, compute.ssh, leave=(compute.leave_above_mb, compute.leave_above_percent)
+    )
 
 
 class SshCompute:
@@ -41,6 +43,7 @@ class SshCompute:
         sections: What lab.toml says of them, by name.
         command: The program ssh.
         round_s: Seconds between two requests to a host.
+        leave: Megabytes in use and percent of use above which a GPU is somebody else's.
     """
 
     poll_s = 0.1
@@ -54,6 +57,7 @@ class SshCompute:
         sections: Mapping[str, HostSection],
         command: str = "ssh",
         round_s: float = ROUND_S,
+        leave: tuple[float, float] = (1000.0, 20.0),
     ) -> None:
         self._wanted, self._record, self._command = wanted, StatePaths(state).ssh, command
         lab = _lab_id(self._record)
@@ -62,7 +66,7 @@ class SshCompute:
             name, _, devices = named.partition(":")
             section = sections.get(name, HostSection())
             ssh = Ssh(name, section.python, command)
-            self._hosts[name] = Host(ssh, lab, devices.split(",") if devices else [], threads, section, round_s)
+            self._hosts[name] = Host(ssh, lab, devices.split(",") if devices else [], threads, section, leave, round_s)
         self._waiting: dict[str, Job] = {}
         self._places: dict[str, tuple[str, str]] = {}  # run -> host and device
         self._preparing: dict[str, asyncio.Task[None]] = {}
@@ -193,7 +197,7 @@ class SshCompute:
 
     def troubles(self) -> list[str]:
         """Return which hosts are away or can't be used, and why."""
-        return [one_line(text, 400) for host in self._hosts.values() for text in (host.unusable, host.trouble) if text]
+        return [one_line(text, 400) for host in self._hosts.values() for text in host.troubles()]
 
     async def close(self) -> None:
         """Stop following. Runs go on."""

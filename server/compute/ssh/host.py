@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch_mcp.server.compute.base import ComputeError, Job
+from autoresearch_mcp.server.compute.ssh.there import IN_USE
 from autoresearch_mcp.server.compute.ssh.transport import HostAway, HostRefused, Ssh
 from autoresearch_mcp.server.retry import Backoff, Pauses
 from autoresearch_mcp.server.secret import ensure
@@ -44,15 +45,26 @@ class Host:
         devices: The numbers of the GPUs that trainings are given; empty for a CPU.
         threads: Of a training.
         section: What lab.toml says of it.
+        leave: Megabytes in use and percent of use above which a GPU is somebody else's.
         round_s: Seconds between two requests.
     """
 
-    def __init__(self, ssh: Ssh, lab: str, devices: list[str], threads: int, section: HostSection, round_s: float = ROUND_S) -> None:
+    def __init__(
+        self,
+        ssh: Ssh,
+        lab: str,
+        devices: list[str],
+        threads: int,
+        section: HostSection,
+        leave: tuple[float, float],
+        round_s: float = ROUND_S,
+    ) -> None:
         self.name, self._ssh, self._lab, self._section, self._round_s = ssh.host, ssh, lab, section, round_s
         self.devices, self._threads = devices, threads
         self.places: list[str] = devices
         self.looks: dict[str, dict[str, Any]] = {}  # by run, of the last answer
         self.refusals: dict[str, str] = {}  # runs that can't be started there, with the reason
+        self._leave, self._in_use = leave, set[str]()  # GPUs of the last answer that somebody else uses
         self.trouble = ""  # of the line, now
         self.unusable = ""  # until its owner has done something
         self._data, self._hashes = "", dict[str, str]()
@@ -69,6 +81,11 @@ class Host:
     def prepared(self) -> bool:
         """Whether the data is there."""
         return bool(self._hashes)
+
+    def troubles(self) -> list[str]:
+        """Return, in sentences, what the lab's owner should know of the host now."""
+        busy = f"{self.name}: somebody else uses GPU {', '.join(sorted(self._in_use))}. Trainings wait for it." if self._in_use else ""
+        return [text for text in (self.unusable, self.trouble, busy) if text]
 
     @property
     def ready(self) -> bool:
@@ -121,7 +138,7 @@ class Host:
         """Start a run there with the next request, and repeat that until the host has answered."""
         files = {path: base64.b64encode(content).decode() for path, content in job.files.items()}
         spec = asdict(replace(job.spec, data=self._data, visible=visible))
-        section = {"before": self._section.before, "nice": self._section.nice}
+        section = {"before": self._section.before, "nice": self._section.nice, "leave": self._leave}
         self._launching[run] = {"run": run, "spec": spec, "files": files, "hashes": self._hashes, **section}
         self.follow(run, job.directory)
 
@@ -209,7 +226,10 @@ class Host:
         answer = await self._ask(_round(launch=launch, adopt=adopting, cancel=cancel, look=look, remove=sorted(removing)))
         self._minute = answer["minute"]
         self._removing -= removing
+        self._in_use = {launching[run]["spec"]["visible"] for run, reason in answer["launched"].items() if reason == IN_USE}
         for run, reason in answer["launched"].items():
+            if reason == IN_USE:
+                continue  # and it is asked again with each request
             self._launching.pop(run, None)
             if reason:
                 self.refusals[run] = f"It could not be started on {self.name}: {reason}"

@@ -25,6 +25,7 @@ CHUNK = 256 * 1024  # bytes of a growing file in one answer
 HOST = "host.json"  # in a run's folder there: {"boot"} as it was launched
 EXITED = "exited"  # in a run's folder there: the launcher's exit status
 OUTPUT = "launcher.log"
+IN_USE = "in use"  # the answer to a launch whose GPU somebody else uses
 _OLDEST = (3, 11)
 
 
@@ -107,12 +108,19 @@ def _prepare(folder: Path, profile: str, own: Any, secret: str, again: bool, sto
 
 
 def _launch(
-    folder: Path, run: str, spec: dict[str, Any], files: dict[str, str], hashes: dict[str, str], before: list[str], nice: int
+    folder: Path,
+    run: str,
+    spec: dict[str, Any],
+    files: dict[str, str],
+    hashes: dict[str, str],
+    before: list[str],
+    nice: int,
+    leave: list[float],
 ) -> str:
     """Start a run's launcher, unless it has begun or is forbidden.
 
     Returns:
-        Why it can't be started; empty where it was.
+        Why it can't be started; `IN_USE`, where another try may help; empty where it was.
     """
     from autoresearch_mcp.trainer import prepare, protocol
 
@@ -120,6 +128,8 @@ def _launch(
         is_data = prepare.data_hashes(Path(spec["data"]))
         if is_data != hashes:
             return f"the prepared data there differs now in {_differing(is_data, hashes)}"
+        if not folder.exists() and _in_use(spec["visible"], *leave):
+            return IN_USE
         if not folder.exists():
             staging = folder.with_name(f".{folder.name}.{os.getpid()}")
             for path, content in files.items():
@@ -139,6 +149,17 @@ def _launch(
     except OSError as error:
         return f"the run's files could not be written there: {error}. Is the disk full?"
     return ""
+
+
+def _in_use(gpu: str, most_mb: float, most_percent: float) -> bool:
+    """Return whether somebody uses a GPU that no run of ours has. Without NVIDIA's tool nobody can tell."""
+    tool = shutil.which("nvidia-smi") if gpu else None
+    if tool is None:
+        return False
+    command = [tool, f"--id={gpu}", "--query-gpu=memory.used,utilization.gpu", "--format=csv,noheader,nounits"]
+    numbers = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20).stdout.split(",")
+    used = [float(number) if number.strip().replace(".", "").isdigit() else 0.0 for number in numbers]  # "[N/A]" of a slice
+    return any(number > most for number, most in zip(used, (most_mb, most_percent)))
 
 
 def _adopt(folder: Path) -> bool:

@@ -135,6 +135,30 @@ async def test_a_log_of_many_answers_comes_back_whole_and_data_that_differs_is_r
     await next_one.close()
 
 
+async def test_a_gpu_that_somebody_else_uses_is_left_alone_until_it_is_free(ssh_hosts: Hosts, tmp_path: Path) -> None:
+    home = ssh_hosts.home("box")
+    tool = home / "tools" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text('#!/bin/sh\n[ "$1" = --id=3 ] && cat "$HOME/used"\n', encoding="utf-8")
+    tool.chmod(0o755)
+    (home / "used").write_text("30000, [N/A]\n", encoding="utf-8")
+    section = {"box": HostSection(python=sys.executable, before=[drawing(0)])}
+    compute = SshCompute(Wanted("tiny", None, None), 1, tmp_path / "state", ["box:3"], section, ssh_hosts.ssh, round_s=0.1)
+    id = new_id("e")
+    job = Job(id, 1, tmp_path / id / "1", protocol.Spec(id, 1, "tiny", 20.0, 1, await compute.prepare()), {"train.py": b""})
+    await compute.submit(job)
+    with anyio.fail_after(30):
+        while not compute.troubles():
+            assert (await compute.observe(job)).phase == "starting"
+            await anyio.sleep(compute.poll_s)
+    assert compute.troubles() == ["box: somebody else uses GPU 3. Trainings wait for it."]
+    (home / "used").write_text("12, 0\n", encoding="utf-8")
+    end = await see(compute, job, "ended", "lost", "refused")
+    assert end.result is not None and not compute.troubles()
+    await compute.close()
+    tool.unlink()
+
+
 async def test_a_host_that_was_restarted_loses_its_run_and_says_so(line: tuple[SshCompute, Path], ssh_hosts: Hosts, tmp_path: Path) -> None:
     compute, _ = line
     job = await start(compute, tmp_path)
