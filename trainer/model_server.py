@@ -240,7 +240,7 @@ class ModelServer:
         """
         received = None
         while received is None:
-            left = self._deadline - self._clock.now()
+            left = self._clock.left(self._deadline)
             if left <= 0:
                 raise _TooSlow(self._profile)
             self._socket.settimeout(max(0.01, left))

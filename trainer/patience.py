@@ -12,6 +12,7 @@ Where nothing limits CPU seconds, on a GPU, this is the wall's clock.
 What is not covered: waiting for memory or the disk, and kernels that don't count waiting (gVisor, macOS), where it is that too.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Iterable
@@ -36,15 +37,24 @@ class OwnClock:
         """Return the seconds since some moment. Only differences mean something."""
         for pid, before in self._waited_s.items():
             self._waited_s[pid] = max(before, waited_s(pid))  # it may be dead by now
+        return self._latest()
+
+    def left(self, deadline: float) -> float:
+        """Return the seconds until a deadline of this clock, or fewer; none only once it has passed. Cheaper than `now` until then."""
+        left = deadline - self._latest()
+        return left if left > 0 else deadline - self.now()
+
+    def _latest(self) -> float:
         return time.monotonic() - sum(self._waited_s.values())
 
 
 def waited_s(pid: int) -> float:
     """Return how long that thread of a process waited for a core which waited longest; 0 where the kernel doesn't tell."""
-    try:
-        return max(int(each.read_text("ascii").split()[1]) for each in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
-    except (OSError, ValueError, IndexError):
-        return 0.0
+    longest = 0
+    for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):  # it may just have ended
+            longest = max(longest, int(thread.read_text("ascii").split()[1]))
+    return longest / 1e9
 
 
 def excuses_waiting(profile: Profile) -> bool:
