@@ -2,17 +2,20 @@
 
 import contextlib
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mcp import Client
+from mcp import Client, StdioServerParameters
 
 from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.mcp import build_server
 from autoresearch_mcp.server.paths import LabPaths
+from tests.server.mcp import rhythm
 from tests.server.mcp.conftest import TRAIN, FakeRunnerLab, make_runner_lab
+from tests.server.mcp.pipe import SERVE
 from tests.server.mcp.test_surface import answer, refusal
 
 pytestmark = pytest.mark.anyio
@@ -61,6 +64,19 @@ async def test_an_agent_edits_in_its_own_work_tree_and_proposes_by_name(runner_l
     assert "somebody" not in git(runner_lab.root, "log", "-1", "--format=%an %cn", made["commit"])
     assert git(runner_lab.root, "status", "--porcelain") == "?? lab.toml"
     assert (await answer(client, "propose_patch", ref="agents/ada/1", hypothesis="The same once more, in other words."))["duplicate"]
+
+
+async def test_an_agent_over_stdio_goes_through_the_whole_rhythm_in_its_work_tree(runner_lab: FakeRunnerLab, tree: Path) -> None:
+    def edit() -> str:
+        commit(tree, TRAIN.replace("64", "128"))
+        return git(tree, "branch", "--show-current")
+
+    parameters = StdioServerParameters(command=sys.executable, args=["-W", "error", "-c", SERVE, str(runner_lab.root)], cwd=Path.cwd())
+    async with Client(parameters) as client:
+        proposed = await rhythm.go_through(runner_lab, client, edit, "ada")
+    assert git(runner_lab.root, "show", f"{proposed}:train.py") == TRAIN.replace("64", "128").strip()
+    git(tree, "reset", "-q", "--hard", "research")  # and on it goes, from the champion
+    assert (tree / "train.py").read_text() == TRAIN
 
 
 async def test_a_branch_of_a_proposal_builds_on_it_and_one_that_took_the_champion_in_on_that(

@@ -16,10 +16,10 @@ import pytest
 
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.roles import Role
+from tests.server.mcp import rhythm
 from tests.server.mcp.conftest import TRAIN, FakeRunnerLab, make_runner_lab
 from tests.server.mcp.listening import served_over_http
 from tests.server.mcp.test_roles import calling
-from tests.server.mcp.test_surface import answer
 
 pytestmark = pytest.mark.anyio
 
@@ -107,23 +107,23 @@ def clone(served: Served) -> Iterator[Path]:
 
 async def test_a_worker_pushes_its_branch_and_has_it_trained_by_name(served: Served, clone: Path) -> None:
     assert git(clone, "branch", "--show-current") == "research" and (clone / "train.py").read_text() == TRAIN
-    pushed = commit(clone, WIDER)
-    git(clone, "push", "-q", "origin", "HEAD:refs/heads/agents/ada/pointer")
-    assert git(served.lab.root, "rev-parse", "agents/ada/pointer") == pushed
+
+    def push() -> str:
+        pushed = commit(clone, WIDER)
+        git(clone, "push", "-q", "origin", "HEAD:refs/heads/agents/ada/pointer")
+        assert git(served.lab.root, "rev-parse", "agents/ada/pointer") == pushed
+        return "agents/ada/pointer"
+
     async with calling(f"{served.url}/mcp", served.tokens["ada"]) as client:
-        proposed = await answer(client, "propose_patch", ref="agents/ada/pointer", launch=1)
-        (launched,) = proposed["launched"]
-        served.lab.finish(launched["id"], 1.5, "c")
-        waited = await answer(client, "wait_for_experiments", ids=[launched["id"]], timeout_s=5)
-        assert [(line["id"], line["val_bpb"]) for line in waited["experiments"]] == [(launched["id"], 1.5)]
-    assert git(served.lab.root, "show", f"{proposed['commit']}:train.py") == WIDER.strip()
+        proposed = await rhythm.go_through(served.lab, client, push)
+    assert git(served.lab.root, "show", f"{proposed}:train.py") == WIDER.strip()
     with contextlib.closing(Lab(served.lab.root)) as lab:
         change = next(each for each in lab.recorded_changes("ada") if each.action == "git push")
     assert (change.subject, change.role, change.way) == ("agents/ada/pointer", "worker", "http")
     git(clone, "reset", "-q", "--hard", "HEAD~1")
     commit(clone, TRAIN.replace("64", "32"))
     git(clone, "push", "-qf", "origin", "HEAD:refs/heads/agents/ada/pointer")  # while it is proposed
-    assert git(served.lab.root, "show", f"{proposed['commit']}:train.py") == WIDER.strip()
+    assert git(served.lab.root, "show", f"{proposed}:train.py") == WIDER.strip()
     git(clone, "push", "-q", "origin", ":refs/heads/agents/ada/pointer")
 
 
