@@ -10,6 +10,7 @@ import base64
 import contextlib
 import math
 import os
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -240,6 +241,22 @@ async def agent(name: str, root: Path, screen: LiveConsole) -> AsyncIterator[Age
             yield Agent(name, client, screen)
 
 
+@contextlib.contextmanager
+def page(root: Path, screen: LiveConsole) -> Iterator[None]:
+    """Serve the lab's page while the demo goes on, and print its address."""
+    command = [sys.executable, "-P", "-m", "autoresearch_mcp.server.cli", "ui", "--no-browser", str(root)]
+    with LabPaths(root).server_log("page").open("a", encoding="utf-8") as log:
+        serving = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        assert serving.stdout is not None
+        if line := serving.stdout.readline().strip():
+            screen.say("you", f"follow it in a browser: {line.split()[-1]}")
+        yield
+    finally:
+        serving.terminate()
+        serving.communicate()
+
+
 async def campaign(root: Path, screen: LiveConsole) -> None:
     """Show everything, in order.
 
@@ -394,16 +411,18 @@ def run(arguments: argparse.Namespace) -> int:
         with LiveConsole(console) as screen:
             if arguments.example:
                 create_lab(root, example=arguments.example)
-                anyio.run(example_campaign, root, screen, arguments.example)
+                with page(root, screen):
+                    anyio.run(example_campaign, root, screen, arguments.example)
             else:
                 create_lab(root, profile="cpu", budget_s=arguments.budget_s)
-                anyio.run(campaign, root, screen)
+                with page(root, screen):
+                    anyio.run(campaign, root, screen)
     except (DemoFailure, LabError, BaseExceptionGroup) as error:
         causes = list(_causes(error))
         if not all(isinstance(cause, DemoFailure | LabError) for cause in causes):
             raise
         console.print(f"[red]The demo failed:[/] {escape(str(causes[0]))}\nThe lab is kept in {escape(str(root))}.", soft_wrap=True)
         return 1
-    end = f"Done in {time.monotonic() - started:.0f} s. The lab: {root}\nThe picture: {root / 'progress.png'}"
+    end = f"Done in {time.monotonic() - started:.0f} s. The lab: {root}\nThe page: autoresearch-mcp ui {root}\nThe picture: {root / 'progress.png'}"
     console.print(f"{end}\nThe champions: git -C {root} log research", highlight=False, markup=False, soft_wrap=True)
     return 0

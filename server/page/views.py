@@ -41,8 +41,8 @@ class Asked:
 
 def campaign(asked: Asked) -> Context:
     """Show the campaign: its chart, what runs, what waits, and the leaderboard."""
-    overview = asked.lab.overview()
     status = asked.lab.status()
+    overview = asked.lab.overview()  # afterwards, so that it knows every commit in the status
     return {
         "status": status,
         "titles": _titles(overview.proposals),

@@ -76,6 +76,8 @@ async function drawProgress(onlyIfNew = false) {
   const data = JSON.parse(text);
   document.getElementById("progress-note").textContent = data.total
     ? `${data.title}. Drag to zoom, double-click for all. Click a point to open it.` : "No experiment has ended yet. Each one will be a point here.";
+  box.hidden = !data.total;
+  if (!data.total) return;
   const [low, high] = yRange(data), top = edge(data, low, high), steps = championSteps(data, data.range[1]);
   const kinds = Object.keys(data.points);
   const xs = [...new Set([...kinds.flatMap((kind) => data.points[kind][0]), ...steps.keys()])].filter((x) => x >= data.range[0] && x <= data.range[1]).sort((a, b) => a - b);
