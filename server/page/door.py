@@ -82,7 +82,8 @@ class PageDoor:
             Route("/static/{path:path}", self._static),
         ]
         self._paths = {route.path for route in routes} | {"/experiment", "/commit", "/curve", "/static"}
-        self._own = BodyTimeout(RequestBodyLimitMiddleware(ComparableHeaders(Router(routes, redirect_slashes=False)), _MAX_FORM))
+        self._router = Router(routes, redirect_slashes=False)
+        self._own = ComparableHeaders(BodyTimeout(RequestBodyLimitMiddleware(self._from_here, _MAX_FORM)))
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,11 +99,12 @@ class PageDoor:
                 message = {**message, "headers": [*message["headers"], *(each for each in more if each[0] not in there)]}
             await send(message)
 
-        lowered = {**scope, "headers": [(n, v.lower() if n in (b"host", b"origin") else v) for n, v in scope["headers"]]}
-        if refusal := await self._security.validate_request(Request(lowered), is_post=False):
-            await refusal(scope, receive, send_with_headers)
-            return
         await self._own(scope, receive, send_with_headers)
+
+    async def _from_here(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, but for a Host or Origin that is not accepted."""
+        refusal = await self._security.validate_request(Request(scope), is_post=False)
+        await (refusal or self._router)(scope, receive, send)
 
     def _is_own(self, path: str) -> bool:
         return path in self._paths or (path.count("/") > 1 and f"/{path.split('/')[1]}" in self._paths and not path.startswith("//"))
