@@ -36,9 +36,13 @@ class Tools(ABC, Generic[P]):
     @abstractmethod
     def _picture(self, tool: str, arguments: Mapping[str, Any]) -> P: ...
 
-    def get_status(self) -> GetStatusAnswer:
-        """Show the lab's state; call it first. Returns champion, noise, leaderboard, budget, and what to do next."""
-        answer: GetStatusAnswer = self._values("get_status", {})
+    def get_status(self, *, since: str | None = None) -> GetStatusAnswer:
+        """Show champion, noise, leaderboard, budget, what to do next, and news since; call it first.
+
+        Args:
+            since: a status' cursor
+        """
+        answer: GetStatusAnswer = self._values("get_status", {"since": since})
         return answer
 
     def read_file(
@@ -173,8 +177,7 @@ class Tools(ABC, Generic[P]):
         idempotency_key: str | None = None,
         author: str | None = None,
     ) -> LaunchSweepAnswer:
-        """Tune top-level constants of a commit by trials, each a proposal and a training. The best is a candidate: launch it
-        until decided.
+        """Tune constants of a commit by trials, each a proposal and a training. The best is a candidate.
 
         Args:
             commit: hash, or champion

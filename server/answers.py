@@ -233,6 +233,8 @@ class StatusAnswer(Model):
     runner: bool = Field(description="whether the runner process is alive; it starts on demand", json_schema_extra=UNLISTED)
     search: SearchState | None = Field(default=None, json_schema_extra=UNLISTED)
     share: ShareLeft | None = Field(default=None, json_schema_extra=UNLISTED)
+    cursor: str = Field(default="", description="place in what happened, for `since`", json_schema_extra=UNLISTED)
+    news: list[str] = Field(default=[], description="what happened since, the newest first", json_schema_extra=UNLISTED)
     warnings: list[str]
     next: list[str] = Field(description="what to do next")
 

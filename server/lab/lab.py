@@ -135,6 +135,7 @@ class Lab:
         news = NewsCases(core)
         self.newest_news = news.newest_news
         self.unheard = news.unheard
+        self.since = news.since
 
         self.write_memory = memories.write_memory
         self.search_memory = memories.search_memory
@@ -172,11 +173,12 @@ class Lab:
         Args:
             steps: whether to say what to do next for nobody in particular. `next_steps` says it for a caller.
         """
+        cursor = str(self._core.ledger.cursor())  # before all else: what happens meanwhile is told twice, never missed
         answer = self._status.status(self._core.wake)
         behind = self._core.view.warning()
         warnings = [*answer.warnings, *self._core.settings_warnings(), *([behind] if behind else [])]
         following = [*answer.next, *(self.next_steps("") if steps else [])]
-        return answer.model_copy(update={"warnings": warnings, "next": following, "sweeps": self._sweeps.open_sweeps()})
+        return answer.model_copy(update={"warnings": warnings, "next": following, "sweeps": self._sweeps.open_sweeps(), "cursor": cursor})
 
     def demote(self, by: str, reason: str) -> Promotion:
         """Take the last promotion back, for the lab's owner. See `Promoter.demote`.

@@ -2,12 +2,16 @@
 
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.lineage import Lineage
-from autoresearch_mcp.server.lab.titles import title
+from autoresearch_mcp.server.lab.titles import shorten, title
+from autoresearch_mcp.server.lake.base import Condition, Query
+from autoresearch_mcp.server.ledger.looks import Cursor, Tally
 from autoresearch_mcp.server.ledger.news import Piece
-from autoresearch_mcp.server.models import Promotion
+from autoresearch_mcp.server.models import Memory, Promotion
 from autoresearch_mcp.server.untrusted import one_line
 
 MOST = 8  # queued trainings that are named
+_NEWS, _SENTENCE, _IDEA = 2_000, 400, 60  # characters: of what happened since a look, of each sentence in it, of an idea in that
+_IDEAS = 50  # that are read
 
 
 class NewsCases:
@@ -23,6 +27,46 @@ class NewsCases:
     def unheard(self, caller: str) -> list[str]:
         """Return the news that a caller has not heard, in sentences, and count it as heard."""
         return self.in_words(self._core.ledger.unheard(caller), caller)
+
+    def since(self, cursor: str, caller: str) -> list[str]:
+        """Return what happened after the `cursor` of an earlier status, the newest first, within 2,000 characters; older things are counted.
+
+        It counts as heard, so that no answer tells the caller again.
+
+        Args:
+            cursor: as the status gave it.
+            caller: whose news is told; by name.
+
+        Raises:
+            LabError: `bad_arguments` for a cursor that is none.
+        """
+        after = Cursor.parse(cursor)
+        happened = self._core.ledger.happened(after, caller)
+        unheard = [piece for piece in self._core.ledger.unheard(caller) if piece.seq <= after.news]
+        told = [(promotion.created_at, self.promotion_in_words(promotion)) for promotion in happened.promotions]
+        told += [(tally.at, self._ended(tally)) for tally in happened.tallies]
+        told += [(claim.renewed_at, f"{claim.holder} claimed {claim.idea}: {shorten(claim.text, _IDEA)!r}.") for claim in happened.claims]
+        told += [(piece.at, piece.text) for piece in happened.addressed if piece.text]
+        claimed = {claim.idea for claim in happened.claims}
+        told += [(idea.created_at, self._idea(idea)) for idea in self._ideas(after.at / 1000) if idea.id not in claimed]
+        lines = [text for _, text in sorted(told, key=lambda each: -each[0])]
+        stale = self._superseded(caller) if happened.promotions else []
+        lines[:0] = [f"Queued by you on an earlier base: {', '.join(stale)}."] if stale else []
+        return _within(_NEWS, [one_line(line, _SENTENCE) for line in [*lines, *self.in_words(unheard, caller)]])
+
+    def _ideas(self, after: float) -> list[Memory]:
+        where = (Condition("kind", "=", "idea"), Condition("created_at", ">=", after))
+        rows = self._core.view.select("memories", Query(where, limit=_IDEAS)).value
+        return [row for row in rows if isinstance(row, Memory)]
+
+    @staticmethod
+    def _idea(idea: Memory) -> str:
+        return f"{idea.author} wrote the idea {idea.id}: {shorten(idea.text, _IDEA)!r}."
+
+    def _ended(self, tally: Tally) -> str:
+        states = ", ".join(f"{count} {state}" for state, count in tally.states.items())
+        best = tally.most if self._core.settings.metric.better == "max" else tally.least
+        return f"Trainings of {tally.author} ended: {states}{'' if best is None else f'; the best {best:.4f}'}."
 
     def in_words(self, pieces: list[Piece], caller: str) -> list[str]:
         """Return pieces of news in sentences. Of the champion's moves, the last is told.
@@ -76,3 +120,12 @@ class NewsCases:
         stale = [e for e in queued if e.commit not in measurements and not lineage.has(e.commit) and lineage.is_stale(e.commit)]
         more = [f"and {len(stale) - MOST} more"] if len(stale) > MOST else []
         return [*(f"{e.id} ({one_line(e.commit[:12], 12)})" for e in stale[:MOST]), *more]
+
+
+def _within(characters: int, lines: list[str]) -> list[str]:
+    """Return the first of these lines, and the count of those that are too many."""
+    kept = 0
+    while kept < len(lines) and (characters := characters - len(lines[kept])) >= 0:
+        kept += 1
+    left = len(lines) - kept
+    return [*lines[:kept], *([f"{left} older {'thing' if left == 1 else 'things'} happened too."] if left else [])]

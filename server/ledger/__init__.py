@@ -26,6 +26,7 @@ from autoresearch_mcp.server.ledger.database import Database
 from autoresearch_mcp.server.ledger.decisions import Decisions
 from autoresearch_mcp.server.ledger.evidence import Evidence
 from autoresearch_mcp.server.ledger.experiments import OpenExperiments
+from autoresearch_mcp.server.ledger.looks import Looks
 from autoresearch_mcp.server.ledger.news import News
 from autoresearch_mcp.server.ledger.outbox import Outbox
 from autoresearch_mcp.server.ledger.pause import Pause
@@ -190,6 +191,10 @@ class Ledger:
         self.newest_news = news.newest_news
         self.news_after = news.news_after
         self.unheard = news.unheard
+
+        looks = Looks(database)
+        self.cursor = looks.cursor
+        self.happened = looks.happened
 
         access = Access(database)
         self.add_token = access.add_token

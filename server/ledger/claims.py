@@ -166,6 +166,12 @@ class Claims:
             return True
 
 
+def claims_after(db: sqlite3.Connection, seq: int, limit: int) -> list[Claim]:
+    """Return the newest claims after one of this number, ended ones included, the oldest first."""
+    rows = db.execute(f"SELECT {_COLUMNS} FROM claims WHERE seq > ? ORDER BY seq DESC LIMIT ?", (seq, limit)).fetchall()  # noqa: S608
+    return [Claim(*row) for row in reversed(rows)]
+
+
 def inherit_ideas(db: sqlite3.Connection, commit: str, origin: str) -> None:
     """Record that a commit tries what the one that its change comes from tries."""
     db.execute(

@@ -88,6 +88,11 @@ def add_news(db: sqlite3.Connection, kind: str, author: str, subject: str, text:
     )
 
 
+def addressed_after(db: sqlite3.Connection, seq: int, caller: str, limit: int) -> list[Piece]:
+    """Return the newest pieces after one of this number that name the caller, the oldest first."""
+    return [piece for piece in _after(db, seq, caller, limit) if piece.recipient]
+
+
 def _newest(db: sqlite3.Connection) -> int:
     return int(db.execute("SELECT coalesce(max(seq), 0) FROM news").fetchone()[0])
 

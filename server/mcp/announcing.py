@@ -52,5 +52,5 @@ def _with_news(result: dict[str, Any], news: list[str]) -> dict[str, Any]:
     """Return a tool's answer with news: as a field where it is structured, else as a text of its own."""
     if "structuredContent" not in result:
         return {**result, "content": [*result["content"], {"type": "text", "text": f"News: {' '.join(news)}"}]}
-    answer = {**result["structuredContent"], "news": news}
+    answer = {**result["structuredContent"], "news": [*news, *result["structuredContent"].get("news", ())]}
     return {**result, "structuredContent": answer, "content": [{"type": "text", "text": to_json(answer).decode()}]}

@@ -64,21 +64,23 @@ class LabTools:
         self._status: tuple[object, float, a.StatusAnswer] | None = None  # what it was read from, when, and the answer
         self._briefs: dict[str, a.StatusAnswer] = {}  # the same with what each caller is to do next
 
-    async def get_status(self, context: Ctx) -> a.StatusAnswer:
-        """Show the lab's state; call it first.
-
-        Returns champion, noise, leaderboard, budget, and what to do next.
-        """
+    async def get_status(
+        self, context: Ctx, since: Annotated[str | None, Field(max_length=64, description="a status' cursor")] = None
+    ) -> a.StatusAnswer:
+        """Show champion, noise, leaderboard, budget, what to do next, and news since; call it first."""
         # A swarm asks all the time: an answer is given again for a moment, unless the ledger or lab.toml changed.
         async with self._reading:
             caller = self.bridge.reader(context.request_context)
             stamp, now = self.lab.stamp(), anyio.current_time()
             if stamp is None or self._status is None or self._status[0] != stamp or now > self._status[1] + STATUS_S:
                 self._status, self._briefs = (stamp, now, await self.bridge.call(self.lab.status, False)), {}
-            if caller not in self._briefs:
+            if caller not in self._briefs or since:
                 whole, steps = self._status[2], await self.bridge.call(self.lab.next_steps, caller)
-                share = await self.bridge.call(self.lab.share_left, caller)
-                self._briefs[caller] = brief(whole.model_copy(update={"next": [*whole.next, *steps], "share": share}))
+                own = {"next": [*whole.next, *steps], "share": await self.bridge.call(self.lab.share_left, caller)}
+                if since:
+                    news = await self.bridge.call(self.lab.since, since, caller)
+                    return brief(whole.model_copy(update=own | {"news": news}))
+                self._briefs[caller] = brief(whole.model_copy(update=own))
             return self._briefs[caller]
 
     async def read_file(
@@ -152,9 +154,9 @@ class LabTools:
         idempotency_key: Annotated[str | None, Field(min_length=8, max_length=100)] = None,
         author: Author | None = None,
     ) -> a.SweepAnswer:
-        """Tune top-level constants of a commit by trials, each a proposal and a training.
+        """Tune constants of a commit by trials, each a proposal and a training.
 
-        The best is a candidate: launch it until decided.
+        The best is a candidate.
         """
         name = self.bridge.author(author, context)
         launch = self.lab.launch_sweep

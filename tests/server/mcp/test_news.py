@@ -69,3 +69,49 @@ async def test_news_stands_in_refusals_too_and_not_in_the_first_answer(runner_la
         refused = await call(bob, "get_experiment", id=["e-000000000000000"])
         assert refused.is_error and "took a promotion back" in str(refused.content[-1])
         assert "news" not in await answer(bob, "get_status")
+
+
+async def test_a_fresh_agent_learns_in_one_call_what_happened_since(runner_lab: FakeRunnerLab, lab: Lab) -> None:
+    winner, doubt = propose(lab, 1), propose(lab, 4, "bob")
+    async with Client(build_server(lab)) as client:
+        cursor = (await answer(client, "get_status"))["cursor"]
+        assert "news" not in await answer(client, "get_status", since=cursor), "nothing happened"
+        win(runner_lab, lab, winner)
+        (lost,) = lab.launch_training(doubt, "bob").experiments
+        runner_lab.move(lost, "crashed")
+        (stopped,) = lab.launch_training(propose(lab, 5, "cleo"), "cleo").experiments
+        lab.cancel("ada", [stopped], reason="It is hopeless.", anyones=True)
+        idea = lab.write_memory("idea", "Tie the embeddings of the two layers.", "dan").id
+        claim = lab.claim_idea("ada", text="Halve the batch after the first half.")
+        assert lab.promote_commit(winner, "ada").promoted
+    with contextlib.closing(Lab(runner_lab.root)) as later:  # another server
+        async with Client(build_server(later)) as client:
+            woken = await answer(client, "get_status", since=cursor)
+            again = await answer(client, "get_status", since=woken["cursor"])
+        cancelled = " ".join(later.since(cursor, "cleo"))
+    news = woken["news"]
+    assert f" to {winner[:12]}: " in news[0], "the newest first"
+    told = "\n".join(news)
+    assert "Trainings of ada ended: 3 finished; the best 1.6390." in told
+    assert "Trainings of the lab ended: 8 finished" in told and "Trainings of bob ended: 1 crashed." in told
+    assert f"dan wrote the idea {idea}: 'Tie the embeddings" in told and f"ada claimed {claim.id}: 'Halve the batch" in told
+    assert told.count(claim.id) == 1 and "hopeless" not in told and "It is hopeless." in cancelled
+    assert "news" not in again, "each once"
+
+
+async def test_what_happened_is_told_within_a_limit_and_older_things_are_counted(lab: Lab) -> None:
+    cursor = lab.status().cursor
+    for number in range(40):
+        lab.write_memory("idea", f"Number {number} of many ideas " + "whose text goes on and on " * 20, "dan" * 21)
+    async with Client(build_server(lab)) as client:
+        result = await call(client, "get_status", since=cursor)
+        news = (result.structured_content or {})["news"]
+    assert len(text(result)) <= 4_000 and sum(map(len, news)) <= 2_100
+    assert "Number 39" in news[0] and news[-1] == f"{40 - (len(news) - 1)} older things happened too."
+
+
+@pytest.mark.parametrize("cursor", ["yesterday", "1.2", "-1.0.0.0.0", "1.2.3.4.5.6", "9" * 60])
+async def test_a_cursor_that_is_none_is_refused_in_a_sentence(lab: Lab, cursor: str) -> None:
+    async with Client(build_server(lab)) as client:
+        refused = await call(client, "get_status", since=cursor)
+    assert refused.is_error and "`cursor` of an earlier get_status answer" in text(refused)

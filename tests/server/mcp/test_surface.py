@@ -119,7 +119,7 @@ async def test_an_argument_that_may_be_left_out_takes_null_and_says_its_limits(c
     [
         ("get_status", {"random_string": "x"}),
         ("get_status", {"dummy": ""}),
-        ("get_status", {"dummy": "x", "anything": None}),
+        ("get_status", {"dummy": "x", "since": None}),
         ("plot_progress", {"": {}}),
         ("search_memory", {"query": "wide", "limit": 5.0, "tag": "", "kind": ""}),
         ("query_experiments", {"state": "finished", "commit": "", "author": "", "sql": "", "columns": [], "limit": 3.0}),
@@ -244,7 +244,7 @@ async def test_instructions_introduce_the_lab(client: Client) -> None:
 async def test_an_unknown_argument_is_named_and_the_known_ones_listed(client: Client) -> None:
     error = await refusal(client, "propose_patch", hypothesis="A wider model is better.", patch="---")
     assert "no argument `patch`" in error and "diff, edits, files" in error
-    assert "none" in await refusal(client, "get_status", verbose=True)
+    assert "since" in await refusal(client, "get_status", verbose=True)
     nested = await refusal(
         client,
         "propose_patch",
