@@ -19,7 +19,7 @@ help:
 	@echo "make crash-test   kills processes at random, KILLS=300 times over each store, around launches until decided, over Modal's stand-in and over Slurm, and an ssh line in CUTS=200 launches, and prints what was lost"
 	@echo "make wheel        the wheel and the source distribution in dist/"
 	@echo "make bundle       the bundle for Claude Desktop and others: dist/autoresearch-mcp-VERSION.mcpb"
-	@echo "make client-test  Claude Code, Codex, Gemini CLI, opencode and the TypeScript SDK from npm against the server, without a model (node 20 or newer)"
+	@echo "make client-test  Claude Code, Codex, Gemini CLI, opencode the TypeScript SDK and client libraries from PyPI against the server, without a model (node 20 or newer)"
 	@echo "make attack       cheats of our own through a real lab, and what became of each; SHORT=--short for CI's share of them"
 	@echo "make gpu-check    every claim about a GPU, measured on this machine's: about 10 minutes, QUICK=1 3; DEVICE=cpu tries it in miniature"
 	@echo "make bench        speed, as ratios measured in one run; ROWS=1000,100000 FLUSHES=3000 for a long log, LONG=1 for slots at 60 s"
@@ -75,7 +75,8 @@ crash-test: $(READY)
 	@touch $@
 
 client-test: $(READY) .node/node_modules
-	@$(BIN)/python -m pytest -rs tests/acceptance/test_typescript.py tests/acceptance/test_npm_clients.py
+	@$(BIN)/python -m tests.acceptance.libraries
+	@$(BIN)/python -m pytest -rs tests/acceptance/test_typescript.py tests/acceptance/test_npm_clients.py tests/acceptance/test_libraries.py
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .
@@ -115,5 +116,5 @@ bundle: $(READY)
 	@$(BIN)/python -m tests.published bundle dist
 
 clean:
-	@rm -rf $(VENV) .node build dist site demo-lab* .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) .node .clients build dist site demo-lab* .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
