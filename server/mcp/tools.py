@@ -62,7 +62,7 @@ class LabTools:
         self.readings = Readings()
         self._reading = anyio.Lock()  # one reads for all who ask meanwhile
         self._status: tuple[object, float, a.StatusAnswer] | None = None  # what it was read from, when, and the answer
-        self._briefs: dict[str, a.StatusAnswer] = {}  # the same with what each caller is to do next
+        self._briefs: dict[str, tuple[a.StatusAnswer, a.StatusAnswer]] = {}  # the same with what each caller is to do next, and shortened
 
     async def get_status(
         self, context: Ctx, since: Annotated[str | None, Field(max_length=64, description="a status' cursor")] = None
@@ -74,14 +74,16 @@ class LabTools:
             stamp, now = self.lab.stamp(), anyio.current_time()
             if stamp is None or self._status is None or self._status[0] != stamp or now > self._status[1] + STATUS_S:
                 self._status, self._briefs = (stamp, now, await self.bridge.call(self.lab.status, False)), {}
-            if caller not in self._briefs or since:
+            if caller not in self._briefs:
                 whole, steps = self._status[2], await self.bridge.call(self.lab.next_steps, caller)
-                own = {"next": [*whole.next, *steps], "share": await self.bridge.call(self.lab.share_left, caller)}
-                if since:
-                    news = await self.bridge.call(self.lab.since, since, caller)
-                    return brief(whole.model_copy(update=own | {"news": news}))
-                self._briefs[caller] = brief(whole.model_copy(update=own))
-            return self._briefs[caller]
+                share = await self.bridge.call(self.lab.share_left, caller)
+                own = whole.model_copy(update={"next": [*whole.next, *steps], "share": share})
+                self._briefs[caller] = own, brief(own)
+            own, short = self._briefs[caller]
+        if since is None:
+            return short
+        # This may read the lake, so others don't wait for it.
+        return brief(own.model_copy(update={"news": await self.bridge.call(self.lab.since, since, caller)}))
 
     async def read_file(
         self,

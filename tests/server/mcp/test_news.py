@@ -1,10 +1,12 @@
 """What a caller hasn't heard: it stands in its next answer, whatever it asks, and once."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from mcp import Client
 
@@ -115,3 +117,26 @@ async def test_a_cursor_that_is_none_is_refused_in_a_sentence(lab: Lab, cursor: 
     async with Client(build_server(lab)) as client:
         refused = await call(client, "get_status", since=cursor)
     assert refused.is_error and "`cursor` of an earlier get_status answer" in text(refused)
+
+
+async def test_who_asks_what_happened_holds_up_nobody_else(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    cursor, asked, may_end = lab.status().cursor, threading.Event(), threading.Event()
+
+    def slow(cursor: str, caller: str) -> list[str]:
+        asked.set()
+        assert may_end.wait(20)
+        return ["It took long."]
+
+    monkeypatch.setattr(lab, "since", slow)
+    async with Client(build_server(lab)) as one, Client(build_server(lab)) as other, anyio.create_task_group() as tasks:
+        woken: list[str] = []
+
+        async def wake() -> None:
+            woken.extend((await answer(one, "get_status", since=cursor))["news"])
+
+        tasks.start_soon(wake)
+        assert await anyio.to_thread.run_sync(asked.wait, 20)
+        assert "champion" in await answer(one, "get_status") and "champion" in await answer(other, "get_status")
+        assert woken == []
+        may_end.set()
+    assert woken == ["It took long."]
