@@ -41,8 +41,8 @@ class NewsCases:
             LabError: `bad_arguments` for a cursor that is none.
         """
         after = Cursor.parse(cursor)
-        happened = self._core.ledger.happened(after, caller)
         unheard = [piece for piece in self._core.ledger.unheard(caller) if piece.seq <= after.news]
+        happened = self._core.ledger.happened(after, caller)  # after the other: what counts as heard is in it
         told = [(promotion.created_at, self.promotion_in_words(promotion)) for promotion in happened.promotions]
         told += [(tally.at, self._ended(tally)) for tally in happened.tallies]
         told += [(claim.renewed_at, f"{claim.holder} claimed {claim.idea}: {shorten(claim.text, _IDEA)!r}.") for claim in happened.claims]

@@ -10,7 +10,10 @@ import anyio
 import pytest
 from mcp import Client
 
+from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.lab.news import NewsCases
+from autoresearch_mcp.server.ledger.news import Piece
 from autoresearch_mcp.server.mcp import build_server
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.test_surface import answer, call, text
@@ -140,3 +143,18 @@ async def test_who_asks_what_happened_holds_up_nobody_else(lab: Lab, monkeypatch
         assert woken == []
         may_end.set()
     assert woken == ["It took long."]
+
+
+def test_what_happens_while_one_asks_is_not_lost(lab: Lab) -> None:
+    (queued,) = lab.launch_training(propose(lab, 6, "cleo"), "cleo").experiments
+    with contextlib.closing(LabCore(lab.root)) as core:
+        cursor, unheard = str(core.ledger.cursor()), core.ledger.unheard
+
+        def cancelled_meanwhile(caller: str) -> list[Piece]:
+            lab.cancel("ada", [queued], reason="It is in the way.", anyones=True)
+            return unheard(caller)
+
+        core.ledger.unheard = cancelled_meanwhile
+        news = NewsCases(core)
+        assert "It is in the way." in " ".join(news.since(cursor, "cleo"))
+        assert unheard("cleo") == []
