@@ -12,6 +12,7 @@ from autoresearch_mcp.server import cli, secret
 from autoresearch_mcp.server.commands.client_check import examine as examine_clients
 from autoresearch_mcp.server.commands.doctor import examine
 from autoresearch_mcp.server.commands.install import Install
+from autoresearch_mcp.server.lab.findings import Finding
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
 from autoresearch_mcp.server.paths import LabPaths, StatePaths
@@ -29,7 +30,9 @@ def grades(root: Path) -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def no_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the clients' side to its own test: each look at it starts a server."""
-    monkeypatch.setattr("autoresearch_mcp.server.commands.client_check.examine", lambda root: [])
+    monkeypatch.setattr(
+        "autoresearch_mcp.server.commands.client_check.examine", lambda root: [Finding("client", "note", "none was looked at")]
+    )
 
 
 def test_a_sound_lab_has_no_fault(lab_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,7 +40,7 @@ def test_a_sound_lab_has_no_fault(lab_root: Path, capsys: pytest.CaptureFixture[
     assert cli.main(["doctor", str(lab_root)]) == 0
     report = capsys.readouterr().out
     assert "Landlock" in report or "not confined" in report
-    assert all(word in report for word in ("git", "trainer", "data", "ledger", "log", "shared log", "search"))
+    assert all(word in report for word in ("git", "trainer", "data", "ledger", "log", "shared log", "search", "none was looked at"))
 
 
 def test_settings_that_cannot_be_read_end_the_examination(make_lab: Callable[..., Path], tmp_path: Path) -> None:
