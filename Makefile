@@ -38,8 +38,8 @@ $(READY): pyproject.toml setup.py constraints.txt
 demo: $(READY)
 	@$(BIN)/autoresearch-mcp demo
 
-# Two processes take a file of tests each: much of testing is waiting, and what trains has a budget in CPU seconds
-SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
+# Three processes take a file of tests each: much of testing is waiting, and what trains has a budget in CPU seconds
+SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
 test: $(READY)
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 

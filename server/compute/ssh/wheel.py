@@ -22,7 +22,8 @@ def pack() -> tuple[str, bytes]:
     about = importlib.metadata.distribution("autoresearch-mcp")
     info = f"{_NAME}-{about.version}.dist-info"
     contents = {f"{_NAME}/{path.relative_to(_package())}": path.read_bytes() for room in _ROOMS for path in _files(_package() / room)}
-    contents[f"{info}/METADATA"] = (about.read_text("METADATA") or "").encode()
+    metadata = about.read_text("METADATA") or about.read_text("PKG-INFO")  # the second where a clone's own folder comes first
+    contents[f"{info}/METADATA"] = (metadata or "").encode()
     contents[f"{info}/entry_points.txt"] = (about.read_text("entry_points.txt") or "").encode()
     contents[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: autoresearch-mcp\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     lines = [f"{name},sha256={_digest(content)},{len(content)}" for name, content in contents.items()]

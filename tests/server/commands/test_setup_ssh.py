@@ -1,8 +1,10 @@
 """`setup ssh`: this program on a machine behind a real sshd, where pip has no network and installs nothing else."""
 
+import io
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,3 +71,14 @@ def test_doctor_looks_at_each_host_and_says_what_mends_it(
     assert box.text.startswith(f"box has this program for {sys.executable}, and Linux ") or "doesn't confine" in box.text
     assert other.bad and "other can't be used: there is no Python there" in other.text and "[compute.ssh.other]" in other.hint
     assert nowhere.bad and "nowhere is away" in nowhere.text and nowhere.hint == "`ssh nowhere true` has to work without a question."
+
+
+def test_what_is_packed_names_itself_also_where_a_clones_own_folder_comes_first(tmp_path: Path) -> None:
+    info = tmp_path / "autoresearch_mcp.egg-info"
+    info.mkdir()
+    (info / "PKG-INFO").write_text("Metadata-Version: 2.4\nName: autoresearch-mcp\nVersion: 9.9.9\n", encoding="utf-8")
+    pack = "from autoresearch_mcp.server.compute.ssh.wheel import pack; import sys; sys.stdout.buffer.write(pack()[1])"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    packed = subprocess.run([sys.executable, "-P", "-c", pack], env=environment, capture_output=True, check=True).stdout
+    with zipfile.ZipFile(io.BytesIO(packed)) as wheel:
+        assert b"Version: 9.9.9" in wheel.read("autoresearch_mcp-9.9.9.dist-info/METADATA")

@@ -65,7 +65,7 @@ async def test_cuts_of_the_wire_lose_nothing_double_nothing_and_leave_nothing_ru
     wire.close()
     until(lambda: count_lines(tmp_path / "starts") == count_lines(tmp_path / "ends"))  # nothing runs on
     began = count_lines(tmp_path / "starts")
-    assert sum(wire.cuts.values()) >= LAUNCHES / 2, "the wire held"
+    assert sum(wire.cuts.values()) >= LAUNCHES / 5, "the wire held"
     for id, end in ends.items():
         states = [end.result.state] if end.result else ["never started"] if end.never_started else [end.phase, end.reason]
         assert began[id] <= 1, "a run was begun twice"
