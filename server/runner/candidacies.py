@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.gate.boundary import M_MIN
 from autoresearch_mcp.server.gate.gate import Gate
 from autoresearch_mcp.server.gate.stacking import stack
 from autoresearch_mcp.server.ledger import Ledger
@@ -204,7 +205,7 @@ class Candidacies:
     def _wait_for_champion(self, candidacy: Candidacy, champion: str, verdict: Verdict, settings: Settings) -> None:
         """Note that a candidate needs no replicates but the champion's, unless those come to nothing."""
         launched = self._ledger.champion_replicates(champion, settings.launch())
-        if len(launched) >= MOST * settings.promotion.max_replicates:
+        if len(launched) >= MOST * max(settings.promotion.max_replicates, M_MIN):
             self._end(candidacy, "stopped", verdict.code, f"The champion can't be measured: {_words(verdict)}")
         elif not self._ledger.open_experiments(limit=1) and not self._covers_another(settings):
             self._end(candidacy, "out_of_budget", verdict.code, f"[budget] covers no replicate of the champion. {_words(verdict)}")

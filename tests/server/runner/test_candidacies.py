@@ -122,6 +122,17 @@ def test_a_device_kind_that_the_lab_no_longer_has_stops_it_with_the_reason(harne
     assert harness.ledger.open_experiments() == [] and harness.lab.status().budget.reserved_s == 0
 
 
+def test_a_champion_some_of_whose_replicates_showed_nothing_is_still_measured_where_the_cap_is_low(make_lab: Callable[..., Path]) -> None:
+    harness = LabHarness(make_lab("low", {"slots = 0": "slots = 1", "max_replicates = 16": "max_replicates = 3"}))
+    launched = harness.ledger.champion_replicates
+    harness.ledger.champion_replicates = lambda *which: [*launched(*which), "e-1", "e-2", "e-3"]  # type: ignore[method-assign, assignment]
+    commit = propose(harness, 1, gain=99)
+    id = launch(harness, commit)
+    drive(harness)
+    assert (candidacy(harness, id).state, candidacy(harness, id).verdict) == ("decided", "promote")
+    harness.close()
+
+
 def test_its_own_budget_ends_it_in_the_middle(harness: LabHarness) -> None:
     each_h = harness.lab.settings.longest_s() / 3600
     with pytest.raises(LabError, match="more than its budget"):
