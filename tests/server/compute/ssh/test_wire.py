@@ -47,9 +47,13 @@ async def test_cuts_of_the_wire_lose_nothing_double_nothing_and_leave_nothing_ru
     data = await compute.prepare()
     wire.whole = False
     jobs, cancelled, ends = dict[str, Job](), set[str](), dict[str, Observation]()
+
+    def is_enough() -> bool:
+        return len(jobs) >= LAUNCHES and sum(wire.cuts.values()) >= LAUNCHES / 2
+
     with anyio.fail_after(60 + 30 * LAUNCHES):
-        while len(ends) < LAUNCHES:
-            if len(jobs) - len(ends) < 4 and len(jobs) < LAUNCHES:
+        while not is_enough() or len(ends) < len(jobs):
+            if len(jobs) - len(ends) < 4 and not is_enough():
                 id = new_id("e")
                 jobs[id] = Job(id, 1, tmp_path / id / "1", protocol.Spec(id, 1, "tiny", 20.0, 1, data), {"train.py": b"#" * 100_000})
                 await compute.submit(jobs[id])
@@ -61,11 +65,11 @@ async def test_cuts_of_the_wire_lose_nothing_double_nothing_and_leave_nothing_ru
                     cancelled.add(id)
             await anyio.sleep(compute.poll_s)
     await compute.close()
-    print(f"\nseed {SEED}: {LAUNCHES} launches, {len(cancelled)} cancelled, cuts of the wire: {wire.cuts}")
+    print(f"\nseed {SEED}: {len(jobs)} launches, {len(cancelled)} cancelled, cuts of the wire: {wire.cuts}")
     wire.close()
     until(lambda: count_lines(tmp_path / "starts") == count_lines(tmp_path / "ends"))  # nothing runs on
     began = count_lines(tmp_path / "starts")
-    assert sum(wire.cuts.values()) >= LAUNCHES / 5, "the wire held"
+    assert sum(wire.cuts.values()) >= LAUNCHES / 2, "the wire held"
     for id, end in ends.items():
         states = [end.result.state] if end.result else ["never started"] if end.never_started else [end.phase, end.reason]
         assert began[id] <= 1, "a run was begun twice"
