@@ -115,3 +115,9 @@ def refusal(call: Callable[[], object]) -> LabError:
     with pytest.raises(LabError) as error:
         call()
     return error.value
+
+
+def deeper(lab: Lab, depth: int = 3, **more: object) -> str:
+    """Propose another number of layers. Returns the commit."""
+    edits = [{"path": "train.py", "search": "DEPTH = 2", "replace": f"DEPTH = {depth}"}]
+    return lab.propose_patch(f"depth {depth}", "ada", edits=edits, **more).commit  # type: ignore[arg-type]
