@@ -149,7 +149,7 @@ class SshCompute:
         """Ask the job's host whether it was begun, and forbid it if not. One that no host has heard of is forbidden here.
 
         Returns:
-            True also where the host doesn't answer within `ADOPT_S`.
+            True also where it waits there for a GPU, or where the host doesn't answer within `ADOPT_S`.
         """
         run = _run(job)
         if run in self._waiting or await asyncio.to_thread(_ended, job.directory) is not None:
@@ -160,6 +160,8 @@ class SshCompute:
         if host is None:
             await asyncio.to_thread(_forbid, job.directory)
             return False
+        if run in host.held_back:
+            return True
         host.drop_launch(run)
         if await host.adopt(run, ADOPT_S):
             return True
@@ -196,8 +198,9 @@ class SshCompute:
         return None
 
     def troubles(self) -> list[str]:
-        """Return which hosts are away or can't be used, and why."""
-        return [one_line(text, 400) for host in self._hosts.values() for text in host.troubles()]
+        """Return which hosts are away or can't be used, and why; and what trainings wait for."""
+        closed = [host.closed for host in self._hosts.values() if host.prepared and not host.is_open] if self._waiting else []
+        return [one_line(text, 400) for host in self._hosts.values() for text in host.troubles()] + closed
 
     async def close(self) -> None:
         """Stop following. Runs go on."""

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -64,11 +65,12 @@ class Host:
         self.places: list[str] = devices
         self.looks: dict[str, dict[str, Any]] = {}  # by run, of the last answer
         self.refusals: dict[str, str] = {}  # runs that can't be started there, with the reason
-        self._leave, self._in_use = leave, set[str]()  # GPUs of the last answer that somebody else uses
+        self._leave = leave
+        self.held_back: dict[str, str] = {}  # runs that wait there for a GPU that somebody else uses, and which
         self.trouble = ""  # of the line, now
         self.unusable = ""  # until its owner has done something
         self._data, self._hashes = "", dict[str, str]()
-        self._minute: int | None = None
+        self._ahead_s = 0.0  # its wall clock, as seconds of a day, less ours
         self._fixed = ""
         self._followed: dict[str, Path] = {}
         self._launching: dict[str, dict[str, Any]] = {}
@@ -84,13 +86,24 @@ class Host:
 
     def troubles(self) -> list[str]:
         """Return, in sentences, what the lab's owner should know of the host now."""
-        busy = f"{self.name}: somebody else uses GPU {', '.join(sorted(self._in_use))}. Trainings wait for it." if self._in_use else ""
+        gpus = ", ".join(sorted(set(self.held_back.values())))
+        busy = f"{self.name}: somebody else uses GPU {gpus}. Trainings wait for it." if gpus else ""
         return [text for text in (self.unusable, self.trouble, busy) if text]
 
     @property
     def ready(self) -> bool:
         """Whether a training may begin there now."""
-        return bool(self._hashes) and not self.trouble and (self._minute is None or self._section.allows(self._minute))
+        return self.prepared and not self.trouble and self.is_open
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its clock is within the hours that its owner allows, once it has told its clock."""
+        return self._section.allows(int((time.time() + self._ahead_s) % 86400 / 60))
+
+    @property
+    def closed(self) -> str:
+        """What the lab's owner should know where trainings wait for its hours."""
+        return f"{self.name} takes trainings at {self._section.allowed} by its clock. Those that wait for it begin then."
 
     async def prepare(self, wanted: Wanted, differing: Checked) -> None:
         """Prepare the data there, again and again while the host is away. Cancelling the call ends the work.
@@ -131,6 +144,7 @@ class Host:
         if names := differing(answer["hashes"]):
             self.unusable = f"{self.name} can't be used: its {names} differs from the lab's. Remove the prepared data there."
             raise ComputeError(self.unusable)
+        self._ahead_s = answer["clock"] - time.time()
         self._data, self._hashes, self.unusable = answer["data"], answer["hashes"], ""
         self.places = self.devices or [""] * max(1, int(answer["cores"]) // self._threads)
 
@@ -164,13 +178,14 @@ class Host:
     def drop_launch(self, run: str) -> None:
         """Start a run no more that is not known to have been started."""
         self._launching.pop(run, None)
+        self.held_back.pop(run, None)
 
     def over(self, run: str) -> None:
         """Follow a run no more, and have its files removed there."""
         if self._followed.pop(run, None) is not None:
             self._removing.add(run)
             self.looks.pop(run, None)
-            self._launching.pop(run, None)
+            self.drop_launch(run)
             self.hurry()
 
     async def clear(self, active: Callable[[], set[str]]) -> list[str]:
@@ -224,13 +239,15 @@ class Host:
         launching, adopting, removing = dict(self._launching), list(self._adopting), set(self._removing)
         launch = list(launching.values())
         answer = await self._ask(_round(launch=launch, adopt=adopting, cancel=cancel, look=look, remove=sorted(removing)))
-        self._minute = answer["minute"]
+        self._ahead_s = answer["clock"] - time.time()
         self._removing -= removing
-        self._in_use = {launching[run]["spec"]["visible"] for run, reason in answer["launched"].items() if reason == IN_USE}
         for run, reason in answer["launched"].items():
             if reason == IN_USE:
-                continue  # and it is asked again with each request
+                if run in self._launching:  # it is asked again with each request
+                    self.held_back[run] = launching[run]["spec"]["visible"]
+                continue
             self._launching.pop(run, None)
+            self.held_back.pop(run, None)
             if reason:
                 self.refusals[run] = f"It could not be started on {self.name}: {reason}"
         for run, known in answer["adopted"].items():

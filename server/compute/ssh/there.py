@@ -59,7 +59,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         "adopted": adopted,
         "looks": looks,
         "there": there,
-        "minute": time.localtime()[3] * 60 + time.localtime()[4],
+        "clock": _clock(),
     }
 
 
@@ -104,7 +104,7 @@ def _prepare(folder: Path, profile: str, own: Any, secret: str, again: bool, sto
         lines = err.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return {"failed": lines[-1] if lines else "it printed nothing"}
     data = out.read_text(encoding="utf-8").strip().splitlines()[-1]
-    return {"data": data, "hashes": prepare.data_hashes(Path(data)), "cores": len(os.sched_getaffinity(0))}
+    return {"data": data, "hashes": prepare.data_hashes(Path(data)), "cores": len(os.sched_getaffinity(0)), "clock": _clock()}
 
 
 def _launch(
@@ -273,6 +273,12 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def _clock() -> int:
+    """Return the second of this host's day."""
+    now = time.localtime()
+    return (now.tm_hour * 60 + now.tm_min) * 60 + now.tm_sec
 
 
 def _boot() -> str:

@@ -4,15 +4,19 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import anyio
 import pytest
 from mcp import Client
 
 from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation
+from autoresearch_mcp.server.compute.ssh import host as host_module
 from autoresearch_mcp.server.compute.ssh.backend import SshCompute
 from autoresearch_mcp.server.compute.ssh.host import Wanted
 from autoresearch_mcp.server.models import new_id
@@ -152,11 +156,31 @@ async def test_a_gpu_that_somebody_else_uses_is_left_alone_until_it_is_free(ssh_
             assert (await compute.observe(job)).phase == "starting"
             await anyio.sleep(compute.poll_s)
     assert compute.troubles() == ["box: somebody else uses GPU 3. Trainings wait for it."]
+    assert await compute.adopt(job)  # the runner asks after some minutes, and the run goes on waiting
+    assert (await compute.observe(job)).phase == "starting"
     (home / "used").write_text("12, 0\n", encoding="utf-8")
     end = await see(compute, job, "ended", "lost", "refused")
     assert end.result is not None and not compute.troubles()
     await compute.close()
     tool.unlink()
+
+
+async def test_a_training_begins_in_the_hours_of_its_host_and_says_for_which_it_waits(
+    ssh_hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opens = datetime.now() + timedelta(hours=2)  # by the clock of the host, which is this machine
+    hours = f"{opens:%H:%M}-{opens + timedelta(hours=2):%H:%M}"
+    section = HostSection(python=sys.executable, before=[drawing(0)], allowed=hours)
+    compute = SshCompute(Wanted("tiny", None, None), 1, tmp_path / "state", ["box"], {"box": section}, ssh_hosts.ssh, round_s=0.1)
+    id = new_id("e")
+    job = Job(id, 1, tmp_path / id / "1", protocol.Spec(id, 1, "tiny", 20.0, 1, await compute.prepare()), {"train.py": b""})
+    await compute.submit(job)
+    assert (await compute.observe(job)).phase == "starting" and not (job.directory / "ssh.json").exists()
+    assert compute.troubles() == [f"box takes trainings at {hours} by its clock. Those that wait for it begin then."]
+    monkeypatch.setattr(host_module, "time", SimpleNamespace(time=lambda: time.time() + 3 * 3600))
+    assert (await see(compute, job, "ended", "lost", "refused")).result is not None
+    assert not compute.troubles()
+    await compute.close()
 
 
 async def test_a_host_that_was_restarted_loses_its_run_and_says_so(line: tuple[SshCompute, Path], ssh_hosts: Hosts, tmp_path: Path) -> None:
