@@ -1,5 +1,6 @@
 """Alerts: what people are told outside of the lab, each once, and the deliveries that are still to be made."""
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,20 +77,26 @@ class Alerts:
             db.executemany("INSERT INTO deliveries VALUES (?, ?, 0, 0)", [(alert.key, target) for target in targets])
         return True
 
-    def take_deliveries(self, lease_s: float, limit: int) -> list[Delivery]:
+    def take_deliveries(self, lease_s: float, limit: int, targets: Sequence[str], given_up: float) -> list[Delivery]:
         """Take what is due, so that no other process sends it too.
 
         Args:
             lease_s: after which it is due again, unless `delivered` or `postpone_delivery` comes before.
             limit: how many at most.
+            targets: the places that the caller can send to.
+            given_up: Unix seconds. Those of alerts from before it are taken wherever they go, as nobody sends them any more.
         """
         now = time.time()
-        query = "SELECT alert, target, tries + 1, kind, text, at FROM deliveries JOIN alerts ON key = alert WHERE due_at <= ? ORDER BY at, target LIMIT ?"
+        query = (
+            "SELECT alert, target, tries + 1, kind, text, at FROM deliveries JOIN alerts ON key = alert "
+            "WHERE due_at <= ? AND (target IN (SELECT value FROM json_each(?)) OR at < ?) ORDER BY at, target LIMIT ?"
+        )
+        given = (now, json.dumps(targets), given_up, limit)
         with self._database.read() as db:
-            if db.execute("SELECT 1 FROM deliveries WHERE due_at <= ?", (now,)).fetchone() is None:
+            if db.execute(query, given).fetchone() is None:
                 return []
         with self._database.write() as db:
-            rows = db.execute(query, (now, limit)).fetchall()
+            rows = db.execute(query, given).fetchall()
             changes = [(now + lease_s, key, target) for key, target, *_ in rows]
             db.executemany("UPDATE deliveries SET due_at = ?, tries = tries + 1 WHERE alert = ? AND target = ?", changes)
         return [Delivery(Alert(key, kind, text, at), target, tries) for key, target, tries, kind, text, at in rows]

@@ -20,7 +20,7 @@ def _is_address(given: str) -> str:
     return given
 
 
-def resolved(given: str) -> str:
+def _resolved(given: str) -> str:
     """Return a setting, or what the environment's variable holds that it names; empty where that is not set."""
     return os.environ.get(given[1:], "") if _VARIABLE.fullmatch(given) else given
 
@@ -32,6 +32,22 @@ class Webhook(Section):
     form: Literal["json", "slack", "discord"] = "json"
     secret: str = Field(default="", repr=False)
     on: list[AlertKind] = list(KINDS)
+
+    @property
+    def address(self) -> str:
+        """Return where to send; empty where this process' environment doesn't say it, or says what isn't HTTPS."""
+        address = _resolved(self.url)
+        return address if encrypted_or_here(address) else ""
+
+    @property
+    def key(self) -> str:
+        """Return what signs; empty for nothing."""
+        return _resolved(self.secret)
+
+    @property
+    def is_ready(self) -> bool:
+        """Return whether this process can send there. Other servers of the lab may have other environments."""
+        return bool(self.address) and (bool(self.key) or not self.secret)
 
 
 class AlertsSection(Section):

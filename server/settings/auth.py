@@ -51,7 +51,10 @@ class AuthSection(Section):
 
 def encrypted_or_here(address: str) -> bool:
     """Return whether nobody between can change what an address answers: it is HTTPS, or on this machine."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # its words may hold the address
+        return False
     return bool(parts.hostname) and (
         parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1"))
     )

@@ -170,7 +170,36 @@ def test_without_webhooks_nothing_is_kept(runner_lab: FakeRunnerLab) -> None:
     with contextlib.closing(Lab(runner_lab.root)) as lab:
         lab.alerting.approval_wanted("c" * 40, "a" * 40, "ada", "Better.")
         lab.alerting.tick()
-    assert not runner_lab.ledger.has_alert(f"approval {'a' * 40} {'c' * 40}") and runner_lab.ledger.take_deliveries(1, 9) == []
+    assert (
+        not runner_lab.ledger.has_alert(f"approval {'a' * 40} {'c' * 40}")
+        and runner_lab.ledger.take_deliveries(1, 9, [], time.time()) == []
+    )
+
+
+def test_only_a_server_that_knows_the_address_and_the_secret_sends(
+    runner_lab: FakeRunnerLab, hook: Hook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    configure(runner_lab, 'url = "$LAB_HOOK"\nsecret = "$LAB_SECRET"')
+    with contextlib.closing(Lab(runner_lab.root)) as lab:
+        lab.alerting.approval_wanted("c" * 40, "a" * 40, "ada", "Better.")
+        for address, secret in (("", "s"), (hook.url, ""), ("http://hooks.example/x", "s"), ("https://[", "s")):
+            monkeypatch.setenv("LAB_HOOK", address)
+            monkeypatch.setenv("LAB_SECRET", secret)
+            lab.alerting.tick()
+        assert hook.heard == []
+        monkeypatch.setenv("LAB_HOOK", hook.url)
+        lab.alerting.tick()
+        assert [headers["webhook-signature"][:3] for _, headers, _ in hook.heard] == ["v1,"]
+        lab.alerting.approval_wanted("d" * 40, "a" * 40, "ada", "Better.")
+        monkeypatch.delenv("LAB_HOOK")
+        real = time.time
+        for days in (0.9, 1.1):
+            monkeypatch.setattr("time.time", lambda days=days: real() + days * 86_400)
+            lab.alerting.tick()
+            assert ("its webhook" in caplog.text) == (days > 1)
+        monkeypatch.setenv("LAB_HOOK", hook.url)
+        lab.alerting.tick()
+    assert len(hook.heard) == 1
 
 
 def test_trouble_and_a_search_that_is_stuck_are_told_once(runner_lab: FakeRunnerLab, hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,6 +222,9 @@ def test_trouble_and_a_search_that_is_stuck_are_told_once(runner_lab: FakeRunner
         assert told() == []
         clock[0] = 400
         assert [text.split()[0] for text in told()] == ["Records"]
+        oldest, *_ = runner_lab.ledger.outbox("memories")
+        runner_lab.ledger.settle("memories", {oldest.id: oldest.version})  # one got into the log, and the next still waits
+        assert told() == []
         monkeypatch.setattr("autoresearch_mcp.server.lab.search_state.PATIENCE", 0)
         assert [text.split(":")[0] for text in told()] == ["The search is stalled"]
         assert told() == []

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -113,9 +114,8 @@ async def test_a_client_that_the_owner_did_not_name_is_not_asked(lab: Lab, runne
     toml = LabPaths(runner_lab.root).settings
     toml.write_text(toml.read_text(encoding="utf-8") + '\n[[alerts.webhooks]]\nurl = "https://a.example"\n', encoding="utf-8")
     answer, questions = await promote(lab, winner, mode, YES, name="script")
-    assert [each.alert.kind for each in runner_lab.ledger.take_deliveries(lease_s=1, limit=9)] == [
-        "approval"
-    ]  # a person hears of it elsewhere
+    (told,) = runner_lab.ledger.take_deliveries(1, 9, [], time.time() + 1)
+    assert told.alert.kind == "approval"  # a person hears of it elsewhere
     assert (answer["promoted"], answer["verdict"]["code"], questions) == (False, "awaiting_approval", [])
     assert "'script'" in answer["note"] and "approval_clients" in answer["note"]
     assert runner_lab.ledger.promotions() == []
