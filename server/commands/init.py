@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     say(f"  cd {arguments.dir} && claude              # then: read orchestrator.md and start the campaign")
     say(f"  autoresearch-mcp install claude-desktop {arguments.dir}", f"  autoresearch-mcp watch {arguments.dir}")
     if not (loaded := settings.load(arguments.dir)).rents and not loaded.is_script and loaded.compute.backend == "local":
-        local_packages.offer(asks)
+        local_packages.offer(arguments.dir, asks)
     if arguments.from_repo is not None:
         say(f"  autoresearch-mcp check {arguments.dir}           # trains it for a few seconds: what would an agent hit?")
         if asks and asking.yes("Do that now?"):
