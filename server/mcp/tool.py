@@ -87,8 +87,8 @@ class Signature(FuncMetadata):
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(".")
         known: Schema = self.parameters["properties"]
         if detail["type"] == "extra_forbidden":
-            owner = known.get(str(detail["loc"][0])) if len(detail["loc"]) > 1 else None
-            names = ", ".join(owner["items"]["properties"] if owner else known)
+            owner = known[str(detail["loc"][0])] if len(detail["loc"]) > 1 else None
+            names = ", ".join(owner.get("items", owner.get("additionalProperties"))["properties"] if owner else known)
             return f"{self.tool} has no argument `{where}`. It takes {names or 'none'}."
         if detail["type"] == "missing":
             return f"{self.tool} needs the argument `{where}`{_explained(known.get(where))}."

@@ -90,6 +90,8 @@ async def test_a_sweep_is_shown_waited_for_and_cancelled_by_its_id(client: Clien
         client, "launch_sweep", commit="champion", parameters={"RATES": {"low": 1, "high": 2}}, trials=2
     )
     assert "less than or equal to 1000" in await refusal(client, "launch_sweep", **asked | {"trials": 100_000})
+    misspelt = await refusal(client, "launch_sweep", **asked | {"parameters": {"MATRIX_LR": {"lo": 1, "high": 2}}})
+    assert misspelt == "launch_sweep has no argument `parameters.MATRIX_LR.lo`. It takes low, high, log, choices."
     await answer(client, "cancel_experiment", ids=[id])
     ended = await answer(client, "wait_for_experiments", ids=[id], timeout_s=1)
     assert ended["done"] and f"{id} is cancelled, 0 trials" in ended["note"]
