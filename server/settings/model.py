@@ -281,7 +281,7 @@ class Settings(Model):
         if old and not self.metric.name:
             self.metric = self.metric.model_copy(update={"name": old})
         self._judge_by_scorer()
-        if self.rents and self.is_script:
+        if self.compute.backend not in ("local", "slurm") and self.is_script:
             raise ValueError('[metric] name works with [compute] backend = "local" or "slurm" only')
         if self.training.data and not self.is_script:
             raise ValueError(
