@@ -60,13 +60,14 @@ async def examine(hosts: Sequence[str], sections: Mapping[str, HostSection]) -> 
 
 async def look(host: str, python: str = "", command: str = "ssh") -> list[Finding]:
     """Check one host: the line, our program, the packages of trainings, and whether they are confined."""
+    works = f"`ssh {host} true` has to work without a question."
     try:
         seen = await Ssh(host, python, command).ask({"check": True, "fixed": prepare.fixed_hash()})
     except HostAway as error:
-        return [(f"{host} is away: {one_line(str(error), 300)}", f"`ssh {host} true` has to work without a question.")]
+        return [(f"{host} is away: {one_line(str(error), 300)}", works)]
     except HostRefused as error:
         reason, _, hint = one_line(str(error), 400).partition(". ")
-        return [(f"{host} can't be used: {reason}", f"{hint}.")]
+        return [(f"{host} can't be used: {reason}", f"{hint}." if hint else works)]
     what = f"{host} has this program for {seen['python']}"
     if seen["missing"]:
         hint = f"Run `autoresearch-mcp setup ssh {host}`, or name another Python as `python` in [compute.ssh.{host}]."

@@ -19,6 +19,7 @@ from autoresearch_mcp.server.untrusted import one_line
 
 REQUEST_S = 60.0  # that a request may take
 _CONNECT_S = 15
+_SSH_FAILED = 255  # the status of ssh's own failures; any other is the remote command's
 _PASSED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TERM", "XDG_RUNTIME_DIR", "KRB5CCNAME", "DISPLAY")
 _SOURCE = Path(__file__).with_name("there.py")
 _READ = "import sys; exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())))"
@@ -125,19 +126,20 @@ class Ssh:
 
 def _failure(host: str, status: int, err: str) -> HostAway | HostRefused:
     """Return what a request without an answer means."""
-    text = one_line(" ".join(err.split()), 300) or f"ssh ended with status {status}"
+    lines = err.strip().splitlines()[-1 if "Traceback" in err else -3 :]  # what a host greets with stands before
+    text = one_line(" ".join(" ".join(lines).split()), 300) or f"ssh ended with status {status}"
     if "REMOTE HOST IDENTIFICATION HAS CHANGED" in err:
         return HostRefused(
             f"the host key of {host} changed, which may be somebody in between. Ask whoever runs it; then `ssh-keygen -R` the old key"
         )
     if "Host key verification failed" in err:
         return HostRefused(f"the host key of {host} is not known here. Run `ssh {host}` once, and compare it")
-    if "Permission denied" in err:
+    if "Permission denied" in err and status == _SSH_FAILED:
         return HostAway(
             f"it doesn't let us in without asking ({text}). Load the key into your agent, then `ssh -o BatchMode=yes {host}` works"
         )
     if status in (126, 127):
-        return HostRefused(f"there is no Python there ({text}). Name one as `python` in [compute.ssh.{host}]")
+        return HostRefused(f"no Python can be started there ({text}). Name one as `python` in [compute.ssh.{host}]")
     return HostAway(text)
 
 

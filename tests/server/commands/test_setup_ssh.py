@@ -69,7 +69,7 @@ def test_doctor_looks_at_each_host_and_says_what_mends_it(
         file.write(f"\n[compute.ssh.box]\npython = '{sys.executable}'\n\n[compute.ssh.other]\npython = '/no/such/python'\n")
     box, other, nowhere = (finding for finding in examine(root) if finding.name == "ssh")
     assert box.text.startswith(f"box has this program for {sys.executable}, and Linux ") or "doesn't confine" in box.text
-    assert other.bad and "other can't be used: there is no Python there" in other.text and "[compute.ssh.other]" in other.hint
+    assert other.bad and "other can't be used: no Python can be started there" in other.text and "[compute.ssh.other]" in other.hint
     assert nowhere.bad and "nowhere is away" in nowhere.text and nowhere.hint == "`ssh nowhere true` has to work without a question."
 
 

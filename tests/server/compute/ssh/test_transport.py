@@ -17,8 +17,8 @@ from tests.standins.sshd import Hosts
 NOTHING = {"launch": [], "adopt": [], "cancel": [], "look": {}, "remove": [], "list": True}
 
 
-def ask(ssh: Ssh, timeout_s: float = 30.0, fixed: str = "") -> list[str]:
-    request = {"lab": "of-a-test", "folder": "~/labs", "fixed": fixed or prepare.fixed_hash(), **NOTHING}
+def ask(ssh: Ssh, timeout_s: float = 30.0, fixed: str = "", folder: str = "~/labs") -> list[str]:
+    request = {"lab": "of-a-test", "folder": folder, "fixed": fixed or prepare.fixed_hash(), **NOTHING}
     answer = anyio.run(ssh.ask, request, timeout_s)
     return list(answer["there"])
 
@@ -80,7 +80,8 @@ def test_a_line_that_closes_at_once_is_away(configured: Callable[[str], str]) ->
 @pytest.mark.parametrize(
     ("python", "words"),
     [
-        ("/no/such/python", "there is no Python there"),
+        ("/no/such/python", "no Python can be started there"),
+        ("{folder}/plain", r"no Python can be started there .*Permission denied.*`python` in \[compute\.ssh\.box\]"),
         ("{folder}/old", r"its Python is 3\.8, and 3\.11 is needed.*\[compute\.ssh\.box\]"),
         ("{folder}/bare", "autoresearch-mcp is not installed for"),
     ],
@@ -90,8 +91,14 @@ def test_a_python_that_can_do_nothing_is_told_with_what_mends_it(ssh_hosts: Host
         program = tmp_path / name
         program.write_text(f"""#!/bin/sh\nshift\nexec '{sys.executable}' -S -c "{lines}$1"\n""", encoding="utf-8")
         program.chmod(0o755)
+    (tmp_path / "plain").touch(0o644)
     with pytest.raises(HostRefused, match=words):
         ask(Ssh("box", python.format(folder=tmp_path), ssh_hosts.ssh))
+
+
+def test_a_folder_that_cannot_be_made_there_is_told_and_not_what_the_host_greets_with(ssh_hosts: Hosts) -> None:
+    with pytest.raises(HostAway, match=r"^NotADirectoryError: .*'/dev/null/labs/lab-of-a-test'$"):
+        ask(Ssh("box", sys.executable, ssh_hosts.ssh), folder="/dev/null/labs")
 
 
 def test_another_version_there_is_told(ssh_hosts: Hosts) -> None:
