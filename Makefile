@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 
 help:
 	@echo "make demo         a research campaign on this machine, through the real MCP server (minutes)"
-	@echo "make test         every test, two files at a time"
+	@echo "make test         every test, three files at a time"
 	@echo "make test-fast    every test but the slow ones"
 	@echo "make lint         ruff, mypy --strict and import-linter"
 	@echo "make coverage     every test, and the share of lines that ran"
@@ -19,7 +19,7 @@ help:
 	@echo "make crash-test   kills processes at random, KILLS=300 times over each store, around launches until decided, over Modal's stand-in and over Slurm, and an ssh line in CUTS=200 launches, and prints what was lost"
 	@echo "make wheel        the wheel and the source distribution in dist/"
 	@echo "make bundle       the bundle for Claude Desktop and others: dist/autoresearch-mcp-VERSION.mcpb"
-	@echo "make client-test  Claude Code, Codex, Gemini CLI, opencode the TypeScript SDK and client libraries from PyPI against the server, without a model (node 20 or newer)"
+	@echo "make client-test  Claude Code, Codex, Gemini CLI, opencode, the TypeScript SDK and client libraries from PyPI against the server, without a model (node 20 or newer)"
 	@echo "make attack       cheats of our own through a real lab, and what became of each; SHORT=--short for CI's share of them"
 	@echo "make gpu-check    every claim about a GPU, measured on this machine's: about 10 minutes, QUICK=1 3; DEVICE=cpu tries it in miniature"
 	@echo "make bench        speed, as ratios measured in one run; ROWS=1000,100000 FLUSHES=3000 for a long log, LONG=1 for slots at 60 s"

@@ -39,8 +39,8 @@ class Scripted(Model):
         return ModelResponse(output=[call], usage=Usage(), response_id=None)
 
     def stream_response(self, *asked: Any, **more: Any) -> AsyncIterator[Any]:
-        """Refuse: nobody streams here."""
-        raise NotImplementedError
+        """Refuse. A model must have this method, which `Runner.run_streamed` alone would call."""
+        raise NotImplementedError("This script's model doesn't stream: use Runner.run.")
 
 
 async def main(command: str, *arguments: str) -> None:

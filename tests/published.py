@@ -26,7 +26,6 @@ PACKAGE = "autoresearch-mcp"
 REGISTRY_NAME = f"io.github.{PACKAGE}/{PACKAGE}"  # a release puts its repository's owner in
 SUMMARY = "A machine-learning research lab as tools: propose, train, measure, promote what really is better"
 UVX = {"command": "uvx", "args": ["--from", f"{PACKAGE}[local]", PACKAGE, "serve", "${workspaceFolder}"]}
-_LEFT_OUT = ("tests/", "docs/", ".github/")
 
 
 def files() -> dict[str, str]:
@@ -124,7 +123,7 @@ def bundle(dist: Path) -> Path:
             target.writestr("manifest.json", _json(manifest()))
             for member in source.getmembers():
                 name = member.name.partition("/")[2]
-                if member.isfile() and not name.startswith(_LEFT_OUT) and ".egg-info/" not in name:
+                if member.isfile() and not name.startswith("tests/") and ".egg-info/" not in name:
                     content = source.extractfile(member)
                     assert content is not None
                     target.writestr(name, content.read())

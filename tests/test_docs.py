@@ -17,8 +17,9 @@ README = (HERE / "README.md").read_text(encoding="utf-8")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
-def test_the_readme_is_short_and_names_every_tool() -> None:
+def test_the_readme_is_short_and_names_and_counts_the_tools_and_clients() -> None:
     assert len(README.encode()) <= 6_144
+    assert f"They are {len(TOOLS)}, with" in README and f"knows {len(CLIENTS)}, from" in README
     assert {tool for tool in TOOLS if f"`{tool}`" not in README} == set()
 
 

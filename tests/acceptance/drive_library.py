@@ -55,7 +55,7 @@ async def openai_agents(command: str, arguments: list[str]) -> AsyncIterator[Dri
         agent = Agent("researcher", mcp_servers=[server])
         listed: list[Any] = list(await MCPUtil.get_all_function_tools([server], True, RunContextWrapper(None), agent))
         tools = {tool.name: tool for tool in listed}
-        assert sum(tool.strict_json_schema for tool in listed) == 12
+        assert {tool.name for tool in listed if not tool.strict_json_schema} == {"propose_patch", "launch_sweep"}
 
         def call(name: str, given: dict[str, Any]) -> Awaitable[Any]:
             schema = tools[name].params_json_schema

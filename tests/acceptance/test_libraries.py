@@ -45,7 +45,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def drive(environment: str, script: Path, *arguments: str, lab: Path, home: Path) -> str:
     """Run a script with the command that starts the lab's server; return what it printed."""
     if not libraries.is_ready(environment):
-        pytest.skip(f"needs {environment}: make client-test")
+        pytest.skip(f"{environment} needs an environment of its own, which make client-test fetches from PyPI")
     server = [str(Path(sys.executable).with_name("autoresearch-mcp")), "serve", str(lab)]
     command = [str(libraries.python(environment)), str(script), *arguments, *server]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CLAUDE", "ANTHROPIC", "OPENAI", "PYTHON"))}

@@ -30,7 +30,8 @@ LISTED = {
 }
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("node") is None or not (PROGRAMS / "claude").exists(), reason="needs node and clients from npm: make client-test"
+    shutil.which("node") is None or not (PROGRAMS / "claude").exists(),
+    reason="the clients are hundreds of MB from npm, and need node: make client-test fetches them",
 )
 
 
