@@ -17,7 +17,7 @@ def install(python: str, name: str, wheel: str) -> dict[str, Any]:
     """Make the environment unless it is there, and install the wheel into it, over what was there of ours.
 
     Returns:
-        Where the environment is, and what it was built on; or `refused`, with the reason.
+        Where the environment is, and what it was built on; or `failed`, with the reason.
     """
     home = Path("~/.autoresearch-mcp").expanduser()
     home.mkdir(mode=0o700, exist_ok=True)
@@ -26,16 +26,21 @@ def install(python: str, name: str, wheel: str) -> dict[str, Any]:
     if not ours.exists():
         chosen = _choose(python)
         if not chosen:
-            return {"refused": "there is no Python 3.11 or newer there" + (f" at {python}" if python else "")}
+            return {
+                "failed": "there is no Python 3.11 or newer "
+                + (f"there at {python}" if python else "in PATH there: name one with --python")
+            }
         failure = _run(chosen, "-m", "venv", "--system-site-packages", str(home / "venv"))
         if failure:
-            return {"refused": f"no environment could be made there: {failure}"}
+            shutil.rmtree(home / "venv", ignore_errors=True)  # it has a Python already, and the next try would take it as it is
+            hint = ", as it lacks ensurepip (Debian: apt install python3-venv)" if "ensurepip" in failure else ""
+            return {"failed": f"{chosen} could make no environment there{hint}: {_last(failure)}"}
     file.write_bytes(base64.b64decode(wheel))
     try:
         for arguments in (["--force-reinstall", "--no-deps", str(file)], [f"{file}[local]"]):
             failure = _run(str(ours), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments)
             if failure:
-                return {"refused": f"pip failed there: {failure}"}
+                return {"failed": f"pip failed there: {_last(failure)}"}
     finally:
         file.unlink()
     return {"environment": str(home / "venv"), "from": chosen}
@@ -53,13 +58,13 @@ def _choose(python: str) -> str:
 
 
 def _run(*command: str) -> str:
-    """Run a command. Returns its last words if it fails, else nothing."""
+    """Run a command. Returns what it printed if it fails, else nothing."""
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    return _last(done.stderr or done.stdout) if done.returncode else ""
+    return (done.stderr or done.stdout or "it printed nothing") if done.returncode else ""
 
 
 def _last(text: str) -> str:
-    return (text.strip().splitlines() or ["it printed nothing"])[-1][:300]
+    return text.strip().rpartition("\n")[2][:300]
 
 
 def main() -> None:

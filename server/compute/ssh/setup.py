@@ -40,6 +40,8 @@ async def set_up(host: str, python: str = "", command: str = "ssh") -> list[Find
         looked = await Ssh(host, "python3", command).ask(request, INSTALL_S, _INSTALL)
     except (HostAway, HostRefused) as error:
         raise ComputeError(f"Nothing was installed on {host}: {one_line(str(error), 400)}.") from error
+    if "failed" in looked:
+        raise ComputeError(f"Nothing was installed on {host}: {one_line(str(looked['failed']), 400)}.")
     built = f", built on {looked['from']}" if looked["from"] else ""
     return [(f"{name} is in {looked['environment']}{built}", ""), *await look(host, "", command)]
 

@@ -13,6 +13,7 @@ import pytest
 
 from autoresearch_mcp.server.cli import main
 from autoresearch_mcp.server.commands.doctor import examine
+from autoresearch_mcp.server.compute.ssh.install_there import install
 from autoresearch_mcp.server.compute.ssh.transport import HostRefused, Ssh
 from autoresearch_mcp.trainer import prepare
 from tests.standins.sshd import Hosts
@@ -57,7 +58,26 @@ def test_what_is_no_host_or_has_no_python_is_refused_and_a_dry_run_does_nothing(
     assert main(["setup", "ssh", "other", "--dry-run"]) == 0
     assert not (ssh_hosts.home("other") / ".autoresearch-mcp" / "venv" / "pyvenv.cfg").exists()
     assert main(["setup", "ssh", "box", "--python", "/no/such/python"]) != 0
-    assert "there is no Python 3.11 or newer there at /no/such/python" in capsys.readouterr().err
+    assert "on box: there is no Python 3.11 or newer there at /no/such/python.\n" in capsys.readouterr().err
+
+
+def test_an_environment_that_could_not_be_made_is_not_left_for_the_next_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    python = tmp_path / "debians"
+    python.write_text(
+        f"""#!/bin/sh
+[ "$2" = venv ] || exec '{sys.executable}' "$@"
+mkdir -p "$4/bin" && ln -s '{sys.executable}' "$4/bin/python"
+echo "The virtual environment was not created successfully because ensurepip is not available."
+echo "Failing command: $4/bin/python"
+exit 1
+""",
+        encoding="utf-8",
+    )
+    python.chmod(0o755)
+    failed = install(str(python), "nothing.whl", "")["failed"]
+    assert failed.startswith(f"{python} could make no environment there, as it lacks ensurepip (Debian: apt install python3-venv): Failing")
+    assert not (tmp_path / ".autoresearch-mcp" / "venv").exists()
 
 
 def test_doctor_looks_at_each_host_and_says_what_mends_it(
