@@ -26,6 +26,7 @@ HOST = "host.json"  # in a run's folder there: {"boot"} as it was launched
 EXITED = "exited"  # in a run's folder there: the launcher's exit status
 OUTPUT = "launcher.log"
 IN_USE = "in use"  # the answer to a launch whose GPU somebody else uses
+_GPU_S = 10  # for NVIDIA's tool to answer
 _OLDEST = (3, 11)
 
 
@@ -44,7 +45,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     root = Path(request["folder"]).expanduser() / f"lab-{request['lab']}"
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     if "prepare" in request:
-        return _prepare(root / "prepare", **request["prepare"])
+        return _prepare(root / f"prepare-{request['prepare']['profile']}", **request["prepare"])
     runs = root / "runs"
     launched = {each["run"]: _launch(runs / each["run"], **each) for each in request["launch"]}
     adopted = {run: _adopt(runs / run) for run in request["adopt"]}
@@ -128,38 +129,57 @@ def _launch(
         is_data = prepare.data_hashes(Path(spec["data"]))
         if is_data != hashes:
             return f"the prepared data there differs now in {_differing(is_data, hashes)}"
-        if not folder.exists() and _in_use(spec["visible"], *leave):
-            return IN_USE
         if not folder.exists():
-            staging = folder.with_name(f".{folder.name}.{os.getpid()}")
-            for path, content in files.items():
-                target = staging / protocol.CODE / path
-                target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                target.write_bytes(base64.b64decode(content))
-            (staging / protocol.CODE).mkdir(parents=True, exist_ok=True, mode=0o700)
-            protocol.write_json(staging / HOST, {"boot": _boot()})
-            protocol.write_json(staging / protocol.SPEC, spec)
-            with contextlib.suppress(FileExistsError):
-                staging.rename(folder)
+            spec["visible"], used = _ask_gpu(spec["visible"], *leave)
+            if used:
+                return IN_USE
+            make_folder(folder, spec, files)
         if (folder / protocol.ABANDONED).exists() or _size(folder / protocol.LOCK):
             return ""
         launcher = shlex.join([sys.executable, "-m", "autoresearch_mcp.trainer.launch", str(folder)])
-        last = f"nice -n {nice} {launcher}; echo $? > {shlex.quote(str(folder / EXITED))}"
-        _detach("\n".join([*before, last]), folder / OUTPUT, spec["threads"])
+        ending = f"trap {shlex.quote(f'echo $? > {shlex.quote(str(folder / EXITED))}')} EXIT"  # also where one of these lines ends it
+        _detach("\n".join([ending, *before, f"nice -n {nice} {launcher}"]), folder / OUTPUT, spec["threads"])
     except OSError as error:
         return f"the run's files could not be written there: {error}. Is the disk full?"
     return ""
 
 
-def _in_use(gpu: str, most_mb: float, most_percent: float) -> bool:
-    """Return whether somebody uses a GPU that no run of ours has. Without NVIDIA's tool nobody can tell."""
+def make_folder(folder: Path, spec: dict[str, Any], files: dict[str, str]) -> None:
+    """Make a run's folder, whole at once, unless another request does."""
+    from autoresearch_mcp.trainer import protocol
+
+    staging = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        (staging / protocol.CODE).mkdir(parents=True, exist_ok=True, mode=0o700)
+        for path, content in files.items():
+            target = staging / protocol.CODE / path
+            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            target.write_bytes(base64.b64decode(content))
+        protocol.write_json(staging / HOST, {"boot": _boot()})
+        protocol.write_json(staging / protocol.SPEC, spec)
+        staging.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _ask_gpu(gpu: str, most_mb: float, most_percent: float) -> tuple[str, bool]:
+    """Return a GPU's UUID, since CUDA numbers GPUs in another order than NVIDIA's tool, and whether somebody uses it.
+
+    No run of ours has it. Without the tool nobody can tell, and the number has to do. One that doesn't answer counts as used.
+    """
     tool = shutil.which("nvidia-smi") if gpu else None
     if tool is None:
-        return False
-    command = [tool, f"--id={gpu}", "--query-gpu=memory.used,utilization.gpu", "--format=csv,noheader,nounits"]
-    numbers = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20).stdout.split(",")
+        return gpu, False
+    command = [tool, f"--id={gpu}", "--query-gpu=uuid,memory.used,utilization.gpu", "--format=csv,noheader,nounits"]
+    try:
+        uuid, *numbers = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_GPU_S).stdout.split(",")
+    except subprocess.TimeoutExpired:
+        return gpu, True
     used = [float(number) if number.strip().replace(".", "").isdigit() else 0.0 for number in numbers]  # "[N/A]" of a slice
-    return any(number > most for number, most in zip(used, (most_mb, most_percent)))
+    return uuid.strip() if numbers else gpu, any(number > most for number, most in zip(used, (most_mb, most_percent)))
 
 
 def _adopt(folder: Path) -> bool:

@@ -19,6 +19,7 @@ from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation
 from autoresearch_mcp.server.compute.ssh import host as host_module
 from autoresearch_mcp.server.compute.ssh.backend import SshCompute
 from autoresearch_mcp.server.compute.ssh.host import Wanted
+from autoresearch_mcp.server.compute.ssh.there import make_folder
 from autoresearch_mcp.server.models import new_id
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.settings.ssh import HostSection
@@ -143,10 +144,14 @@ async def test_a_gpu_that_somebody_else_uses_is_left_alone_until_it_is_free(ssh_
     home = ssh_hosts.home("box")
     tool = home / "tools" / "nvidia-smi"
     tool.parent.mkdir()
-    tool.write_text('#!/bin/sh\n[ "$1" = --id=3 ] && cat "$HOME/used"\n', encoding="utf-8")
+    tool.write_text('#!/bin/sh\n[ "$1" = --id=3 ] && echo "GPU-of-the-test, $(cat "$HOME/used")"\n', encoding="utf-8")
     tool.chmod(0o755)
     (home / "used").write_text("30000, [N/A]\n", encoding="utf-8")
-    section = {"box": HostSection(python=sys.executable, before=[drawing(0)])}
+    section = {
+        "box": HostSection(
+            python=sys.executable, before=['cat "$HOME"/.autoresearch-mcp/labs/*/runs/*/1/spec.json > "$HOME/specs"', drawing(0)]
+        )
+    }
     compute = SshCompute(Wanted("tiny", None, None), 1, tmp_path / "state", ["box:3"], section, ssh_hosts.ssh, round_s=0.1)
     id = new_id("e")
     job = Job(id, 1, tmp_path / id / "1", protocol.Spec(id, 1, "tiny", 20.0, 1, await compute.prepare()), {"train.py": b""})
@@ -161,8 +166,39 @@ async def test_a_gpu_that_somebody_else_uses_is_left_alone_until_it_is_free(ssh_
     (home / "used").write_text("12, 0\n", encoding="utf-8")
     end = await see(compute, job, "ended", "lost", "refused")
     assert end.result is not None and not compute.troubles()
+    assert '"visible": "GPU-of-the-test"' in (home / "specs").read_text(encoding="utf-8")  # its number means another one to CUDA
     await compute.close()
     tool.unlink()
+
+
+async def test_a_line_of_before_that_ends_the_shell_is_told_with_its_last_words(ssh_hosts: Hosts, tmp_path: Path) -> None:
+    section = {"box": HostSection(python=sys.executable, before=["echo there is no module cuda", "exit 3"])}
+    compute = SshCompute(Wanted("tiny", None, None), 1, tmp_path / "state", ["box"], section, ssh_hosts.ssh, round_s=0.1)
+    id = new_id("e")
+    job = Job(id, 1, tmp_path / id / "1", protocol.Spec(id, 1, "tiny", 20.0, 1, await compute.prepare()), {"train.py": b""})
+    await compute.submit(job)
+    end = await see(compute, job, "ended", "lost", "refused")
+    assert (end.phase, end.reason) == ("refused", "The launcher ended on box before it began: there is no module cuda")
+    await compute.close()
+
+
+def test_of_two_requests_at_once_one_makes_the_run_and_no_half_of_another_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "e-1" / "1"
+    spec, files = {"seed": 1}, {"train.py": "", "deep/data.py": ""}
+
+    def be_second() -> str:
+        monkeypatch.undo()
+        monkeypatch.setattr("os.getpid", lambda: 1)
+        make_folder(folder, spec, files)
+        return ""
+
+    monkeypatch.setattr("autoresearch_mcp.server.compute.ssh.there._boot", be_second)
+    make_folder(folder, spec, files)
+    assert protocol.read_json(folder / protocol.SPEC) == spec
+    other = tmp_path / "e-2" / "1"
+    with pytest.raises(OSError):
+        make_folder(other, spec, {"train.py": "", "train.py/data.py": ""})
+    assert [*folder.parent.iterdir()] == [folder] and not [*other.parent.iterdir()]
 
 
 async def test_a_training_begins_in_the_hours_of_its_host_and_says_for_which_it_waits(
