@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import secrets
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -29,7 +30,7 @@ from autoresearch_mcp.server.models import OWNER
 from autoresearch_mcp.server.page.charts import curve_data, progress_data
 from autoresearch_mcp.server.page.events import Pulse
 from autoresearch_mcp.server.page.rendering import render
-from autoresearch_mcp.server.page.session import COOKIE, Sessions, fields, may_cancel, rules
+from autoresearch_mcp.server.page.session import Sessions, cookie, fields, may_cancel, rules
 from autoresearch_mcp.server.page.views import ADDRESSES, FILTERS, VIEWS, Asked, common
 from autoresearch_mcp.server.untrusted import one_line
 
@@ -127,21 +128,23 @@ class PageDoor:
         return self._html(request, html)
 
     def _render(self, view: str, asked: Asked) -> bytes:
-        """Return a rendered view. All visitors of one role share it until the lab changes."""
-        key = (view, asked.name, tuple(sorted(asked.query.items())), asked.visitor, self._lab.stamp(), self._pulse.beat)
-        if key not in self._rendered:
+        """Return a rendered view. All tabs of one visitor share it until the lab changes, or its times are a minute old."""
+        stamp, minute = self._lab.stamp(), time.time() // 60
+        key = (view, asked.name, tuple(sorted(asked.query.items())), asked.visitor, stamp, self._pulse.beat, minute)
+        html = self._rendered.get(key) if stamp is not None else None
+        if html is None:
             context = {**common(asked), **VIEWS[view](asked), "view": view, "mark": _MARK}
-            self._rendered[key] = render(view, context).encode()
+            html = self._rendered[key] = render(view, context).encode()
             while len(self._rendered) > _KEPT:
                 self._rendered.popitem(last=False)
-        return self._rendered[key]
+        return html
 
     def _html(self, request: Request, html: bytes, status: int = 200) -> Response:
         tag = f'"{hashlib.sha256(html).hexdigest()[:24]}"'
         if status == 200 and request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag})
         html = html.replace(_MARK.encode(), self._sessions.mark(request).encode())
-        return Response(html, status, {"ETag": tag, "Cache-Control": "private, no-cache"}, "text/html")
+        return Response(html, status, {"ETag": tag}, "text/html")
 
     async def _progress(self, request: Request) -> Response:
         if await self._sessions.visitor(request) is None:
@@ -194,7 +197,7 @@ class PageDoor:
 
     async def _log_out(self, request: Request) -> Response:
         answer = RedirectResponse("/login", 303)
-        answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        answer.delete_cookie(cookie(request), httponly=True, samesite="strict")
         return answer
 
     async def _change(self, change: Callable[[Identity, dict[str, str]], tuple[str, str]], request: Request) -> Response:

@@ -27,19 +27,23 @@ class Pulse:
         self.beat = 0
 
     async def stream(self) -> AsyncIterator[str]:
-        """Yield an event at once, and one whenever the lab changed. The reader of the ledger lives as long as anybody listens."""
+        """Yield an event at once, and one whenever the lab changed. The reader of the ledger lives as long as anybody listens.
+
+        It ends where the ledger can't be read: the browser then asks again by itself.
+        """
         self._open += 1
         if self._reader is None or self._reader.done():
             self._reader = asyncio.create_task(self._read())
+        reader = self._reader
         try:
-            seen = self.beat
-            yield f"retry: 3000\ndata: {seen}\n\n"
-            while True:
+            heard = self.beat
+            yield f"retry: 3000\ndata: {heard}\n\n"
+            while not reader.done():
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_BREATH_S), self._moved:
-                        await self._moved.wait_for(lambda: self.beat != seen)  # noqa: B023 it is awaited at once
-                yield f"data: {self.beat}\n\n" if self.beat != seen else ": still here\n\n"
-                seen = self.beat
+                        await self._moved.wait_for(lambda: self.beat != heard)  # noqa: B023 it is awaited at once
+                last, heard = heard, self.beat  # it may go on while the event is sent
+                yield f"data: {heard}\n\n" if heard != last else ": still here\n\n"
         finally:
             self._open -= 1
             if not self._open and self._reader is not None:

@@ -9,11 +9,10 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
-from autoresearch_mcp.server.mcp.bridge import Identity
+from autoresearch_mcp.server.mcp.bridge import ANYBODY, Identity
 from autoresearch_mcp.server.mcp.front import Guests
 from autoresearch_mcp.server.roles import Role
 
-COOKIE = "autoresearch_session"
 _KEPT_S = 30 * 86_400
 _LONGEST = 512  # characters of a token that is looked at
 
@@ -26,15 +25,16 @@ class Sessions:
         self._secret = secrets.token_bytes(32)
 
     async def visitor(self, request: Request) -> Identity | None:
-        """Return who asks, or None where a token is needed."""
-        return await self._guests.identify(_token(request))
+        """Return who asks, or None where a token is needed. Who proved nothing has no role here, whatever the server's `--role` lets tools do."""
+        visitor = await self._guests.identify(_token(request))
+        return ANYBODY if visitor is self._guests.anybody else visitor
 
     async def log_in(self, request: Request, token: str, response: Response) -> bool:
         """Put a valid token into a cookie that no script can read. Return whether it was valid."""
         if len(token) > _LONGEST or await self._guests.identify(token) in (None, self._guests.anybody):
             return False
         response.set_cookie(
-            COOKIE,
+            cookie(request),
             quote(token, safe=""),
             max_age=_KEPT_S,
             httponly=True,
@@ -50,6 +50,11 @@ class Sessions:
     def is_own(self, request: Request, mark: str) -> bool:
         """Return whether a form came from this page."""
         return same_origin(request.headers) and hmac.compare_digest(mark.encode(), self.mark(request).encode())
+
+
+def cookie(request: Request) -> str:
+    """Return the cookie's name. Pages of other labs on this machine have other ports, and a browser sends them all the same cookies."""
+    return f"autoresearch_session_{request.scope['server'][1]}"
 
 
 def same_origin(headers: Headers) -> bool:
@@ -75,4 +80,4 @@ async def fields(request: Request) -> dict[str, str]:
 
 
 def _token(request: Request) -> str:
-    return unquote(request.cookies.get(COOKIE, ""))[:_LONGEST]
+    return unquote(request.cookies.get(cookie(request), ""))[:_LONGEST]

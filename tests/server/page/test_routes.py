@@ -14,7 +14,7 @@ import pytest
 
 from autoresearch_mcp.server import page
 from autoresearch_mcp.server.roles import Role
-from tests.server.mcp.conftest import FakeRunnerLab
+from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.listening import served_over_http
 from tests.server.page.conftest import TOKEN
 
@@ -43,7 +43,7 @@ class Answer:
 def ask(url: str, path: str, token: str = "", form: dict[str, str] | None = None, **headers: str) -> Answer:
     where = urlsplit(url)
     given = {name.replace("_", "-"): value for name, value in headers.items()}
-    given |= {"Cookie": f"autoresearch_session={token}"} if token else {}
+    given |= {"Cookie": f"autoresearch_session_{where.port}={token}"} if token else {}
     given |= {"Content-Type": "application/x-www-form-urlencoded"} if form is not None else {}
     with contextlib.closing(HTTPConnection(where.hostname or "", where.port, timeout=20)) as connection:
         connection.request("POST" if form is not None else "GET", path, urlencode(form or {}), given)
@@ -136,7 +136,19 @@ def test_what_is_vendored_is_what_its_record_says() -> None:
     assert all({"version", "license", "source"} <= each.keys() for each in recorded.values())
 
 
-def test_an_unchanged_view_is_not_sent_again(url: str) -> None:
+def test_without_tokens_the_page_only_shows_whatever_the_servers_role(page_lab: Named, tmp_path: Path) -> None:
+    for fake in make_runner_lab(tmp_path / "lab"):
+        with served_over_http(fake.root, options=["--as", "ann", "--role", "owner"]) as server:
+            shown = ask(server.url, "/")
+            assert shown.status == 200 and "asks for no token here" in shown.text and "Log out" not in shown.text
+            refused = ask(server.url, "/approve", form={"what": "champion", "mark": ""})
+            assert refused.status == 403
+            assert fake.ledger.recorded_changes() == []
+
+
+def test_a_view_is_kept_by_no_browser_and_not_sent_again_unchanged(url: str) -> None:
+    for path in ("/promotions", "/login", "/experiment/e-1m8dd3qhgr0w99r"):
+        assert ask(url, path, TOKEN).headers["cache-control"] == "no-store"
     first = ask(url, "/promotions", TOKEN)
     assert ask(url, "/promotions", TOKEN, If_None_Match=first.headers["etag"]).status == 304
 
@@ -144,7 +156,7 @@ def test_an_unchanged_view_is_not_sent_again(url: str) -> None:
 def test_an_open_page_hears_of_a_change(url: str, page_lab: Named) -> None:
     where = urlsplit(url)
     with socket.create_connection((where.hostname or "", where.port or 0), timeout=15) as line:
-        line.sendall(f"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: autoresearch_session={TOKEN}\r\n\r\n".encode())
+        line.sendall(f"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: autoresearch_session_{where.port}={TOKEN}\r\n\r\n".encode())
         stream = line.makefile("rb")
         events = (text for text in stream if text.startswith(b"data: "))
         first = next(events)

@@ -1,0 +1,67 @@
+"""The door and its pulse without a socket: what is rendered anew, and which event reaches an open page."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import pytest
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
+
+from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.mcp.front import Guests
+from autoresearch_mcp.server.mcp.http import LOOPBACK, security_of
+from autoresearch_mcp.server.page import events
+from autoresearch_mcp.server.page.door import PageDoor
+from autoresearch_mcp.server.page.events import Pulse
+from tests.server.mcp.conftest import FakeRunnerLab
+
+Named = tuple[FakeRunnerLab, dict[str, str]]
+
+
+@pytest.fixture
+def lab(page_lab: Named) -> Iterator[Lab]:
+    with contextlib.closing(Lab(page_lab[0].root)) as lab:
+        yield lab
+
+
+def test_a_view_of_a_quiet_lab_tells_the_time_of_now(lab: Lab, page_lab: Named, monkeypatch: pytest.MonkeyPatch) -> None:
+    browser = TestClient(PageDoor(lab, Guests(lab, ""), security_of(LOOPBACK), PlainTextResponse("")), f"http://{LOOPBACK}")
+    path = f"/commit/{page_lab[1]['commit']}"
+    first, later = browser.get(path).text, time.time() + 7200
+    monkeypatch.setattr("time.time", lambda: later)
+    assert " s ago" in first or " min ago" in first
+    assert "2.0 h ago" in browser.get(path).text
+
+
+def test_a_view_is_rendered_anew_where_nobody_can_tell_whether_the_lab_changed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    browser = TestClient(PageDoor(lab, Guests(lab, ""), security_of(LOOPBACK), PlainTextResponse("")), f"http://{LOOPBACK}")
+    monkeypatch.setattr(lab, "stamp", lambda: None)
+    browser.get("/promotions")
+    monkeypatch.setattr(lab, "promotions", list)
+    assert "None yet." in browser.get("/promotions").text
+
+
+@pytest.mark.anyio
+async def test_what_changes_while_an_event_is_sent_is_an_event_of_its_own() -> None:
+    pulse = Pulse(lambda: 0, lambda: False)
+    stream = pulse.stream()
+    assert "data: 0" in await anext(stream)
+    pulse.beat = 1
+    assert "data: 1" in await anext(stream)
+    pulse.beat = 2  # before the stream asks for more
+    assert "data: 2" in await anext(stream)
+    await stream.aclose()  # type: ignore[attr-defined]
+
+
+@pytest.mark.anyio
+async def test_a_stream_ends_where_the_ledger_cannot_be_read_so_that_the_browser_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def changes() -> Any:
+        raise OSError("gone")
+
+    monkeypatch.setattr(events, "_BREATH_S", 0.01)
+    with anyio.fail_after(10):
+        first, *_ = [event async for event in Pulse(changes, lambda: False).stream()]
+    assert first.endswith("data: 0\n\n")
