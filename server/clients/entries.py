@@ -47,7 +47,7 @@ def launch(*lab: str) -> Launch:
     """Return how to start the server for a lab: by the console script of this installation, else by this Python.
 
     Args:
-        lab: its directory; or `--ssh` and the lab on another machine.
+        lab: its directory, after options of `serve`; or `--ssh` and the lab on another machine.
     """
     script = Path(sys.executable).with_name("autoresearch-mcp")
     if script.is_file():

@@ -1,7 +1,7 @@
 """`autoresearch-mcp campaign`: an orchestrator and workers overnight, each a client's own process without a terminal.
 
 Promises: an agent that ends is started again with what the lab is about then, after a failure later and later, and after its account's
-limit when its client says so. The campaign stops at the lab's budget, at the goal, when the owner pauses the lab, at --hours, at Ctrl-C or
+limit when its client says so. The campaign stops at the lab's budget, at the goal, when the owner pauses the lab, after --for, at Ctrl-C or
 SIGTERM. No agent outlives it: those of a campaign that was killed are ended by the next one. What agents print stays in transcripts.
 """
 
@@ -116,13 +116,15 @@ class Campaign:
             loop.add_signal_handler(number, partial(self._end, "it was stopped"))
         if why := await asyncio.to_thread(self._look):
             return why
+        for agent in self._agents:
+            self._client.configure(agent, self._root, self._arguments.url)
+            _end_leftover(agent.folder)
         with self._tokens() as tokens:
-            watch = asyncio.create_task(self._watch())
-            try:
-                await asyncio.gather(*(self._keep_going(agent, tokens[agent.name]) for agent in self._agents))
-            finally:
-                watch.cancel()
-        return self._why or "every agent was given up"
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._watch())
+                for agent in self._agents:
+                    group.create_task(self._keep_going(agent, tokens[agent.name]))
+        return self._why
 
     def _end(self, why: str) -> None:
         self._why = self._why or why
@@ -131,11 +133,20 @@ class Campaign:
     async def _watch(self) -> None:
         """End the campaign when the lab says so, or the time is up."""
         deadline = time.monotonic() + (self._arguments.lasts or float("inf"))
+        trouble = ""
         while not self._over.is_set():
             await self._rest(min(_LOOK_S, max(deadline - time.monotonic(), 0)))
             if time.monotonic() >= deadline:
                 self._end("its time is up")
-            elif why := await asyncio.to_thread(self._look):
+                return
+            try:
+                why, new = await asyncio.to_thread(self._look), ""
+            except LabError as error:  # such as a busy ledger: the next look may succeed
+                why, new = "", str(error)
+            if new and new != trouble:
+                say(f"The lab can't be read, so the campaign goes on as before: {one_line(new, 300)}")
+            trouble = new
+            if why:
                 self._end(why)
 
     def _look(self) -> str:
@@ -150,12 +161,13 @@ class Campaign:
 
     async def _keep_going(self, agent: Agent, token: str) -> None:
         """Start an agent again and again."""
-        self._client.configure(agent, self._root, self._arguments.url)
-        _end_leftover(agent.folder)
         failures = short = 0
         while not self._over.is_set():
             began = time.monotonic()
-            status, words = await self._session(agent, token)
+            try:
+                status, words = await self._session(agent, token)
+            except OSError as error:
+                status, words = 1, str(error)
             if self._over.is_set():
                 return
             pause = wait_s(words, datetime.now().astimezone()) if status or len(words) < _LIMIT_WORDS else None
@@ -169,41 +181,46 @@ class Campaign:
                 if failures >= self._arguments.failures:
                     self._lost += 1
                     say(f"{agent.name} failed {failures} times in a row, and is given up. It said last: {one_line(words[-300:], 300)}")
+                    if self.given_up:
+                        self._end("every agent was given up")
                     return
                 pause = min(2.0 ** (failures - 1), 600.0)
             await self._rest(pause)
 
     async def _session(self, agent: Agent, token: str) -> tuple[int, str]:
-        """Run an agent's client once; return its exit status, and the end of what it printed."""
+        """Run an agent's client once; return its exit status, and the end of what it printed.
+
+        Raises:
+            OSError: it can't be started, or its folder can't be written.
+        """
         transcript = _transcript(agent.folder)
         command = self._client.command(self._prompt(agent), agent.folder)
         environment = os.environ | self._client.environment(agent, self._root, self._arguments.url, token)
         # A lock that the process inherits, and with it all that it starts: so a later campaign sees whether any of them is left
         with transcript.open("wb") as output, (agent.folder / "agent.lock").open("a+") as lock:
             files.try_lock(lock)
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *command,
-                    cwd=agent.folder,
-                    env=environment,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,
-                    pass_fds=(lock.fileno(),),
-                )
-            except OSError as error:
-                return 127, f"{command[0]}: {error.strerror}"
-            (agent.folder / "agent.json").write_text(json.dumps({"pid": process.pid}), encoding="ascii")
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                cwd=agent.folder,
+                env=environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                pass_fds=(lock.fileno(),),
+            )
             leave = asyncio.create_task(self._over.wait())
             done = asyncio.create_task(process.wait())
-            await asyncio.wait({leave, done}, return_when=asyncio.FIRST_COMPLETED)
-            leave.cancel()
-            _signal(process.pid, signal.SIGTERM)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(done), _GRACE_S)
-            _signal(process.pid, signal.SIGKILL)
-            status = await done
+            try:
+                (agent.folder / "agent.json").write_text(json.dumps({"pid": process.pid}), encoding="ascii")
+                await asyncio.wait({leave, done}, return_when=asyncio.FIRST_COMPLETED)
+            finally:  # whatever ends the campaign, an error too
+                leave.cancel()
+                _signal(process.pid, signal.SIGTERM)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(asyncio.shield(done), _GRACE_S)
+                _signal(process.pid, signal.SIGKILL)
+                status = await done
         return status, _tail(transcript)
 
     def _prompt(self, agent: Agent) -> str:
@@ -223,17 +240,31 @@ class Campaign:
             yield from self._made_tokens(ledger)
 
     def _made_tokens(self, ledger: Ledger) -> Iterator[dict[str, str]]:
+        """Replace what a campaign left that was killed; a token of such a name that a person made is nobody's to take.
+
+        Raises:
+            LabError: `token_exists`.
+        """
         valid = {token.name for token in ledger.tokens().values() if token.valid}
         secrets = {}
-        for agent in self._agents:
-            secrets[agent.name] = ledger.add_token(agent.name, agent.role, time.time() + _TOKENS_S, replace=agent.name in valid)
-            on_the_command_line(ledger.record_change, "token create", f"{agent.name} as {agent.role}")
         try:
+            for agent in self._agents:
+                ours = agent.name in valid and _token_mark(agent).exists()
+                secrets[agent.name] = ledger.add_token(agent.name, agent.role, time.time() + _TOKENS_S, replace=ours)
+                _token_mark(agent).touch()
+                on_the_command_line(ledger.record_change, "token create", f"{agent.name} as {agent.role}")
             yield secrets
         finally:
             for agent in self._agents:
-                ledger.revoke_token(agent.name)
-                on_the_command_line(ledger.record_change, "token revoke", agent.name)
+                if agent.name in secrets:
+                    ledger.revoke_token(agent.name)
+                    _token_mark(agent).unlink(missing_ok=True)
+                    on_the_command_line(ledger.record_change, "token revoke", agent.name)
+
+
+def _token_mark(agent: Agent) -> Path:
+    """Return the file that is there while the agent's token is the campaign's own."""
+    return agent.folder / "token-made"
 
 
 def _end_leftover(folder: Path) -> None:

@@ -12,7 +12,8 @@ LONGEST_S = 8 * 86_400.0  # a weekly limit, and a day
 USUAL_S = 300.0  # where no time is named
 _MARGIN_S = 30.0
 _LIMIT = re.compile(
-    r"rate.?limit|usage limit|(session|weekly|hit your|5-hour) limit|quota|overloaded|RESOURCE_EXHAUSTED|\b429\b|\b529\b", re.I
+    r"(?<!learning.)rate.?limit|usage limit|(session|weekly|hit your|5-hour) limit|quota|overloaded|RESOURCE_EXHAUSTED|\b429\b|\b529\b",
+    re.I,
 )
 _EPOCH = re.compile(r"limit reached\|(\d{10})\b")
 _IN = re.compile(r"(?:in|after)\s+((?:\d+(?:\.\d+)?\s*(?:days?|hours?|minutes?|mins?|seconds?|secs?|[dhms])\b[\s,]*(?:and\s+)?)+)", re.I)

@@ -6,7 +6,7 @@ https://geminicli.com/docs/cli/headless/ and https://opencode.ai/docs/cli/
 
 import json
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_mcp.server.clients import CLIENTS, NAME, TOKEN, Address, launch
@@ -78,8 +78,7 @@ class Headless:
             url: of a running server instead, which is sent the agent's token; empty for none.
         """
         agent.folder.mkdir(parents=True, exist_ok=True)
-        start = launch(str(lab))
-        start = replace(start, args=[*start.args[:-1], "--as", agent.name, "--role", str(agent.role), start.args[-1]])
+        start = launch("--as", agent.name, "--role", str(agent.role), str(lab))
         for client in [self._client] if self._client else _CLIENTS.values():
             kind = CLIENTS[client]
             assert kind.http is not None

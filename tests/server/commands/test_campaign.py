@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -19,6 +21,7 @@ from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.commands import campaign as command
 from autoresearch_mcp.server.commands.client_limits import LONGEST_S, USUAL_S, wait_s
 from autoresearch_mcp.server.commands.headless import Agent, Headless
+from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.roles import Role
@@ -144,20 +147,76 @@ def test_no_agent_outlives_a_killed_campaign_for_longer_than_the_next_ones_start
     assert [pid for pid in first.pids() if alive(pid)] == []
 
 
-def test_over_http_each_agent_gets_a_token_of_its_role_which_ends_with_the_campaign(start: Start, measured: MeasuredLab) -> None:
-    campaign = start("wait", "--workers", "1", "--url", "https://lab.example/mcp")
+def test_an_agent_whose_folder_is_gone_is_given_up_and_the_others_go_on(start: Start) -> None:
+    campaign = start("wait", "--workers", "1", "--failures", "1")
+    (worker,), (orchestrator,) = campaign.started(1, "worker-1"), campaign.started(1)
+    shutil.rmtree(campaign.out / "worker-1")
+    os.kill(worker, signal.SIGKILL)
+    line = campaign.process.stdout.readline() if campaign.process.stdout else ""
+    assert "worker-1 failed 1 times in a row" in line and "No such file" in line and alive(orchestrator)
+    campaign.process.send_signal(signal.SIGTERM)
+    assert "it was stopped" in campaign.end() and not alive(orchestrator)
+
+
+def test_a_lab_that_cannot_be_read_for_a_while_does_not_keep_a_campaign_from_ending(
+    measured: MeasuredLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = []
+
+    def end(*about: Any) -> str:
+        looks.append(about)
+        if len(looks) in (2, 3):
+            raise LabError("The ledger is busy.", "busy")
+        return "it was the fourth look" if len(looks) == 4 else ""
+
+    monkeypatch.setattr(command, "_LOOK_S", 0.05)
+    monkeypatch.setattr(command, "end", end)
+    assert here(measured.root, tmp_path / "out", "wait", "--workers", "0") == 0
+    words = capsys.readouterr().out
+    assert words.count("The ledger is busy.") == 1 and "ended: it was the fourth look" in words
+
+
+def test_an_error_of_the_campaign_itself_leaves_no_agent_behind(
+    measured: MeasuredLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = tmp_path / "out" / "orchestrator" / "starts"
+
+    def end(*about: Any) -> str:
+        if starts.exists() and starts.read_text():
+            raise RuntimeError("a mistake of ours")
+        return ""
+
+    monkeypatch.setattr(command, "_LOOK_S", 0.05)
+    monkeypatch.setattr(command, "end", end)
+    with pytest.raises(ExceptionGroup):
+        here(measured.root, tmp_path / "out", "wait", "--workers", "0")
+    pids = [int(line) for line in starts.read_text().split()]
+    assert pids and not any(alive(pid) for pid in pids)
+
+
+def test_over_http_each_agent_gets_a_token_of_its_role_which_ends_with_the_campaign(
+    start: Start, measured: MeasuredLab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = ("--workers", "1", "--url", "https://lab.example/mcp")
+    ledger = Ledger(LabPaths(measured.root).ledger)
+    ledger.add_token("worker-1", Role.VIEWER, None)
+    assert here(measured.root, tmp_path / "out", "wait", *url) == 2 and "worker-1 has a token" in capsys.readouterr().err
+    assert [(token.name, token.role) for token in ledger.tokens().values() if token.valid] == [("worker-1", Role.VIEWER)]
+    assert ledger.revoke_token("worker-1")
+    campaign = start("wait", *url)
     for agent in ("orchestrator", "worker-1"):
         campaign.started(1, agent)
-    ledger = Ledger(LabPaths(measured.root).ledger)
     until(lambda: "\n" in campaign.transcripts("worker-1"), 10)
     secret = campaign.transcripts("worker-1").split()[2]
     holders = {token.name: token.role for token in ledger.tokens().values() if token.valid}
     assert holders == {"orchestrator": Role.ORCHESTRATOR, "worker-1": Role.WORKER} and secret not in campaign.transcripts()
     config = (campaign.out / "worker-1" / ".mcp.json").read_text()
     assert "https://lab.example/mcp" in config and "${AUTORESEARCH_TOKEN}" in config and secret not in config
-    campaign.process.send_signal(signal.SIGTERM)
-    assert "it was stopped" in campaign.end()
+    campaign.process.kill()
+    campaign.end()
+    assert here(measured.root, tmp_path / "out", "wait", *url, "--for", "0.2s") == 0  # which takes the killed one's tokens over
     assert [token for token in ledger.tokens().values() if token.valid] == []
+    assert here(measured.root, tmp_path / "out", "wait", *url, "--for", "0.2s") == 0
     ledger.close()
 
 
@@ -178,6 +237,7 @@ NOW = datetime(2026, 11, 27, 22, 0, tzinfo=ZoneInfo("Europe/Berlin"))
         ("rate limit: try again in 90 days", LONGEST_S),
         ("ModuleNotFoundError: no module named torch", None),
         ("I read 4290 lines, and reset the optimizer after 39s.", None),
+        ("A learning-rate limit of 0.1 helps; a higher learning rate limits depth.", None),
     ],
 )
 def test_a_clients_words_say_when_its_limit_ends(words: str, seconds: float | None) -> None:
