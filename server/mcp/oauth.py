@@ -5,14 +5,16 @@ import logging
 import re
 import threading
 import time
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
+from autoresearch_mcp.server.addresses import encrypted_or_here, opener
 from autoresearch_mcp.server.mcp.arguments import AUTHOR
 from autoresearch_mcp.server.mcp.bridge import Identity
 from autoresearch_mcp.server.roles import Role
-from autoresearch_mcp.server.settings.auth import AuthSection, encrypted_or_here
+from autoresearch_mcp.server.settings.auth import AuthSection
 
 if TYPE_CHECKING:
     from jwt import PyJWK
@@ -22,7 +24,7 @@ _LONGEST_NAME = 64
 _LONGEST_TOKEN = 16_384
 _FRESH_S = 600.0  # after which keys are fetched again, so that withdrawn ones end
 _PATIENCE_S = 5.0  # for the issuer's answer
-_PAUSE_S = 10.0  # between two fetches, so that invented key names cause no flood
+_PAUSE_S = 10.0  # after a fetch, so that invented key names cause no flood
 _MOST_READ = 1 << 20
 _LEEWAY_S = 30  # between the clocks of issuer and lab
 
@@ -73,18 +75,27 @@ class Issuer:
         return max(held, key=list(Role).index, default=None)
 
     def _key(self, name: str) -> "PyJWK | None":
-        with self._turn:
-            now = time.monotonic()
-            if (name not in self._keys or now - self._fetched_at > _FRESH_S) and now - self._asked_at > _PAUSE_S:
-                self._asked_at = now
-                try:
-                    self._keys = self._fetch()
-                    self._fetched_at = now
-                except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-                    _log.warning(
-                        "The keys of the issuer in [auth] can't be read: %s. Its tokens are checked against those of before.", error
-                    )
-            return self._keys.get(name)
+        # One asks the issuer. Meanwhile a known key serves the others, so that an issuer that is away holds up nobody else.
+        if self._is_due(name) and self._turn.acquire(blocking=name not in self._keys):
+            try:
+                if self._is_due(name):
+                    self._refresh()
+            finally:
+                self._turn.release()
+        return self._keys.get(name)
+
+    def _is_due(self, name: str) -> bool:
+        now = time.monotonic()
+        return (name not in self._keys or now - self._fetched_at > _FRESH_S) and now - self._asked_at > _PAUSE_S
+
+    def _refresh(self) -> None:
+        try:
+            self._keys = self._fetch()
+            self._fetched_at = time.monotonic()
+        except (OSError, HTTPException, ValueError, LookupError, TypeError, AttributeError) as error:
+            _log.warning("The keys of the issuer in [auth] can't be read: %s. Its tokens are checked against those of before.", error)
+        finally:
+            self._asked_at = time.monotonic()
 
     def _fetch(self) -> "dict[str, PyJWK]":
         from jwt import PyJWK, PyJWTError
@@ -107,7 +118,7 @@ class Issuer:
         for place in places:
             try:
                 metadata = _read(urlunsplit((parts.scheme, parts.netloc, place, "", "")))
-            except (OSError, ValueError):
+            except (OSError, HTTPException, ValueError):
                 continue
             if metadata.get("issuer") == self.auth.issuer:
                 return metadata
@@ -117,7 +128,8 @@ class Issuer:
 def _read(address: str) -> dict[str, Any]:
     if not encrypted_or_here(address):
         raise ValueError("an address isn't encrypted")
-    with urlopen(Request(address, headers={"Accept": "application/json"}), timeout=_PATIENCE_S) as answer:  # noqa: S310 https, or this machine
+    asked = Request(address, headers={"Accept": "application/json"})  # noqa: S310 https, or this machine
+    with opener().open(asked, timeout=_PATIENCE_S) as answer:
         read = json.loads(answer.read(_MOST_READ))
     if not isinstance(read, dict):
         raise ValueError("an answer is no JSON object")

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.error import HTTPError
 
+from autoresearch_mcp.server.addresses import checked_url, opener
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.search.url import checked_url
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,7 +131,7 @@ class Endpoint:
         self.name = model
         self._url = url
         self._key = key
-        self._opener = urllib.request.build_opener(_NoRedirects)
+        self._opener = opener()
         self._lock = threading.Lock()
         self._known: dict[str, Any] = {}
         self._failed_at: float | None = None
@@ -183,13 +183,6 @@ class Endpoint:
         if len(rows) != len(texts):
             raise ValueError
         return [[float(value) for value in entry["embedding"]] for entry in rows]
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect would take the key to an address that nobody checked."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
 
 
 def _unit(vectors: "Vectors") -> "Vectors":

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from autoresearch_mcp.server.settings.auth import encrypted_or_here
+from autoresearch_mcp.server.addresses import encrypted_or_here
 from autoresearch_mcp.server.settings.section import Section
 
 AlertKind = Literal["promotion", "approval", "stalled", "budget", "trouble", "ended"]

@@ -1,10 +1,10 @@
 """Defines `[auth]`: who else may call over HTTP, and how often."""
 
 from typing import Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from autoresearch_mcp.server.addresses import encrypted_or_here
 from autoresearch_mcp.server.roles import Role
 from autoresearch_mcp.server.settings.section import Section
 
@@ -47,14 +47,3 @@ class AuthSection(Section):
         if self.issuer and not self.audience:
             raise ValueError("name an audience beside its issuer: else a token that was made for another service would open this lab")
         return self
-
-
-def encrypted_or_here(address: str) -> bool:
-    """Return whether nobody between can change what an address answers: it is HTTPS, or on this machine."""
-    try:
-        parts = urlsplit(address)
-    except ValueError:  # its words may hold the address
-        return False
-    return bool(parts.hostname) and (
-        parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1"))
-    )

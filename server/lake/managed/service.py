@@ -16,9 +16,9 @@ from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
 
+from autoresearch_mcp.server.addresses import checked_url
 from autoresearch_mcp.server.lake.base import LakeUnavailable
 from autoresearch_mcp.server.retry import retry_within
-from autoresearch_mcp.server.search.url import checked_url
 
 ATTEMPT_S = 20.0  # the longest a single try may take
 BACKOFF_S = (0.2, 5.0)  # first and longest pause between tries; each is drawn from zero to twice that

@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -39,13 +41,16 @@ class LocalIssuer:
             {"kty": "of a later age", "kid": "l"},
         ]
         self.asked: list[str] = []
+        self.moved: dict[str, str] = {}
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.asked.append(self.path)
                 pages: dict[str, Any] = {place: {"issuer": outer.url, "jwks_uri": f"{outer.url}/jwks"}, "/jwks": {"keys": outer.keys}}
-                self.send_response(200 if self.path in pages else 404)
+                pages |= {f"/new{path}": page for path, page in pages.items()}
+                self.send_response(302 if self.path in outer.moved else 200 if self.path in pages else 404)
+                self.send_header("Location", outer.moved.get(self.path, ""))
                 self.end_headers()
                 self.wfile.write(json.dumps(pages.get(self.path, {})).encode())
 
@@ -151,6 +156,40 @@ def test_an_issuer_that_is_away_opens_nothing_and_is_found_again(caplog: pytest.
     assert Issuer(late.auth(issuer=late.url + "/", jwks="")).identify(late.token()) is None  # the metadata is another issuer's
     late.server.shutdown()
     late.server.server_close()
+
+
+def test_while_the_issuer_is_slow_or_talks_nonsense_the_last_keys_hold_for_all(
+    issuer: LocalIssuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with socket.create_server(("127.0.0.1", 0)) as slow:
+        door = Issuer(issuer.auth())
+        assert door.identify(issuer.token()) is not None
+        door.auth = issuer.auth(jwks=f"http://127.0.0.1:{slow.getsockname()[1]}/jwks")
+        now += 601
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(door.identify, issuer.token())
+            connection, _ = slow.accept()  # and no answer yet
+            assert [door.identify(issuer.token(sub=name)) for name in ("bo", "cy")] == [
+                Identity("bo", Role.WORKER),
+                Identity("cy", Role.WORKER),
+            ]
+            assert not asking.done()
+            now += 20  # so long it took
+            connection.sendall(b"what?\r\n\r\n")
+            connection.close()
+            assert asking.result() == Identity("ada", Role.WORKER)
+        slow.settimeout(0.0)
+        assert door.identify(issuer.token()) is not None
+        with pytest.raises(BlockingIOError):  # it isn't asked again at once
+            slow.accept()
+
+
+@pytest.mark.parametrize("place", ["/jwks", "/.well-known/openid-configuration"])
+def test_a_redirect_is_not_followed(issuer: LocalIssuer, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.setitem(issuer.moved, place, f"{issuer.url}/new{place}")
+    assert Issuer(issuer.auth()).identify(issuer.token()) is None
 
 
 @pytest.mark.parametrize(
