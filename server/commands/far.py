@@ -13,6 +13,7 @@ from autoresearch_mcp.server.errors import LabError
 
 _OURS = "$HOME/.autoresearch-mcp/venv/bin/autoresearch-mcp"
 _CHUNK = 1 << 16
+_NOT_THERE = 127  # a shell's status where there is no such program
 _OPTIONS = {
     "BatchMode": "yes",  # it never asks
     "ConnectTimeout": "15",
@@ -36,7 +37,7 @@ def relay(address: str, options: list[str]) -> int:
         ssh's exit status.
 
     Raises:
-        LabError: `bad_address`, `no_ssh`.
+        LabError: `bad_address`, `no_ssh`, `not_installed`.
     """
     host, path = parse(address)
     mark = secrets.token_hex(16)
@@ -55,7 +56,10 @@ def relay(address: str, options: list[str]) -> int:
         for chunk in _behind(mark, source):
             sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
-        return process.wait()
+        status = process.wait()
+    if status == _NOT_THERE:
+        raise LabError(f"autoresearch-mcp is not on {host}. Run `autoresearch-mcp setup ssh {host}` here.", "not_installed")
+    return status
 
 
 def parse(address: str) -> tuple[str, str]:

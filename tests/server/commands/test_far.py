@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,14 @@ def sessions(hosts: Hosts) -> list[int]:
         if str(hosts.config).encode() in words and any(b" serve " in word for word in words):
             lines.append(int(process.name))
     return lines
+
+
+def test_a_machine_without_our_program_is_told_with_what_puts_it_there(ssh_hosts: Hosts) -> None:
+    environment = os.environ | {"PATH": f"{Path(ssh_hosts.ssh).parent}:{os.environ['PATH']}"}
+    serve = [sys.executable, "-P", "-m", "autoresearch_mcp.server.cli", "serve", "--ssh", "box:my-lab"]
+    served = subprocess.run(serve, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    assert served.returncode != 0 and served.stdout == ""
+    assert "autoresearch-mcp is not on box. Run `autoresearch-mcp setup ssh box` here." in served.stderr
 
 
 def test_what_names_no_lab_on_another_machine_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
