@@ -38,7 +38,7 @@ async def _experiments(ssh: str, scratch: Path) -> tuple[float, float, float]:
     """Return the median seconds of an experiment here and there, and of a bare command; interleaved, the first of each warms up."""
     local = LocalCompute("tiny", 1, scratch / "far.log", tuple(NOOP), warm=False)
     section = HostSection(python=sys.executable, before=[f'nice() {{ {shlex.join(NOOP)} "$6"; }}'])
-    remote = SshCompute(Wanted("tiny", None, None), 1, scratch / "far", ["box"], {"box": section}, ssh)
+    remote = SshCompute(Wanted("tiny", None), 1, scratch / "far", ["box"], {"box": section}, ssh)
     took: dict[str, list[float]] = {"here": [], "far": [], "bare": []}
     for _ in range(1 + EXPERIMENTS):
         for name, compute in (("here", local), ("far", remote)):

@@ -26,7 +26,7 @@ RECORD = "ssh.json"  # in a run's folder here: {"host", "visible"}
 def open_backend(settings: Settings, state: Path, log: Path) -> Compute:
     """Open the backend for a lab; see `open_compute`."""
     training, compute = settings.training, settings.compute
-    wanted = Wanted(training.profile, training.limits.own, StatePaths(state).secret if training.heldout == "secret" else None)
+    wanted = Wanted(training.profile, StatePaths(state).secret if training.heldout == "secret" else None)
     return SshCompute(
         wanted, training.threads, state, compute.hosts, compute.ssh, leave=(compute.leave_above_mb, compute.leave_above_percent)
     )

@@ -16,7 +16,6 @@ from autoresearch_mcp.server.retry import Backoff, Pauses
 from autoresearch_mcp.server.secret import ensure
 from autoresearch_mcp.server.settings.ssh import HostSection
 from autoresearch_mcp.trainer import prepare, protocol
-from autoresearch_mcp.trainer.protocol import OwnText
 
 HELD = "held.json"  # in a run's folder here: for how many of the host's own seconds it ran
 ROUND_S = 0.1  # between two requests, after something new
@@ -33,7 +32,6 @@ class Wanted:
     """What a lab wants prepared on a host."""
 
     profile: str
-    own: OwnText | None
     secret: Path | None
 
 
@@ -116,8 +114,7 @@ class Host:
             ComputeError: It can't be prepared there.
         """
         secret = base64.b64encode(await asyncio.to_thread(ensure(wanted.secret).read_bytes)).decode() if wanted.secret else ""
-        own = asdict(wanted.own) if wanted.own else None
-        request = {"profile": wanted.profile, "own": own, "secret": secret, "again": True, "stop": False}
+        request = {"profile": wanted.profile, "secret": secret, "again": True, "stop": False}
         backoff = Backoff(RETRY_S)
         try:
             while True:

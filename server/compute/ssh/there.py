@@ -73,7 +73,7 @@ def _check() -> dict[str, Any]:
     return {"sandbox": sandbox.level(), "missing": missing, "python": sys.executable, "kernel": platform.release()}
 
 
-def _prepare(folder: Path, profile: str, own: Any, secret: str, again: bool, stop: bool) -> dict[str, Any]:
+def _prepare(folder: Path, profile: str, secret: str, again: bool, stop: bool) -> dict[str, Any]:
     """Begin to prepare data unless that goes on, or tell how it went."""
     from autoresearch_mcp.trainer import prepare
 
@@ -86,8 +86,6 @@ def _prepare(folder: Path, profile: str, own: Any, secret: str, again: bool, sto
     if again and not _alive(pid):
         status.unlink(missing_ok=True)
         command = [sys.executable, "-m", "autoresearch_mcp.trainer.prepare", profile]
-        if own:
-            command += ["--own", json.dumps(own)]
         if secret:
             file = folder / "secret"
             descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -117,7 +117,7 @@ def ssh(hosts: Hosts, state: Path) -> Backend:
 
     def make(log: Path, profile: str = "tiny", command: str = hosts.ssh) -> Compute:
         sections = {name: HostSection(python=sys.executable) for name in ("box", "other")}
-        return SshCompute(Wanted(profile, None, None), 1, state, list(sections), sections, command, round_s=0.1)
+        return SshCompute(Wanted(profile, None), 1, state, list(sections), sections, command, round_s=0.1)
 
     def there(job: Job) -> Path:
         (folder,) = hosts.folder.glob(f"home of */.autoresearch-mcp/labs/lab-*/runs/{job.id}/{job.attempt}")

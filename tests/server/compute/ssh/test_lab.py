@@ -50,7 +50,7 @@ async def line(ssh_hosts: Hosts, tmp_path: Path) -> AsyncIterator[tuple[SshCompu
     )
     ssh.chmod(0o755)
     section = HostSection(python=sys.executable, before=[drawing(600)])
-    compute = SshCompute(Wanted("tiny", None, None), 1, tmp_path / "state", ["box"], {"box": section}, str(ssh), round_s=0.1)
+    compute = SshCompute(Wanted("tiny", None), 1, tmp_path / "state", ["box"], {"box": section}, str(ssh), round_s=0.1)
     yield compute, cut
     await compute.close()
 
@@ -134,7 +134,7 @@ async def test_a_log_of_many_answers_comes_back_whole_and_data_that_differs_is_r
     record["data"]["tiny"]["tokenizer"] = "another"
     protocol.write_json(tmp_path / "state" / "ssh.json", record)
     section = {"box": HostSection(python=sys.executable)}
-    next_one = SshCompute(Wanted("tiny", None, None), 1, tmp_path / "state", ["box"], section, ssh_hosts.ssh)
+    next_one = SshCompute(Wanted("tiny", None), 1, tmp_path / "state", ["box"], section, ssh_hosts.ssh)
     with pytest.raises(ComputeError, match="box can't be used: its tokenizer differs from the lab's"):
         await next_one.prepare()
     await next_one.close()
@@ -152,7 +152,7 @@ async def test_a_gpu_that_somebody_else_uses_is_left_alone_until_it_is_free(ssh_
             python=sys.executable, before=['cat "$HOME"/.autoresearch-mcp/labs/*/runs/*/1/spec.json > "$HOME/specs"', drawing(0)]
         )
     }
-    compute = SshCompute(Wanted("tiny", None, None), 1, tmp_path / "state", ["box:3"], section, ssh_hosts.ssh, round_s=0.1)
+    compute = SshCompute(Wanted("tiny", None), 1, tmp_path / "state", ["box:3"], section, ssh_hosts.ssh, round_s=0.1)
     id = new_id("e")
     job = Job(id, 1, tmp_path / id / "1", protocol.Spec(id, 1, "tiny", 20.0, 1, await compute.prepare()), {"train.py": b""})
     await compute.submit(job)
@@ -173,7 +173,7 @@ async def test_a_gpu_that_somebody_else_uses_is_left_alone_until_it_is_free(ssh_
 
 async def test_a_line_of_before_that_ends_the_shell_is_told_with_its_last_words(ssh_hosts: Hosts, tmp_path: Path) -> None:
     section = {"box": HostSection(python=sys.executable, before=["echo there is no module cuda", "exit 3"])}
-    compute = SshCompute(Wanted("tiny", None, None), 1, tmp_path / "state", ["box"], section, ssh_hosts.ssh, round_s=0.1)
+    compute = SshCompute(Wanted("tiny", None), 1, tmp_path / "state", ["box"], section, ssh_hosts.ssh, round_s=0.1)
     id = new_id("e")
     job = Job(id, 1, tmp_path / id / "1", protocol.Spec(id, 1, "tiny", 20.0, 1, await compute.prepare()), {"train.py": b""})
     await compute.submit(job)
@@ -207,7 +207,7 @@ async def test_a_training_begins_in_the_hours_of_its_host_and_says_for_which_it_
     opens = datetime.now() + timedelta(hours=2)  # by the clock of the host, which is this machine
     hours = f"{opens:%H:%M}-{opens + timedelta(hours=2):%H:%M}"
     section = HostSection(python=sys.executable, before=[drawing(0)], allowed=hours)
-    compute = SshCompute(Wanted("tiny", None, None), 1, tmp_path / "state", ["box"], {"box": section}, ssh_hosts.ssh, round_s=0.1)
+    compute = SshCompute(Wanted("tiny", None), 1, tmp_path / "state", ["box"], {"box": section}, ssh_hosts.ssh, round_s=0.1)
     id = new_id("e")
     job = Job(id, 1, tmp_path / id / "1", protocol.Spec(id, 1, "tiny", 20.0, 1, await compute.prepare()), {"train.py": b""})
     await compute.submit(job)
@@ -234,9 +234,7 @@ async def test_a_run_that_nobody_needs_is_ended_and_its_files_are_removed(
 ) -> None:
     compute, _ = line
     job = await start(compute, tmp_path)
-    next_one = SshCompute(
-        Wanted("tiny", None, None), 1, tmp_path / "state", ["box"], {"box": HostSection(python=sys.executable)}, ssh_hosts.ssh
-    )
+    next_one = SshCompute(Wanted("tiny", None), 1, tmp_path / "state", ["box"], {"box": HostSection(python=sys.executable)}, ssh_hosts.ssh)
     assert await next_one.orphans(lambda: {(job.id, 1)}) == []
     assert (await compute.observe(job)).phase == "running"
     assert await next_one.orphans(set) == [f"run {job.id}/1 on box"]

@@ -42,7 +42,7 @@ async def test_cuts_of_the_wire_lose_nothing_double_nothing_and_leave_nothing_ru
     drawing = shlex.join([sys.executable, str(DRAWING), "0.3", "0.5"])
     count = f'nice() {{ echo "$6" >> {tmp_path}/starts; {drawing} "$6"; echo "$6" >> {tmp_path}/ends; }}'
     section = HostSection(python=sys.executable, before=[count])
-    compute = SshCompute(Wanted("tiny", None, None), 1, tmp_path / "state", ["box:0,1,2,3"], {"box": section}, str(ssh), round_s=0.1)
+    compute = SshCompute(Wanted("tiny", None), 1, tmp_path / "state", ["box:0,1,2,3"], {"box": section}, str(ssh), round_s=0.1)
     wire.whole = True
     data = await compute.prepare()
     wire.whole = False
