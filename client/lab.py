@@ -61,9 +61,18 @@ class Lab(Tools[Picture]):
         self._client: Client | None = None
 
     def __enter__(self) -> Self:
+        """Connect.
+
+        Raises:
+            ConnectionError: no lab answers there, or not with this token.
+        """
         with contextlib.ExitStack() as stack:
             self._portal = stack.enter_context(anyio.from_thread.start_blocking_portal())
-            self._client = stack.enter_context(self._portal.wrap_async_context_manager(self._connected()))
+            try:
+                self._client = stack.enter_context(self._portal.wrap_async_context_manager(self._connected()))
+            except Exception as error:  # of the transport, the protocol or the system, in groups of one
+                hint = "Does its server run, and is the token right?" if self._remote else "Its server's own words stand above."
+                raise ConnectionError(f"No lab answers at {self._place}: {_innermost(error)}. {hint}") from error
             self._open = stack.pop_all()
         return self
 
@@ -81,11 +90,9 @@ class Lab(Tools[Picture]):
             ):
                 yield client
             return
-        start = launch(self._place)
         who = [*(["--as", self._name] if self._name else []), *(["--role", self._role] if self._role else [])]
-        server = StdioServerParameters(
-            command=start.command, args=[*start.args[:-1], *who, start.args[-1]], env={**os.environ, **start.env}, cwd=Path.cwd()
-        )
+        start = launch(*who, self._place)
+        server = StdioServerParameters(command=start.command, args=start.args, env={**os.environ, **start.env}, cwd=Path.cwd())
         async with Client(server, read_timeout_seconds=_ANSWER_S) as client:
             yield client
 
@@ -108,6 +115,10 @@ class Lab(Tools[Picture]):
         result = self._result(tool, arguments)
         drawn = next((part.data for part in result.content if isinstance(part, ImageContent)), "")
         return Picture(_text(result), base64.b64decode(drawn))
+
+
+def _innermost(error: Exception) -> Exception:
+    return _innermost(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
 
 
 def _text(result: CallToolResult) -> str:

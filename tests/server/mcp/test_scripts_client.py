@@ -1,6 +1,7 @@
 """The client for scripts: its methods are the tools, and calls reach a real server over both transports."""
 
 import inspect
+import socket
 import threading
 from pathlib import Path
 
@@ -43,6 +44,18 @@ def test_threads_share_a_connection_over_http(measured: MeasuredLab) -> None:
         for thread in threads:
             thread.join()
     assert answers == [measured.lab.status().champion.commit[:12]] * 8
+
+
+def test_where_no_lab_answers_one_sentence_says_so(measured: MeasuredLab, tmp_path: Path) -> None:
+    with pytest.raises(ConnectionError, match=r"No lab answers at .*nowhere: .* words stand above"), Lab(tmp_path / "nowhere"):
+        pass
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}/mcp"
+    with pytest.raises(ConnectionError, match="Does its server run"), Lab(nobody):
+        pass
+    refused = pytest.raises(ConnectionError, match="is the token right")
+    with served_over_http(measured.root, AUTORESEARCH_TOKEN="t" * 32) as server, refused, Lab(server.url, token="another"):
+        pass
 
 
 def test_name_and_role_are_for_servers_that_the_client_starts(tmp_path: Path) -> None:
