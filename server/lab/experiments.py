@@ -52,6 +52,7 @@ class Experiments:
         Raises:
             LabError: `bad_id`, `unknown_experiment`, or `lake_unavailable`.
         """
+        goes_on = any(id.startswith(("c-", "s-")) for id in ids)  # perhaps, with nothing in the queue now
         ids = list(dict.fromkeys(each for id in ids for each in self._trained_for(id)))
         open_ = {e.id: e for e in self._core.ledger.open_experiments()}
         ended = self._core.ledger.ended([id for id in ids if id not in open_])
@@ -64,7 +65,7 @@ class Experiments:
                 lines.append(ended_line(ended[id], self._core.root))
             else:
                 lines.append(a.ExperimentLine.of(without_paths(self._core.experiment(id), self._core.root)))
-        if any(id in open_ for id in ids):
+        if goes_on or any(id in open_ for id in ids):
             self._core.wake()
         return lines
 

@@ -225,8 +225,8 @@ def _checked(name: str, asked: a.Range, constant: Constant) -> SweepParameter:
         raise _bad(f"{where} needs low and high, or choices")
     if isinstance(constant.value, str | bool):
         raise _bad(f"{where} is {constant.text[:40]} now, so it needs choices, not a range")
-    if not (math.isfinite(asked.low) and math.isfinite(asked.high) and asked.low < asked.high):
-        raise _bad(f"{where}.low must be less than its high")
+    if not (asked.low < asked.high and math.isfinite(asked.high - asked.low)):
+        raise _bad(f"{where}.low must be less than its high, by a finite number")
     if asked.log and asked.low <= 0:
         raise _bad(f"{where}.low must be above 0 where log is true")
     whole = isinstance(constant.value, int)

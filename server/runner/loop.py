@@ -218,10 +218,11 @@ class Runner:
         await self._preparation.cancel()
         if self.stopping.is_set():
             await asyncio.to_thread(self._flusher.close)
-        try:
-            await self._flusher.wait()
-        except Exception as error:  # its rows stay in the ledger
-            _log.warning("the last flush failed: %s", error)
+        for beside in (self._sweeps, self._flusher):
+            try:
+                await beside.wait()
+            except Exception as error:  # the ledger has what was not done
+                _log.warning("what was under way failed: %s", error)
         await self._retention.wait()
         await self._spending.close()
         await self._compute.close()

@@ -49,7 +49,8 @@ def _work(paths: LabPaths) -> int:
             under = settings.under(launch) if launch is not None else settings  # what was reserved is what runs
             outcome = asyncio.run(_drive(under, paths, ledger, LabWatch(paths, file, settings, lock)))
         # A server that saw the lock held may have queued work after the last round.
-        more = outcome == "new settings" or (outcome == "idle" and bool(ledger.open_experiments(limit=1) or ledger.open_candidacies()))
+        queued = ledger.open_experiments(limit=1) or ledger.open_candidacies(limit=1) or ledger.open_sweeps(limit=1)
+        more = outcome == "new settings" or (outcome == "idle" and bool(queued))
         ledger.close()
         if not more:
             return 0

@@ -7,7 +7,8 @@ import itertools
 import math
 import random
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,10 @@ FEWEST_WEIGHED = 20  # finished trials, from which on importances are told
 _FEWEST_BEST = 8  # trials that importances take for good
 _STARTUP = 10  # trials that are drawn at random before a model guides them, at most
 _DIGITS = 6  # of a value that is no whole number
+
+
+class Unsampled(Exception):
+    """A sampler couldn't choose, and says why. It won't mend itself: what it is told stays the same."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,15 @@ class Known:
     attrs: Mapping[str, Any] | None = None
 
 
+@contextmanager
+def _choosing() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # Optuna's, or that it is gone: one sweep ends, and keeps no other and no round waiting
+        raise Unsampled(f"{type(error).__name__}: {error}"[:300]) from error
+
+
+@_choosing()
 def ask(sweep: Sweep, number: int, known: Sequence[Known]) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the values of the next trial, as code, and what the sampler wants to find again.
 
@@ -49,6 +63,9 @@ def ask(sweep: Sweep, number: int, known: Sequence[Known]) -> tuple[dict[str, st
         sweep: whose constants are varied.
         number: of the trial.
         known: everything that was asked before, and results of the same code from elsewhere.
+
+    Raises:
+        Unsampled: the sampler failed.
     """
     if sweep.sampler == "grid":
         return grid_point(sweep, number), {}
@@ -61,10 +78,14 @@ def ask(sweep: Sweep, number: int, known: Sequence[Known]) -> tuple[dict[str, st
     return values, study.trials[trial.number].system_attrs
 
 
+@_choosing()
 def weigh(sweep: Sweep, known: Sequence[Known]) -> dict[str, float]:
     """Return which share of the metric's variation each constant explains, the largest first, by PED-ANOVA.
 
     It compares where the best trials lie with where all do: the best tenth, but never fewer than 8, because 2 of 20 mislead.
+
+    Raises:
+        Unsampled: the importances can't be reckoned.
     """
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 

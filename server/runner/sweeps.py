@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.gate.evidence import counted, for_display, metrics
@@ -26,11 +27,13 @@ from autoresearch_mcp.server.settings import Settings
 HOPELESS = 10  # trials that came to nothing, without one that finished: then a sweep stops
 TAG = "sweep"  # tag of every trial
 
+Point = tuple[dict[str, str], dict[str, Any]]  # of a sweep: its values, and what the sampler wants to find again
+
 _log = logging.getLogger("autoresearch.runner")
 
 
 class Sweeps:
-    """Drives the open sweeps of a lab. Only the runner's loop calls it.
+    """Drives the open sweeps of a lab, beside the runner's rounds: Optuna takes a second to import, and thinks, while slots are filled.
 
     Args:
         settings: returns the lab's, as lab.toml has them now.
@@ -42,24 +45,41 @@ class Sweeps:
         self._current = settings
         self._ledger = ledger
         self._repo = repo
+        self._under_way: asyncio.Task[None] | None = None
         self._done: object = None  # the lab as it was when nothing more was to do
+        self._asked: dict[str, tuple[int, Point]] = {}  # the last point of each sweep: one that waits for budget is not asked for again
         self._elsewhere: dict[str, list[sampling.Known]] = {}  # results of the same code that came from no trial, by sweep
 
     async def advance(self) -> None:
-        """Queue the trials that are due, at most one of each sweep, so that slots don't wait for the last of them.
+        """Begin to queue the trials that are due, at most one of each sweep, unless that is under way.
 
         Raises:
-            LabError: the ledger or the repository can't be used.
+            LabError: the ledger or the repository couldn't be used, the last time.
         """
-        key = self._ledger.changes(), self._current()
-        if key == self._done or not self.any():
+        if self._under_way is not None and not self._under_way.done():
             return
-        if not await asyncio.to_thread(self._advance):  # Optuna takes a second to import, and thinks
-            self._done = key
+        await self.wait()
+        key = self._ledger.changes(), self._current()
+        if key != self._done and self.any():
+            self._under_way = asyncio.create_task(self._look(key))
+
+    async def wait(self) -> None:
+        """Wait for what is under way.
+
+        Raises:
+            LabError: the ledger or the repository couldn't be used.
+        """
+        task, self._under_way = self._under_way, None
+        if task is not None:
+            await task
 
     def any(self) -> bool:
         """Return whether any sweep is open."""
         return bool(self._ledger.open_sweeps(limit=1))
+
+    async def _look(self, key: object) -> None:
+        if not await asyncio.to_thread(self._advance):
+            self._done = key
 
     def _advance(self) -> bool:
         """Return whether anything was done."""
@@ -67,6 +87,12 @@ class Sweeps:
         return any(done)
 
     def _step(self, sweep: Sweep) -> bool:
+        try:
+            return self._next(sweep)
+        except sampling.Unsampled as error:
+            return self._end(sweep, "stopped", f"No next trial could be chosen: {error}")
+
+    def _next(self, sweep: Sweep) -> bool:
         trials = self._ledger.trials(sweep.id)
         known = self._known(sweep, trials)
         running = sum(each.state == "running" for each in known)
@@ -98,9 +124,7 @@ class Sweeps:
 
     def _try(self, sweep: Sweep, number: int, known: list[sampling.Known]) -> bool:
         """Queue the next trial. Return whether anything was done."""
-        if sweep.id not in self._elsewhere:
-            self._elsewhere[sweep.id] = self._results_elsewhere(sweep)
-        values, attrs = sampling.ask(sweep, number, [*self._elsewhere[sweep.id], *known])
+        values, attrs = self._point(sweep, number, known)
         trial = Trial(sweep=sweep.id, number=number, values=values, attrs=attrs)
         try:
             proposal, twin = self._proposal(sweep, number, values)
@@ -113,6 +137,14 @@ class Sweeps:
             note = "The same code was trained before."
             return self._ledger.keep_trial(trial.model_copy(update={"experiment": measured, "note": note}))
         return self._queue(sweep, trial, proposal)
+
+    def _point(self, sweep: Sweep, number: int, known: list[sampling.Known]) -> Point:
+        if sweep.id not in self._elsewhere:
+            self._elsewhere[sweep.id] = self._results_elsewhere(sweep)
+        asked = self._asked.get(sweep.id)
+        if asked is None or asked[0] != number:
+            asked = self._asked[sweep.id] = number, sampling.ask(sweep, number, [*self._elsewhere[sweep.id], *known])
+        return asked[1]
 
     def _queue(self, sweep: Sweep, trial: Trial, proposal: Proposal) -> bool:
         settings = self._current()
@@ -148,7 +180,7 @@ class Sweeps:
         """Return the proposal of a trial, and whether its code was there before."""
         files = self._repo.editable_files(sweep.commit)
         told = ", ".join(f"{name} = {value}" for name, value in values.items())
-        hypothesis = f"Trial {number + 1} of the sweep {sweep.id}: {told}."
+        hypothesis = f"{told}: trial {number + 1} of the sweep {sweep.id}."  # the values first: lists show the beginning
         if all(literals.literal(values[name]) == literals.literal(each.now) for name, each in sweep.parameters.items()):
             origin = self._ledger.proposal(self._ledger.proposal_of(sweep.commit))
             return origin or self._unchanged(sweep), True

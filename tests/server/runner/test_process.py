@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_mcp.server.answers import Range
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES
@@ -126,13 +127,16 @@ def test_work_that_came_while_the_runner_was_leaving_is_seen(lab_root: Path, mon
         if len(looks) == 1:
             lab.launch_training("champion", "ada")
             assert processes(lab_root, "runner") == []
-        else:
+        elif len(looks) == 2:
             ledger.request_cancel(ledger.open_experiments()[0].id)
+            lab.launch_sweep("champion", "ada", {"UNEMBEDDING_LR": Range(low=0.001, high=0.1)}, 2, sampler="random")
+        else:
+            ledger.cancel([each.id for each in ledger.open_sweeps()], "ada")
         return "idle"
 
     monkeypatch.setattr(process, "_drive", drive)
     assert process.main(lab_root) == 0
-    assert looks == [0, 1] and not runner_alive(state)
+    assert looks == [0, 1, 0] and not runner_alive(state)
     lab.close()
 
 

@@ -1,18 +1,24 @@
 """Sweeps: constants of a commit are tuned by ordinary trials, whatever happens to the runner, the budget or a trial."""
 
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 
+from autoresearch_mcp.server import settings as lab_settings
 from autoresearch_mcp.server.answers import Range, SweepLine
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.models import Sampler
-from autoresearch_mcp.server.runner import sweeps
+from autoresearch_mcp.server.models import Experiment, Sampler, SweepParameter, new_id
+from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.runner import sampling, sweeps
 from autoresearch_mcp.server.runner.lock import runner_lock
+from autoresearch_mcp.server.runner.sampling import ask
 from tests.server.harness import LabHarness
 from tests.server.runner.test_killed_candidacies import Assassin, Killed
 
@@ -53,8 +59,12 @@ def drive(harness: LabHarness) -> None:
     harness.drive(command=DRAWING)
 
 
-def test_every_trial_is_a_proposal_and_an_experiment_of_its_own(harness: LabHarness) -> None:
+def test_every_trial_is_a_proposal_and_an_experiment_of_its_own(harness: LabHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     id = launch(harness, 3, RATE | {"PRINT_EVERY": Range(low=1, high=300)})
+    started = list[Path]()
+    with monkeypatch.context() as watched:
+        watched.setattr("autoresearch_mcp.server.lab.core.ensure_runner", lambda root, state: started.append(root))
+        assert harness.lab.states([id]) == [] and started == [harness.root], "who waits for a sweep wakes the runner between two trials"
     drive(harness)
     swept = line(harness, id)
     assert (swept.state, swept.ended, swept.failed, swept.left) == ("done", 3, 0, 0)
@@ -138,6 +148,68 @@ def test_a_sweep_that_is_cancelled_in_the_middle_starts_nothing_more(harness: La
     assert harness.ledger.open_experiments() == [] and harness.lab.status().budget.reserved_s == 0
 
 
+def test_a_sampler_that_fails_ends_its_sweep_and_keeps_no_other_waiting(harness: LabHarness) -> None:
+    fine = launch(harness, 1, {"WEIGHT_DECAY": Range(low=0.2, high=0.3)})
+    sweep = harness.ledger.sweep(fine)
+    assert sweep is not None
+    endless = SweepParameter(path="train.py", now="0.2", low=-1e308, high=1e308)
+    broken = sweep.model_copy(update={"id": new_id("s"), "created_at": 0.0, "parameters": {"WEIGHT_DECAY": endless}})
+    harness.ledger.add_sweep(broken, None, "")
+    drive(harness)
+    assert line(harness, broken.id).state == "stopped" and "No next trial could be chosen" in line(harness, broken.id).note
+    assert (line(harness, fine).state, line(harness, fine).ended) == ("done", 1)
+
+
+def test_slots_are_filled_while_a_sampler_thinks(harness: LabHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    edits = [{"path": "train.py", "search": "SCALAR_LR = 0.5 ", "replace": "SCALAR_LR = 0.4 "}]
+    with runner_lock(harness.state):
+        other = harness.lab.propose_patch("A somewhat smaller rate is steadier.", "bob", edits=edits).commit
+        (training,) = harness.lab.launch_training(other, "bob").experiments
+    id, ended, asked, move = launch(harness, 1, sampler="random"), threading.Event(), list[bool](), harness.ledger.move
+
+    def moved(id: str, *args: Any, **changes: Any) -> Experiment | None:
+        experiment = move(id, *args, **changes)
+        if experiment is not None and experiment.id == training and experiment.terminal:
+            ended.set()
+        return experiment
+
+    def thinking(*args: Any) -> Any:
+        asked.append(ended.wait(20))
+        return ask(*args)
+
+    monkeypatch.setattr(harness.ledger, "move", moved)
+    monkeypatch.setattr(sampling, "ask", thinking)
+    drive(harness)
+    assert asked == [True] and line(harness, id).ended == 1
+
+
+def test_a_trial_that_waits_for_the_budget_is_proposed_once(harness: LabHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    id, values = launch(harness, 2, {"SCALAR_LR": Range(low=0.6, high=0.9)}), iter(["0.61", "0.62", "0.63", "0.64"])
+    monkeypatch.setattr(sampling, "ask", lambda *_: ({"SCALAR_LR": next(values)}, {}))
+    settings, ledger = lab_settings.load(harness.root), harness.ledger
+    driver = sweeps.Sweeps(lambda: settings, ledger, Repo(harness.root))
+
+    async def advance() -> None:
+        await driver.advance()
+        await driver.wait()
+        with runner_lock(harness.state):
+            harness.lab.write_memory("finding", "Something changed in the ledger.", "bob")
+
+    def poor(*args: Any, **more: Any) -> None:
+        raise LabError("Too little is left.", "over_budget")
+
+    anyio.run(advance)
+    with monkeypatch.context() as short:
+        short.setattr(ledger, "enqueue", poor)
+        anyio.run(advance)
+        anyio.run(advance)
+    assert (line(harness, id).state, len(ledger.trials(id))) == ("open", 1)
+    anyio.run(advance)
+    assert [trial.values["SCALAR_LR"] for trial in ledger.trials(id)] == ["0.61", "0.62"]
+    assert sum(id in each.tags for _, each in ledger.proposals_after(0, -1)) == 2
+    drive(harness)
+
+
 REFUSED: list[tuple[dict[str, Range], int, str]] = [
     ({"MATRIX_RL": Range(low=0.1, high=1)}, 8, "Did you mean MATRIX_LR"),
     ({"DEPTH": Range(low=1, high=4)}, 8, "assigned 3 times"),
@@ -145,6 +217,7 @@ REFUSED: list[tuple[dict[str, Range], int, str]] = [
     ({"MATRIX_LR": Range(low=1, high=0.1)}, 8, "low must be less"),
     ({"MATRIX_LR": Range(low=0, high=0.1, log=True)}, 8, "above 0"),
     ({"MATRIX_LR": Range(low=float("nan"), high=0.1)}, 8, "low must be less"),
+    ({"MATRIX_LR": Range(low=-1e308, high=1e308)}, 8, "by a finite number"),
     ({"MATRIX_LR": Range(low=0.1)}, 8, "needs low and high"),
     ({"MATRIX_LR": Range(low=0.1, high=0.2, choices=["1", "2"])}, 8, "choices, or low and high"),
     ({"MATRIX_LR": Range(choices=["0.1", "0.1"])}, 8, "two different"),
