@@ -59,6 +59,12 @@ def compute_dtype(capability: tuple[int, int] | None) -> str:
     return "bfloat16" if capability >= AMPERE else "float16"
 
 
+def too_old(name: str, capability: tuple[int, int]) -> str:
+    """Say that a card is older than `TENSOR_CORES`."""
+    has, needed = (".".join(map(str, each)) for each in (capability, TENSOR_CORES))
+    return f"{name} is too old: its compute capability is {has}, and {needed} is needed."
+
+
 def attention_backend(capability: tuple[int, int] | None, wanted: str, has_kernels: bool) -> str:
     """Name the attention kernel: `fa3` on Hopper, `sdpa` elsewhere, or what `wanted` ("auto", "fa3", "sdpa") asks for.
 
@@ -96,7 +102,7 @@ def choose(config: dict[str, Any]) -> tuple[str, str]:
     elif torch.cuda.is_available():
         capability = torch.cuda.get_device_capability()
         if capability < TENSOR_CORES:
-            raise RuntimeError(f"{torch.cuda.get_device_name()} is too old: its compute capability is {capability}, and 7.0 is needed.")
+            raise RuntimeError(too_old(torch.cuda.get_device_name(), capability))
         torch.set_float32_matmul_precision("high")
     else:
         raise RuntimeError(f"This lab trains on a GPU, and PyTorch {torch.__version__} finds none on this machine.")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 TRAIN = "train.py"
-_PASSED_OVER = {"test", "tests", "docs", "doc", "examples", ".github", "notebooks", "build", "dist"}
+PASSED_OVER = {"test", "tests", "docs", "doc", "examples", ".github", "notebooks", "build", "dist"}
 _PROJECT = ("pyproject.toml", "setup.cfg", "setup.py")
 _TRAINS = re.compile(
     rb"\.backward\(|\.fit\(|Trainer\(|\.train\(|\.learn\(|optimizer|optax|value_and_grad|jax\.grad|GradientTape|xgboost|lightgbm|sklearn"
@@ -90,7 +90,7 @@ def _by_name(path: str) -> int:
 
 def _passed_over(path: str) -> bool:
     folders = path.split("/")[:-1]
-    return len(folders) > 4 or any(folder in _PASSED_OVER or folder.startswith(".") for folder in folders)
+    return len(folders) > 4 or any(folder in PASSED_OVER or folder.startswith(".") for folder in folders)
 
 
 def _runs(code: bytes) -> bool:

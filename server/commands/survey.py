@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_mcp.server import settings
-from autoresearch_mcp.server.commands.candidates import TRAIN, Candidate, candidates, places
+from autoresearch_mcp.server.commands.candidates import PASSED_OVER, TRAIN, Candidate, candidates, places
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.goal import WORDS, Goal
@@ -21,7 +21,6 @@ ORIGINALS_DATA = "~/.cache/autoresearch"  # where the original's prepare.py puts
 MOST_FILES = 200  # that lab.toml can name
 MOST_BYTES = 16 << 20  # of all files that a run gets
 _NOT_IN_SETTINGS = set("\\*?[:")
-_PASSED_OVER = {"test", "tests", "docs", "doc", "examples", ".github", "notebooks", "build", "dist"}
 _NOT_FOR_RUNS = (".md", ".rst", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", ".ipynb", "LICENSE", ".bib")
 _MEASURES = (
     r"loss|bpb|ppl|perplexity|error|rmse|mse|mae|mape|acc|accuracy|f1|auc|auroc|r2|bleu|wer|cer|iou|map|dice|reward|return|score|"
@@ -179,7 +178,7 @@ def _files(repo: Repo, commit: str, paths: Sequence[str], editable: Sequence[str
     python = {_top(path) for path in sizes if path.endswith(".py")}
     sums: dict[str, int] = {}
     for path, size in sizes.items():
-        if _top(path) in python or path.split("/")[0] not in _PASSED_OVER:
+        if _top(path) in python or path.split("/")[0] not in PASSED_OVER:
             sums[_top(path)] = sums.get(_top(path), 0) + size
     names = [name for name in sums if name.isprintable() and not set(name.removesuffix("/**")) & _NOT_IN_SETTINGS and name not in editable]
     lines = []

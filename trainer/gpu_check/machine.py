@@ -124,11 +124,12 @@ def card_obstacle(facts: dict[str, Any], users: list[str]) -> str | None:
         return f"{torch} finds no GPU on this machine. The check in miniature needs none: --device cpu.{reason}"
     if not facts["triton"]:
         return f"{torch} has no Triton here, and torch.compile needs it on a GPU: pip install triton, in the version that this PyTorch asks for."
-    capability = tuple(facts["capability"])
-    if capability < device.TENSOR_CORES:
-        return f"{facts['name']} is too old: its compute capability is {'.'.join(map(str, capability))}, and 7.0 is needed."
+    major, minor = facts["capability"]
+    if (major, minor) < device.TENSOR_CORES:
+        return device.too_old(facts["name"], (major, minor))
     total, free = facts["total_mb"], facts["free_mb"]
-    profile, needed = profile_for(capability), CARD_MB if profile_for(capability) == "h100" else SMALL_CARD_MB
+    profile = profile_for((major, minor))
+    needed = CARD_MB if profile == "h100" else SMALL_CARD_MB
     if total < needed:
         return (
             f"{facts['name']} has {total / 1000:.0f} GB of memory, and the {profile} profile takes about {needed // 1000} GB. "
