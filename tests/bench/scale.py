@@ -35,7 +35,7 @@ AGENTS = 100
 DAY, MONTH, YEAR = 1_000, 30, 365
 WINDOW_S = 10.0
 AIM_MS = 20.0  # of a round, at the most slots
-_YEARLY = {
+_REPEATED = {  # tables with a row for each experiment, and the columns whose values differ between those
     "ended": ("id", "commit"),
     "evidence": ("experiment", "weights", "answers"),
     "curves": ("experiment",),
@@ -181,12 +181,7 @@ def _took_s(ask: Callable[[], object]) -> list[float]:
 def _multiply(path: Path, days: int) -> int:
     """Repeat each row of a day's ledger for every day before it, under other ids; returns the bytes of the file."""
     with closing(sqlite3.connect(path)) as db:
-        for table, keys in {
-            "ended": ("id", "commit"),
-            "evidence": ("experiment", "weights", "answers"),
-            "curves": ("experiment",),
-            "starts": ("experiment", "commit"),
-        }.items():
+        for table, keys in _REPEATED.items():
             columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
             columns = [name for name in columns if name != "seq"]
             earlier = {name: f'"{name}" - 86400.0 * (d - 99)' for name in columns if name == "at" or name.endswith("_at")}
