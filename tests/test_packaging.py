@@ -78,7 +78,10 @@ def test_a_bundle_holds_the_manifest_and_all_that_uv_needs_to_install_it(tmp_pat
     assert manifest["manifest_version"] == "0.4" and manifest["server"]["type"] == "uv"
     assert {"pyproject.toml", "setup.py", "README.md", "LICENSE", "LICENSES/nanochat.txt", manifest["server"]["entry_point"]} <= names
     ours = {
-        str(path.relative_to(HERE)) for folder in ("server", "trainer", "contracts", "client") for path in (HERE / folder).rglob("*.py")
+        str(path.relative_to(HERE))
+        for folder in ("server", "trainer", "contracts", "client")
+        for path in (HERE / folder).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
     }
     ours -= {"trainer/gpu_check/checkout/autoresearch_mcp/__init__.py"}  # the package's name for a checkout that isn't installed
     assert ours <= names and not any(name.startswith(("tests/", ".venv/")) for name in names)

@@ -90,16 +90,22 @@ def test_the_wheel_makes_and_serves_a_lab_without_the_heavy_packages(installed: 
     assert "torch" in answers[5]["structuredContent"]["warnings"][0]
 
 
-def test_the_wheel_installs_one_import_name_with_types_and_all_of_the_source(installed: dict[str, str]) -> None:
+def files(folder: Path) -> set[str]:
+    """A folder's files by relative path, but those that Python compiles."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+
+
+def test_the_wheel_installs_one_import_name_with_types_licences_and_all_of_the_source(installed: dict[str, str]) -> None:
     site = Path(installed["PYTHONPATH"].split(os.pathsep)[1])
     assert {path.name for path in site.iterdir()} == {"autoresearch_mcp", f"autoresearch_mcp-{__version__}.dist-info", "bin"}
     package, repository = site / "autoresearch_mcp", Path(__file__).parents[2]
     assert {path.name for path in package.iterdir()} == {"server", "trainer", "contracts", "client"}
     for folder in package.iterdir():
         assert (folder / "py.typed").is_file()
-        ours = {path.relative_to(repository / folder.name) for path in (repository / folder.name).rglob("*.py")}
-        ours -= {Path("gpu_check/checkout/autoresearch_mcp/__init__.py")}  # the package's name for a checkout that isn't installed
-        assert {path.relative_to(folder) for path in folder.rglob("*.py")} == ours
+        ours = files(repository / folder.name)
+        ours -= {"gpu_check/checkout/autoresearch_mcp/__init__.py"}  # the package's name for a checkout that isn't installed
+        assert files(folder) == ours
+    assert files(next(site.glob("*.dist-info/licenses"))) == {"LICENSE", *(f"LICENSES/{name}" for name in files(repository / "LICENSES"))}
 
 
 def test_a_server_that_has_started_has_imported_nothing_heavy(lab_root: Path) -> None:
