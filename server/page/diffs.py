@@ -1,13 +1,15 @@
 """Diffs and logs for the page: lines with their kind, and Python's words coloured."""
 
+import functools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
-from pygments import lex
-from pygments.lexers import PythonLexer
-from pygments.token import STANDARD_TYPES
 
 from autoresearch_mcp.server.untrusted import visible
+
+if TYPE_CHECKING:
+    from pygments.lexer import Lexer
 
 _MOST_COLOURED = 2_000  # characters of a line
 _KINDS = {"+": "added", "-": "removed", "@": "hunk"}
@@ -52,7 +54,10 @@ def _coloured(text: str) -> Markup:
     if len(text) > _MOST_COLOURED:
         return Markup.escape(visible(text))
     spans = []
-    for token, value in lex(text, _LEXER):
+    from pygments import lex  # and jinja2 elsewhere: 0.1 s, which a server that nobody looks at needn't spend
+    from pygments.token import STANDARD_TYPES
+
+    for token, value in lex(text, _lexer()):
         while token not in STANDARD_TYPES and token.parent is not None:
             token = token.parent
         name = STANDARD_TYPES.get(token, "")
@@ -61,4 +66,8 @@ def _coloured(text: str) -> Markup:
     return Markup("").join(spans)
 
 
-_LEXER = PythonLexer(stripnl=False, ensurenl=False)
+@functools.cache
+def _lexer() -> "Lexer":
+    from pygments.lexers import PythonLexer
+
+    return PythonLexer(stripnl=False, ensurenl=False)

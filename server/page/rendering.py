@@ -5,11 +5,12 @@ import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from typing import TYPE_CHECKING, Any
 
 from autoresearch_mcp.server.untrusted import clean, cut, one_line, visible
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:
@@ -23,7 +24,9 @@ def render_markdown(template: str, context: Mapping[str, Any]) -> str:
 
 
 @functools.cache
-def _environment(markdown: bool = False) -> Environment:
+def _environment(markdown: bool = False) -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("autoresearch_mcp.server.page"),
         autoescape=not markdown,  # noqa: S701 what goes into Markdown is escaped by `_in_markdown`

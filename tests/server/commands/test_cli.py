@@ -41,6 +41,26 @@ def test_nothing_heavy_is_loaded_before_the_command_is_known() -> None:
     assert loaded("serve") == f"[] {ours}\n"
 
 
+def test_a_server_starts_without_what_only_some_labs_and_pages_need() -> None:
+    unneeded = (
+        "jwt",
+        "opentelemetry.sdk",
+        "jinja2",
+        "pygments",
+        "numpy",
+        "scipy",
+        "optuna",
+        "matplotlib",
+        "tenacity",
+        "modal",
+        "deeplake",
+        "torch",
+    )
+    code = "import sys; from autoresearch_mcp.server.mcp import http, stdio; from autoresearch_mcp.server.page import door\n"
+    code += f"print([m for m in {unneeded} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--version"])
