@@ -138,7 +138,7 @@ def trainer(lab: LabUnderTest) -> list[Finding]:
     """Check for the packages that trainings on this machine need."""
     from autoresearch_mcp.server.lab.status import missing_packages
 
-    if lab.settings.rents:
+    if not lab.settings.shares_files:
         return []
     if not lab.settings.is_script and (missing := missing_packages()):
         return [Finding("trainer", "bad", f"trainings need {', '.join(missing)}", "pip install 'autoresearch-mcp[local]'")]
@@ -153,7 +153,7 @@ def data(lab: LabUnderTest) -> list[Finding]:
     """Check whether this machine has the data to train on."""
     from autoresearch_mcp.trainer import prepare
 
-    if lab.settings.rents:
+    if not lab.settings.shares_files:
         return []
     training = lab.settings.training
     if lab.settings.is_script:

@@ -245,7 +245,7 @@ class Settings(Model):
     def _profiles_are_new(self) -> "Settings":
         if taken := sorted(set(self.profile) & set(PROFILES)):
             raise ValueError(f"[profile.{taken[0]}] must have another name: {taken[0]} is a built-in profile")
-        if self.training.own_profile is not None and self.compute.backend not in ("local", "slurm"):
+        if self.training.own_profile is not None and not self.shares_files:
             raise ValueError('[profile.NAME] works with [compute] backend = "local" or "slurm" only')
         return self
 
@@ -281,7 +281,7 @@ class Settings(Model):
         if old and not self.metric.name:
             self.metric = self.metric.model_copy(update={"name": old})
         self._judge_by_scorer()
-        if self.compute.backend not in ("local", "slurm") and self.is_script:
+        if self.is_script and not self.shares_files:
             raise ValueError('[metric] name works with [compute] backend = "local" or "slurm" only')
         if self.training.data and not self.is_script:
             raise ValueError(
@@ -386,6 +386,11 @@ class Settings(Model):
     def rents(self) -> bool:
         """Return whether a second of training costs money."""
         return self.compute.backend == "modal"
+
+    @property
+    def shares_files(self) -> bool:
+        """Return whether trainings use what lies on this machine: its packages, the prepared data, the files that lab.toml names."""
+        return self.compute.backend in ("local", "slurm")
 
     @property
     def gpus(self) -> list[str]:
