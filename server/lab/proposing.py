@@ -104,6 +104,7 @@ class Proposing:
         if twin is None:
             core.repo.keep(draft.commit)
             change = core.repo.diff(draft.base, draft.commit)
+            similar, novelty = self._similar.before(hypothesis)
             proposal = Proposal(
                 commit=draft.commit,
                 base=draft.base,
@@ -119,13 +120,12 @@ class Proposing:
                 deletions=draft.deletions,
                 created_at=time.time(),
                 ported_from=port or "",
-                novelty=self._similar.novelty(hypothesis) if port is None else None,
+                novelty=novelty if port is None else None,
                 added=draft.added,
             )
             copies = core.ledger.near_copies(draft.canonical)
             twin = core.ledger.add_proposal(proposal, draft.canonical, kind)
             if twin is proposal or twin.commit == proposal.commit:
-                similar = self._similar.find(hypothesis, but=twin.commit)
                 died = self._smoke.failure(twin.commit)
                 notes = [
                     *self._of_idea(idea, twin.commit, author),

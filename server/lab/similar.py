@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from autoresearch_mcp.server.search.embedding import Vectors
 
 MOST = 5_000  # proposals to keep in memory, the newest
+MOST_SIMILAR = 3  # told of one idea
 MOST_CONSTANTS, MOST_VALUES = 3, 4  # told of one change
 NEAR_WORDS = 0.5  # of the weight of all words in either text, the share that is in both
 NEAR_MEANING = 0.6  # cosine; of unrelated hypotheses it is below 0.3
@@ -44,26 +45,22 @@ class SimilarProposals:
         self._proposals: list[Proposal] = []
         self._words: list[frozenset[str]] = []
         self._holders: Counter[str] = Counter()
+        self._weights: dict[str, float] | None = None  # of the words of proposals; None until they are needed
         self._vectors: list[Any] = []
 
-    def find(self, idea: str, but: str = "", limit: int = 3, holds: bool = False) -> list[a.SimilarProposal]:
-        """Return the proposals that are most like the idea, best first.
+    def find(self, idea: str, holds: bool = False) -> list[a.SimilarProposal]:
+        """Return the proposals that are most like the idea, best first. There may be none.
 
         Args:
             idea: a hypothesis or a search text.
-            but: a commit to leave out.
             holds: whether a proposal that holds the words of the idea is like it, whatever else it says.
-            limit: the most proposals to return. There may be none.
         """
-        likeness = self._ranked(idea, holds)
-        best = [each for each in likeness if each[0] >= 1 and self._proposals[each[2]].commit != but][:limit]
-        conditions = self._status.conditions() if best else ""
-        return [self._described(self._proposals[n], min(like, 1.0), conditions) for _, like, n in best]
+        return self._likest(self._ranked(idea, holds))
 
-    def novelty(self, idea: str) -> float:
-        """Return how far an idea is from everything proposed so far: 0 says the same as another, 1 resembles nothing."""
+    def before(self, idea: str) -> tuple[list[a.SimilarProposal], float]:
+        """Return what `find` does, and how new an idea is that is not proposed yet: 0 says the same as another, 1 resembles nothing."""
         ranked = self._ranked(idea)
-        return round(1 - min(1.0, ranked[0][0]), 3) if ranked else 1.0
+        return self._likest(ranked), round(1 - min(1.0, ranked[0][0]), 3) if ranked else 1.0
 
     def relatives(self, idea: str, limit: int) -> list[tuple[str, float]]:
         """Return the commits of proposals around an idea, with how like it they are: 1 says the same."""
@@ -97,6 +94,11 @@ class SimilarProposals:
         below = {one: other, other: one}
         return next((each.commit for each in ports if below[each.ported_from] in (each.base, *self._ledger.bases(each.base))), "")
 
+    def _likest(self, ranked: list[tuple[float, float, int]]) -> list[a.SimilarProposal]:
+        best = [each for each in ranked[:MOST_SIMILAR] if each[0] >= 1]
+        conditions = self._status.conditions() if best else ""
+        return [self._described(self._proposals[n], min(like, 1.0), conditions) for _, like, n in best]
+
     def _ranked(self, idea: str, holds: bool = False) -> list[tuple[float, float, int]]:
         """Return how like an idea each proposal is, the most first: against what says the same, by itself, and which it is."""
         words = frozenset(terms(idea))
@@ -129,7 +131,7 @@ class SimilarProposals:
 
     def _put(self, proposals: list[Proposal], place: int) -> None:
         """Put proposals at a place: over the one that is there, or at the end."""
-        until = place + len(proposals)
+        until, self._weights = place + len(proposals), None
         words = [frozenset(terms(" ".join([proposal.hypothesis, proposal.title, *proposal.sets]))) for proposal in proposals]
         self._proposals[place:until] = proposals
         self._words[place:until] = words
@@ -165,7 +167,11 @@ class SimilarProposals:
         return self._weight(common) / self._weight(ours if holds else ours | theirs) if common else 0.0
 
     def _weight(self, words: frozenset[str]) -> float:
-        return sum(math.log(1 + (len(self._words) + 1) / (self._holders[word] + 1)) for word in words)
+        size = len(self._words) + 1
+        if self._weights is None:
+            self._weights = {word: math.log(1 + size / (count + 1)) for word, count in self._holders.items()}
+        weights, unheld = self._weights, math.log(1 + size)
+        return sum([weights.get(word, unheld) for word in words])
 
     def _cosines(self, idea: str) -> list[float]:
         if self._embedder is None or not self._proposals:
