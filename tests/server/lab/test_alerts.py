@@ -8,7 +8,6 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.runner.health import HealthFile
 from autoresearch_mcp.server.settings.live import SettingsFile
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
+from tests.standins.web import Answer, Request, served
 
 SECRET = "whisper-1234"
 
@@ -28,32 +28,21 @@ class Hook:
     """A webhook's receiver."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[str, dict[str, str], bytes]] = []
+        self.heard: list[Request] = []
         self.status = 204
-        outer = self
+        self.url = ""
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                outer.heard.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
-                self.send_response(outer.status)
-                self.send_header("Location", "/elsewhere")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/{SECRET}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+    def answer(self, request: Request) -> Answer:
+        self.heard.append(request)
+        return Answer(self.status, location="/elsewhere")
 
 
 @pytest.fixture
 def hook() -> Iterator[Hook]:
     receiver = Hook()
-    yield receiver
-    receiver.server.shutdown()
-    receiver.server.server_close()
+    with served(receiver.answer) as address:
+        receiver.url = f"{address}/{SECRET}"
+        yield receiver
 
 
 @pytest.fixture

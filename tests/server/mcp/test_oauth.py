@@ -3,11 +3,9 @@
 import contextlib
 import json
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import jwt
@@ -26,6 +24,7 @@ from autoresearch_mcp.server.settings.live import SettingsFile
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.listening import served_over_http
 from tests.server.mcp.test_http import LIST, ask
+from tests.standins.web import Answer, Request, served
 
 AUDIENCE = "https://lab.example/mcp"
 RSA, EC, OTHER = rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048)
@@ -42,24 +41,15 @@ class LocalIssuer:
         ]
         self.asked: list[str] = []
         self.moved: dict[str, str] = {}
-        outer = self
+        self.place = place
+        self.url = ""
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.asked.append(self.path)
-                pages: dict[str, Any] = {place: {"issuer": outer.url, "jwks_uri": f"{outer.url}/jwks"}, "/jwks": {"keys": outer.keys}}
-                pages |= {f"/new{path}": page for path, page in pages.items()}
-                self.send_response(302 if self.path in outer.moved else 200 if self.path in pages else 404)
-                self.send_header("Location", outer.moved.get(self.path, ""))
-                self.end_headers()
-                self.wfile.write(json.dumps(pages.get(self.path, {})).encode())
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+    def answer(self, request: Request) -> Answer:
+        self.asked.append(request.path)
+        pages: dict[str, Any] = {self.place: {"issuer": self.url, "jwks_uri": f"{self.url}/jwks"}, "/jwks": {"keys": self.keys}}
+        pages |= {f"/new{path}": page for path, page in pages.items()}
+        status = 302 if request.path in self.moved else 200 if request.path in pages else 404
+        return Answer(status, json.dumps(pages.get(request.path, {})).encode(), self.moved.get(request.path, ""))
 
     def auth(self, **changes: Any) -> AuthSection:
         return AuthSection.model_validate({"issuer": self.url, "audience": AUDIENCE} | changes)
@@ -73,9 +63,8 @@ class LocalIssuer:
 @pytest.fixture(scope="module")
 def issuer() -> Iterator[LocalIssuer]:
     made = LocalIssuer()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
+    with served(made.answer) as made.url:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -150,12 +139,11 @@ def test_an_issuer_that_is_away_opens_nothing_and_is_found_again(caplog: pytest.
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     late = LocalIssuer("/.well-known/oauth-authorization-server")
-    door = Issuer(late.auth(jwks="http://127.0.0.1:9/jwks"))
-    assert door.identify(late.token()) is None and "can't be read" in caplog.text
-    assert Issuer(late.auth()).identify(late.token()) == Identity("ada", Role.WORKER)  # as RFC 8414 places it
-    assert Issuer(late.auth(issuer=late.url + "/", jwks="")).identify(late.token()) is None  # the metadata is another issuer's
-    late.server.shutdown()
-    late.server.server_close()
+    with served(late.answer) as late.url:
+        door = Issuer(late.auth(jwks="http://127.0.0.1:9/jwks"))
+        assert door.identify(late.token()) is None and "can't be read" in caplog.text
+        assert Issuer(late.auth()).identify(late.token()) == Identity("ada", Role.WORKER)  # as RFC 8414 places it
+        assert Issuer(late.auth(issuer=late.url + "/", jwks="")).identify(late.token()) is None  # the metadata is another issuer's
 
 
 def test_while_the_issuer_is_slow_or_talks_nonsense_the_last_keys_hold_for_all(

@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.listening import served_over_http
 from tests.server.mcp.test_http import post
+from tests.standins.web import Answer, Request, served
 
 pytest.importorskip("opentelemetry.sdk", reason="the extra `otel` is not installed")
 service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
@@ -35,35 +35,23 @@ class Collector:
 
     def __init__(self) -> None:
         self.spans: list[tuple[str, str, str, str, str]] = []  # service, name, trace, parent, own
-        outer = self
+        self.url = ""
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                sent = service.ExportTraceServiceRequest()
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                sent.ParseFromString(body)
-                for group in sent.resource_spans:
-                    (name,) = [each.value.string_value for each in group.resource.attributes if each.key == "service.name"]
-                    for scope in group.scope_spans:
-                        outer.spans += [(name, s.name, s.trace_id.hex(), s.parent_span_id.hex(), s.span_id.hex()) for s in scope.spans]
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+    def answer(self, request: Request) -> Answer:
+        sent = service.ExportTraceServiceRequest()
+        sent.ParseFromString(request.body)
+        for group in sent.resource_spans:
+            (name,) = [each.value.string_value for each in group.resource.attributes if each.key == "service.name"]
+            for scope in group.scope_spans:
+                self.spans += [(name, s.name, s.trace_id.hex(), s.parent_span_id.hex(), s.span_id.hex()) for s in scope.spans]
+        return Answer()
 
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
     receiver = Collector()
-    yield receiver
-    receiver.server.shutdown()
-    receiver.server.server_close()
+    with served(receiver.answer) as receiver.url:
+        yield receiver
 
 
 @pytest.fixture
