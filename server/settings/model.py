@@ -253,6 +253,8 @@ class Settings(Model):
     def _device_fits_profile(self) -> "Settings":
         if self.device == "mps" and self.compute.backend != "local":
             raise ValueError(f"[compute] backend must be local: the profile {self.training.profile!r} is for this machine's Apple GPU")
+        if self.compute.backend == "ssh" and self.device == "cuda" and (bare := [host for host in self.compute.hosts if ":" not in host]):
+            raise ValueError(f'[compute] hosts must name the GPUs that trainings get, such as "{bare[0]}:0"')
         if self.rents and any((name == "CPU") != (self.device == "cpu") for name in self.gpus):
             kinds = '"CPU"' if self.device == "cpu" else "GPUs"
             raise ValueError(f"[compute] gpus must be {kinds}, which the profile {self.training.profile!r} is made for")

@@ -117,6 +117,13 @@ def test_a_machine_that_is_named_twice_is_refused() -> None:
         Settings.model_validate({"lab": {"name": "a lab"}, "compute": {"backend": "ssh", "hosts": ["box:0", "other", "box:1"]}})
 
 
+def test_a_machine_whose_gpus_are_not_named_is_refused_where_trainings_would_share_them() -> None:
+    given = {"lab": {"name": "a lab"}, "training": {"profile": "gpu"}, "compute": {"backend": "ssh", "hosts": ["box:0,1", "other"]}}
+    with pytest.raises(ValidationError, match='hosts must name the GPUs that trainings get, such as "other:0"'):
+        Settings.model_validate(given)
+    assert Settings.model_validate({**given, "compute": {"backend": "ssh", "hosts": ["box:0,1"]}}).slots == 2
+
+
 def test_hours_run_over_midnight() -> None:
     night, day = HostSection(allowed="19:00-08:00"), HostSection(allowed="08:00-19:00")
     assert [night.allows(hour * 60) for hour in (7, 8, 18, 19, 23)] == [True, False, False, True, True]
