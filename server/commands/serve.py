@@ -24,7 +24,7 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument(
-        "--http", metavar="HOST:PORT", help="Streamable HTTP instead of stdio; beyond this machine $AUTORESEARCH_TOKEN must be set"
+        "--http", metavar="HOST:PORT", help="Streamable HTTP instead of stdio; beyond this machine callers need tokens (see `token create`)"
     )
     parser.add_argument(
         "--allow-host",
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ORIGIN",
         action="append",
         default=[],
-        help="with --http: let web pages of this origin call (CORS); '*' lets all, and then $AUTORESEARCH_TOKEN must be set",
+        help="with --http: let web pages of this origin call (CORS); '*' lets all, and then callers need tokens",
     )
     parser.add_argument(
         "--as", dest="name", metavar="NAME", help="sign every call as this agent, and refuse calls that name another author"

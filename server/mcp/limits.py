@@ -18,7 +18,7 @@ _MOST_CALLERS = 10_000
 
 
 class RateLimit:
-    """Answers 429 to a caller that asks too often. Where no token is needed, callers can't be told apart, and none is limited.
+    """Answers 429 to a caller that asks too often. Where nobody has a name or a role, callers can't be told apart, and none is limited.
 
     Args:
         per_minute: says how many requests a caller may make in a minute.
