@@ -33,6 +33,7 @@ def _environment(markdown: bool = False) -> "Environment":
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=markdown,
         finalize=_in_markdown if markdown else _shown,
     )
     environment.filters |= {

@@ -32,15 +32,17 @@ def report(lab: Lab, since: float = 0.0) -> dict[str, str]:
 def _context(lab: Lab, since: float) -> dict[str, Any]:
     overview, status = lab.overview(), lab.status(steps=False)
     ended = [e for e in overview.ended if e.finished_at >= since]
-    promotions = [each for each in lab.promotions() if each.created_at >= since]
+    every = lab.promotions()
+    promotions = [each for each in every if each.created_at >= since]
     champions = overview.progress.champions
-    before = len([each for each in lab.promotions() if each.created_at < since])
+    known = {each.commit: each for each in champions}
+    before = [known[each.commit] for each in every if each.created_at < since and each.commit in known]
     metrics: dict[str, list[float]] = {}
     for number, value, sha in overview.progress.compared:
         if overview.ended[number - 1].finished_at >= since:
             metrics.setdefault(sha, []).append(value)
     decisions = lab.decisions()
-    promoted = {each.commit for each in lab.promotions()} | {lab.champion()}
+    promoted = {each.commit for each in every} | {lab.champion()}
     futile = [(sha, decisions[sha]) for sha in metrics if sha in decisions and sha not in promoted and not decisions[sha].promote]
     tags = Counter(tag for sha in {e.commit for e in ended} for tag in overview.tags(sha))
     runs: dict[str, str] = {}
@@ -53,7 +55,7 @@ def _context(lab: Lab, since: float) -> dict[str, Any]:
         "metric": status.metric,
         "since": since,
         "now": time.time(),
-        "first": champions[min(before, len(champions) - 1)] if champions else None,
+        "first": [*champions[:1], *before][-1] if champions else None,
         "last": champions[-1] if champions else None,
         "promotions": [
             (each, _named(overview, each.commit), plain(lab.diff(each.commit, each.previous, 20_000)), runs.get(each.commit, ""))

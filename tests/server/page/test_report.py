@@ -21,9 +21,18 @@ def test_a_report_tells_the_champions_way_and_how_to_reproduce_it(page_lab: Name
         later = report(lab, since=4e9)
     for text in files.values():
         assert "From 1.5000" in text and promotion.commit[:12] in text and "reproduce e-" in text
-        assert re.search(r"DEPTH = 2\n.*DEPTH = 1", text) and "crashed" in text and "width" in text
+        assert re.search(r"DEPTH = 2\n.*DEPTH = 1", text) and "crashed" in text and re.search(r"width \d+, depth \d+\.", text)
     assert "https://" not in files["report.html"] and "<script" not in files["report.html"]
     assert promotion.commit[:12] not in later["report.md"].partition("## Promotions")[2] and "0 trainings ended" in later["report.md"]
+
+
+def test_a_report_of_the_last_hours_starts_at_the_champion_of_then(page_lab: Named, monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.closing(Lab(page_lab[0].root)) as lab:
+        promotion = lab.promotions()[0]
+        adopted = promotion.model_copy(update={"commit": "f" * 40, "created_at": promotion.created_at - 100})  # and measured by nobody
+        monkeypatch.setattr(lab, "promotions", lambda: [adopted, promotion])
+        assert "From 1.5000" in report(lab, since=promotion.created_at - 1)["report.md"]
+        assert "From 1.4600" in report(lab, since=promotion.created_at + 1)["report.md"]
 
 
 def test_hostile_text_is_text_in_a_report(page_lab: Named) -> None:
