@@ -10,7 +10,6 @@ import base64
 import contextlib
 import math
 import os
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -33,6 +32,7 @@ from autoresearch_mcp.server.commands.examples import Change
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.page.serving import served_page
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.trainer.records import METRIC
 
@@ -244,17 +244,9 @@ async def agent(name: str, root: Path, screen: LiveConsole) -> AsyncIterator[Age
 @contextlib.contextmanager
 def page(root: Path, screen: LiveConsole) -> Iterator[None]:
     """Serve the lab's page while the demo goes on, and print its address."""
-    command = [sys.executable, "-P", "-m", "autoresearch_mcp.server.cli", "ui", "--no-browser", str(root)]
-    with LabPaths(root).server_log("page").open("a", encoding="utf-8") as log:
-        serving = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True)
-    try:
-        assert serving.stdout is not None
-        if line := serving.stdout.readline().strip():
-            screen.say("you", f"follow it in a browser: {line.split()[-1]}")
+    with served_page(root) as address:
+        screen.say("you", f"follow it in a browser: {address}")
         yield
-    finally:
-        serving.terminate()
-        serving.communicate()
 
 
 async def campaign(root: Path, screen: LiveConsole) -> None:

@@ -1,10 +1,15 @@
 """`autoresearch-mcp ui`: the page of a lab, for its owner, on this machine alone."""
 
 import argparse
-import secrets
+import contextlib
+import logging
+import signal
+import sys
+import threading
 import webbrowser
 
-from autoresearch_mcp.server.commands.arguments import add_lab, existing_lab
+from autoresearch_mcp.server.commands.arguments import add_lab, existing_lab, say
+from autoresearch_mcp.server.logs import log_to_stderr
 
 EXAMPLES = ("autoresearch-mcp ui my-lab", "autoresearch-mcp ui --no-browser --port 8766 my-lab")
 
@@ -17,8 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve the page until Ctrl-C. Who has the address is the owner there, so it holds a key that only this run knows."""
-    from autoresearch_mcp.server.page.serving import serve_page
+    """Serve the page until Ctrl-C or a signal. Who has the address is the owner there, so it holds a key that only this run knows."""
+    from autoresearch_mcp.server.mcp.http import is_news
+    from autoresearch_mcp.server.page.serving import served_page
 
-    serve_page(existing_lab(arguments.dir), arguments.port, secrets.token_urlsafe(24), None if arguments.no_browser else webbrowser.open)
+    root = existing_lab(arguments.dir)
+    log_to_stderr(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(is_news)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), served_page(root, arguments.port) as address:
+        say(f"The page of {root} is at {address}")
+        sys.stdout.flush()
+        if not arguments.no_browser:
+            webbrowser.open(address)
+        threading.Event().wait()
     return 0

@@ -1,13 +1,18 @@
 """`autoresearch-mcp ui`: the page of a lab whose agents speak over stdio."""
 
+import io
 import subprocess
 import sys
+import threading
 import urllib.request
 from http.cookiejar import CookieJar
-from urllib.error import HTTPError
+from pathlib import Path
+from urllib.error import HTTPError, URLError
 
 import pytest
+from rich.console import Console
 
+from autoresearch_mcp.server.commands import demo
 from tests.server.mcp.conftest import FakeRunnerLab
 
 
@@ -22,5 +27,20 @@ def test_the_printed_address_opens_the_page_as_its_owner_and_no_other_does(page_
             urllib.request.urlopen(f"{address[:-4]}abcd", timeout=20)
         with pytest.raises(HTTPError, match="404"):
             browser.open(address.replace("/login", "/mcp"), timeout=20)
-        serving.terminate()
-        assert serving.wait(10) == 0
+        with browser.open(address.partition("/login")[0] + "/events", timeout=20) as events:  # an open tab holds nothing up
+            assert events.readline().startswith(b"retry")
+            serving.terminate()
+            assert serving.wait(10) == 0
+
+
+def test_a_demos_page_is_served_while_it_goes_on_and_by_no_process_of_its_own(page_lab: tuple[FakeRunnerLab, dict[str, str]]) -> None:
+    printed = io.StringIO()
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
+    before = children.read_text()
+    with demo.page(page_lab[0].root, demo.LiveConsole(Console(file=printed, width=300))):
+        address = printed.getvalue().split()[-1]
+        assert children.read_text() == before
+        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
+        assert b"You are the lab's owner here" in browser.open(address, timeout=20).read()
+    with pytest.raises(URLError, match="refused"):
+        urllib.request.urlopen(address, timeout=20)
