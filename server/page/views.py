@@ -10,7 +10,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.memories import DIRECTION
 from autoresearch_mcp.server.lab.query import ExperimentQuery
-from autoresearch_mcp.server.lab.titles import title
+from autoresearch_mcp.server.lab.titles import beginning, title
 from autoresearch_mcp.server.mcp.bridge import Identity
 from autoresearch_mcp.server.models import ACTIVE_STATES, MemoryKind, Proposal, Verdict
 from autoresearch_mcp.server.page.charts import choices
@@ -58,6 +58,7 @@ def experiment(asked: Asked) -> Context:
     answer = lab.get_experiment(asked.name)
     assert answer.experiment is not None
     line = answer.experiment
+    proposal = lab.overview().proposals.get(line.commit)
     log = "" if line.state == "queued" else plain(lab.read_log(line.id, lines=60))
     return {
         "answer": answer,
@@ -66,7 +67,8 @@ def experiment(asked: Asked) -> Context:
         "log": log,
         "diff": _diff(lab, line.commit),
         "provenance": [pair for name, value in answer.details.items() for pair in _flat(name, value)][:60],
-        "proposal": lab.overview().proposals.get(line.commit),
+        "proposal": proposal,
+        "title": title(proposal) if proposal else beginning(line.hypothesis) or line.id,
         "open": line.state in (*ACTIVE_STATES, "queued"),
     }
 

@@ -19,7 +19,7 @@ const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 2000
 function axes(xName, yName, steps) {
   const common = { stroke: colour("faint"), grid: { stroke: colour("line"), width: 1 }, ticks: { show: false } };
   return [
-    { ...common, label: xName, labelSize: 22, grid: { show: false }, ...(steps ? { incrs: steps } : {}) },
+    { ...common, label: xName, size: 30, labelSize: 24, grid: { show: false }, ...(steps ? { incrs: steps } : {}) },
     { ...common, label: yName, size: 62, labelSize: 22 },
   ];
 }
@@ -183,13 +183,14 @@ function follow(log) {
 let asking = false, again = false, tag = "";
 async function refresh() {
   if (asking) { again = true; return; }
+  if (!document.querySelector("[data-live]")) return; // what a form was answered
   asking = true;
   try {
     const answer = await fetch(location.href, { headers: tag ? { "If-None-Match": tag } : {}, cache: "no-store" });
     if (answer.redirected) { location.reload(); return; }
     if (answer.status === 200) {
-      tag = answer.headers.get("ETag") || "";
-      swap(new DOMParser().parseFromString(await answer.text(), "text/html"));
+      const isWhole = swap(new DOMParser().parseFromString(await answer.text(), "text/html"));
+      tag = isWhole ? answer.headers.get("ETag") || "" : ""; // what was left out is asked for again
       await drawProgress(true);
     } else if (document.querySelector("[data-curve]")) {
       drawCurves(document);
@@ -200,10 +201,17 @@ async function refresh() {
   }
 }
 
+function isInUse(part) {
+  return part.querySelector("details[open]") || (part.contains(document.activeElement) && document.activeElement.matches("a, button, input, summary"))
+    || [...part.querySelectorAll("input:not([type=hidden])")].some((field) => field.value !== field.defaultValue);
+}
+
 function swap(fresh) {
+  let isWhole = true;
   for (const part of document.querySelectorAll("[data-live]")) {
     const other = fresh.querySelector(`[data-live="${part.dataset.live}"]`);
-    if (!other || part.contains(document.activeElement) && part.querySelector("details[open]")) continue;
+    if (!other) continue;
+    if (isInUse(part)) { isWhole = false; continue; } // somebody types there, or is on the way through it by keyboard
     const log = part.querySelector(".log"), atEnd = log && log.scrollTop + log.clientHeight > log.scrollHeight - 20;
     const ids = (root) => [...root.querySelectorAll("[data-curve]")].map((box) => box.dataset.curve).join();
     if (ids(part) && ids(part) === ids(other)) { // keep the canvases: move them into what is new
@@ -215,18 +223,17 @@ function swap(fresh) {
   }
   for (const box of charts.keys()) if (!box.isConnected) { charts.get(box).destroy(); charts.delete(box); }
   drawCurves(document);
+  return isWhole;
 }
 
-function listen() {
-  const source = new EventSource("/events");
-  let first = true;
+let source = null;
+function listen() { // a tab that nobody looks at holds no connection: a browser has six for one server
+  source?.close();
+  source = document.hidden ? null : new EventSource("/events");
+  if (!source) return;
   source.onopen = () => say("live", true);
-  source.onmessage = () => {
-    if (!first && !document.hidden) setTimeout(refresh, Math.random() * 800);
-    first = false;
-  };
-  source.onerror = () => { first = false; say(source.readyState === EventSource.CLOSED ? "stopped: reload the page" : "connecting again", false); };
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
+  source.onmessage = () => setTimeout(refresh, Math.random() * 800); // the first too: the lab may have changed since the view was made
+  source.onerror = ({ target }) => say(target.readyState === EventSource.CLOSED ? "stopped: reload the page" : "connecting again", false);
 }
 
 document.querySelectorAll(".filters select").forEach((select) => select.addEventListener("change", () => select.form.requestSubmit()));
@@ -234,6 +241,8 @@ document.querySelectorAll(".log").forEach(follow);
 drawProgress();
 drawCurves(document);
 listen();
+document.addEventListener("visibilitychange", listen);
+setInterval(() => { if (!document.hidden) refresh(); }, 60_000); // for "5 min ago"
 let resized;
 window.addEventListener("resize", () => { clearTimeout(resized); resized = setTimeout(() => { drawProgress(); drawCurves(document); }, 200); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawProgress(); drawCurves(document); });

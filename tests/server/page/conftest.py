@@ -62,7 +62,7 @@ def populate(fake: FakeRunnerLab, texts: list[str], author: str = "ada") -> dict
         if n == 0:
             assert lab.promote_commit(winner, author, approved_by="owner").promoted
             fresh = lab.launch_training("champion", author, 8).experiments
-            finish(fake, fresh, [1.46 + each for each in levels], time.time() + 10, by_lab=True)
+            finish(fake, fresh, [1.4602 + each for each in levels], time.time() + 10, by_lab=True)
         else:
             assert lab.promote_commit(winner, author).verdict.code == "awaiting_approval"
     running, queued = lab.launch_training(commits[0], author, 2).experiments

@@ -13,7 +13,7 @@ from tests.server.page.conftest import TOKEN, populate
 from tests.server.page.hostile import STRINGS
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
 CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
@@ -22,6 +22,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python, of the extra dev")
 expect = playwright.expect
 
+Named = tuple[FakeRunnerLab, dict[str, str]]
 LISTS = ["/", "/proposals", "/memories", "/agents", "/promotions", "/health"]
 
 
@@ -36,7 +37,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeRunn
 
 
 @pytest.fixture(scope="module")
-def server(hostile: tuple[FakeRunnerLab, dict[str, str]]) -> Iterator[Listening]:
+def server(hostile: Named) -> Iterator[Listening]:
     with served_over_http(hostile[0].root, AUTORESEARCH_TOKEN=TOKEN) as server:
         yield server
 
@@ -77,9 +78,7 @@ def views(names: dict[str, str]) -> list[str]:
     ]
 
 
-def test_hostile_text_neither_runs_nor_breaks_a_view_on_a_phone(
-    browser: "Browser", server: Listening, hostile: tuple[FakeRunnerLab, dict[str, str]]
-) -> None:
+def test_hostile_text_neither_runs_nor_breaks_a_view_on_a_phone(browser: "Browser", server: Listening, hostile: Named) -> None:
     visit = Visit(browser, server, viewport={"width": 360, "height": 740})
     for view in views(hostile[1]):
         visit.go(view)
@@ -93,9 +92,7 @@ def test_hostile_text_neither_runs_nor_breaks_a_view_on_a_phone(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(
-    browser: "Browser", server: Listening, hostile: tuple[FakeRunnerLab, dict[str, str]], scheme: str
-) -> None:
+def test_axe_finds_nothing_serious(browser: "Browser", server: Listening, hostile: Named, scheme: str) -> None:
     visit = Visit(browser, server, color_scheme=scheme, bypass_csp=True)
     for view in [*views(hostile[1]), "/login"] if scheme == "light" else [LISTS[0], views(hostile[1])[6]]:
         visit.page.goto(visit.base + view)
@@ -104,11 +101,46 @@ def test_axe_finds_nothing_serious(
         assert serious == {}, view
 
 
-def test_a_view_follows_the_lab_by_itself(browser: "Browser", server: Listening, hostile: tuple[FakeRunnerLab, dict[str, str]]) -> None:
+def test_a_view_follows_the_lab_by_itself(browser: "Browser", server: Listening, hostile: Named) -> None:
     visit = Visit(browser, server)
     visit.go("/health")
     hostile[0].ledger.record_change("grace", "owner", "command line", "here", "token create", f"since {time.time()}")
     expect(visit.page.get_by_role("cell", name="grace", exact=True)).to_be_visible(timeout=15_000)
+    assert visit.troubles == []
+
+
+def test_a_view_that_was_made_before_it_could_listen_catches_up(browser: "Browser", server: Listening, hostile: Named) -> None:
+    visit = Visit(browser, server)
+    visit.go("/health")
+    earlier = [visit.page.content()]
+    hostile[0].ledger.record_change("joan", "owner", "command line", "here", "token create", f"since {time.time()}")
+
+    def serve(route: "Route") -> None:
+        if earlier:
+            route.fulfill(body=earlier.pop(), content_type="text/html")
+        else:
+            route.continue_()
+
+    visit.page.route("**/health", serve)
+    visit.page.route("**/events", lambda route: route.fulfill(body="retry: 60000\ndata: 1\n\n", content_type="text/event-stream"))
+    visit.page.goto(f"{visit.base}/health")
+    expect(visit.page.get_by_role("cell", name="joan", exact=True)).to_be_visible(timeout=15_000)
+
+
+def test_what_somebody_types_outlasts_what_the_lab_does(browser: "Browser", server: Listening, hostile: Named) -> None:
+    visit = Visit(browser, server)
+    visit.go("/")
+    why, warning = visit.page.get_by_label("Why not"), visit.page.get_by_text("The lab's owner paused the lab")
+    why.fill("the curve looks odd")
+    visit.page.locator("#progress-head").click()
+    hostile[0].ledger.pause()
+    visit.page.evaluate("refresh()")
+    expect(why).to_have_value("the curve looks odd")
+    assert warning.count() == 0
+    why.fill("")
+    visit.page.locator("h1").click()
+    expect(warning).to_be_visible(timeout=15_000)
+    hostile[0].ledger.resume()
     assert visit.troubles == []
 
 
