@@ -66,7 +66,8 @@ class Headless:
                 return [*given, "--mcp-config", str(folder / ".mcp.json"), "--allowedTools", f"mcp__{NAME}"]
             case "codex":  # it reads a folder's configuration only where the folder is trusted
                 server = CLIENTS["codex"].format.servers((folder / ".codex" / "config.toml").read_text("utf-8"), "mcp_servers")[NAME]
-                return [*given, *(word for key, value in _flat(server) for word in ("-c", f"mcp_servers.{NAME}.{key}={json.dumps(value)}"))]
+                values = ((key, json.dumps(value, ensure_ascii=False)) for key, value in _flat(server))  # JSON's escapes aren't all TOML's
+                return [*given, *(word for key, value in values for word in ("-c", f"mcp_servers.{NAME}.{key}={value}"))]
         return given
 
     def configure(self, agent: Agent, lab: Path, url: str) -> None:

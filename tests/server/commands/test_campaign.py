@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -260,3 +261,11 @@ def test_each_client_is_told_of_the_server_in_its_own_way(command: str, file: st
     assert all(json.dumps(part) in text for part in ("--as", "ada", "--role", "worker", str(tmp_path / "lab")))
     line = client.command("the prompt", agent.folder)
     assert any(part.startswith(word) for part in line) and line.count("the prompt") == 1 and "{prompt}" not in line
+
+
+def test_codex_is_told_of_a_lab_whose_path_has_any_letters(tmp_path: Path) -> None:
+    client, agent = Headless.parse("codex exec"), Agent("ada", Role.WORKER, tmp_path / "ada")
+    client.configure(agent, tmp_path / "läb 🔬", "")
+    given = [word for word in client.command("the prompt", agent.folder) if "=" in word]
+    server = tomllib.loads("\n".join(given))["mcp_servers"]["autoresearch"]
+    assert server["args"][-1] == str(tmp_path / "läb 🔬")
