@@ -4,15 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from autoresearch_mcp.contracts import TOOLS
-from autoresearch_mcp.server.commands.init import create_lab
-from autoresearch_mcp.server.paths import LabPaths
-from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.acceptance import libraries
 
 HERE = Path(__file__).parents[2]
@@ -32,14 +28,6 @@ LIBRARIES = {
     "smolagents": "smolagents",
     "google-adk": "google_adk",
 }
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    root = tmp_path_factory.mktemp("labs") / "lab"
-    create_lab(root, profile="tiny", budget_s=1.0)
-    with runner_lock(LabPaths(root).state):  # so nothing is trained
-        yield root
 
 
 def drive(environment: str, script: Path, *arguments: str, lab: Path, home: Path) -> str:

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -15,9 +14,6 @@ from mcp import Client, StdioServerParameters
 from autoresearch_mcp.contracts import TOOLS
 from autoresearch_mcp.server.clients import CLIENTS
 from autoresearch_mcp.server.clients.entries import words
-from autoresearch_mcp.server.commands.init import create_lab
-from autoresearch_mcp.server.paths import LabPaths
-from autoresearch_mcp.server.runner.lock import runner_lock
 from tests import published
 
 HERE = Path(__file__).parents[2]
@@ -33,14 +29,6 @@ pytestmark = pytest.mark.skipif(
     shutil.which("node") is None or not (PROGRAMS / "claude").exists(),
     reason="the clients are hundreds of MB from npm, and need node: make client-test fetches them",
 )
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    root = tmp_path_factory.mktemp("labs") / "lab"
-    create_lab(root, profile="tiny", budget_s=1.0)
-    with runner_lock(LabPaths(root).state):  # so nothing is trained
-        yield root
 
 
 def environment(home: Path) -> dict[str, str]:
