@@ -31,8 +31,9 @@ def test_a_report_of_the_last_hours_starts_at_the_champion_of_then(page_lab: Nam
         promotion = lab.promotions()[0]
         adopted = promotion.model_copy(update={"commit": "f" * 40, "created_at": promotion.created_at - 100})  # and measured by nobody
         monkeypatch.setattr(lab, "promotions", lambda: [adopted, promotion])
-        assert "From 1.5000" in report(lab, since=promotion.created_at - 1)["report.md"]
-        assert "From 1.4600" in report(lab, since=promotion.created_at + 1)["report.md"]
+        before, after = (report(lab, since=promotion.created_at + shift)["report.md"] for shift in (-1, 1))
+    assert re.search(rf"From 1\.5000 [^(]*\(`{promotion.previous[:12]}`\) to ", before)
+    assert re.search(rf"From 1\.4602 [^(]*\(`{promotion.commit[:12]}`\) to ", after)  # the mean of its measurements, as in the table
 
 
 def test_hostile_text_is_text_in_a_report(page_lab: Named) -> None:
