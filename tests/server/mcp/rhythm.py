@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from mcp import Client
 
+from tests.server.mcp.calls import answer
 from tests.server.mcp.conftest import FakeRunnerLab
-from tests.server.mcp.test_surface import answer
 
 IDEA = "A wider model has more room to learn in."
 

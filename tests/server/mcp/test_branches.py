@@ -14,9 +14,9 @@ from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.mcp import build_server
 from autoresearch_mcp.server.paths import LabPaths
 from tests.server.mcp import rhythm
+from tests.server.mcp.calls import answer, refusal
 from tests.server.mcp.conftest import TRAIN, FakeRunnerLab, make_runner_lab
 from tests.server.mcp.pipe import SERVE
-from tests.server.mcp.test_surface import answer, refusal
 
 pytestmark = pytest.mark.anyio
 

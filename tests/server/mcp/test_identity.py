@@ -12,8 +12,8 @@ from mcp import Client, StdioServerParameters
 
 from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.proposals.repo import Repo
+from tests.server.mcp.calls import answer, refusal
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
-from tests.server.mcp.test_surface import answer, refusal
 
 pytestmark = pytest.mark.anyio
 

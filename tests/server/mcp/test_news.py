@@ -4,7 +4,6 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
@@ -15,8 +14,9 @@ from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.news import NewsCases
 from autoresearch_mcp.server.ledger.news import Piece
 from autoresearch_mcp.server.mcp import build_server
+from tests.server.mcp.calls import answer, call, text
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
-from tests.server.mcp.test_surface import answer, call, text
+from tests.server.mcp.winning import propose, win
 
 pytestmark = pytest.mark.anyio
 
@@ -30,19 +30,6 @@ def runner_lab(tmp_path: Path) -> Iterator[FakeRunnerLab]:
 def lab(runner_lab: FakeRunnerLab) -> Iterator[Lab]:
     with contextlib.closing(Lab(runner_lab.root)) as lab:
         yield lab
-
-
-def propose(lab: Lab, depth: int, author: str = "ada", **more: Any) -> str:
-    edits = [{"path": "train.py", "search": "DEPTH = 2", "replace": f"DEPTH = {depth}"}]
-    return lab.propose_patch(f"A depth of {depth} is better.", author, edits=edits, **more).commit
-
-
-def win(runner_lab: FakeRunnerLab, lab: Lab, commit: str) -> None:
-    """Give a proposal three good replicates against eight of the champion that the lab trained."""
-    champion = lab.champion()
-    for sha, metrics in ((champion, [1.68, 1.681, 1.679, 1.6805, 1.6795, 1.682, 1.678, 1.6801]), (commit, [1.64, 1.641, 1.639])):
-        for id, val_bpb in zip(lab.launch_training(sha, "ada", replicates=len(metrics)).experiments, metrics, strict=True):
-            runner_lab.finish(id, val_bpb, "same", by_lab=sha == champion)
 
 
 async def test_whoever_has_not_heard_is_told_once_that_the_champion_moved(runner_lab: FakeRunnerLab, lab: Lab) -> None:

@@ -24,10 +24,10 @@ from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.mcp import build_server
 from autoresearch_mcp.server.mcp.bridge import Identity
 from autoresearch_mcp.server.roles import Role
+from tests.server.mcp.calls import answer, refusal
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.listening import served_over_http
 from tests.server.mcp.test_http import post, refused
-from tests.server.mcp.test_surface import answer, refusal
 
 pytestmark = pytest.mark.anyio
 
