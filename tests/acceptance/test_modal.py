@@ -12,7 +12,7 @@ from autoresearch_mcp.server.proposals.making import NewRepo
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.lock import stop_runner
 from autoresearch_mcp.trainer.gpu_check.variants import with_a_look_ahead
-from tests.acceptance.test_swarm import answer, server
+from tests.acceptance.serving import answer, server
 from tests.standins.modal.standin import Standin
 from tests.waiting import until
 

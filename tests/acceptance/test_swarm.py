@@ -19,6 +19,7 @@ from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.acceptance.processes import processes
+from tests.acceptance.serving import HERE, answer, server
 from tests.server.mcp.listening import served_over_http
 from tests.waiting import until
 
@@ -26,8 +27,6 @@ pytestmark = pytest.mark.anyio
 
 AGENTS = 8
 PROPOSALS = 96
-CLI = ["-P", "-m", "autoresearch_mcp.server.cli", "serve"]
-HERE = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -58,17 +57,6 @@ async def swarm(lab: Path, transport: str) -> AsyncIterator[list[Client]]:
         else:
             servers = [stack.enter_context(served_over_http(lab)).url] * AGENTS
         yield [await stack.enter_async_context(Client(each)) for each in servers]
-
-
-def server(root: Path) -> StdioServerParameters:
-    return StdioServerParameters(command=sys.executable, args=[*CLI, str(root)], env=dict(os.environ) | {"PYTHONPATH": str(HERE)})
-
-
-async def answer(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
-    result = await client.call_tool(tool, arguments)
-    assert not result.is_error and result.structured_content is not None, result.content
-    content: dict[str, Any] = result.structured_content
-    return content
 
 
 def proposal(number: int) -> dict[str, Any]:
@@ -150,7 +138,7 @@ async def test_what_one_server_writes_the_others_see_at_once(swarm: list[Client]
 WAITING = """
 import sys, anyio
 from mcp import Client
-from tests.acceptance.test_swarm import answer, server
+from tests.acceptance.serving import answer, server
 
 async def note_progress(*_):
     print(id, flush=True)

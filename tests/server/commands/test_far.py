@@ -16,7 +16,7 @@ from mcp.client.stdio import StdioServerParameters
 from autoresearch_mcp.server.cli import main
 from autoresearch_mcp.server.commands.far import parse
 from autoresearch_mcp.server.errors import LabError
-from tests.acceptance.test_swarm import answer
+from tests.acceptance.serving import answer
 from tests.standins.sshd import Hosts
 from tests.waiting import until
 

@@ -8,15 +8,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import anyio
 import pytest
-from mcp import Client
 
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Experiment, new_id
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.trainer import protocol
-from tests.acceptance.test_swarm import answer, server
+from tests.acceptance.serving import promote_a_gain
 from tests.waiting import until
 
 KILLS = int(os.environ.get("AUTORESEARCH_KILLS", "4"))
@@ -26,19 +24,7 @@ SEED = int(os.environ.get("AUTORESEARCH_SEED", str(random.randrange(10**6))))
 @pytest.mark.anyio
 async def test_a_campaign_on_the_cluster_promotes_a_gain_over_mcp(make_slurm_lab: Callable[..., Path]) -> None:
     root = make_slurm_lab(partition='"main"', before='["true"]')
-    edits = [{"path": "train.py", "search": "UNEMBEDDING_LR = 0.004", "replace": "UNEMBEDDING_LR = 0.004500001"}]  # 5 sd better
-    with anyio.fail_after(180):
-        async with Client(server(root)) as client:
-            idea = {"hypothesis": "A faster unembedding lowers val_bpb.", "author": "ada", "edits": edits}
-            commit = (await answer(client, "propose_patch", **idea))["commit"]
-            launched = await answer(client, "launch_training", commit=commit, until="decided", author="ada")
-            while not (await answer(client, "wait_for_experiments", ids=[launched["until_decided"]], timeout_s=30))["done"]:
-                pass
-            promoted = await answer(client, "promote_commit", commit=commit, author="ada")
-            status = await answer(client, "get_status")
-    assert promoted["promoted"], promoted
-    assert status["champion"]["commit"] == commit and Repo(root).champion().startswith(commit)
-    assert not status.get("warnings"), status["warnings"]
+    await promote_a_gain(root)
 
 
 def test_kills_of_the_runner_around_submissions_lose_nothing_and_double_nothing(make_slurm_lab: Callable[..., Path]) -> None:

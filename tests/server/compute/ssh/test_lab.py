@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import anyio
 import pytest
-from mcp import Client
 
 from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation
 from autoresearch_mcp.server.compute.ssh import host as host_module
@@ -21,10 +20,9 @@ from autoresearch_mcp.server.compute.ssh.backend import SshCompute
 from autoresearch_mcp.server.compute.ssh.host import Wanted
 from autoresearch_mcp.server.compute.ssh.there import make_folder
 from autoresearch_mcp.server.models import new_id
-from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.settings.ssh import HostSection
 from autoresearch_mcp.trainer import protocol
-from tests.acceptance.test_swarm import answer, server
+from tests.acceptance.serving import promote_a_gain
 from tests.standins.sshd import Hosts
 
 pytestmark = pytest.mark.anyio
@@ -83,18 +81,7 @@ async def test_a_campaign_on_two_hosts_promotes_a_gain_over_mcp(
     with (root / "lab.toml").open("a", encoding="utf-8") as file:
         for name in ("box", "other"):
             file.write(f"\n[compute.ssh.{name}]\npython = '{sys.executable}'\nbefore = ['{drawing(0.2)}']\n")
-    edits = [{"path": "train.py", "search": "UNEMBEDDING_LR = 0.004", "replace": "UNEMBEDDING_LR = 0.004500001"}]  # 5 sd better
-    with anyio.fail_after(180):
-        async with Client(server(root)) as client:
-            idea = {"hypothesis": "A faster unembedding lowers val_bpb.", "author": "ada", "edits": edits}
-            commit = (await answer(client, "propose_patch", **idea))["commit"]
-            launched = await answer(client, "launch_training", commit=commit, until="decided", author="ada")
-            while not (await answer(client, "wait_for_experiments", ids=[launched["until_decided"]], timeout_s=30))["done"]:
-                pass
-            promoted = await answer(client, "promote_commit", commit=commit, author="ada")
-            status = await answer(client, "get_status")
-    assert promoted["promoted"], promoted
-    assert Repo(root).champion().startswith(commit) and not status.get("warnings"), status
+    await promote_a_gain(root)
     hosts = {str((protocol.read_json(record) or {})["host"]) for record in (root / ".autoresearch" / "runs").glob("*/*/ssh.json")}
     assert hosts == {"box", "other"}
 
