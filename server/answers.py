@@ -5,6 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from autoresearch_mcp.server.models import UNLISTED, Experiment, ExperimentState, Failure, Memory, Model, SweepState, Verdict
+from autoresearch_mcp.server.search_answers import Direction as Direction
+from autoresearch_mcp.server.search_answers import SearchState as SearchState
+from autoresearch_mcp.server.search_answers import SearchStateName as SearchStateName
+from autoresearch_mcp.server.search_answers import ShareLeft as ShareLeft
 
 
 class ExperimentLine(Model):
@@ -174,31 +178,6 @@ class OpenLaunch(Model):
     position: int = Field(description="among those that are open; the first 8 take turns")
 
 
-SearchStateName = Literal["searching", "stalled", "dry", "thrashing"]
-
-
-class SearchState(Model):
-    """Whether the search gets anywhere: numbers since the last promotion, the champion's own replicates not counted."""
-
-    state: SearchStateName
-    trainings: int
-    commits: int
-    device_hours: float
-    failed: float = Field(description="share of the last 20 trainings that their own code failed")
-    gain_left: float | None = Field(default=None, description="largest likely gain among undecided commits")
-    novelty: float | None = Field(
-        default=None, description="how far the last 20 ideas are from all before them, on average: 0 repeats, 1 resembles nothing"
-    )
-
-
-class ShareLeft(Model):
-    """What the caller may still use, where lab.toml limits it."""
-
-    device_s: float | None = None
-    usd: float | None = None
-    queued: int | None = None
-
-
 class StatusAnswer(Model):
     """The lab at a glance."""
 
@@ -233,6 +212,9 @@ class StatusAnswer(Model):
     runner: bool = Field(description="whether the runner process is alive; it starts on demand", json_schema_extra=UNLISTED)
     search: SearchState | None = Field(default=None, json_schema_extra=UNLISTED)
     share: ShareLeft | None = Field(default=None, json_schema_extra=UNLISTED)
+    directions: list[Direction] = Field(
+        default=[], description="by the tags of ideas, the latest activity first", json_schema_extra=UNLISTED
+    )
     cursor: str = Field(default="", description="place in what happened, for `since`", json_schema_extra=UNLISTED)
     news: list[str] = Field(default=[], description="what happened since, the newest first", json_schema_extra=UNLISTED)
     warnings: list[str]

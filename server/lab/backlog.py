@@ -12,9 +12,9 @@ from autoresearch_mcp.server.lab.similar import SimilarProposals
 from autoresearch_mcp.server.lab.status import LabStatus
 from autoresearch_mcp.server.lab.titles import title
 from autoresearch_mcp.server.lake.base import Condition, Query
+from autoresearch_mcp.server.ledger.ideas import AFTER
 from autoresearch_mcp.server.models import Memory, new_id
 
-AFTER = "after:"  # begins a tag that names the idea to wait for
 SUGGESTED_BY = "[lab]"  # author of the lab's own ideas
 PROMISING = 0.9  # chance to be better than the champion, from which on a proposal is worth combining
 _COMBINATION = "combination"  # tag of such ideas
@@ -49,6 +49,7 @@ class Backlog:
             ideas: untried ones, as far as their texts tell.
             author: its own claims are no obstacle.
         """
+        self._core.ledger.know_ideas(ideas)
         work = self._work()
         waits = self._untried_of(ideas, work)
         free = [

@@ -119,6 +119,7 @@ class ClaimCases:
         return a.ClaimAnswer(claimed=True, id=claim.idea, text=claim.text, similar=list(similar), note=note.rstrip())
 
     def _refused(self, id: str, text: str, why: str, author: str) -> a.ClaimAnswer:
+        self._core.ledger.count_repetition()
         free = self._memories.search_memory(kind="idea", limit=_FREE, free_for=author).memories
         named = [a.FreeIdea(id=each.id, text=_short(each.text), why=each.why) for each in free]
         return a.ClaimAnswer(claimed=False, id=id, text=_short(text), free=named, note=why)

@@ -17,6 +17,7 @@ from autoresearch_mcp.server.lab.cancelling import Cancelling
 from autoresearch_mcp.server.lab.candidacies import CandidacyCases
 from autoresearch_mcp.server.lab.claims import ClaimCases
 from autoresearch_mcp.server.lab.core import LabCore
+from autoresearch_mcp.server.lab.directions import Directions
 from autoresearch_mcp.server.lab.experiments import Experiments
 from autoresearch_mcp.server.lab.history import History
 from autoresearch_mcp.server.lab.memories import Memories
@@ -50,6 +51,7 @@ class Lab:
         self.root = core.root
         self._promoter().recover()
         self._status = LabStatus(core.settings_file, core.state, core.ledger, core.repo)
+        self._directions = Directions(core, self._status)
         similar = SimilarProposals(core.ledger, core.embedder, self._status)
 
         experiments = Experiments(core, self._status)
@@ -178,7 +180,15 @@ class Lab:
         behind = self._core.view.warning()
         warnings = [*answer.warnings, *self._core.settings_warnings(), *([behind] if behind else [])]
         following = [*answer.next, *(self.next_steps("") if steps else [])]
-        return answer.model_copy(update={"warnings": warnings, "next": following, "sweeps": self._sweeps.open_sweeps(), "cursor": cursor})
+        return answer.model_copy(
+            update={
+                "warnings": warnings,
+                "next": following,
+                "sweeps": self._sweeps.open_sweeps(),
+                "cursor": cursor,
+                "directions": self._directions.all(),
+            }
+        )
 
     def demote(self, by: str, reason: str) -> Promotion:
         """Take the last promotion back, for the lab's owner. See `Promoter.demote`.

@@ -12,10 +12,10 @@ from autoresearch_mcp.server.lab.known import newest, unknown_names
 from autoresearch_mcp.server.lab.query import conditions
 from autoresearch_mcp.server.lab.similar import SimilarProposals
 from autoresearch_mcp.server.lake.base import Condition, Query
+from autoresearch_mcp.server.ledger.ideas import DIRECTION
 from autoresearch_mcp.server.models import Memory, MemoryKind, Record, new_id
 from autoresearch_mcp.server.untrusted import clean
 
-DIRECTION = "direction"  # tag of an idea that is a field of work, not one trial
 _SPARE = 20  # ideas that are looked at beyond those asked for, as tried ones are left out
 _BACKLOG = 200  # ideas that are looked at for the most promising ones
 _MEMORY_ID = re.compile(r"m-[0-9a-z]{15}")

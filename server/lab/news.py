@@ -6,7 +6,7 @@ from autoresearch_mcp.server.lab.titles import shorten, title
 from autoresearch_mcp.server.lake.base import Condition, Query
 from autoresearch_mcp.server.ledger.looks import Cursor, Tally
 from autoresearch_mcp.server.ledger.news import Piece
-from autoresearch_mcp.server.models import Memory, Promotion
+from autoresearch_mcp.server.models import Candidacy, Memory, Promotion, Sweep
 from autoresearch_mcp.server.untrusted import one_line
 
 MOST = 8  # queued trainings that are named
@@ -47,6 +47,8 @@ class NewsCases:
         told += [(tally.at, self._ended(tally)) for tally in happened.tallies]
         told += [(claim.renewed_at, f"{claim.holder} claimed {claim.idea}: {shorten(claim.text, _IDEA)!r}.") for claim in happened.claims]
         told += [(piece.at, piece.text) for piece in happened.addressed if piece.text]
+        told += [(sweep.ended_at or 0.0, self._swept(sweep)) for sweep in happened.sweeps]
+        told += [(launch.ended_at or 0.0, self._decided(launch)) for launch in happened.launches]
         claimed = {claim.idea for claim in happened.claims}
         told += [(idea.created_at, self._idea(idea)) for idea in self._ideas(after.at / 1000) if idea.id not in claimed]
         lines = [text for _, text in sorted(told, key=lambda each: -each[0])]
@@ -67,6 +69,14 @@ class NewsCases:
         states = ", ".join(f"{count} {state}" for state, count in tally.states.items())
         best = tally.most if self._core.settings.metric.better == "max" else tally.least
         return f"Trainings of {tally.author} ended: {states}{'' if best is None else f'; the best {best:.4f}'}."
+
+    @staticmethod
+    def _swept(sweep: Sweep) -> str:
+        return f"The sweep {sweep.id} of {sweep.author} over {', '.join(sweep.parameters)} is {sweep.state}: get_experiment(id=['{sweep.id}']) shows it."
+
+    @staticmethod
+    def _decided(launch: Candidacy) -> str:
+        return f"Your {launch.commit[:12]} ({launch.id}) is {launch.state}{f' ({launch.verdict})' if launch.verdict else ''}. {launch.note}"
 
     def in_words(self, pieces: list[Piece], caller: str) -> list[str]:
         """Return pieces of news in sentences. Of the champion's moves, the last is told.
@@ -101,7 +111,8 @@ class NewsCases:
         idea = f": {title(proposal)!r}, an idea of {proposal.author}" if proposal else ""
         if proposal and proposal.ported_from:
             idea += f", ported from {proposal.ported_from[:12]}"
-        words = f"The champion moved from {before} to {now}{idea}; {promotion.author} asked for it."
+        approved = "" if promotion.approved_by == "policy" else f", {promotion.approved_by} approved"
+        words = f"The champion moved from {before} to {now}{idea}; {promotion.author} asked for it{approved}."
         ours, theirs, gain = verdict.get("candidate_mean"), verdict.get("champion_mean"), verdict.get("gain")
         if ours is None or theirs is None or gain is None:
             return words

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 
 from autoresearch_mcp.server.gate.evidence import BY_SETTING
@@ -65,6 +66,7 @@ class NextSteps:
         if budget.usd is not None:
             affordable &= budget.usd.left >= each * min(map(settings.usd_per_s, settings.devices))
         yield from self._candidates(caller, now, affordable)
+        yield from self._held(caller, now) if caller else ()
         if not affordable:
             yield "The budget is used up: wait for what runs, write down what was learned, and stop."
         elif now.champion_needs > 0 and (now.uncounted.twins > 0 or any(now.uncounted.excluded[reason] for reason in BY_SETTING)):
@@ -78,16 +80,19 @@ class NextSteps:
         elif now.open:
             yield f"{_waiting('Others', now.open, ahead)} Think of the next idea meanwhile."
         if affordable:
-            yield from self._new_work(now, settings.slots)
+            yield from self._new_work(caller, now, settings.slots)
 
-    def _new_work(self, now: Snapshot, slots: int) -> Iterator[str]:
+    def _new_work(self, caller: str, now: Snapshot, slots: int) -> Iterator[str]:
         idle = slots - len(now.open)
         free = f"{idle} of {slots} slots idle: " if idle > 0 and now.open else ""
         if now.champion.n == 0 and not now.open:
             yield "Nothing is measured yet. Launch a first idea with until='decided': the lab trains the champion beside it."
-        yield f"{free}Search memory, read train.py, then propose_patch with one idea and launch it."
-        if not now.open and (ideas := self._untried()):
-            yield ideas
+        ideas = self._core.ledger.free_ideas(caller)
+        count = "1 idea is" if ideas == 1 else f"{ideas} ideas are"
+        there = f" {count} untried and free: claim_idea one of search_memory(kind='idea', free=true)." if ideas else ""
+        yield f"{free}Search memory, read train.py, then propose_patch with one idea and launch it.{there}"
+        if not now.open and (named := self._untried()):
+            yield named
 
     def _candidates(self, caller: str, now: Snapshot, affordable: bool) -> Iterator[str]:
         """Yield what the gate's verdicts ask for: of the caller's commits first."""
@@ -106,6 +111,24 @@ class NextSteps:
                 yield step
         if futile:
             yield futile
+
+    def _held(self, caller: str, now: Snapshot) -> Iterator[str]:
+        """Yield how the work on each idea stands that the caller holds: who takes over under its name begins there."""
+        held = [claim for claim in self._core.ledger.claims() if claim.holder == caller]
+        tried = self._core.ledger.commits_of_ideas() if held else {}
+        at_work = self._of_all(now).at_work
+        for claim in held:
+            commits = tried.get(claim.idea, [])
+            if working := [commit[:12] for commit in commits if commit in at_work]:
+                what = f"{working[-1]} of it is being trained"
+            elif not commits:
+                what = f"nothing of it is proposed yet: propose_patch(idea='{claim.idea}')"
+            elif any(map(self._core.ledger.ended_of, commits)):
+                what = f"{commits[-1][:12]} of it has results: write them down, and release it, or go on"
+            else:
+                what = f"{commits[-1][:12]} of it was never trained: launch_training(commit='{commits[-1][:12]}')"
+            until = datetime.fromtimestamp(claim.until, UTC).strftime("%H:%M UTC")
+            yield f"You hold {claim.idea} {shorten(claim.text, _TITLE)!r} until {until}; {what}."
 
     def _of_all(self, now: Snapshot) -> _Shared:
         ledger, conditions, champion = self._core.ledger, self._status.conditions(), self._core.repo.champion()

@@ -136,6 +136,8 @@ class Proposing:
                 ]
                 answer = self._answer(twin, draft.stat, False, notes, similar)
                 return answer if died else self._launched(answer, author, tags, launch)
+        if twin.author != author:
+            core.ledger.count_repetition()
         notes = [f"This code was proposed before, by {twin.author}: use its results, or launch more replicates. Nothing new was made."]
         notes += self._of_idea(idea, twin.commit, author)
         if kind == "candidate" and core.ledger.make_candidate(twin.commit):

@@ -26,7 +26,8 @@ def search_state(
         noise: standard deviation between replicates; None while it is not known.
     """
     promotions = ledger.promotions()
-    since = ledger.trained_since(promotions[-1].created_at if promotions else 0.0)
+    moved_at = promotions[-1].created_at if promotions else 0.0
+    since = ledger.trained_since(moved_at)
     failures = ledger.recent_failures(RECENT)
     failed = sum(failures) / len(failures) if failures else 0.0
     open_ = [gain for commit, (gain, _) in likely.items() if not _is_decided(verdicts.get(commit))]
@@ -45,6 +46,8 @@ def search_state(
         failed=round(failed, 2),
         gain_left=best if likely else None,
         novelty=round(mean(novelties), 2) if (novelties := ledger.novelties(RECENT)) else None,
+        decisive=round(min(1.0, ledger.decided_since(moved_at) / since.trainings), 2) if since.trainings else None,
+        repetitions=ledger.repetitions() or None,
     )
 
 

@@ -26,6 +26,7 @@ from autoresearch_mcp.server.ledger.database import Database
 from autoresearch_mcp.server.ledger.decisions import Decisions
 from autoresearch_mcp.server.ledger.evidence import Evidence
 from autoresearch_mcp.server.ledger.experiments import OpenExperiments
+from autoresearch_mcp.server.ledger.ideas import Ideas
 from autoresearch_mcp.server.ledger.looks import Looks
 from autoresearch_mcp.server.ledger.news import News
 from autoresearch_mcp.server.ledger.outbox import Outbox
@@ -145,11 +146,21 @@ class Ledger:
         self.commits_of_ideas = claims.commits_of_ideas
         self.suggest = claims.suggest
 
+        ideas = Ideas(database)
+        self.know_ideas = ideas.know_ideas
+        self.free_ideas = ideas.free_ideas
+        self.work = ideas.work
+        self.tags_of_commits = ideas.tags_of_commits
+        self.tags_of_ideas = ideas.tags_of_ideas
+        self.count_repetition = ideas.count_repetition
+        self.repetitions = ideas.repetitions
+
         decisions = Decisions(database)
         self.keep_decision = decisions.keep_decision
         self.final_decision = decisions.final_decision
         self.decisions = decisions.decisions
         self.levels_spent = decisions.levels_spent
+        self.decided_since = decisions.decided_since
 
         curves = Curves(database)
         self.keep_curve = curves.keep_curve

@@ -15,7 +15,7 @@ from autoresearch_mcp.server.ledger.outbox import post
 from autoresearch_mcp.server.models import Memory
 
 _COLUMNS = "seq, idea, holder, text, minutes, renewed_at, until"
-_ENDING = "(final OR json_extract(verdict, '$.code') IN ('futile', 'promote'))"
+ENDING = "(final OR json_extract(verdict, '$.code') IN ('futile', 'promote'))"
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def end_decided(db: sqlite3.Connection, commit: str) -> None:
     db.execute(
         'UPDATE claims SET ended_at = ? WHERE ended_at IS NULL AND idea IN (SELECT idea FROM idea_commits WHERE "commit" = ?) '  # noqa: S608
         "AND NOT EXISTS (SELECT 1 FROM idea_commits AS tries WHERE tries.idea = claims.idea AND NOT EXISTS "
-        f'(SELECT 1 FROM decisions WHERE decisions."commit" = tries."commit" AND {_ENDING}))',
+        f'(SELECT 1 FROM decisions WHERE decisions."commit" = tries."commit" AND {ENDING}))',
         (time.time(), commit),
     )
 

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Sequence
 
-from autoresearch_mcp.server.ledger.claims import end_decided
+from autoresearch_mcp.server.ledger.claims import ENDING, end_decided
 from autoresearch_mcp.server.ledger.database import Database
 from autoresearch_mcp.server.models import Verdict
 
@@ -66,6 +66,12 @@ class Decisions:
                 'SELECT "commit", verdict FROM decisions WHERE champion = ? AND conditions = ?', (champion, conditions)
             ).fetchall()
         return {commit: Verdict.model_validate_json(verdict) for commit, verdict in rows}
+
+    def decided_since(self, since: float) -> int:
+        """Count the commits, near-copies once, on which the gate's word of after a moment was its last: yes, or that it is hopeless."""
+        query = f"SELECT count(DISTINCT ticket) FROM decisions WHERE decided_at > ? AND {ENDING}"  # noqa: S608
+        with self._database.read() as db:
+            return int(db.execute(query, (since,)).fetchone()[0])
 
     def levels_spent(self) -> float:
         """Return how many false promotions are to be expected so far, at most: the sum of the levels of all tickets."""

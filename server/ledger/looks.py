@@ -1,6 +1,7 @@
 """Looks: what was written after a moment, by the numbers that the tables have anyway. So a caller keeps its place, and the lab keeps none."""
 
 import re
+import sqlite3
 import time
 from dataclasses import dataclass
 
@@ -8,8 +9,9 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.ledger.claims import Claim, claims_after
 from autoresearch_mcp.server.ledger.database import Database
 from autoresearch_mcp.server.ledger.news import Piece, addressed_after
-from autoresearch_mcp.server.models import Promotion
+from autoresearch_mcp.server.models import Candidacy, Promotion, Sweep
 
+_LATEST = 500  # sweeps and launches until decided that are looked at
 _FORM = re.compile(r"\d{1,15}(\.\d{1,15}){4}")
 
 
@@ -73,6 +75,8 @@ class Happened:
     tallies: list[Tally]
     claims: list[Claim]
     addressed: list[Piece]
+    sweeps: list[Sweep]
+    launches: list[Candidacy]  # until decided, of the caller
 
 
 class Looks:
@@ -94,7 +98,7 @@ class Looks:
 
         Args:
             after: where the caller looked last.
-            caller: whose cancelled trainings and the like are told.
+            caller: whose launches and cancelled trainings are told.
             limit: the most promotions, claims and pieces, each the newest.
         """
         who = "CASE by_lab WHEN 1 THEN 'the lab' ELSE author END"
@@ -107,6 +111,8 @@ class Looks:
                 "max(finished_at) FROM ended WHERE rowid > ? GROUP BY who, state ORDER BY who, state",
                 (after.ended,),
             ).fetchall()
+            sweeps = _ended_after(db, "sweeps", after.at / 1000, "", limit)
+            launches = _ended_after(db, "candidacies", after.at / 1000, caller, limit)
             claims, pieces = claims_after(db, after.claims, limit), addressed_after(db, after.news, caller, limit)
         tallies = dict[str, Tally]()
         for author, state, count, least, most, at in ended:
@@ -115,4 +121,20 @@ class Looks:
                 least, most = known.least, known.most
             tallies[author] = Tally(author, known.states | {state: count}, least, most, max(known.at, at))
         promotions = [Promotion.model_validate_json(row[0]) for row in reversed(moves)]
-        return Happened(promotions, sorted(tallies.values(), key=lambda each: each.at), claims, pieces)
+        return Happened(
+            promotions,
+            sorted(tallies.values(), key=lambda each: each.at),
+            claims,
+            pieces,
+            [Sweep.model_validate_json(record) for record in sweeps],
+            [Candidacy.model_validate_json(record) for record in launches],
+        )
+
+
+def _ended_after(db: sqlite3.Connection, table: str, at: float, author: str, limit: int) -> list[str]:
+    """Return the records of what ended after a moment, of one author or of all, the oldest first."""
+    query = f"""
+        SELECT record FROM (SELECT record FROM {table} WHERE state != 'open' ORDER BY rowid DESC LIMIT {_LATEST})
+        WHERE json_extract(record, '$.ended_at') > ?1 AND (?2 = '' OR json_extract(record, '$.author') = ?2)
+        ORDER BY json_extract(record, '$.ended_at') DESC LIMIT ?3"""  # noqa: S608
+    return [row[0] for row in reversed(db.execute(query, (at, author, limit)).fetchall())]

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 
 from autoresearch_mcp.server.ledger.database import Database
+from autoresearch_mcp.server.ledger.ideas import add_idea
 from autoresearch_mcp.server.models import Experiment, Memory, Promotion, Record, Table
 
 _MODELS: dict[str, type[Experiment] | type[Memory] | type[Promotion]] = {
@@ -90,3 +91,5 @@ def post(db: sqlite3.Connection, table: Table, record: Record) -> None:
         "INSERT INTO outbox (tbl, id, version, record, posted_at) VALUES (?, ?, ?, ?, ?)",
         (table, record.id, record.version, record.model_dump_json(), time.time()),
     )
+    if isinstance(record, Memory):
+        add_idea(db, record)

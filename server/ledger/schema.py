@@ -4,7 +4,7 @@ import sqlite3
 
 from autoresearch_mcp.server.errors import LabError
 
-SCHEMA_VERSION = 20
+SCHEMA_VERSION = 21
 
 _SCHEMA = """
 CREATE TABLE proposals (
@@ -176,6 +176,18 @@ CREATE TABLE deliveries (  -- of alerts, which are still to be made; target: nam
 CREATE TABLE traces (  -- the trace contexts of traced calls, by what they launched
     id TEXT PRIMARY KEY, context TEXT NOT NULL
 ) STRICT
+""",
+    21: """
+CREATE TABLE ideas (  -- what the status tells of them; those of before that were flushed come as the backlog is read
+    id TEXT PRIMARY KEY, created_at REAL NOT NULL, superseded INTEGER NOT NULL
+) STRICT;
+CREATE TABLE idea_tags (
+    tag TEXT NOT NULL, idea TEXT NOT NULL, PRIMARY KEY (tag, idea)
+) STRICT;
+CREATE INDEX idea_tags_by_idea ON idea_tags (idea);
+INSERT INTO ideas SELECT id, json_extract(record, '$.created_at'), 0 FROM outbox
+    WHERE tbl = 'memories' AND json_extract(record, '$.kind') = 'idea';
+INSERT INTO idea_tags SELECT DISTINCT tags.value, ideas.id FROM ideas JOIN outbox USING (id), json_each(record, '$.tags') AS tags
 """,
 }
 

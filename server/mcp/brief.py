@@ -13,8 +13,8 @@ from autoresearch_mcp.server.mcp.concise import concise
 Part = Literal["curve", "log", "diff", "versions"]
 MOST = 4_000  # characters of the answer
 USUAL = 2_500  # likewise, while that takes no list below its floor
-_LINES = {"running": 8, "queued": 4, "recent": 3, "open": 8, "sweeps": 3, "leaderboard": 5}
-_FLOOR = {"running": 2, "queued": 1, "recent": 1, "open": 2, "sweeps": 1, "leaderboard": 3}
+_LINES = {"running": 8, "queued": 4, "recent": 3, "open": 8, "sweeps": 3, "leaderboard": 5, "directions": 4}
+_FLOOR = {"running": 2, "queued": 1, "recent": 1, "open": 2, "sweeps": 1, "leaderboard": 3, "directions": 1}
 _WORDS = 32  # characters of an idea
 _SENTENCE = 400  # characters of a warning
 _AUTHORS = 6

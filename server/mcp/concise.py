@@ -12,7 +12,7 @@ from typing import Any
 SHORT = 12  # digits of a commit
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _COMMITS = {"commit", "commits", "base", "champion", "previous", "retrain", "verdict_of", "verdict_against"}
-_TIMES = {"created_at", "started_at", "finished_at", "ended_at"}
+_TIMES = {"active_at", "created_at", "started_at", "finished_at", "ended_at"}
 _DIGITS = 6  # of a number; a metric of 1.61563 with a noise of 0.005 says nothing in its sixth
 _DIGITS_OF = dict.fromkeys(("val_bpb", "reported_bpb", "mean", "candidate_mean", "champion_mean", "mean_val_bpb"), 5)
 _DIGITS_OF |= dict.fromkeys(("sd", "se", "gain", "gain_low", "gain_high", "p", "p_better", "noise", "noise_sd", "needed_gain"), 3)

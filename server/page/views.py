@@ -8,9 +8,9 @@ from typing import Any, cast, get_args
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
-from autoresearch_mcp.server.lab.memories import DIRECTION
 from autoresearch_mcp.server.lab.query import ExperimentQuery
 from autoresearch_mcp.server.lab.titles import beginning, title
+from autoresearch_mcp.server.ledger.ideas import DIRECTION
 from autoresearch_mcp.server.mcp.bridge import Identity
 from autoresearch_mcp.server.models import ACTIVE_STATES, MemoryKind, Proposal, Verdict
 from autoresearch_mcp.server.page.charts import choices

@@ -425,7 +425,7 @@ def test_a_ledger_of_an_older_version_is_brought_up_to_date_with_all_that_is_in_
     path = tmp_path / "ledger.sqlite"
     older_ledger(path, 3, monkeypatch).close()
     old = experiment()
-    waiting = Memory(id=new_id("m"), kind="idea", text="t", author="a", created_at=1.0)
+    waiting = Memory(id=new_id("m"), kind="idea", text="t", author="a", tags=["speed"], created_at=1.0)
     db = sqlite3.connect(path)
     row = (old.id, old.commit, old.state, old.reserved_s, old.created_at, old.model_dump_json())
     db.execute("INSERT INTO experiments VALUES (?, ?, ?, ?, ?, ?)", row)
@@ -436,6 +436,7 @@ def test_a_ledger_of_an_older_version_is_brought_up_to_date_with_all_that_is_in_
     assert [e.id for e in ledger.open_experiments()] == [old.id] and ledger.money() == (0.0, 0.0, 0.0, {})
     assert ledger.launch_settings(old.id) is None
     assert ledger.outbox("memories") == [waiting]
+    assert [(work.tag, work.ideas) for work in ledger.work()] == [("speed", 1)] and ledger.free_ideas("ada") == 1
     since = ledger.waiting_since()
     assert since is not None and abs(since - time.time()) < 60.0
     ledger.close()

@@ -16,7 +16,29 @@ def test_an_empty_lab_is_told_to_launch_a_first_idea_and_which_ideas_nobody_trie
     memory = measured.lab.write_memory("idea", "Warm up the learning rate over the first tenth of the budget.", "bob").id
     steps = measured.lab.next_steps("ada")
     assert "Nothing is measured yet" in steps[0] and "propose_patch" in steps[1]
+    assert steps[1].endswith("1 idea is untried and free: claim_idea one of search_memory(kind='idea', free=true).")
     assert steps[2].startswith(f"Free ideas in memory: {memory} 'Warm up the learning rate")
+
+
+def test_who_holds_an_idea_is_told_how_far_it_is(measured: MeasuredLab) -> None:
+    lab, held = measured.lab, measured.lab.claim_idea("eve", text="Drop the softcap, as logits stay small at this size.").id
+
+    def told() -> str:
+        (step,) = [each for each in lab.next_steps("eve") if each.startswith(f"You hold {held} 'Drop the softcap")]
+        return step
+
+    assert told().endswith(f"UTC; nothing of it is proposed yet: propose_patch(idea='{held}').")
+    assert not any(held in step for step in lab.next_steps("ada")), "it is nobody else's"
+    edits = [{"path": "train.py", "search": "SOFTCAP = 15.0", "replace": "SOFTCAP = 0.0"}]
+    commit = lab.propose_patch("Logits without a softcap.", "eve", edits=edits, idea=held).commit
+    assert told().endswith(f"{commit[:12]} of it was never trained: launch_training(commit='{commit[:12]}').")
+    (id,) = lab.launch_training(commit, "eve").experiments
+    assert told().endswith(f"{commit[:12]} of it is being trained.")
+    measured.ledger.move(id, ["queued"], state="running")
+    measured.ledger.move(id, ["running"], state="crashed")
+    assert told().endswith(f"{commit[:12]} of it has results: write them down, and release it, or go on.")
+    lab.claim_idea("eve", held, release=True)
+    assert not any(held in step for step in lab.next_steps("eve"))
 
 
 @pytest.fixture(scope="module")

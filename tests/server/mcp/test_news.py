@@ -9,6 +9,7 @@ import anyio
 import pytest
 from mcp import Client
 
+from autoresearch_mcp.server.answers import Range
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.news import NewsCases
@@ -75,7 +76,12 @@ async def test_a_fresh_agent_learns_in_one_call_what_happened_since(runner_lab: 
         lab.cancel("ada", [stopped], reason="It is hopeless.", anyones=True)
         idea = lab.write_memory("idea", "Tie the embeddings of the two layers.", "dan").id
         claim = lab.claim_idea("ada", text="Halve the batch after the first half.")
-        assert lab.promote_commit(winner, "ada").promoted
+        over = {"RATE": Range(low=0.01, high=0.1)}
+        sweep = lab.launch_sweep("champion", "cleo", over, trials=3, sampler="random").id
+        decided, hers = (lab.launch_until_decided(propose(lab, depth, who), who) for depth, who in ((6, "cleo"), (7, "ada")))
+        for id in (sweep, decided.until_decided, hers.until_decided):
+            lab.cancel("ada", [id or ""], reason="The night is over.", anyones=True)
+        assert lab.promote_commit(winner, "ada", approved_by="a person").promoted
     with contextlib.closing(Lab(runner_lab.root)) as later:  # another server
         async with Client(build_server(later)) as client:
             woken = await answer(client, "get_status", since=cursor)
@@ -84,10 +90,16 @@ async def test_a_fresh_agent_learns_in_one_call_what_happened_since(runner_lab: 
     news = woken["news"]
     assert f" to {winner[:12]}: " in news[0], "the newest first"
     told = "\n".join(news)
-    assert "Trainings of ada ended: 3 finished; the best 1.6390." in told
+    assert "Trainings of ada ended: 1 cancelled, 3 finished; the best 1.6390." in told
     assert "Trainings of the lab ended: 8 finished" in told and "Trainings of bob ended: 1 crashed." in told
     assert f"dan wrote the idea {idea}: 'Tie the embeddings" in told and f"ada claimed {claim.id}: 'Halve the batch" in told
     assert told.count(claim.id) == 1 and "hopeless" not in told and "It is hopeless." in cancelled
+    assert f"The sweep {sweep} of cleo over RATE is cancelled: get_experiment" in told and "asked for it, a person approved." in told
+    assert (
+        f"({decided.until_decided}) is cancelled." in cancelled
+        and str(decided.until_decided) not in told
+        and str(hers.until_decided) not in told
+    )
     assert "news" not in again, "each once"
 
 
