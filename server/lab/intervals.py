@@ -1,8 +1,7 @@
 """Where means are known to lie, over a campaign: the champion's as its replicates come in, and each open candidate's."""
 
 import math
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoresearch_mcp.server.gate.spread import mean
@@ -53,19 +52,14 @@ def band(measured: Sequence[tuple[int, float]], noise: float, fewest: int) -> li
     return intervals
 
 
-def candidates(points: Sequence[tuple[int, float, str]], commits: Collection[str], noise: float) -> Iterator[tuple[str, Interval]]:
-    """Yield the interval of each of these commits that has a replicate, at its newest one.
+def candidates(measured: Mapping[str, Sequence[tuple[int, float]]], noise: float) -> Iterator[tuple[str, Interval]]:
+    """Yield the interval of each candidate at its newest replicate, in the order of their first ones.
 
     Args:
-        points: number, metric and commit of everything that is compared.
-        commits: the candidates that are not decided.
+        measured: number and metric of a candidate's replicates, by commit, in the order in which they ended.
         noise: standard deviation between replicates of one commit.
     """
-    measured: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
-    for number, value, commit in points:
-        if commit in commits:
-            measured[commit].append((number, value))
-    for commit, replicates in measured.items():
+    for commit, replicates in sorted(measured.items(), key=lambda item: item[1][0]):
         yield commit, _interval(replicates[-1][0], [value for _, value in replicates], noise)
 
 

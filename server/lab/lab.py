@@ -120,6 +120,9 @@ class Lab:
         campaigns = Campaigns(core, self._status)
         self.overview = campaigns.overview
         self.agents = campaigns.agents
+        self.leaderboard = campaigns.leaderboard
+        self.tags = campaigns.tags
+        self.built_on = campaigns.built_on
         self.promotions = campaigns.promotions
         self.claims = campaigns.claims
         self.decisions = campaigns.decisions

@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -118,98 +118,142 @@ class Progress:
     @classmethod
     def of(cls, campaign: Campaign) -> "Progress":
         """Sort a campaign's experiments into what is compared and what stands apart."""
-        ended = sorted((e for e in campaign.experiments if isinstance(e, Ended) or e.terminal), key=lambda e: (_ended_at(e), e.id))
-        progress = cls(
-            total=len(ended),
-            verified=[],
-            unverified=[],
-            printed=[],
-            elsewhere=[],
-            imported=[],
-            screened=[],
-            failed=[],
-            cancelled=[],
-            stopped=[],
-            reported=campaign.reported,
-            measured=campaign.measured,
-            goal=campaign.goal,
-            states=dict(Counter(str(e.state) for e in ended)),
-            champions=_champions(ended, campaign),
-            undecided={},
-        )
-        for number, e in enumerate(ended, 1):
-            progress._place(number, e, campaign)
-        if campaign.noise is not None:
-            progress.champions[:] = _with_bands(progress.champions, progress.compared, campaign.noise)
-            progress.undecided.update(candidates(progress.compared, campaign.undecided, campaign.noise))
-        return progress
+        course = Course(campaign.conditions, campaign.reference, campaign.reported)
+        course.add(sorted((e for e in campaign.experiments if isinstance(e, Ended) or e.terminal), key=in_order))
+        return course.progress(campaign)
 
     @property
     def compared(self) -> list[tuple[int, float, str]]:
         """Number, metric and commit of what is compared, the first to end first."""
         return self.printed if self.reported else self.verified
 
-    def _place(self, number: int, e: Point, campaign: Campaign) -> None:
-        value = finite(e.metric)
-        if _is_imported(e):
-            self.imported.append((number, value))
-        elif e.state == "finished" and e.device != campaign.reference:
-            self.screened.append(number)
+
+class Course:
+    """A campaign as it goes on: experiments are added as they end, and what they come to is told at any time.
+
+    Args:
+        conditions: under which metrics are compared; empty where none was measured yet.
+        reference: the kind of device whose results are compared.
+        reported: the name of the printed metric, where the lab goes by that.
+    """
+
+    def __init__(self, conditions: str, reference: str, reported: str) -> None:
+        self._conditions, self._reference, self._reported = conditions, reference, reported
+        self._times: list[float] = []  # of all ends, in order
+        self._states: Counter[str] = Counter()
+        self._verified: list[tuple[int, float, str]] = []
+        self._unverified: list[tuple[int, float]] = []
+        self._printed: list[tuple[int, float, str]] = []
+        self._elsewhere: list[tuple[int, float]] = []
+        self._imported: list[tuple[int, float | None]] = []
+        self._apart: dict[str, list[int]] = {"screened": [], "failed": [], "cancelled": [], "stopped_early": []}
+        # Of the lab's own, by commit: its first number and hypothesis, whether it was measured under these conditions, what is compared.
+        self._first: dict[str, tuple[int, str]] = {}
+        self._measured: dict[str, bool] = {}
+        self._runs: dict[str, list[tuple[int, float]]] = {}
+
+    def add(self, experiments: Iterable[Point]) -> None:
+        """Add experiments that ended after all that were added before, the first to end first."""
+        for number, e in enumerate(experiments, len(self._times) + 1):
+            self._times.append(_ended_at(e))
+            self._states[str(e.state)] += 1
+            self._place(number, e)
+
+    def progress(self, campaign: Campaign) -> Progress:
+        """Return how the campaign stands.
+
+        Args:
+            campaign: what to know of it besides its experiments.
+        """
+        progress = Progress(
+            total=len(self._times),
+            verified=[*self._verified],
+            unverified=[*self._unverified],
+            printed=[*self._printed],
+            elsewhere=[*self._elsewhere],
+            imported=[*self._imported],
+            screened=[*self._apart["screened"]],
+            failed=[*self._apart["failed"]],
+            cancelled=[*self._apart["cancelled"]],
+            stopped=[*self._apart["stopped_early"]],
+            reported=self._reported,
+            measured=campaign.measured,
+            goal=campaign.goal,
+            states=dict(self._states),
+            champions=self._champions(campaign),
+            undecided={},
+        )
+        if campaign.noise is not None:
+            progress.champions[:] = self._with_bands(progress.champions, campaign.noise)
+            undecided = {commit: runs for commit in campaign.undecided if (runs := self._runs.get(commit))}
+            progress.undecided.update(candidates(undecided, campaign.noise))
+        return progress
+
+    def _place(self, number: int, e: Point) -> None:
+        value, is_own = finite(e.metric), not _is_imported(e)
+        is_comparable = self._conditions in ("", e.conditions)
+        if is_own:
+            self._first.setdefault(e.commit, (number, e.hypothesis))
+            if e.metric is not None:
+                self._measured[e.commit] = is_comparable or self._measured.get(e.commit, False)
+        if not is_own:
+            self._imported.append((number, value))
+        elif e.state == "finished" and e.device != self._reference:
+            self._apart["screened"].append(number)
         elif value is None:
-            apart = {"cancelled": self.cancelled, "stopped_early": self.stopped}
-            apart.get(e.state, self.failed).append(number)
-        elif (e.val_bpb is None) != bool(campaign.reported):
-            self.unverified.append((number, value))  # of another kind than the lab's metric
-        elif campaign.conditions not in ("", e.conditions):
-            self.elsewhere.append((number, value))
-        elif e.val_bpb is None:
-            self.unverified.append((number, value))
-            self.printed.append((number, value, e.commit))
+            self._apart[e.state if e.state in ("cancelled", "stopped_early") else "failed"].append(number)
+        elif (e.val_bpb is None) != bool(self._reported):
+            self._unverified.append((number, value))  # of another kind than the lab's metric
+        elif not is_comparable:
+            self._elsewhere.append((number, value))
         else:
-            self.verified.append((number, value, e.commit))
+            if e.val_bpb is None:
+                self._unverified.append((number, value))
+                self._printed.append((number, value, e.commit))
+            else:
+                self._verified.append((number, value, e.commit))
+            self._runs.setdefault(e.commit, []).append((number, value))
+
+    def _champions(self, campaign: Campaign) -> list[Champion]:
+        """Return the baseline and every promoted commit whose mean the gate knew, in order. Reported and verified ones are never mixed."""
+        kind = "reported" if self._reported else "verified"
+        promotions = [p for p in campaign.promotions if p.verdict.get("metric", "verified") == kind]
+        promotions.sort(key=lambda p: (p.created_at, p.id))
+
+        def champion(commit: str, start: int, level: Any, hypothesis: str) -> list[Champion]:
+            value = finite(level if level is not None or commit != campaign.champion.commit else campaign.champion.mean)
+            comparable = self._measured.get(commit, True)  # one that wasn't measured was measured as a commit with the same code
+            return [Champion(commit, start, value, hypothesis, comparable)] if value is not None else []
+
+        def first(commit: str) -> tuple[int, str]:
+            return self._first.get(commit, (1, ""))
+
+        if not promotions:
+            commit = campaign.champion.commit
+            return champion(commit, first(commit)[0], None, "baseline")
+        baseline = promotions[0].previous
+        champions = champion(baseline, first(baseline)[0], promotions[0].verdict.get("champion_mean"), "baseline")
+        for promotion in promotions:
+            start = max(bisect_right(self._times, promotion.created_at), 1)
+            commit = promotion.commit
+            champions += champion(commit, start, promotion.verdict.get("candidate_mean"), first(commit)[1])
+        return champions
+
+    def _with_bands(self, champions: Sequence[Champion], noise: float) -> list[Champion]:
+        """Return the champions with what is known of each from the replicates that ended while it was champion."""
+        ends = [champion.start for champion in champions[1:]] + [math.inf]
+        banded = []
+        for first, (champion, end) in enumerate(zip(champions, ends)):
+            start = 0 if first == 0 else champion.start  # what won a commit the crown was lucky, so it says nothing of it
+            own = [(number, value) for number, value in self._runs.get(champion.commit, ()) if start < number <= end]
+            fewest = 1 if first == 0 else 2  # a promoted one has the gate's mean until then
+            banded.append(replace(champion, band=tuple(band(own, noise, fewest))))
+        return banded
 
 
-def _champions(ended: Sequence[Point], campaign: Campaign) -> list[Champion]:
-    """Return the baseline and every promoted commit whose mean the gate knew, in order. Reported and verified ones are never mixed."""
-    own = [(number, e) for number, e in enumerate(ended, 1) if not _is_imported(e)]
-    measured = {(e.commit, campaign.conditions in ("", e.conditions)) for _, e in own if e.metric is not None}
-    first: dict[str, int] = {}
-    hypotheses: dict[str, str] = {}
-    for number, e in own:
-        first.setdefault(e.commit, number)
-        hypotheses.setdefault(e.commit, e.hypothesis)
-    kind = "reported" if campaign.reported else "verified"
-    promotions = [p for p in campaign.promotions if p.verdict.get("metric", "verified") == kind]
-    promotions.sort(key=lambda p: (p.created_at, p.id))
-
-    def champion(commit: str, start: int, level: Any, hypothesis: str) -> list[Champion]:
-        value = finite(level if level is not None or commit != campaign.champion.commit else campaign.champion.mean)
-        comparable = (commit, True) in measured or (commit, False) not in measured  # neither: measured as a commit with the same code
-        return [Champion(commit, start, value, hypothesis, comparable)] if value is not None else []
-
-    if not promotions:
-        commit = campaign.champion.commit
-        return champion(commit, first.get(commit, 1), None, "baseline")
-    baseline = promotions[0].previous
-    times = [_ended_at(e) for e in ended]
-    champions = champion(baseline, first.get(baseline, 1), promotions[0].verdict.get("champion_mean"), "baseline")
-    for promotion in promotions:
-        start = max(bisect_right(times, promotion.created_at), 1)
-        commit = promotion.commit
-        champions += champion(commit, start, promotion.verdict.get("candidate_mean"), hypotheses.get(commit, ""))
-    return champions
-
-
-def _with_bands(champions: Sequence[Champion], points: Sequence[tuple[int, float, str]], noise: float) -> list[Champion]:
-    """Return the champions with what is known of each from the replicates that ended while it was champion."""
-    ends = [champion.start for champion in champions[1:]] + [math.inf]
-    banded = []
-    for first, (champion, end) in enumerate(zip(champions, ends)):
-        start = 0 if first == 0 else champion.start  # what won a commit the crown was lucky, so it says nothing of it
-        own = [(number, value) for number, value, commit in points if commit == champion.commit and start < number <= end]
-        fewest = 1 if first == 0 else 2  # a promoted one has the gate's mean until then
-        banded.append(replace(champion, band=tuple(band(own, noise, fewest))))
-    return banded
+def in_order(e: Point) -> tuple[float, str]:
+    """Return by what experiments are ordered: when they ended."""
+    return _ended_at(e), e.id
 
 
 def _ended_at(e: Point) -> float:
@@ -217,7 +261,7 @@ def _ended_at(e: Point) -> float:
 
 
 def _is_imported(e: Point) -> bool:
-    return isinstance(e, Experiment) and IMPORTED in e.tags
+    return not isinstance(e, Ended) and IMPORTED in e.tags
 
 
 def finite(value: Any) -> float | None:

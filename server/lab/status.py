@@ -41,7 +41,7 @@ from autoresearch_mcp.server.runner import health, start
 from autoresearch_mcp.server.secret import fingerprint
 from autoresearch_mcp.server.settings import LaunchSettings, Settings, SettingsFile
 
-LEADERS = 5  # of the leaderboard
+LEADERS, MOST_LEADERS = 5, 100  # of the leaderboard: in a status, and for who wants to see more
 _RANKED = 2_000  # commits whose likely gain is known
 AGENTS = 20  # whose spending is listed, the largest first
 _UNCONFINED = {
@@ -70,6 +70,7 @@ class Snapshot:
 
     key: tuple[Any, ...]
     leaders: list[a.Leader]
+    ranked: list[Leader]  # the same and more
     likely: dict[str, tuple[float, float]]  # gain on the champion, and the chance that there is one, by commit: the best first
     noise: float | None
     noise_nu: int
@@ -166,12 +167,13 @@ class LabStatus:
             newest = self._standings.newest(reference) or conditions  # what a candidate that is trained now is measured under
             own = in_order_of_launch(score for score in replicates if score.by_lab)
             fresh = counted(own, for_display(rules), conditions)
-            best, likely = self._leaders(champion, metrics(fresh)[-M_CAP:], conditions, settings)
+            ranked, best, likely = self._leaders(champion, metrics(fresh)[-M_CAP:], conditions, settings)
             noise = self.noise(conditions)
             self._snapshot = Snapshot(
                 key=key,
                 search=search_state(self._ledger, likely, self._ledger.decisions(champion, conditions), noise),
                 leaders=best,
+                ranked=ranked,
                 likely=likely,
                 noise=noise,
                 noise_nu=sum(degrees for degrees, _ in self._standings.spreads(conditions, without="")),
@@ -196,7 +198,7 @@ class LabStatus:
 
     def _leaders(
         self, champion: str, fresh: list[float], conditions: str, settings: Settings
-    ) -> tuple[list[a.Leader], dict[str, tuple[float, float]]]:
+    ) -> tuple[list[Leader], list[a.Leader], dict[str, tuple[float, float]]]:
         verdicts = self._ledger.decisions(champion, conditions)
         charges = dict[str, float]()
         if not settings.is_script:
@@ -208,7 +210,8 @@ class LabStatus:
         ranked = leaders(listed, champion, fresh, verdicts, _RANKED, rules_of(settings.promotion), charges)
         lineage = Lineage(self._ledger, champion)
         likely = {each.standing.commit: (each.shrunk.gain, each.shrunk.better) for each in ranked if each.shrunk}
-        return [_leader_line(each, verdicts.get(each.standing.commit), lineage) for each in ranked[:LEADERS]], likely
+        lines = [leader_line(each, verdicts.get(each.standing.commit), lineage) for each in ranked[:LEADERS]]
+        return ranked[:MOST_LEADERS], lines, likely
 
     def likely_gains(self) -> dict[str, float]:
         """Return the likely gain of each measured commit on the champion, the best first; none before the noise is known."""
@@ -357,7 +360,8 @@ class LabStatus:
         return [*warnings, *owners.ahead(champion, runs), *owners.unmatched(champion, settings.training.files), *self._repo.behind()]
 
 
-def _leader_line(leader: Leader, verdict: Verdict | None, lineage: Lineage) -> a.Leader:
+def leader_line(leader: Leader, verdict: Verdict | None, lineage: Lineage) -> a.Leader:
+    """Return a commit's place as a row of the leaderboard."""
     standing, shrunk = leader.standing, leader.shrunk
     gain, se = (shrunk.gain, (shrunk.high - shrunk.low) / 4) if shrunk else (None, None)
     return a.Leader(

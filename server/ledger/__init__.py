@@ -61,6 +61,10 @@ class Ledger:
         proposals = Proposals(database)
         self.proposal = proposals.proposal
         self.proposals_after = proposals.proposals_after
+        self.proposal_records_after = proposals.proposal_records_after
+        self.proposals_by_author = proposals.proposals_by_author
+        self.proposal_tags = proposals.proposal_tags
+        self.built_on = proposals.built_on
         self.twin = proposals.twin
         self.bases = proposals.bases
         self.add_proposal = proposals.add_proposal

@@ -31,6 +31,31 @@ class Proposals:
             rows = db.execute("SELECT rowid, record FROM proposals WHERE rowid > ? ORDER BY rowid DESC LIMIT ?", (row, limit)).fetchall()
         return [(number, Proposal.model_validate_json(record)) for number, record in reversed(rows)]
 
+    def proposal_records_after(self, row: int) -> list[tuple[int, str, str]]:
+        """Return the row's number, the commit and the unparsed record of each proposal after a row, 0 for all, the oldest first."""
+        with self._database.read() as db:
+            return db.execute('SELECT rowid, "commit", record FROM proposals WHERE rowid > ? ORDER BY rowid', (row,)).fetchall()
+
+    def proposals_by_author(self) -> dict[str, tuple[int, float]]:
+        """Return how many proposals each author made, and when the last of them, in Unix seconds."""
+        with self._database.read() as db:
+            rows = db.execute(
+                "SELECT json_extract(record, '$.author') AS who, count(*), max(created_at) FROM proposals GROUP BY who"
+            ).fetchall()
+        return {author: (count, last_at) for author, count, last_at in rows}
+
+    def proposal_tags(self) -> list[str]:
+        """Return the tags of all proposals, in order."""
+        with self._database.read() as db:
+            rows = db.execute("SELECT DISTINCT value FROM proposals, json_each(record, '$.tags') ORDER BY value").fetchall()
+        return [row[0] for row in rows]
+
+    def built_on(self, commit: str, limit: int) -> list[Proposal]:
+        """Return the newest proposals on a commit, the oldest first."""
+        with self._database.read() as db:
+            rows = db.execute("SELECT record FROM proposals WHERE base = ? ORDER BY rowid DESC LIMIT ?", (commit, limit)).fetchall()
+        return [Proposal.model_validate_json(record) for (record,) in reversed(rows)]
+
     def twin(self, fingerprint: str) -> Proposal | None:
         """Return the proposal whose code has this fingerprint, or None."""
         with self._database.read() as db:

@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from autoresearch_mcp.server.ledger.database import Database
 from autoresearch_mcp.server.models import Circumstances, Experiment, ExperimentState, Score
@@ -50,8 +50,7 @@ class Trained:
     device_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """An experiment that ended, as thin as a picture of the whole campaign needs it."""
 
     row: int  # grows with each that ends
@@ -155,7 +154,7 @@ class Results:
                 "started_at, finished_at FROM ended WHERE rowid > ? ORDER BY rowid",
                 (row,),
             ).fetchall()
-        return [Ended(*each) for each in rows]
+        return [*map(Ended._make, rows)]
 
     def trained_since(self, since: float) -> Trained:
         """Return what was trained and ended after a moment in Unix seconds."""

@@ -1,6 +1,8 @@
 """The numbers behind the page's charts: few enough for a browser, however long the campaign."""
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 from autoresearch_mcp.server.goal import WORDS
@@ -25,27 +27,26 @@ def progress_data(overview: Overview, filters: dict[str, str], start: int = 0, e
     """
     progress = overview.progress
     first, last = max(start, 1), min(end or progress.total, progress.total)
+    keeps = _filter(overview, filters)
 
-    def shown(number: int) -> bool:
-        e = overview.ended[number - 1]
-        author, device, tag = filters.get("author"), filters.get("device"), filters.get("tag")
-        return (
-            first <= number <= last
-            and (not author or author == ("the lab" if e.by_lab else e.author))
-            and (not device or device == e.device)
-            and (not tag or tag in overview.tags(e.commit))
-        )
+    def shown(points: Sequence[Any], number: Callable[[Any], int] = itemgetter(0)) -> Sequence[Any]:
+        """Return what of these, which are in the order of their numbers, is in the range and passes the filters."""
+        inside = points[bisect_left(points, first, key=number) : bisect_right(points, last, key=number)]
+        return inside if keeps is None else [point for point in inside if keeps(number(point))]
+
+    def edge(numbers: Sequence[int]) -> list[tuple[int, float | None]]:
+        return [(number, None) for number in shown(numbers, int)]
 
     champions = {champion.commit for champion in progress.champions[1:]}
-    compared = [point for point in progress.compared if shown(point[0])]
-    kinds: dict[str, list[tuple[int, float | None]]] = {
+    compared = shown(progress.compared)
+    kinds: dict[str, Sequence[tuple[int, float | None]]] = {
         "tried": [(n, y) for n, y, commit in compared if commit not in champions],
         "promoted": [(n, y) for n, y, commit in compared if commit in champions],
-        "not verified": [(n, y) for n, y in progress.unverified if shown(n) and not progress.reported],
-        "other conditions": [(n, y) for n, y in progress.elsewhere if shown(n)],
-        "failed": [(n, None) for n in progress.failed if shown(n)],
-        "stopped early": [(n, None) for n in progress.stopped if shown(n)],
-        "another device": [(n, None) for n in progress.screened if shown(n)],
+        "not verified": [] if progress.reported else shown(progress.unverified),
+        "other conditions": shown(progress.elsewhere),
+        "failed": edge(progress.failed),
+        "stopped early": edge(progress.stopped),
+        "another device": edge(progress.screened),
     }
     points = {kind: thin(of_kind) for kind, of_kind in kinds.items() if of_kind}
     numbers = sorted({n for of_kind in points.values() for n, _ in of_kind})
@@ -73,16 +74,16 @@ def progress_data(overview: Overview, filters: dict[str, str], start: int = 0, e
 
 
 def thin(points: Sequence[tuple[int, float | None]], most: int = MOST) -> list[tuple[int, float | None]]:
-    """Return the points, of a long row only the lowest and the highest of each piece, so that its outline stays."""
+    """Return the points, which all have a value or none has; of a long row only the lowest and the highest of each piece, so that its outline stays."""
     if len(points) <= most:
         return list(points)
+    pieces, value = most // 2, itemgetter(1)
+    parts = (points[piece * len(points) // pieces : (piece + 1) * len(points) // pieces] for piece in range(pieces))
+    if points[0][1] is None:  # what has no value lies at the edge
+        return [part[0] for part in parts]
     kept: list[tuple[int, float | None]] = []
-    pieces = most // 2
-    for piece in range(pieces):
-        part = points[piece * len(points) // pieces : (piece + 1) * len(points) // pieces]
-        valued = [(y, n) for n, y in part if y is not None]
-        ends = {min(valued)[1]: min(valued)[0], max(valued)[1]: max(valued)[0]} if valued else {part[0][0]: None}
-        kept += sorted(ends.items())
+    for part in parts:
+        kept += sorted({min(part, key=value), max(part, key=value)})
     return kept
 
 
@@ -97,17 +98,22 @@ def curve_data(own: Sequence[tuple[float, float]], champion: CommitCurves) -> di
     return {"own": [list(point) for point in own], "champion": band, "runs": len(runs)}
 
 
-def choices(overview: Overview) -> dict[str, list[str]]:
-    """Return what can be filtered by."""
-    return {
-        "author": _sorted("the lab" if e.by_lab else e.author for e in overview.ended),
-        "device": _sorted(e.device for e in overview.ended),
-        "tag": _sorted(tag for proposal in overview.proposals.values() for tag in proposal.tags),
-    }
+def _filter(overview: Overview, filters: dict[str, str]) -> Callable[[int], bool] | None:
+    """Return whether an experiment passes the filters, by its number; None where there are none."""
+    author, device, tag = (filters.get(name) for name in ("author", "device", "tag"))
+    if not (author or device or tag):
+        return None
+    tagged = overview.proposals.tagged(tag) if tag else set()
 
+    def keeps(number: int) -> bool:
+        e = overview.ended[number - 1]
+        return (
+            (not author or author == ("the lab" if e.by_lab else e.author))
+            and (not device or device == e.device)
+            and (not tag or e.commit in tagged)
+        )
 
-def _sorted(names: Iterable[str]) -> list[str]:
-    return sorted(set(names))[:200]
+    return keeps
 
 
 def _label(overview: Overview, number: int) -> str:

@@ -4,8 +4,6 @@ import functools
 import hashlib
 import json
 import secrets
-import time
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from importlib.resources import files
@@ -31,6 +29,7 @@ from autoresearch_mcp.server.page.charts import curve_data, progress_data
 from autoresearch_mcp.server.page.events import Pulse
 from autoresearch_mcp.server.page.rendering import render
 from autoresearch_mcp.server.page.session import Sessions, cookie, fields, may_cancel, rules
+from autoresearch_mcp.server.page.shelf import Shelf
 from autoresearch_mcp.server.page.views import ADDRESSES, FILTERS, VIEWS, Asked, common
 from autoresearch_mcp.server.untrusted import one_line
 
@@ -44,7 +43,8 @@ _HEADERS = {
 }
 _STATIC = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _MARK = secrets.token_hex(16)  # where a rendered view holds the visitor's own mark
-_KEPT = 64  # rendered views
+_KEPT = 64  # charts
+_PATIENCE_S = 0.4  # for which a browser waits for the campaign, before it gets an outline to look at meanwhile
 _MAX_FORM = 64 * 1024
 _THREADS = 8
 
@@ -65,7 +65,7 @@ class PageDoor:
         self._security = TransportSecurityMiddleware(security)
         self._pulse = Pulse(lab.changes, lab.is_training)
         self._limiter = anyio.CapacityLimiter(_THREADS)
-        self._rendered: OrderedDict[Any, bytes] = OrderedDict()
+        self._shelf = Shelf(lab, lambda: self._pulse.beat, self._render, self._limiter)
         self._charted: Overview | None = None
         self._charts: dict[Any, tuple[str, bytes]] = {}
         routes = [
@@ -118,8 +118,12 @@ class PageDoor:
         if visitor is None:
             return RedirectResponse("/login", 303)
         asked = Asked(self._lab, visitor, dict(request.query_params), request.path_params.get("name", ""))
+        patience_s = None if view != "campaign" or _waits(request) else _PATIENCE_S
         try:
-            html = await self._in_thread(self._render, view, asked)
+            html = await self._shelf.view(view, asked, patience_s)
+            if html is None:  # a long log is still being read: the page draws its frame, and asks again for what is in it
+                outline = {**common(asked), "view": view, "mark": _MARK}
+                return self._html(request, (await self._in_thread(render, "outline", outline)).encode(), 200)
         except LabError as error:
             status = 404 if error.code.startswith(("unknown_", "bad_")) else 409
             text = mask_paths(str(error), self._lab.root)
@@ -127,17 +131,9 @@ class PageDoor:
             return self._html(request, html.encode(), status)
         return self._html(request, html)
 
-    def _render(self, view: str, asked: Asked) -> bytes:
-        """Return a rendered view. All tabs of one visitor share it until the lab changes, or its times are a minute old."""
-        stamp, minute = self._lab.stamp(), time.time() // 60
-        key = (view, asked.name, tuple(sorted(asked.query.items())), asked.visitor, stamp, self._pulse.beat, minute)
-        html = self._rendered.get(key) if stamp is not None else None
-        if html is None:
-            context = {**common(asked), **VIEWS[view](asked), "view": view, "mark": _MARK}
-            html = self._rendered[key] = render(view, context).encode()
-            while len(self._rendered) > _KEPT:
-                self._rendered.popitem(last=False)
-        return html
+    @staticmethod
+    def _render(view: str, asked: Asked) -> bytes:
+        return render(view, {**common(asked), **VIEWS[view](asked), "view": view, "mark": _MARK}).encode()
 
     def _html(self, request: Request, html: bytes, status: int = 200) -> Response:
         tag = f'"{hashlib.sha256(html).hexdigest()[:24]}"'
@@ -251,6 +247,11 @@ class PageDoor:
         if kind is None or str(path) not in known:
             return Response("Not Found", 404)
         return Response(known[str(path)], 200, {"Cache-Control": "max-age=300"}, kind)
+
+
+def _waits(request: Request) -> bool:
+    """Return whether who asks would rather wait than get an outline (RFC 7240): the page itself, when it asks again."""
+    return request.headers.get("prefer", "").startswith("wait")
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """The page alone, on this machine: for a lab whose agents speak over stdio."""
 
 import contextlib
+import logging
 import secrets
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from starlette.responses import PlainTextResponse
 
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.mcp.front import Guests
-from autoresearch_mcp.server.mcp.http import LOOPBACK, PATIENCE_S, listen, security_of
+from autoresearch_mcp.server.mcp.http import LOOPBACK, PATIENCE_S, is_news, listen, security_of
 from autoresearch_mcp.server.page.door import PageDoor
 
 
@@ -33,6 +34,7 @@ def served_page(root: Path, port: int = 0) -> Iterator[str]:
     with contextlib.closing(Lab(root)) as lab, listen(LOOPBACK, port) as listening:
         app = PageDoor(lab, Guests(lab, key), security_of(LOOPBACK), PlainTextResponse("Not Found", 404))
         config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", lifespan="off", timeout_graceful_shutdown=PATIENCE_S)
+        logging.getLogger("uvicorn.error").addFilter(is_news)
         server = uvicorn.Server(config)
         serving = threading.Thread(target=anyio.run, args=(server.serve, [listening]), name="page", daemon=True)
         serving.start()

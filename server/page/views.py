@@ -13,13 +13,13 @@ from autoresearch_mcp.server.lab.titles import beginning, title
 from autoresearch_mcp.server.ledger.ideas import DIRECTION
 from autoresearch_mcp.server.mcp.bridge import Identity
 from autoresearch_mcp.server.models import ACTIVE_STATES, MemoryKind, Proposal, Verdict
-from autoresearch_mcp.server.page.charts import choices
 from autoresearch_mcp.server.page.diffs import diff_lines, plain
 from autoresearch_mcp.server.page.session import may_cancel, rules
 
 Context = dict[str, Any]
 FILTERS = ("author", "tag", "device")
 _SHOWN = 200  # rows of a list
+_LEADERS = 25
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,9 @@ def campaign(asked: Asked) -> Context:
     overview = asked.lab.overview()  # afterwards, so that it knows every commit in the status
     return {
         "status": status,
+        "leaderboard": asked.lab.leaderboard(_LEADERS),
         "titles": _titles(overview.proposals),
-        "choices": choices(overview),
+        "choices": {"author": overview.authors[:_SHOWN], "device": overview.devices[:_SHOWN], "tag": asked.lab.tags()[:_SHOWN]},
         "filters": {name: asked.query.get(name, "") for name in FILTERS},
         "waiting": _approvals(asked),
     }
@@ -88,7 +89,7 @@ def commit(asked: Asked) -> Context:
         "title": title(proposal) if proposal else "the lab's first commit" if sha == lab.champion() else "a commit",
         "verdict": lab.decisions().get(sha),
         "experiments": lab.query_experiments(query).rows,
-        "children": [each for each in overview.proposals.values() if each.base == sha][-_SHOWN:],
+        "children": lab.built_on(sha, _SHOWN),
         "diff": _diff(lab, sha) if proposal else [],
         "is_champion": sha == lab.champion(),
     }
@@ -97,18 +98,21 @@ def commit(asked: Asked) -> Context:
 def proposals(asked: Asked) -> Context:
     """Show all proposals, each below the commit that it was built on."""
     overview = asked.lab.overview()
-    words = asked.query.get("q", "").lower()
-    every = [each for each in overview.proposals.values() if words in f"{each.hypothesis} {each.author} {' '.join(each.tags)}".lower()]
-    newest = every[-_SHOWN:]
-    metrics: dict[str, list[float]] = {}
+    words, every = asked.query.get("q", "").lower(), list(overview.proposals)
+    if words:
+        texts = ((each.commit, f"{each.hypothesis} {each.author} {' '.join(each.tags)}".lower()) for each in overview.proposals.values())
+        every = [sha for sha, text in texts if words in text]
+    newest = [overview.proposals[sha] for sha in every[-_SHOWN:]]
+    metrics: dict[str, list[float]] = {each.commit: [] for each in newest}
     for _, value, sha in overview.progress.compared:
-        metrics.setdefault(sha, []).append(value)
+        if sha in metrics:
+            metrics[sha].append(value)
     champions = {promotion.commit for promotion in asked.lab.promotions()}
     return {
         "q": asked.query.get("q", ""),
         "total": len(every),
         "rows": [
-            {"depth": min(depth, 8), "proposal": each, "title": title(each), "metrics": metrics.get(each.commit, [])}
+            {"depth": min(depth, 8), "proposal": each, "title": title(each), "metrics": metrics[each.commit]}
             for depth, each in _tree(newest)
         ],
         "decisions": asked.lab.decisions(),

@@ -186,7 +186,7 @@ async function refresh() {
   if (!document.querySelector("[data-live]")) return; // what a form was answered
   asking = true;
   try {
-    const answer = await fetch(location.href, { headers: tag ? { "If-None-Match": tag } : {}, cache: "no-store" });
+    const answer = await fetch(location.href, { headers: { Prefer: "wait", ...(tag ? { "If-None-Match": tag } : {}) }, cache: "no-store" });
     if (answer.redirected) { location.reload(); return; }
     if (answer.status === 200) {
       const isWhole = swap(new DOMParser().parseFromString(await answer.text(), "text/html"));
@@ -195,6 +195,7 @@ async function refresh() {
     } else if (document.querySelector("[data-curve]")) {
       drawCurves(document);
     }
+  } catch { // the server is away: what comes back when it does is an event
   } finally {
     asking = false;
     if (again) { again = false; setTimeout(refresh, 1000); }
@@ -202,7 +203,7 @@ async function refresh() {
 }
 
 function isInUse(part) {
-  return part.querySelector("details[open]") || (part.contains(document.activeElement) && document.activeElement.matches("a, button, input, summary"))
+  return part.querySelector("details[open]") || (part.contains(document.activeElement) && document.activeElement.matches("a, button, input, select, summary"))
     || [...part.querySelectorAll("input:not([type=hidden])")].some((field) => field.value !== field.defaultValue);
 }
 
@@ -219,6 +220,7 @@ function swap(fresh) {
     }
     if (part.innerHTML === other.innerHTML) continue;
     part.replaceChildren(...other.childNodes);
+    delete part.dataset.pending;
     if (atEnd) follow(part.querySelector(".log"));
   }
   for (const box of charts.keys()) if (!box.isConnected) { charts.get(box).destroy(); charts.delete(box); }
@@ -233,13 +235,21 @@ function listen() { // a tab that nobody looks at holds no connection: a browser
   if (!source) return;
   source.onopen = () => say("live", true);
   source.onmessage = () => setTimeout(refresh, Math.random() * 800); // the first too: the lab may have changed since the view was made
-  source.onerror = ({ target }) => say(target.readyState === EventSource.CLOSED ? "stopped: reload the page" : "connecting again", false);
+  source.onerror = ({ target }) => {
+    say("connecting again", false);
+    if (target.readyState === EventSource.CLOSED) setTimeout(listenAgain, 3_000); // a proxy answered while the server was away, or the token is gone
+  };
 }
 
-document.querySelectorAll(".filters select").forEach((select) => select.addEventListener("change", () => select.form.requestSubmit()));
+function listenAgain() {
+  if (source?.readyState === EventSource.CLOSED) { listen(); refresh(); }
+}
+
+document.addEventListener("change", ({ target }) => { if (target.matches(".filters select")) target.form.requestSubmit(); });
 document.querySelectorAll(".log").forEach(follow);
 drawProgress();
 drawCurves(document);
+if (document.querySelector("[data-pending]")) refresh(); // an outline: its numbers are still being read
 listen();
 document.addEventListener("visibilitychange", listen);
 setInterval(() => { if (!document.hidden) refresh(); }, 60_000); // for "5 min ago"

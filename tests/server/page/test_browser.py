@@ -1,12 +1,15 @@
 """The page in a real browser, on a lab whose agents wrote hostile text into every field."""
 
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from autoresearch_mcp.server.page import views as views_of
+from autoresearch_mcp.server.page.serving import served_page
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.listening import Listening, served_over_http
 from tests.server.page.conftest import TOKEN, populate
@@ -125,6 +128,52 @@ def test_a_view_that_was_made_before_it_could_listen_catches_up(browser: "Browse
     visit.page.route("**/events", lambda route: route.fulfill(body="retry: 60000\ndata: 1\n\n", content_type="text/event-stream"))
     visit.page.goto(f"{visit.base}/health")
     expect(visit.page.get_by_role("cell", name="joan", exact=True)).to_be_visible(timeout=15_000)
+
+
+def test_an_open_page_comes_back_by_itself_after_the_server_was_killed(browser: "Browser", hostile: Named) -> None:
+    with served_over_http(hostile[0].root, AUTORESEARCH_TOKEN=TOKEN) as first:
+        visit = Visit(browser, first)
+        visit.go("/health")
+        address = visit.base.removeprefix("http://")
+    live = visit.page.locator("#live")
+    expect(live).to_have_text("connecting again", timeout=15_000)
+    hostile[0].ledger.record_change("lise", "owner", "command line", "here", "token create", f"since {time.time()}")
+    away = [502]  # what a proxy answers while its server is away
+
+    def serve(route: "Route") -> None:
+        if away:
+            route.fulfill(status=away.pop())
+        else:
+            route.continue_()
+
+    visit.page.route("**/events", serve)
+    with served_over_http(hostile[0].root, address, AUTORESEARCH_TOKEN=TOKEN):
+        expect(live).to_have_text("live", timeout=20_000)
+        expect(visit.page.get_by_role("cell", name="lise", exact=True)).to_be_visible(timeout=15_000)
+        visit.go("/")
+        visit.page.get_by_label("Why not").fill("as before")  # forms are made anew, with this server's mark
+        assert not away
+
+
+def test_the_outline_of_a_long_campaign_fills_itself(browser: "Browser", hostile: Named, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, campaign = threading.Event(), views_of.VIEWS["campaign"]
+
+    def slow(asked: views_of.Asked) -> views_of.Context:
+        assert go_on.wait(20)
+        return campaign(asked)
+
+    monkeypatch.setitem(views_of.VIEWS, "campaign", slow)
+    with served_page(hostile[0].root) as address:
+        page: Page = browser.new_page()
+        page.goto(address)
+        expect(page.locator("[data-pending]")).to_be_visible()
+        expect(page.locator("#progress[data-points]")).to_be_visible(timeout=15_000)  # drawn before the numbers are there
+        go_on.set()
+        expect(page.locator("[data-live=leaders] tbody tr")).not_to_have_count(0, timeout=15_000)
+        expect(page.locator("[data-pending]")).to_have_count(0)
+        page.locator("select[name=author]").select_option(index=1)
+        page.wait_for_url("**author=**")
+        page.close()
 
 
 def test_what_somebody_types_outlasts_what_the_lab_does(browser: "Browser", server: Listening, hostile: Named) -> None:

@@ -1,19 +1,23 @@
 """The door and its pulse without a socket: what is rendered anew, and which event reaches an open page."""
 
 import contextlib
+import re
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
+from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.mcp.front import Guests
 from autoresearch_mcp.server.mcp.http import LOOPBACK, security_of
-from autoresearch_mcp.server.page import events
+from autoresearch_mcp.server.page import events, views
 from autoresearch_mcp.server.page.door import PageDoor
 from autoresearch_mcp.server.page.events import Pulse
 from tests.server.mcp.conftest import FakeRunnerLab
@@ -65,3 +69,55 @@ async def test_a_stream_ends_where_the_ledger_cannot_be_read_so_that_the_browser
     with anyio.fail_after(10):
         first, *_ = [event async for event in Pulse(changes, lambda: False).stream()]
     assert first.endswith("data: 0\n\n")
+
+
+@pytest.mark.anyio
+async def test_who_need_not_wait_gets_an_outline_and_the_view_is_made_once_for_all_who_ask(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, go_on, campaign = [], threading.Event(), views.VIEWS["campaign"]
+
+    def slow(asked: views.Asked) -> views.Context:
+        made.append(asked)
+        assert go_on.wait(20)
+        return campaign(asked)
+
+    monkeypatch.setitem(views.VIEWS, "campaign", slow)
+    app = PageDoor(lab, Guests(lab, ""), security_of(LOOPBACK), PlainTextResponse(""))
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url=f"http://{LOOPBACK}") as browser:
+        outline = await browser.get("/")
+        assert outline.status_code == 200 and "data-pending" in outline.text
+        whole: list[str] = []
+
+        async def wait() -> None:
+            whole.append((await browser.get("/", headers={"Prefer": "wait"})).text)
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as waiting:
+                waiting.start_soon(wait)
+                waiting.start_soon(wait)
+                assert "data-pending" in (await browser.get("/")).text
+                go_on.set()
+            whole.append((await browser.get("/")).text)
+    assert len(made) == 1 and whole[0] == whole[1] == whole[2] and "data-pending" not in whole[0]
+    parts = re.findall(r'data-live="\w+"', whole[0])
+    assert parts and re.findall(r'data-live="\w+"', outline.text) == parts  # what the page puts in their places
+
+
+@pytest.mark.anyio
+async def test_a_view_that_fails_after_its_visitor_left_is_asked_for_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, campaign = threading.Event(), views.VIEWS["campaign"]
+
+    def failing(asked: views.Asked) -> views.Context:
+        assert go_on.wait(20)
+        raise LabError("The disk is full.", "disk_full")
+
+    monkeypatch.setitem(views.VIEWS, "campaign", failing)
+    app = PageDoor(lab, Guests(lab, ""), security_of(LOOPBACK), PlainTextResponse(""))
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url=f"http://{LOOPBACK}") as browser:
+        assert "data-pending" in (await browser.get("/")).text
+        go_on.set()
+        refused = await browser.get("/", headers={"Prefer": "wait"})
+        assert refused.status_code == 409 and "The disk is full." in refused.text
+        monkeypatch.setitem(views.VIEWS, "campaign", campaign)
+        assert (await browser.get("/", headers={"Prefer": "wait"})).status_code == 200

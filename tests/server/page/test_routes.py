@@ -42,7 +42,7 @@ class Answer:
 
 def ask(url: str, path: str, token: str = "", form: dict[str, str] | None = None, **headers: str) -> Answer:
     where = urlsplit(url)
-    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    given = {"Prefer": "wait"} | {name.replace("_", "-"): value for name, value in headers.items()}
     given |= {"Cookie": f"autoresearch_session_{where.port}={token}"} if token else {}
     given |= {"Content-Type": "application/x-www-form-urlencoded"} if form is not None else {}
     with contextlib.closing(HTTPConnection(where.hostname or "", where.port, timeout=20)) as connection:

@@ -1,0 +1,96 @@
+"""The campaign that is kept in memory and extended is the one that a fresh reader sees, whatever happened in between."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from autoresearch_mcp.server.lab.campaigns import Overview
+from autoresearch_mcp.server.lab.lab import Lab
+from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
+
+CONDITIONS = "k"
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeRunnerLab]:
+    yield from make_runner_lab(tmp_path_factory.mktemp("labs") / "lab")
+
+
+@pytest.fixture(scope="module")
+def lab(fake: FakeRunnerLab) -> Iterator[Lab]:
+    with contextlib.closing(Lab(fake.root)) as lab:
+        yield lab
+
+
+def propose(lab: Lab, width: int, base: str | None = None, tags: list[str] | None = None) -> str:
+    edits = [{"path": "train.py", "search": "WIDTH = 64" if base is None else "DEPTH = 2", "replace": f"WIDTH = {width}"}]
+    return lab.propose_patch(f"Width {width} learns more", f"agent-{width % 3}", base=base, edits=edits, tags=tags or ["width"]).commit
+
+
+def end(fake: FakeRunnerLab, ids: list[str], level: float, at: float, conditions: str = CONDITIONS, by_lab: bool = False) -> None:
+    for n, id in enumerate(ids):
+        fake.ledger.keep_evidence(id, "landlock-7+seccomp", level + n / 1000, None)
+        values = {"val_bpb": level + n / 1000, "conditions": conditions, "started_at": at - 50 + n, "finished_at": at + n, "by_lab": by_lab}
+        fake.move(id, "finished", **values)
+
+
+def fresh(root: Path) -> Overview:
+    with contextlib.closing(Lab(root)) as lab:
+        return lab.overview()
+
+
+def same(lab: Lab) -> Overview:
+    kept, read = lab.overview(), fresh(lab.root)
+    assert kept.progress == read.progress
+    assert [each.id for each in kept.ended] == [each.id for each in read.ended]
+    assert dict(kept.proposals) == dict(read.proposals)
+    return kept
+
+
+def test_a_campaign_is_extended_by_what_ends_in_order_out_of_order_and_apart(lab: Lab, fake: FakeRunnerLab) -> None:
+    assert same(lab).progress.total == 0
+    end(fake, lab.launch_training("champion", "lab", 8).experiments, 1.5, 1000, by_lab=True)
+    first = same(lab)
+    commits = [propose(lab, width) for width in range(65, 71)]
+    for n, commit in enumerate(commits):
+        end(fake, lab.launch_training(commit, "ada", 3).experiments, 1.51 - n / 100, 2000 + 100 * n)
+        assert same(lab).progress.total == 8 + 3 * (n + 1)
+    assert first.progress.total == 8 and len(first.proposals) == 0  # what was read stays as it was
+    end(fake, lab.launch_training(commits[0], "ada", 1).experiments, 1.52, 2050)  # ended before others that were recorded before it
+    assert [number for number, _, commit in same(lab).progress.verified if commit == commits[0]] == [9, 10, 11, 12]
+    (crashed,) = lab.launch_training(commits[1], "ada", 1).experiments
+    fake.move(crashed, "crashed", finished_at=3000.0, started_at=2990.0)
+    assert same(lab).progress.failed == [28]
+    lab.withdraw(commits[2], "agent-1", "a mistake")
+    assert same(lab).progress.total == 25
+    assert lab.promote_commit(commits[-1], "ada").promoted
+    assert [champion.commit for champion in same(lab).progress.champions][-1] == lab.champion()
+    end(
+        fake, lab.launch_training("champion", "lab", 8).experiments, 1.46, 4e9, "other hardware", by_lab=True
+    )  # all before is elsewhere now
+    assert same(lab).progress.elsewhere and same(lab).progress.total == 33
+
+
+def test_what_proposals_say_is_told_without_parsing_them_all(lab: Lab) -> None:
+    base = lab.champion()
+    child = propose(lab, 80, base, ["depth", 'odd "tag"'])
+    overview = lab.overview()
+    assert lab.tags() == ["depth", 'odd "tag"', "width"]
+    assert (
+        overview.proposals.tagged('odd "tag"') == overview.proposals.tagged("depth") == {child}
+        and overview.proposals.tagged("wid") == set()
+    )
+    assert [each.commit for each in lab.built_on(base, 5)] == [child]
+    assert overview.authors == ["ada", "the lab"] and overview.devices == ["cpu"]
+    shares = lab.agents()
+    assert (shares["the lab"].ended, shares["ada"].ended, shares["ada"].device_s) == (16, 17, 17 * 50 - 40)
+    assert sum(share.proposals for share in shares.values()) == len(overview.proposals) == 7
+    assert shares["ada"].by_day == {"1970-01-01": shares["ada"].device_s}
+
+
+def test_the_leaderboard_goes_on_where_the_status_ends(lab: Lab) -> None:
+    status, every = lab.status().leaderboard, lab.leaderboard(25)
+    assert every[: len(status)] == status and len(every) == len({row.commit for row in every})
+    assert lab.leaderboard(2) == every[:2]
