@@ -58,8 +58,8 @@ class Guests:
         if self._owner is not None and hmac.compare_digest(hashed, self._owner):
             return Identity(role=Role.OWNER)
         token = tokens.get(hashed)
-        if token is not None:
-            return Identity(token.name, token.role) if token.valid else None
+        if token is not None and token.valid:
+            return Identity(token.name, token.role)
         if not self.auth.issuer or not secret:
             return None
         if self._issuer.auth != self.auth:

@@ -21,9 +21,9 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.campaigns import Overview
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.masking import mask_paths
-from autoresearch_mcp.server.mcp.bridge import Identity
+from autoresearch_mcp.server.mcp.bridge import CALLER, Identity
 from autoresearch_mcp.server.mcp.front import ComparableHeaders, Guests
-from autoresearch_mcp.server.mcp.limits import BodyTimeout
+from autoresearch_mcp.server.mcp.limits import BodyTimeout, RateLimit
 from autoresearch_mcp.server.models import OWNER
 from autoresearch_mcp.server.page.charts import curve_data, progress_data
 from autoresearch_mcp.server.page.events import Pulse
@@ -52,6 +52,9 @@ _THREADS = 8
 class PageDoor:
     """Serves the page of a lab at `/`, and passes on what is not its own.
 
+    Attributes:
+        routes: what it answers.
+
     Args:
         lab: what it shows.
         guests: know a visitor by a token.
@@ -68,7 +71,7 @@ class PageDoor:
         self._shelf = Shelf(lab, lambda: self._pulse.beat, self._render, self._limiter)
         self._charted: Overview | None = None
         self._charts: dict[Any, tuple[str, bytes]] = {}
-        routes = [
+        self.routes = [
             *(Route(path, partial(self._view, view)) for view, path in ADDRESSES.items()),
             Route("/experiment/{name}", partial(self._view, "experiment")),
             Route("/commit/{name}", partial(self._view, "commit")),
@@ -82,8 +85,9 @@ class PageDoor:
             Route("/refuse", partial(self._change, self._refuse), methods=["POST"]),
             Route("/static/{path:path}", self._static),
         ]
-        self._paths = {route.path for route in routes} | {"/experiment", "/commit", "/curve", "/static"}
-        self._router = Router(routes, redirect_slashes=False)
+        self._paths = {route.path for route in self.routes} | {"/experiment", "/commit", "/curve", "/static"}
+        router = Router(self.routes, redirect_slashes=False)
+        self._limited = RateLimit(lambda: lab.settings.auth.requests_per_minute, router)
         self._own = ComparableHeaders(BodyTimeout(RequestBodyLimitMiddleware(self._from_here, _MAX_FORM)))
         self._app = app
 
@@ -103,9 +107,13 @@ class PageDoor:
         await self._own(scope, receive, send_with_headers)
 
     async def _from_here(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, but for a Host or Origin that is not accepted."""
-        refusal = await self._security.validate_request(Request(scope), is_post=False)
-        await (refusal or self._router)(scope, receive, send)
+        """Note who asks, and answer, but for a Host or Origin that is not accepted."""
+        request = Request(scope)
+        refusal = await self._security.validate_request(request, is_post=False)
+        if refusal is not None:
+            await refusal(scope, receive, send)
+        else:
+            await self._limited({**scope, CALLER: await self._sessions.visitor(request)}, receive, send)
 
     def _is_own(self, path: str) -> bool:
         return path in self._paths or (path.count("/") > 1 and f"/{path.split('/')[1]}" in self._paths and not path.startswith("//"))
@@ -114,7 +122,7 @@ class PageDoor:
         return await anyio.to_thread.run_sync(partial(use_case, *args, **more), limiter=self._limiter)
 
     async def _view(self, view: str, request: Request) -> Response:
-        visitor = await self._sessions.visitor(request)
+        visitor = _visitor(request)
         if visitor is None:
             return RedirectResponse("/login", 303)
         asked = Asked(self._lab, visitor, dict(request.query_params), request.path_params.get("name", ""))
@@ -143,7 +151,7 @@ class PageDoor:
         return Response(html, status, {"ETag": tag}, "text/html")
 
     async def _progress(self, request: Request) -> Response:
-        if await self._sessions.visitor(request) is None:
+        if _visitor(request) is None:
             return Response(status_code=401)
         query = request.query_params
         start, end = (int(text) if (text := query.get(name, "")).isdecimal() and len(text) < 10 else 0 for name in ("from", "to"))
@@ -167,7 +175,7 @@ class PageDoor:
         return known
 
     async def _curve(self, request: Request) -> Response:
-        if await self._sessions.visitor(request) is None:
+        if _visitor(request) is None:
             return Response(status_code=401)
         try:
             answer = await self._in_thread(self._lab.get_experiment, request.path_params["name"])
@@ -177,7 +185,7 @@ class PageDoor:
         return JSONResponse(curve_data(answer.curve, champion))
 
     async def _events(self, request: Request) -> Response:
-        if await self._sessions.visitor(request) is None:
+        if _visitor(request) is None:
             return Response(status_code=401)
         return StreamingResponse(self._pulse.stream(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
@@ -198,7 +206,7 @@ class PageDoor:
 
     async def _change(self, change: Callable[[Identity, dict[str, str]], tuple[str, str]], request: Request) -> Response:
         """Do what a form of the page asks for, and write down who did it."""
-        visitor = await self._sessions.visitor(request)
+        visitor = _visitor(request)
         if visitor is None:
             return RedirectResponse("/login", 303)
         given = await fields(request)
@@ -247,6 +255,12 @@ class PageDoor:
         if kind is None or str(path) not in known:
             return Response("Not Found", 404)
         return Response(known[str(path)], 200, {"Cache-Control": "max-age=300"}, kind)
+
+
+def _visitor(request: Request) -> Identity | None:
+    """Return who asks; None for nobody, where a token is needed."""
+    visitor: Identity | None = request.scope[CALLER]
+    return visitor
 
 
 def _waits(request: Request) -> bool:

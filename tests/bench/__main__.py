@@ -24,6 +24,7 @@ from tests.bench import (
     session,
     slots,
     start,
+    tokens,
     two_calls,
 )
 
@@ -35,6 +36,7 @@ def main() -> None:
             start,
             calls,
             http_calls,
+            tokens,
             loop,
             lake,
             kernels,

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import secrets
 import socket
 import time
 from collections.abc import Iterator
@@ -17,9 +18,14 @@ from starlette.types import Message, Receive, Scope, Send
 from autoresearch_mcp.contracts import TOOLS
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.ledger.access import digest
+from autoresearch_mcp.server.mcp import build_server, front
 from autoresearch_mcp.server.mcp.bridge import CALLER, Identity
+from autoresearch_mcp.server.mcp.door import Door
+from autoresearch_mcp.server.mcp.front import Guests
+from autoresearch_mcp.server.mcp.git_door import GitDoor
 from autoresearch_mcp.server.mcp.limits import BodyTimeout, RateLimit
-from autoresearch_mcp.server.mcp.metrics import exposition
+from autoresearch_mcp.server.mcp.metrics import MetricsDoor, exposition
+from autoresearch_mcp.server.mcp.try_door import TryDoor
 from autoresearch_mcp.server.roles import Role
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.listening import served_over_http
@@ -50,6 +56,7 @@ class Guarded:
     lab: FakeRunnerLab
     url: str
     tokens: dict[Role | None, str]
+    resources: list[str]  # of every kind that the server lists
 
     def ask(self, role: Role | None, method: str, path: str, body: str | None = None) -> tuple[int, str, dict[str, str]]:
         given = {"Authorization": f"Bearer {self.tokens[role]}"} if role else {}
@@ -64,8 +71,11 @@ class Guarded:
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     for lab in make_runner_lab(tmp_path_factory.mktemp("labs") / "lab"):
         tokens: dict[Role | None, str] = {role: lab.ledger.add_token(role.value, role, None) for role in VIEWERS - {Role.OWNER}}
+        with contextlib.closing(Lab(lab.root)) as opened:
+            (experiment,) = opened.launch_training("champion", "ada", 1).experiments
+            resources = listed(opened, experiment)
         with served_over_http(lab.root, AUTORESEARCH_TOKEN=TOKEN) as server:
-            yield Guarded(lab, server.url, tokens | {Role.OWNER: TOKEN})
+            yield Guarded(lab, server.url, tokens | {Role.OWNER: TOKEN}, resources)
 
 
 @pytest.mark.parametrize("role", [*Role, None])
@@ -91,13 +101,18 @@ def test_every_tool_prompt_and_resource_knows_who_may(guarded: Guarded, role: Ro
     for name in ("worker", "orchestrator"):
         status, answer = guarded.call(role, "prompts/get", name=name)
         assert status == 401 if role is None else ("takes the role" in json.dumps(answer)) == (name not in PROMPTS[role])
-    status, listed = guarded.call(role, "resources/list")
-    assert (status == 401) == (role is None)
-    for uri in ["lab://status", "lab://champion"]:
+    for uri in guarded.resources:
         status, answer = guarded.call(role, "resources/read", uri=uri)
-        assert status == 401 if role is None else "contents" in answer.get("result", {})  # type: ignore[operator]
-        assert role is None or uri in json.dumps(listed)
+        assert status == 401 if role is None else "contents" in answer.get("result", {}), uri  # type: ignore[operator]
+    for method in ("resources/list", "resources/templates/list", "tools/list", "prompts/list", "server/discover"):
+        assert (guarded.call(role, method)[0] == 401) == (role is None), method
     assert guarded.lab.ledger.recorded_changes() == before
+
+
+def test_no_route_is_left_out() -> None:
+    doors = {GitDoor, MetricsDoor, TryDoor}
+    assert {*Door.__subclasses__()} == doors  # a new one gets its line in ROUTES too
+    assert {door.path for door in doors} <= {f"/{path.split('/')[1].partition('?')[0]}" for _, path, _, _ in ROUTES}
 
 
 def test_a_token_that_is_none_opens_nothing(guarded: Guarded) -> None:
@@ -119,15 +134,40 @@ def test_a_token_that_is_none_opens_nothing(guarded: Guarded) -> None:
         "a.b.c",
         "é" * 40,
     ]
-    for token in wrong:
-        status, _, headers = ask(guarded.url, body=json.dumps(LIST), Authorization=f"Bearer {token}".encode().decode("latin-1"))
+    answers = [ask(guarded.url, body=json.dumps(LIST), Authorization=f"Bearer {token}".encode().decode("latin-1")) for token in wrong]
+    for token, (status, text, headers) in zip(wrong, answers, strict=True):
         assert status == 401 and 'error="invalid_token"' in headers["www-authenticate"], token
+        assert (text, headers | {"date": ""}) == (answers[0][1], answers[0][2] | {"date": ""}), token  # it doesn't tell which is wrong how
     where = urlsplit(guarded.url)
     for token in (f"{valid[:9]}\n{valid[9:]}", f"{valid[:9]}\r\nX: {valid[9:]}", f"{valid}\0", "x" * (1 << 20)):
         with socket.create_connection((where.hostname or "", where.port or 0), timeout=10) as raw, contextlib.suppress(ConnectionError):
             raw.sendall(f"GET /anything HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
             assert raw.recv(100).split()[1:2] in ([b"400"], [b"401"], [b"431"], []), token[:50]
     assert guarded.ask(Role.WORKER, "POST", "/mcp", json.dumps(LIST))[0] == 200
+
+
+async def test_a_refused_token_goes_the_same_way_whatever_is_wrong_with_it(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, valid = guarded.lab.ledger, guarded.tokens[Role.WORKER]
+    late, revoked = ledger.add_token("slow", Role.OWNER, time.time() - 1), ledger.add_token("left", Role.OWNER, None)
+    ledger.revoke_token("left")
+    way: list[object] = []
+
+    def hashed(secret: str) -> str:
+        way.append("hashed")
+        return digest(secret)
+
+    def compared(a: str, b: str) -> bool:
+        way.append(("compared in constant time", len(a), len(b)))
+        return secrets.compare_digest(a, b)
+
+    with contextlib.closing(Lab(guarded.lab.root)) as lab:
+        guests = Guests(lab, TOKEN)
+        assert await guests.identify(valid) == Identity("worker", Role.WORKER)
+        monkeypatch.setattr(front, "digest", hashed)
+        monkeypatch.setattr(front.hmac, "compare_digest", compared)
+        for token in ("wrong" * 8, late, revoked, valid[:-1], f"{valid}\n", TOKEN[:-1], f"x{TOKEN[1:]}", "x" * (1 << 20)):
+            way.clear()
+            assert await guests.identify(token) is None and way == ["hashed", ("compared in constant time", 64, 64)], token[:50]
 
 
 def test_the_metadata_names_the_resource_as_it_was_called(guarded: Guarded) -> None:
@@ -157,6 +197,18 @@ def test_a_body_beyond_the_limit_is_refused_at_every_door(guarded: Guarded) -> N
     for path in ("/mcp", "/try", "/anything"):
         with contextlib.suppress(ConnectionError):  # closed before all was sent
             assert guarded.ask(Role.WORKER, "POST", path, "x" * (4 * 1024 * 1024 + 1))[0] == 413
+
+
+def listed(lab: Lab, experiment: str) -> list[str]:
+    """Return an address of each kind of resource that a server has."""
+    server = build_server(lab)
+
+    async def both() -> tuple[list[str], list[str]]:
+        resources, templates = await server.list_resources(), await server.list_resource_templates()
+        return [str(each.uri) for each in resources], [each.uri_template for each in templates]
+
+    whole, templates = anyio.run(both)
+    return [*whole, *(each.replace("{id}", experiment).replace("{sha}", lab.champion()) for each in templates)]
 
 
 async def heard(app: object, scope: Scope, receive: Receive) -> list[Message]:

@@ -21,6 +21,7 @@ from autoresearch_mcp.server.page import events, views
 from autoresearch_mcp.server.page.door import PageDoor
 from autoresearch_mcp.server.page.events import Pulse
 from tests.server.mcp.conftest import FakeRunnerLab
+from tests.server.page.conftest import TOKEN
 
 Named = tuple[FakeRunnerLab, dict[str, str]]
 
@@ -46,6 +47,20 @@ def test_a_view_is_rendered_anew_where_nobody_can_tell_whether_the_lab_changed(l
     browser.get("/promotions")
     monkeypatch.setattr(lab, "promotions", list)
     assert "None yet." in browser.get("/promotions").text
+
+
+def test_a_visitor_who_asks_too_often_waits(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    slow = lab.settings.model_copy(update={"auth": lab.settings.auth.model_copy(update={"requests_per_minute": 60})})
+    monkeypatch.setattr(Lab, "settings", slow)
+    browser = TestClient(PageDoor(lab, Guests(lab, TOKEN), security_of(LOOPBACK), PlainTextResponse("")), f"http://{LOOPBACK}")
+    browser.cookies["autoresearch_session_80"] = TOKEN
+    assert {browser.get("/static/icon.svg").status_code for _ in range(10)} == {200}
+    refused = browser.get("/promotions")
+    assert refused.status_code == 429 and refused.headers["retry-after"] == "1" and "more requests than 60 a minute" in refused.text
+    browser.cookies.clear()
+    assert browser.get("/static/icon.svg").status_code == 200
 
 
 @pytest.mark.anyio

@@ -5,14 +5,22 @@ import hashlib
 import json
 import re
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 import pytest
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
 
 from autoresearch_mcp.server import page
+from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.mcp.front import Guests
+from autoresearch_mcp.server.mcp.http import LOOPBACK, security_of
+from autoresearch_mcp.server.page.door import PageDoor
+from autoresearch_mcp.server.page.events import Pulse
 from autoresearch_mcp.server.roles import Role
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.listening import served_over_http
@@ -20,6 +28,17 @@ from tests.server.page.conftest import TOKEN
 
 Named = tuple[FakeRunnerLab, dict[str, str]]
 STATIC = Path(page.__file__).parent / "static"
+
+
+NEEDED = {  # by route: its method, the role that it takes (None: anybody), and what it is asked with
+    **dict.fromkeys(("/", "/proposals", "/memories", "/agents", "/promotions", "/health"), ("GET", Role.VIEWER)),
+    **dict.fromkeys(("/experiment/{name}", "/commit/{name}", "/progress.json", "/curve/{name}.json", "/events"), ("GET", Role.VIEWER)),
+    **dict.fromkeys(("/login", "/static/{path:path}"), ("GET", None)),
+    "/logout": ("POST", None),
+    "/cancel": ("POST", Role.ORCHESTRATOR),
+    "/approve": ("POST", Role.OWNER),
+    "/refuse": ("POST", Role.OWNER),
+}
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +93,32 @@ def test_every_role_sees_every_view_and_nobody_else_sees_any(url: str, page_lab:
     assert ask(url, "/experiment/e-1m8dd3qhgr0w99r", TOKEN).status == 404
 
 
+@pytest.mark.parametrize("role", [*Role, None])
+def test_every_route_with_every_role_and_none(
+    page_lab: Named, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch, role: Role | None
+) -> None:
+    async def one(self: Pulse) -> AsyncIterator[str]:
+        yield "data: 0"
+
+    monkeypatch.setattr(Pulse, "stream", one)
+    with contextlib.closing(Lab(page_lab[0].root)) as lab:
+        door = PageDoor(lab, Guests(lab, TOKEN), security_of(LOOPBACK), PlainTextResponse("next"))
+        assert {route.path for route in door.routes} == {*NEEDED}, "a new route gets its line there"
+        changes, token = lab.recorded_changes(), tokens[role] if role else ""
+        browser = TestClient(door, f"http://{LOOPBACK}", follow_redirects=False, headers={"Prefer": "wait"})
+        browser.cookies["autoresearch_session_80"] = token
+        mark = re.search(r'name="mark" value="(\w+)"', browser.get("/").text)
+        for route, (method, needed) in NEEDED.items():
+            name = page_lab[1]["commit" if "commit" in route else "failed"]
+            path = route.replace("{name}", name).replace("{path:path}", "page.css")
+            form = {"what": "e-1m8dd3qhgr0w99r", "mark": mark[1] if mark else ""} if method == "POST" else None
+            answer = browser.request(method, path, data=form)
+            refused = answer.status_code in (401, 403) or answer.headers.get("location") == "/login"
+            assert refused == (route == "/logout" or (needed is not None and (role is None or not role.covers(needed)))), (route, answer)
+            assert answer.status_code < 500 and answer.text != "next"
+        assert lab.recorded_changes() == changes
+
+
 def test_forms_take_their_role_and_the_pages_own_mark(url: str, page_lab: Named, tokens: dict[str, str]) -> None:
     fake, names = page_lab
     for role, token in tokens.items():
@@ -99,13 +144,18 @@ def test_forms_take_their_role_and_the_pages_own_mark(url: str, page_lab: Named,
     ]
 
 
-def test_a_login_puts_the_token_where_no_script_reads_it(url: str) -> None:
+def test_a_login_puts_the_token_where_no_script_reads_it(url: str, page_lab: Named) -> None:
+    gone = [page_lab[0].ledger.add_token("late", Role.OWNER, time.time() - 1), page_lab[0].ledger.add_token("cy", Role.OWNER, None)]
+    page_lab[0].ledger.revoke_token("cy")
     answer = ask(url, "/login", form={"token": TOKEN})
     assert (answer.status, answer.headers["location"]) == (303, "/")
     assert all(word in answer.headers["set-cookie"] for word in ("HttpOnly", "SameSite=strict", "Path=/"))
-    for wrong in ("", "wrong", TOKEN[:-1], TOKEN + "\n.", "x" * 60_000):
+    said = set()
+    for wrong in ("", "wrong", TOKEN[:-1], TOKEN + "\n.", "x" * 60_000, *gone):
         refused = ask(url, "/login", form={"token": wrong})
         assert refused.status == 401 and "set-cookie" not in refused.headers
+        said.add(refused.text)
+    assert len(said) == 1  # it doesn't tell which is wrong how
     assert ask(url, "/login", form={"token": "x" * 1_000_000}).status == 413
 
 
