@@ -43,7 +43,7 @@ COMMANDS = {
     "secret": "show, export or import the secret that draws the lab's held-out split",
     "check": "train the champion for a few seconds in the sandbox, and say what an agent would hit",
     "doctor": "check all that a lab needs, and say what to do about each fault",
-    "repair": "rebuild what is damaged of the log; sets the old files aside",
+    "repair": "rebuild what is damaged of the log, and the ledger's sums; sets the old files aside",
     "report": "write a campaign's report: one HTML file, and the same in Markdown",
     "branch": "make a clean branch of the promotions: one commit each, with its evidence",
     "export": "write the log as Parquet and results.tsv",

@@ -1,4 +1,4 @@
-"""`autoresearch-mcp repair`: the log, rebuilt where it is damaged."""
+"""`autoresearch-mcp repair`: the log and the ledger's sums, rebuilt where they are damaged."""
 
 import argparse
 import contextlib
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Stop the runner, then check each table of the log and rebuild what is damaged."""
+    """Stop the runner, then check each table of the log, and the ledger's sums, and rebuild what is damaged."""
     root = find_lab(arguments.dir)
     settings.load(root)
     paths = LabPaths(root)
@@ -30,4 +30,5 @@ def run(arguments: argparse.Namespace) -> int:
             say(f"{each.table}: {each.rows} records" + (f", rebuilt; the old files are in {each.set_aside}" if each.fault else ", sound"))
             if each.fault:
                 say(f"  {each.fault}")
+        say(f"sums of the ledger: {'they were wrong, and were made anew' if ledger.recount() else 'sound'}")
     return 0

@@ -1,23 +1,13 @@
-"""Which replicates count: the one rule for the gate, the status, the leaderboard and the noise.
-
-A replicate counts if it finished with a metric that this lab accepts (see `exclusion`). Each model counts once (see `Models`).
-
-A verified model is known by the hashes of its weights and of its answers, which the scorer computed, and, where the metric is val_bpb,
-by its scores on both splits. Two that share one of these are one. A metric of the owner's own can be coarse, such as an error rate over
-64 cases: equal scores don't show equal models there, and ties are data. A reported metric has no model behind it that the lab could look
-at, so each such run counts by itself. The price: a script that ignores its seed repeats one training, and nothing here can tell. The
-owner accepts that with [promotion] reported = "allow", and the gate's verdict names a side whose numbers are all equal.
-"""
+"""The evidence among a commit's attempts, by the rule of `ledger.counting`, and why the rest of them doesn't count."""
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from autoresearch_mcp.server.ledger.counting import Counting, Exclusion, Models
 from autoresearch_mcp.server.models import Score
 from autoresearch_mcp.server.settings import PromotionSection
 
-Exclusion = Literal["reported", "unsandboxed", "untested"]
 BY_SETTING: tuple[Exclusion, ...] = ("reported", "unsandboxed")  # excluded by lab.toml: more replicates change nothing
 _EXPLAINED: dict[Exclusion, str] = {
     "reported": "have a metric that their own code printed and nobody verified, and this lab doesn't promote by such metrics "
@@ -28,43 +18,14 @@ _EXPLAINED: dict[Exclusion, str] = {
 }
 
 
-def exclusion(score: Score, rules: PromotionSection) -> Exclusion | None:
-    """Return why a finished replicate is no evidence in this lab, or None if it is."""
-    if score.val_bpb is None:
-        if rules.reported == "refuse":
-            return "reported"
-    elif score.test_bpb is None:
-        return "untested"
-    return "unsandboxed" if not score.confined and rules.unsandboxed == "refuse" else None
-
-
-class Models:
-    """Tells which of several finished replicates trained a model that another one trained already."""
-
-    def __init__(self, rules: PromotionSection) -> None:
-        """Know none yet. `rules` say by what metric they are compared."""
-        self._fine = not rules.metric.name  # val_bpb has too many digits for two models to share both scores
-        self._known: set[Hashable] = set()
-
-    def add(self, score: Score) -> bool:
-        """Take in a replicate. Return whether its model is new under its conditions."""
-        names: set[Hashable] = {(score.conditions, score.weights or score.experiment)}
-        if score.answers:
-            names.add((score.conditions, "answers", score.answers))
-        if self._fine and score.val_bpb is not None and score.test_bpb is not None:
-            names.add((score.conditions, score.val_bpb, score.test_bpb))
-        is_new = self._known.isdisjoint(names)
-        self._known |= names
-        return is_new
-
-
 def counted(scores: Sequence[Score], rules: PromotionSection, conditions: str | None = None) -> list[Score]:
     """Return the evidence among attempts, under the given conditions or any: each model once under each conditions."""
-    models = Models(rules)
+    counting = Counting.of(rules)
+    models = Models(counting)
     return [
         score
         for score in scores
-        if score.metric is not None and exclusion(score, rules) is None and conditions in (None, score.conditions) and models.add(score)
+        if score.metric is not None and counting.exclusion(score) is None and conditions in (None, score.conditions) and models.add(score)
     ]
 
 
@@ -99,7 +60,8 @@ class Uncounted:
 def uncounted(scores: Sequence[Score], rules: PromotionSection, conditions: str) -> Uncounted:
     """Return what of these attempts finished and doesn't count in a comparison under these conditions."""
     finished = [score for score in scores if score.metric is not None]
-    excluded = Counter(why for score in finished if (why := exclusion(score, rules)))
+    counting = Counting.of(rules)
+    excluded = Counter(why for score in finished if (why := counting.exclusion(score)))
     anywhere, here = counted(finished, rules), counted(finished, rules, conditions)
     return Uncounted(excluded, len(finished) - excluded.total() - len(anywhere), len(anywhere) - len(here))
 

@@ -80,7 +80,7 @@ class Gate:
             case.champion,
             settings.promotion,
             settings.reference,
-            lambda under: self._standings.spreads(under, champion),
+            lambda under: self._standings.spreads(under, [champion]),
             running,
         )
         if charge:

@@ -18,7 +18,7 @@ from autoresearch_mcp.server.gate.attempts import bars, failures, is_failure, ow
 from autoresearch_mcp.server.gate.boundary import N_MIN
 from autoresearch_mcp.server.gate.evidence import BY_SETTING, counted, in_order_of_launch, metrics, uncounted
 from autoresearch_mcp.server.gate.guards import check
-from autoresearch_mcp.server.gate.noise import Squares, pool_squares, sums_of_squares
+from autoresearch_mcp.server.gate.noise import Others, listed, pool, sums_of_squares
 from autoresearch_mcp.server.gate.rule import Decision, Rules, Run, decide, window
 from autoresearch_mcp.server.gate.spread import mean
 from autoresearch_mcp.server.goal import gain
@@ -61,7 +61,7 @@ def judge(
     champion: Sequence[Score],
     section: PromotionSection,
     reference: str = "cpu",
-    spreads: Callable[[str], Sequence[Squares]] | None = None,
+    spreads: Callable[[str], Others] | None = None,
     running: int = 0,
 ) -> Verdict:
     """Judge a commit by every attempt of both sides that left the queue for good.
@@ -162,14 +162,14 @@ def rule_on(
     champion: Sequence[Score],
     section: PromotionSection,
     reference: str,
-    spreads: Callable[[str], Sequence[Squares]] | None = None,
+    spreads: Callable[[str], Others] | None = None,
     running: int = 0,
 ) -> Verdict:
     """Return the verdict on evidence: see `judge` for the other arguments."""
     own = metrics(evidence.champion)
-    others = spreads(evidence.conditions) if spreads else [sums_of_squares(metrics(evidence.scores))]
+    others = spreads(evidence.conditions) if spreads else listed([sums_of_squares(metrics(evidence.scores))])
     theirs = [Run(score.metric, score.test_bpb) for score in evidence.champion if score.metric is not None]
-    decision = decide(evidence.runs, theirs, pool_squares(sums_of_squares(own), others), rules_of(section))
+    decision = decide(evidence.runs, theirs, pool(sums_of_squares(own), others), rules_of(section))
     verdict = _guarded(_verdict(decision, evidence, section), evidence, section)
     if len(evidence.scores) >= N_MIN and len(evidence.scores) > evidence.failures:
         if evidence.champion_died:

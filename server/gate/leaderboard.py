@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from autoresearch_mcp.server.gate.boundary import N_MIN, NU_MIN
-from autoresearch_mcp.server.gate.noise import pool_squares, sums_of_squares
+from autoresearch_mcp.server.gate.boundary import NU_MIN
+from autoresearch_mcp.server.gate.noise import Others, listed, pool, sums_of_squares
 from autoresearch_mcp.server.gate.rule import M_FIRST, Rules
 from autoresearch_mcp.server.gate.spread import mean
-from autoresearch_mcp.server.gate.standings import Standing
+from autoresearch_mcp.server.ledger.standings import Standing
 from autoresearch_mcp.server.models import Verdict
 
 Mark = Literal["champion", "decided", "open", "futile"]
@@ -26,8 +26,6 @@ _HEAD = 10.0  # candidates without gain, for free
 _WIDTHS = (2.0, 4.0, 8.0, 16.0)  # of the uniforms, in standard deviations of noise
 _LUCK = (-2.0, 2.0, 7)  # of the champion, in standard errors of its mean: from, to, and how many values
 _ROUNDS = 40
-_CROWD = 1000  # commits that are looked at in a large lab: the best, and an even sample of the others
-_BEST = 100
 _TWO_SIDED = 1.96  # standard deviations on either side, for 95 %
 
 
@@ -118,25 +116,25 @@ def leaders(
     limit: int,
     rules: Rules,
     charges: Mapping[str, float] | None = None,
+    spreads: Others | None = None,
 ) -> list[Leader]:
     """Return the commits that are likely to be best.
 
     Args:
-        standings: all commits under the conditions to compare under.
+        standings: the commits under the conditions to compare under; of a large lab those that tell how all of them stand.
         champion: its commit.
         fresh: metrics of its fresh replicates: what won it the crown says too much.
         verdicts: what the gate said last, by commit.
         limit: how many to return.
         rules: of the lab; they say what is better.
         charges: what the gate takes off the gain of each commit for what its source holds, where it takes anything.
+        spreads: of all commits but the champion, where `standings` are not all.
 
     Returns:
         The best first: by their likely gain where the noise is known, else by their mean.
     """
     others = [each for each in standings if each.commit != champion]
-    noise_of = [each.squares for each in others]
-    others = _crowd(others, rules)
-    noise = pool_squares(sums_of_squares(fresh), noise_of)
+    noise = pool(sums_of_squares(fresh), spreads or listed([each.squares for each in others]))
     shrunk: dict[str, Shrunk] = {}
     if noise is not None and noise.nu >= NU_MIN and noise.sd > 0 and len(fresh) >= M_FIRST:
         gains = [rules.gain(each.mean, mean(fresh)) - (charges or {}).get(each.commit, 0.0) for each in others]
@@ -148,17 +146,6 @@ def leaders(
 
     ranked = sorted([*others, *(each for each in standings if each.commit == champion)], key=order)
     return [Leader(each, shrunk.get(each.commit), _mark(each.commit, champion, verdicts)) for each in ranked[:limit]]
-
-
-def _crowd(standings: Sequence[Standing], rules: Rules) -> list[Standing]:
-    """Return the commits to look at: all, or in a large lab the best ones, those with replicates, and an even sample of the others."""
-    ordered = sorted(standings, key=lambda each: -rules.gain(each.mean, 0.0))
-    if len(ordered) <= _CROWD:
-        return ordered
-    rest = ordered[_BEST:]
-    replicated = [each for each in rest if each.n >= N_MIN][:_BEST]
-    known = {each.commit for each in replicated}
-    return [*ordered[:_BEST], *replicated, *(each for each in rest[:: len(rest) // _CROWD + 1] if each.commit not in known)]
 
 
 def _mark(commit: str, champion: str, verdicts: Mapping[str, Verdict]) -> Mark:

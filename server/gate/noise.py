@@ -8,13 +8,19 @@ The champion's fresh replicates are the measure of the others, because the lab a
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from autoresearch_mcp.server.gate.rule import GUARD_P, M_FIRST, Noise, f_quantile
 from autoresearch_mcp.server.gate.spread import mean
 
 Squares = tuple[int, float]
 """Degrees of freedom of a commit's spread, and the sum of squares around its mean."""
+
+Limit = Callable[[int], float]
+"""The largest sum of squares of a commit that is pooled, by its degrees of freedom."""
+
+Others = Callable[[Limit | None], Squares]
+"""Adds up the spreads of the other commits, those within a limit or all."""
 
 _UNSTABLE_P = 0.001  # of the F test by which a commit varies too much to be pooled
 
@@ -42,18 +48,32 @@ def sums_of_squares(values: Sequence[float]) -> Squares:
 
 def pool_squares(champion: Squares, others: Sequence[Squares]) -> Noise | None:
     """Pool spreads that are given as `sums_of_squares`."""
+    return pool(champion, listed(others))
+
+
+def listed(spreads: Sequence[Squares]) -> Others:
+    """Return a list of spreads as `pool` asks for them."""
+
+    def add_up(limit: Limit | None) -> Squares:
+        within = [each for each in spreads if each[0] and (limit is None or each[1] <= limit(each[0]))]
+        return sum(degrees for degrees, _ in within), math.fsum(squares for _, squares in within)
+
+    return add_up
+
+
+def pool(champion: Squares, others: Others) -> Noise | None:
+    """Pool the champion's spread with those of the other commits."""
     own, squares = champion
-    others = [each for each in others if each[0]]
     if own < M_FIRST - 1 or squares == 0:
-        return _noise([champion, *others])
+        return _noise(champion, others(None))
     unit = squares / own
-    stable = [(degrees, each) for degrees, each in others if each <= degrees * unit * f_quantile(_UNSTABLE_P, degrees, own)]
+    stable = others(lambda degrees: degrees * unit * f_quantile(_UNSTABLE_P, degrees, own))
     rest = _noise(stable)
     if rest is None or squares > own * rest.sd**2 * f_quantile(GUARD_P, own, rest.nu):
-        return _noise([champion])
-    return _noise([champion, *stable])
+        return _noise(champion)
+    return _noise(champion, stable)
 
 
-def _noise(groups: Sequence[Squares]) -> Noise | None:
+def _noise(*groups: Squares) -> Noise | None:
     degrees = sum(each for each, _ in groups)
     return Noise(math.sqrt(math.fsum(squares for _, squares in groups) / degrees), degrees) if degrees else None

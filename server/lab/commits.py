@@ -28,7 +28,7 @@ class Commits:
         """
         core, conditions = self._core, self._status.conditions()
         champion = core.repo.champion()
-        standings = {each.commit: each for each in self._status.standings(conditions)}
+        standings = self._status.standings(conditions)
         verdicts = core.ledger.decisions(champion, conditions)
         lineage = Lineage(core.ledger, champion)
         measurements, withdrawn = core.ledger.measurements(), core.ledger.withdrawn()

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from itertools import islice
 
 from autoresearch_mcp.server.gate.evidence import BY_SETTING
-from autoresearch_mcp.server.gate.standings import Standing
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.forecast import Forecast
 from autoresearch_mcp.server.lab.lineage import Lineage
@@ -29,7 +28,7 @@ class _Shared:
     key: tuple[int, str]
     verdicts: Mapping[str, Verdict]
     passing: Sequence[str]
-    standings: Mapping[str, Standing]
+    conditions: str
     lineage: Lineage
     apart: Collection[str]  # never to be decided or promoted now
     at_work: Collection[str]  # something of it is queued, runs, or goes on until it is decided
@@ -142,7 +141,7 @@ class NextSteps:
                 key=key,
                 verdicts=verdicts,
                 passing=[commit for commit in passing if not lineage.holds(commit)],
-                standings={each.commit: each for each in self._status.standings(conditions)},
+                conditions=conditions,
                 lineage=lineage,
                 apart=apart,
                 at_work={e.commit for e in now.open} | {each.commit for each in ledger.open_candidacies()},
@@ -151,7 +150,11 @@ class NextSteps:
 
     def _open(self, commit: str, shared: _Shared, now: Snapshot) -> str:
         """Return what an undecided commit of the caller's needs; empty where it shows no gain."""
-        proposal, stale, standing = self._core.ledger.proposal(commit), shared.lineage.is_stale(commit), shared.standings.get(commit)
+        proposal, stale, standing = (
+            self._core.ledger.proposal(commit),
+            shared.lineage.is_stale(commit),
+            self._status.standings(shared.conditions, [commit]).get(commit),
+        )
         if standing is None or proposal is None:
             return ""
         level = self._status.summary(proposal.base, self._status.conditions()) if stale else now.champion

@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,10 +20,10 @@ from autoresearch_mcp.server.gate.drift import Drift
 from autoresearch_mcp.server.gate.evidence import Uncounted, counted, for_display, in_order_of_launch, metrics, uncounted
 from autoresearch_mcp.server.gate.judge import rules_of
 from autoresearch_mcp.server.gate.leaderboard import Leader, leaders
-from autoresearch_mcp.server.gate.noise import pool_squares, sums_of_squares
+from autoresearch_mcp.server.gate.noise import pool, sums_of_squares
 from autoresearch_mcp.server.gate.rule import Noise
 from autoresearch_mcp.server.gate.spread import mean, sd
-from autoresearch_mcp.server.gate.standings import Standing, Standings
+from autoresearch_mcp.server.gate.standings import Standings
 from autoresearch_mcp.server.installation import is_installed
 from autoresearch_mcp.server.lab.forecast import Forecast, Forecaster
 from autoresearch_mcp.server.lab.limits import limits_in_words
@@ -32,6 +32,7 @@ from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.lab.open_launches import open_launches
 from autoresearch_mcp.server.lab.search_state import search_state
 from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.ledger.standings import Standing
 from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment, Metric, Score, Verdict
 from autoresearch_mcp.server.pace import Paces
 from autoresearch_mcp.server.paths import StatePaths
@@ -168,7 +169,8 @@ class LabStatus:
             own = in_order_of_launch(score for score in replicates if score.by_lab)
             fresh = counted(own, for_display(rules), conditions)
             ranked, best, likely = self._leaders(champion, metrics(fresh)[-M_CAP:], conditions, settings)
-            noise = self.noise(conditions)
+            noise_nu, squares = self._standings.spreads(conditions, ())(None)
+            noise = math.sqrt(squares / noise_nu) if noise_nu else None
             self._snapshot = Snapshot(
                 key=key,
                 search=search_state(self._ledger, likely, self._ledger.decisions(champion, conditions), noise),
@@ -176,7 +178,7 @@ class LabStatus:
                 ranked=ranked,
                 likely=likely,
                 noise=noise,
-                noise_nu=sum(degrees for degrees, _ in self._standings.spreads(conditions, without="")),
+                noise_nu=noise_nu,
                 drift=Drift.of(fresh),
                 launched=open_launches(self._ledger),
                 false_promotions=self._ledger.levels_spent(),
@@ -205,9 +207,13 @@ class LabStatus:
             added = self._ledger.larger_than(growth.FREE)
             theirs = added.get(self._ledger.proposal_of(champion), 0)
             charges = {commit: growth.charge(ours, theirs, settings.training.limits.base) for commit, ours in added.items()}
-        withdrawn = self._ledger.withdrawn()
-        listed = [each for each in self._standings.all(conditions) if each.commit not in withdrawn]
-        ranked = leaders(listed, champion, fresh, verdicts, _RANKED, rules_of(settings.promotion), charges)
+        rules, withdrawn = rules_of(settings.promotion), self._ledger.withdrawn()
+        crowd = [
+            *self._standings.crowd(conditions, rules.goal, withdrawn | {champion}),
+            *(own for own in self._standings.of(conditions, [champion]).values() if champion not in withdrawn),
+        ]
+        spreads = self._standings.spreads(conditions, withdrawn | {champion})
+        ranked = leaders(crowd, champion, fresh, verdicts, _RANKED, rules, charges, spreads)
         lineage = Lineage(self._ledger, champion)
         likely = {each.standing.commit: (each.shrunk.gain, each.shrunk.better) for each in ranked if each.shrunk}
         lines = [leader_line(each, verdicts.get(each.standing.commit), lineage) for each in ranked[:LEADERS]]
@@ -252,16 +258,16 @@ class LabStatus:
         """Return the standard deviation of the metric between replicates of one commit, pooled over all commits under these conditions."""
         return self._standings.noise(conditions)
 
-    def standings(self, conditions: str) -> list[Standing]:
-        """Return every commit with a replicate that counts under these conditions."""
-        return self._standings.all(conditions)
+    def standings(self, conditions: str, commits: Collection[str] | None = None) -> dict[str, Standing]:
+        """Return every commit with a replicate that counts under these conditions, or those of some commits that have one."""
+        return self._standings.all(conditions) if commits is None else self._standings.of(conditions, commits)
 
     def pooled_noise(self, conditions: str) -> Noise | None:
         """Return the noise as the gate pools it, with its degrees of freedom; None where no commit has two replicates. Imports scipy."""
         champion = self._repo.champion()
         fresh = self.counting(champion, conditions)
-        others = self._standings.spreads(conditions, self._ledger.proposal_of(champion))
-        return pool_squares(sums_of_squares(metrics(fresh)), others)
+        others = self._standings.spreads(conditions, [self._ledger.proposal_of(champion)])
+        return pool(sums_of_squares(metrics(fresh)), others)
 
     def snapshot(self) -> Snapshot:
         """Return what the ledger says now, read again only after a change."""

@@ -9,6 +9,7 @@ Promises
 - Every start is written down in order, with what ran beside it. A candidacy never has two open experiments.
 - A claim on an idea is one agent's, until its time is up, its holder releases it, or the gate has decided on what tries it.
 - `proposals`, `promotions` and the thin `ended` rows stay for good: the gate, the budget and the status read them without the lake.
+- Sums over the `ended` rows are written together with each of them (see `tallying`), so a reader costs about the same after a year.
 
 Who writes: servers insert proposals, claims, experiments, candidacies, memories, promotions and cancel requests; only the runner moves
 experiments that have left the queue, queues what the lab itself wants trained, and settles the outbox.
@@ -35,6 +36,7 @@ from autoresearch_mcp.server.ledger.promotions import Promotions
 from autoresearch_mcp.server.ledger.proposals import Proposals
 from autoresearch_mcp.server.ledger.remarks import Remarks
 from autoresearch_mcp.server.ledger.results import Results
+from autoresearch_mcp.server.ledger.standings import CommitStandings
 from autoresearch_mcp.server.ledger.starts import Starts
 from autoresearch_mcp.server.ledger.sweeps import Sweeps
 from autoresearch_mcp.server.ledger.traces import Traces
@@ -133,6 +135,13 @@ class Ledger:
         self.trained_since = results.trained_since
         self.recent_failures = results.recent_failures
         self.seconds_by_author = results.seconds_by_author
+
+        standings = CommitStandings(database)
+        self.standings = standings.standings
+        self.crowd = standings.crowd
+        self.spread = standings.spread
+        self.newest_conditions = standings.newest_conditions
+        self.recount = standings.recount
 
         evidence = Evidence(database)
         self.keep_evidence = evidence.keep_evidence

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.ledger.database import Database
+from autoresearch_mcp.server.ledger.tallying import catch_up, reading
 from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment
 from autoresearch_mcp.server.settings import SwarmSection
 
@@ -73,7 +74,7 @@ class Budget:
 
     def use(self, author: str) -> Use:
         """Return what an agent has used and holds back."""
-        with self._database.read() as db:
+        with reading(self._database) as db:
             return use(db, author)
 
     def money(self) -> tuple[float, float, float, dict[str, float]]:
@@ -163,16 +164,13 @@ def check_queue(db: sqlite3.Connection, experiments: Sequence[Experiment], total
 
 
 def use(db: sqlite3.Connection, author: str) -> Use:
-    """Return what an agent has used and holds back."""
-    ended = (
-        "SELECT coalesce(sum(max(finished_at - started_at, 0)), 0) FROM ended WHERE author = ? AND NOT by_lab AND started_at IS NOT NULL"
-    )
+    """Return what an agent has used and holds back, where the sums of what ended are up to date."""
     mine = "FROM experiments WHERE author = ? AND NOT coalesce(json_extract(record, '$.by_lab'), 0)"
     held, kept, queued = db.execute(
         f"SELECT coalesce(sum(reserved_s), 0), coalesce(sum({_HELD_USD}), 0), coalesce(sum(state = 'queued'), 0) {mine}",
         (author,),
     ).fetchone()
-    spent = db.execute(ended, (author,)).fetchone()[0]
+    spent = db.execute("SELECT coalesce(sum(seconds), 0) FROM ended_of_agents WHERE author = ? AND NOT by_lab", (author,)).fetchone()[0]
     billed = db.execute("SELECT coalesce(sum(usd), 0) FROM bills WHERE author = ?", (author,)).fetchone()[0]
     return Use(float(spent + held), float(billed + kept), int(queued))
 
@@ -186,6 +184,7 @@ def check_share(db: sqlite3.Connection, experiments: Sequence[Experiment], share
     if share == Share() or not experiments:
         return
     author = experiments[0].author
+    catch_up(db)
     now = use(db, author)
     needed = sum(e.held_s for e in experiments)
     if share.queued and now.queued + len(experiments) > share.queued:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 
 from autoresearch_mcp.server.ledger.database import Database
+from autoresearch_mcp.server.ledger.tallying import evidence_changed
 
 
 class Evidence:
@@ -32,6 +33,7 @@ class Evidence:
                 "weights = excluded.weights, answers = excluded.answers, finding = coalesce(nullif(excluded.finding, ''), finding)",
                 (id, sandbox, test_bpb, weights, answers, finding),
             )
+            evidence_changed(db, id)
 
     def findings(self) -> list[tuple[str, str, str]]:
         """Return where checks of models failed: experiment, commit and finding, the oldest first."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from autoresearch_mcp.server.ledger.database import Database
+from autoresearch_mcp.server.ledger.tallying import THE_LAB, TRAINED, catch_up, reading
 from autoresearch_mcp.server.models import Circumstances, Experiment, ExperimentState, Score
 
 _THIN = (
@@ -157,13 +158,12 @@ class Results:
         return [*map(Ended._make, rows)]
 
     def trained_since(self, since: float) -> Trained:
-        """Return what was trained and ended after a moment in Unix seconds."""
-        with self._database.read() as db:
-            row = db.execute(
-                'SELECT count(*), count(DISTINCT "commit"), coalesce(sum(max(finished_at - started_at, 0)), 0) FROM ended '
-                "WHERE finished_at > ? AND started AND NOT by_lab AND reproduces = ''",
-                (since,),
-            ).fetchone()
+        """Return what was trained and ended after a moment in Unix seconds. It is known at once for the last promotion's."""
+        with reading(self._database) as db:
+            known = "SELECT trainings, commits, seconds FROM since_promotion WHERE at = ?"
+            sums = 'count(*), count(DISTINCT "commit"), coalesce(sum(max(finished_at - started_at, 0)), 0)'
+            counted = f"SELECT {sums} FROM ended WHERE finished_at > ? AND {TRAINED}"  # noqa: S608
+            row = db.execute(known, (since,)).fetchone() or db.execute(counted, (since,)).fetchone()
         return Trained(*row)
 
     def recent_failures(self, limit: int) -> list[bool]:
@@ -178,22 +178,22 @@ class Results:
 
     def seconds_by_author(self, limit: int) -> dict[str, float]:
         """Return the seconds from start to end of all trainings that ended, by who launched them, the largest sum first."""
-        with self._database.read() as db:
+        with reading(self._database) as db:
             return dict(
                 db.execute(
-                    "SELECT CASE by_lab WHEN 1 THEN 'the lab' ELSE author END AS who, sum(max(finished_at - started_at, 0)) AS s "
-                    "FROM ended WHERE started_at IS NOT NULL GROUP BY who ORDER BY s DESC LIMIT ?",
-                    (limit,),
+                    "SELECT CASE by_lab WHEN 1 THEN ? ELSE author END AS who, sum(seconds) AS s FROM ended_of_agents "
+                    "GROUP BY who ORDER BY s DESC LIMIT ?",
+                    (THE_LAB, limit),
                 ).fetchall()
             )
 
     def counts(self) -> dict[str, int]:
         """Count all experiments of the lab by state."""
-        with self._database.read() as db:
+        with reading(self._database) as db:
             return dict(
                 db.execute(
                     "SELECT state, sum(n) FROM (SELECT state, count(*) AS n FROM experiments GROUP BY state "
-                    "UNION ALL SELECT state, count(*) FROM ended GROUP BY state) GROUP BY state"
+                    "UNION ALL SELECT state, n FROM ended_states) GROUP BY state"
                 ).fetchall()
             )
 
@@ -216,6 +216,7 @@ def add_result(db: sqlite3.Connection, experiment: Experiment) -> None:
     }
     names = ", ".join(f'"{name}"' for name in thin)
     db.execute(f"INSERT INTO ended ({names}) VALUES ({', '.join(f':{name}' for name in thin)})", thin)  # noqa: S608
+    catch_up(db)
 
 
 def _score(

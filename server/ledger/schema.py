@@ -4,7 +4,7 @@ import sqlite3
 
 from autoresearch_mcp.server.errors import LabError
 
-SCHEMA_VERSION = 21
+SCHEMA_VERSION = 22
 
 _SCHEMA = """
 CREATE TABLE proposals (
@@ -188,6 +188,29 @@ CREATE INDEX idea_tags_by_idea ON idea_tags (idea);
 INSERT INTO ideas SELECT id, json_extract(record, '$.created_at'), 0 FROM outbox
     WHERE tbl = 'memories' AND json_extract(record, '$.kind') = 'idea';
 INSERT INTO idea_tags SELECT DISTINCT tags.value, ideas.id FROM ideas JOIN outbox USING (id), json_each(record, '$.tags') AS tags
+""",
+    22: """
+CREATE TABLE ended_states (  -- sums over all that ended, up to the row that totals names: see tallying.py
+    state TEXT PRIMARY KEY, n INTEGER NOT NULL
+) STRICT;
+CREATE TABLE ended_of_agents (
+    author TEXT NOT NULL, by_lab INTEGER NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (author, by_lab)
+) STRICT;
+CREATE TABLE newest_conditions (
+    device TEXT PRIMARY KEY, conditions TEXT NOT NULL
+) STRICT;
+CREATE TABLE since_promotion (
+    at REAL NOT NULL, trainings INTEGER NOT NULL, commits INTEGER NOT NULL, seconds REAL NOT NULL
+) STRICT;
+CREATE TABLE standings (  -- what counts of a commit's replicates; rules: under which rules it does, as a sum of bits
+    conditions TEXT NOT NULL, "commit" TEXT NOT NULL, rules INTEGER NOT NULL, n INTEGER NOT NULL, mean REAL NOT NULL, squares REAL NOT NULL,
+    steps INTEGER, reported INTEGER NOT NULL
+) STRICT;
+CREATE INDEX standings_by_commit ON standings (conditions, "commit");
+CREATE INDEX standings_by_mean ON standings (conditions, mean, rules, n, "commit");
+CREATE INDEX standings_by_n ON standings (conditions, n, squares, rules, "commit");
+CREATE INDEX starts_by_settings ON starts (settings);
+INSERT INTO totals VALUES ('tallied_to', 0), ('corrections', 0)
 """,
 }
 
