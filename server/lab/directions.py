@@ -62,11 +62,11 @@ class Directions:
         gains = Gains()
         if not now.noise or not now.champion.n:
             return gains
-        replicates = {each.commit: each.n for each in self._status.standings(self._status.conditions())}
+        standings = self._status.standings(self._status.conditions(), now.likely)
         for commit, (gain, _) in now.likely.items():
             for tag in tags.get(commit, []):
                 if tag not in gains or gain > gains[tag][0]:
-                    gains[tag] = gain, now.noise * math.sqrt(1 / replicates.get(commit, 1) + 1 / now.champion.n)
+                    gains[tag] = gain, now.noise * math.sqrt(1 / standings[commit].n + 1 / now.champion.n)
         return gains
 
     def _agents(self, tags: Mapping[str, list[str]], now: Snapshot) -> dict[str, list[str]]:
