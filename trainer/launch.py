@@ -1,9 +1,9 @@
 """Starts supervisors of runs, cold or from a warm parent (fixed).
 
 - `python -m autoresearch_mcp.trainer.launch RUNDIR` supervises one run and exits.
-- `python -m autoresearch_mcp.trainer.launch --warm` imports torch once, then forks a supervisor for each directory that it reads from
-  stdin, one a line. It answers each with a line of JSON: {"run", "pid"} or {"run", "error"}. When its stdin ends it exits, and its
-  supervisors live on.
+- `python -m autoresearch_mcp.trainer.launch --warm` imports torch once (with `--scripts` not at all), then forks a supervisor for each
+  directory that it reads from stdin, one a line. It answers each with a line of JSON: {"run", "pid"} or {"run", "error"}. When its stdin
+  ends it exits, and its supervisors live on.
 - `--stage train` and `--stage score` split a run between two machines. `--stage compile` ends one at start(), and keeps what it compiled.
 
 All ways meet in `supervise`, so there is one way to run. Every run ends with a result, unless its supervisor is killed by SIGKILL.
@@ -130,7 +130,6 @@ def _read_spec(run: Path) -> Spec:
 
 def _serve_warm(stage: Stage) -> None:
     """Fork a supervisor for each line of stdin. This process holds no data and runs nothing of torch: it is only forked."""
-    _preload()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
@@ -191,6 +190,9 @@ def main() -> None:
     which.add_argument("run", nargs="?", type=Path, help="the run directory")
     which.add_argument("--warm", action="store_true", help="read run directories from stdin, one a line")
     parser.add_argument(
+        "--scripts", action="store_true", help="with --warm: import no torch, as all runs are of scripts without the contract"
+    )
+    parser.add_argument(
         "--stage",
         choices=get_args(Stage),
         default="all",
@@ -200,11 +202,12 @@ def main() -> None:
     if not arguments.warm and not arguments.run.is_dir():
         parser.exit(2, f"{arguments.run}: there is no such directory.\n")
     _clean_environment()
+    scripts = arguments.scripts if arguments.warm else (protocol.read_json(arguments.run / protocol.SPEC) or {}).get("metric")
+    if not scripts:  # which import what they need by themselves
+        _preload()
     if arguments.warm:
         _serve_warm(arguments.stage)
     else:
-        if not (protocol.read_json(arguments.run / protocol.SPEC) or {}).get("metric"):  # a script imports what it needs by itself
-            _preload()
         supervise(arguments.run, arguments.stage)
 
 

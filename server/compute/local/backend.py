@@ -1,8 +1,8 @@
 """Trainings as processes of this machine, supervised by `autoresearch_mcp.trainer.launch`, which outlives the runner that started it.
 
-A warm parent with torch imported forks each supervisor (0.4 s to the first step instead of 2.2 s). Where forking after importing
-torch is not safe (macOS), each launcher starts cold. The launcher's POSIX lock on its run directory tells whether it lives. A
-process id could by now belong to another process; a lock can't.
+A warm parent with torch imported forks each supervisor (0.4 s to the first step instead of 2.2 s). For scripts, which import what
+they need by themselves, it imports nothing. Where forking after importing torch is not safe (macOS), each launcher starts cold. The
+launcher's POSIX lock on its run directory tells whether it lives. A process id could by now belong to another process; a lock can't.
 """
 
 import asyncio
@@ -146,7 +146,7 @@ class LocalCompute:
             raise ComputeError(f"The run's files could not be written: {error}. Is the disk full?") from error
         if self._warm:
             async with self._turn:
-                await self._ask_parent(job.directory)
+                await self._ask_parent(job)
         else:
             starter = await self._spawn(sys.executable, "-I", "-S", "-c", _DETACH, *self._command, str(job.directory))
             if await starter.wait() != 0:
@@ -183,15 +183,16 @@ class LocalCompute:
             self._parent.stdin.close()
             await self._parent.wait()
 
-    async def _ensure_parent(self) -> asyncio.subprocess.Process:
+    async def _ensure_parent(self, *options: str) -> asyncio.subprocess.Process:
         if self._parent is None or self._parent.returncode is not None:
-            self._parent = await self._spawn(*self._command, "--warm", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self._parent = await self._spawn(*self._command, "--warm", *options, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         return self._parent
 
-    async def _ask_parent(self, directory: Path) -> None:
+    async def _ask_parent(self, job: Job) -> None:
         """Ask the warm parent for a run with one line, and read one line as the answer. Replace a parent that died, once a call."""
+        directory = job.directory
         for _ in range(2):
-            parent = await self._ensure_parent()
+            parent = await self._ensure_parent(*(["--scripts"] if job.spec.metric else []))
             assert parent.stdin is not None and parent.stdout is not None
             try:
                 parent.stdin.write(f"{directory}\n".encode())
