@@ -29,7 +29,9 @@ class NewsCases:
         return self.in_words(self._core.ledger.unheard(caller), caller)
 
     def since(self, cursor: str, caller: str) -> list[str]:
-        """Return what happened after the `cursor` of an earlier status, the newest first, within 2,000 characters; older things are counted.
+        """Return what happened after the `cursor` of an earlier status, within 2,000 characters; older things are counted.
+
+        The champion's moves come first, then the rest, the newest first.
 
         It counts as heard, so that no answer tells the caller again.
 
@@ -43,15 +45,20 @@ class NewsCases:
         after = Cursor.parse(cursor)
         unheard = [piece for piece in self._core.ledger.unheard(caller) if piece.seq <= after.news]
         happened = self._core.ledger.happened(after, caller)  # after the other: what counts as heard is in it
-        told = [(promotion.created_at, self.promotion_in_words(promotion)) for promotion in happened.promotions]
-        told += [(tally.at, self._ended(tally)) for tally in happened.tallies]
-        told += [(claim.renewed_at, f"{claim.holder} claimed {claim.idea}: {shorten(claim.text, _IDEA)!r}.") for claim in happened.claims]
+        told = [(tally.at, self._ended(tally)) for tally in happened.tallies]
+        held = {claim.seq for claim in self._core.ledger.claims()}  # of those that ended, what they were trained for tells
+        told += [
+            (claim.renewed_at, f"{claim.holder} holds {claim.idea}: {shorten(claim.text, _IDEA)!r}.")
+            for claim in happened.claims
+            if claim.seq in held
+        ]
         told += [(piece.at, piece.text) for piece in happened.addressed if piece.text]
         told += [(sweep.ended_at or 0.0, self._swept(sweep)) for sweep in happened.sweeps]
         told += [(launch.ended_at or 0.0, self._decided(launch)) for launch in happened.launches]
         claimed = {claim.idea for claim in happened.claims}
         told += [(idea.created_at, self._idea(idea)) for idea in self._ideas(after.at / 1000) if idea.id not in claimed]
-        lines = [text for _, text in sorted(told, key=lambda each: -each[0])]
+        lines = [self.promotion_in_words(promotion) for promotion in reversed(happened.promotions)]  # first: the rest may be cut
+        lines += [text for _, text in sorted(told, key=lambda each: -each[0])]
         stale = self._superseded(caller) if happened.promotions else []
         lines[:0] = [f"Queued by you on an earlier base: {', '.join(stale)}."] if stale else []
         return _within(_NEWS, [one_line(line, _SENTENCE) for line in [*lines, *self.in_words(unheard, caller)]])

@@ -92,7 +92,7 @@ async def test_a_fresh_agent_learns_in_one_call_what_happened_since(runner_lab: 
     told = "\n".join(news)
     assert "Trainings of ada ended: 1 cancelled, 3 finished; the best 1.6390." in told
     assert "Trainings of the lab ended: 8 finished" in told and "Trainings of bob ended: 1 crashed." in told
-    assert f"dan wrote the idea {idea}: 'Tie the embeddings" in told and f"ada claimed {claim.id}: 'Halve the batch" in told
+    assert f"dan wrote the idea {idea}: 'Tie the embeddings" in told and f"ada holds {claim.id}: 'Halve the batch" in told
     assert told.count(claim.id) == 1 and "hopeless" not in told and "It is hopeless." in cancelled
     assert f"The sweep {sweep} of cleo over RATE is cancelled: get_experiment" in told and "asked for it, a person approved." in told
     assert (
