@@ -1,6 +1,7 @@
 """The command line, `autoresearch-mcp`. Imports next to nothing before it knows the command: a client waits for `serve`.
 
-Exit status: 0 for done, 1 for a promotion that the gate refused, a result that did not come again, or a fault that `doctor` found,
+Exit status: 0 for done, 1 for a promotion that the gate refused, a result that did not come again, a fault that `doctor` found, or a test
+that `alerts` could not send,
 2 for a request that cannot be carried out, 130 after Ctrl-C.
 """
 
@@ -37,6 +38,7 @@ COMMANDS = {
     "resume": "let trainings start again after `pause`",
     "reproduce": "train an experiment again with its seed, and compare; status 1 if it comes out otherwise",
     "token": "make, list, rotate or revoke the tokens by which agents and people call the lab over HTTP",
+    "alerts": "show where alerts go by webhook, and send a test",
     "changes": "show who changed what, how, and from where",
     "scores": "show what the gate knows of the hidden split, for the lab's owner alone",
     "audit": "check the gate on this lab: the champion against itself, the noise, its drift, and what would be found",

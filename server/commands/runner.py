@@ -14,6 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Drive the lab until there is nothing left to do. See `autoresearch_mcp.server.runner.process`."""
+    from autoresearch_mcp.server.lab.alerts_beside import alerts_beside
     from autoresearch_mcp.server.runner.process import main
 
-    return main(find_lab(arguments.dir))
+    root = find_lab(arguments.dir)
+    with alerts_beside(root):
+        return main(root)

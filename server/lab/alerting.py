@@ -1,7 +1,7 @@
 """Alerts by webhook: notices what people should hear of, and sends it from the ledger's outbox. docs/alerts.md describes the messages.
 
-A thread of each server does it, so no call ever waits for it. Several servers of one lab share the work, and each alert is sent once;
-only a server that dies while it sends makes one arrive twice. Without webhooks in lab.toml, nothing is looked at.
+A thread of each server and of the runner does it, so no call ever waits for it. All of one lab share the work, and each alert is sent once;
+only a process that dies while it sends makes one arrive twice. Without webhooks in lab.toml, nothing is looked at.
 """
 
 import base64
@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from autoresearch_mcp.server import __version__
@@ -42,9 +43,31 @@ _TITLES = {
     "budget": "Budget",
     "trouble": "Trouble",
     "ended": "The budget is used up",
+    "test": "Test",
 }
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A webhook, as it may be shown.
+
+    Attributes:
+        form: of its messages.
+        where: the variable that holds its address, or that lab.toml does.
+        kinds: of alerts that it is told.
+        waiting: how many it still has to be sent.
+        state: whether this process can send there; of a test, what became of it.
+        is_well: whether that is a good state.
+    """
+
+    form: str
+    where: str
+    kinds: tuple[str, ...]
+    waiting: int
+    state: str
+    is_well: bool
 
 
 class Alerting:
@@ -79,6 +102,31 @@ class Alerting:
             f"{author} asks to promote {commit[:12]} over {champion[:12]}. {reason} Say yes with `autoresearch-mcp approve {commit[:12]}`."
         )
         self._add("approval", f"approval {champion} {commit}", text)
+
+    def places(self, test: bool = False) -> list[Place]:
+        """Return where alerts go.
+
+        Args:
+            test: whether to send each place a message now, which is no alert and is not tried again.
+
+        Raises:
+            LabError: the ledger's own.
+        """
+        waiting = self._core.ledger.waiting_deliveries()
+        places = []
+        for hook in self._core.settings.alerts.webhooks:
+            where = f"the address in {hook.url}" if hook.url.startswith("$") else "the address in lab.toml"
+            state = (
+                "can be sent to from here" if hook.is_ready else f"can't be sent to from here: {hook.lacks} is missing or no https address"
+            )
+            if test and hook.is_ready:
+                now = time.time()
+                said = Alert(f"test {now}", "test", "This is a test: alerts of this lab arrive here.", now)
+                why = _post(hook.address, *message(hook, self._core.settings.lab.name, said))
+                state = f"the test failed: {why}" if why else "the test arrived"
+            is_well = hook.is_ready and not state.startswith("the test failed")
+            places.append(Place(hook.form, where, tuple(hook.on), waiting.get(_target(hook), 0), state, is_well))
+        return places
 
     def tick(self) -> None:
         """Notice what is new, and send what is due.

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import ip_address
 from typing import Any
 
 from autoresearch_mcp.server.lab.amending import in_words
@@ -11,6 +12,7 @@ from autoresearch_mcp.server.lab.titles import title
 from autoresearch_mcp.server.lake.base import Query
 from autoresearch_mcp.server.lake.schema import cells
 from autoresearch_mcp.server.lake.view import Read
+from autoresearch_mcp.server.ledger.access import Change
 from autoresearch_mcp.server.models import Promotion
 from autoresearch_mcp.server.pace import WINDOWS
 
@@ -49,7 +51,7 @@ class SqlTables:
             case "curves":
                 rows, warning = self._curves(), ""
             case _:
-                rows, warning = (vars(change) for change in self._core.ledger.recorded_changes(limit=_ALL)), ""
+                rows, warning = (vars(each) | {"origin": _place(each)} for each in self._core.ledger.recorded_changes(limit=_ALL)), ""
         return Read((tuple(row.get(name) for name in columns) for row in rows), warning)
 
     def _proposals(self) -> Iterator[dict[str, Any]]:
@@ -89,3 +91,18 @@ class SqlTables:
             for number, loss in enumerate(windows, 1):
                 if loss is not None:
                     yield {"experiment": experiment, "commit": commit, "share": number / WINDOWS, "loss": loss}
+
+
+def _place(change: Change) -> str:
+    """Return from where a change was made: with what, and on this machine or another."""
+    if change.way != "http":
+        return change.way if change.way == "command line" else f"{change.origin} on this machine"
+    client, _, address = change.origin.rpartition(" at ")
+    return f"{client or 'a client'} on {'this' if _is_here(address) else 'another'} machine"
+
+
+def _is_here(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return False

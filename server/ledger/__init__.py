@@ -232,6 +232,7 @@ class Ledger:
         self.has_alert = alerts.has_alert
         self.add_alert = alerts.add_alert
         self.take_deliveries = alerts.take_deliveries
+        self.waiting_deliveries = alerts.waiting_deliveries
         self.delivered = alerts.delivered
         self.postpone_delivery = alerts.postpone_delivery
 

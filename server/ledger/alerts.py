@@ -77,6 +77,11 @@ class Alerts:
             db.executemany("INSERT INTO deliveries VALUES (?, ?, 0, 0)", [(alert.key, target) for target in targets])
         return True
 
+    def waiting_deliveries(self) -> dict[str, int]:
+        """Return how many deliveries are still to be made, by target."""
+        with self._database.read() as db:
+            return dict(db.execute("SELECT target, count(*) FROM deliveries GROUP BY target").fetchall())
+
     def take_deliveries(self, lease_s: float, limit: int, targets: Sequence[str], given_up: float) -> list[Delivery]:
         """Take what is due, so that no other process sends it too.
 

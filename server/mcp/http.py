@@ -20,6 +20,7 @@ from mcp.server.transport_security import RequestBodyLimitMiddleware, TransportS
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from autoresearch_mcp.contracts import TOOLS
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.logs import log_to_stderr
@@ -29,6 +30,7 @@ from autoresearch_mcp.server.mcp.front import TOKEN, ComparableHeaders, Guests, 
 from autoresearch_mcp.server.mcp.git_door import GitDoor
 from autoresearch_mcp.server.mcp.limits import BodyTimeout, RateLimit, TimelyProtocol
 from autoresearch_mcp.server.mcp.metrics import MetricsDoor
+from autoresearch_mcp.server.mcp.timing import CallTimes
 from autoresearch_mcp.server.mcp.try_door import TryDoor
 from autoresearch_mcp.server.tracing import exporting
 
@@ -79,8 +81,9 @@ def serve_http(
         logging.getLogger("mcp").setLevel(logging.WARNING)  # the SDK logs a line for every request otherwise
         security = security_of(host, hosts, origins)
         lab.alerting.start()
-        app: ASGIApp = build_server(lab, identity).streamable_http_app(stateless_http=True, transport_security=security)
-        app = MetricsDoor(lab, security, TryDoor(lab, security, ReadableMessages(app)))
+        times = CallTimes(TOOLS)
+        app: ASGIApp = build_server(lab, identity, times=times).streamable_http_app(stateless_http=True, transport_security=security)
+        app = MetricsDoor(lab, security, TryDoor(lab, security, ReadableMessages(app)), times)
         app = GitDoor(lab, security, BodyTimeout(RequestBodyLimitMiddleware(app, MAX_BODY)))
         app = RateLimit(lambda: lab.settings.auth.requests_per_minute, ComparableHeaders(app, "*" in origins))
         guests = Guests(lab, token, identity)

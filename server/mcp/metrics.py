@@ -3,14 +3,17 @@
 from collections.abc import Mapping, Sequence
 
 import anyio.to_thread
+from mcp.server.transport_security import TransportSecuritySettings
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.types import Send
+from starlette.types import ASGIApp, Send
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.mcp.door import Door
+from autoresearch_mcp.server.mcp.timing import CallTimes
 
 PATH = "/metrics"
 TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -23,6 +26,10 @@ class MetricsDoor(Door):
 
     path = PATH
 
+    def __init__(self, lab: Lab, security: TransportSecuritySettings, app: ASGIApp, times: CallTimes) -> None:
+        super().__init__(lab, security, app)
+        self._times = times
+
     def refusal(self, request: Request) -> Response | None:
         """Refuse what is no GET of just this path."""
         if request.url.path != PATH:
@@ -30,10 +37,10 @@ class MetricsDoor(Door):
         return None if request.method == "GET" else PlainTextResponse("Only GET is served here.\n", 405, {"Allow": "GET"})
 
     async def answer(self, request: Request, send: Send) -> None:
-        """Read the lab's status, and write it as metrics."""
+        """Read the lab's status, and write it and this server's calls as metrics."""
         try:
             status = await anyio.to_thread.run_sync(self._lab.status, False)
-            response: Response = Response(exposition(status), media_type=TYPE)
+            response: Response = Response(exposition(status) + calls(self._times), media_type=TYPE)
         except LabError as error:
             response = PlainTextResponse(f"{mask_paths(str(error), self._lab.root)}\n", 503)
         await response(request.scope, request.receive, send)
@@ -71,6 +78,16 @@ def exposition(status: a.StatusAnswer) -> str:
             kind = "counter" if name.endswith("_total") else "gauge"
             lines += [f"# HELP autoresearch_{name} {meaning}", f"# TYPE autoresearch_{name} {kind}"]
             lines += [f"autoresearch_{name}{_labels(labels)} {float(value):.10g}" for labels, value in known]
+    return "\n".join(lines) + "\n"
+
+
+def calls(times: CallTimes) -> str:
+    """Return the calls that a server answered since it started, in Prometheus' text format."""
+    count, seconds = "autoresearch_tool_calls_total", "autoresearch_tool_call_seconds"
+    lines = [f"# HELP {count} Calls of this server's tools, by what came of them.", f"# TYPE {count} counter"]
+    lines += [f"{count}{_labels(labels)} {value:.10g}" for labels, value in times.counts()]
+    lines += [f"# HELP {seconds} How long they took.", f"# TYPE {seconds} histogram"]
+    lines += [f"{seconds}{end}{_labels(labels)} {value:.10g}" for end, (labels, value) in times.histogram()]
     return "\n".join(lines) + "\n"
 
 

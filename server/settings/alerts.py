@@ -45,13 +45,18 @@ class Webhook(Section):
         return _resolved(self.secret)
 
     @property
+    def lacks(self) -> str:
+        """Return which variable of the environment is missing for it; empty for none."""
+        return self.url if not self.address else self.secret if self.secret and not self.key else ""
+
+    @property
     def is_ready(self) -> bool:
         """Return whether this process can send there. Other servers of the lab may have other environments."""
         return bool(self.address) and (bool(self.key) or not self.secret)
 
 
 class AlertsSection(Section):
-    """Send alerts by webhook, while a server of the lab runs."""
+    """Send alerts by webhook, while a server of the lab or its runner runs."""
 
     webhooks: list[Webhook] = Field(
         default=[],

@@ -67,6 +67,7 @@ DERIVED: dict[str, dict[str, Column]] = {
         Column("who", "text", "who signed it"),
         Column("role", "text", "under which it was made; empty in a lab without roles"),
         Column("way", "text", "stdio, http or command line"),
+        Column("origin", "text", "with what, and whether from this machine or another; its address is the owner's to see"),
         Column("action", "text", "a tool or command"),
         Column("subject", "text", "the commits, experiments or memories that changed"),
     ),

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.alerts_beside import alerts_beside
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.models import Promotion, new_id
 from autoresearch_mcp.server.paths import LabPaths
@@ -229,6 +231,52 @@ def test_a_thread_sends_beside_the_lab(runner_lab: FakeRunnerLab, hook: Hook, mo
         while not hook.heard and time.monotonic() < until:
             threading.Event().wait(0.02)
     assert len(hook.heard) == 1
+
+
+def test_the_runner_sends_while_no_server_is_up(runner_lab: FakeRunnerLab, hook: Hook) -> None:
+    configure(runner_lab, f'url = "{hook.url}"')
+    with contextlib.closing(Lab(runner_lab.root)) as lab:
+        lab.alerting.approval_wanted("c" * 40, "a" * 40, "ada", "Better.")
+        until = time.monotonic() + 20
+        with alerts_beside(runner_lab.root, look_s=0.02):
+            while not hook.heard and time.monotonic() < until:
+                threading.Event().wait(0.02)
+        assert len(hook.heard) == 1
+        lab.alerting.approval_wanted("d" * 40, "a" * 40, "ada", "Better.")
+    assert cli.main(["runner", str(runner_lab.root)]) == 0  # another is at work, so it leaves at once
+    assert len(hook.heard) == 2
+
+
+def test_the_runner_of_a_lab_without_webhooks_opens_nothing(runner_lab: FakeRunnerLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lab, "__init__", None)
+    with alerts_beside(runner_lab.root, look_s=1e-4):
+        threading.Event().wait(0.02)
+
+
+def test_a_person_sees_where_alerts_go_and_tries_it(
+    runner_lab: FakeRunnerLab, hook: Hook, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown(*options: str) -> tuple[int, list[str]]:
+        status = cli.main(["alerts", *options, str(runner_lab.root)])
+        return status, capsys.readouterr().out.splitlines()
+
+    assert shown("--test") == (0, ["lab.toml names no webhooks: see docs/alerts.md. No alert is sent."])
+    configure(runner_lab, f'url = "{hook.url}"\non = ["budget"]', 'url = "$LAB_HOOK"\nform = "slack"\nsecret = "$LAB_SECRET"')
+    with contextlib.closing(Lab(runner_lab.root)) as lab:
+        lab.alerting.approval_wanted("c" * 40, "a" * 40, "ada", "Better.")
+    status, lines = shown()
+    assert status == 0 and hook.heard == [] and SECRET not in "".join(lines)
+    assert lines[0] == "1. json, the address in lab.toml, on budget: can be sent to from here"
+    assert "the address in $LAB_HOOK" in lines[1] and "1 waiting: can't be sent to from here: $LAB_HOOK" in lines[1]
+    status, lines = shown("--test")
+    assert status == 1 and lines[0].endswith("the test arrived") and json.loads(hook.heard[0].body)["type"] == "test"
+    monkeypatch.setenv("LAB_HOOK", hook.url)
+    assert "$LAB_SECRET" in shown("--test")[1][1]
+    monkeypatch.setenv("LAB_SECRET", SECRET)
+    assert shown("--test")[0] == 0 and len(hook.heard) == 4
+    hook.status = 404
+    status, lines = shown("--test")
+    assert status == 1 and lines[1].endswith("the test failed: the answer's status was 404")
 
 
 @pytest.mark.parametrize(

@@ -74,9 +74,18 @@ def test_sql_knows_proposals_curves_and_changes(measured: MeasuredLab, idea: str
         {"share": pytest.approx(0.15), "loss": 2.0},
     ]
     measured.lab.record_change("ada", "worker", "http", "a client at 10.0.0.9", "launch_training", idea)
-    assert ask(sql="SELECT who, role, action, subject FROM changes WHERE at > 0") == [
+    for way, origin in (("http", "page at ::1"), ("stdio", "claude-code"), ("command line", "a-host.example")):
+        measured.lab.record_change("eve", "owner", way, origin, "cancel", idea)
+    assert ask(sql="SELECT who, role, action, subject FROM changes WHERE who = 'ada'") == [
         {"who": "ada", "role": "worker", "action": "launch_training", "subject": idea}
     ]
+    assert [row["origin"] for row in ask(sql="SELECT origin FROM changes ORDER BY at")] == [
+        "a client on another machine",
+        "page on this machine",
+        "claude-code on this machine",
+        "command line",
+    ]
+    assert "a-host" not in str(ask(sql="SELECT * FROM changes"))
     assert "10.0.0.9" not in str(ask(sql="SELECT * FROM changes")), "where people call from is the owner's to see"
 
 

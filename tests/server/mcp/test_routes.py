@@ -6,6 +6,7 @@ import re
 import secrets
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -184,13 +185,33 @@ def test_prometheus_reads_the_lab_in_numbers(guarded: Guarded) -> None:
     assert status == 200 and headers["content-type"].startswith("text/plain; version=0.0.4")
     lines = text.splitlines()
     assert all(
-        re.fullmatch(r"# (HELP|TYPE) autoresearch_\w+ .+|autoresearch_\w+(\{\w+=\"(\\.|[^\"\\])*\"\})? [-+.e\d]+", line) for line in lines
+        re.fullmatch(r"# (HELP|TYPE) autoresearch_\w+ .+|autoresearch_\w+(\{\w+=\"(\\.|[^\"\\])*\"(,\w+=\"[^\"]+\")?\})? [-+.e\d]+", line)
+        for line in lines
     ), text
     with contextlib.closing(Lab(guarded.lab.root)) as lab:
         status_now = lab.status(steps=False).model_copy(update={"cost_by_author": {'a "b"\\\n': 2.5}})
     assert 'autoresearch_author_device_seconds{author="a \\"b\\"\\\\\\n"} 2.5' in exposition(status_now).splitlines()
     assert {"autoresearch_promotions_total 0", "# TYPE autoresearch_promotions_total counter"} <= {*lines}
     assert guarded.ask(Role.VIEWER, "POST", "/metrics", "")[0] == 405 and guarded.ask(Role.VIEWER, "GET", "/metrics/x")[0] == 404
+
+
+def test_prometheus_reads_how_often_each_tool_was_called_and_how_long_it_took(guarded: Guarded) -> None:
+    def read() -> Counter[str]:
+        lines = guarded.ask(Role.VIEWER, "GET", "/metrics")[1].splitlines()
+        return Counter({name: round(float(value)) for name, _, value in (line.rpartition(" ") for line in lines) if "{tool" in name})
+
+    before = read()
+    for name, arguments in (("read_file", {}), ("read_file", {"path": "no such file"}), ("drop_tables", {})):
+        guarded.call(Role.VIEWER, "tools/call", name=name, arguments=arguments)
+    after = read()
+    more = after - before
+    assert [
+        more[f'autoresearch_tool_calls_total{{tool="{tool}",outcome="{outcome}"}}']
+        for tool, outcome in (("read_file", "ok"), ("read_file", "error"), ("other", "error"))
+    ] == [1, 1, 1]
+    within = [count for name, count in more.items() if name.startswith('autoresearch_tool_call_seconds_bucket{tool="read_file"')]
+    assert within == sorted(within) and more['autoresearch_tool_call_seconds_bucket{tool="read_file",le="+Inf"}'] == 2
+    assert more['autoresearch_tool_call_seconds_count{tool="read_file"}'] == 2 and not any("drop" in name for name in after)
 
 
 def test_a_body_beyond_the_limit_is_refused_at_every_door(guarded: Guarded) -> None:
