@@ -100,6 +100,7 @@ class Spec:
     source: str = ""  # file that such a script leaves the metric in, or `tensorboard`; empty: its output
     watched: tuple[str, ...] = ()  # names of further metrics to read
     readable: str = ""  # directory that such a script may read
+    below_home: str = ""  # where below its home such a script finds that directory too
     others: str = ""  # hash of the files in code/ that no proposal can change
     attention: str = "auto"  # see trainer.device.attention_backend
     module: str = ""  # of a script: run as with `python -m`, in place of the entry

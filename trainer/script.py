@@ -121,8 +121,8 @@ class Script:
             for name in ("objects", "refs"):
                 (self._folder / ".git" / name).mkdir(parents=True)
             (self._folder / ".git" / "HEAD").write_text(f"{self._spec.commit}\n", encoding="ascii")
-        if self._readable is not None and Path(self._spec.readable).is_relative_to(Path.home()):
-            link = self._folder / Path(self._spec.readable).relative_to(Path.home())
+        if self._readable is not None and self._spec.below_home:
+            link = self._folder / self._spec.below_home
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(self._readable)
         if not self.start.is_dir():

@@ -153,7 +153,7 @@ def data(lab: LabUnderTest) -> list[Finding]:
     """Check whether this machine has the data to train on."""
     from autoresearch_mcp.trainer import prepare
 
-    if not lab.settings.shares_files:
+    if lab.settings.rents or not (lab.settings.shares_files or lab.settings.is_script):
         return []
     training = lab.settings.training
     if lab.settings.is_script:
@@ -228,10 +228,14 @@ def ssh(lab: LabUnderTest) -> list[Finding]:
     """Check each machine behind ssh: the line, our program there, the trainer's packages, and its kernel."""
     if lab.settings.compute.backend != "ssh":
         return []
+    from autoresearch_mcp.server.compute.ssh.setup import MODELS
     from autoresearch_mcp.server.compute.ssh.setup import examine as ask
 
-    compute = lab.settings.compute
-    return [Finding("ssh", "ok" if not hint else "bad", text, hint) for text, hint in asyncio.run(ask(compute.hosts, compute.ssh))]
+    compute, measured = lab.settings.compute, ("sklearn", "pyarrow") if lab.settings.scorer.kind == "predictions" else ()
+    packages = ("numpy", *measured) if lab.settings.is_script else MODELS
+    return [
+        Finding("ssh", "ok" if not hint else "bad", text, hint) for text, hint in asyncio.run(ask(compute.hosts, compute.ssh, packages))
+    ]
 
 
 def ledger(lab: LabUnderTest) -> list[Finding]:

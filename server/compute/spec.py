@@ -33,6 +33,8 @@ def spec_of(
     training, metric = launch.training, launch.metric
     entry, *arguments = shlex.split(training.module or training.entry)
     entry, module = (training.file, entry) if training.module else (entry, "")
+    readable, home = Path(training.data).expanduser(), Path.home()
+    below_home = readable.relative_to(home).as_posix() if training.data and readable.is_relative_to(home) and readable != home else ""
     return Spec(
         experiment=experiment,
         seed=seed,
@@ -49,10 +51,11 @@ def spec_of(
         pattern=metric.pattern,
         source="" if metric.source == "output" else metric.source,
         watched=tuple(guard.name for guard in metric.guard),
-        readable=str(Path(training.data).expanduser()) if training.data else "",
+        readable=str(readable) if training.data else "",
+        below_home=below_home,
         others=others,
         module=module,
-        python=training.interpreter,
+        python=training.python if launch.backend == "ssh" else training.interpreter,
         cwd=training.cwd,
         env=training.env,
         memory_mb=training.memory_mb,

@@ -418,7 +418,7 @@ def preflight_error(settings: Settings, state: Path) -> str:
         return f"Nothing can be trained here: there is no folder {data}, which [training] data in lab.toml names."
     elif gone := next((folder for _, folder in settings.scorer.folders if not folder.is_dir()), None):
         return f"Nothing can be scored here: there is no folder {gone}, which [scorer] in lab.toml names."
-    elif settings.scorer.kind == "predictions" and not is_installed("sklearn"):
+    elif settings.shares_files and settings.scorer.kind == "predictions" and not is_installed("sklearn"):
         return "Nothing can be scored here: scikit-learn is missing. Run: pip install 'autoresearch-mcp[sklearn]'."
     elif settings.shares_files and not settings.is_script and (missing := missing_packages()):
         return f"Nothing can be trained here: the packages {', '.join(missing)} are missing. Run: pip install 'autoresearch-mcp[local]'."

@@ -245,8 +245,8 @@ class Settings(Model):
     def _profiles_are_new(self) -> "Settings":
         if taken := sorted(set(self.profile) & set(PROFILES)):
             raise ValueError(f"[profile.{taken[0]}] must have another name: {taken[0]} is a built-in profile")
-        if self.training.own_profile is not None and not self.shares_files:
-            raise ValueError('[profile.NAME] works with [compute] backend = "local" or "slurm" only')
+        if self.training.own_profile is not None and self.rents:
+            raise ValueError('[profile.NAME] works with [compute] backend = "local", "slurm" or "ssh" only')
         return self
 
     @model_validator(mode="after")
@@ -283,8 +283,8 @@ class Settings(Model):
         if old and not self.metric.name:
             self.metric = self.metric.model_copy(update={"name": old})
         self._judge_by_scorer()
-        if self.is_script and not self.shares_files:
-            raise ValueError('[metric] name works with [compute] backend = "local" or "slurm" only')
+        if self.is_script and self.rents:
+            raise ValueError('[metric] name works with [compute] backend = "local", "slurm" or "ssh" only')
         if self.training.data and not self.is_script:
             raise ValueError(
                 "[training] data must be left out unless [metric] name is set: a metric can only be verified on data that the lab hands out itself"

@@ -78,8 +78,7 @@ class ScorerSection(Section):
         if self.kind == "none":
             return None
         hidden, file = (str(Path(path).expanduser()) if path else "" for path in (self.hidden, self.file))
-        hide = tuple(str(Path(each).expanduser()) if each.startswith("~") else each for each in self.hide)
-        return Scoring(self.kind, hidden, self.submission, file, self.timeout_s, self.memory_mb, self.max_mb, hide)
+        return Scoring(self.kind, hidden, self.submission, file, self.timeout_s, self.memory_mb, self.max_mb, tuple(self.hide))
 
     @property
     def longest_s(self) -> float:

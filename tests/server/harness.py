@@ -7,6 +7,7 @@ from pathlib import Path
 import anyio
 
 from autoresearch_mcp.server import settings as lab_settings
+from autoresearch_mcp.server.compute.base import Compute
 from autoresearch_mcp.server.compute.local.backend import LocalCompute
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
@@ -57,14 +58,20 @@ class LabHarness:
     def runner(self) -> int:
         return int(until(lambda: (self.state / "runner.lock").read_text(encoding="ascii")))
 
-    def drive(self, linger_s: float = 0.0, command: tuple[str, ...] = NOOP, lake: EmbeddedLake | None = None) -> None:
+    def drive(
+        self,
+        linger_s: float = 0.0,
+        command: tuple[str, ...] = NOOP,
+        lake: EmbeddedLake | None = None,
+        compute: Compute | None = None,
+    ) -> None:
         """Be the runner, in this process, with a launcher that trains nothing, until there is nothing left to do."""
         settings = lab_settings.load(self.root)
         lake = lake or EmbeddedLake(self.state / "lake")
-        compute = LocalCompute("tiny", 1, self.state / "runner.log", command=command, secret=self.state / "heldout.secret")
+        local = LocalCompute("tiny", 1, self.state / "runner.log", command=command, secret=self.state / "heldout.secret")
         with runner_lock(self.state, patience_s=5) as mine:
             assert mine
-            anyio.run(Runner(settings, self.state, self.ledger, Repo(self.root), lake, compute).run, linger_s)
+            anyio.run(Runner(settings, self.state, self.ledger, Repo(self.root), lake, compute or local).run, linger_s)
         lake.close()
 
     def git(self, *args: str) -> str:

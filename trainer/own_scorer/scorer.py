@@ -45,9 +45,12 @@ def folders(scoring: Scoring, packages: Iterable[Path] = ()) -> tuple[Path, ...]
         scoring: what the lab's owner says.
         packages: folders of another interpreter's packages, in which `hide` is looked for as in the launcher's own.
     """
-    own = [Path(each).resolve() for each in scoring.hide if Path(each).is_absolute()]
+    own = list[Path]()
     for each in scoring.hide:
-        if not Path(each).is_absolute():
+        path = Path(each).expanduser()  # of the machine that trains
+        if path.is_absolute():
+            own.append(path.resolve())
+        else:
             own += [*sandbox.copies_of(each), *(path.resolve() for folder in packages for path in folder.glob(f"{each}*"))]
     file = [Path(scoring.file).resolve().parent] if scoring.file else []
     return (Path(scoring.hidden).resolve(), *own, *file)

@@ -8,10 +8,12 @@ import asyncio
 import secrets
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from autoresearch_mcp.server.compute.base import Compute, ComputeError, Job, Observation, read_end, write_files
 from autoresearch_mcp.server.compute.ssh.host import HELD, ROUND_S, SPEC_OF_DATA, Host, Wanted
+from autoresearch_mcp.server.compute.ssh.sending import Folder, folders_of, look
 from autoresearch_mcp.server.compute.ssh.transport import HostAway, HostRefused, Ssh
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.settings import Settings
@@ -26,7 +28,8 @@ RECORD = "ssh.json"  # in a run's folder here: {"host", "visible"}
 def open_backend(settings: Settings, state: Path, log: Path) -> Compute:
     """Open the backend for a lab; see `open_compute`."""
     training, compute = settings.training, settings.compute
-    wanted = Wanted(training.profile, StatePaths(state).secret if training.heldout == "secret" else None)
+    drawn_with = StatePaths(state).secret if training.heldout == "secret" else None
+    wanted = Wanted("", None) if settings.is_script else Wanted(training.profile, drawn_with, training.limits.own)
     return SshCompute(
         wanted, training.threads, state, compute.hosts, compute.ssh, leave=(compute.leave_above_mb, compute.leave_above_percent)
     )
@@ -68,6 +71,7 @@ class SshCompute:
             ssh = Ssh(name, section.python, command)
             self._hosts[name] = Host(ssh, lab, devices.split(",") if devices else [], threads, section, leave, round_s)
         self._waiting: dict[str, Job] = {}
+        self._folders: dict[str, list[Folder]] = {}  # that those need
         self._places: dict[str, tuple[str, str]] = {}  # run -> host and device
         self._preparing: dict[str, asyncio.Task[None]] = {}
         self._over: dict[str, Observation] = {}
@@ -84,7 +88,7 @@ class SshCompute:
         """
         if not self._hosts:
             raise ComputeError('The job could not be started: name machines as [compute] hosts in lab.toml, such as ["box"].')
-        self._begin_preparing()
+        await self._begin_preparing()
         pending: set[asyncio.Task[None]] = set(self._preparing.values())
         try:
             while not any(task.done() and task.exception() is None for task in self._preparing.values()):
@@ -109,10 +113,14 @@ class SshCompute:
             raise ComputeError("The job could not be started: there is no ssh on this machine.")
         try:
             await asyncio.to_thread(write_files, job)
+            self._folders[_run(job)] = await asyncio.to_thread(folders_of, job.spec)
+            await self._begin_preparing()
         except OSError as error:
             raise ComputeError(f"The run's files could not be written: {error}. Is the disk full?") from error
+        except ComputeError:
+            await asyncio.to_thread(_forbid, job.directory)
+            raise
         self._waiting[_run(job)] = job
-        self._begin_preparing()
         await self._start_waiting()
 
     async def observe(self, job: Job) -> Observation:
@@ -160,7 +168,7 @@ class SshCompute:
         if host is None:
             await asyncio.to_thread(_forbid, job.directory)
             return False
-        if run in host.held_back:
+        if host.waits(run):
             return True
         host.drop_launch(run)
         if await host.adopt(run, ADOPT_S):
@@ -172,6 +180,7 @@ class SshCompute:
         """Write down that the job is to end: its host hears it with each request until it has."""
         await asyncio.to_thread(_ask_to_end, job.directory)
         if self._waiting.pop(_run(job), None) is not None:
+            self._folders.pop(_run(job), None)
             await asyncio.to_thread(_forbid, job.directory)
         elif _run(job) not in self._over and await asyncio.to_thread(_ended, job.directory) is None and (host := await self._host_of(job)):
             host.hurry()
@@ -207,7 +216,15 @@ class SshCompute:
         await self._stop_preparing()
         await asyncio.gather(*(host.close() for host in self._hosts.values()))
 
-    def _begin_preparing(self) -> None:
+    async def _begin_preparing(self) -> None:
+        """Begin to prepare all hosts that aren't, with one text for all.
+
+        Raises:
+            ComputeError: The owner's text can't be read.
+        """
+        own = self._wanted.own
+        if own and own.text and self._wanted.text is None:
+            self._wanted = replace(self._wanted, text=await asyncio.to_thread(look, "text", Path(own.text)))
         for name, host in self._hosts.items():
             if name not in self._preparing or (self._preparing[name].done() and not host.prepared):
                 self._preparing[name] = asyncio.create_task(host.prepare(self._wanted, self._differing))
@@ -235,7 +252,7 @@ class SshCompute:
             except OSError as error:
                 self._end(run, Observation("refused", reason=f"Its record could not be written here: {error.strerror}.", device_s=0.0))
             else:
-                host.launch(run, job, visible)
+                host.launch(run, job, self._folders.pop(run, []), visible)
 
     def _free(self, host: Host) -> list[str]:
         free = list(host.places)
@@ -278,9 +295,9 @@ class SshCompute:
     def _differing(self, hashes: dict[str, str]) -> str:
         """Compare the hashes of a host's data with those that the lab's first host had, which are kept."""
         known = protocol.read_json(self._record) or {}
-        expected = known.get("data", {}).get(self._wanted.profile)
+        expected = known.get("data", {}).get(self._wanted.name)
         if expected is None:
-            protocol.write_json(self._record, {**known, "data": {**known.get("data", {}), self._wanted.profile: hashes}})
+            protocol.write_json(self._record, {**known, "data": {**known.get("data", {}), self._wanted.name: hashes}})
             return ""
         return ", ".join(sorted(name for name in expected.keys() | hashes.keys() if expected.get(name) != hashes.get(name)))
 

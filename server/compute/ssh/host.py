@@ -3,19 +3,23 @@
 import asyncio
 import base64
 import contextlib
+import hashlib
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from autoresearch_mcp.server.compute.base import ComputeError, Job
-from autoresearch_mcp.server.compute.ssh.there import IN_USE
-from autoresearch_mcp.server.compute.ssh.transport import HostAway, HostRefused, Ssh
+from autoresearch_mcp.server.compute.ssh.sending import Folder, send
+from autoresearch_mcp.server.compute.ssh.there import IN_USE, LACKS
+from autoresearch_mcp.server.compute.ssh.transport import REQUEST_S, HostAway, HostRefused, Ssh
 from autoresearch_mcp.server.retry import Backoff, Pauses
 from autoresearch_mcp.server.secret import ensure
 from autoresearch_mcp.server.settings.ssh import HostSection
 from autoresearch_mcp.trainer import prepare, protocol
+from autoresearch_mcp.trainer.protocol import OwnText
 
 HELD = "held.json"  # in a run's folder here: for how many of the host's own seconds it ran
 ROUND_S = 0.1  # between two requests, after something new
@@ -29,10 +33,27 @@ Checked = Callable[[dict[str, str]], str]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a lab wants prepared on a host."""
+    """What a lab wants prepared on a host.
+
+    Attributes:
+        profile: Its name; empty where code brings its own data.
+        secret: The file that draws the lab's own split; None for the public one.
+        own: What the profile is made of, where it is of the owner's own text.
+        text: The folder with that text; None where it comes from the hub.
+    """
 
     profile: str
     secret: Path | None
+    own: OwnText | None = None
+    text: Folder | None = None
+
+    @property
+    def name(self) -> str:
+        """Tells this data from what was prepared with another text, or otherwise."""
+        if self.own is None:
+            return self.profile
+        recipe = {**asdict(self.own), "text": self.text.name if self.text else ""}
+        return f"{self.profile}-{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]}"
 
 
 class Host:
@@ -67,26 +88,28 @@ class Host:
         self.held_back: dict[str, str] = {}  # runs that wait there for a GPU that somebody else uses, and which
         self.trouble = ""  # of the line, now
         self.unusable = ""  # until its owner has done something
-        self._data, self._hashes = "", dict[str, str]()
+        self._data, self._hashes, self.prepared = "", dict[str, str](), False
         self._ahead_s = 0.0  # its wall clock, as seconds of a day, less ours
         self._fixed = ""
         self._followed: dict[str, Path] = {}
         self._launching: dict[str, dict[str, Any]] = {}
+        self._folders: dict[str, dict[str, Folder]] = {}  # that runs which are to be launched need, by key
+        self._sending: dict[tuple[str, str], asyncio.Task[None]] = {}  # by key and name of the folder
         self._adopting: dict[str, asyncio.Future[bool]] = {}
         self._removing: set[str] = set()
         self._wake = asyncio.Event()
         self._rounds: asyncio.Task[None] | None = None
 
-    @property
-    def prepared(self) -> bool:
-        """Whether the data is there."""
-        return bool(self._hashes)
+    def waits(self, run: str) -> bool:
+        """Return whether a run waits there, for a GPU or for what is being sent."""
+        return run in self.held_back or any(folder in self._sending for folder in self._needed(run))
 
     def troubles(self) -> list[str]:
         """Return, in sentences, what the lab's owner should know of the host now."""
         gpus = ", ".join(sorted(set(self.held_back.values())))
         busy = f"{self.name}: somebody else uses GPU {gpus}. Trainings wait for it." if gpus else ""
-        return [text for text in (self.unusable, self.trouble, busy) if text]
+        coming = "".join(f"{self.name} is being sent the folder of {key}. Trainings wait for it." for key, _ in self._sending)
+        return [text for text in (self.unusable, self.trouble, busy, coming) if text]
 
     @property
     def ready(self) -> bool:
@@ -114,12 +137,16 @@ class Host:
             ComputeError: It can't be prepared there.
         """
         secret = base64.b64encode(await asyncio.to_thread(ensure(wanted.secret).read_bytes)).decode() if wanted.secret else ""
-        request = {"profile": wanted.profile, "secret": secret, "again": True, "stop": False}
+        own, text = asdict(wanted.own) if wanted.own else None, wanted.text.name if wanted.text else ""
+        request = {"profile": wanted.profile, "secret": secret, "own": own, "text": text, "again": True, "stop": False}
         backoff = Backoff(RETRY_S)
         try:
             while True:
                 try:
                     answer = await self._ask({"prepare": request})
+                    if "lacks" in answer and wanted.text:
+                        await send(self._ask, wanted.text)
+                        answer = await self._ask({"prepare": request})
                     backoff.succeeded()
                     self.trouble = ""
                 except HostAway as error:
@@ -130,7 +157,7 @@ class Host:
                     raise ComputeError(f"The training data could not be prepared on {self.name}: {answer['failed'][:400]}.")
                 if "hashes" in answer:
                     break
-                request["again"] = not answer["goes_on"]
+                request["again"] = not answer.get("goes_on")
         except HostRefused as error:
             self.unusable = f"{self.name} can't be used: {error}."
             raise ComputeError(self.unusable) from error
@@ -142,15 +169,17 @@ class Host:
             self.unusable = f"{self.name} can't be used: its {names} differs from the lab's. Remove the prepared data there."
             raise ComputeError(self.unusable)
         self._ahead_s = answer["clock"] - time.time()
-        self._data, self._hashes, self.unusable = answer["data"], answer["hashes"], ""
+        self._data, self._hashes, self.unusable, self.prepared = answer["data"], answer["hashes"], "", True
         self.places = self.devices or [""] * max(1, int(answer["cores"]) // self._threads)
 
-    def launch(self, run: str, job: Job, visible: str) -> None:
-        """Start a run there with the next request, and repeat that until the host has answered."""
+    def launch(self, run: str, job: Job, folders: Sequence[Folder], visible: str) -> None:
+        """Start a run there with the next request, and repeat that until the host has answered. It is given the folders before."""
         files = {path: base64.b64encode(content).decode() for path, content in job.files.items()}
         spec = asdict(replace(job.spec, data=self._data, visible=visible))
         section = {"before": self._section.before, "nice": self._section.nice, "leave": self._leave}
-        self._launching[run] = {"run": run, "spec": spec, "files": files, "hashes": self._hashes, **section}
+        self._folders[run] = {folder.key: folder for folder in folders}
+        names = {folder.key: folder.name for folder in folders}
+        self._launching[run] = {"run": run, "spec": spec, "files": files, "hashes": self._hashes, "given": names, **section}
         self.follow(run, job.directory)
 
     def follow(self, run: str, directory: Path) -> None:
@@ -175,6 +204,7 @@ class Host:
     def drop_launch(self, run: str) -> None:
         """Start a run no more that is not known to have been started."""
         self._launching.pop(run, None)
+        self._folders.pop(run, None)
         self.held_back.pop(run, None)
 
     def over(self, run: str) -> None:
@@ -201,9 +231,30 @@ class Host:
 
     async def close(self) -> None:
         """Stop following."""
-        if self._rounds is not None:
-            self._rounds.cancel()
-            await asyncio.gather(self._rounds, return_exceptions=True)
+        tasks = [*self._sending.values(), *([self._rounds] if self._rounds is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _needed(self, run: str) -> list[tuple[str, str]]:
+        return [(folder.key, folder.name) for folder in self._folders.get(run, {}).values()]
+
+    async def _send(self, folder: Folder) -> None:
+        """Send a folder, again and again while the host is away. Without it, the runs that need it can't be started there."""
+        backoff = Backoff(RETRY_S)
+        try:
+            while True:
+                try:
+                    return await send(self._ask, folder)
+                except HostAway:
+                    await asyncio.sleep(backoff.failed())
+        except (ComputeError, HostRefused) as error:
+            for run in [run for run in self._launching if (folder.key, folder.name) in self._needed(run)]:
+                self.refusals[run] = f"It could not be started on {self.name}: {error}"
+                self.drop_launch(run)
+        finally:
+            del self._sending[folder.key, folder.name]
+            self.hurry()
 
     async def _go_round(self) -> None:
         """Ask in rounds while there is something to ask: soon after something new, and less often where a run only goes on."""
@@ -233,7 +284,8 @@ class Host:
         """
         directories = dict(self._followed)
         look, cancel = await asyncio.to_thread(_where_we_are, directories)
-        launching, adopting, removing = dict(self._launching), list(self._adopting), set(self._removing)
+        launching = {run: launch for run, launch in self._launching.items() if self._sending.keys().isdisjoint(self._needed(run))}
+        adopting, removing = list(self._adopting), set(self._removing)
         launch = list(launching.values())
         answer = await self._ask(_round(launch=launch, adopt=adopting, cancel=cancel, look=look, remove=sorted(removing)))
         self._ahead_s = answer["clock"] - time.time()
@@ -243,8 +295,12 @@ class Host:
                 if run in self._launching:  # it is asked again with each request
                     self.held_back[run] = launching[run]["spec"]["visible"]
                 continue
-            self._launching.pop(run, None)
-            self.held_back.pop(run, None)
+            if reason.startswith(LACKS):
+                folder = self._folders.get(run, {}).get(reason.removeprefix(LACKS))
+                if folder is not None and (folder.key, folder.name) not in self._sending:
+                    self._sending[folder.key, folder.name] = asyncio.create_task(self._send(folder))
+                continue
+            self.drop_launch(run)
             if reason:
                 self.refusals[run] = f"It could not be started on {self.name}: {reason}"
         for run, known in answer["adopted"].items():
@@ -254,10 +310,10 @@ class Host:
         self.looks |= {run: seen for run, seen in answer["looks"].items() if run in self._followed}
         return any(seen["more"] for seen in answer["looks"].values())
 
-    async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def _ask(self, request: dict[str, Any], timeout_s: float = REQUEST_S) -> dict[str, Any]:
         self._fixed = self._fixed or await asyncio.to_thread(prepare.fixed_hash)
         common = {"lab": self._lab, "folder": self._section.folder, "fixed": self._fixed}
-        return await self._ssh.ask({**common, **request})
+        return await self._ssh.ask({**common, **request}, timeout_s)
 
 
 def _round(**parts: Any) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def install(python: str, name: str, wheel: str) -> dict[str, Any]:
             return {"failed": f"{chosen} could make no environment there{hint}: {_last(failure)}"}
     file.write_bytes(base64.b64decode(wheel))
     try:
-        for arguments in (["--force-reinstall", "--no-deps", str(file)], [f"{file}[local]"]):
+        for arguments in (["--force-reinstall", "--no-deps", str(file)], [f"{file}[local,sklearn]"]):
             failure = _run(str(ours), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments)
             if failure:
                 return {"failed": f"pip failed there: {_last(failure)}"}

@@ -15,6 +15,7 @@ from autoresearch_mcp.trainer import prepare
 
 INSTALL_S = 3600.0  # torch alone may take minutes
 _INSTALL = Path(__file__).with_name("install_there.py")
+MODELS = ("torch", "numpy", "safetensors", "tiktoken")  # what the contract's trainings need
 
 Finding = tuple[str, str]
 """What was found, and what to do about it: empty where it is as it should be."""
@@ -46,25 +47,26 @@ async def set_up(host: str, python: str = "", command: str = "ssh") -> list[Find
     return [(f"{name} is in {looked['environment']}{built}", ""), *await look(host, "", command)]
 
 
-async def examine(hosts: Sequence[str], sections: Mapping[str, HostSection]) -> list[Finding]:
+async def examine(hosts: Sequence[str], sections: Mapping[str, HostSection], packages: Sequence[str] = MODELS) -> list[Finding]:
     """Check the hosts of a lab, all at once.
 
     Args:
         hosts: As lab.toml names them.
         sections: What it says of them.
+        packages: What trainings and their scorer need there.
     """
     if not hosts:
         return [("lab.toml names no machine", 'Name them as [compute] hosts, such as ["box"].')]
     names = [named.partition(":")[0] for named in hosts]
-    looks = await asyncio.gather(*(look(name, sections.get(name, HostSection()).python) for name in names))
+    looks = await asyncio.gather(*(look(name, sections.get(name, HostSection()).python, packages=packages) for name in names))
     return [finding for findings in looks for finding in findings]
 
 
-async def look(host: str, python: str = "", command: str = "ssh") -> list[Finding]:
+async def look(host: str, python: str = "", command: str = "ssh", packages: Sequence[str] = MODELS) -> list[Finding]:
     """Check one host: the line, our program, the packages of trainings, and whether they are confined."""
     works = f"`ssh {host} true` has to work without a question."
     try:
-        seen = await Ssh(host, python, command).ask({"check": True, "fixed": prepare.fixed_hash()})
+        seen = await Ssh(host, python, command).ask({"check": list(packages), "fixed": prepare.fixed_hash()})
     except HostAway as error:
         return [(f"{host} is away: {one_line(str(error), 300)}", works)]
     except HostRefused as error:

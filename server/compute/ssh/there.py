@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import importlib.util
 import json
 import os
@@ -26,6 +27,9 @@ HOST = "host.json"  # in a run's folder there: {"boot"} as it was launched
 EXITED = "exited"  # in a run's folder there: the launcher's exit status
 OUTPUT = "launcher.log"
 IN_USE = "in use"  # the answer to a launch whose GPU somebody else uses
+LACKS = "lacks "  # before the key of a folder that has to be given first
+CONTENTS = ("hidden", "scorer")  # keys of folders that are small, and go by what they hold
+_LEFT_S = 86_400  # after which a folder that came in part is removed
 _GPU_S = 10  # for NVIDIA's tool to answer
 _OLDEST = (3, 11)
 
@@ -40,14 +44,16 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"refused": f"autoresearch-mcp is not installed for {sys.executable} ({error})"}
     if prepare.fixed_hash() != request["fixed"]:
         return {"refused": f"another version of autoresearch-mcp is installed for {sys.executable}"}
-    if request.get("check"):
-        return _check()
+    if "check" in request:
+        return _check(request["check"])
     root = Path(request["folder"]).expanduser() / f"lab-{request['lab']}"
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if "give" in request:
+        return _give(root, **request["give"])
     if "prepare" in request:
-        return _prepare(root / f"prepare-{request['prepare']['profile']}", **request["prepare"])
+        return _prepare(root, **request["prepare"])
     runs = root / "runs"
-    launched = {each["run"]: _launch(runs / each["run"], **each) for each in request["launch"]}
+    launched = {each["run"]: _launch(root, **each) for each in request["launch"]}
     adopted = {run: _adopt(runs / run) for run in request["adopt"]}
     for run in request["cancel"]:
         _cancel(runs / run)
@@ -64,19 +70,59 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check() -> dict[str, Any]:
-    """Tell what this host has for trainings."""
+def _check(wanted: list[str]) -> dict[str, Any]:
+    """Tell what this host has for trainings, and which of the wanted packages it lacks."""
     from autoresearch_mcp.trainer import sandbox
 
-    wanted = ("torch", "numpy", "safetensors", "tiktoken")
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     return {"sandbox": sandbox.level(), "missing": missing, "python": sys.executable, "kernel": platform.release()}
 
 
-def _prepare(folder: Path, profile: str, secret: str, again: bool, stop: bool) -> dict[str, Any]:
-    """Begin to prepare data unless that goes on, or tell how it went."""
-    from autoresearch_mcp.trainer import prepare
+def _give(root: Path, key: str, name: str, pieces: list[dict[str, Any]], listing: dict[str, Any] | None) -> dict[str, Any]:
+    """Take in pieces of a folder, and the listing when all have come. Without either, tell what has come, and whether that is all.
 
+    Older folders of its key go, but for those that runs use.
+    """
+    from autoresearch_mcp.trainer import given
+
+    folder = root / "given" / key / name
+    try:
+        if pieces:
+            given.take(folder, pieces)
+        if listing is None:
+            return {"come": {}} if pieces else {"come": given.come(folder), "whole": given.is_whole(folder, key in CONTENTS)}
+        whole = given.finish(folder, listing, key in CONTENTS)
+        in_use = "".join(spec.read_text(encoding="utf-8") for spec in (root / "runs").glob("*/*/spec.json"))
+        for other in folder.parent.iterdir():
+            old = other.name.startswith(".") and other.stat().st_mtime < time.time() - _LEFT_S
+            if old or (not other.name.startswith(".") and other.name != name and other.name not in in_use):
+                shutil.rmtree(other, ignore_errors=True)
+    except OSError as error:
+        return {"failed": f"it could not be written there: {error}. Is the disk full?"}
+    except given.GivenError as error:
+        return {"failed": str(error)}
+    return {"whole": whole}
+
+
+def _prepare(root: Path, profile: str, secret: str, own: dict[str, Any] | None, text: str, again: bool, stop: bool) -> dict[str, Any]:
+    """Begin to prepare data unless that goes on, or tell how it went.
+
+    Args:
+        root: The lab's folder here.
+        profile: Its name; empty where code brings its own data.
+        secret: Draws the lab's own split; empty for the public one.
+        own: What the profile is made of, where it is of the owner's own text.
+        text: Names the folder with that text; empty where it comes from the hub.
+        again: Whether to begin where it doesn't go on.
+        stop: Whether to end it.
+    """
+    from autoresearch_mcp.trainer import given, prepare
+
+    here = {"cores": len(os.sched_getaffinity(0)), "clock": _clock()}
+    if not profile:
+        return {"data": "", "hashes": {}, **here}
+    of_text = f"-{hashlib.sha256(json.dumps([own, text]).encode()).hexdigest()[:12]}" if own else ""
+    folder = root / f"prepare-{profile}{of_text}"
     folder.mkdir(exist_ok=True, mode=0o700)
     pid, status, out, err = (folder / name for name in ("pid", "status", "out", "err"))
     if stop:
@@ -86,6 +132,11 @@ def _prepare(folder: Path, profile: str, secret: str, again: bool, stop: bool) -
     if again and not _alive(pid):
         status.unlink(missing_ok=True)
         command = [sys.executable, "-m", "autoresearch_mcp.trainer.prepare", profile]
+        if own and text:
+            own["text"] = str(root / "given" / "text" / text)
+            if not given.is_whole(Path(own["text"]), contents=False):
+                return {"lacks": "text"}
+        command += ["--own", json.dumps(own)] if own else []
         if secret:
             file = folder / "secret"
             descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -103,11 +154,11 @@ def _prepare(folder: Path, profile: str, secret: str, again: bool, stop: bool) -
         lines = err.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return {"failed": lines[-1] if lines else "it printed nothing"}
     data = out.read_text(encoding="utf-8").strip().splitlines()[-1]
-    return {"data": data, "hashes": prepare.data_hashes(Path(data)), "cores": len(os.sched_getaffinity(0)), "clock": _clock()}
+    return {"data": data, "hashes": prepare.data_hashes(Path(data)), **here}
 
 
 def _launch(
-    folder: Path,
+    root: Path,
     run: str,
     spec: dict[str, Any],
     files: dict[str, str],
@@ -115,19 +166,23 @@ def _launch(
     before: list[str],
     nice: int,
     leave: list[float],
+    given: dict[str, str],
 ) -> str:
     """Start a run's launcher, unless it has begun or is forbidden.
 
     Returns:
-        Why it can't be started; `IN_USE`, where another try may help; empty where it was.
+        Why it can't be started; `IN_USE` or `LACKS` and a key, where another try may help; empty where it was.
     """
     from autoresearch_mcp.trainer import prepare, protocol
 
+    folder = root / "runs" / run
     try:
-        is_data = prepare.data_hashes(Path(spec["data"]))
+        is_data = prepare.data_hashes(Path(spec["data"])) if spec["data"] else {}
         if is_data != hashes:
             return f"the prepared data there differs now in {_differing(is_data, hashes)}"
         if not folder.exists():
+            if lacks := _lay_out(root, spec, given):
+                return LACKS + lacks
             spec["visible"], used = _ask_gpu(spec["visible"], *leave)
             if used:
                 return IN_USE
@@ -139,6 +194,32 @@ def _launch(
         _detach("\n".join([ending, *before, f"nice -n {nice} {launcher}"]), folder / OUTPUT, spec["threads"])
     except OSError as error:
         return f"the run's files could not be written there: {error}. Is the disk full?"
+    return ""
+
+
+def _lay_out(root: Path, spec: dict[str, Any], names: dict[str, str]) -> str:
+    """Put the paths of this host into a run's spec.
+
+    Returns:
+        The key of a folder that is not here, or is not what was given; empty where nothing is missing.
+    """
+    from autoresearch_mcp.trainer import given
+
+    folders = {key: root / "given" / key / name for key, name in names.items()}
+    for key, folder in folders.items():
+        if not given.is_whole(folder, key in CONTENTS):
+            return key
+    if "data" in folders:
+        spec["readable"] = str(folders["data"])
+    if scoring := spec["scoring"]:
+        scoring["hidden"] = str(folders["hidden"])
+        if scoring["file"]:
+            scoring["file"] = str(folders["scorer"] / Path(scoring["file"]).name)
+    if "text" in folders:
+        spec["own_text"]["text"] = str(folders["text"])
+    if spec["python"]:
+        python = Path(spec["python"]).expanduser()
+        spec["python"] = str(python / "bin" / "python" if python.is_dir() else python)
     return ""
 
 
