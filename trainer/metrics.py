@@ -24,13 +24,15 @@ _BREAK = re.compile(r"[\r\n]+")
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _BARS = "|│┃║"
 _VALUE = re.compile(
-    r"(?P<open>(?:<tf\.Tensor:[^<>]{0,80}\bnumpy=|[A-Za-z_][\w.]*\(\s*)*[\[(\s]*[\"'~≈]?)"  # tensor(, np.float64(, [, a quote
-    rf"(?:(?P<number>{_NUMBER})|(?P<word>[-+]?(?:nan|inf(?:inity)?)|none|null|n/a)(?!\w))",
+    r"(?P<open>(?:<tf\.Tensor:[^<>]{0,80}\bnumpy=|[A-Za-z_][\w.]*\(\s*)*[\[(\s]*[\"'~≈*`]*)"  # tensor(, np.float64(, [, a quote
+    rf"(?:(?P<number>{_NUMBER})|<?(?:(?:np|numpy|math|torch|jnp)\.)?(?P<word>[-+]?(?:nan|inf(?:inity)?)|none|null|n/a)(?!\w))",
     re.IGNORECASE,
 )
-_ENDS = re.compile(rf"$|[\s;)\]}}\"'±{_BARS}*`!?&>，；。）↑↓▲▼\u200b\u2600-\u27bf\U0001f000-\U0001faff]|,(?!\d)|\.(?=\s|$)|\+/-")
-_GOES_ON = re.compile(r"(?:[)\]\"'*`]*\s*)(?P<what>[%‰]|/\s*\d|->|→|[x×*·]\s*10\b|\s[eE][-+]?\d|\s[kKMB](?!\w)|\stimes\b)")
-_THOUSANDS = re.compile(r"(?:\s\d{3})+(?:\.\d*)?$")  # behind one to three digits
+_ENDS = re.compile(rf"$|[\s;)\]}}\"'±{_BARS}*`!?&>，；。）↑↓▲▼\u200b\u2600-\u27bf\U0001f000-\U0001faff]|,(?!\d)|\.(?=\s|$)|\+/?-")
+_GOES_ON = re.compile(
+    r"(?:[)\]\"'*`]*\s*)(?P<what>[%‰]|(?:percent|per cent|pct)\b|/\s*\d|->|→|[x×*·]\s*10\b|\s[eE][-+]?\d|\s[kKMB](?!\w)|\stimes\b)"
+)
+_THOUSANDS = re.compile(r"(?:\s\d{3})+(?:[.,]\d*)?$|(?:['’]\d{3})+(?!\d)")  # behind one to three digits
 _ANOTHER = re.compile(  # words before a name that make it the name of something else
     r"(?:^|\W)(?:train|training|val|valid|validation|test|testing|eval|dev|best|min|max|avg|average|mean|running|smoothed|ema|target|previous|"
     r"prev|initial|old|baseline|random|chance|majority|dummy|naive|expected|desired|required|goal|reference|original|published|human|oracle|"
@@ -128,8 +130,8 @@ class NamedMetric:
 
 def _naming(name: str, flags: int = 0) -> re.Pattern[str]:
     """Return the pattern of a name and of what stands between it and its value."""
-    separator = rf"[\s:：={_BARS}]+(?:is\b[\s:]+|(?:->|=>|→)\s*|\.\.+[\s:]*)?|\.\.+[\s:]+|(?:->|=>|→)\s*"
-    return re.compile(rf"(?<![\w/.\-])(?:{name})(?![\w/])(?:[\"'*`]*(?P<sep>{separator})|[\"'],\s*)", flags)
+    separator = rf"\s*(?:->|=>|→)\s*|[\s:：=≈~{_BARS}]+(?:is\b[\s:]+|(?:->|=>|→)\s*|\.\.+[\s:]*)?|\.\.+[\s:]+"
+    return re.compile(rf"(?<![\w/.\-])(?:{name})(?![\w/])(?:[\"'*`]*(?P<sep>{separator})|[\"'],\s*|\]\s*[:=]\s*)", flags)
 
 
 class OutputReader:
@@ -214,8 +216,8 @@ def _checked(number: str, rest: str, line: str, unit: str, listed: bool) -> Read
     if listed and re.match(r"[\s,]+[-+\d.]", rest):
         return Reading(None, f"{short} is one of a list of numbers", line)
     goes_on = _GOES_ON.match(rest)
-    if goes_on and goes_on["what"] == "%":
-        return Reading(None, f'{short!r} is a percentage: [metric] unit = "%" reads it as {number}', line)
+    if goes_on and goes_on["what"] in ("%", "percent", "per cent", "pct"):
+        return Reading(None, f'{short!r} is a percentage: [metric] unit = "{goes_on["what"]}" reads it as {number}', line)
     if goes_on or not _ENDS.match(rest) or (number.isdecimal() and len(number) <= 3 and _THOUSANDS.match(rest)):
         return Reading(None, f"{short!r} is another number than {number}", line)
     value = float(number)
@@ -238,7 +240,14 @@ class _Table:
 
     @classmethod
     def headed(cls, line: str, name: str) -> "_Table | None":
-        for split in (re.compile(rf"[{_BARS}]"), re.compile(r"\t"), re.compile(r","), re.compile(r"\s{2,}"), re.compile(r"\s+")):
+        for split in (
+            re.compile(rf"[{_BARS}]"),
+            re.compile(r"\t"),
+            re.compile(r","),
+            re.compile(r";"),
+            re.compile(r"\s{2,}"),
+            re.compile(r"\s+"),
+        ):
             cells = _cells(line, split)
             heads = len(cells) > 1 and name in cells and all(re.fullmatch(r"[^\d\W][\w./ %()#-]*|#|", cell) for cell in cells)
             if heads and (split.pattern != "," or not any(" " in cell for cell in cells)):
@@ -248,6 +257,8 @@ class _Table:
     def cell(self, line: str) -> str | None:
         """Return the metric's cell in a row, empty where the row has none; None for what is no row of this table."""
         cells = _cells(line, self.split)
+        if len(cells) == self.width + 1 and r"\s" in self.split.pattern and all(re.fullmatch(_NUMBER, cell) for cell in cells[1:]):
+            cells = cells[1:]  # behind its row's own name, as pandas prints it
         if len(cells) != self.width or _RULE.match(line):
             return None
         cell = cells[self.column]

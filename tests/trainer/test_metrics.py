@@ -66,6 +66,14 @@ def read(text: str, name: str = "acc", unit: str = "", pattern: str = "") -> Rea
         ("val loss", "Val_Loss: 0.5\n", 0.5),
         ("loss", "LOSS: 0.7\nloss: 0.5\nLoss: 0.6", 0.5),
         ("acc", "epoch,acc\n1,0.5\nACC: 0.7", 0.5),
+        ("acc", "**acc**: **0.5**", 0.5),
+        ("acc", "[acc]: 0.5", 0.5),
+        ("acc", "acc => 0.5", 0.5),
+        ("acc", "acc ≈ 0.5", 0.5),
+        ("acc", "acc: 0.5+-0.1", 0.5),
+        ("acc", "mse;acc\n0.1;0.5\n", 0.5),
+        ("acc", "   mse  acc\n0  0.1  0.4\n1  0.1  0.5\n", 0.5),
+        ("acc", "mse acc\nepoch took 3\n", None),
     ],
 )
 def test_the_last_line_that_names_the_metric_decides(name: str, text: str, value: float | None) -> None:
@@ -103,6 +111,13 @@ def test_the_last_line_that_names_the_metric_decides(name: str, text: str, value
         ("acc is 3 times better", "another number"),
         ("acc: (0.8, 0.9)", "list of numbers"),
         ("acc: 88%", 'unit = "%"'),
+        ("acc: 88.5 percent", 'unit = "percent"'),
+        ("acc: 1'234.5", "another number"),
+        ("acc: 1’234’567", "another number"),
+        ("acc: 1 234,5", "another number"),
+        ("acc: 0.9\nacc: np.nan", "nan is not a finite number"),
+        ("acc: 0.9\nacc: <nan>", "nan is not a finite number"),
+        ("acc: 0.9\nacc: float('nan')", "nan is not a finite number"),
         ("acc: tensor([0.8, 0.9])", "list of numbers"),
     ],
 )
