@@ -117,7 +117,7 @@ class Backlog:
         metric = self._status.summary(commit, conditions)
         if metric.mean is not None:
             yield f"mean {metric.mean:.4f} (n {metric.n})"
-        verdict = self._core.ledger.decisions(self._core.repo.champion(), conditions).get(commit)
+        verdict = self._core.ledger.decisions(self._core.repo.champion(), conditions, [commit]).get(commit)
         if verdict is not None:
             yield f"the gate says {verdict.code}"
         elif metric.mean is None and (ended := [score for score in self._core.ledger.scores(commit) if score.started]):

@@ -44,7 +44,7 @@ class Brakes:
         lineage = Lineage(core.ledger, champion)
         if lineage.is_champion(commit) or lineage.has(commit):
             return
-        verdict = core.ledger.decisions(champion, self._status.conditions()).get(commit)
+        verdict = core.ledger.decisions(champion, self._status.conditions(), [commit]).get(commit)
         if verdict is not None and not verdict.promote and (verdict.final or verdict.code == "futile"):
             yield f"the gate has decided against {commit[:12]} ({verdict.code}), and more replicates rarely change that."
         if lineage.is_stale(commit):

@@ -5,7 +5,7 @@ import json
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -158,7 +158,8 @@ class Campaigns:
     def leaderboard(self, most: int) -> list[a.Leader]:
         """Return the commits in the order of their likely gains, as the status shows the first of them."""
         now = self._status.snapshot()
-        lineage, decisions = Lineage(self._core.ledger, now.champion.commit), self.decisions()
+        lineage = Lineage(self._core.ledger, now.champion.commit)
+        decisions = self.decisions([each.standing.commit for each in now.ranked[:most]])
         return [leader_line(each, decisions.get(each.standing.commit), lineage) for each in now.ranked[:most]]
 
     def tags(self) -> list[str]:
@@ -180,16 +181,16 @@ class Campaigns:
         """Return who works on which idea now."""
         return self._core.ledger.claims()
 
-    def decisions(self) -> dict[str, Verdict]:
-        """Return the gate's last word on each commit that was compared with the champion of now."""
-        return self._core.ledger.decisions(self._core.repo.champion(), self._status.conditions())
+    def decisions(self, commits: Collection[str]) -> dict[str, Verdict]:
+        """Return the gate's last word on those of some commits that were compared with the champion of now."""
+        return self._core.ledger.decisions(self._core.repo.champion(), self._status.conditions(), commits)
 
     def awaiting_approval(self) -> dict[str, Verdict]:
         """Return what the gate lets through and a person has to agree to, by commit."""
         if self._core.settings.promotion.approval != "human":
             return {}
-        gone = self._core.ledger.withdrawn()
-        return {commit: verdict for commit, verdict in self.decisions().items() if verdict.promote and commit not in gone}
+        gone, passing = self._core.ledger.withdrawn(), self._core.ledger.passing(self._core.repo.champion(), self._status.conditions())
+        return {commit: verdict for commit, verdict in passing.items() if commit not in gone}
 
     def _catch_up(self) -> None:
         ledger = self._core.ledger
@@ -201,7 +202,7 @@ class Campaigns:
     def _around(self) -> dict[str, Any]:
         """Return what a picture depends on besides the rows, which is little, and changes seldom."""
         core, settings, conditions = self._core, self._core.settings, self._status.conditions()
-        undecided = {commit for commit, verdict in self.decisions().items() if not verdict.final and verdict.code == "continue"}
+        undecided = core.ledger.undecided(core.repo.champion(), conditions)
         return {
             "apart": core.ledger.measurements() | core.ledger.withdrawn(),
             "promotions": core.ledger.promotions(),

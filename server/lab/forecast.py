@@ -1,6 +1,7 @@
 """When what is open will have ended: an estimate by the queue's order, and by what trainings like it took lately."""
 
 import heapq
+import operator
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -10,6 +11,8 @@ from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Experiment
 from autoresearch_mcp.server.runner.order import spacing
 from autoresearch_mcp.server.settings import Settings
+
+FRESH_S = 1.0  # seconds for which a forecast holds, as long as nothing else changes
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,17 @@ class Forecast:
         return f"{own} queue is empty in about {self.empty_s:.0f} s ({self.each_s:.0f} s each on {self.slots} {'slot' if self.slots == 1 else 'slots'})."
 
 
+@dataclass(frozen=True)
+class _Made:
+    """A forecast, and what it was made of."""
+
+    open: Sequence[Experiment]
+    queued: Sequence[Experiment]
+    basis: object
+    at: float
+    forecast: Forecast
+
+
 class Forecaster:
     """Makes forecasts. Thread-safe; what the ledger says is read again only after a change."""
 
@@ -60,6 +74,7 @@ class Forecaster:
         self._ledger = ledger
         self._champion = champion
         self._known: tuple[object, float | None, int] = (None, None, 0)
+        self._last: _Made | None = None
 
     def forecast(self, settings: Settings, open_: Sequence[Experiment]) -> Forecast:
         """Return when each of these will have ended.
@@ -71,25 +86,17 @@ class Forecaster:
         Raises:
             LabError: the ledger's.
         """
-        queued = _in_order([e for e in open_ if e.state == "queued"])
-        positions = {e.id: place for place, e in enumerate(queued, 1)}
-        champion = self._champion()
+        champion, now, last = self._champion(), time.time(), self._last
         each, m = self._basis(settings, champion)
-        if each is None:
-            return Forecast(positions, slots=settings.slots)
-        now = time.time()
-        seconds = {e.id: max(0.0, each - (now - e.started_at)) for e in open_ if e.state != "queued" and e.started_at is not None}
-        free = [*seconds.values(), *[0.0] * max(0, settings.slots - len(seconds))]
-        heapq.heapify(free)
-        since_champion = 0
-        for e in queued:
-            if e.commit != champion and since_champion >= spacing(m) - 1:  # the lab trains one of the champion first
-                heapq.heapreplace(free, free[0] + each)
-                m, since_champion = m + 1, 0
-            since_champion += 1
-            seconds[e.id] = free[0] + each
-            heapq.heapreplace(free, seconds[e.id])
-        return Forecast(positions, seconds, each, settings.slots)
+        basis = (each, m, champion, settings.slots)
+        is_same = last is not None and len(last.open) == len(open_) and all(map(operator.is_, last.open, open_))
+        if last is not None and is_same and last.basis == basis and now - last.at < FRESH_S:
+            return last.forecast
+        queued = last.queued if last is not None and is_same else _in_order([e for e in open_ if e.state == "queued"])
+        positions = {e.id: place for place, e in enumerate(queued, 1)}
+        seconds = _seconds(open_, queued, champion, each, m, settings.slots, now) if each is not None else {}
+        self._last = _Made(open_, queued, basis, now, Forecast(positions, seconds, each, settings.slots))
+        return self._last.forecast
 
     def _basis(self, settings: Settings, champion: str) -> tuple[float | None, int]:
         """Return what a training takes, and how many replicates of the champion were started."""
@@ -98,6 +105,24 @@ class Forecaster:
             each = self._ledger.typical_s(launch, settings.reference)
             self._known = key, each, len(self._ledger.champion_replicates(champion, launch)) if each is not None else 0
         return self._known[1:]
+
+
+def _seconds(
+    open_: Sequence[Experiment], queued: Sequence[Experiment], champion: str, each: float, m: int, slots: int, now: float
+) -> dict[str, float]:
+    """Return when each open experiment will have ended, where a training takes `each` seconds and the champion has had `m`."""
+    seconds = {e.id: max(0.0, each - (now - e.started_at)) for e in open_ if e.state != "queued" and e.started_at is not None}
+    free = [*seconds.values(), *[0.0] * max(0, slots - len(seconds))]
+    heapq.heapify(free)
+    since_champion = 0
+    for e in queued:
+        if e.commit != champion and since_champion >= spacing(m) - 1:  # the lab trains one of the champion first
+            heapq.heapreplace(free, free[0] + each)
+            m, since_champion = m + 1, 0
+        since_champion += 1
+        seconds[e.id] = free[0] + each
+        heapq.heapreplace(free, seconds[e.id])
+    return seconds
 
 
 def _in_order(queued: Sequence[Experiment]) -> list[Experiment]:

@@ -1,6 +1,6 @@
 """What to do next, from the lab's state: what is most useful for the caller comes first."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -12,7 +12,7 @@ from autoresearch_mcp.server.lab.lineage import Lineage
 from autoresearch_mcp.server.lab.memories import Memories
 from autoresearch_mcp.server.lab.status import LabStatus, Snapshot
 from autoresearch_mcp.server.lab.titles import shorten
-from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment, Verdict
+from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment
 
 MOST = 6  # steps that are told
 FEW_LEFT = 10  # trainings, from which on the budget is nearly gone
@@ -26,7 +26,7 @@ class _Shared:
     """What the steps of all callers are made of, until the ledger or the champion changes."""
 
     key: tuple[int, str]
-    verdicts: Mapping[str, Verdict]
+    champion: str
     passing: Sequence[str]
     conditions: str
     lineage: Lineage
@@ -99,11 +99,11 @@ class NextSteps:
         mine = list(dict.fromkeys(row["commit"] for row in self._core.ledger.recent_of(caller, _RECENT))) if caller else []
         for commit in sorted(shared.passing, key=lambda each: each not in mine):
             yield f"{'Your' if commit in mine else 'Candidate'} {commit[:12]} passes the gate: promote_commit(commit='{commit[:12]}')."
-        futile = ""
+        futile, verdicts = "", self._core.ledger.decisions(shared.champion, shared.conditions, mine)
         for commit in mine:
             if commit in shared.apart or commit in shared.at_work or commit in shared.passing or shared.lineage.holds(commit):
                 continue
-            verdict = shared.verdicts.get(commit)
+            verdict = verdicts.get(commit)
             if verdict is not None and (verdict.final or verdict.code == "futile"):
                 futile = futile or f"Your {commit[:12]} is decided ({verdict.code}): write down why with write_memory, and go on."
             elif affordable and (step := self._open(commit, shared, now)):
@@ -133,13 +133,13 @@ class NextSteps:
         ledger, conditions, champion = self._core.ledger, self._status.conditions(), self._core.repo.champion()
         key = (ledger.changes(), champion)
         if self._shared is None or self._shared.key != key:
-            verdicts, lineage = ledger.decisions(champion, conditions), Lineage(ledger, champion)
+            lineage = Lineage(ledger, champion)
             demoted = {ledger.proposal_of(each.previous) for each in ledger.promotions() if each.is_demotion}
             apart = ledger.measurements() | ledger.withdrawn() | demoted
-            passing = [commit for commit, verdict in verdicts.items() if verdict.promote and commit not in apart]
+            passing = [commit for commit in ledger.passing(champion, conditions) if commit not in apart]
             self._shared = _Shared(
                 key=key,
-                verdicts=verdicts,
+                champion=champion,
                 passing=[commit for commit in passing if not lineage.holds(commit)],
                 conditions=conditions,
                 lineage=lineage,

@@ -47,9 +47,7 @@ class Pictures:
 
         settings, conditions, ledger = self._core.settings, self._status.conditions(), self._core.ledger
         champion, apart = self._core.repo.champion(), ledger.measurements() | ledger.withdrawn()
-        asked = [
-            commit for commit, verdict in ledger.decisions(champion, conditions).items() if not verdict.final and verdict.code == "continue"
-        ]
+        asked = ledger.undecided(champion, conditions)
         return draw(
             Campaign(
                 experiments=[e for e in self._all_experiments() if e.commit not in apart],

@@ -1,6 +1,7 @@
 """The lab at a glance: champion, noise, leaderboard, budget, and advice. It reads the ledger only, so it is fast at any size."""
 
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -15,9 +16,8 @@ from autoresearch_mcp.server.compute.base import ComputeError
 from autoresearch_mcp.server.compute.modal import deployment
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.gate.boundary import M_CAP, M_MIN
 from autoresearch_mcp.server.gate.drift import Drift
-from autoresearch_mcp.server.gate.evidence import Uncounted, counted, for_display, in_order_of_launch, metrics, uncounted
+from autoresearch_mcp.server.gate.evidence import Uncounted, counted, for_display, metrics
 from autoresearch_mcp.server.gate.judge import rules_of
 from autoresearch_mcp.server.gate.leaderboard import Leader, leaders
 from autoresearch_mcp.server.gate.noise import pool, sums_of_squares
@@ -25,6 +25,7 @@ from autoresearch_mcp.server.gate.rule import Noise
 from autoresearch_mcp.server.gate.spread import mean, sd
 from autoresearch_mcp.server.gate.standings import Standings
 from autoresearch_mcp.server.installation import is_installed
+from autoresearch_mcp.server.lab.defence import Defences
 from autoresearch_mcp.server.lab.forecast import Forecast, Forecaster
 from autoresearch_mcp.server.lab.limits import limits_in_words
 from autoresearch_mcp.server.lab.lineage import Lineage, standing_in_words
@@ -44,6 +45,7 @@ from autoresearch_mcp.server.settings import LaunchSettings, Settings, SettingsF
 
 LEADERS, MOST_LEADERS = 5, 100  # of the leaderboard: in a status, and for who wants to see more
 _RANKED = 2_000  # commits whose likely gain is known
+QUEUED = 20  # that are listed, the oldest
 AGENTS = 20  # whose spending is listed, the largest first
 _UNCONFINED = {
     "allow": "Trainings are not confined on this machine (that takes Linux with Landlock): their code could read the validation text. Their "
@@ -111,6 +113,7 @@ class LabStatus:
         self._repo = repo
         self._paces = Paces(state, ledger, repo.champion)
         self._standings = Standings(ledger, lambda: for_display(self._settings.promotion))
+        self._defences = Defences()
         self._forecaster = Forecaster(ledger, repo.champion)
         self._snapshot: Snapshot | None = None
 
@@ -142,7 +145,7 @@ class LabStatus:
             expected_false_promotions=round(now.false_promotions, 4),
             counts=now.counts,
             running=[self.line(e, ahead) for e in open_ if e.state in ACTIVE_STATES],
-            queued=[self.line(e, ahead) for e in open_ if e.state == "queued"][:20],
+            queued=[self.line(e, ahead) for e in itertools.islice((e for e in open_ if e.state == "queued"), QUEUED)],
             open=now.launched,
             recent=now.recent,
             leaderboard=now.leaders,
@@ -166,26 +169,25 @@ class LabStatus:
             conditions = self.conditions()
             replicates = [score for score in self._ledger.scores(champion) if score.device == reference]
             newest = self._standings.newest(reference) or conditions  # what a candidate that is trained now is measured under
-            own = in_order_of_launch(score for score in replicates if score.by_lab)
-            fresh = counted(own, for_display(rules), conditions)
-            ranked, best, likely = self._leaders(champion, metrics(fresh)[-M_CAP:], conditions, settings)
+            defence = self._defences.of(replicates, rules, conditions, newest)
+            ranked, best, likely, decided = self._leaders(champion, defence.fresh, conditions, settings)
             noise_nu, squares = self._standings.spreads(conditions, ())(None)
             noise = math.sqrt(squares / noise_nu) if noise_nu else None
             self._snapshot = Snapshot(
                 key=key,
-                search=search_state(self._ledger, likely, self._ledger.decisions(champion, conditions), noise),
+                search=search_state(self._ledger, likely, decided, noise),
                 leaders=best,
                 ranked=ranked,
                 likely=likely,
                 noise=noise,
                 noise_nu=noise_nu,
-                drift=Drift.of(fresh),
+                drift=defence.drift,
                 launched=open_launches(self._ledger),
                 false_promotions=self._ledger.levels_spent(),
                 open=self._ledger.open_experiments(),
                 champion=self.summary(champion, conditions),
-                champion_needs=M_MIN - len(counted(own, rules, newest)),
-                uncounted=uncounted(replicates, for_display(rules), newest),
+                champion_needs=defence.needs,
+                uncounted=defence.uncounted,
                 counts=self._ledger.counts(),
                 recent=[ended_line(row, self._state.parent) for row in self._ledger.recent(5)],
                 spending=self._ledger.spending(),
@@ -200,8 +202,7 @@ class LabStatus:
 
     def _leaders(
         self, champion: str, fresh: list[float], conditions: str, settings: Settings
-    ) -> tuple[list[Leader], list[a.Leader], dict[str, tuple[float, float]]]:
-        verdicts = self._ledger.decisions(champion, conditions)
+    ) -> tuple[list[Leader], list[a.Leader], dict[str, tuple[float, float]], dict[str, Verdict]]:
         charges = dict[str, float]()
         if not settings.is_script:
             added = self._ledger.larger_than(growth.FREE)
@@ -213,11 +214,12 @@ class LabStatus:
             *(own for own in self._standings.of(conditions, [champion]).values() if champion not in withdrawn),
         ]
         spreads = self._standings.spreads(conditions, withdrawn | {champion})
+        verdicts = self._ledger.decisions(champion, conditions, [each.commit for each in crowd])
         ranked = leaders(crowd, champion, fresh, verdicts, _RANKED, rules, charges, spreads)
         lineage = Lineage(self._ledger, champion)
         likely = {each.standing.commit: (each.shrunk.gain, each.shrunk.better) for each in ranked if each.shrunk}
         lines = [leader_line(each, verdicts.get(each.standing.commit), lineage) for each in ranked[:LEADERS]]
-        return ranked[:MOST_LEADERS], lines, likely
+        return ranked[:MOST_LEADERS], lines, likely, verdicts
 
     def likely_gains(self) -> dict[str, float]:
         """Return the likely gain of each measured commit on the champion, the best first; none before the noise is known."""
@@ -314,9 +316,7 @@ class LabStatus:
 
         Results under others can't be compared with it.
         """
-        measured = [r for r in self._ledger.ended_of(self._repo.champion()) if r["state"] == "finished" and not r["reproduces"]]
-        rows = [r for r in measured or self._ledger.recent(1) if r["device"] == self._settings.reference]
-        return rows[-1]["conditions"] if rows else ""
+        return self._ledger.conditions_of(self._repo.champion(), self._settings.reference)
 
     def gain(self, metric: float, base: float) -> float:
         """Return by how much one metric is better than another; negative where it is worse."""

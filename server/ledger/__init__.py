@@ -129,6 +129,7 @@ class Ledger:
         self.recent = results.recent
         self.recent_of = results.recent_of
         self.scores = results.scores
+        self.conditions_of = results.conditions_of
         self.finished_after = results.finished_after
         self.ended_after = results.ended_after
         self.counts = results.counts
@@ -172,6 +173,8 @@ class Ledger:
         self.keep_decision = decisions.keep_decision
         self.final_decision = decisions.final_decision
         self.decisions = decisions.decisions
+        self.passing = decisions.passing
+        self.undecided = decisions.undecided
         self.levels_spent = decisions.levels_spent
         self.decided_since = decisions.decided_since
 

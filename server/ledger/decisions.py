@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from autoresearch_mcp.server.ledger.claims import ENDING, end_decided
 from autoresearch_mcp.server.ledger.database import Database
@@ -59,12 +59,30 @@ class Decisions:
             ).fetchone()
         return (row[0], Verdict.model_validate_json(row[1])) if row else None
 
-    def decisions(self, champion: str, conditions: str) -> dict[str, Verdict]:
-        """Return the gate's last word on every commit that was compared with this champion under these conditions."""
+    def decisions(self, champion: str, conditions: str, commits: Collection[str] | None = None) -> dict[str, Verdict]:
+        """Return the gate's last word on every commit that was compared with this champion under these conditions.
+
+        Args:
+            champion: against which they were compared.
+            conditions: under which they were measured.
+            commits: only these of them; None for all.
+        """
+        named = "" if commits is None else 'AND "commit" IN (SELECT value FROM json_each(:commits))'
+        return self._those(champion, conditions, named, commits or ())
+
+    def passing(self, champion: str, conditions: str) -> dict[str, Verdict]:
+        """Return the commits that the gate lets replace this champion."""
+        return self._those(champion, conditions, "AND json_extract(verdict, '$.promote')")
+
+    def undecided(self, champion: str, conditions: str) -> dict[str, Verdict]:
+        """Return the commits of which the gate asked for more replicates."""
+        return self._those(champion, conditions, "AND NOT final AND json_extract(verdict, '$.code') = 'continue'")
+
+    def _those(self, champion: str, conditions: str, further: str, commits: Collection[str] = ()) -> dict[str, Verdict]:
+        values = {"champion": champion, "conditions": conditions, "commits": json.dumps(list(commits))}
+        query = f'SELECT "commit", verdict FROM decisions WHERE champion = :champion AND conditions = :conditions {further}'  # noqa: S608
         with self._database.read() as db:
-            rows = db.execute(
-                'SELECT "commit", verdict FROM decisions WHERE champion = ? AND conditions = ?', (champion, conditions)
-            ).fetchall()
+            rows = db.execute(query, values).fetchall()
         return {commit: Verdict.model_validate_json(verdict) for commit, verdict in rows}
 
     def decided_since(self, since: float) -> int:

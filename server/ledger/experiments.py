@@ -31,7 +31,27 @@ from autoresearch_mcp.server.models import (
 from autoresearch_mcp.server.settings import LaunchSettings
 
 _NAMED = 8  # ids that news names
+_RECORDS = 1_000  # that are kept where only some are asked for
 _WHOLE = budget.Share()  # of one who may use all of the lab
+
+
+class _Records:
+    """Records of open experiments by their text, so that a long queue is parsed once. Thread-safe: what it keeps is replaced whole."""
+
+    def __init__(self) -> None:
+        self._all: dict[str, Experiment] = {}  # when all were asked for last
+        self._some: dict[str, Experiment] = {}  # others that were asked for since
+
+    def parse(self, texts: Sequence[str], are_all: bool) -> list[Experiment]:
+        """Return the experiments, which nobody may change; `are_all` says that no others are open."""
+        known, some = self._all, self._some
+        found = {text: known.get(text) or some.get(text) or Experiment.model_validate_json(text) for text in texts}
+        if are_all:
+            self._all, self._some = found, {}
+        else:
+            more = {text: e for text, e in found.items() if text not in known}
+            self._some = some | more if len(some) < _RECORDS else more
+        return [found[text] for text in texts]
 
 
 class OpenExperiments:
@@ -39,6 +59,7 @@ class OpenExperiments:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._records = _Records()
 
     def enqueue(
         self,
@@ -128,7 +149,7 @@ class OpenExperiments:
         with self._database.read() as db:
             query = f"SELECT record FROM experiments {where} ORDER BY created_at, id LIMIT ?"  # noqa: S608
             rows = db.execute(query, (*states, limit)).fetchall()
-        return [Experiment.model_validate_json(row[0]) for row in rows]
+        return self._records.parse([row[0] for row in rows], are_all=not states and limit < 0)
 
     def launch_settings(self, id: str) -> LaunchSettings | None:
         """Return the settings under which an open experiment was queued.

@@ -1,5 +1,6 @@
 """Experiments that have ended: a thin row each, for good, that gate, budget and status read without the lake."""
 
+import contextlib
 import json
 import math
 import sqlite3
@@ -28,6 +29,7 @@ _THIN = (
     "by_lab",
     "candidacy",
 )
+_KEPT = 64  # commits whose replicates stay in memory
 _FACTS = (  # of replicates, for the gate: see `_score`
     'SELECT e.rowid, e."commit", e.id, e.conditions, e.device, e.state, e.val_bpb, e.reported_bpb, e.seed, e.author, e.started, '
     "e.created_at, e.started_at, e.finished_at, e.circumstances, e.by_lab, "
@@ -81,6 +83,7 @@ class Results:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._scores: dict[tuple[str, str, float], tuple[int, tuple[Score, ...]]] = {}
 
     def ended(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return the rows of those of these experiments that have ended, by id."""
@@ -116,19 +119,44 @@ class Results:
         lately = "id IN (SELECT id FROM ended ORDER BY finished_at DESC LIMIT 2000)"
         return self._rows(f"WHERE {lately} AND author = ? AND NOT by_lab ORDER BY finished_at DESC LIMIT ?", [author, limit])
 
+    def conditions_of(self, commit: str, device: str) -> str:
+        """Return the conditions under which a commit was measured last on a kind of device; where it never was, those of what ended last.
+
+        Returns:
+            Empty where that was on other kinds of device only.
+        """
+        same = '"commit" IN (SELECT ?1 UNION SELECT proposal FROM aliases WHERE "commit" = ?1)'
+        measured = f"SELECT conditions FROM ended WHERE {same} AND state = 'finished' AND reproduces = ''"  # noqa: S608
+        last = "SELECT conditions FROM (SELECT conditions, device FROM ended ORDER BY finished_at DESC LIMIT 1) WHERE device = ?"
+        with self._database.read() as db:
+            row = db.execute(f"{measured} AND device = ?2 ORDER BY finished_at DESC, rowid DESC LIMIT 1", (commit, device)).fetchone()
+            if row is None and db.execute(f"{measured} LIMIT 1", (commit,)).fetchone() is None:
+                row = db.execute(last, (device,)).fetchone()
+        return row[0] if row else ""
+
     def scores(self, commit: str) -> list[Score]:
-        """Return the evidence by which the gate judges a commit.
+        """Return the evidence by which the gate judges a commit. What ended is read once: it never changes, unless its evidence does.
 
         Returns:
             Every replicate that ended, the oldest first. A second run with the same seed is no replicate.
         """
         with self._database.read() as db:
+            alias = db.execute('SELECT proposal FROM aliases WHERE "commit" = ?', (commit,)).fetchone()
+            corrections = db.execute("SELECT value FROM totals WHERE name = 'corrections'").fetchone()[0]
+            key = (commit, alias[0] if alias else commit, corrections)
+            known = self._scores.pop(key, (0, ()))
             rows = db.execute(
-                f'{_FACTS} WHERE e."commit" IN (SELECT ?1 UNION SELECT proposal FROM aliases WHERE "commit" = ?1) '  # noqa: S608
-                "AND e.reproduces = '' ORDER BY e.finished_at",
-                (commit,),
+                f"{_FACTS} WHERE e.\"commit\" IN (?, ?) AND e.rowid > ? AND e.reproduces = '' ORDER BY e.rowid",
+                (*key[:2], known[0]),
             ).fetchall()
-        return [_score(commit, *facts) for _, _, *facts in rows]
+        if rows:
+            scores = [*known[1], *(_score(commit, *facts) for _, _, *facts in rows)]
+            known = rows[-1][0], tuple(sorted(scores, key=lambda score: score.finished_at))
+        self._scores[key] = known  # at the end: the oldest are forgotten first
+        while len(self._scores) > _KEPT:
+            with contextlib.suppress(StopIteration, KeyError, RuntimeError):  # another thread was faster
+                del self._scores[next(iter(self._scores))]
+        return list(known[1])
 
     def finished_after(self, row: int, limit: int = -1) -> list[tuple[int, Score]]:
         """Return the replicates that finished and were recorded after a row.

@@ -41,7 +41,7 @@ def _context(lab: Lab, since: float) -> dict[str, Any]:
     for number, value, sha in overview.progress.compared:
         if overview.ended[number - 1].finished_at >= since:
             metrics.setdefault(sha, []).append(value)
-    decisions = lab.decisions()
+    decisions = lab.decisions(metrics)
     promoted = {each.commit for each in every} | {lab.champion()}
     futile = [(sha, decisions[sha]) for sha in metrics if sha in decisions and sha not in promoted and not decisions[sha].promote]
     tags = Counter(tag for sha in {e.commit for e in ended} for tag in overview.tags(sha))

@@ -87,7 +87,7 @@ def commit(asked: Asked) -> Context:
         "sha": sha,
         "proposal": proposal,
         "title": title(proposal) if proposal else "the lab's first commit" if sha == lab.champion() else "a commit",
-        "verdict": lab.decisions().get(sha),
+        "verdict": lab.decisions([sha]).get(sha),
         "experiments": lab.query_experiments(query).rows,
         "children": lab.built_on(sha, _SHOWN),
         "diff": _diff(lab, sha) if proposal else [],
@@ -115,7 +115,7 @@ def proposals(asked: Asked) -> Context:
             {"depth": min(depth, 8), "proposal": each, "title": title(each), "metrics": metrics[each.commit]}
             for depth, each in _tree(newest)
         ],
-        "decisions": asked.lab.decisions(),
+        "decisions": asked.lab.decisions(list(metrics)),
         "champion": asked.lab.champion(),
         "promoted": champions,
     }

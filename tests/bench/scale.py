@@ -3,6 +3,7 @@
 `python -m tests.bench.scale` prints the table of docs/scale.md. Nothing is trained: runs hold their slots, or end at once.
 """
 
+import json
 import os
 import resource
 import sqlite3
@@ -23,7 +24,7 @@ from autoresearch_mcp.server.compute.local.backend import LocalCompute
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
 from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.models import Experiment, new_id
+from autoresearch_mcp.server.models import Experiment, Proposal, Verdict, new_id
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.lock import runner_lock
@@ -40,6 +41,9 @@ _REPEATED = {  # tables with a row for each experiment, and the columns whose va
     "evidence": ("experiment", "weights", "answers"),
     "curves": ("experiment",),
     "starts": ("experiment", "commit"),
+    "proposals": ("commit", "fingerprint"),
+    "canonicals": ("commit", "canonical"),
+    "decisions": ("commit", "ticket"),
 }
 HERE = Path(__file__)
 Row = tuple[str, str, str, str, str]
@@ -133,52 +137,103 @@ def _commits(root: Path, champion: str, count: int) -> list[str]:
     return [line.split()[1] for line in marks.read_text(encoding="ascii").splitlines()]
 
 
-def _ledger_after(root: Path, days: int) -> list[Row]:
-    """See what a ledger weighs after so many days, and what is asked of it costs then."""
+def ledger_after(root: Path, days: int) -> int:
+    """Make a lab whose ledger is as after so many days, with `QUEUED` experiments open; returns the bytes of its ledger.
+
+    Each day has 250 commits of its own with three or four replicates, half of them decided; the champion is the last month's.
+    """
     create_lab(root, profile="tiny")
-    text = (root / "lab.toml").read_text(encoding="utf-8").replace("device_hours = 8.0", "device_hours = 100000.0")
+    text = (root / "lab.toml").read_text(encoding="utf-8").replace("device_hours = 8.0", "device_hours = 1000000.0")
     (root / "lab.toml").write_text(text, encoding="utf-8")
-    state = LabPaths(root).state
+    state, now = LabPaths(root).state, time.time()
     state.mkdir(exist_ok=True)
     with closing(Ledger(state / "ledger.sqlite")) as ledger:
         champion = Repo(root, ["train.py"]).champion()
         for number in range(DAY):
-            each = _experiment(number, champion if number % 8 == 0 else f"{number // 4:040x}")
+            each, commit = _experiment(number, champion if number % 8 == 0 else f"{number // 4:040x}"), f"{number // 4:040x}"
+            each = each.model_copy(update={"by_lab": number % 8 == 0, "commit": each.commit, "base": champion})
+            if number % 4 == 0:
+                ledger.add_proposal(_proposal(commit, champion, number, now - DAY + number), f"canonical {number}")
             ledger.enqueue([each], 1e12, None, "r")
             ledger.start(each.id, 1e12)
-            ledger.keep_evidence(each.id, "landlock-7+seccomp", 1.5, f"{number:064x}", f"{number:064x}")
+            ledger.keep_evidence(each.id, "landlock-7+seccomp", 1.5 + number / 1e6, f"{number:064x}", f"{number:064x}")
             ledger.keep_curve(each.id, "s", [3.0 - 0.05 * n for n in range(20)])
-            ended = {"state": "finished", "val_bpb": 1.5 + number % 97 / 1e3, "conditions": "c", "finished_at": time.time() - DAY + number}
+            ended = {"state": "finished", "val_bpb": 1.5 + number % 97 / 1e3, "conditions": "c", "finished_at": now - DAY + number}
             ledger.move(each.id, ["starting"], **ended)
             ledger.settle("experiments", {each.id: 1000})
-    size = _multiply(state / "ledger.sqlite", days)
+            if number % 8 == 3:
+                verdict = Verdict(promote=False, code="futile", final=True, reason="Worse. " * 20, p=0.7, level=0.005)
+                ledger.keep_decision(champion, "c", commit, commit, "r", verdict)
+    size = _multiply(state / "ledger.sqlite", days, champion)
+    with closing(Ledger(state / "ledger.sqlite")) as ledger:
+        ledger.recount()
+        queue = [_experiment(n, f"{n // 4:040x}") for n in range(QUEUED)]
+        ledger.enqueue(queue, 1e12, None, "r", launch=lab_settings.load(root).launch())
+    return size
+
+
+def _proposal(commit: str, base: str, number: int, at: float) -> Proposal:
+    return Proposal(
+        commit=commit, base=base, fingerprint=f"{number:064x}", author=f"agent-{number % AGENTS}", title=f"A wider layer {number}",
+        hypothesis=f"A wider layer {number} learns faster at this budget, as its steps are worth more.", tags=["width"], files_changed=1,
+        insertions=1, deletions=1, created_at=at, sets={"WIDTH": str(number)}, novelty=0.5,
+    )  # fmt: skip
+
+
+def _ledger_after(root: Path, days: int) -> list[Row]:
+    """See what a ledger weighs after so many days, and what is asked of it costs then."""
+    size = ledger_after(root, days)
     rows: list[Row] = [
         (f"the ledger after {days} days of {DAY:,}", f"{size / 1e6:,.0f} MB", f"{size / DAY / days:,.0f} bytes an experiment", "", ""),
     ]
-    began = time.process_time()
-    with runner_lock(state), closing(Lab(root)) as lab:  # the lock: nothing of it trains
-        rows.append(("  start of a server on it", f"{time.process_time() - began:.2f} s", "CPU", "", ""))
+    code = f"import sys; from tests.bench import scale; scale.ask({str(root)!r})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # another process: imports count
+    return [*rows, *(tuple(row) for row in json.loads(run.stdout))]
+
+
+def ask(root: str) -> None:
+    """Print what a server's questions cost in a lab, as rows."""
+    rows = []
+    with runner_lock(LabPaths(Path(root)).state):  # nothing of it trains
+        began = time.process_time()
+        lab = Lab(Path(root))
+        rows.append(("  start of a server on it", f"{1e3 * (time.process_time() - began):.0f} ms", "CPU", "", ""))
         asked: dict[str, Callable[[], object]] = {
             "get_status": lab.status,
+            "its advice": lambda: lab.next_steps("agent-1"),
             "launch_training, after which": lambda: lab.launch_training("champion", "ada", 1),
             "get_status again": lab.status,
+            "launch_training, another": lambda: lab.launch_training("champion", "ada", 1),
+            "get_status and advice again": lambda: (lab.status(), lab.next_steps("agent-1")),
+            "similar proposals": lambda: lab.search_memory("a wider layer learns faster"),
+            "the page's campaign": lab.overview,
+            "launch_training, a third": lambda: lab.launch_training("champion", "ada", 1),
+            "the page's campaign again": lab.overview,
+            "the page's agents": lab.agents,
+            "the page's leaderboard": lambda: lab.leaderboard(25),
+            "plot_progress": lab.plot_progress,
         }
-        for name, ask in asked.items():
-            took = _took_s(ask)
-            rows.append((f"  {name}", f"{1e3 * statistics.median(took):.0f} ms", f"{1e3 * took[0]:.0f} ms the first time; CPU", "", ""))
-    return rows
+        for name, question in asked.items():
+            took, wall = _took_s(question, 1 if "launch" in name else 3)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            later = f", then {1e3 * statistics.median(took[1:]):.0f} ms" if len(took) > 1 else ""
+            rows.append((f"  {name}", f"{1e3 * took[0]:.0f} ms", f"CPU{later}; {1e3 * wall:.0f} ms by the clock; {peak:.0f} MB", "", ""))
+        lab.close()
+    print(json.dumps(rows))
 
 
-def _took_s(ask: Callable[[], object]) -> list[float]:
-    took = []
-    for _ in range(5):
-        began = time.process_time()
-        ask()
+def _took_s(question: Callable[[], object], times: int) -> tuple[list[float], float]:
+    """Return the CPU seconds of each time, and how long the first one took."""
+    took, wall = [], 0.0
+    for number in range(times):
+        began, clock = time.process_time(), time.monotonic()
+        question()
         took.append(time.process_time() - began)
-    return took
+        wall = wall if number else time.monotonic() - clock
+    return took, wall
 
 
-def _multiply(path: Path, days: int) -> int:
+def _multiply(path: Path, days: int, champion: str) -> int:
     """Repeat each row of a day's ledger for every day before it, under other ids; returns the bytes of the file."""
     with closing(sqlite3.connect(path)) as db:
         for table, keys in _REPEATED.items():
@@ -186,10 +241,13 @@ def _multiply(path: Path, days: int) -> int:
             columns = [name for name in columns if name != "seq"]
             earlier = {name: f'"{name}" - 86400.0 * (d - 99)' for name in columns if name == "at" or name.endswith("_at")}
             renamed = {name: f'd || substr("{name}", length(d) + 1)' for name in keys}
+            lasting = f'CASE WHEN "commit" = \'{champion}\' AND d < {99 + MONTH} THEN "commit" ELSE {renamed.get("commit")} END'
+            renamed |= {"commit": lasting} if "commit" in renamed else {}
             chosen = ", ".join((earlier | renamed).get(name, f'"{name}"') for name in columns)
             names = ", ".join(f'"{name}"' for name in columns)
             every = f"WITH RECURSIVE days(d) AS (SELECT 100 UNION ALL SELECT d + 1 FROM days WHERE d < {days + 98})"
             db.execute(f"INSERT INTO {table} ({names}) {every} SELECT {chosen} FROM {table}, days")
+        db.execute("UPDATE proposals SET record = json_set(record, '$.commit', \"commit\", '$.fingerprint', fingerprint)")
         db.commit()
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return path.stat().st_size
