@@ -126,6 +126,18 @@ def ssh_hosts(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Hosts]":
         yield running
 
 
+@pytest.fixture(scope="session")
+def login_node(ssh_hosts: "Hosts", slurm_cluster: Path) -> str:
+    """A host that is the login node of the real Slurm. Its commands count themselves in `commands` in its home."""
+    tools = ssh_hosts.home("other") / "tools"
+    tools.mkdir(exist_ok=True)
+    for name in ("sbatch", "squeue", "scancel", "sinfo", "sacct"):
+        text = f'#!/bin/sh\necho {name} >> "$HOME/commands"\nSLURM_CONF={slurm_cluster} exec {shutil.which(name)} "$@"\n'
+        (tools / name).write_text(text, encoding="utf-8")
+        (tools / name).chmod(0o755)
+    return "other"
+
+
 @pytest.fixture
 def make_modal_lab(modal_standin: "Standin", make_lab: Callable[..., Path]) -> Callable[..., Path]:
     """Makes a lab that trains on the stand-in, and was set up there with the public split; the calls of `make_lab`."""

@@ -66,6 +66,23 @@ def try_process_lock(file: IO[Any] | int) -> bool:
     return True
 
 
+def is_process_locked(path: Path) -> bool:
+    """Return whether another process holds the lock of a file, which may be missing."""
+    try:
+        with path.open("r+b") as file:
+            return not try_process_lock(file)
+    except FileNotFoundError:
+        return False
+
+
+def size(path: Path) -> int:
+    """Return how many bytes a file has; 0 where it is missing."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Replace a file so that a reader finds the old text or the new, and a power cut leaves one of them.
 

@@ -9,7 +9,7 @@ from autoresearch_mcp.server.commands.account import set_up as set_up_account
 from autoresearch_mcp.server.commands.arguments import add_lab, existing_lab, find_lab, say
 from autoresearch_mcp.server.commands.modal import set_up
 from autoresearch_mcp.server.compute.base import ComputeError
-from autoresearch_mcp.server.compute.ssh.setup import set_up as set_up_host
+from autoresearch_mcp.server.compute.line.setup import set_up as set_up_host
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.settings.ssh import HOST
 

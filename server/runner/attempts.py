@@ -349,6 +349,7 @@ def _kind(settings: Settings) -> tuple[object, ...]:
     place = (
         compute.backend,
         compute.slurm,
+        compute.login,
         tuple(compute.hosts),
         compute.ssh,
         compute.devices,

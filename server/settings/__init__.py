@@ -1,12 +1,12 @@
 """The lab's settings: `lab.toml` in the lab's root, validated."""
 
+from autoresearch_mcp.server.settings.compute import ComputeSection
 from autoresearch_mcp.server.settings.live import SettingsFile
 from autoresearch_mcp.server.settings.loading import load
 from autoresearch_mcp.server.settings.metric import Guard, MetricSection
 from autoresearch_mcp.server.settings.model import (
     SCHEMA,
     BudgetSection,
-    ComputeSection,
     EmbeddingsSection,
     LabSection,
     LakeSection,

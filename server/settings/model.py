@@ -8,20 +8,19 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from autoresearch_mcp.server import devices
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.models import Metric, Model
 from autoresearch_mcp.server.settings.alerts import AlertsSection
 from autoresearch_mcp.server.settings.auth import AuthSection
+from autoresearch_mcp.server.settings.compute import Backend, ComputeSection
 from autoresearch_mcp.server.settings.metric import Guard, MetricSection
 from autoresearch_mcp.server.settings.profile import ProfileSection
 from autoresearch_mcp.server.settings.promotion import PromotionSection
 from autoresearch_mcp.server.settings.scorer import ScorerSection
 from autoresearch_mcp.server.settings.section import Section
-from autoresearch_mcp.server.settings.slurm import SlurmSection
-from autoresearch_mcp.server.settings.ssh import HOST_AND_GPUS, HostSection
 from autoresearch_mcp.server.settings.swarm import SwarmSection
 from autoresearch_mcp.server.settings.training import OF_SCRIPTS, Training
 from autoresearch_mcp.trainer import measures
@@ -42,91 +41,6 @@ class LabSection(Section):
     keep_runs_mb: float = Field(
         default=20_000.0, gt=0, le=1e9, description="megabytes of run files; above it the oldest are removed, by the same rule"
     )
-
-
-class ComputeSection(Section):
-    """Say where trainings run, and how many at once."""
-
-    backend: Literal["local", "modal", "slurm", "ssh"] = Field(
-        default="local",
-        description="`local`: processes of this machine; `modal`: rented, after `autoresearch-mcp setup modal`; `slurm`: jobs of a cluster; `ssh`: "
-        "the machines that `hosts` names. "
-        "What was launched before a change runs where it was launched for, first",
-    )
-    slots: int = Field(
-        default=0,
-        ge=0,
-        le=1024,
-        description="trainings at once; 0 is physical cores over threads, as many as GPUs where those of this machine train, 4 on Modal and Slurm, one a GPU "
-        "or host over ssh. With 1 "
-        "nothing trains beside a scoring either",
-    )
-    devices: Literal["auto"] | list[Annotated[str, Field(max_length=80, pattern=r"^[A-Za-z0-9/_-]+$")]] = Field(
-        default="auto",
-        description="GPUs of this machine that trainings are given, one each: `auto` finds them, for profiles that train on a GPU; or their UUIDs, or their "
-        "numbers as nvidia-smi lists them. Only those of one kind are used, and none that somebody else uses",
-    )
-    per_device: int = Field(
-        default=1, ge=1, le=16, description="trainings that share a device; more than 1 only where the budget isn't wall time"
-    )
-    leave_above_mb: float = Field(
-        default=1000.0, ge=0, le=1e7, description="megabytes in use on a GPU that no training holds; above it the GPU is left alone"
-    )
-    leave_above_percent: float = Field(default=20.0, ge=0, le=100, description="the same for its use in percent")
-    quiet: bool = Field(
-        default=True,
-        description="on this machine's CPUs: whether trainings stop while a neighbour's model is scored, so that it can't tell them held-out text "
-        "by timing. docs/metric.md says what either costs",
-    )
-    gpus: list[str] = Field(
-        default=[],
-        max_length=8,
-        description="on Modal: kinds that `launch_training(device=...)` may choose. The first is the reference, which alone ranks and "
-        'promotes. Empty is the profile\'s own: `["H100"]` or `["CPU"]`',
-    )
-    environment: str = Field(
-        default="autoresearch",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
-        description="on Modal: the environment of everything that the lab makes",
-    )
-    app: str = Field(
-        default="autoresearch",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
-        description="on Modal: the app of everything that the lab makes",
-    )
-    prices: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
-        default={},
-        description="on Modal, as a table `[compute.prices]`: USD a second by kind, such as `H100 = 0.0012`, for GPU, CPU and memory together. "
-        "A kind that is not there has its list price",
-    )
-    may_try: bool = Field(
-        default=True,
-        alias="try",
-        description="whether agents may train code for some seconds before they propose it, one at a time and beside the queue (`autoresearch-mcp try`)",
-    )
-    hosts: list[Annotated[str, Field(pattern=HOST_AND_GPUS)]] = Field(
-        default=[],
-        max_length=64,
-        description="over ssh: the machines, as `ssh` knows them, each with the numbers of its GPUs where trainings get one each, such as "
-        '`["box", "gpu2:0,1"]`',
-    )
-    slurm: SlurmSection = SlurmSection()
-    ssh: dict[str, HostSection] = Field(default={}, description="over ssh: what is particular to a host, as a table `[compute.ssh.NAME]`")
-
-    @field_validator("hosts")
-    @classmethod
-    def _named_once(cls, hosts: list[str]) -> list[str]:
-        names = [host.partition(":")[0] for host in hosts]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"name {twice[0]} once, with all of its GPUs")
-        return hosts
-
-    @field_validator("gpus", "prices")
-    @classmethod
-    def _known(cls, names: Any) -> Any:
-        if unknown := sorted(set(names) - set(devices.GPUS)):
-            raise ValueError(f"name kinds out of {', '.join(devices.GPUS)}; {unknown[0]!r} is not one")
-        return names
 
 
 class BudgetSection(Section):
@@ -184,7 +98,7 @@ class EmbeddingsSection(Section):
 class LaunchSettings(Model):
     """Keep the settings of an experiment's launch. It runs under these, even if `lab.toml` changes before it starts."""
 
-    backend: Literal["local", "modal", "slurm", "ssh"]
+    backend: Backend
     training: Training
     metric: MetricSection = MetricSection()
     scorer: ScorerSection = ScorerSection()
@@ -245,8 +159,8 @@ class Settings(Model):
     def _profiles_are_new(self) -> "Settings":
         if taken := sorted(set(self.profile) & set(PROFILES)):
             raise ValueError(f"[profile.{taken[0]}] must have another name: {taken[0]} is a built-in profile")
-        if self.training.own_profile is not None and self.rents:
-            raise ValueError('[profile.NAME] works with [compute] backend = "local", "slurm" or "ssh" only')
+        if self.training.own_profile is not None and not self.sends_files:
+            raise ValueError('[profile.NAME] works with [compute] backend = "local", "slurm" without login, or "ssh" only')
         return self
 
     @model_validator(mode="after")
@@ -283,8 +197,8 @@ class Settings(Model):
         if old and not self.metric.name:
             self.metric = self.metric.model_copy(update={"name": old})
         self._judge_by_scorer()
-        if self.is_script and self.rents:
-            raise ValueError('[metric] name works with [compute] backend = "local", "slurm" or "ssh" only')
+        if self.is_script and not self.sends_files:
+            raise ValueError('[metric] name works with [compute] backend = "local", "slurm" without login, or "ssh" only')
         if self.training.data and not self.is_script:
             raise ValueError(
                 "[training] data must be left out unless [metric] name is set: a metric can only be verified on data that the lab hands out itself"
@@ -392,7 +306,12 @@ class Settings(Model):
     @property
     def shares_files(self) -> bool:
         """Return whether trainings use what lies on this machine: its packages, the prepared data, the files that lab.toml names."""
-        return self.compute.backend in ("local", "slurm")
+        return self.compute.backend == "local" or (self.compute.backend == "slurm" and not self.compute.login)
+
+    @property
+    def sends_files(self) -> bool:
+        """Return whether what lab.toml names of the owner's (data, answers, text) gets to where trainings run."""
+        return self.shares_files or self.compute.backend == "ssh"
 
     @property
     def gpus(self) -> list[str]:

@@ -231,8 +231,8 @@ class LocalCompute:
 def _observe(job: Job) -> Observation:
     # The order matters: a launcher locks, writes its id into the lock, works, writes the result, lets go.
     forbidden = (job.directory / protocol.ABANDONED).exists()  # and if so, what is begun is so for good
-    begun = _size(job.directory / protocol.LOCK) > 0
-    alive = _held(job.directory / protocol.LOCK)
+    begun = files.size(job.directory / protocol.LOCK) > 0
+    alive = files.is_process_locked(job.directory / protocol.LOCK)
     end = read_end(job.directory)
     if end is not None:
         return end
@@ -259,27 +259,11 @@ def _adopt(job: Job) -> bool:
 def _cancel(job: Job) -> None:
     (job.directory / protocol.CANCEL).touch()
     lock = job.directory / protocol.LOCK
-    if _held(lock):
+    if files.is_process_locked(lock):
         with contextlib.suppress(ProcessLookupError, ValueError):
             os.kill(int(lock.read_text(encoding="ascii")), signal.SIGTERM)
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _held(lock: Path) -> bool:
-    """Return whether a launcher holds the lock."""
-    try:
-        with lock.open("r+b") as file:
-            return not files.try_process_lock(file)
-    except FileNotFoundError:
-        return False
-
-
 def _begun(directory: Path) -> bool:
     """Return whether a launcher has taken the lock or even ended, after a warm parent died without answering."""
-    return (directory / protocol.RESULT).exists() or _held(directory / protocol.LOCK)
+    return (directory / protocol.RESULT).exists() or files.is_process_locked(directory / protocol.LOCK)

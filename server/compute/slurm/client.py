@@ -5,12 +5,13 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
+
+from autoresearch_mcp.server.compute.slurm.there import COMMAND_S
 
 COMMANDS = ("sbatch", "squeue", "scancel")
-COMMAND_S = 30.0  # that a command may take
 _PASSED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "KRB5CCNAME")
 _OWN = ("SLURM_", "SBATCH_", "SQUEUE_", "SCANCEL_", "MUNGE_")
 _COLUMNS = "%i|%T|%M|%r|%j"
@@ -20,6 +21,10 @@ _MAY_PASS = re.compile(
     re.IGNORECASE,
 )
 _NEVER_PASSES = re.compile(r"invalid|not available|unspecified|not found|denied|time limit.*partition", re.IGNORECASE)
+
+
+Run = Callable[[Sequence[str]], Awaitable[tuple[int, str, str]]]
+"""Runs a command elsewhere, and returns its status and what it printed. Raises `SlurmAway`, or `SlurmRefused` where it can't be started."""
 
 
 class SlurmAway(Exception):
@@ -52,16 +57,17 @@ class Slurm:
 
     Args:
         commands: Where the commands are, by name; what is left out is looked up in PATH.
+        run: Runs them elsewhere; None is on this machine.
     """
 
-    def __init__(self, commands: Mapping[str, str] | None = None) -> None:
-        self._commands = commands or {}
+    def __init__(self, commands: Mapping[str, str] | None = None, run: Run | None = None) -> None:
+        self._commands, self._run_it, self._is_here = commands or {}, run or _run_here, run is None
 
     def missing(self) -> list[str]:
-        """Return the commands that are not on this machine."""
-        return [name for name in COMMANDS if shutil.which(self._commands.get(name, name)) is None]
+        """Return the commands that are not on this machine, where they run here."""
+        return [name for name in COMMANDS if self._is_here and shutil.which(self._commands.get(name, name)) is None]
 
-    async def submit(self, script: Path, options: Sequence[str]) -> str:
+    async def submit(self, script: PurePath, options: Sequence[str]) -> str:
         """Hand in a batch script.
 
         Returns:
@@ -83,7 +89,7 @@ class Slurm:
         Raises:
             SlurmAway: Slurm doesn't answer.
         """
-        out = await self._run("squeue", "--noheader", "--states=all", f"--user={os.getuid()}", f"--format={_COLUMNS}")
+        out = await self._run("squeue", "--noheader", "--states=all", "--me", f"--format={_COLUMNS}")
         lines: dict[str, QueueLine] = {}
         for text in out.splitlines():
             id, state, elapsed, reason, name = [*text.strip().split("|", 4), "", "", "", "", ""][:5]
@@ -100,11 +106,9 @@ class Slurm:
         Raises:
             SlurmAway: Slurm doesn't answer.
         """
-        if shutil.which(self._commands.get("sacct", "sacct")) is None:
-            return None
         try:
             out = await self._run("sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={id}", "--format=State,ElapsedRaw")
-        except SlurmRefused:  # accounting is disabled
+        except SlurmRefused:  # accounting is disabled, or there is no sacct
             return None
         state, _, elapsed = out.strip().partition("\n")[0].partition("|")
         return QueueLine(id, state.split()[0], float(elapsed or 0)) if state else None  # "CANCELLED by 1000"
@@ -132,35 +136,39 @@ class Slurm:
         return ", ".join(sorted(set(out.split())))
 
     async def _run(self, command: str, *arguments: str) -> str:
-        own = {name: value for name, value in os.environ.items() if name in _PASSED or name.startswith(_OWN)}
-        try:
-            process = await asyncio.create_subprocess_exec(
-                self._commands.get(command, command),
-                *arguments,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=own,
-                cwd="/",
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise SlurmRefused(f"{command} can't be run: {error.strerror}") from error
-        try:
-            out, err = await asyncio.wait_for(process.communicate(), COMMAND_S)
-        except TimeoutError:
-            raise SlurmAway(f"{command} did not answer within {COMMAND_S:g} s") from None
-        finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
-        if process.returncode == 0:
-            return out.decode(errors="replace")
-        text = " ".join(err.decode(errors="replace").split())[:300] or f"{command} ended with status {process.returncode}"
+        status, out, err = await self._run_it([self._commands.get(command, command), *arguments])
+        if status == 0:
+            return out
+        text = " ".join(err.split())[:300] or f"{command} ended with status {status}"
         if _NEVER_PASSES.search(text) or not _MAY_PASS.search(text):
             raise SlurmRefused(text)
         raise SlurmAway(text)
+
+
+async def _run_here(command: Sequence[str]) -> tuple[int, str, str]:
+    own = {name: value for name, value in os.environ.items() if name in _PASSED or name.startswith(_OWN)}
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=own,
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise SlurmRefused(f"{command[0]} can't be run: {error.strerror}") from error
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), COMMAND_S)
+    except TimeoutError:
+        raise SlurmAway(f"{command[0]} did not answer within {COMMAND_S:g} s") from None
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    return process.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace")
 
 
 def _seconds(elapsed: str) -> float:

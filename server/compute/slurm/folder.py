@@ -1,69 +1,76 @@
-"""One run's folder on the file system that this machine shares with the nodes, and its copy in the lab."""
+"""One run's folder: what of it is in the lab, and how it is reached where the nodes see it."""
 
+import asyncio
 import contextlib
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from autoresearch_mcp.server.compute.base import Job, Observation, read_end, write_files
-from autoresearch_mcp.server.compute.slurm.script import CLAIM, OUTPUT, SCRIPT
+from autoresearch_mcp.server.compute.line.mirror import HELD
+from autoresearch_mcp.server.compute.slurm.script import SCRIPT, MakeScript
+from autoresearch_mcp.server.compute.slurm.there import CLAIM, FORBIDDEN, OUTPUT, forbid_job
 from autoresearch_mcp.server.untrusted import one_line
 from autoresearch_mcp.trainer import protocol
 
-FORBIDDEN = "forbidden"  # in the claim of a run that a runner gave up
-RECORD = "slurm.json"  # in the lab: {"id"} of the job, or {"refused"} with the reason
+RECORD = "slurm.json"  # in the lab: {"id"} of the job, {"refused"} with the reason, or {"login"}, which was asked to take it
 _GROWING = (protocol.LOG, protocol.CURVE)
 _REPLACED = (protocol.PROGRESS, protocol.HIDDEN, OUTPUT, CLAIM)
 
 
-class RunFolder:
-    """The files of one job. Every method may block on the file system.
+class NotWritten(Exception):
+    """A run's files can't be written where the nodes see them. The text says why."""
+
+
+class RunFolder(ABC):
+    """The files of one job.
 
     Args:
         job: The job, whose own folder is in the lab.
-        shared: Where the nodes find it; the same folder where they see the lab.
+        read: The folder in which this machine reads what the job wrote.
     """
 
-    def __init__(self, job: Job, shared: Path) -> None:
-        self._job, self.shared, self._own = job, shared, job.directory
+    def __init__(self, job: Job, read: Path) -> None:
+        self.job, self._read, self._own = job, read, job.directory
 
-    def write(self, script: str) -> None:
-        """Write the job's files and its script.
+    @abstractmethod
+    async def write(self) -> None:
+        """Write the job's files, as far as this machine can.
 
         Raises:
             OSError: The disk is full, or a path can't be written.
         """
-        for folder in (self.shared, self._own):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_files(replace(self._job, directory=self.shared))
-        if self.shared != self._own:
-            protocol.write_json(self._own / protocol.SPEC, self._job.spec)
-        (self.shared / SCRIPT).write_text(script, encoding="utf-8")
 
-    def pull(self) -> None:
-        """Copy what has grown there into the lab, the result last."""
-        if self.shared == self._own or not self.shared.is_dir():
-            return
-        self._own.mkdir(parents=True, exist_ok=True)
-        ended = (self.shared / protocol.RESULT).exists()  # before the rest is copied: then that is whole
-        for name in _GROWING:
-            with contextlib.suppress(FileNotFoundError), (self.shared / name).open("rb") as source, (self._own / name).open("ab") as target:
-                source.seek(target.tell())
-                shutil.copyfileobj(source, target)
-        for name in (*_REPLACED, *([protocol.RESULT] if ended else [])):
-            _copy(self.shared / name, self._own / name)
+    @abstractmethod
+    async def deliver(self) -> PurePath:
+        """See to it that the nodes see the files, and return the folder as they see it.
 
-    def end(self) -> Observation | None:
-        """Return how a job ended that left a result, with the seconds between its claim and its result. None where there is none yet."""
-        if (end := read_end(self._own)) is None:
-            return None
-        with contextlib.suppress(OSError):  # by one clock, that of the file system
-            took = (self._own / protocol.RESULT).stat().st_mtime - (self._own / CLAIM).stat().st_mtime
-            end = replace(end, device_s=max(0.0, took))
-        if self.shared != self._own:
-            shutil.rmtree(self.shared, ignore_errors=True)
-        return end
+        Raises:
+            SlurmAway: It can't be known whether they do.
+            NotWritten: They never will.
+        """
+
+    @abstractmethod
+    async def forbid(self) -> bool:
+        """Forbid the job for good. Returns whether it is forbidden: false where it has begun.
+
+        Raises:
+            SlurmAway: It can't be known.
+        """
+
+    @abstractmethod
+    async def ask_to_end(self) -> bool:
+        """Mark the run as cancelled, and forbid it unless it has begun. Returns whether it has.
+
+        Raises:
+            SlurmAway: The wish may not have arrived.
+        """
+
+    @abstractmethod
+    async def end(self) -> Observation | None:
+        """Return how a job ended whose result is in the lab, and remove its files there. None where there is none yet."""
 
     @property
     def record(self) -> Mapping[str, str]:
@@ -77,47 +84,118 @@ class RunFolder:
     @property
     def claim(self) -> str:
         """Who made the run's claim: the job's number, `FORBIDDEN`, or nobody yet."""
-        try:
-            return (self.shared / CLAIM).read_text(encoding="ascii").strip() or "0"
-        except OSError:
-            return ""
-
-    def forbid(self) -> bool:
-        """Forbid the job for good. Returns whether it is forbidden: false where it has begun."""
-        for folder in (self._own, self.shared):
-            folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with (self.shared / CLAIM).open("x", encoding="ascii") as file:
-                file.write(FORBIDDEN)
-        except FileExistsError:
-            if self.claim != FORBIDDEN:
-                return False
-        (self._own / protocol.ABANDONED).touch()
-        return True
-
-    def ask_to_end(self) -> bool:
-        """Mark the run as cancelled, and forbid it unless it has begun. Returns whether it has."""
-        if self.shared.is_dir():
-            (self.shared / protocol.CANCEL).touch()
-        return not self.forbid()
+        with contextlib.suppress(OSError):
+            return (self._read / CLAIM).read_text(encoding="ascii").strip() or "0"
+        return FORBIDDEN if (self._own / protocol.ABANDONED).exists() else ""
 
     @property
     def cancelled(self) -> bool:
         """Whether this lab asked for its end."""
-        return (self.shared / protocol.CANCEL).exists()
+        return (self._read / protocol.CANCEL).exists()
 
     @property
     def supervised(self) -> bool:
         """Whether the launcher had begun."""
-        return (self.shared / protocol.PROGRESS).exists()
+        return (self._read / protocol.PROGRESS).exists()
 
     def output(self) -> str:
         """Return the last lines of what the job's script printed, as one line."""
         try:
-            text = (self.shared / OUTPUT).read_text(encoding="utf-8", errors="replace")
+            text = (self._read / OUTPUT).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return ""
         return one_line(" / ".join(text.strip().splitlines()[-3:]), 400)
+
+    def ended(self) -> Observation | None:
+        """Return how a job ended whose result is in the lab, with the seconds between its claim and its result."""
+        if (end := read_end(self._own)) is None:
+            return None
+        held = (protocol.read_json(self._own / HELD) or {}).get("held_s")
+        with contextlib.suppress(OSError):  # by one clock, that of the file system
+            took = (self._own / protocol.RESULT).stat().st_mtime - (self._own / CLAIM).stat().st_mtime
+            end = replace(end, device_s=max(0.0, took) if held is None else held)
+        return end
+
+    def abandon(self) -> None:
+        """Write down in the lab that the job must not begin."""
+        self._own.mkdir(parents=True, exist_ok=True)
+        (self._own / protocol.ABANDONED).touch()
+
+
+class SharedFolder(RunFolder):
+    """A run's folder on a file system that this machine shares with the nodes.
+
+    Args:
+        job: The job.
+        shared: Where the nodes find it; the same folder where they see the lab.
+        make_script: Makes the job's script for that folder.
+    """
+
+    def __init__(self, job: Job, shared: Path, make_script: MakeScript) -> None:
+        super().__init__(job, shared)
+        self._shared, self._script = shared, make_script
+
+    async def write(self) -> None:
+        """Write the job's files and its script."""
+        await asyncio.to_thread(self._write)
+
+    async def deliver(self) -> PurePath:
+        """Return the folder, which is written."""
+        return self._shared
+
+    async def forbid(self) -> bool:
+        """Make the job's claim."""
+        return await asyncio.to_thread(self._forbid)
+
+    async def ask_to_end(self) -> bool:
+        """Mark the run, and make its claim."""
+        return await asyncio.to_thread(self._ask_to_end)
+
+    async def end(self) -> Observation | None:
+        """Copy what has grown, and return how the job ended."""
+        return await asyncio.to_thread(self._end)
+
+    def _write(self) -> None:
+        for folder in (self._shared, self._own):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_files(replace(self.job, directory=self._shared))
+        if self._shared != self._own:
+            protocol.write_json(self._own / protocol.SPEC, self.job.spec)
+        (self._shared / SCRIPT).write_text(self._script(self._shared), encoding="utf-8")
+
+    def _forbid(self) -> bool:
+        if not forbid_job(self._shared):
+            return False
+        self.abandon()
+        return True
+
+    def _ask_to_end(self) -> bool:
+        if self._shared.is_dir():
+            (self._shared / protocol.CANCEL).touch()
+        return not self._forbid()
+
+    def _end(self) -> Observation | None:
+        self._pull()
+        if (end := self.ended()) is not None and self._shared != self._own:
+            shutil.rmtree(self._shared, ignore_errors=True)
+        return end
+
+    def _pull(self) -> None:
+        """Copy what has grown there into the lab, the result last."""
+        if self._shared == self._own or not self._shared.is_dir():
+            return
+        self._own.mkdir(parents=True, exist_ok=True)
+        ended = (self._shared / protocol.RESULT).exists()  # before the rest is copied: then that is whole
+        for name in _GROWING:
+            with (
+                contextlib.suppress(FileNotFoundError),
+                (self._shared / name).open("rb") as source,
+                (self._own / name).open("ab") as target,
+            ):
+                source.seek(target.tell())
+                shutil.copyfileobj(source, target)
+        for name in (*_REPLACED, *([protocol.RESULT] if ended else [])):
+            _copy(self._shared / name, self._own / name)
 
 
 def _copy(source: Path, target: Path) -> None:

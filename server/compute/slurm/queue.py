@@ -10,6 +10,7 @@ from autoresearch_mcp.server.compute.slurm.states import WAITING
 from autoresearch_mcp.server.untrusted import one_line
 
 LONG_S = 600.0  # of waiting, before it is worth a word
+SHARED_S = 1.0  # that a look may be old for those who ask for a new one: a job that comes later finds its claim made
 
 
 class Queue:
@@ -22,7 +23,7 @@ class Queue:
     """
 
     def __init__(self, slurm: Slurm, prefix: str, every_s: float) -> None:
-        self._slurm, self._prefix, self._every_s = slurm, prefix, every_s
+        self._slurm, self._prefix, self.every_s = slurm, prefix, every_s
         self._lines: dict[str, QueueLine] = {}
         self._asked_at = -math.inf
         self._looking: asyncio.Task[None] | None = None
@@ -37,16 +38,31 @@ class Queue:
 
     def look_if_due(self) -> None:
         """Begin to look in the background, where the last look is old enough."""
-        if self._looking is None and time.monotonic() - self._asked_at >= self._every_s:
+        if self._looking is None and time.monotonic() - self._asked_at >= self.every_s:
             self._looking = asyncio.create_task(self._look())
 
-    async def fresh(self, patience_s: float) -> dict[str, QueueLine] | None:
-        """Return the lab's jobs by name from a look that begins now; None where Slurm doesn't answer in time."""
+    async def fresh(self, patience_s: float, shared_s: float = SHARED_S) -> dict[str, QueueLine] | None:
+        """Return the lab's jobs by name from a look that begins when one is due.
+
+        Args:
+            patience_s: How long to wait for it.
+            shared_s: How many seconds old a look may be in place of a new one.
+
+        Returns:
+            None where Slurm doesn't answer in time.
+        """
         began = time.monotonic()
-        while self.seen_at < began:
+        while self.seen_at < began - shared_s:
+            left_s = began + patience_s - time.monotonic()
+            if self._looking is None and (wait_s := self._asked_at + self.every_s - time.monotonic()) > 0:
+                if wait_s > left_s:
+                    return None
+                await asyncio.sleep(wait_s)
+                continue
+            self.look_if_due()
             if self._looking is None:
-                self._looking = asyncio.create_task(self._look())
-            done, _ = await asyncio.wait([self._looking], timeout=max(0.0, began + patience_s - time.monotonic()))
+                continue
+            done, _ = await asyncio.wait([self._looking], timeout=max(0.0, left_s))
             if not done or self.error:
                 return None
         return self._lines

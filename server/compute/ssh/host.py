@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch_mcp.server.compute.base import ComputeError, Job
+from autoresearch_mcp.server.compute.line import mirror
+from autoresearch_mcp.server.compute.line import there as common
+from autoresearch_mcp.server.compute.line.transport import REQUEST_S, HostAway, HostRefused, Ssh
+from autoresearch_mcp.server.compute.ssh import there
 from autoresearch_mcp.server.compute.ssh.sending import Folder, send
 from autoresearch_mcp.server.compute.ssh.there import IN_USE, LACKS
-from autoresearch_mcp.server.compute.ssh.transport import REQUEST_S, HostAway, HostRefused, Ssh
 from autoresearch_mcp.server.retry import Backoff, Pauses
 from autoresearch_mcp.server.secret import ensure
 from autoresearch_mcp.server.settings.ssh import HostSection
 from autoresearch_mcp.trainer import prepare, protocol
 from autoresearch_mcp.trainer.protocol import OwnText
 
-HELD = "held.json"  # in a run's folder here: for how many of the host's own seconds it ran
 ROUND_S = 0.1  # between two requests, after something new
 SLOWEST = 50  # times as long, while a run only goes on: each request takes the host a tenth of a CPU second
 RETRY_S: Pauses = (1.0, 30.0)
@@ -222,9 +224,9 @@ class Host:
             HostAway: It doesn't answer.
             HostRefused: It can't be used.
         """
-        there = (await self._ask(_round(list=True)))["there"]
+        known = (await self._ask(_round(list=True)))["there"]
         needed = active() | self._followed.keys()
-        unneeded = [run for run in there if run not in needed]
+        unneeded = [run for run in known if run not in needed]
         if unneeded:
             await self._ask(_round(cancel=unneeded, remove=unneeded))
         return [run for run in unneeded if run not in self._removing]
@@ -283,7 +285,8 @@ class Host:
             Whether a file there has more than one answer holds.
         """
         directories = dict(self._followed)
-        look, cancel = await asyncio.to_thread(_where_we_are, directories)
+        look = await asyncio.to_thread(mirror.sizes, directories)
+        cancel = await asyncio.to_thread(_to_end, directories)
         launching = {run: launch for run, launch in self._launching.items() if self._sending.keys().isdisjoint(self._needed(run))}
         adopting, removing = list(self._adopting), set(self._removing)
         launch = list(launching.values())
@@ -306,44 +309,20 @@ class Host:
         for run, known in answer["adopted"].items():
             if not (waiting := self._adopting.pop(run)).done():
                 waiting.set_result(known)
-        await asyncio.to_thread(_take_in, directories, answer["looks"])
+        await asyncio.to_thread(mirror.take_in, directories, answer["looks"])
         self.looks |= {run: seen for run, seen in answer["looks"].items() if run in self._followed}
         return any(seen["more"] for seen in answer["looks"].values())
 
     async def _ask(self, request: dict[str, Any], timeout_s: float = REQUEST_S) -> dict[str, Any]:
         self._fixed = self._fixed or await asyncio.to_thread(prepare.fixed_hash)
-        common = {"lab": self._lab, "folder": self._section.folder, "fixed": self._fixed}
-        return await self._ssh.ask({**common, **request}, timeout_s)
+        about = {"lab": self._lab, "folder": self._section.folder, "fixed": self._fixed}
+        return await self._ssh.ask({**about, **request}, timeout_s, (common, there))
 
 
 def _round(**parts: Any) -> dict[str, Any]:
     return {"launch": [], "adopt": [], "cancel": [], "look": {}, "remove": [], "list": False, **parts}
 
 
-def _where_we_are(directories: dict[str, Path]) -> tuple[dict[str, dict[str, int]], list[str]]:
-    """Return how much of each run's growing files is here, and which runs are to end."""
-    look, cancel = {}, []
-    for run, directory in directories.items():
-        sizes = [path.stat().st_size if path.exists() else 0 for path in (directory / protocol.LOG, directory / protocol.CURVE)]
-        look[run] = dict(zip(("log", "curve"), sizes, strict=True))
-        if (directory / protocol.CANCEL).exists():
-            cancel.append(run)
-    return look, cancel
-
-
-def _take_in(directories: dict[str, Path], looks: dict[str, dict[str, Any]]) -> None:
-    """Write what came back into the lab, the result last."""
-    for run, seen in looks.items():
-        directory = directories[run]
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for name in (protocol.LOG, protocol.CURVE):
-            if name in seen:
-                with (directory / name).open("ab") as file:
-                    file.write(base64.b64decode(seen.pop(name)))
-        if seen["progress"]:
-            protocol.write_json(directory / protocol.PROGRESS, seen["progress"])
-        if seen.get("hidden"):
-            protocol.write_json(directory / protocol.HIDDEN, seen.pop("hidden"))
-        if seen.get("result"):
-            protocol.write_json(directory / HELD, {"held_s": seen["held_s"]})
-            protocol.write_json(directory / protocol.RESULT, seen["result"])
+def _to_end(directories: dict[str, Path]) -> list[str]:
+    """Return which runs are to end."""
+    return [run for run, directory in directories.items() if (directory / protocol.CANCEL).exists()]

@@ -1,4 +1,4 @@
-"""Does on a host what a lab asks. ssh sends this source there with each request, so it needs nothing but a Python to say what is missing.
+"""Does on a host what a lab asks. ssh sends this source there with each request; see `line/there.py`.
 
 A request does nothing before all of it has arrived. Each part can be repeated: a run's folder appears whole or not at all, its launcher
 locks it, and what was forbidden or removed leaves a mark, so that a request which arrives late starts nothing.
@@ -9,10 +9,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import importlib.util
 import json
 import os
-import platform
 import shlex
 import shutil
 import signal
@@ -22,7 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-CHUNK = 256 * 1024  # bytes of a growing file in one answer
+from autoresearch_mcp.server.compute.line.there import folder_of, grown, last_words, make_folder, prepared, refusal
+from autoresearch_mcp.server.compute.line.there import main as speak
+
 HOST = "host.json"  # in a run's folder there: {"boot"} as it was launched
 EXITED = "exited"  # in a run's folder there: the launcher's exit status
 OUTPUT = "launcher.log"
@@ -31,23 +31,14 @@ LACKS = "lacks "  # before the key of a folder that has to be given first
 CONTENTS = ("hidden", "scorer")  # keys of folders that are small, and go by what they hold
 _LEFT_S = 86_400  # after which a folder that came in part is removed
 _GPU_S = 10  # for NVIDIA's tool to answer
-_OLDEST = (3, 11)
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Do what a request asks. `{"refused"}` says why this host can do nothing for the lab."""
-    if sys.version_info[:2] < _OLDEST:
-        return {"refused": f"its Python is {sys.version_info[0]}.{sys.version_info[1]}, and 3.11 is needed"}
-    try:
-        from autoresearch_mcp.trainer import prepare
-    except ImportError as error:
-        return {"refused": f"autoresearch-mcp is not installed for {sys.executable} ({error})"}
-    if prepare.fixed_hash() != request["fixed"]:
-        return {"refused": f"another version of autoresearch-mcp is installed for {sys.executable}"}
-    if "check" in request:
-        return _check(request["check"])
-    root = Path(request["folder"]).expanduser() / f"lab-{request['lab']}"
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return refusal(request) or _answer(folder_of(request), request)
+
+
+def _answer(root: Path, request: dict[str, Any]) -> dict[str, Any]:
     if "give" in request:
         return _give(root, **request["give"])
     if "prepare" in request:
@@ -60,22 +51,14 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     for run in request["remove"]:
         _remove(runs / run)
     looks = {run: _look(runs / run, **at) for run, at in request["look"].items()}
-    there = [f"{run.parent.name}/{run.name}" for run in runs.glob("*/*") if (run / "spec.json").exists()] if request["list"] else []
+    known = [f"{run.parent.name}/{run.name}" for run in runs.glob("*/*") if (run / "spec.json").exists()] if request["list"] else []
     return {
         "launched": launched,
         "adopted": adopted,
         "looks": looks,
-        "there": there,
+        "there": known,
         "clock": _clock(),
     }
-
-
-def _check(wanted: list[str]) -> dict[str, Any]:
-    """Tell what this host has for trainings, and which of the wanted packages it lacks."""
-    from autoresearch_mcp.trainer import sandbox
-
-    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
-    return {"sandbox": sandbox.level(), "missing": missing, "python": sys.executable, "kernel": platform.release()}
 
 
 def _give(root: Path, key: str, name: str, pieces: list[dict[str, Any]], listing: dict[str, Any] | None) -> dict[str, Any]:
@@ -116,7 +99,7 @@ def _prepare(root: Path, profile: str, secret: str, own: dict[str, Any] | None, 
         again: Whether to begin where it doesn't go on.
         stop: Whether to end it.
     """
-    from autoresearch_mcp.trainer import given, prepare
+    from autoresearch_mcp.trainer import given
 
     here = {"cores": len(os.sched_getaffinity(0)), "clock": _clock()}
     if not profile:
@@ -150,11 +133,7 @@ def _prepare(root: Path, profile: str, secret: str, own: dict[str, Any] | None, 
         time.sleep(0.02)
     if not (status.exists() and status.stat().st_size):
         return {"goes_on": _alive(pid)}
-    if status.read_text(encoding="ascii").strip() != "0":
-        lines = err.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return {"failed": lines[-1] if lines else "it printed nothing"}
-    data = out.read_text(encoding="utf-8").strip().splitlines()[-1]
-    return {"data": data, "hashes": prepare.data_hashes(Path(data)), **here}
+    return {**prepared(folder), **here}
 
 
 def _launch(
@@ -174,6 +153,7 @@ def _launch(
         Why it can't be started; `IN_USE` or `LACKS` and a key, where another try may help; empty where it was.
     """
     from autoresearch_mcp.trainer import prepare, protocol
+    from autoresearch_mcp.trainer.files import size
 
     folder = root / "runs" / run
     try:
@@ -186,8 +166,9 @@ def _launch(
             spec["visible"], used = _ask_gpu(spec["visible"], *leave)
             if used:
                 return IN_USE
-            make_folder(folder, spec, files)
-        if (folder / protocol.ABANDONED).exists() or _size(folder / protocol.LOCK):
+            code = {f"{protocol.CODE}/{path}": content for path, content in files.items()}
+            make_folder(folder, code, {protocol.SPEC: spec, HOST: {"boot": _boot()}})
+        if (folder / protocol.ABANDONED).exists() or size(folder / protocol.LOCK):
             return ""
         launcher = shlex.join([sys.executable, "-m", "autoresearch_mcp.trainer.launch", str(folder)])
         ending = f"trap {shlex.quote(f'echo $? > {shlex.quote(str(folder / EXITED))}')} EXIT"  # also where one of these lines ends it
@@ -223,27 +204,6 @@ def _lay_out(root: Path, spec: dict[str, Any], names: dict[str, str]) -> str:
     return ""
 
 
-def make_folder(folder: Path, spec: dict[str, Any], files: dict[str, str]) -> None:
-    """Make a run's folder, whole at once, unless another request does."""
-    from autoresearch_mcp.trainer import protocol
-
-    staging = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        (staging / protocol.CODE).mkdir(parents=True, exist_ok=True, mode=0o700)
-        for path, content in files.items():
-            target = staging / protocol.CODE / path
-            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            target.write_bytes(base64.b64decode(content))
-        protocol.write_json(staging / HOST, {"boot": _boot()})
-        protocol.write_json(staging / protocol.SPEC, spec)
-        staging.rename(folder)
-    except OSError:
-        if not folder.exists():
-            raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
 def _ask_gpu(gpu: str, most_mb: float, most_percent: float) -> tuple[str, bool]:
     """Return a GPU's UUID, since CUDA numbers GPUs in another order than NVIDIA's tool, and whether somebody uses it.
 
@@ -274,11 +234,11 @@ def _adopt(folder: Path) -> bool:
 
 
 def _cancel(folder: Path) -> None:
-    from autoresearch_mcp.trainer import protocol
+    from autoresearch_mcp.trainer import files, protocol
 
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     (folder / protocol.CANCEL).touch()
-    if _held(folder / protocol.LOCK):
+    if files.is_process_locked(folder / protocol.LOCK):
         with contextlib.suppress(OSError, ValueError):
             os.kill(int((folder / protocol.LOCK).read_text(encoding="ascii")), signal.SIGTERM)
     else:
@@ -287,9 +247,9 @@ def _cancel(folder: Path) -> None:
 
 def _remove(folder: Path) -> None:
     """Empty the folder of a run that has ended, and leave the mark that it must not begin again."""
-    from autoresearch_mcp.trainer import protocol
+    from autoresearch_mcp.trainer import files, protocol
 
-    if not folder.exists() or (_adopt(folder) and _held(folder / protocol.LOCK)):
+    if not folder.exists() or (_adopt(folder) and files.is_process_locked(folder / protocol.LOCK)):
         return
     (folder / protocol.ABANDONED).touch()
     for entry in folder.iterdir():
@@ -301,34 +261,17 @@ def _remove(folder: Path) -> None:
 
 def _look(folder: Path, log: int, curve: int) -> dict[str, Any]:
     """Tell how a run is, and what its files have grown by."""
-    from autoresearch_mcp.trainer import protocol
+    from autoresearch_mcp.trainer import files, protocol
 
     # The order matters: a launcher locks, writes its id into the lock, works, writes the result, lets go.
     forbidden = (folder / protocol.ABANDONED).exists()
-    begun, exited = _size(folder / protocol.LOCK) > 0, (folder / EXITED).exists()
-    alive = _held(folder / protocol.LOCK)
-    result = protocol.read_json(folder / protocol.RESULT)
-    whole = True
-    look: dict[str, Any] = {"forbidden": forbidden, "begun": begun, "alive": alive, "exited": exited}
-    for name, at in ((protocol.LOG, log), (protocol.CURVE, curve)):
-        with contextlib.suppress(FileNotFoundError), (folder / name).open("rb") as file:
-            file.seek(at)
-            grown = file.read(CHUNK)
-            whole = whole and not file.read(1)
-            if grown:
-                look[name] = base64.b64encode(grown).decode()
-    look["more"] = not whole
-    look["progress"] = protocol.read_json(folder / protocol.PROGRESS)
-    if begun:
-        until = (folder / protocol.RESULT).stat().st_mtime if result else time.time()
-        look["held_s"] = max(0.0, until - (folder / protocol.LOCK).stat().st_mtime)
-    if result and whole:
-        look |= {"result": result, "hidden": protocol.read_json(folder / protocol.HIDDEN)}
-    elif result:
-        look |= {"alive": True}  # not ended before all of it is fetched
+    begun, exited = files.size(folder / protocol.LOCK) > 0, (folder / EXITED).exists()
+    alive = files.is_process_locked(folder / protocol.LOCK)
+    look = {"forbidden": forbidden, "begun": begun, "alive": alive, "exited": exited, **grown(folder, log, curve, protocol.LOCK)}
+    if look["more"]:
+        look["alive"] = True  # not ended before all of it is fetched
     if exited and not begun:
-        text = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace").strip()
-        look["output"] = " / ".join(text.splitlines()[-3:])[-400:]
+        look["output"] = last_words(folder / OUTPUT)
     if begun and not alive:
         look["rebooted"] = (protocol.read_json(folder / HOST) or {}).get("boot") != _boot()
     return look
@@ -357,23 +300,6 @@ def _alive(pid: Path) -> bool:
     return True
 
 
-def _held(lock: Path) -> bool:
-    from autoresearch_mcp.trainer import files
-
-    try:
-        with lock.open("r+b") as file:
-            return not files.try_process_lock(file)
-    except FileNotFoundError:
-        return False
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
 def _clock() -> int:
     """Return the second of this host's day."""
     now = time.localtime()
@@ -392,12 +318,5 @@ def _differing(one: dict[str, str], other: dict[str, str]) -> str:
 
 
 def main() -> None:
-    """Read the request that follows this source, and answer between two marks, which no login profile prints."""
-    request = json.loads(sys.stdin.buffer.read())
-    mark = request["mark"]
-    sys.stdout.write(f"\n{mark}{json.dumps(answer(request))}{mark}\n")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()
+    """Answer the request that follows the sources."""
+    speak(answer)

@@ -14,8 +14,10 @@ import pytest
 from autoresearch_mcp.server import settings
 from autoresearch_mcp.server.cli import main
 from autoresearch_mcp.server.commands.doctor import examine
-from autoresearch_mcp.server.compute.ssh.install_there import install
-from autoresearch_mcp.server.compute.ssh.transport import HostRefused, Ssh
+from autoresearch_mcp.server.compute.line import there as common
+from autoresearch_mcp.server.compute.line.install_there import install
+from autoresearch_mcp.server.compute.line.transport import HostRefused, Ssh
+from autoresearch_mcp.server.compute.ssh import there
 from autoresearch_mcp.server.lab import status
 from autoresearch_mcp.trainer import prepare
 from tests.standins.sshd import Hosts
@@ -34,19 +36,20 @@ def test_a_host_gets_this_program_over_another_version_of_it_and_says_what_it_la
         "cancel": [],
         "look": {},
         "remove": [],
+        "list": True,
     }
     ours = ssh_hosts.home("bare") / ".autoresearch-mcp" / "venv"
     ended = main(["setup", "ssh", "bare", "--python", sys.executable])
     text = capsys.readouterr().out
     assert f"is in {ours}" in text and "bare has this program for" in text
     assert ended == ("which lacks " in text or "doesn't confine" in text)
-    assert anyio.run(Ssh("bare", "", ssh_hosts.ssh).ask, {**request, "list": True})["there"] == []
+    assert anyio.run(Ssh("bare", "", ssh_hosts.ssh).ask, request, 60.0, (common, there))["there"] == []
     (changed,) = ours.glob("lib/python*/site-packages/autoresearch_mcp/trainer/score.py")
     changed.write_text("# of another version\n", encoding="utf-8")
     with pytest.raises(HostRefused, match=r"another version .*Run `autoresearch-mcp setup ssh bare`"):
-        anyio.run(Ssh("bare", "", ssh_hosts.ssh).ask, {**request, "list": True})
+        anyio.run(Ssh("bare", "", ssh_hosts.ssh).ask, request, 60.0, (common, there))
     assert main(["setup", "ssh", "bare"]) == ended
-    assert anyio.run(Ssh("bare", "", ssh_hosts.ssh).ask, {**request, "list": True})["there"] == []
+    assert anyio.run(Ssh("bare", "", ssh_hosts.ssh).ask, request, 60.0, (common, there))["there"] == []
     assert subprocess.run([ours / "bin" / "autoresearch-mcp", "--version"], capture_output=True, check=True).stdout.startswith(
         b"autoresearch-mcp "
     )
@@ -103,7 +106,7 @@ def test_what_is_packed_names_itself_also_where_a_clones_own_folder_comes_first(
     info = tmp_path / "autoresearch_mcp.egg-info"
     info.mkdir()
     (info / "PKG-INFO").write_text("Metadata-Version: 2.4\nName: autoresearch-mcp\nVersion: 9.9.9\n", encoding="utf-8")
-    pack = "from autoresearch_mcp.server.compute.ssh.wheel import pack; import sys; sys.stdout.buffer.write(pack()[1])"
+    pack = "from autoresearch_mcp.server.compute.line.wheel import pack; import sys; sys.stdout.buffer.write(pack()[1])"
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     packed = subprocess.run([sys.executable, "-P", "-c", pack], env=environment, capture_output=True, check=True).stdout
     with zipfile.ZipFile(io.BytesIO(packed)) as wheel:

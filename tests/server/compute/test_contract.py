@@ -1,5 +1,5 @@
 """What every compute backend keeps to, as one body over the `Compute` interface: on processes of this machine, and on sandboxes of Modal,
-whose real client talks to the stand-in of `tests/standins/modal`, on jobs of a real Slurm, and on
+whose real client talks to the stand-in of `tests/standins/modal`, on jobs of a real Slurm, also through its login node, and on
 hosts behind a real sshd, where those can be started.
 
 Another backend joins by a `Backend`: how to make it, and how to reach one of its jobs from outside.
@@ -17,6 +17,7 @@ import anyio
 import pytest
 
 from autoresearch_mcp.server.compute.base import Compute, ComputeError, Job, Observation
+from autoresearch_mcp.server.compute.line.transport import Ssh
 from autoresearch_mcp.server.compute.local.backend import LocalCompute
 from autoresearch_mcp.server.compute.modal.backend import ModalCompute
 from autoresearch_mcp.server.compute.slurm.backend import Pace, SlurmCompute
@@ -112,6 +113,28 @@ def slurm(state: Path) -> Backend:
     )
 
 
+def slurm_far(hosts: Hosts, login: str, state: Path) -> Backend:
+    """Jobs of a cluster whose login node is behind a real sshd."""
+
+    def make(log: Path, profile: str = "tiny", command: str = hosts.ssh) -> Compute:
+        section = SlurmSection(folder=str(state.parent / "shared"), python=sys.executable)
+        return SlurmCompute(
+            profile, 1, state, log, section, pace=Pace(queue_s=0.3, settle_s=0.5), login=Ssh(login, sys.executable, command)
+        )
+
+    def there(job: Job) -> Path:
+        (folder,) = (state.parent / "shared").glob(f"lab-*/runs/{job.id}/{job.attempt}")
+        return folder
+
+    return Backend(
+        make,
+        lambda job: kill_supervisor(replace(job, directory=there(job))),
+        lambda job: there(job) / protocol.CODE,
+        lambda log: make(log, profile="nonsense"),
+        lambda log: make(log, command="/no/such/ssh"),
+    )
+
+
 def ssh(hosts: Hosts, state: Path) -> Backend:
     """Runs on two hosts behind a real sshd."""
 
@@ -137,11 +160,14 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="module", params=["local-warm", pytest.param("local-cold", marks=pytest.mark.slow), "modal", "slurm", "ssh"])
+@pytest.fixture(scope="module", params=["local-warm", pytest.param("local-cold", marks=pytest.mark.slow), "modal", "slurm", "login", "ssh"])
 def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backend:
     if request.param == "slurm":
         request.getfixturevalue("slurm_cluster")
         return slurm(tmp_path_factory.mktemp("slurm") / "state")
+    if request.param == "login":
+        hosts, login = request.getfixturevalue("ssh_hosts"), request.getfixturevalue("login_node")
+        return slurm_far(hosts, login, tmp_path_factory.mktemp("login") / "state")
     if request.param == "ssh":
         return ssh(request.getfixturevalue("ssh_hosts"), tmp_path_factory.mktemp("ssh") / "state")
     if request.param != "modal":

@@ -14,10 +14,10 @@ from autoresearch_mcp.server import settings
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.compute import open_compute
 from autoresearch_mcp.server.compute.base import ComputeError, Job
+from autoresearch_mcp.server.compute.line.transport import HostAway
 from autoresearch_mcp.server.compute.spec import spec_of
 from autoresearch_mcp.server.compute.ssh import sending
 from autoresearch_mcp.server.compute.ssh.there import answer
-from autoresearch_mcp.server.compute.ssh.transport import HostAway
 from autoresearch_mcp.server.lab.query import ExperimentQuery
 from autoresearch_mcp.server.runner.lock import runner_lock
 from autoresearch_mcp.trainer import prepare, protocol

@@ -15,10 +15,10 @@ import anyio
 import pytest
 
 from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation
+from autoresearch_mcp.server.compute.line.there import make_folder
 from autoresearch_mcp.server.compute.ssh import host as host_module
 from autoresearch_mcp.server.compute.ssh.backend import SshCompute
 from autoresearch_mcp.server.compute.ssh.host import Wanted
-from autoresearch_mcp.server.compute.ssh.there import make_folder
 from autoresearch_mcp.server.models import new_id
 from autoresearch_mcp.server.settings.ssh import HostSection
 from autoresearch_mcp.trainer import protocol
@@ -171,20 +171,20 @@ async def test_a_line_of_before_that_ends_the_shell_is_told_with_its_last_words(
 
 def test_of_two_requests_at_once_one_makes_the_run_and_no_half_of_another_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "e-1" / "1"
-    spec, files = {"seed": 1}, {"train.py": "", "deep/data.py": ""}
+    spec, files, write = {"seed": 1}, {"code/train.py": "", "code/deep/data.py": ""}, protocol.write_json
 
-    def be_second() -> str:
+    def be_second(path: Path, value: object) -> None:
         monkeypatch.undo()
         monkeypatch.setattr("os.getpid", lambda: 1)
-        make_folder(folder, spec, files)
-        return ""
+        make_folder(folder, files, {protocol.SPEC: spec})
+        write(path, value)
 
-    monkeypatch.setattr("autoresearch_mcp.server.compute.ssh.there._boot", be_second)
-    make_folder(folder, spec, files)
+    monkeypatch.setattr(protocol, "write_json", be_second)
+    make_folder(folder, files, {protocol.SPEC: spec})
     assert protocol.read_json(folder / protocol.SPEC) == spec
     other = tmp_path / "e-2" / "1"
     with pytest.raises(OSError):
-        make_folder(other, spec, {"train.py": "", "train.py/data.py": ""})
+        make_folder(other, {"train.py": "", "train.py/data.py": ""}, {})
     assert [*folder.parent.iterdir()] == [folder] and not [*other.parent.iterdir()]
 
 

@@ -4,17 +4,16 @@ import asyncio
 import base64
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError
-from pathlib import Path
 
 from autoresearch_mcp.server.compute.base import ComputeError
-from autoresearch_mcp.server.compute.ssh.transport import HostAway, HostRefused, Ssh
-from autoresearch_mcp.server.compute.ssh.wheel import pack
+from autoresearch_mcp.server.compute.line import install_there
+from autoresearch_mcp.server.compute.line.transport import HostAway, HostRefused, Ssh
+from autoresearch_mcp.server.compute.line.wheel import pack
 from autoresearch_mcp.server.settings.ssh import HostSection
 from autoresearch_mcp.server.untrusted import one_line
 from autoresearch_mcp.trainer import prepare
 
 INSTALL_S = 3600.0  # torch alone may take minutes
-_INSTALL = Path(__file__).with_name("install_there.py")
 MODELS = ("torch", "numpy", "safetensors", "tiktoken")  # what the contract's trainings need
 
 Finding = tuple[str, str]
@@ -38,7 +37,7 @@ async def set_up(host: str, python: str = "", command: str = "ssh") -> list[Find
         raise ComputeError("This program isn't installed here, so it can't be packed: `pip install` it first.") from None
     request = {"python": python, "name": name, "wheel": base64.b64encode(wheel).decode()}
     try:
-        looked = await Ssh(host, "python3", command).ask(request, INSTALL_S, _INSTALL)
+        looked = await Ssh(host, "python3", command).ask(request, INSTALL_S, [install_there])
     except (HostAway, HostRefused) as error:
         raise ComputeError(f"Nothing was installed on {host}: {one_line(str(error), 400)}.") from error
     if "failed" in looked:
@@ -62,8 +61,18 @@ async def examine(hosts: Sequence[str], sections: Mapping[str, HostSection], pac
     return [finding for findings in looks for finding in findings]
 
 
-async def look(host: str, python: str = "", command: str = "ssh", packages: Sequence[str] = MODELS) -> list[Finding]:
-    """Check one host: the line, our program, the packages of trainings, and whether they are confined."""
+async def look(
+    host: str, python: str = "", command: str = "ssh", packages: Sequence[str] = MODELS, *, trains: bool = True
+) -> list[Finding]:
+    """Check one host: the line, our program, the packages of trainings, and whether they are confined.
+
+    Args:
+        host: As ssh knows it.
+        python: On the host; see `Ssh`.
+        command: The program ssh.
+        packages: What trainings and their scorer need there.
+        trains: Whether trainings run there: else packages and confinement are those of other machines.
+    """
     works = f"`ssh {host} true` has to work without a question."
     try:
         seen = await Ssh(host, python, command).ask({"check": list(packages), "fixed": prepare.fixed_hash()})
@@ -73,6 +82,8 @@ async def look(host: str, python: str = "", command: str = "ssh", packages: Sequ
         reason, _, hint = one_line(str(error), 400).partition(". ")
         return [(f"{host} can't be used: {reason}", f"{hint}." if hint else works)]
     what = f"{host} has this program for {seen['python']}"
+    if not trains:
+        return [(what, "")]
     if seen["missing"]:
         hint = f"Run `autoresearch-mcp setup ssh {host}`, or name another Python as `python` in [compute.ssh.{host}]."
         return [(f"{what}, which lacks {', '.join(seen['missing'])}", hint)]

@@ -13,16 +13,23 @@ import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from autoresearch_mcp.server.compute.line import there
 from autoresearch_mcp.server.untrusted import one_line
 
 REQUEST_S = 60.0  # that a request may take
 _CONNECT_S = 15
 _SSH_FAILED = 255  # the status of ssh's own failures; any other is the remote command's
 _PASSED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TERM", "XDG_RUNTIME_DIR", "KRB5CCNAME", "DISPLAY")
-_SOURCE = Path(__file__).with_name("there.py")
 _READ = "import sys; exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())))"
+_LOAD = """import sys, types
+for name, size in {sizes}:
+    module = sys.modules[name] = types.ModuleType(name)
+    exec(compile(sys.stdin.buffer.read(size), name, "exec"), module.__dict__)
+module.main()
+"""
 _OURS = "$HOME/.autoresearch-mcp/venv/bin/python"
 
 
@@ -46,29 +53,31 @@ class Ssh:
     def __init__(self, host: str, python: str = "", command: str = "ssh") -> None:
         if host.startswith("-"):
             raise ValueError(f"{host!r} is no host: it begins with -")
-        self.host, self._command, self._remote = host, command, _remote_command(python)
+        self.host, self.command, self._remote = host, command, _remote_command(python)
         self._turn = asyncio.Lock()
 
-    async def ask(self, request: Mapping[str, Any], timeout_s: float = REQUEST_S, source: Path = _SOURCE) -> dict[str, Any]:
-        """Send a request to a source that runs there, and return its answer.
+    async def ask(
+        self, request: Mapping[str, Any], timeout_s: float = REQUEST_S, modules: Sequence[ModuleType] = (there,)
+    ) -> dict[str, Any]:
+        """Send a request to modules that run there, and return their answer.
 
         Args:
-            request: What it is to do.
+            request: What they are to do.
             timeout_s: Seconds that it may take.
-            source: What runs there.
+            modules: Sent with it, under their own names: each may import those before it. `main` of the last one answers.
 
         Raises:
             HostAway: No answer came. What was asked may have been done.
             HostRefused: The host can't do it, or doesn't let us in.
         """
         async with self._turn:
-            return await self._ask(request, timeout_s, await asyncio.to_thread(source.read_bytes))
+            return await self._ask(request, timeout_s, await asyncio.to_thread(_program, modules))
 
-    async def _ask(self, request: Mapping[str, Any], timeout_s: float, source: bytes) -> dict[str, Any]:
+    async def _ask(self, request: Mapping[str, Any], timeout_s: float, program: bytes) -> dict[str, Any]:
         mark = secrets.token_hex(16)
         body = json.dumps({**request, "mark": mark}).encode()
         try:
-            status, out, err = await self._run(["-T", "--", self.host, self._remote], b"%d\n%b%b" % (len(source), source, body), timeout_s)
+            status, out, err = await self._run(["-T", "--", self.host, self._remote], program + body, timeout_s)
         except TimeoutError:
             with contextlib.suppress(OSError, TimeoutError):  # a stalled connection would hold up the next request too
                 await self._run(["-O", "exit", "--", self.host], b"", 5.0)
@@ -103,7 +112,7 @@ class Ssh:
         given_options = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
         with tempfile.TemporaryFile() as errors:  # a pipe would stay open for as long as the shared connection
             process = await asyncio.create_subprocess_exec(
-                self._command,
+                self.command,
                 *given_options,
                 *arguments,
                 stdin=asyncio.subprocess.PIPE,
@@ -122,6 +131,13 @@ class Ssh:
                     await process.wait()
             errors.seek(0)
             return process.returncode or 0, out, errors.read(100_000).decode(errors="replace")
+
+
+def _program(modules: Sequence[ModuleType]) -> bytes:
+    """Return what a Python there reads and runs, with the length of its first part before it."""
+    sources = [Path(str(module.__file__)).read_bytes() for module in modules]
+    load = _LOAD.format(sizes=[(module.__name__, len(source)) for module, source in zip(modules, sources, strict=True)]).encode()
+    return b"%d\n%b%b" % (len(load), load, b"".join(sources))
 
 
 def _failure(host: str, status: int, err: str) -> HostAway | HostRefused:

@@ -73,7 +73,3 @@ def main() -> None:
     mark = request.pop("mark")
     sys.stdout.write(f"\n{mark}{json.dumps(install(**request))}{mark}\n")
     sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

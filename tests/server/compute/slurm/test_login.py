@@ -1,0 +1,195 @@
+"""Jobs of a real Slurm whose login node is behind a real sshd: what is asked there and how often, and a line that fails."""
+
+import os
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import anyio
+import pytest
+from pydantic import ValidationError
+
+from autoresearch_mcp.server import settings
+from autoresearch_mcp.server.commands.doctor import examine
+from autoresearch_mcp.server.compute import open_compute
+from autoresearch_mcp.server.compute.base import Job, Observation
+from autoresearch_mcp.server.compute.line.transport import Ssh
+from autoresearch_mcp.server.compute.slurm import backend as backend_module
+from autoresearch_mcp.server.compute.slurm.backend import FAR, Pace, SlurmCompute
+from autoresearch_mcp.server.models import new_id
+from autoresearch_mcp.trainer import protocol
+from tests.standins.sshd import Hosts
+
+pytestmark = pytest.mark.anyio
+DRAWING = Path(__file__).parents[3] / "bench" / "drawing_launcher.py"
+
+Make = Callable[..., SlurmCompute]
+
+
+@pytest.fixture
+async def make(ssh_hosts: Hosts, login_node: str, tmp_path: Path) -> AsyncIterator[Make]:
+    """Makes backends of one lab, whose jobs take `seconds`. `launches` gets a line with the number of the Slurm job that each runs in."""
+    made: list[SlurmCompute] = []
+    python, ssh = tmp_path / "python", tmp_path / "ssh"
+    request, cut, deaf = (tmp_path / name for name in ("request", "cut", "deaf"))
+    ssh.write_text(
+        f"""#!/bin/sh
+[ -e {cut} ] && {{ echo "Connection reset by peer" >&2; exit 255; }}
+[ -e {deaf} ] || exec {ssh_hosts.ssh} "$@"
+cat > {request}
+grep -q '"sbatch"' {request} || exec {ssh_hosts.ssh} "$@" < {request}
+{ssh_hosts.ssh} "$@" < {request} > {tmp_path}/lost; rm -f {deaf}; exit 255
+""",
+        encoding="utf-8",
+    )
+    ssh.chmod(0o755)
+
+    def make(seconds: float = 0.2, pace: Pace | None = None, patch: str = "") -> SlurmCompute:
+        drawn = shlex.join([sys.executable, str(DRAWING), str(seconds), "0.5"])
+        begin = f'echo "$SLURM_JOB_ID" >> {tmp_path}/launches'
+        python.write_text(
+            f"""#!/bin/sh
+case "$2" in
+  autoresearch_mcp.trainer.launch) {begin}; exec {drawn} "$3";;
+  autoresearch_mcp.trainer.prepare) {begin};;
+  import*) exec {sys.executable} -c "{patch}$2";;
+esac
+exec {sys.executable} "$@"
+""",
+            encoding="utf-8",
+        )
+        python.chmod(0o755)
+        section = settings.SlurmSection(folder=str(tmp_path / "shared"), python=str(python))
+        line = Ssh(login_node, str(python), str(ssh))
+        made.append(SlurmCompute("tiny", 1, tmp_path / "state", tmp_path / "log", section, pace=pace or Pace(0.3, 0.5), login=line))
+        return made[-1]
+
+    yield make
+    for compute in made:
+        await compute.orphans(lambda: [])
+        await compute.close()
+
+
+async def submitted(compute: SlurmCompute, tmp_path: Path) -> Job:
+    id = new_id("e")
+    spec = protocol.Spec(id, 1, "tiny", 20.0, 1, await compute.prepare())
+    job = Job(id, 1, tmp_path / "runs" / id / "1", spec, {"train.py": b""})
+    await compute.submit(job)
+    return job
+
+
+async def see(compute: SlurmCompute, job: Job, *phases: str) -> Observation:
+    with anyio.fail_after(60):
+        while (now := await compute.observe(job)).phase not in phases:  # noqa: ASYNC110
+            await anyio.sleep(0.05)
+    return now
+
+
+def asked(hosts: Hosts, login: str) -> Counter[str]:
+    """How often each of Slurm's commands was run on the login node."""
+    commands = hosts.home(login) / "commands"
+    return Counter(commands.read_text(encoding="ascii").split() if commands.exists() else [])
+
+
+async def test_one_look_serves_all_jobs_and_nothing_runs_on_the_login_node_itself(
+    make: Make, ssh_hosts: Hosts, login_node: str, tmp_path: Path
+) -> None:
+    before, began = asked(ssh_hosts, login_node), time.monotonic()
+    compute = make(pace=Pace(1.0, 1.0))
+    jobs = [await submitted(compute, tmp_path) for _ in range(6)]
+    for job in jobs:
+        end = await see(compute, job, "ended", "lost", "refused")
+        assert end.result is not None and end.result.state == "finished" and end.device_s is not None and end.device_s < 60
+        hidden = protocol.read_hidden(job.directory)
+        assert hidden is not None and (job.directory / protocol.HIDDEN).stat().st_mode & 0o077 == 0
+    looks = asked(ssh_hosts, login_node) - before
+    assert looks["squeue"] <= (time.monotonic() - began) / 1.0 + 2, looks
+    assert looks["sbatch"] == len(jobs) + 1  # one more prepares the data
+    launches = (tmp_path / "launches").read_text(encoding="ascii").splitlines()
+    assert len(launches) == len(jobs) + 1 and all(number.isdigit() for number in launches), launches
+    again = make()
+    assert await again.prepare() == jobs[0].spec.data and asked(ssh_hosts, login_node)["sbatch"] == before["sbatch"] + looks["sbatch"]
+    assert await again.orphans(lambda: []) == []
+    assert not list((tmp_path / "shared").glob("lab-*/runs/*/*/spec.json"))
+
+
+async def test_a_line_that_fails_loses_no_job_and_a_cancel_holds_until_it_is_back(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "ASK_AGAIN_S", 0.3)
+    compute = make(seconds=600)
+    job = await submitted(compute, tmp_path)
+    await see(compute, job, "running")
+    (tmp_path / "cut").touch()
+    with anyio.fail_after(30):
+        while not compute.troubles():
+            assert (await compute.observe(job)).phase == "running"
+            await anyio.sleep(0.05)
+    away = "Slurm doesn't answer: other is away: Connection reset by peer. Trainings go on; what became of them is known when it is back."
+    assert compute.troubles() == [away]
+    await compute.cancel(job)
+    assert await compute.adopt(job) and (await compute.observe(job)).phase == "running"
+    (tmp_path / "cut").unlink()
+    with anyio.fail_after(60):
+        while (end := await compute.observe(job)).phase == "running":
+            await compute.cancel(job)  # as the runner does in each round
+            await anyio.sleep(0.05)
+    assert end.result is not None and end.result.state == "cancelled"
+    assert await compute.orphans(lambda: []) == [] and not compute.troubles()
+
+
+async def test_a_job_that_was_taken_while_the_answer_was_lost_is_not_handed_in_again(
+    make: Make, ssh_hosts: Hosts, login_node: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "SUBMIT_RETRY_S", (1.5, 1.5))
+    compute = make(seconds=3)
+    await compute.prepare()
+    before = asked(ssh_hosts, login_node)["sbatch"]
+    (tmp_path / "deaf").touch()
+    job = await submitted(compute, tmp_path)
+    assert (await see(compute, job, "ended", "lost", "refused")).result is not None
+    assert not (tmp_path / "deaf").exists() and asked(ssh_hosts, login_node)["sbatch"] == before + 1
+
+
+@pytest.mark.parametrize(("number", "words"), [(28, "No space left on device"), (122, "Disk quota exceeded")])
+async def test_a_full_disk_or_quota_of_the_cluster_refuses_the_job_in_words(make: Make, tmp_path: Path, number: int, words: str) -> None:
+    compute = make()
+    data = await compute.prepare()
+    full = make(
+        patch=f"import os, pathlib\ndef full(*_): raise OSError({number}, os.strerror({number}))\npathlib.Path.write_bytes = full\n"
+    )
+    id = new_id("e")
+    job = Job(id, 1, tmp_path / "runs" / id / "1", protocol.Spec(id, 1, "tiny", 20.0, 1, data), {"train.py": b""})
+    await full.submit(job)
+    end = await see(full, job, "ended", "lost", "refused")
+    assert end.phase == "refused" and end.reason.startswith("The job could not be started on other: ") and words in end.reason, end
+    make()
+
+
+def test_doctor_looks_at_the_login_node_and_through_it_at_a_node(
+    ssh_hosts: Hosts, login_node: str, make_lab: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{Path(ssh_hosts.ssh).parent}:{os.environ['PATH']}")
+    root = make_lab("far-lab", {'backend = "local"': f'backend = "slurm"\nlogin = "{login_node}"'})
+    with (root / "lab.toml").open("a", encoding="utf-8") as file:
+        file.write(f"\n[compute.slurm]\npython = '{sys.executable}'\nfolder = '{tmp_path}/shared'\n")
+    findings = examine(root)
+    assert not {"trainer", "data"} & {finding.name for finding in findings}
+    line, nodes, node = (finding for finding in findings if finding.name == "slurm")
+    assert (line.text, line.bad) == (f"other has this program for {sys.executable}", False)
+    assert nodes.text == "the nodes of the cluster are idle" and "sees the folder of runs" in node.text, (nodes, node)
+    assert not list((tmp_path / "shared").glob("lab-*/runs/*"))
+    compute = open_compute(settings.load(root), root / ".autoresearch", tmp_path / "log")
+    assert isinstance(compute, SlurmCompute) and compute._queue.every_s == FAR.queue_s == 15.0 and FAR.settle_s >= FAR.queue_s
+
+
+def test_a_login_node_that_is_no_host_and_a_lab_whose_files_are_not_carried_there_are_refused() -> None:
+    for name in ("-oProxyCommand=touch /tmp/x", "a b", "other:0", "$(id)"):
+        with pytest.raises(ValidationError):
+            settings.Settings.model_validate({"lab": {"name": "a lab"}, "compute": {"backend": "slurm", "login": name}})
+    given = {"lab": {"name": "a lab"}, "compute": {"backend": "slurm", "login": "cluster"}, "metric": {"name": "acc", "goal": "max"}}
+    with pytest.raises(ValidationError, match="without login"):
+        settings.Settings.model_validate(given)
