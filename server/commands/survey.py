@@ -31,6 +31,9 @@ _METRICS = (  # what is printed, the likeliest first: of held-out data, then wit
     re.compile(rf"""["'](?P<name>{_MEASURES})["']?\s*[:=|,{{%]""", re.IGNORECASE),
 )
 _ORIGINAL = re.compile(rf"(?<![\w{{.]){METRIC}[\"']?\s*[:=]\s*[{{%\"'\d]")
+_RUNNER = re.compile(
+    r"(?:(?:uv|poetry|pdm|hatch|pixi) run )?python[\d.]*(?: -u)? |(?:uv|poetry|pdm|hatch|pixi) run |\./"
+)  # before what it runs
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 
@@ -124,16 +127,17 @@ def _choose(repo: Repo, commit: str, asked: Asked, paths: Sequence[str], name: s
     Raises:
         LabError: `no_train_file`.
     """
-    if asked.module:
-        path = next((each for each in places(shlex.split(asked.module)[0]) if each in paths), "")
-    elif asked.entry:
-        path = shlex.split(asked.entry)[0] if shlex.split(asked.entry)[0] in paths else ""
+    entry, module = _as_settings_say_it(asked, paths, name)
+    if module:
+        path = next((each for each in places(shlex.split(module)[0]) if each in paths), "")
+    elif entry:
+        path = shlex.split(entry)[0] if shlex.split(entry)[0] in paths else ""
     else:
         ranked = candidates(paths, lambda path: repo.read(commit, path))
         if not ranked:
             raise LabError(
                 f"{name} has nothing that looks like a training script: no {TRAIN}, train*.py, main.py or command in its README or scripts. It has: "
-                f"{_listed(paths)}. Name it with --entry FILE or --module NAME. Nothing was made.",
+                f"{_listed(paths)}. Name it with --entry FILE or --module NAME{_of_notebooks(paths)}. Nothing was made.",
                 "no_train_file",
             )
         chosen = ranked[0]
@@ -142,12 +146,38 @@ def _choose(repo: Repo, commit: str, asked: Asked, paths: Sequence[str], name: s
         chosen = asked.ask(ranked) if asked.ask and len(ranked) > 1 else chosen
         others = ", ".join(each.name for each in ranked[:4] if each is not chosen)
         line = f"`{chosen.name}` is what trains ({chosen.why})" + (f"; others: {others}. Choose with --entry or --module" if others else "")
-        return chosen.path, "" if chosen.module else chosen.path, chosen.module, [line]
+        return chosen.path, "" if chosen.module else _quoted(chosen.path), chosen.module, [line]
     if not path:
         raise LabError(
             f"{name} has no {asked.module or asked.entry} at its last commit. It has: {_listed(paths)}. Nothing was made.", "no_train_file"
         )
-    return path, asked.entry if not asked.module else "", asked.module, []
+    return path, entry if not module else "", module, []
+
+
+def _as_settings_say_it(asked: Asked, paths: Sequence[str], name: str) -> tuple[str, str]:
+    """Return `entry` and `module` of what the owner typed: a command line and a path will do for either."""
+    if asked.module:
+        word, *rest = shlex.split(asked.module)
+        word = word.removeprefix("./").removesuffix(".py").replace("/", ".") if word.endswith(".py") else word
+        return "", " ".join([word, *map(_quoted, rest)]) if not asked.module.startswith(word) else asked.module
+    entry = asked.entry
+    while entry.partition(" ")[0] not in paths and (match := _RUNNER.match(entry)):
+        entry = entry[match.end() :].lstrip()
+    if entry.startswith("-m "):
+        return "", entry[3:].lstrip()
+    if entry in paths:
+        return _quoted(entry), ""
+    return entry.removeprefix(f"{Path(name).absolute()}/"), ""
+
+
+def _quoted(word: str) -> str:
+    return word if re.fullmatch(r"[^\s'\"\\#]+", word) else shlex.quote(word)
+
+
+def _of_notebooks(paths: Sequence[str]) -> str:
+    """Return what helps where only notebooks train."""
+    notebook = next((path for path in paths if path.endswith(".ipynb")), "")
+    return f", after `jupyter nbconvert --to script {shlex.quote(notebook)}` and a commit" if notebook else ""
 
 
 def _listed(paths: Sequence[str]) -> str:
@@ -161,9 +191,11 @@ def _editable(asked: Sequence[str], paths: Sequence[str], path: str, name: str) 
         LabError: `no_such_path`.
     """
     patterns: list[str] = []
-    for pattern in asked:
+    for pattern in (each.removeprefix("./") or "." for each in asked):
         folder = pattern.removesuffix("/**").removesuffix("/")
-        if any(each.startswith(f"{folder}/") for each in paths):
+        if pattern == ".":
+            patterns += [_top(each) for each in paths if not each.startswith(".")]
+        elif any(each.startswith(f"{folder}/") for each in paths):
             patterns.append(f"{folder}/**")
         elif matching := [each for each in paths if fnmatch.fnmatchcase(each, pattern)]:
             patterns += matching

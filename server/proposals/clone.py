@@ -44,8 +44,9 @@ def fetch_head(git: Git, existing: Path | str) -> tuple[str, list[str]]:
             raise LabError(f"{existing} has no commit yet. Commit its files, then try again.", "no_commits") from None
         if isinstance(existing, str):
             raise LabError(f"{existing} can't be fetched: {error} Nothing was made.", "not_fetched") from None
-        if "does not appear to be a git repository" in str(error):
-            raise LabError(f"{existing} is not a git repository (give its top directory). Nothing was made.", "not_a_repository") from None
+        if "does not appear to be a git repository" in str(error) or "invalid gitfile format" in str(error):
+            hint = "give its top directory, or make it one: git init, git add, git commit"
+            raise LabError(f"{existing} is not a git repository ({hint}). Nothing was made.", "not_a_repository") from None
         if not _is_partial(existing):
             raise
         warnings.append(_fetch_last(git, existing, env))

@@ -1,6 +1,7 @@
 """`init --from-repo` understands a repository: what trains, what it needs, and what will be missing is said at once."""
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ import pytest
 from autoresearch_mcp.server import cli, settings
 from autoresearch_mcp.server.commands.candidates import Candidate, candidates
 from autoresearch_mcp.server.commands.init import create_lab
-from autoresearch_mcp.server.commands.survey import Asked, unresolved
+from autoresearch_mcp.server.commands.survey import Asked, survey, unresolved
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.proposals.repo import Repo
 
 TRAINS = "import json\n\nloss.backward()\nprint(f'val_loss: {loss}')\n"
 
@@ -119,6 +121,36 @@ def test_flags_say_what_trains_what_may_be_changed_and_how_it_is_measured(tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("asked", "runs"),
+    [
+        (Asked("python train.py --name 'a b'"), "train.py --name 'a b'"),
+        (Asked("uv run python3.11 -u ./train.py"), "train.py"),
+        (Asked("./train.py --x=$AUTORESEARCH_SEED"), "train.py --x=$AUTORESEARCH_SEED"),
+        (Asked("{repo}/train.py --x 1"), "train.py --x 1"),
+        (Asked("my code/fit it.py"), "'my code/fit it.py'"),
+        (Asked("'my code/fit it.py' --x 1"), "'my code/fit it.py' --x 1"),
+        (Asked("python -m pkg.train --x 1"), "-m pkg.train --x 1"),
+        (Asked("-m pkg.train"), "-m pkg.train"),
+        (Asked(module="./pkg/train.py --x 'a b'"), "-m pkg.train --x 'a b'"),
+        (Asked(module="pkg.train --x 1"), "-m pkg.train --x 1"),
+    ],
+)
+def test_a_command_line_or_a_path_will_do_to_say_what_trains(tmp_path: Path, asked: Asked, runs: str) -> None:
+    files = {"train.py": TRAINS, "my code/fit it.py": TRAINS, "pkg/__init__.py": "", "pkg/train.py": TRAINS}
+    repo, commit = Repo(repository(tmp_path / "repo", files)), "HEAD"
+    said = replace(asked, entry=asked.entry.replace("{repo}", str(tmp_path / "repo")))
+    own = survey(repo, commit, said, str(tmp_path / "repo")).own
+    assert (f"-m {own.module}" if own.module else own.entry) == runs
+
+
+def test_a_script_with_blanks_in_its_path_is_found_and_all_may_be_editable(tmp_path: Path) -> None:
+    files = {"my code/train model.py": TRAINS, "net/model.py": "x = 1\n", ".github/x.yml": ""}
+    training, _ = lab_of(tmp_path, files, Asked(editable=["."]))
+    assert (training.entry, training.file) == ("'my code/train model.py'", "my code/train model.py")
+    assert training.editable == ["my code/**", "net/**"]
+
+
+@pytest.mark.parametrize(
     ("asked", "goal", "words"),
     [
         (Asked(metric="val acc"), None, "whether a higher val acc is better"),
@@ -173,6 +205,7 @@ def test_the_metric_is_read_out_of_what_is_printed_and_asked_for_where_nothing_s
     [
         ({"pkg/__init__.py": "", "pkg/train.py": "loss.backward()\n"}, Asked(), "no_metric", "pkg/train.py never calls submit()"),
         ({"lib.py": "x = 1\n"}, Asked(), "no_train_file", "It has: lib.py. Name it with --entry"),
+        ({"my nb.ipynb": "{}"}, Asked(), "no_train_file", "after `jupyter nbconvert --to script 'my nb.ipynb'` and a commit"),
         ({"train.py": TRAINS}, Asked(module="pkg.train"), "no_train_file", "pkg.train"),
         ({"train.py": TRAINS}, Asked(editable=["modle/**"]), "no_such_path", "modle/**"),
     ],
