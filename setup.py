@@ -13,5 +13,5 @@ setup(
     packages=[f"{NAME}.{package}" for folder in FOLDERS for package in (folder, *(f"{folder}.{sub}" for sub in find_packages(folder)))],
     package_dir={f"{NAME}.{folder}": folder for folder in FOLDERS},
     package_data={f"{NAME}.{folder}": ["py.typed", "*.md"] for folder in FOLDERS}
-    | {f"{NAME}.server.page": ["templates/*", "static/*", "static/vendor/*"]},
+    | {f"{NAME}.server.page": ["templates/*", "static/*", "static/vendor/*"], f"{NAME}.server.mcp": ["*.html"]},
 )

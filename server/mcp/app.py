@@ -16,6 +16,7 @@ from autoresearch_mcp.server.mcp.announcing import Announcer
 from autoresearch_mcp.server.mcp.bridge import ANYBODY, Bridge, Identity
 from autoresearch_mcp.server.mcp.doors import Doors
 from autoresearch_mcp.server.mcp.messages import refuse_what_the_sdk_misreads
+from autoresearch_mcp.server.mcp.progress_app import ProgressApp
 from autoresearch_mcp.server.mcp.prompts import add_prompts
 from autoresearch_mcp.server.mcp.pushing import Pushing
 from autoresearch_mcp.server.mcp.resources import add_resources
@@ -53,9 +54,9 @@ def build_server(lab: Lab, identity: Identity = ANYBODY, one_client: bool = Fals
     """
     bridge = Bridge(lab, identity)
     offered = tools(bridge)
-    tasks = Tasks(bridge, offered)
+    tasks, view = Tasks(bridge, offered), ProgressApp()
     middleware: list[ServerMiddleware[Any]] = [*([times] if times else [])]
-    middleware += [refuse_what_the_sdk_misreads, tasks, Doors(bridge, offered, orchestrators=ORCHESTRATORS), Announcer(bridge)]
+    middleware += [refuse_what_the_sdk_misreads, tasks, view, Doors(bridge, offered, orchestrators=ORCHESTRATORS), Announcer(bridge)]
     with _plain_logs():
         server: MCPServer[object] = MCPServer(
             "autoresearch",
@@ -66,7 +67,7 @@ def build_server(lab: Lab, identity: Identity = ANYBODY, one_client: bool = Fals
             log_level="WARNING",
             subscriptions=False,  # served below, from what other processes change
             cache_hints={"tools/list": CacheHint(ttl_ms=60_000, scope="private")},
-            extensions=[tasks],
+            extensions=[tasks, view],
             middleware=middleware,
         )
     low, pushing = server._lowlevel_server, Pushing(bridge)

@@ -1,9 +1,11 @@
 """The page in a real browser, on a lab whose agents wrote hostile text into every field."""
 
+import json
 import shutil
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +14,7 @@ from autoresearch_mcp.server.page import views as views_of
 from autoresearch_mcp.server.page.serving import served_page
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.listening import Listening, served_over_http
+from tests.server.mcp.test_http import ask
 from tests.server.page.conftest import TOKEN, populate
 from tests.server.page.hostile import STRINGS
 
@@ -26,6 +29,7 @@ axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs
 expect = playwright.expect
 
 Named = tuple[FakeRunnerLab, dict[str, str]]
+HOST = Path(__file__).with_name("host.html")
 LISTS = ["/", "/proposals", "/memories", "/agents", "/promotions", "/health"]
 
 
@@ -209,3 +213,76 @@ def test_a_campaign_is_drawn_zoomed_and_filtered(browser: "Browser", server: Lis
     visit.page.get_by_label("Tag").select_option("depth")
     visit.page.wait_for_url("**tag=depth**")
     assert visit.troubles == []
+
+
+class Host:
+    """A chat client that renders the MCP App of `plot_progress` under the strictest policy of the specification, and asks the real server."""
+
+    POLICY = (
+        "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'none'"
+    )
+
+    def __init__(self, browser: "Browser", server: Listening, capabilities: dict[str, Any], **options: Any) -> None:
+        self.server, self.calls, self.troubles = server, list[str](), list[str]()
+        self.page: Page = browser.new_context(**options).new_page()
+        self.page.on("console", lambda message: self.troubles.append(message.text) if message.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
+        self.page.on(
+            "request",
+            lambda request: None if request.url.startswith(("http://host.test/", "data:image/png")) else self.troubles.append(request.url),
+        )
+        self.page.expose_function("serverCall", self.call)
+        html = HOST.read_text(encoding="utf-8")
+        self.page.route(
+            "http://host.test/",
+            lambda route: route.fulfill(body=html, content_type="text/html", headers={"Content-Security-Policy": self.POLICY}),
+        )
+        self.page.goto("http://host.test/")
+        (document,) = self.ask("resources/read", uri="ui://lab/progress")["contents"]
+        self.page.evaluate("([html, capabilities]) => render(html, capabilities)", [document["text"], capabilities])
+        self.view = self.page.frame_locator("#view")
+
+    def ask(self, method: str, **params: object) -> dict[str, Any]:
+        message = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+        status, text, _ = ask(self.server.url, "POST", message, Authorization=f"Bearer {TOKEN}")
+        assert status == 200, text
+        result: dict[str, Any] = json.loads(text[text.index("{") :])["result"]
+        return result
+
+    def call(self, name: str) -> dict[str, Any]:
+        self.calls.append(name)
+        return self.ask("tools/call", name=name, arguments={})
+
+
+def test_a_host_of_mcp_apps_shows_the_progress_live_and_hostile_text_as_text(browser: "Browser", server: Listening, hostile: Named) -> None:
+    host = Host(browser, server, {"serverTools": {}}, viewport={"width": 360, "height": 740})
+    expect(host.view.get_by_role("img")).to_be_visible(timeout=20_000)
+    assert host.view.get_by_role("img").evaluate("image => image.naturalWidth") == 1000
+    expect(host.view.locator("#leaders tbody tr")).not_to_have_count(0, timeout=15_000)
+    expect(host.view.locator("#tiles")).to_contain_text("Champion")
+    assert host.view.locator("#running").inner_text().count("<script>window.owned=1</script>") >= 1  # there to be read
+    frame = host.page.frames[1]
+    assert frame.evaluate("window.owned") is None and host.page.evaluate("window.owned") is None
+    assert frame.evaluate("document.documentElement.scrollWidth") <= 360
+    assert frame.evaluate("getComputedStyle(document.body).color") == "rgb(1, 2, 3)"  # the host's theme
+    assert frame.evaluate("document.documentElement.style.getPropertyValue('--x')") == ""
+    host.page.wait_for_function("() => parseFloat(view.style.height) > 400")
+    frame.wait_for_function("() => innerHeight >= document.body.scrollHeight")  # as high as it said that it is
+    asked = len(host.calls)
+    host.view.get_by_role("button", name="Look again").click()
+    host.page.wait_for_function("n => heard.filter((each) => each.method === 'tools/call').length >= n", arg=3)
+    assert {*host.calls[asked:]} == {"get_status", "plot_progress"}
+    host.page.evaluate("post({ id: 7, method: 'ui/resource-teardown', params: {} }), post({ id: 8, method: 'ui/what-is-this' })")
+    host.page.wait_for_function("heard.some((each) => each.id === 7 && each.result) && heard.some((each) => each.id === 8 && each.error)")
+    assert host.troubles == []
+
+
+def test_a_host_that_calls_no_tools_for_a_view_shows_the_picture_alone(browser: "Browser", server: Listening, hostile: Named) -> None:
+    host = Host(browser, server, {}, color_scheme="light")
+    expect(host.view.get_by_role("img")).to_be_visible(timeout=20_000)
+    expect(host.view.get_by_role("button")).to_be_hidden()
+    assert host.calls == ["plot_progress"] and host.troubles == []
+    host.page.evaluate(
+        "post({ method: 'ui/notifications/tool-result', params: { isError: true, content: [{ type: 'text', text: 'The lab is gone.' }] } })"
+    )
+    expect(host.view.locator("#note")).to_have_text("The lab is gone.")
