@@ -19,7 +19,7 @@ help:
 	@echo "make crash-test   kills processes at random, KILLS=300 times over each store, around launches until decided, over Modal's stand-in and over Slurm, and an ssh line in CUTS=200 launches, and prints what was lost"
 	@echo "make wheel        the wheel and the source distribution in dist/"
 	@echo "make bundle       the bundle for Claude Desktop and others: dist/autoresearch-mcp-VERSION.mcpb"
-	@echo "make client-test  Claude Code, Codex, Gemini CLI, opencode, the TypeScript SDK and client libraries from PyPI against the server, without a model (node 20 or newer)"
+	@echo "make client-test  Claude Code, Codex, Gemini CLI, opencode, Copilot CLI, the TypeScript SDKs and libraries from PyPI, with scripted models (node 20 or newer)"
 	@echo "make attack       cheats of our own through a real lab, and what became of each; SHORT=--short for CI's share of them"
 	@echo "make gpu-check    every claim about a GPU, measured on this machine's: about 10 minutes, QUICK=1 3; DEVICE=cpu tries it in miniature"
 	@echo "make bench        speed, as ratios measured in one run; ROWS=1000,100000 FLUSHES=3000 for a long log, LONG=1 for slots at 60 s"
@@ -69,14 +69,21 @@ crash-test: $(READY)
 		tests/server/compute/modal/test_runner.py::test_random_kills_of_the_runner_lose_nothing_double_nothing_and_leave_nothing_running \
 		tests/server/compute/ssh/test_wire.py
 
-.node/node_modules: Makefile
-	@npm install --silent --no-audit --no-fund --prefix .node @modelcontextprotocol/sdk@1.32.2 @anthropic-ai/claude-code@2.1.332 \
-		@openai/codex@0.171.0 @google/gemini-cli@0.61.0 opencode-ai@1.18.33 @anthropic-ai/mcpb@2.1.2
+# What CI takes of npm, and what make client-test takes beside it
+NPM_FEW := @modelcontextprotocol/sdk@1.32.2 @modelcontextprotocol/client@2.4.0 @anthropic-ai/claude-code@2.1.332 @anthropic-ai/mcpb@2.1.2
+NPM_MORE := @openai/codex@0.171.0 @google/gemini-cli@0.61.0 opencode-ai@1.18.33 @github/copilot@1.0.102
+NPM_INSTALL := npm install --silent --no-audit --no-fund --prefix .node
+.node/few: Makefile
+	@$(NPM_INSTALL) $(NPM_FEW)
+	@touch $@
+.node/all: Makefile
+	@$(NPM_INSTALL) $(NPM_FEW) $(NPM_MORE)
 	@touch $@
 
-client-test: $(READY) .node/node_modules
+client-test: $(READY) .node/all
 	@$(BIN)/python -m tests.acceptance.libraries
-	@$(BIN)/python -m pytest -rs tests/acceptance/test_typescript.py tests/acceptance/test_npm_clients.py tests/acceptance/test_libraries.py
+	@AUTORESEARCH_FROM_NOTHING=1 $(BIN)/python -m pytest -rs tests/acceptance/test_typescript.py tests/acceptance/test_npm_clients.py tests/acceptance/test_from_nothing.py \
+		tests/acceptance/test_libraries.py
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .

@@ -1,8 +1,9 @@
 """`autoresearch-mcp campaign`: an orchestrator and workers overnight, each a client's own process without a terminal.
 
 Promises: an agent that ends is started again with what the lab is about then, after a failure later and later, and after its account's
-limit when its client says so. The campaign stops at the lab's budget, at the goal, when the owner pauses the lab, after --for, at Ctrl-C or
-SIGTERM. No agent outlives it: those of a campaign that was killed are ended by the next one. What agents print stays in transcripts.
+limit when its client says so. The campaign stops at the lab's budget, where agents may finish what they are at; at the goal, when the
+owner pauses the lab, after --for, at Ctrl-C or SIGTERM. No agent outlives it: those of a campaign that was killed are ended by the next
+one. What agents print stays in transcripts.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from autoresearch_mcp.server.commands.arguments import add_lab, duration, existi
 from autoresearch_mcp.server.commands.client_limits import wait_s
 from autoresearch_mcp.server.commands.headless import Agent, Headless
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.lab.continuing import end, wake_up
+from autoresearch_mcp.server.lab.continuing import USED_UP, end, wake_up
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.paths import LabPaths
@@ -39,6 +40,7 @@ EXAMPLES = (
 _TOKENS_S = 14 * 86_400.0
 _GRACE_S = 10.0
 _LOOK_S = 2.0
+_CLOSING_S = 600.0  # for agents to ask the gate and to note what they learned, once nothing more can be trained
 _SHORT_S = 30.0  # sessions that end so soon start again later and later: each costs its account something
 _LIMIT_WORDS = 500  # a client that ends well at its limit prints little else
 _TAIL = 4_000
@@ -101,6 +103,8 @@ class Campaign:
         self._agents += [Agent(name, Role.WORKER, out / name) for name in workers]
         self._over = asyncio.Event()
         self._why = ""
+        self._closing = False  # nobody is started any more
+        self._sessions = 0
         self._lost = 0
         self._wake_up: list[str] = []
 
@@ -137,7 +141,7 @@ class Campaign:
         while not self._over.is_set():
             await self._rest(min(_LOOK_S, max(deadline - time.monotonic(), 0)))
             if time.monotonic() >= deadline:
-                self._end("its time is up")
+                self._end(USED_UP if self._closing else "its time is up")
                 return
             try:
                 why, new = await asyncio.to_thread(self._look), ""
@@ -146,14 +150,18 @@ class Campaign:
             if new and new != trouble:
                 say(f"The lab can't be read, so the campaign goes on as before: {one_line(new, 300)}")
             trouble = new
-            if why:
+            if why == USED_UP and self._sessions:
+                if not self._closing:
+                    say(f"Nothing more can be trained: {why}. Who is at work may finish it, for {_CLOSING_S / 60:g} minutes at most.")
+                    self._closing, deadline = True, min(deadline, time.monotonic() + _CLOSING_S)
+            elif why:
                 self._end(why)
 
     def _look(self) -> str:
         """Learn what the lab is about; return why the campaign is over, if it is."""
         status = self._lab.status()
         self._wake_up = wake_up(status)
-        return end(status, self._arguments.goal, self._lab.settings.metric.better, self._lab.paused_at() is not None)
+        return end(status, self._lab.settings, self._arguments.goal, self._lab.paused_at() is not None)
 
     async def _rest(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -162,13 +170,16 @@ class Campaign:
     async def _keep_going(self, agent: Agent, token: str) -> None:
         """Start an agent again and again."""
         failures = short = 0
-        while not self._over.is_set():
+        while not self._over.is_set() and not self._closing:
             began = time.monotonic()
+            self._sessions += 1
             try:
                 status, words = await self._session(agent, token)
             except OSError as error:
                 status, words = 1, str(error)
-            if self._over.is_set():
+            finally:
+                self._sessions -= 1
+            if self._over.is_set() or self._closing:
                 return
             pause = wait_s(words, datetime.now().astimezone()) if status or len(words) < _LIMIT_WORDS else None
             if pause is not None:

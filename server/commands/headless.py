@@ -8,12 +8,23 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from autoresearch_mcp.server.clients import CLIENTS, NAME, TOKEN, Address, launch
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.roles import Role
 
 PROMPT = "{prompt}"
+_START_S = 60  # for the server to start beside trainings, which keep the cores busy
+_ALONE: dict[str, dict[str, Any]] = {  # what a client needs in its entry where nobody answers
+    "codex": {"required": True, "startup_timeout_sec": _START_S},  # else its first turn may begin without the lab's tools
+    "gemini-cli": {"trust": True},  # else it asks before each call
+    "opencode": {"timeout": _START_S * 1000},
+}
+_VARIABLES = {
+    "claude-code": {"MCP_CONNECTION_NONBLOCKING": "0"},  # wait for the server, as above
+    "gemini-cli": {"GEMINI_CLI_TRUST_WORKSPACE": "true"},
+}
 _CLIENTS = {"claude": "claude-code", "codex": "codex", "gemini": "gemini-cli", "opencode": "opencode"}
 
 
@@ -84,8 +95,7 @@ class Headless:
             kind = CLIENTS[client]
             assert kind.http is not None
             entry = kind.http(Address(url, f"Bearer {kind.token}")) if url else kind.stdio(start)
-            if client == "gemini-cli":
-                entry["trust"] = True  # else it asks before each call, and nobody answers
+            entry |= _ALONE.get(client, {})
             path = kind.config(agent.folder, "project")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(kind.format.snippet(kind.section, NAME, entry), encoding="utf-8")
@@ -94,7 +104,7 @@ class Headless:
         """Return what an agent's process is told beside its command."""
         variables = {"AUTORESEARCH_LAB": str(lab), "AUTORESEARCH_AGENT": agent.name, "AUTORESEARCH_ROLE": str(agent.role)}
         variables |= {"AUTORESEARCH_URL": url, TOKEN: token} if url else {}
-        return variables | ({"GEMINI_CLI_TRUST_WORKSPACE": "true"} if self._client == "gemini-cli" else {})
+        return variables | _VARIABLES.get(self._client, {})
 
     @property
     def _client(self) -> str:

@@ -89,7 +89,7 @@ def _go_on(paths: LabPaths) -> dict[str, Any] | None:
         status = lab.status()
         settings = lab.settings
         paused = lab.paused_at() is not None
-    why = end(status, goal, settings.metric.better, paused) or ("" if left > 0 else f"it went on {turns} times")
+    why = end(status, settings, goal, paused) or ("" if left > 0 else f"it went on {turns} times")
     if why:
         paths.keep_going.unlink(missing_ok=True)
         return {"systemMessage": f"autoresearch: the campaign ends here, because {why}. `autoresearch-mcp hook on` lets it go on."}

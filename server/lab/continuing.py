@@ -1,7 +1,9 @@
 """Says what a fresh session must know of a lab, and whether a campaign that goes on by itself is over."""
 
-from autoresearch_mcp.server.answers import StatusAnswer
-from autoresearch_mcp.server.goal import Goal
+from autoresearch_mcp.server.answers import Budget, StatusAnswer
+from autoresearch_mcp.server.settings import Settings
+
+USED_UP = "the budget covers no more trainings"
 
 
 def wake_up(status: StatusAnswer) -> list[str]:
@@ -16,19 +18,27 @@ def wake_up(status: StatusAnswer) -> list[str]:
     ]
 
 
-def end(status: StatusAnswer, goal: float | None, better: Goal, paused: bool) -> str:
+def end(status: StatusAnswer, settings: Settings, goal: float | None, paused: bool) -> str:
     """Return why a campaign is over; empty where it isn't.
 
     Args:
         status: of the lab.
+        settings: the lab's.
         goal: what the champion's metric is to reach; None for nothing.
-        better: whether a lower or a higher metric is better.
         paused: whether the lab's owner paused it.
     """
     mean = status.champion.mean
-    if goal is not None and mean is not None and (mean <= goal if better == "min" else mean >= goal):
+    if goal is not None and mean is not None and (mean <= goal if settings.metric.better == "min" else mean >= goal):
         return f"the champion has reached {goal:g}"
-    each = (status.training.typical_s or status.training.reserves_s) if status.training else 0.0
-    if status.budget.left_s < each:
-        return "the budget covers no more trainings"
+    if _used_up(status.budget, settings):
+        return USED_UP
     return "the lab's owner paused the lab" if paused else ""
+
+
+def _used_up(budget: Budget, settings: Settings) -> bool:
+    """Return whether no training can start any more. One starts where the most that it can use is left, and what is open may return some."""
+    if budget.reserved_s > 0:
+        return False
+    each = settings.longest_s()
+    dear = budget.usd is not None and budget.usd.left < each * min(map(settings.usd_per_s, settings.devices))
+    return budget.left_s < each or dear

@@ -1,6 +1,7 @@
 """Drives a lab's server by a client library: `python drive_library.py LIBRARY COMMAND ARGUMENT ...`, in the library's own environment.
 
-Prints as JSON which tools the library lists, and what its calls of `get_status` and `propose_patch` gave.
+Prints as JSON which tools the library lists, and what its calls of `get_status` and `propose_patch` gave. `google_genai` takes the
+address of a model first, and prints what that says.
 """
 
 import asyncio
@@ -104,7 +105,26 @@ async def google_adk(command: str, arguments: list[str]) -> AsyncIterator[Driven
         await lab.close()
 
 
+async def google_genai(url: str, command: str, *arguments: str) -> str:
+    """Let a scripted model at an address call tools by itself, as this library does; return what it says in the end."""
+    from google import genai
+    from mcp import ClientSession, StdioServerParameters
+    from mcp.client.stdio import stdio_client
+
+    client = genai.Client(api_key="none", http_options={"base_url": url})
+    async with (
+        stdio_client(StdioServerParameters(command=command, args=list(arguments))) as streams,
+        ClientSession(*streams) as session,
+    ):
+        await session.initialize()
+        answer = await client.aio.models.generate_content(model="scripted", contents="Look.", config={"tools": [session]})
+    return str(answer.text)
+
+
 async def main(library: str, command: str, *arguments: str) -> None:
+    if library == "google_genai":
+        print(await google_genai(command, *arguments))
+        return
     async with globals()[library](command, list(arguments)) as (tools, call):
         answers = {name: str(await call(name, given)) for name, given in CALLS.items()}
     print(json.dumps({"tools": tools, **answers}))

@@ -14,6 +14,7 @@ ENVIRONMENTS = {
     "fastmcp-4": ["fastmcp==4.2.3"],
     "mcp-use": ["mcp-use==1.7.1"],
     "smolagents": ["smolagents[mcp]==1.26.0", "mcp<2", "websockets"],
+    "google-genai": ["google-genai==3.6.1", "mcp==2.3.0"],
     "google-adk": ["google-adk[mcp]==2.13.0"],
 }
 

@@ -10,6 +10,8 @@ import pytest
 
 from autoresearch_mcp.contracts import TOOLS
 from tests.acceptance import libraries
+from tests.acceptance.drive_library import EDIT
+from tests.acceptance.scripted_model import Script, said, scripted_model
 
 HERE = Path(__file__).parents[2]
 EXAMPLES = {
@@ -33,7 +35,7 @@ LIBRARIES = {
 def drive(environment: str, script: Path, *arguments: str, lab: Path, home: Path) -> str:
     """Run a script with the command that starts the lab's server; return what it printed."""
     if not libraries.is_ready(environment):
-        pytest.skip(f"{environment} needs an environment of its own, which make client-test fetches from PyPI")
+        pytest.skip(f"{environment} needs an environment of its own, hundreds of MB from PyPI: `make client-test` fetches it and runs this")
     server = [str(Path(sys.executable).with_name("autoresearch-mcp")), "serve", str(lab)]
     command = [str(libraries.python(environment)), str(script), *arguments, *server]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CLAUDE", "ANTHROPIC", "OPENAI", "PYTHON"))}
@@ -57,3 +59,14 @@ def test_a_library_lists_the_tools_and_calls_two(environment: str, lab: Path, tm
     answers = json.loads(drive(environment, script, LIBRARIES[environment], lab=lab, home=tmp_path))
     assert set(answers["tools"]) == set(TOOLS)
     assert "champion" in answers["get_status"] and "duplicate" in answers["propose_patch"]
+
+
+def test_google_genai_converts_every_tool_and_calls_what_a_model_asks_for(lab: Path, tmp_path: Path) -> None:
+    def script(prompt: str) -> Script:
+        status = yield "get_status", {}
+        proposed = yield "propose_patch", {"hypothesis": "a third layer", "edits": [EDIT]}
+        return f"{said(status, 'lab')} {said(proposed, 'duplicate')}"
+
+    with scripted_model(script) as model:
+        told = drive("google-genai", Path(__file__).with_name("drive_library.py"), "google_genai", model.url, lab=lab, home=tmp_path)
+    assert told.split()[0] == "lab" and model.offered == set(TOOLS)

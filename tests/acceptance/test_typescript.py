@@ -1,4 +1,4 @@
-"""A client that we didn't write: the TypeScript SDK's. `make client-test` fetches it (npm); without it these tests are skipped."""
+"""Clients that we didn't write: those of both TypeScript SDKs. `make client-test` fetches them (npm); without them these tests are skipped."""
 
 import json
 import os
@@ -21,8 +21,8 @@ HERE = Path(__file__).parents[2]
 NODE = HERE / ".node"
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("node") is None or not (NODE / "node_modules" / "@modelcontextprotocol" / "sdk").is_dir(),
-    reason="needs node and the TypeScript SDK: make client-test",
+    shutil.which("node") is None or not (NODE / "node_modules" / "@modelcontextprotocol" / "client").is_dir(),
+    reason="needs node and the TypeScript SDKs, which npm has: `make client-test` fetches them and runs this",
 )
 
 
@@ -43,17 +43,19 @@ def drive(*arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("transport", ["stdio", "http"])
-def test_the_typescript_sdk_lists_and_calls_everything(lab: Path, transport: str) -> None:
+@pytest.mark.parametrize("sdk", ["1", "2"])
+def test_the_typescript_sdk_lists_and_calls_everything(lab: Path, sdk: str, transport: str) -> None:
     if transport == "stdio":
         # The SDK gives a server a few variables of the environment only, so the module's place is said here.
         start = "import sys; from autoresearch_mcp.server.cli import main; sys.exit(main())"
-        answers = drive("stdio", sys.executable, "-c", start, "serve", str(lab))
+        answers = drive(sdk, "stdio", sys.executable, "-c", start, "serve", str(lab))
     else:
         with served_over_http(lab) as server:
-            answers = drive("http", server.url)
+            answers = drive(sdk, "http", server.url)
     assert answers["server"] == "autoresearch" and set(answers["tools"]) == set(TOOLS)
     assert answers["prompts"] == ["orchestrator", "worker"] and "lab://status" in answers["resources"]
-    assert answers["proposed"]["author"].startswith("typescript-") and not answers["proposed"]["duplicate"]
+    assert sdk == "1" or answers["protocol"] == "2026-07-28"
+    assert answers["proposed"]["author"] == "typescript" and not answers["proposed"]["duplicate"]
     assert not answers["waited"]["done"] and answers["waited"]["experiments"][0]["state"] == "queued" and answers["progress"] >= 1
     assert answers["picture"] == "image/png"
     assert answers["refused"][0] and "no argument `verbose`" in answers["refused"][1]

@@ -1,22 +1,24 @@
 // The TypeScript SDK's client against our server: every kind of thing it can list, a call, a refusal, and progress.
-// usage: node typescript.mjs stdio COMMAND ARG...   or   node typescript.mjs http URL     prints one line of JSON
+// usage: node typescript.mjs 1|2 stdio COMMAND ARG...   or   node typescript.mjs 1|2 http URL     prints one line of JSON
+// 1 is @modelcontextprotocol/sdk; 2 is @modelcontextprotocol/client, which asks for the newest protocol first.
 
 import { createRequire } from "node:module";
 import { join } from "node:path";
-import { pathToFileURL } from "node:url";
 
+const [version, kind, where, ...args] = process.argv.slice(2);
 const require = createRequire(join(process.env.NODE_FOLDER, "package.json"));
-const load = (name) => import(pathToFileURL(require.resolve(`@modelcontextprotocol/sdk/client/${name}.js`)));
-const { Client } = await load("index");
-const { StdioClientTransport } = await load("stdio");
-const { StreamableHTTPClientTransport } = await load("streamableHttp");
+const parts =
+  version === "1"
+    ? ["index", "stdio", "streamableHttp"].map((name) => `@modelcontextprotocol/sdk/client/${name}.js`)
+    : ["@modelcontextprotocol/client", "@modelcontextprotocol/client/stdio"];
+const { Client, StdioClientTransport, StreamableHTTPClientTransport } = Object.assign({}, ...parts.map((part) => require(part)));
 
-const [kind, where, ...args] = process.argv.slice(2);
 const transport = kind === "http" ? new StreamableHTTPClientTransport(new URL(where)) : new StdioClientTransport({ command: where, args });
-const client = new Client({ name: "typescript", version: "1" });
+const client = new Client({ name: "typescript", version: "1" }, version === "1" ? {} : { versionNegotiation: { mode: "auto" } });
 await client.connect(transport);
 
-const call = async (name, given = {}, options) => client.callTool({ name, arguments: given }, undefined, options);
+const call = async (name, given = {}, ...options) =>
+  client.callTool({ name, arguments: given }, ...(version === "1" ? [undefined, ...options] : options));
 const edits = [{ path: "train.py", search: "DEPTH = 2", replace: "DEPTH = 3" }];
 const proposed = await call("propose_patch", { hypothesis: "A third layer is worth its time.", edits, author: "typescript" });
 const launched = await call("launch_training", { commit: "champion" });
@@ -31,6 +33,7 @@ const status = await client.readResource({ uri: "lab://status" });
 console.log(
   JSON.stringify({
     server: client.getServerVersion().name,
+    protocol: version === "1" ? transport.protocolVersion : client.getNegotiatedProtocolVersion(),
     tools: (await client.listTools()).tools.map((tool) => tool.name),
     prompts: (await client.listPrompts()).prompts.map((each) => each.name),
     resources: (await client.listResources()).resources.map((resource) => resource.uri),

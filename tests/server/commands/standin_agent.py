@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 here = Path.cwd()
@@ -25,6 +26,10 @@ match deed.split(maxsplit=1):
     case ["fail", words]:
         sys.exit(words)
     case ["say", words]:
+        print(words)
+    case ["finish", words]:  # what it is at, once the campaign closes
+        while not (here.parent / "closing").exists():
+            time.sleep(0.02)
         print(words)
     case ["tools"]:
         server = json.loads((here / ".mcp.json").read_text())["mcpServers"]["autoresearch"]

@@ -128,6 +128,33 @@ def test_the_goal_the_owners_pause_and_the_time_end_a_campaign(
     pausing.join()
 
 
+def test_at_the_budgets_end_agents_finish_what_they_are_at_and_nobody_starts_again(
+    measured: MeasuredLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    budget = "the budget covers no more trainings"
+    looks = []
+
+    def end(*about: Any) -> str:
+        if not all((out / agent / "starts").exists() for agent in ("orchestrator", "worker-1")):
+            return ""
+        looks.append(about)
+        if len(looks) == 2:
+            (out / "closing").touch()  # which the agents wait for
+        return budget
+
+    monkeypatch.setattr(command, "_LOOK_S", 0.05)
+    monkeypatch.setattr(command, "end", end)
+    assert here(measured.root, out, "finish its last words", "--workers", "1") == 0
+    words = capsys.readouterr().out
+    assert "may finish it, for 10 minutes" in words and f"ended: {budget}" in words
+    assert [len((out / agent / "starts").read_text().split()) for agent in ("orchestrator", "worker-1")] == [1, 1]
+    assert "its last words" in (out / "orchestrator" / "transcript-0001.txt").read_text()
+    monkeypatch.setattr(command, "_CLOSING_S", 0.2)
+    monkeypatch.setattr(command, "end", lambda *about: budget if len((out / "orchestrator" / "starts").read_text().split()) == 2 else "")
+    assert here(measured.root, out, "wait", "--workers", "0") == 0 and f"ended: {budget}" in capsys.readouterr().out
+
+
 def test_an_agent_that_fails_too_often_is_given_up_with_its_last_words(
     measured: MeasuredLab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
