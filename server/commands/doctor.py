@@ -228,8 +228,8 @@ def ssh(lab: LabUnderTest) -> list[Finding]:
     """Check each machine behind ssh: the line, our program there, the trainer's packages, and its kernel."""
     if lab.settings.compute.backend != "ssh":
         return []
-    from autoresearch_mcp.server.compute.line.setup import MODELS
     from autoresearch_mcp.server.compute.line.setup import examine as ask
+    from autoresearch_mcp.server.compute.line.there import MODELS
 
     compute, measured = lab.settings.compute, ("sklearn", "pyarrow") if lab.settings.scorer.kind == "predictions" else ()
     packages = ("numpy", *measured) if lab.settings.is_script else MODELS

@@ -5,7 +5,7 @@ a third argument it draws for that run alone, on a machine without drift.
 
 The gain stands in the code: `UNEMBEDDING_LR = 0.004ggnnnn` is idea nnnn, better by gg tenths of a standard deviation than `0.004`. In a
 folder `ideas`, the number behind `GAIN` in each file adds to it, so that many ideas can be stacked.
-The code FAILS where the word stands in it. The drift is an autoregressive walk over the runs in order of their starts.
+The code FAILS where the word stands in it. $DRAWN_DEVICE is the model of its GPU. The drift is an autoregressive walk over the runs in order of their starts.
 """
 
 import fcntl
@@ -29,6 +29,7 @@ RESULT = protocol.Result(
     sandbox="landlock-7",
     hashes={"fixed": "", "data": "", "tokenizer": "", "code": ""},
     versions={"torch": ""},
+    device_name=os.environ.get("DRAWN_DEVICE", ""),
 )
 SECONDS, DRIFT = (float(text) for text in sys.argv[1:3])
 

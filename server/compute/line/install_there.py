@@ -23,6 +23,9 @@ def install(python: str, name: str, wheel: str) -> dict[str, Any]:
     home.mkdir(mode=0o700, exist_ok=True)
     ours, file = home / "venv" / "bin" / "python", home / name
     chosen = ""
+    busy = _busy(ours) if ours.exists() else ""
+    if busy:
+        return {"failed": f"{busy}, and would find another program in the middle. Let them end or cancel them, then run this again"}
     if not ours.exists():
         chosen = _choose(python)
         if not chosen:
@@ -44,6 +47,24 @@ def install(python: str, name: str, wheel: str) -> dict[str, Any]:
     finally:
         file.unlink()
     return {"environment": str(home / "venv"), "from": chosen}
+
+
+def _busy(ours: Path) -> str:
+    """Return which trainings use the program that is there: processes of this machine, or the user's jobs in Slurm."""
+    runs = 0
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = process.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        runs += str(ours).encode() in words and b"autoresearch_mcp.trainer.launch" in words
+    jobs = 0
+    if shutil.which("squeue"):
+        command = ["squeue", "--noheader", "--me", "--format=%j"]
+        names = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False).stdout.split()
+        jobs = sum(name.startswith("ar-") for name in names)
+    told = [f"{n} {what}" + ("" if n == 1 else "s") for n, what in ((runs, "training"), (jobs, "job")) if n]
+    return f"the program there is in use by {' and '.join(told)}" if told else ""
 
 
 def _choose(python: str) -> str:

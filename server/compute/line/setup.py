@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError
 
 from autoresearch_mcp.server.compute.base import ComputeError
 from autoresearch_mcp.server.compute.line import install_there
+from autoresearch_mcp.server.compute.line.there import MODELS
 from autoresearch_mcp.server.compute.line.transport import HostAway, HostRefused, Ssh
 from autoresearch_mcp.server.compute.line.wheel import pack
 from autoresearch_mcp.server.settings.ssh import HostSection
@@ -14,7 +15,6 @@ from autoresearch_mcp.server.untrusted import one_line
 from autoresearch_mcp.trainer import prepare
 
 INSTALL_S = 3600.0  # torch alone may take minutes
-MODELS = ("torch", "numpy", "safetensors", "tiktoken")  # what the contract's trainings need
 
 Finding = tuple[str, str]
 """What was found, and what to do about it: empty where it is as it should be."""

@@ -15,11 +15,12 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 CHUNK = 256 * 1024  # bytes of a growing file in one answer
+MODELS = ("torch", "numpy", "safetensors", "tiktoken")  # packages that trainings under the contract need
 _OLDEST = (3, 11)
 
 
@@ -54,7 +55,7 @@ def _check(wanted: list[str]) -> dict[str, Any]:
     return {"sandbox": sandbox.level(), "missing": lacking(wanted), "python": sys.executable, "kernel": platform.release()}
 
 
-def lacking(wanted: list[str]) -> list[str]:
+def lacking(wanted: Sequence[str]) -> list[str]:
     """Return which packages are not installed for this Python."""
     return [name for name in wanted if importlib.util.find_spec(name) is None]
 

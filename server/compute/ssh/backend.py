@@ -192,13 +192,16 @@ class SshCompute:
         Raises:
             ComputeError: A host doesn't answer.
         """
-        ended, away = [], []
-        for host in self._hosts.values():
+        ended, away = list[str](), list[str]()
+
+        async def clear(host: Host) -> None:
             try:
                 unneeded = await host.clear(lambda: {f"{id}/{attempt}" for id, attempt in active()})
-                ended += [f"run {run} on {host.name}" for run in unneeded]
+                ended.extend(f"run {run} on {host.name}" for run in unneeded)
             except (HostAway, HostRefused) as error:
                 away.append(f"{host.name} doesn't answer: {error}.")
+
+        await asyncio.gather(*map(clear, self._hosts.values()))
         if away and not ended:
             raise ComputeError(" ".join(away))
         return ended

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from autoresearch_mcp.server.compute.line.there import folder_of, grown, last_words, make_folder, prepared, refusal
+from autoresearch_mcp.server.compute.line.there import MODELS, folder_of, grown, lacking, last_words, make_folder, prepared, refusal
 from autoresearch_mcp.server.compute.line.there import main as speak
 
 HOST = "host.json"  # in a run's folder there: {"boot"} as it was launched
@@ -104,6 +104,8 @@ def _prepare(root: Path, profile: str, secret: str, own: dict[str, Any] | None, 
     here = {"cores": len(os.sched_getaffinity(0)), "clock": _clock()}
     if not profile:
         return {"data": "", "hashes": {}, **here}
+    if missing := lacking(MODELS):
+        return {"refused": f"{sys.executable} lacks {', '.join(missing)}"}
     of_text = f"-{hashlib.sha256(json.dumps([own, text]).encode()).hexdigest()[:12]}" if own else ""
     folder = root / f"prepare-{profile}{of_text}"
     folder.mkdir(exist_ok=True, mode=0o700)

@@ -21,6 +21,7 @@ from autoresearch_mcp.server.compute.ssh import there
 from autoresearch_mcp.server.lab import status
 from autoresearch_mcp.trainer import prepare
 from tests.standins.sshd import Hosts
+from tests.waiting import until
 
 
 def test_a_host_gets_this_program_over_another_version_of_it_and_says_what_it_lacks(
@@ -83,6 +84,25 @@ exit 1
     failed = install(str(python), "nothing.whl", "")["failed"]
     assert failed.startswith(f"{python} could make no environment there, as it lacks ensurepip (Debian: apt install python3-venv): Failing")
     assert not (tmp_path / ".autoresearch-mcp" / "venv").exists()
+
+
+def test_a_program_that_trainings_or_jobs_use_is_not_replaced_under_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ours, squeue = tmp_path / ".autoresearch-mcp" / "venv" / "bin" / "python", tmp_path / "squeue"
+    ours.parent.mkdir(parents=True)
+    ours.symlink_to(sys.executable)
+    there = [str(ours), "-c", "input()", "-m", "autoresearch_mcp.trainer.launch", str(tmp_path)]
+    squeue.write_text("#!/bin/sh\necho ar-0a1b2c3d-e-1-1\necho another\n", encoding="utf-8")
+    squeue.chmod(0o755)
+    why = ", and would find another program in the middle. Let them end or cancel them, then run this again"
+    with subprocess.Popen(there, stdin=subprocess.PIPE) as training:
+        until(lambda: b"trainer.launch" in Path(f"/proc/{training.pid}/cmdline").read_bytes())
+        assert install("", "nothing.whl", "")["failed"] == f"the program there is in use by 1 training{why}"
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        assert install("", "nothing.whl", "")["failed"] == f"the program there is in use by 1 training and 1 job{why}"
+        training.communicate(b"\n")
+    assert install("", "nothing.whl", "")["failed"] == f"the program there is in use by 1 job{why}"
+    assert not (tmp_path / ".autoresearch-mcp" / "nothing.whl").exists()
 
 
 def test_doctor_looks_at_each_host_and_says_what_mends_it(
