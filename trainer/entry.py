@@ -44,16 +44,22 @@ def refuse_installed_copies(root: Path) -> None:
     Raises:
         ImportError: its text says which, and what to do.
     """
-    import importlib.machinery
+    import importlib.util
 
     name = own_distribution(root)
     for folder in packages(root) if name else ():
-        spec = importlib.machinery.PathFinder.find_spec(folder.name)
-        if spec is None or spec.origin is None or root in Path(spec.origin).parents or not belongs(Path(spec.origin), name):
+        spec = importlib.util.find_spec(folder.name)
+        if spec is None and folder.name in editable(name):
+            place = "which no run can read"
+        elif spec is None or spec.origin is None or root in Path(spec.origin).parents:
+            continue
+        elif belongs(Path(spec.origin), name) or folder.name in editable(name):
+            place = str(Path(spec.origin).parent)
+        else:
             continue
         within = folder.relative_to(root)
         raise ImportError(
-            f"the package {folder.name} would be imported from where it is installed, {Path(spec.origin).parent}, not from {within}/ of this "
+            f"the package {folder.name} would be imported from where it is installed, {place}, not from {within}/ of this "
             f"repository, so no change to it would count. Uninstall it (pip uninstall {name}), or set env in [training] of lab.toml: "
             f'PYTHONPATH = "$HOME/{within.parent}".'
         )
@@ -90,6 +96,19 @@ def belongs(origin: Path, name: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return any(Path(str(file.locate())).resolve() == origin.resolve() for file in files)
+
+
+def editable(name: str) -> list[str]:
+    """Return the packages of a distribution that `pip install -e` left where its sources are; none of any other."""
+    from importlib import metadata
+
+    try:
+        distribution = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return []
+    if '"editable": true' not in (distribution.read_text("direct_url.json") or ""):
+        return []
+    return [*(distribution.read_text("top_level.txt") or "").split(), re.sub(r"[-.]+", "_", name)]
 
 
 if __name__ == "__main__":

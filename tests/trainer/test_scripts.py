@@ -102,6 +102,30 @@ def test_the_repositorys_own_package_comes_before_an_installed_copy_or_the_run_i
     assert "loss: 0.25" in finished(warm, {**hidden, **PROJECT, **PRINTS}, env=mended)
 
 
+def test_a_package_that_pip_left_where_its_sources_are_is_refused_where_they_are_not_the_runs_own(warm: Warm, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    packages = next(tmp_path.glob("venv/lib/python3*/site-packages"))
+    for path, text in {"work/python/own/__init__.py": "", "work/python/own/model.py": "LOSS = 0.9\n"}.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text, encoding="utf-8")
+    (packages / "__editable__.own_project.pth").write_text(f"{tmp_path}/work/python\n", encoding="utf-8")
+    facts = packages / "own_project-1.0.dist-info"
+    facts.mkdir()
+    for name, text in {
+        "METADATA": "Metadata-Version: 2.1\nName: own-project\nVersion: 1.0\n",
+        "RECORD": "__editable__.own_project.pth,,\n",
+        "top_level.txt": "own\n",
+        "direct_url.json": '{"dir_info": {"editable": true}, "url": "file:///work"}',
+    }.items():
+        (facts / name).write_text(text, encoding="utf-8")
+    python = str(tmp_path / "venv" / "bin" / "python")
+    assert "loss: 0.25" in finished(warm, {**LAYOUT, **PROJECT, **PRINTS}, python=python)
+    hidden = {path.replace("src/", "python/"): text for path, text in LAYOUT.items()}
+    refused = launch(warm, {**hidden, **PROJECT, **PRINTS}, python=python).wait()
+    assert refused["failure"]["kind"] == "import_error" and "pip uninstall own-project" in refused["failure"]["message"], refused
+    assert "loss: 0.25" in finished(warm, {**hidden, **PROJECT, **PRINTS}, python=python, env={"PYTHONPATH": "$HOME/python"})
+
+
 def test_an_interpreter_that_is_not_there_and_a_folder_that_is_not_copied_are_named(warm: Warm) -> None:
     for spec, words in (({"python": "/nowhere/bin/python"}, "/nowhere/bin/python"), ({"cwd": "conf"}, "[training] files")):
         result = launch(warm, PRINTS, **spec).wait()
