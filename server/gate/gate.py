@@ -170,7 +170,7 @@ class Gate:
 
 def _rules(section: PromotionSection) -> str:
     """Return the rules under which a decision holds, as text."""
-    guards = "".join(f" {guard.model_dump_json()}" for guard in section.metric.guard)
+    guards = "".join(f" {guard.model_copy(update={'goal': guard.better}).model_dump_json()}" for guard in section.metric.guard)
     return f"{section.level_per_candidate:g} {section.max_replicates}{' max' if section.metric.better == 'max' else ''}{guards}"
 
 

@@ -48,15 +48,15 @@ def check(guard: Guard, candidate: Sequence[Score], champion: Sequence[Score], a
     tests = list[tuple[float, float, int, str]]()  # by how much it is worse than allowed, standard error, degrees of freedom, limit
     spread = (sd(ours) or 0.0) ** 2
     if guard.bound is not None:
-        excess = -gain(mean(ours), guard.bound, guard.goal)
+        excess = -gain(mean(ours), guard.bound, guard.better)
         tests.append((excess, math.sqrt(spread / len(ours)), len(ours) - 1, f"the bound is {guard.bound:.4g}"))
     if guard.margin is not None:
         if len(theirs) < N_MIN:
             return GuardResult("open", f"only {len(theirs)} replicates of the champion gave a {guard.name}, and {N_MIN} are needed.")
         other, degrees = (sd(theirs) or 0.0) ** 2, len(ours) + len(theirs) - 2
         pooled = ((len(ours) - 1) * spread + (len(theirs) - 1) * other) / degrees
-        limit = worsened(mean(theirs), guard.margin, guard.goal)
-        excess = -gain(mean(ours), limit, guard.goal)
+        limit = worsened(mean(theirs), guard.margin, guard.better)
+        excess = -gain(mean(ours), limit, guard.better)
         words = f"the champion's is {mean(theirs):.4g} and the margin {guard.margin:.4g}"
         tests.append((excess, math.sqrt(pooled * (1 / len(ours) + 1 / len(theirs))), degrees, words))
     for excess, error, degrees, words in tests:

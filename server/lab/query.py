@@ -82,7 +82,7 @@ class ExperimentQuery(Model):
         """
         if self.descending is not None:
             return self
-        goal = metric.better if not self.by_number else next((each.goal for each in metric.guard if each.name == self.order_by), "max")
+        goal = metric.better if not self.by_number else next((each.better for each in metric.guard if each.name == self.order_by), "max")
         return self.model_copy(update={"descending": not self.by_metric or goal == "max"})
 
     def where(self, commit: str | None) -> Where:

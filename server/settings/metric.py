@@ -19,7 +19,10 @@ class Guard(Section):
     """Another metric that a candidate may not make worse, as a table `[[metric.guard]]`."""
 
     name: Name = Field(min_length=1, description="as the training code prints it; `peak_memory_mb` and `train_s` are measured by the lab")
-    goal: Goal = Field(default="min", description="`min`: lower is better; `max`: higher is better")
+    goal: Goal | None = Field(
+        default=None,
+        description="`min`: lower is better; `max`: higher is better; left out, `max` for names such as accuracy or f1, else `min`",
+    )
     margin: float | None = Field(
         default=None, ge=0, description="a promoted commit is surely not worse than the champion by more than this"
     )
@@ -30,6 +33,11 @@ class Guard(Section):
         if self.margin is None and self.bound is None:
             raise ValueError(f"name a margin or a bound for the guard {self.name!r}")
         return self
+
+    @property
+    def better(self) -> Goal:
+        """Which way is better, by its name where its goal is left out."""
+        return self.goal or ("max" if looks_higher(self.name) else "min")
 
 
 class MetricSection(Section):

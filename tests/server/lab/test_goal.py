@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_mcp.server import settings
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.query import ExperimentQuery
 from autoresearch_mcp.server.lake.schema import TABLES
@@ -81,6 +82,16 @@ def test_a_guarded_metric_that_got_worse_stands_against_a_promotion(
         rows = bench.lab.query_experiments(ExperimentQuery(sql=sql, limit=1)).rows
         assert rows == [{"ms": max([*latencies, *LATENCY])}]
     bench.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "goal", "better"),
+    [("test accuracy", "", "max"), ("F1", "", "max"), ("latency ms", "", "min"), ("recall", 'goal = "min"', "min")],
+)
+def test_a_guards_goal_goes_by_its_name_where_it_is_left_out(tmp_path: Path, name: str, goal: str, better: str) -> None:
+    (tmp_path / "lab.toml").write_text(f'[lab]\nname = "x"\n[[metric.guard]]\nname = "{name}"\nmargin = 1\n{goal}\n', encoding="utf-8")
+    (guard,) = settings.load(tmp_path).metric.guard
+    assert guard.better == better and settings.LaunchSettings.model_validate_json(settings.load(tmp_path).launch().model_dump_json())
 
 
 def test_a_further_number_orders_experiments_best_first_by_its_guards_goal_in_pages(make_lab: Callable[..., Path]) -> None:
