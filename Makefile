@@ -16,7 +16,7 @@ help:
 	@echo "make reference    write what is generated: docs/settings.md, cli.md, tools.md, client/, server.json and bundle/"
 	@echo "make docs         build the docs as a site in site/; no broken link passes"
 	@echo "make lock         write requirements.lock, with hashes"
-	@echo "make crash-test   kills processes at random, KILLS=300 times over each store, around launches until decided, over Modal's stand-in and over Slurm, and an ssh line in CUTS=200 launches, and prints what was lost"
+	@echo "make crash-test   kills processes at random, KILLS=300 times over each store, around launches until decided, around claims, sweeps and tasks, over Modal's stand-in and over Slurm, and an ssh line in CUTS=200 launches, and prints what was lost"
 	@echo "make wheel        the wheel and the source distribution in dist/"
 	@echo "make bundle       the bundle for Claude Desktop and others: dist/autoresearch-mcp-VERSION.mcpb"
 	@echo "make client-test  Claude Code, Codex, Gemini CLI, opencode, Copilot CLI, the TypeScript SDKs and libraries from PyPI, with scripted models (node 20 or newer)"
@@ -65,6 +65,7 @@ KILLS ?= 300
 CUTS ?= 200
 crash-test: $(READY)
 	@AUTORESEARCH_KILLS=$(KILLS) AUTORESEARCH_CUTS=$(CUTS) $(BIN)/python -m pytest -s tests/acceptance/test_crash.py tests/acceptance/test_decided_kills.py \
+		tests/acceptance/test_swarm_kills.py \
 		tests/server/compute/slurm/test_lab.py::test_kills_of_the_runner_around_submissions_lose_nothing_and_double_nothing \
 		tests/server/compute/modal/test_runner.py::test_random_kills_of_the_runner_lose_nothing_double_nothing_and_leave_nothing_running \
 		tests/server/compute/ssh/test_wire.py

@@ -1,7 +1,10 @@
-"""A lab's runner as a process, with a launcher that draws its metrics; or a server that launches a commit until it is decided.
+"""A lab's runner as a process, with a launcher that draws its metrics; or a server that does one thing for an agent, and prints what it acknowledges.
 
 python -m tests.acceptance.deciding_runner run ROOT SECONDS
 python -m tests.acceptance.deciding_runner launch ROOT COMMIT KEY
+python -m tests.acceptance.deciding_runner claim ROOT AGENT TEXT
+python -m tests.acceptance.deciding_runner sweep ROOT KEY VALUE...
+python -m tests.acceptance.deciding_runner cancel ROOT SWEEP
 """
 
 import sys
@@ -10,6 +13,7 @@ from pathlib import Path
 import anyio
 
 from autoresearch_mcp.server import settings as lab_settings
+from autoresearch_mcp.server.answers import Range
 from autoresearch_mcp.server.compute.local.backend import LocalCompute
 from autoresearch_mcp.server.lab import core
 from autoresearch_mcp.server.lab.lab import Lab
@@ -32,9 +36,25 @@ def run(root: Path, seconds: str, linger_s: float = 0.0) -> None:
 
 
 def launch(root: Path, commit: str, key: str) -> None:
-    core.ensure_runner = lambda root, state: True  # the test starts the runner
     print(Lab(root).launch_until_decided(commit, "ada", idempotency_key=key).until_decided, flush=True)
 
 
+def claim(root: Path, agent: str, text: str) -> None:
+    """Print the idea's id and its holder."""
+    answer = Lab(root).claim_idea(agent, text=text)
+    print(answer.id, agent if answer.claimed else "another", flush=True)
+
+
+def sweep(root: Path, key: str, *values: str) -> None:
+    over = {"UNEMBEDDING_LR": Range(choices=list(values))}
+    print(Lab(root).launch_sweep("champion", "ada", over, len(values), 2, key, "grid").id, flush=True)
+
+
+def cancel(root: Path, id: str) -> None:
+    print(Lab(root).cancel("ada", [id]).states.get(id, "ended"), flush=True)
+
+
 if __name__ == "__main__":
-    {"run": run, "launch": launch}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
+    if sys.argv[1] != "run":
+        core.ensure_runner = lambda root, state: True  # the test starts the runner
+    {"run": run, "launch": launch, "claim": claim, "sweep": sweep, "cancel": cancel}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
