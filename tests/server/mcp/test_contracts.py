@@ -12,6 +12,7 @@ from autoresearch_mcp.contracts import contract
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.mcp import build_server
 from autoresearch_mcp.server.models import Verdict
+from autoresearch_mcp.server.search_answers import SearchStateName
 from autoresearch_mcp.trainer.failures import ADVICE
 from tests.server.mcp.conftest import make_runner_lab
 
@@ -40,6 +41,12 @@ def test_every_verdict_has_its_advice(role: Role) -> None:
 def test_every_kind_of_failure_has_its_advice() -> None:
     for kind in (*ADVICE, "lost", "hopeless"):
         assert re.search(rf"^\| .*`{kind}`.* \|", contract("worker"), re.MULTILINE), kind
+
+
+@pytest.mark.parametrize("role", get_args(Role))
+def test_every_state_of_the_search_has_its_advice(role: Role) -> None:
+    for state in get_args(SearchStateName):
+        assert f"`{state}`: " in contract(role)
 
 
 @pytest.mark.parametrize("role", get_args(Role))
