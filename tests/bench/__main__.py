@@ -24,6 +24,8 @@ from tests.bench import (
     session,
     slots,
     start,
+    sweeping,
+    thinking,
     tokens,
     two_calls,
 )
@@ -42,6 +44,8 @@ def main() -> None:
             kernels,
             scorer,
             slots,
+            thinking,
+            sweeping,
             rented,
             far,
             scale,

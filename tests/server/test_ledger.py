@@ -7,7 +7,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -412,6 +415,29 @@ def test_an_imported_record_waits_since_its_import(ledger: Ledger) -> None:
     assert since is not None and before <= since <= time.time()
     ledger.remember(Memory(id=new_id("m"), kind="idea", text="t", author="a", created_at=2.0))
     assert ledger.waiting_since() == since
+
+
+def test_five_hundred_claims_at_once_from_eight_servers_give_each_idea_to_one_agent(ledger: Ledger, tmp_path: Path) -> None:
+    barrier, refused = threading.Barrier(8), list[str]()
+    taken = list[tuple[str, str]]()
+
+    def ask(agent: str) -> None:
+        with closing(Ledger(tmp_path / "ledger.sqlite")) as own:
+            barrier.wait()
+            for number in range(63):
+                try:
+                    claim = own.claim(f"idea {number * 5 % 21}", "An idea.", agent, 30, most=4)
+                except LabError as error:
+                    refused.append(error.code)
+                else:
+                    assert claim is not None
+                    taken.append((claim.idea, claim.holder))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, [f"agent-{number}" for number in range(8)]))
+    held = {claim.idea: claim.holder for claim in ledger.claims()}
+    assert len(taken) + len(refused) == 504 and set(refused) <= {"too_many_claims"}
+    assert set(taken) == set(held.items()) and len(held) == 21 and max(Counter(held.values()).values()) <= 4
 
 
 def older_ledger(path: Path, version: int, monkeypatch: pytest.MonkeyPatch) -> Ledger:

@@ -223,6 +223,8 @@ REFUSED: list[tuple[dict[str, Range], int, str]] = [
     ({"MATRIX_LR": Range(choices=["0.1", "0.1"])}, 8, "two different"),
     ({"MATRIX_LR": Range(choices=["0.1", "1 +"])}, 8, "no plain number"),
     ({"MATRIX_LR": Range(choices=["0.1", "exit()"])}, 8, "no plain number"),
+    ({"MATRIX_LR": Range(choices=["0.1", "0.2\nimport os"])}, 8, "no plain number"),
+    ({"MATRIX_LR": Range(choices=["0.1", "0.2)"])}, 8, "no plain number"),
     ({"PRINT_EVERY": Range(low=1.5, high=3)}, 8, "must be whole"),
     ({"WINDOW_PATTERN": Range(low=1, high=3)}, 8, "assigned 3 times"),
     ({}, 8, "1 to 16 constants"),
