@@ -55,15 +55,21 @@ def fresh_lab(name: str) -> Path:
 
 @pytest.fixture
 def make_lab(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Makes a lab on the tiny profile: `make_lab(name="lab", toml={"old text": "new text"})`. Labs of a name share their secret, so their data too."""
+    """Makes a lab on the tiny profile: `make_lab(name="lab", toml={"old text": "new text"}, train="train.py")`.
+
+    Labs of a name share their secret, so their data too.
+    """
+    from autoresearch_mcp.server.proposals.making import NewRepo
     from autoresearch_mcp.server.runner.lock import stop_runner
 
     roots: list[Path] = []
 
-    def make(name: str = "lab", toml: dict[str, str] | None = None) -> Path:
+    def make(name: str = "lab", toml: dict[str, str] | None = None, train: str = "") -> Path:
         root = tmp_path / name
         shutil.copytree(fresh_lab(name), root, symlinks=True)
         subprocess.run(["git", "-C", root, "update-index", "-q", "--refresh"], check=True)  # the index knows files by their inodes
+        if train:
+            NewRepo(root).commit_files({"train.py": train.encode()}, "Another model")
         text = (root / "lab.toml").read_text(encoding="utf-8")
         for old, new in (toml or {}).items():
             assert old in text, f"lab.toml has no {old!r}"
@@ -143,8 +149,8 @@ def make_modal_lab(modal_standin: "Standin", make_lab: Callable[..., Path]) -> C
     """Makes a lab that trains on the stand-in, and was set up there with the public split; the calls of `make_lab`."""
     from autoresearch_mcp.server.compute.modal.setup import set_up
 
-    def make(name: str = "rented", toml: dict[str, str] | None = None) -> Path:
-        root = make_lab(name, {'backend = "local"': 'backend = "modal"', 'heldout = "secret"': 'heldout = "public"', **(toml or {})})
+    def make(name: str = "rented", toml: dict[str, str] | None = None, train: str = "") -> Path:
+        root = make_lab(name, {'backend = "local"': 'backend = "modal"', 'heldout = "secret"': 'heldout = "public"', **(toml or {})}, train)
         (root / ".autoresearch").mkdir(exist_ok=True)
         anyio.run(set_up, root / ".autoresearch", "tiny", "autoresearch", "autoresearch")
         return root

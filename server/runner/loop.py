@@ -106,13 +106,14 @@ class Runner:
                     await self._attempts.adopt_all()
                     adopted = True
                 idle_s = await self._round()
-                if idle_s > linger_s and await self._all_flushed(idle_s):
-                    return "idle"
+                idle = idle_s > linger_s and await self._all_flushed(idle_s)
                 if not (noted or self._flusher.busy):  # a whole round and a flush: it does not die at once
                     got_to_work(self._state)
                     noted = True
                 backoff.succeeded()
-                self._health.round_done([*self._compute.troubles(), *self._flusher.troubles])
+                self._health.round_done([*self._compute.troubles(), *self._flusher.troubles])  # also what the last flush saw
+                if idle:
+                    return "idle"
             except (LabMoved, SettingsChanged):
                 raise
             except Exception as error:  # a full disk, a busy ledger, a fault of ours: what is written stays true, so try again

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from autoresearch_mcp.server.runner.loop import Runner
 from autoresearch_mcp.trainer import protocol
 from tests.server.harness import NOOP, LabHarness
 from tests.server.lake.records import memory
+from tests.trainings import QUICK
 from tests.waiting import until
 
 
@@ -38,6 +39,13 @@ def harness(make_lab: Callable[..., Path]) -> Iterator[LabHarness]:
     for e in harness.ledger.open_experiments():
         harness.ledger.request_cancel(e.id)
     harness.close()
+
+
+@pytest.fixture
+def quick(make_lab: Callable[..., Path]) -> Iterator[LabHarness]:
+    """A harness whose champion trains in a moment."""
+    with closing(LabHarness(make_lab(train=QUICK))) as harness:
+        yield harness
 
 
 @pytest.fixture
@@ -120,25 +128,25 @@ def test_a_real_training_is_measured_and_recorded(harness: LabHarness) -> None:
     assert "num_steps" in harness.lab.read_log(id)
 
 
-def test_a_killed_runner_is_replaced_by_the_next_call_and_trains_nothing_twice(harness: LabHarness) -> None:
-    (id,) = harness.launch()
-    launcher = harness.launcher(id)
-    os.kill(harness.runner(), signal.SIGKILL)
-    until(lambda: not runner_alive(harness.state))
-    assert harness.state_of(id) in ("starting", "running", "scoring", "finished")  # this call starts the next runner
-    until(lambda: harness.ended([id]), 90)
-    answer = harness.lab.get_experiment(id)
+def test_a_killed_runner_is_replaced_by_the_next_call_and_trains_nothing_twice(quick: LabHarness) -> None:
+    (id,) = quick.launch()
+    launcher = quick.launcher(id)
+    os.kill(quick.runner(), signal.SIGKILL)
+    until(lambda: not runner_alive(quick.state))
+    assert quick.state_of(id) in ("starting", "running", "scoring", "finished")  # this call starts the next runner
+    until(lambda: quick.ended([id]), 90)
+    answer = quick.lab.get_experiment(id)
     assert answer.experiment.state == "finished" and answer.attempt == 1
-    lock = harness.state / "runs" / id / "1" / "launcher.lock"
+    lock = quick.state / "runs" / id / "1" / "launcher.lock"
     assert int(lock.read_text(encoding="ascii")) == launcher
-    assert [path.name for path in (harness.state / "runs" / id).iterdir()] == ["1"]
+    assert [path.name for path in (quick.state / "runs" / id).iterdir()] == ["1"]
 
 
-def test_a_killed_training_is_queued_again_once(harness: LabHarness) -> None:
-    (id,) = harness.launch()
-    os.kill(harness.launcher(id), signal.SIGKILL)
-    until(lambda: harness.ended([id]), 90)
-    answer = harness.lab.get_experiment(id)
+def test_a_killed_training_is_queued_again_once(quick: LabHarness) -> None:
+    (id,) = quick.launch()
+    os.kill(quick.launcher(id), signal.SIGKILL)
+    until(lambda: quick.ended([id]), 90)
+    answer = quick.lab.get_experiment(id)
     assert answer.experiment.state == "finished" and answer.attempt == 2
 
 
@@ -263,7 +271,7 @@ def test_a_lab_hears_that_another_of_its_log_measures_on_other_held_out_text(
         f"import sys\nfor line in sys.stdin:\n    open(line.strip() + '/result.json', 'w').write({text!r})\n    print('{{}}', flush=True)"
     )
     release(still)
-    still.drive(0.3, command=(sys.executable, "-c", program), lake=lake)
+    still.drive(command=(sys.executable, "-c", program), lake=lake)
     with runner_lock(still.state):  # only a living runner is believed
         warnings = " ".join(still.lab.status().warnings)
     assert ("secret export" in warnings) is told
@@ -350,15 +358,15 @@ def test_while_the_lake_is_away_nothing_is_lost_and_queries_say_so(still: LabHar
     assert {row["id"] for row in still.lab.query_experiments().rows} == set(ids)
 
 
-def test_an_idle_runner_leaves_and_the_next_call_starts_another(still: LabHarness) -> None:
-    first = still.launch()
-    release(still)
-    still.drive()
-    assert not runner_alive(still.state)
-    (second,) = still.launch()
-    assert until(lambda: runner_alive(still.state))
-    until(lambda: still.ended([second]), 90)
-    assert still.state_of(second) == "finished" and still.state_of(first[0]) == "finished"
+def test_an_idle_runner_leaves_and_the_next_call_starts_another(quick: LabHarness) -> None:
+    with runner_lock(quick.state):
+        first = quick.launch()
+    quick.drive()
+    assert not runner_alive(quick.state)
+    (second,) = quick.launch()
+    assert until(lambda: runner_alive(quick.state))
+    until(lambda: quick.ended([second]), 90)
+    assert quick.state_of(second) == "finished" and quick.state_of(first[0]) == "finished"
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5], ids=["emptied", "cut"])

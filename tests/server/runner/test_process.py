@@ -21,6 +21,7 @@ from autoresearch_mcp.server.runner.start import ensure_runner
 from autoresearch_mcp.server.runner.watch import Outcome
 from autoresearch_mcp.trainer import files
 from tests.acceptance.processes import launchers, processes
+from tests.trainings import lasting
 from tests.waiting import until
 
 
@@ -104,7 +105,7 @@ def test_a_stop_harms_nobody_who_has_got_that_id_while_others_look_at_the_lock(l
 
 
 def test_a_training_outlives_a_stopped_runner_and_the_next_one_records_it(make_lab: Callable[..., Path]) -> None:
-    root = make_lab("stopped", {"budget_s = 1 ": "budget_s = 2 "})
+    root = make_lab("stopped", {"budget_s = 1 ": "budget_s = 3 "}, lasting(2.0))
     state = root / ".autoresearch"
     lab, ledger = Lab(root), Ledger(root / ".autoresearch" / "ledger.sqlite")
     (id,) = lab.launch_training("champion", "ada").experiments
