@@ -19,7 +19,7 @@ class Wire:
         port: Of the sshd behind it.
         dice: Decides when and how connections are spoiled.
         after_s: The longest that a connection lives, in seconds.
-        stall_s: How long a stalled or dropped connection stays open.
+        stall_s: How long a stalled or dropped connection stays open, unless the client gives it up.
     """
 
     def __init__(self, port: int, dice: random.Random, after_s: float, stall_s: float) -> None:
@@ -27,6 +27,7 @@ class Wire:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self.cuts = dict.fromkeys(KINDS, 0)
+        self.given_up = 0  # connections that the client ended while they were stalled or dropped
         self.whole = False
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -59,9 +60,12 @@ class Wire:
     def _spoil(self, kind: str, client: socket.socket) -> None:
         self.cuts[kind] += 1
         if kind in ("stalled", "dropped"):
-            until = time.monotonic() + self._stall_s
+            until, hangup = time.monotonic() + self._stall_s, select.poll()
+            hangup.register(client, select.POLLRDHUP)  # what it sent before is not read
             while not self.whole and time.monotonic() < until:
-                time.sleep(0.05)
+                if hangup.poll(50):
+                    self.given_up += 1
+                    break
         if kind == "reset":
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()

@@ -12,6 +12,7 @@ import secrets
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,8 +20,6 @@ from typing import Any
 from autoresearch_mcp.server.compute.line import there
 from autoresearch_mcp.server.untrusted import one_line
 
-REQUEST_S = 60.0  # that a request may take
-_CONNECT_S = 15
 _SSH_FAILED = 255  # the status of ssh's own failures; any other is the remote command's
 _PASSED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TERM", "XDG_RUNTIME_DIR", "KRB5CCNAME", "DISPLAY")
 _READ = "import sys; exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())))"
@@ -41,6 +40,21 @@ class HostRefused(Exception):
     """Nothing can be done on the host before its owner has done something. The text says what."""
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How long a line may be silent, in seconds.
+
+    Attributes:
+        connect_s: For a connection to begin.
+        alive_s: Of silence, after which ssh asks whether the other end is there. Three such questions end the connection.
+        request_s: For a request.
+    """
+
+    connect_s: int = 15
+    alive_s: int = 10
+    request_s: float = 60.0
+
+
 class Ssh:
     """Talks to one host.
 
@@ -48,22 +62,23 @@ class Ssh:
         host: As ssh knows it.
         python: On the host; empty is the one that `setup ssh` makes, else `python3`.
         command: The program ssh.
+        patience: How long the line may be silent.
     """
 
-    def __init__(self, host: str, python: str = "", command: str = "ssh") -> None:
+    def __init__(self, host: str, python: str = "", command: str = "ssh", patience: Patience | None = None) -> None:
         if host.startswith("-"):
             raise ValueError(f"{host!r} is no host: it begins with -")
         self.host, self.command, self._remote = host, command, _remote_command(python)
-        self._turn = asyncio.Lock()
+        self._patience, self._turn = patience or Patience(), asyncio.Lock()
 
     async def ask(
-        self, request: Mapping[str, Any], timeout_s: float = REQUEST_S, modules: Sequence[ModuleType] = (there,)
+        self, request: Mapping[str, Any], timeout_s: float | None = None, modules: Sequence[ModuleType] = (there,)
     ) -> dict[str, Any]:
         """Send a request to modules that run there, and return their answer.
 
         Args:
             request: What they are to do.
-            timeout_s: Seconds that it may take.
+            timeout_s: Seconds that it may take; None is what a short one may.
             modules: Sent with it, under their own names: each may import those before it. `main` of the last one answers.
 
         Raises:
@@ -71,7 +86,7 @@ class Ssh:
             HostRefused: The host can't do it, or doesn't let us in.
         """
         async with self._turn:
-            return await self._ask(request, timeout_s, await asyncio.to_thread(_program, modules))
+            return await self._ask(request, timeout_s or self._patience.request_s, await asyncio.to_thread(_program, modules))
 
     async def _ask(self, request: Mapping[str, Any], timeout_s: float, program: bytes) -> dict[str, Any]:
         mark = secrets.token_hex(16)
@@ -98,8 +113,8 @@ class Ssh:
     async def _run(self, arguments: Sequence[str], given: bytes, timeout_s: float) -> tuple[int, bytes, str]:
         options = {
             "BatchMode": "yes",
-            "ConnectTimeout": str(_CONNECT_S),
-            "ServerAliveInterval": "10",
+            "ConnectTimeout": str(self._patience.connect_s),
+            "ServerAliveInterval": str(self._patience.alive_s),
             "ServerAliveCountMax": "3",
             "ControlMaster": "auto",
             "ControlPath": f"{_sockets()}/{os.getpid():x}-%C",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from autoresearch_mcp.server.compute.base import Compute, ComputeError, Job, Observation, read_end, write_files
 from autoresearch_mcp.server.compute.line.mirror import HELD
-from autoresearch_mcp.server.compute.line.transport import HostAway, HostRefused, Ssh
+from autoresearch_mcp.server.compute.line.transport import HostAway, HostRefused, Patience, Ssh
 from autoresearch_mcp.server.compute.ssh.host import ROUND_S, SPEC_OF_DATA, Host, Wanted
 from autoresearch_mcp.server.compute.ssh.sending import Folder, folders_of, look
 from autoresearch_mcp.server.paths import StatePaths
@@ -48,6 +48,7 @@ class SshCompute:
         command: The program ssh.
         round_s: Seconds between two requests to a host.
         leave: Megabytes in use and percent of use above which a GPU is somebody else's.
+        patience: How long a line may be silent.
     """
 
     poll_s = 0.1
@@ -62,6 +63,7 @@ class SshCompute:
         command: str = "ssh",
         round_s: float = ROUND_S,
         leave: tuple[float, float] = (1000.0, 20.0),
+        patience: Patience | None = None,
     ) -> None:
         self._wanted, self._record, self._command = wanted, StatePaths(state).ssh, command
         lab = _lab_id(self._record)
@@ -69,7 +71,7 @@ class SshCompute:
         for named in hosts:
             name, _, devices = named.partition(":")
             section = sections.get(name, HostSection())
-            ssh = Ssh(name, section.python, command)
+            ssh = Ssh(name, section.python, command, patience)
             self._hosts[name] = Host(ssh, lab, devices.split(",") if devices else [], threads, section, leave, round_s)
         self._waiting: dict[str, Job] = {}
         self._folders: dict[str, list[Folder]] = {}  # that those need

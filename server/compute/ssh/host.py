@@ -14,7 +14,7 @@ from typing import Any
 from autoresearch_mcp.server.compute.base import ComputeError, Job
 from autoresearch_mcp.server.compute.line import mirror
 from autoresearch_mcp.server.compute.line import there as common
-from autoresearch_mcp.server.compute.line.transport import REQUEST_S, HostAway, HostRefused, Ssh
+from autoresearch_mcp.server.compute.line.transport import HostAway, HostRefused, Ssh
 from autoresearch_mcp.server.compute.ssh import there
 from autoresearch_mcp.server.compute.ssh.sending import Folder, send
 from autoresearch_mcp.server.compute.ssh.there import IN_USE, LACKS
@@ -313,7 +313,7 @@ class Host:
         self.looks |= {run: seen for run, seen in answer["looks"].items() if run in self._followed}
         return any(seen["more"] for seen in answer["looks"].values())
 
-    async def _ask(self, request: dict[str, Any], timeout_s: float = REQUEST_S) -> dict[str, Any]:
+    async def _ask(self, request: dict[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
         self._fixed = self._fixed or await asyncio.to_thread(prepare.fixed_hash)
         about = {"lab": self._lab, "folder": self._section.folder, "fixed": self._fixed}
         return await self._ssh.ask({**about, **request}, timeout_s, (common, there))

@@ -30,6 +30,7 @@ IN_USE = "in use"  # the answer to a launch whose GPU somebody else uses
 LACKS = "lacks "  # before the key of a folder that has to be given first
 CONTENTS = ("hidden", "scorer")  # keys of folders that are small, and go by what they hold
 _LEFT_S = 86_400  # after which a folder that came in part is removed
+_SHORT_S = 0.5  # a run that ends so soon is told of in the answer to its launch
 _GPU_S = 10  # for NVIDIA's tool to answer
 
 
@@ -50,6 +51,7 @@ def _answer(root: Path, request: dict[str, Any]) -> dict[str, Any]:
         _cancel(runs / run)
     for run in request["remove"]:
         _remove(runs / run)
+    _await_short([runs / run for run, why in launched.items() if not why])
     looks = {run: _look(runs / run, **at) for run, at in request["look"].items()}
     known = [f"{run.parent.name}/{run.name}" for run in runs.glob("*/*") if (run / "spec.json").exists()] if request["list"] else []
     return {
@@ -178,6 +180,15 @@ def _launch(
     except OSError as error:
         return f"the run's files could not be written there: {error}. Is the disk full?"
     return ""
+
+
+def _await_short(begun: list[Path]) -> None:
+    """Wait a moment for runs that have just begun to end, which spares the lab a second request."""
+    from autoresearch_mcp.trainer import protocol
+
+    deadline = time.monotonic() + _SHORT_S
+    while time.monotonic() < deadline and not all((run / protocol.RESULT).exists() or (run / EXITED).exists() for run in begun):
+        time.sleep(0.01)
 
 
 def _lay_out(root: Path, spec: dict[str, Any], names: dict[str, str]) -> str:
