@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast coverage crash-test client-test attack bench gpu-check lint format reference docs lock wheel bundle clean
+.PHONY: help demo test test-fast coverage crash-test soak client-test attack bench gpu-check lint format reference docs lock wheel bundle clean
 
 help:
 	@echo "make demo         a research campaign on this machine, through the real MCP server (minutes)"
@@ -17,6 +17,7 @@ help:
 	@echo "make docs         build the docs as a site in site/; no broken link passes"
 	@echo "make lock         write requirements.lock, with hashes"
 	@echo "make crash-test   kills processes at random, KILLS=300 times over each store, around launches until decided, around claims, sweeps and tasks, over Modal's stand-in and over Slurm, and an ssh line in CUTS=200 launches, and prints what was lost"
+	@echo "make soak         CLIENTS=256 wait, read, propose and look at the page for MINUTES=10, while their server is killed SOAK_KILLS=10 times: errors, latency, memory, losses"
 	@echo "make wheel        the wheel and the source distribution in dist/"
 	@echo "make bundle       the bundle for Claude Desktop and others: dist/autoresearch-mcp-VERSION.mcpb"
 	@echo "make client-test  Claude Code, Codex, Gemini CLI, opencode, Copilot CLI, the TypeScript SDKs and libraries from PyPI, with scripted models (node 20 or newer)"
@@ -61,6 +62,9 @@ gpu-check:
 	@$(if $(filter file,$(origin PYTHON)),$(if $(wildcard $(READY)),$(BIN)/python,$(PYTHON)),$(PYTHON)) trainer/gpu_check \
 		--device $(DEVICE) $(if $(QUICK),--quick) $(ARGS)
 
+MINUTES ?= 10
+CLIENTS ?= 256
+SOAK_KILLS ?= 10
 KILLS ?= 300
 CUTS ?= 200
 crash-test: $(READY)
@@ -69,6 +73,9 @@ crash-test: $(READY)
 		tests/server/compute/slurm/test_lab.py::test_kills_of_the_runner_around_submissions_lose_nothing_and_double_nothing \
 		tests/server/compute/modal/test_runner.py::test_random_kills_of_the_runner_lose_nothing_double_nothing_and_leave_nothing_running \
 		tests/server/compute/ssh/test_wire.py
+
+soak: $(READY)
+	@MINUTES=$(MINUTES) CLIENTS=$(CLIENTS) KILLS=$(SOAK_KILLS) $(BIN)/python -m tests.soak
 
 # What CI takes of npm, and what make client-test takes beside it
 NPM_FEW := @modelcontextprotocol/sdk@1.32.2 @modelcontextprotocol/client@2.4.0 @anthropic-ai/claude-code@2.1.332 @anthropic-ai/mcpb@2.1.2

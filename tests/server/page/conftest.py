@@ -14,7 +14,8 @@ CONDITIONS = "like the champion"
 TOKEN = "correct-horse-battery-staple"
 
 
-def finish(lab: FakeRunnerLab, ids: list[str], values: list[float], at: float, by_lab: bool = False) -> None:
+def finish(lab: FakeRunnerLab, ids: list[str], values: list[float], at: float, by_lab: bool = False, printed: str = "loss") -> None:
+    details = {"steps": 400, "hashes": {"data": "d" * 16}, "metrics": {printed: 1.0}, "versions": {"torch": printed}}
     for n, (id, value) in enumerate(zip(ids, values, strict=True)):
         lab.ledger.keep_evidence(id, "landlock-7+seccomp", value, None)
         curve = [(share / 30, 9.0 - 5.0 * (share / 30) ** 0.3 + value - 1.0) for share in range(1, 31)]
@@ -26,7 +27,7 @@ def finish(lab: FakeRunnerLab, ids: list[str], values: list[float], at: float, b
             "curve": curve,
             "by_lab": by_lab,
         }
-        lab.move(id, "finished", **ended, cost_s=50.0, details={"steps": 400, "hashes": {"data": "d" * 16}}, log_tail="step 400 loss 4.0\n")
+        lab.move(id, "finished", **ended, cost_s=50.0, details=details, log_tail="step 400 loss 4.0\n")
 
 
 def populate(fake: FakeRunnerLab, texts: list[str], author: str = "ada") -> dict[str, str]:
@@ -50,7 +51,8 @@ def populate(fake: FakeRunnerLab, texts: list[str], author: str = "ada") -> dict
             fake.move(failed, "crashed", failure=failure, started_at=now, finished_at=now + 300 * n, log_tail=text, conditions=CONDITIONS)
         else:
             ids = lab.launch_training(proposal.commit, author, 2).experiments
-            finish(fake, ids, [1.502 + 0.003 * (n % 5), 1.499 + 0.002 * (n % 7)], now + 600 + 300 * n)
+            finish(fake, ids, [1.502 + 0.003 * (n % 5), 1.499 + 0.002 * (n % 7)], now + 600 + 300 * n, printed=text)
+            lab.amend(proposal.commit, author, f"Said later: {text}", title=text)
     kinds = ("finding", "failure", "idea", "insight")
     notes = [lab.write_memory(kinds[n % 4], f"{text}\nand more of {n}", author, tags=["width"]).id for n, text in enumerate(texts)]  # type: ignore[arg-type]
     lab.write_memory("idea", f"Direction: {texts[0]}", author, tags=["direction"])
@@ -71,7 +73,9 @@ def populate(fake: FakeRunnerLab, texts: list[str], author: str = "ada") -> dict
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.log").write_text("\n".join(f"step {n} {text}" for n, text in enumerate(texts)), encoding="utf-8")
     lab.close()
+    finished = next(e["id"] for e in fake.ledger.recent(100) if e["commit"] == commits[0])
     return {
+        "finished": finished,
         "champion": champion,
         "commit": commits[0],
         "winner": winner,

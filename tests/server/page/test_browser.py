@@ -17,6 +17,7 @@ from tests.server.mcp.listening import Listening, served_over_http
 from tests.server.mcp.test_http import ask
 from tests.server.page.conftest import TOKEN, populate
 from tests.server.page.hostile import STRINGS
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route
@@ -80,6 +81,7 @@ def views(names: dict[str, str]) -> list[str]:
         *LISTS,
         f"/experiment/{names['running']}",
         f"/experiment/{names['failed']}",
+        f"/experiment/{names['finished']}",
         f"/commit/{names['winner']}",
         f"/commit/{names['commit']}",
     ]
@@ -92,6 +94,9 @@ def test_hostile_text_neither_runs_nor_breaks_a_view_on_a_phone(browser: "Browse
         assert visit.page.evaluate("window.owned") is None, view
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= 360, view
         assert visit.page.locator("footer").is_visible() and visit.page.locator("nav a").count() == 6, view
+    visit.go(f"/experiment/{hostile[1]['finished']}")
+    shown = visit.page.locator("main").inner_text()
+    assert "Said later: <script>window.owned=1</script>" in shown and "metrics.<script>" in shown  # remarks and provenance
     visit.go("/memories")
     for text in (STRINGS[0], "{{ 7 * 7 }} {% for x in", "@@mark@@", "gnp.exe"):
         assert visit.page.get_by_text(text).count() > 0, text  # they are there to be read
@@ -266,14 +271,18 @@ def test_a_host_of_mcp_apps_shows_the_progress_live_and_hostile_text_as_text(bro
     assert frame.evaluate("document.documentElement.scrollWidth") <= 360
     assert frame.evaluate("getComputedStyle(document.body).color") == "rgb(1, 2, 3)"  # the host's theme
     assert frame.evaluate("document.documentElement.style.getPropertyValue('--x')") == ""
-    host.page.wait_for_function("() => parseFloat(view.style.height) > 400")
-    frame.wait_for_function("() => innerHeight >= document.body.scrollHeight")  # as high as it said that it is
+    until(lambda: host.page.evaluate("parseFloat(view.style.height)") > 400)
+    until(lambda: frame.evaluate("innerHeight >= document.body.scrollHeight"))  # as high as it said that it is
     asked = len(host.calls)
     host.view.get_by_role("button", name="Look again").click()
-    host.page.wait_for_function("n => heard.filter((each) => each.method === 'tools/call').length >= n", arg=3)
+    until(lambda: host.page.evaluate("heard.filter((each) => each.method === 'tools/call').length") >= 3)
     assert {*host.calls[asked:]} == {"get_status", "plot_progress"}
     host.page.evaluate("post({ id: 7, method: 'ui/resource-teardown', params: {} }), post({ id: 8, method: 'ui/what-is-this' })")
-    host.page.wait_for_function("heard.some((each) => each.id === 7 && each.result) && heard.some((each) => each.id === 8 && each.error)")
+    until(
+        lambda: host.page.evaluate(
+            "heard.some((each) => each.id === 7 && each.result) && heard.some((each) => each.id === 8 && each.error)"
+        )
+    )
     assert host.troubles == []
 
 

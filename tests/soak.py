@@ -1,0 +1,397 @@
+"""Many clients of one lab over HTTP for minutes, while its server is killed again and again: errors, latency, memory, and what was lost.
+
+A quarter each waits, reads, proposes and looks at the page. `make soak` prints a table (MINUTES=10 CLIENTS=256 KILLS=10); the same for seconds is
+a test. A call that a dying server didn't answer is made again, as agents do: that is no error. Anything else that isn't a good answer is.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autoresearch_mcp.server.commands.init import create_lab
+from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.paths import LabPaths
+from tests.bench.http_calls import META, _free_port, _listens
+from tests.waiting import until
+
+HERE = Path(__file__)
+BARE = HERE.parent / "bench" / "bare_server.py"
+PAUSES_S = {"waits": (0.5, 1.5), "reads": (0.5, 1.5), "proposes": (1.5, 4.5), "looks": (0.5, 1.5)}  # while an agent thinks
+KILLED_UNTIL = 0.65  # share of the time; memory is compared within the last life
+READS = ("get_status", "query_experiments", "read_file", "search_memory")
+
+
+@dataclass
+class Heard:
+    """What the clients were answered."""
+
+    calls: Counter[str] = field(default_factory=Counter)
+    errors: list[str] = field(default_factory=list)
+    cut: int = 0  # calls that a dying server didn't answer
+    reads: list[float] = field(default_factory=list)  # seconds
+    bare: list[float] = field(default_factory=list)
+    commits: set[str] = field(default_factory=set)
+    memories: set[str] = field(default_factory=set)
+    experiments: set[str] = field(default_factory=set)
+    events: int = 0
+
+
+class Line:
+    """A connection to a server, opened again where it was cut."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, path: str, body: bytes = b"", headers: str = "") -> tuple[int, bytes]:
+        """Return the status and the body of an answer.
+
+        Raises:
+            OSError, EOFError: the server went away.
+        """
+        try:
+            reader, writer = self._streams = self._streams or await asyncio.open_connection("127.0.0.1", self._port)
+            length = f"Content-Length: {len(body)}\r\n" if body else ""
+            writer.write(
+                f"{'POST' if body else 'GET'} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n{headers}{length}\r\n".encode() + body
+            )
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+            status = int(head.split(" ", 2)[1])
+            if "transfer-encoding: chunked" in head:
+                return status, b"".join([part async for part in chunks(reader)])
+            return status, await reader.readexactly(
+                int(head.split("content-length:")[1].split("\r\n")[0]) if "content-length:" in head else 0
+            )
+        except (OSError, EOFError):
+            self.close()
+            raise
+
+    async def events(self, path: str, heard: Callable[[], Awaitable[None]]) -> None:
+        """Follow server-sent events until the server goes away."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n\r\n".encode())
+            await reader.readuntil(b"\r\n\r\n")
+            async for part in chunks(reader):
+                if b"data:" in part:
+                    await heard()
+        finally:
+            writer.close()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._streams is not None:
+            self._streams[1].close()
+        self._streams = None
+
+
+async def chunks(reader: asyncio.StreamReader):  # type: ignore[no-untyped-def]
+    """Yield the parts of a chunked body.
+
+    Raises:
+        EOFError: the server went away in between.
+    """
+    while size := int((await reader.readuntil(b"\r\n")).strip(), 16):
+        yield await reader.readexactly(size)
+        await reader.readexactly(2)
+    await reader.readuntil(b"\r\n")
+
+
+class Served:
+    """The server under test, which is killed and started again at one address."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.port, self.kills = root, _free_port(), 0
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        command = [sys.executable, "-P", "-m", "autoresearch_mcp.server.cli", "serve", str(self.root), "--http", f"127.0.0.1:{self.port}"]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=sys.stderr, text=True)
+        assert self.process.stdout is not None and "Serving" in self.process.stdout.readline()
+
+    async def kill(self) -> None:
+        """Kill it at once, and start another."""
+        self.stop()
+        self.kills += 1
+        await asyncio.to_thread(self.start)
+
+    def rss_mb(self) -> float:
+        """Return the memory that it holds."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def cpu_s(self) -> float:
+        """Return the seconds of a core that it used."""
+        user, system = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.communicate()
+
+
+class Client:
+    """An agent or a page, which goes on until it is told to stop."""
+
+    def __init__(self, number: int, port: int, heard: Heard, stop: asyncio.Event) -> None:
+        self.name, self._heard, self._stop = f"agent-{number}", heard, stop
+        self._line, self._port = Line(port), port
+        self._random, self._made = random.Random(number), 0
+
+    async def live(self, kind: str) -> None:
+        """Work in one way until the end."""
+        work = {"waits": self._wait, "reads": self._read, "proposes": self._propose, "looks": self._look}[kind]
+        watching = asyncio.create_task(self._watch()) if kind == "looks" else None
+        await self._think(kind)
+        while not self._stop.is_set():
+            await work()
+            await self._think(kind)
+        if watching is not None:
+            watching.cancel()
+        self._line.close()
+
+    async def _think(self, kind: str) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), self._random.uniform(*PAUSES_S[kind]))
+
+    async def call(self, tool: str, took: list[float] | None = None, **arguments: object) -> dict[str, object]:
+        """Call a tool until it is answered. A call that was cut is made again, and its time doesn't count."""
+        call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": arguments, "_meta": META}}
+        headers = (
+            "Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n"
+            f"MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: {tool}\r\n"
+        )
+        status, text, seconds = await self._until_answered("/mcp", json.dumps(call).encode(), headers)
+        self._heard.calls[tool] += 1
+        if took is not None and seconds is not None:
+            took.append(seconds)
+        try:
+            answer = json.loads(text[text.rindex(b'{"jsonrpc"') :])
+            result: dict[str, object] = answer["result"]
+            assert status == 200 and not result.get("isError")
+        except (ValueError, KeyError, AssertionError):
+            self._heard.errors.append(f"{tool}: {status} {text[:300].decode('utf-8', 'replace')}")
+            return {}
+        structured = result.get("structuredContent")
+        return structured if isinstance(structured, dict) else {}
+
+    async def _until_answered(self, path: str, body: bytes = b"", headers: str = "") -> tuple[int, bytes, float | None]:
+        was_cut = False
+        while True:
+            began = time.perf_counter()
+            try:
+                status, text = await self._line.ask(path, body, headers)
+                return status, text, None if was_cut else time.perf_counter() - began
+            except (OSError, EOFError):
+                self._heard.cut += not was_cut
+                was_cut = True
+                await asyncio.sleep(0.1)
+
+    async def _wait(self) -> None:
+        self._made += 1
+        arguments = {"commit": "champion", "author": self.name, "idempotency_key": f"{self.name}-{self._made}", "confirm": True}
+        ids = (await self.call("launch_training", **arguments)).get("experiments")
+        if isinstance(ids, list):
+            self._heard.experiments.update(ids)
+            await self.call("wait_for_experiments", ids=ids, timeout_s=20)
+
+    async def _read(self) -> None:
+        tool = self._random.choice(READS)
+        arguments = {"search_memory": {"query": "what was learned of widths"}, "query_experiments": {"limit": 20}}.get(tool, {})
+        await self.call(tool, self._heard.reads, **arguments)
+
+    async def _propose(self) -> None:
+        self._made += 1
+        if self._made % 3 == 0:
+            memory = await self.call("write_memory", kind="finding", text=f"What {self.name} learned: {self._made}.", author=self.name)
+            self._heard.memories.update(id for id in [memory.get("id")] if isinstance(id, str))
+            return
+        edit = {"path": "train.py", "search": "SOFTCAP = 15.0", "replace": f"UNUSED = '{self.name} {self._made}'\nSOFTCAP = 15.0"}
+        hypothesis = f"An unused constant changes nothing, says {self.name} for the {self._made}th time."
+        proposal = await self.call("propose_patch", hypothesis=hypothesis, edits=[edit], author=self.name, base="champion")
+        self._heard.commits.update(sha for sha in [proposal.get("commit")] if isinstance(sha, str))
+
+    async def _look(self) -> None:
+        for path in self._random.choice((["/", "/progress.json"], ["/proposals"], ["/agents"], ["/health"])):
+            status, text, _ = await self._until_answered(path, headers="Prefer: wait\r\n")
+            self._heard.calls[path] += 1
+            if status != 200 or not (text.rstrip().endswith((b"</html>", b"}"))):
+                self._heard.errors.append(f"{path}: {status} {text[:300].decode('utf-8', 'replace')}")
+
+    async def _watch(self) -> None:
+        async def heard() -> None:
+            self._heard.events += 1
+
+        while not self._stop.is_set():
+            with contextlib.suppress(OSError, EOFError, ValueError):
+                await Line(self._port).events("/events", heard)
+            await asyncio.sleep(0.3)
+
+    async def nothing(self) -> None:
+        """Call the bare server's tool at the pace of a reader."""
+        while not self._stop.is_set():
+            await self.call("nothing", self._heard.bare)
+            await self._think("reads")
+        self._line.close()
+
+
+@dataclass
+class Soaked:
+    """What came of it."""
+
+    heard: Heard
+    kills: int
+    lost: list[str]
+    memory_mb: list[float]  # of the last server, every second once all had called it
+    cpu: float  # shares of a core that it used meanwhile
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return it as a table."""
+        heard, reads, bare, mb = self.heard, self.heard.reads, self.heard.bare, self.memory_mb
+        quarters = [statistics.median(mb[n * len(mb) // 4 : (n + 1) * len(mb) // 4] or mb) for n in range(4)]
+        kept = {"proposals": heard.commits, "memories": heard.memories, "trainings": heard.experiments}
+        calls = ", ".join(f"{n:,} {name}" for name, n in sorted(heard.calls.items()))
+        return [
+            ("answers", calls),
+            ("events heard by pages", f"{heard.events:,}"),
+            ("errors", f"{len(heard.errors)}{': ' if heard.errors else ''}{' | '.join(heard.errors[:5])}"),
+            ("kills of the server", f"{self.kills}, which cut {heard.cut:,} calls; each was made again"),
+            ("acknowledged changes", ", ".join(f"{len(ids):,} {what}" for what, ids in kept.items())),
+            ("  of them lost", f"{len(self.lost)}{': ' if self.lost else ''}{', '.join(self.lost[:5])}"),
+            ("a read", f"{1e3 * statistics.median(reads):.0f} ms, p99 {1e3 * p99(reads):.0f} ms"),
+            ("  a bare tool at that load", f"{1e3 * statistics.median(bare):.0f} ms, p99 {1e3 * p99(bare):.0f} ms"),
+            ("  p99 over bare p99", f"{p99(reads) / p99(bare):.1f}"),
+            ("the last server's CPU", f"{100 * self.cpu:.0f} % of a core"),
+            (
+                "memory of the last server",
+                f"{', '.join(f'{each:.0f}' for each in quarters)} MB in the quarters of its last {len(self.memory_mb)} s",
+            ),
+        ]
+
+
+def p99(seconds: list[float]) -> float:
+    """Return what 99 of 100 took at most."""
+    return sorted(seconds)[int(0.99 * (len(seconds) - 1))]
+
+
+def soak(root: Path, clients: int, seconds: float, kills: int, bare_s: float) -> Soaked:
+    """Soak a new lab in `root`.
+
+    Args:
+        root: of the lab, which is made.
+        clients: how many, a quarter of each kind.
+        seconds: for how long.
+        kills: of the server.
+        bare_s: for how long the bare server is asked at the same load.
+    """
+    create_lab(root, profile="tiny", budget_s=1.0)
+    path = LabPaths(root).settings
+    text = (
+        path.read_text(encoding="utf-8")
+        .replace("[training]\n", "[training]\nsmoke = false\n")
+        .replace("device_hours = 8.0", "device_hours = 100000.0")
+    )
+    path.write_text(text, encoding="utf-8")
+    LabPaths(root).state.mkdir(exist_ok=True)
+    heard = Heard()
+    with _bare_server() as port:
+        asyncio.run(_bare(port, clients, bare_s, heard))
+    with _runner(root):
+        served = Served(root)
+        try:
+            last = asyncio.run(_load(served, clients, seconds, kills, heard))
+        finally:
+            served.stop()
+    return Soaked(heard, served.kills, _lost(root, heard), *last)
+
+
+async def _load(served: Served, clients: int, seconds: float, kills: int, heard: Heard) -> tuple[list[float], float]:
+    stop, began, kinds = asyncio.Event(), time.monotonic(), [*PAUSES_S]
+    living = [asyncio.create_task(Client(n, served.port, heard, stop).live(kinds[n % 4])) for n in range(clients)]
+    moments = sorted(random.Random(seconds).uniform(0.1, KILLED_UNTIL) * seconds for _ in range(kills))
+    for moment in moments:
+        await asyncio.sleep(max(0.0, began + moment - time.monotonic()))
+        await served.kill()
+    await asyncio.sleep(max(0.1 * seconds, began + (KILLED_UNTIL + 0.1) * seconds - time.monotonic()))
+    warm_at, cpu_s, memory_mb = time.monotonic(), served.cpu_s(), [served.rss_mb()]
+    ends = max(began + seconds, warm_at + 0.1 * seconds)
+    while time.monotonic() < ends:
+        await asyncio.sleep(1.0)
+        memory_mb.append(served.rss_mb())
+    cpu = (served.cpu_s() - cpu_s) / (time.monotonic() - warm_at)
+    stop.set()
+    await asyncio.gather(*living)
+    return memory_mb, cpu
+
+
+async def _bare(port: int, clients: int, seconds: float, heard: Heard) -> None:
+    """Ask a bare server's bare tool at the load of the real one: as many clients, at the pace of readers."""
+    stop, aside = asyncio.Event(), Heard()
+    asking = [asyncio.create_task(Client(n, port, aside, stop).nothing()) for n in range(clients)]
+    await asyncio.sleep(max(PAUSES_S["reads"]) + 1)  # until all have connected
+    del aside.bare[:]
+    await asyncio.sleep(seconds)
+    stop.set()
+    await asyncio.gather(*asking)
+    heard.bare += aside.bare
+    heard.errors += aside.errors
+
+
+@contextlib.contextmanager
+def _bare_server() -> Iterator[int]:
+    port = _free_port()
+    command = [sys.executable, str(BARE), str(port)]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: _listens(port))
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def _runner(root: Path) -> Iterator[None]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.soak_runner", str(root)], cwd=HERE.parents[1], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline()
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _lost(root: Path, heard: Heard) -> list[str]:
+    """Return what was acknowledged and isn't there."""
+    with contextlib.closing(Lab(root)) as lab:
+        experiments = {record.id for record in lab.records("experiments")}
+        memories = {record.id for record in lab.records("memories")}
+        commits = {sha[:12] for sha in lab.overview().proposals}
+    return sorted({*(heard.experiments - experiments), *(heard.memories - memories), *({sha[:12] for sha in heard.commits} - commits)})
+
+
+if __name__ == "__main__":
+    minutes, clients, kills = (
+        float(os.environ.get(name) or default) for name, default in (("MINUTES", 10), ("CLIENTS", 256), ("KILLS", 10))
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        soaked = soak(Path(scratch) / "lab", int(clients), 60 * minutes, int(kills), min(60.0, 15 * minutes))
+    print(f"{int(clients)} clients for {minutes:g} minutes; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    for name, value in soaked.rows():
+        print(f"{name:<28}{value}")
+    sys.exit(bool(soaked.heard.errors or soaked.lost))
