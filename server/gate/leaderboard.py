@@ -1,9 +1,9 @@
 """An honest leaderboard: how much better than the champion each commit is likely to be, once its luck is taken off.
 
 The best of many measured gains are mostly luck. So each gain is shrunk by what the crowd shows: true gains are a point at 0 and uniforms
-on [0, a] and [-a, 0], a = 2, 4, 8, 16 standard deviations of noise, with weights by expectation and maximisation (adaptive shrinkage,
-Stephens, Biostatistics 18, 2017). The point has a head start of ten candidates. All gains share the champion's own luck, which the crowd
-without a gain reveals: the result is averaged over it.
+on [0, a] and [-a, 0], a = 2, 4, 8, 16 standard deviations of noise and so on up to what was measured, with weights by expectation and
+maximisation (adaptive shrinkage, Stephens, Biostatistics 18, 2017). The point has a head start of ten candidates. All gains share the
+champion's own luck, which the crowd without a gain reveals: the result is averaged over it.
 
 It informs, and promotes nothing. Its intervals are of the posterior's standard deviation, as if it were normal.
 """
@@ -24,6 +24,7 @@ Mark = Literal["champion", "decided", "open", "futile"]
 
 _HEAD = 10.0  # candidates without gain, for free
 _WIDTHS = (2.0, 4.0, 8.0, 16.0)  # of the uniforms, in standard deviations of noise
+_WIDEST = 2.0**40  # however far a measured gain is
 _LUCK = (-2.0, 2.0, 7)  # of the champion, in standard errors of its mean: from, to, and how many values
 _ROUNDS = 40
 _TWO_SIDED = 1.96  # standard deviations on either side, for 95 %
@@ -76,7 +77,12 @@ def shrink(gains: Sequence[float], counts: Sequence[int], m: int, sd: float) -> 
     if not gains:
         return []
     measured, errors = np.asarray(gains, float)[:, None] / sd, 1 / np.sqrt(np.asarray(counts, float))[:, None]
-    wide = np.array([_WIDTHS])
+    widths = list(_WIDTHS)
+    while widths[-1] < min(
+        np.abs(measured).max() + _LUCK[1], _WIDEST
+    ):  # else the likelihood of a gain beyond all of them would be 0 everywhere
+        widths.append(2 * widths[-1])
+    wide = np.array([widths])
     low, high = np.concatenate([-wide, 0 * wide], 1), np.concatenate([0 * wide, wide], 1)
     head = np.array([_HEAD] + [0.0] * low.shape[1])
     fits = list[tuple[float, object, object, object]]()
@@ -97,7 +103,7 @@ def shrink(gains: Sequence[float], counts: Sequence[int], m: int, sd: float) -> 
             weight = (share.sum(0) + head + 0.01) / (len(measured) + head.sum() + 0.01 * len(head))
         fit = float(np.log((likely * weight).sum(1)).sum() + _HEAD * math.log(weight[0]) - luck**2 / 2)
         squares = (share[:, 1:] * (centre**2 + variance)).sum(1)
-        fits.append((fit, (share[:, 1:] * centre).sum(1), squares, share[:, 1 + len(_WIDTHS) :].sum(1)))
+        fits.append((fit, (share[:, 1:] * centre).sum(1), squares, share[:, 1 + len(widths) :].sum(1)))
     best = max(fit[0] for fit in fits)
     trust = np.exp([fit[0] - best for fit in fits])
     first, second, better = (np.average([fit[column] for fit in fits], axis=0, weights=trust) for column in (1, 2, 3))

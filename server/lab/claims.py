@@ -81,7 +81,10 @@ class ClaimCases:
         claim = self._core.ledger.claim(idea.id, _short(idea.text), author, minutes, self._core.settings.swarm.claims)
         assert claim is not None  # without `after`, it minds no others
         similar = self._similar.find(idea.text)
-        return self._answer(claim, author, similar, "Much like it was tried: see `similar`." if similar else "")
+        more = ["Much like it was tried: see `similar`."] if similar else []
+        if tries := self._core.ledger.commits_of_ideas().get(idea.id):
+            more.append(f"It was proposed before, as {tries[-1][:12]}, and has no result.")
+        return self._answer(claim, author, similar, " ".join(more))
 
     def _by_text(self, text: str, author: str, minutes: float, newest: int) -> a.ClaimAnswer | None:
         """Claim an idea by what it says; None where others claimed something meanwhile."""

@@ -46,6 +46,13 @@ def test_an_interval_holds_the_gain_and_shrinks_with_replicates() -> None:
     assert shrink([], [], 16, 1.0) == []
 
 
+@pytest.mark.parametrize("gain", [15.0, 30.0, 57.0, 1e3, 1e9])
+def test_a_gain_beyond_all_that_was_seen_is_not_taken_for_luck(gain: float) -> None:
+    best, worst, *crowd = shrink([gain, -gain, *[0.0] * 10], [1] * 12, 8, 1.0)
+    assert best.better > 0.99 and best.gain == pytest.approx(gain, rel=0.1) and best.low <= best.gain <= best.high
+    assert worst.better < 0.01 and worst.gain < -0.9 * gain and all(abs(each.gain) < 0.5 for each in crowd)
+
+
 def test_the_unit_of_the_metric_changes_nothing() -> None:
     plain, small = shrink([1.0, -0.5, 2.5], [1, 3, 5], 8, 1.0), shrink([0.01, -0.005, 0.025], [1, 3, 5], 8, 0.01)
     for one, other in zip(plain, small):

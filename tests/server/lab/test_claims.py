@@ -86,8 +86,10 @@ def test_a_clock_that_jumps_a_day_neither_keeps_a_claim_nor_gives_it_to_two(meas
     assert measured.lab.claim_idea("bob", warmup).claimed, "no longer than its minutes from the set back clock's now"
     clock[0] = 24.6
     files = {"train.py": measured.lab.read_file().text.replace("DEPTH = 2", "DEPTH = 3")}
-    measured.lab.propose_patch("Three layers, warmed up.", "bob", files=files, idea=warmup)
+    commit = measured.lab.propose_patch("Three layers, warmed up.", "bob", files=files, idea=warmup).commit
     assert "bob holds it" in measured.lab.claim_idea("ada", warmup).note, "nobody took it meanwhile, so its work renewed it"
+    clock[0] += 0.6
+    assert f"It was proposed before, as {commit[:12]}, and has no result." in measured.lab.claim_idea("ada", warmup).note
 
 
 def test_a_claim_ends_with_the_decision_on_its_commit_and_the_idea_names_its_results(measured: MeasuredLab) -> None:
