@@ -1,6 +1,7 @@
 """Directions of the search: what came of the ideas with each tag, and who works on them."""
 
 import math
+import time
 from collections.abc import Iterable, Mapping
 
 from autoresearch_mcp.server import answers as a
@@ -10,30 +11,37 @@ from autoresearch_mcp.server.ledger.ideas import AFTER, DIRECTION, Work
 
 MOST = 20  # directions, those with the latest activity
 _AGENTS = 4  # that are named for each
+_DEAR_S, _RESTS = 0.1, 20  # CPU seconds from which on a reading is dear, and for how many times as long its answer is given again
 
 Gains = dict[str, tuple[float, float]]  # largest gain and its standard error, by tag
 
 
 class Directions:
-    """Reads the ledger, again only after a change. Thread-safe: what it keeps is replaced whole."""
+    """Reads the ledger, again only after a change, and with tens of thousands of ideas not after every one. Thread-safe: what it keeps is replaced whole."""
 
     def __init__(self, core: LabCore, status: LabStatus) -> None:
         self._core = core
         self._status = status
-        self._known: tuple[object, list[a.Direction]] = (None, [])
+        self._known: tuple[object, float, list[a.Direction]] = (
+            None,
+            0.0,
+            [],
+        )  # of which state, until when it is good enough, and the answer
 
     def all(self) -> list[a.Direction]:
         """Return the directions, the one with the latest activity first."""
         key = (self._core.ledger.changes(), self._core.repo.champion())
-        if self._known[0] != key:
-            self._known = key, self._read()
-        return self._known[1]
+        if self._known[0] != key and time.monotonic() >= self._known[1]:
+            now, began = self._status.snapshot(), time.thread_time()
+            answer, took = self._read(now), time.thread_time() - began
+            self._known = key, time.monotonic() + (_RESTS * took if took > _DEAR_S else 0.0), answer
+        return self._known[2]
 
-    def _read(self) -> list[a.Direction]:
+    def _read(self, now: Snapshot) -> list[a.Direction]:
         work = self._core.ledger.work()[:MOST]
         if not work:
             return []
-        tags, now = self._core.ledger.tags_of_commits(), self._status.snapshot()
+        tags = self._core.ledger.tags_of_commits()
         promoted, gains = self._promoted(tags)
         for tag, (gain, se) in self._likely(tags, now).items():
             if tag not in gains or gain > gains[tag][0]:
