@@ -21,7 +21,7 @@ from typing import Any
 import anyio
 from rich.console import Console
 
-from autoresearch_mcp.server.commands.demo import DemoFailure, Idea, LiveConsole, agent
+from autoresearch_mcp.server.commands.demo_agents import DemoFailure, Idea, LiveConsole, agent
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.gate.boundary import N_MIN

@@ -50,7 +50,7 @@ class NewsCases:
         told += [
             (claim.renewed_at, f"{claim.holder} holds {claim.idea}: {shorten(claim.text, _IDEA)!r}.")
             for claim in happened.claims
-            if claim.seq in held
+            if claim.seq in held and claim.holder != caller  # its own stand in `next`
         ]
         told += [(piece.at, piece.text) for piece in happened.addressed if piece.text]
         told += [(sweep.ended_at or 0.0, self._swept(sweep)) for sweep in happened.sweeps]
