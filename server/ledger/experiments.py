@@ -15,6 +15,7 @@ from autoresearch_mcp.server.ledger.cleaning import cleaned
 from autoresearch_mcp.server.ledger.database import Database
 from autoresearch_mcp.server.ledger.news import add_news
 from autoresearch_mcp.server.ledger.outbox import post
+from autoresearch_mcp.server.ledger.records import Records
 from autoresearch_mcp.server.ledger.results import add_result
 from autoresearch_mcp.server.ledger.starts import add_start
 from autoresearch_mcp.server.models import (
@@ -31,27 +32,7 @@ from autoresearch_mcp.server.models import (
 from autoresearch_mcp.server.settings import LaunchSettings
 
 _NAMED = 8  # ids that news names
-_RECORDS = 1_000  # that are kept where only some are asked for
 _WHOLE = budget.Share()  # of one who may use all of the lab
-
-
-class _Records:
-    """Records of open experiments by their text, so that a long queue is parsed once. Thread-safe: what it keeps is replaced whole."""
-
-    def __init__(self) -> None:
-        self._all: dict[str, Experiment] = {}  # when all were asked for last
-        self._some: dict[str, Experiment] = {}  # others that were asked for since
-
-    def parse(self, texts: Sequence[str], are_all: bool) -> list[Experiment]:
-        """Return the experiments, which nobody may change; `are_all` says that no others are open."""
-        known, some = self._all, self._some
-        found = {text: known.get(text) or some.get(text) or Experiment.model_validate_json(text) for text in texts}
-        if are_all:
-            self._all, self._some = found, {}
-        else:
-            more = {text: e for text, e in found.items() if text not in known}
-            self._some = some | more if len(some) < _RECORDS else more
-        return [found[text] for text in texts]
 
 
 class OpenExperiments:
@@ -59,7 +40,7 @@ class OpenExperiments:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._records = _Records()
+        self._records = Records()
 
     def enqueue(
         self,

@@ -1,17 +1,22 @@
 """Which attempts were started, in which order and beside which others; and what of the queue comes first."""
 
+import functools
 import hashlib
 import json
 import math
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from autoresearch_mcp.server.ledger.database import Database
+from autoresearch_mcp.server.ledger.records import Records
 from autoresearch_mcp.server.models import Experiment
 from autoresearch_mcp.server.settings import LaunchSettings
 
+_LATEST = 256  # starts that are kept in memory
+_Head = tuple[float, str, str, str]  # when it was queued, its id, author and commit: the oldest of an author and a commit
 LIKE_IT, FEWEST_LIKE_IT = 20, 3  # trainings that say what the next one will take
 
 
@@ -33,12 +38,19 @@ class Start:
     by_lab: bool
     beside: tuple[tuple[str, str], ...]
 
+    @functools.cached_property
+    def authors(self) -> tuple[str, ...]:
+        """Whose trainings ran then."""
+        return tuple(author for _, author in self.beside)
+
 
 class Starts:
     """A row for each attempt, for good. `OpenExperiments.move` adds it when an experiment leaves the queue."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._records = Records()
+        self._known: dict[int, Start] = {}  # of the latest, by number: a start never changes
 
     def starts(self, limit: int) -> list[Start]:
         """Return the latest starts, the oldest of them first.
@@ -46,11 +58,17 @@ class Starts:
         Args:
             limit: how many at most.
         """
+        known, which = self._known, "seq IN (SELECT value FROM json_each(?))"
         with self._database.read() as db:
-            rows = db.execute(
-                'SELECT experiment, "commit", author, by_lab, beside FROM starts ORDER BY seq DESC LIMIT ?', (limit,)
-            ).fetchall()
-        return [_start(row) for row in reversed(rows)]
+            numbers = [row[0] for row in db.execute("SELECT seq FROM starts ORDER BY seq DESC LIMIT ?", (limit,))]
+            fresh = [number for number in numbers if number not in known]
+            query = f'SELECT seq, experiment, "commit", author, by_lab, beside FROM starts WHERE {which}'  # noqa: S608
+            rows = db.execute(query, (json.dumps(fresh),)).fetchall() if fresh else []
+        latest = known | {row[0]: _start(row[1:]) for row in rows}
+        starts = {number: latest[number] for number in reversed(numbers)}
+        if len(starts) <= _LATEST:
+            self._known = starts
+        return list(starts.values())
 
     def starts_of(self, ids: Sequence[str]) -> list[Start]:
         """Return the starts of these experiments, the oldest first."""
@@ -94,7 +112,7 @@ class Starts:
         return [row[0] for row in rows]
 
     def first_queued(self, first: Sequence[str], limit: int) -> list[tuple[Experiment, int]]:
-        """Return the oldest queued experiment of each commit and author, in turn of the authors, with how many more each has.
+        """Return the oldest queued experiment of each commit and author, in turn of the authors, with how many more of its commit wait.
 
         What the lab queued for the champion is left out.
 
@@ -102,21 +120,16 @@ class Starts:
             first: commits that are among them in any case, if something of them is queued.
             limit: how many of other commits at most, but one of each author.
         """
-        query = """
-            WITH heads AS (
-                SELECT id, min(created_at) AS at, "commit", author, count(*) - 1 AS more
-                FROM experiments WHERE state = 'queued' AND id NOT IN (SELECT experiment FROM lab_launches WHERE candidacy = '')
-                GROUP BY author, "commit"
-            ), turns AS (
-                SELECT id, at, more, known, row_number() OVER (PARTITION BY known, author ORDER BY at, id) AS turn
-                FROM (SELECT *, "commit" IN (SELECT value FROM json_each(?)) AS known FROM heads)
-            ), places AS (
-                SELECT id, more, known, turn, at, row_number() OVER (PARTITION BY known ORDER BY turn, at, id) AS place FROM turns
-            )
-            SELECT record, more FROM places JOIN experiments USING (id) WHERE known OR turn = 1 OR place <= ? ORDER BY turn, at, id"""
         with self._database.read() as db:
-            rows = db.execute(query, (json.dumps(list(first)), limit)).fetchall()
-        return [(Experiment.model_validate_json(record), more) for record, more in rows]
+            lab = {row[0] for row in db.execute("SELECT experiment FROM lab_launches WHERE candidacy = ''")}
+            known, others = _heads_of(db, first, lab), _first_heads(db, frozenset(first), lab, limit)
+            listed = sorted([*_turns(known), *(each for n, each in enumerate(_turns(others)) if each[0] == 1 or n < limit)])
+            ids, commits = (json.dumps(each) for each in zip(*((id, commit) for *_, id, _, commit in listed))) if listed else ("[]", "[]")
+            texts = dict(db.execute("SELECT id, record FROM experiments WHERE id IN (SELECT value FROM json_each(?))", (ids,)))
+            counts = 'SELECT "commit", count(*) FROM experiments WHERE state = \'queued\' AND "commit" IN (SELECT value FROM json_each(?)) GROUP BY 1'
+            waiting = dict(db.execute(counts, (commits,)))
+        experiments = self._records.parse([texts[id] for *_, id, _, _ in listed], are_all=False)
+        return [(e, waiting[e.commit] - 1) for e in experiments]
 
     def queued_champion_replicates(self) -> list[Experiment]:
         """Return the replicates of the champion that the lab queued and that wait, the oldest first."""
@@ -125,7 +138,55 @@ class Starts:
                 "SELECT record FROM lab_launches CROSS JOIN experiments ON experiment = id WHERE candidacy = '' AND state = 'queued' "
                 "ORDER BY created_at, id"  # CROSS JOIN: the few that the lab launched come first, not the long queue
             ).fetchall()
-        return [Experiment.model_validate_json(row[0]) for row in rows]
+        return self._records.parse([row[0] for row in rows], are_all=False)
+
+
+def _heads_of(db: sqlite3.Connection, commits: Sequence[str], lab: Collection[str]) -> list[_Head]:
+    """Return the oldest queued experiment of each of these commits and each author."""
+    heads = dict[tuple[str, str], _Head]()
+    rows = db.execute(
+        'SELECT created_at, id, author, "commit" FROM experiments WHERE state = \'queued\' AND "commit" IN (SELECT value FROM json_each(?)) '
+        "ORDER BY created_at, id",
+        (json.dumps(list(commits)),),
+    )
+    for at, id, author, commit in rows:
+        if id not in lab:
+            heads.setdefault((author, commit), (at, id, author, commit))
+    return list(heads.values())
+
+
+def _first_heads(db: sqlite3.Connection, but: Collection[str], lab: Collection[str], limit: int) -> list[_Head]:
+    """Return of each author the oldest queued experiments of their first commits, so many that `limit` of all of them are the first."""
+    authors = (
+        "WITH RECURSIVE authors(name) AS (SELECT min(author) FROM experiments WHERE state = 'queued' UNION ALL SELECT "
+        "(SELECT min(author) FROM experiments WHERE state = 'queued' AND author > name) FROM authors WHERE name IS NOT NULL) "
+        "SELECT name FROM authors WHERE name IS NOT NULL"
+    )
+    names = [row[0] for row in db.execute(authors)]
+    own = "SELECT created_at, id, \"commit\" FROM experiments WHERE state = 'queued' AND author = ? ORDER BY created_at, id"
+    reading = {name: db.execute(own, (name,)) for name in names}
+    heads: dict[str, dict[str, _Head]] = {name: {} for name in names}
+    total, turn = 0, 0
+    while reading and (total < limit or turn == 0):
+        turn += 1
+        for name, rows in list(reading.items()):
+            for at, id, commit in rows:
+                if commit not in but and id not in lab and commit not in heads[name]:
+                    heads[name][commit] = at, id, name, commit
+                    total += 1
+                    break
+            else:
+                del reading[name]
+    return [head for of_author in heads.values() for head in of_author.values()]
+
+
+def _turns(heads: Iterable[_Head]) -> list[tuple[int, float, str, str, str]]:
+    """Return heads in turn of their authors, each with its turn."""
+    turns, placed = Counter[str](), []
+    for at, id, author, commit in sorted(heads):
+        turns[author] += 1
+        placed.append((turns[author], at, id, author, commit))
+    return sorted(placed)
 
 
 def add_start(db: sqlite3.Connection, e: Experiment) -> None:

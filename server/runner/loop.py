@@ -38,6 +38,7 @@ LINGER_S = 20.0  # idle time before it exits; an agent's next call often comes w
 ROUND_RETRY_S = (1.0, 60.0)  # first and longest wait after a round that failed
 LOOK_S = 0.25  # each run is looked at so often,
 AT_ONCE = 32  # in every round where these are all, and in turn beyond: a round costs about the same with many slots
+START_S = 0.008  # after which a round of more slots leaves further starts to the next one, which follows at once
 GIVE_UP_S = 600.0  # idle time after which an unreachable lake no longer keeps it alive: the ledger keeps the rows
 
 _log = logging.getLogger("autoresearch.runner")
@@ -80,6 +81,7 @@ class Runner:
         self._retention = Retention(settings.lab, state, ledger, repo)
         self._active = time.monotonic()
         self._waits_for_budget: tuple[int, BudgetSection] | None = None  # the ledger's version and the budget when too little was left
+        self._starts_more = False  # as there was no time for it in the last round
         self.stopping = asyncio.Event()
 
     async def run(self, linger_s: float = LINGER_S) -> Outcome:
@@ -121,7 +123,7 @@ class Runner:
                 _log.error("A round failed, and is tried again: %s", error, exc_info=not isinstance(error, LabError))
                 self._health.round_failed(str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}.")
                 await self._pause(backoff.failed())
-            await self._pause(self._compute.poll_s)
+            await self._pause(0.0 if self._starts_more else self._compute.poll_s)
         return "stopped"
 
     async def _round(self) -> float:
@@ -150,6 +152,7 @@ class Runner:
 
     async def _start_queued(self) -> None:
         """Start what the slots allow, in the schedule's order. Nothing starts while the data is prepared, which costs nothing."""
+        self._starts_more = False
         if (free := self._free_slots()) <= 0 or self._queue.paused():
             return
         if (choice := self._schedule.choose()) is None:
@@ -165,7 +168,11 @@ class Runner:
             for experiment in self._ledger.open_experiments("queued"):
                 self._attempts.refuse(experiment, str(error))
             return
+        began = time.monotonic()
         while data is not None and choice is not None and free > 0 and not self._queue.paused():
+            if self._settings.slots > AT_ONCE and time.monotonic() - began > START_S:
+                self._starts_more = True
+                return
             self._check_settings()  # after the queue was read: what was queued after a change starts after it
             if (next_ := self._schedule.take(choice)) is not None:
                 if not await self._attempts.start(next_, data, budget):

@@ -119,9 +119,7 @@ class Schedule:
 
     def _choose(self, champion: str, settings: Settings) -> Experiment | Literal["champion"] | None:
         ledger, slots = self._ledger, settings.slots
-        history = [
-            Launch(each.commit, each.author, each.by_lab, tuple(author for _, author in each.beside)) for each in ledger.starts(WINDOW)
-        ]
+        history = [Launch(each.commit, each.author, each.by_lab, each.authors) for each in ledger.starts(WINDOW)]
         active = ledger.open_experiments(*ACTIVE_STATES)
         candidacies = ledger.open_candidacies(limit=in_turn(slots))
         since = {each.id: each.created_at for each in candidacies}
@@ -135,7 +133,8 @@ class Schedule:
         open_ += [e.commit for e in queued if e.commit in begun]
         open_ = [commit for commit in dict.fromkeys(open_) if commit != champion]
         apart = {champion, *ledger.measurements()}
-        compared = [e for e in (*active, *queued) if e.device == settings.reference and not e.reproduces and e.commit not in apart]
+        reference = settings.reference
+        compared = [e for e in (*active, *queued) if e.device == reference and not e.reproduces and e.commit not in apart]
         is_due = bool(compared or candidacies) and self._is_compared(settings)
         for e in ledger.queued_champion_replicates():
             if e.commit != champion or not is_due:

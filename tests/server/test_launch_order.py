@@ -1,12 +1,15 @@
 """What the ledger keeps of the order of launches, and of launches until decided."""
 
+import itertools
+import random
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.models import Candidacy, new_id
+from autoresearch_mcp.server.models import Candidacy, Experiment, new_id
 from tests.server.test_ledger import experiment, launched
 
 CHAMPION = "c" * 40
@@ -85,6 +88,30 @@ def test_the_first_of_each_commit_is_read_from_a_long_queue(ledger: Ledger) -> N
     heads = ledger.first_queued(["7" * 40], limit=3)
     assert {(e.commit[0], e.created_at, more) for e, more in heads} == {("0", 0.0, 2), ("1", 1.0, 2), ("2", 2.0, 2), ("7", 7.0, 2)}
     assert [e.commit[0] for e in ledger.queued_champion_replicates()] == ["9"]
+
+
+def test_the_first_of_a_long_queue_are_those_that_a_look_at_all_of_it_finds(ledger: Ledger) -> None:
+    rng = random.Random(3)
+    for n in range(150):
+        queue(
+            ledger, commit=f"{rng.randrange(25):040}", author=rng.choice("abcdef"), created_at=float(rng.randrange(60)), by_lab=n % 40 == 0
+        )
+    waiting = ledger.open_experiments("queued")
+    for limit, first in itertools.product((1, 5, 20, 1000), ([], [f"{3:040}", f"{7:040}", "x"])):
+        heads: dict[tuple[str, str], Experiment] = {}
+        for e in waiting:
+            if not e.by_lab:
+                heads.setdefault((e.author, e.commit), e)
+        turns, ranked = Counter[tuple[bool, str]](), []
+        for e in sorted(heads.values(), key=lambda e: (e.created_at, e.id)):
+            turns[e.commit in first, e.author] += 1
+            ranked.append((turns[e.commit in first, e.author], e.created_at, e.id, e))
+        unknown = sorted(each for each in ranked if each[3].commit not in first)
+        chosen = [each for n, each in enumerate(unknown) if each[0] == 1 or n < limit]
+        expected = [e for *_, e in sorted([*chosen, *(each for each in ranked if each[3].commit in first)])]
+        found = ledger.first_queued(first, limit)
+        assert [e.id for e, _ in found] == [e.id for e in expected]
+        assert all(more == sum(other.commit == e.commit for other in waiting) - 1 for e, more in found)
 
 
 def test_authors_take_turns_in_the_queue_and_among_the_launches_until_decided(ledger: Ledger) -> None:
