@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autoresearch_mcp.trainer import prepare
+from autoresearch_mcp.trainer.profiles import Profile
 
 START_LIMIT_S = 180.0  # a training's image pull and boot, within its sandbox's own time limit
 SCORER_LIMIT_S = 240.0  # the same of a scorer, and its imports
@@ -58,7 +59,7 @@ def usd_per_s(device: str, prices: Mapping[str, float]) -> float:
     return prices.get(name, GPUS[name].usd_s if name in GPUS else 0.0)
 
 
-def longest_s(profile: str, budget_s: float) -> float:
+def longest_s(profile: str | Profile, budget_s: float) -> float:
     """Return the most device seconds that an attempt can be billed for.
 
     That is its own sandbox up to its time limit, and a scorer that it shares with no other attempt.

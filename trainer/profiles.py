@@ -171,12 +171,21 @@ def find(name: str, own: OwnText | None = None) -> Profile:
     )
 
 
+def resolve(profile: str | Profile) -> Profile:
+    """Return a profile that is given by its built-in name, or as it is.
+
+    Raises:
+        KeyError: there is no built-in profile of this name.
+    """
+    return PROFILES[profile] if isinstance(profile, str) else profile
+
+
 def max_wall_s(profile: str | Profile, budget_s: float, script: bool = False) -> float:
     """Return the longest that a run can hold its slot, in wall seconds: start, training to the wall cap, scoring, and 5 s to tidy up.
 
     On a machine that others crowd, scoring may take longer (see patience.py).
     """
-    limits = PROFILES[profile] if isinstance(profile, str) else profile
+    limits = resolve(profile)
     limits = for_scripts(limits) if script else limits
     training = budget_s * limits.wall_cap if limits.clock == "cpu" else budget_s
     return limits.startup_s + training + limits.grace_s(budget_s) + limits.score_s + 5.0

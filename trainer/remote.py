@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from autoresearch_mcp.trainer import heldout, prepare, protocol, sandbox
+from autoresearch_mcp.trainer import heldout, prepare, profiles, protocol, sandbox
 
 SCORED = "scored.json"  # the completed result, beside the submitted one; the score on the hidden split is in protocol.HIDDEN
 SCORER = "scorer.json"  # {"sandbox", "begun", "jobs"} of the container that scores it, then "seconds" too
@@ -95,7 +95,7 @@ def score(data: Path, outs: list[Path]) -> None:
     say(ended=time.time())
 
 
-def prepare_data(profile: str, training: Path, evaluation: Path, secret: Path | None = None) -> None:
+def prepare_data(profile: str, training: Path, evaluation: Path, secret: Path | None = None, own: str = "null") -> None:
     """Prepare a profile's data and lay it out in two folders. The hashes, which say that it is whole, are written last.
 
     Args:
@@ -103,13 +103,16 @@ def prepare_data(profile: str, training: Path, evaluation: Path, secret: Path | 
         training: the folder for what trainings may see.
         evaluation: the folder for all of it.
         secret: the file with the secret of a lab, whose own split is wanted; None for the public one.
+        own: what the profile is made of, as JSON, where it is of an owner's own text.
     """
+    given = json.loads(own)
+    text = protocol.OwnText(**given) if given else None
     if (training / prepare.META).exists() and (evaluation / prepare.META).exists():
         return
     with tempfile.TemporaryDirectory() as scratch:
-        prepared = prepare.prepare(profile, Path(scratch, "data"))
+        prepared = prepare.prepare(profile, Path(scratch, "data"), text)
         if secret is not None:
-            prepared = prepare.draw(prepare.PROFILES[profile], prepared, heldout.read_secret(secret), Path(scratch, "drawn"))
+            prepared = prepare.draw(profiles.find(profile, text), prepared, heldout.read_secret(secret), Path(scratch, "drawn"))
         held_out = {f"{split}.bin" for split in prepare.SPLITS if split != "train"}
         for name in sorted(path.name for path in prepared.iterdir() if path.name != prepare.META):
             for folder in (evaluation,) if name in held_out else (training, evaluation):
@@ -242,10 +245,11 @@ def main() -> None:
     action.add_argument("data", type=Path)
     action.add_argument("outs", type=Path, nargs="+")
     action = actions.add_parser("prepare", help="lay out a profile's data")
-    action.add_argument("profile", choices=prepare.PROFILES)
+    action.add_argument("profile")
     action.add_argument("training", type=Path)
     action.add_argument("evaluation", type=Path)
     action.add_argument("--secret", metavar="FILE", type=Path)
+    action.add_argument("--own", metavar="JSON", default="null")
     action = actions.add_parser("compile", help="have trusted code fill the compile cache that trainings begin with")
     action.add_argument("spec", help="spec.json, as text")
     action.add_argument("code", type=Path)

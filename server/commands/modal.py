@@ -45,7 +45,11 @@ def set_up(root: Path, gpu: str | None, dry_run: bool, say: Callable[[str], None
     secret = LabPaths(root).secret if training.heldout == "secret" else None
     if secret is not None and state.is_dir():
         ensure(secret)
-    for line in setup.plan(training.profile, kinds, training.budget_s, compute.prices, fingerprint(secret) if secret else ""):
+    try:
+        lines = setup.plan(training.limits, kinds, training.budget_s, compute.prices, fingerprint(secret) if secret else "")
+    except ComputeError as error:
+        raise LabError(f"Nothing was made. {error}", "modal") from error
+    for line in lines:
         say(line)
     if dry_run:
         say("Nothing was made: this was a dry run.")
@@ -53,7 +57,7 @@ def set_up(root: Path, gpu: str | None, dry_run: bool, say: Callable[[str], None
     _require_access("Nothing was made.")
     state.mkdir(exist_ok=True)
     drawn_with = ensure(secret) if secret else None
-    _answer(setup.set_up(state, training.profile, compute.environment, compute.app, say, kinds, training.attention, drawn_with))
+    _answer(setup.set_up(state, training.limits, compute.environment, compute.app, say, kinds, training.attention, drawn_with))
     if not settings.rents:
         say('To train there, set in lab.toml: [compute] backend = "modal"')
 

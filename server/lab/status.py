@@ -411,7 +411,7 @@ def preflight_error(settings: Settings, state: Path) -> str:
     if settings.rents:
         try:
             heldout = fingerprint(StatePaths(state).secret) if settings.training.heldout == "secret" else ""
-            deployment.check(deployment.load(state), settings.training.profile, heldout)
+            deployment.check(deployment.load(state), settings.training.limits, heldout)
         except (ComputeError, LabError) as error:
             return str(error)
     elif (data := settings.training.data) and not Path(data).expanduser().is_dir():

@@ -159,8 +159,8 @@ class Settings(Model):
     def _profiles_are_new(self) -> "Settings":
         if taken := sorted(set(self.profile) & set(PROFILES)):
             raise ValueError(f"[profile.{taken[0]}] must have another name: {taken[0]} is a built-in profile")
-        if self.training.own_profile is not None and not self.sends_files:
-            raise ValueError('[profile.NAME] works with [compute] backend = "local", "slurm" without login, or "ssh" only')
+        if self.training.own_profile is not None and not (self.sends_files or self.rents):
+            raise ValueError('[profile.NAME] works with [compute] backend = "local", "slurm" without login, "ssh" or "modal" only')
         return self
 
     @model_validator(mode="after")
@@ -335,7 +335,7 @@ class Settings(Model):
     def longest_s(self) -> float:
         """Return the most device seconds that an attempt can use."""
         if self.rents:
-            return devices.longest_s(self.training.profile, self.training.budget_s)
+            return devices.longest_s(self.training.limits, self.training.budget_s)
         return max_wall_s(self.training.limits, self.training.budget_s, script=self.is_script) + self.scorer.longest_s
 
 

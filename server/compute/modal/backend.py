@@ -23,6 +23,7 @@ from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.secret import fingerprint
 from autoresearch_mcp.server.settings import Settings
 from autoresearch_mcp.trainer import protocol
+from autoresearch_mcp.trainer.profiles import Profile
 
 ADOPT_S = 30.0  # for the service to say whether a sandbox is there
 CREATION_S = 10.0  # that `close` leaves to creations on their way
@@ -32,14 +33,14 @@ REMOTE = ("python3", "-u", "-m", "autoresearch_mcp.trainer.remote")
 def open_backend(settings: Settings, state: Path, log: Path) -> "ModalCompute":
     """Open the backend for a lab; see `open_compute`."""
     drawn_with = StatePaths(state).secret if settings.training.heldout == "secret" else None
-    return ModalCompute(settings.training.profile, state, requests(), secret=drawn_with)
+    return ModalCompute(settings.training.limits, state, requests(), secret=drawn_with)
 
 
 class ModalCompute:
     """Implements `Compute` with Modal.
 
     Args:
-        profile: What is trained, a name in `autoresearch_mcp.trainer.prepare`.
+        profile: What is trained: a name in `autoresearch_mcp.trainer.prepare`, or the profile itself.
         state: The lab's state folder, where `setup modal` left its deployment.
         gpus: An experiment's kind of device -> the GPU to ask for, or none.
         command: A sandbox's entry point.
@@ -51,7 +52,7 @@ class ModalCompute:
 
     def __init__(
         self,
-        profile: str,
+        profile: str | Profile,
         state: Path,
         gpus: Mapping[str, str | None],
         command: tuple[str, ...] = REMOTE,

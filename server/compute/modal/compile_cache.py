@@ -26,19 +26,20 @@ from autoresearch_mcp.server.compute.modal.backend import REMOTE
 from autoresearch_mcp.server.compute.modal.client import RPC_S, ModalAway, Mount, Sandbox, Service
 from autoresearch_mcp.server.compute.modal.context import BOOT_S, SETUP_COMMIT_S, read_committed, run_once
 from autoresearch_mcp.server.compute.modal.deployment import CODE, COMPILE_CACHE, TRAINING, Deployment
-from autoresearch_mcp.trainer import compile_cache, prepare, protocol, remote
+from autoresearch_mcp.trainer import compile_cache, prepare, profiles, protocol, remote
+from autoresearch_mcp.trainer.profiles import Profile
 
 USUAL_S = BOOT_S + 5.0 + 40.0  # of the sandbox that compiles: boot, imports, compiling; unproven
 
 Say = Callable[[str], None]
 
 
-def limit_s(profile: str) -> float:
+def limit_s(profile: str | Profile) -> float:
     """Return the most seconds that a sandbox which compiles can run."""
-    return devices.START_LIMIT_S + prepare.PROFILES[profile].startup_s + 10.0
+    return devices.START_LIMIT_S + profiles.resolve(profile).startup_s + 10.0
 
 
-def plan(profile: str, device: str, prices: Mapping[str, float]) -> str:
+def plan(profile: str | Profile, device: str, prices: Mapping[str, float]) -> str:
     """Say in words what the compile cache of one kind of device costs, before it is filled."""
     rate = devices.usd_per_s(device, prices)
     return (
@@ -47,10 +48,12 @@ def plan(profile: str, device: str, prices: Mapping[str, float]) -> str:
     )
 
 
-def volume(profile: str, device: str, image: str, attention: str) -> str:
+def volume(profile: str | Profile, device: str, image: str, attention: str) -> str:
     """Name the volume of the compile cache of one kind of device."""
+    limits = profiles.resolve(profile)
     made_by = [image, attention, prepare.file_hash(compile_cache.STOCK)]
-    return f"autoresearch-compile-cache-{profile}-{device}-{hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:12]}"
+    made_by += [f"{limits.own.vocab_size} {limits.own.seq_len}"] if limits.own else []
+    return f"autoresearch-compile-cache-{limits.name}-{device}-{hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:12]}"
 
 
 async def describe(service: Service, name: str) -> Mapping[str, Any] | None:
@@ -73,7 +76,7 @@ async def make(service: Service, deployment: Deployment, device: str, attention:
         ComputeError: There is none; the text says why. Another call goes on from what was begun.
         ModalAway: The service is away or full.
     """
-    name = volume(deployment.profile, device, deployment.image, attention)
+    name = volume(deployment.limits, device, deployment.image, attention)
     await service.create_volume(name)
     if (cache := await describe(service, name)) is None:
         say(f"compile cache for {device}: compiling in a sandbox; a GPU may have to come free first")
@@ -92,24 +95,24 @@ async def make(service: Service, deployment: Deployment, device: str, attention:
 async def missing(service: Service, deployment: Deployment, kinds: Sequence[str]) -> list[str]:
     """List those of these kinds of device for which Modal has no compile cache."""
     return [
-        kind for kind in compiling(deployment.profile, kinds) if await describe(service, deployment.compile_caches.get(kind, "")) is None
+        kind for kind in compiling(deployment.limits, kinds) if await describe(service, deployment.compile_caches.get(kind, "")) is None
     ]
 
 
-def compiling(profile: str, kinds: Sequence[str]) -> list[str]:
+def compiling(profile: str | Profile, kinds: Sequence[str]) -> list[str]:
     """List those of these kinds of device on which trainings compile: those with a GPU, none where the profile trains on CPUs."""
-    return [kind for kind in kinds if prepare.PROFILES[profile].device != "cpu" and devices.requests()[kind] is not None]
+    return [kind for kind in kinds if profiles.resolve(profile).device != "cpu" and devices.requests()[kind] is not None]
 
 
 def _sandbox(deployment: Deployment, device: str, attention: str, name: str, stock: Path) -> Sandbox:
-    limits = prepare.PROFILES[deployment.profile]
-    spec = protocol.Spec("compile-cache", 0, deployment.profile, limits.budget_s, 1, TRAINING, device, attention=attention)
+    limits = deployment.limits
+    spec = protocol.Spec("compile-cache", 0, limits.name, limits.budget_s, 1, TRAINING, device, attention=attention, own_text=limits.own)
     return Sandbox(
         name=name.removeprefix("autoresearch-"),
         argv=(*REMOTE, "compile", json.dumps(asdict(spec)), CODE, COMPILE_CACHE),
         tags={"stage": "compile"},
         image=deployment.image,
-        timeout_s=int(limit_s(deployment.profile)),
+        timeout_s=int(limit_s(limits)),
         volumes={TRAINING: Mount(deployment.training, read_only=True), COMPILE_CACHE: Mount(name)},
         gpu=devices.requests()[device],
         cpu=(2.0, 8.0),

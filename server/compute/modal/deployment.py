@@ -4,10 +4,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from autoresearch_mcp.server.compute.base import ComputeError
 from autoresearch_mcp.server.paths import StatePaths
-from autoresearch_mcp.trainer import prepare, protocol
+from autoresearch_mcp.trainer import prepare, profiles, protocol
+from autoresearch_mcp.trainer.profiles import Profile
+from autoresearch_mcp.trainer.protocol import OwnText
 
 # In a sandbox, all that agents' code must not reach is under one folder that only root can enter.
 PRIVATE = "/private"
@@ -33,6 +36,7 @@ class Deployment:
         evaluation: The volume with the validation and test splits.
         runs: The volume with the results.
         compile_caches: Kind of device -> the volume with the compile cache for it. On other kinds, each training compiles for itself.
+        own: What the profile is made of, where it is of the owner's own text.
     """
 
     lab: str
@@ -45,6 +49,12 @@ class Deployment:
     evaluation: str
     runs: str = RUNS_VOLUME
     compile_caches: Mapping[str, str] = field(default_factory=dict)
+    own: Mapping[str, Any] | None = None
+
+    @property
+    def limits(self) -> Profile:
+        """The profile that is trained."""
+        return profiles.find(self.profile, OwnText(**self.own) if self.own else None)
 
     def save(self, state: Path) -> None:
         """Write it to the lab's state folder.
@@ -55,7 +65,7 @@ class Deployment:
         protocol.write_json(StatePaths(state).deployment, asdict(self))
 
 
-def volumes(profile: str, heldout: str = "") -> tuple[str, str]:
+def volumes(profile: str | Profile, heldout: str = "") -> tuple[str, str]:
     """Name the volumes of a profile's data. Other data has other names, so a volume never changes.
 
     Args:
@@ -64,8 +74,15 @@ def volumes(profile: str, heldout: str = "") -> tuple[str, str]:
 
     Returns:
         The volume with the training split, and the one with the validation and test splits.
+
+    Raises:
+        ComputeError: The owner's text can't be read.
     """
-    version = prepare.data_dir(profile).name + (f"-{heldout}" if heldout else "")
+    limits = profiles.resolve(profile)
+    try:
+        version = prepare.data_dir(limits.name, limits.own).name + (f"-{heldout}" if heldout else "")
+    except prepare.PreparationError as error:
+        raise ComputeError(f"The training could not be started. {error}") from error
     return f"autoresearch-training-{version}", f"autoresearch-evaluation-{version}"
 
 
@@ -89,7 +106,7 @@ def load(state: Path) -> Deployment:
         raise ComputeError(f"The training could not be started: {path.name} is damaged. {_AGAIN}") from None
 
 
-def check(deployment: Deployment, profile: str, heldout: str = "") -> None:
+def check(deployment: Deployment, profile: str | Profile, heldout: str = "") -> None:
     """Check that new trainings may use a deployment. What runs already is adopted in any case.
 
     Args:
@@ -100,9 +117,10 @@ def check(deployment: Deployment, profile: str, heldout: str = "") -> None:
     Raises:
         ComputeError: It is for another profile, or another version of this program.
     """
-    if profile not in prepare.PROFILES or (deployment.training, deployment.evaluation) != volumes(profile, heldout):
+    limits = profiles.resolve(profile)
+    if (deployment.training, deployment.evaluation) != volumes(limits, heldout):
         raise ComputeError(
-            f"The training could not be started: the data of the profile {profile!r} is not on Modal, or not this lab's. {_AGAIN}"
+            f"The training could not be started: the data of the profile {limits.name!r} is not on Modal, or not this lab's. {_AGAIN}"
         )
     if deployment.fixed != prepare.fixed_hash():
         raise ComputeError(f"The training could not be started: the image on Modal holds another version of the trainer. {_AGAIN}")

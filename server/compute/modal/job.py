@@ -58,7 +58,7 @@ from autoresearch_mcp.server.compute.modal.output import record_output, write_pr
 from autoresearch_mcp.server.compute.modal.scoring import Scoring
 from autoresearch_mcp.server.devices import START_LIMIT_S
 from autoresearch_mcp.server.retry import Backoff, retry_async
-from autoresearch_mcp.trainer import prepare, protocol
+from autoresearch_mcp.trainer import profiles, protocol
 from autoresearch_mcp.trainer.protocol import Result
 
 LOOK_S = 15.0  # between two polls of a sandbox that says nothing
@@ -410,7 +410,8 @@ def _tags(context: ModalContext, job: Job) -> dict[str, str]:
 
 def _limit_s(spec: protocol.Spec) -> int:
     """Return the time limit of a training sandbox, in seconds."""
-    return int(prepare.max_wall_s(spec.profile, spec.budget_s) - prepare.PROFILES[spec.profile].score_s + START_LIMIT_S)
+    limits = profiles.find(spec.profile, spec.own_text)
+    return int(profiles.max_wall_s(limits, spec.budget_s) - limits.score_s + START_LIMIT_S)
 
 
 def _disk_is_full(error: BaseException) -> bool:

@@ -44,7 +44,7 @@ from autoresearch_mcp.server.compute.modal.deployment import EVALUATION, RUNS
 from autoresearch_mcp.server.devices import SCORER_LIMIT_S
 from autoresearch_mcp.server.models import new_id
 from autoresearch_mcp.server.retry import retry_async
-from autoresearch_mcp.trainer import prepare, protocol, remote
+from autoresearch_mcp.trainer import profiles, protocol, remote
 from autoresearch_mcp.trainer.protocol import Result
 
 BATCH = 4
@@ -293,7 +293,7 @@ class Scoring:
 
 
 def _limit_s(job: Job, jobs: int) -> int:
-    return int(jobs * (prepare.PROFILES[job.spec.profile].score_s + 10) + SCORER_LIMIT_S)
+    return int(jobs * (profiles.find(job.spec.profile, job.spec.own_text).score_s + 10) + SCORER_LIMIT_S)
 
 
 def scorers(directory: Path) -> list[tuple[str, int]]:

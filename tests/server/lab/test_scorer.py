@@ -150,7 +150,7 @@ def refused(tmp_path: Path, text: str) -> str:
         (
             "name = 'accuracy'",
             "kind = 'predictions'\nhidden = '/answers'\n[compute]\nbackend = 'modal'",
-            'backend = "local", "slurm" or "ssh" only',
+            'backend = "local", "slurm" without login, or "ssh" only',
         ),
     ],
 )

@@ -193,7 +193,7 @@ def test_a_launch_keeps_what_is_read_and_not_how_it_is_judged(tmp_path: Path) ->
         ("[metric]\ngoal = 'max'", "[metric] must have a name"),
         ("reported_metric = 'loss'\n[metric]\nname = 'acc'", "must be the same"),
         ("[metric]\nname = 'acc'\n[[metric.guard]]\nname = 'ms'", "name a margin or a bound"),
-        ("reported_metric = 'loss'\n[compute]\nbackend = 'modal'", 'backend = "local", "slurm" or "ssh" only'),
+        ("reported_metric = 'loss'\n[compute]\nbackend = 'modal'", 'backend = "local", "slurm" without login, or "ssh" only'),
     ],
 )
 def test_settings_that_make_no_sense_are_named(tmp_path: Path, line: str, message: str) -> None:
