@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePath
 
-from autoresearch_mcp.server.compute.base import Job, Observation, read_end, write_files
+from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation, read_end, write_files
 from autoresearch_mcp.server.compute.line.mirror import HELD
 from autoresearch_mcp.server.compute.slurm.script import SCRIPT, MakeScript
 from autoresearch_mcp.server.compute.slurm.there import CLAIM, FORBIDDEN, OUTPUT, forbid_job
 from autoresearch_mcp.server.untrusted import one_line
 from autoresearch_mcp.trainer import protocol
 
-RECORD = "slurm.json"  # in the lab: {"id"} of the job, {"refused"} with the reason, or {"login"}, which was asked to take it
+RECORD = "slurm.json"  # in the lab: {"login"} that has it, if one does, and {"id"} of the job or {"refused"} with the reason
 _GROWING = (protocol.LOG, protocol.CURVE)
 _REPLACED = (protocol.PROGRESS, protocol.HIDDEN, OUTPUT, CLAIM)
 
@@ -30,10 +30,11 @@ class RunFolder(ABC):
     Args:
         job: The job, whose own folder is in the lab.
         read: The folder in which this machine reads what the job wrote.
+        login: The login node that has it; empty where this machine is one of the cluster's.
     """
 
-    def __init__(self, job: Job, read: Path) -> None:
-        self.job, self._read, self._own = job, read, job.directory
+    def __init__(self, job: Job, read: Path, login: str = "") -> None:
+        self.job, self._read, self._own, self._login_name = job, read, job.directory, login
 
     @abstractmethod
     async def write(self) -> None:
@@ -70,7 +71,11 @@ class RunFolder(ABC):
 
     @abstractmethod
     async def end(self) -> Observation | None:
-        """Return how a job ended whose result is in the lab, and remove its files there. None where there is none yet."""
+        """Return how a job ended whose result is in the lab, and remove its files there. None where there is none yet.
+
+        Raises:
+            ComputeError: Another login node has the job.
+        """
 
     @property
     def record(self) -> Mapping[str, str]:
@@ -79,7 +84,20 @@ class RunFolder(ABC):
 
     def keep(self, record: Mapping[str, str]) -> None:
         """Write down what is known of the job in Slurm."""
-        protocol.write_json(self._own / RECORD, dict(record))
+        protocol.write_json(self._own / RECORD, {**({"login": self._login_name} if self._login_name else {}), **record})
+
+    def check_place(self) -> None:
+        """See to it that a job is looked for where it is.
+
+        Raises:
+            ComputeError: Another login node has it, or a machine of the cluster.
+        """
+        if (record := self.record) and (place := record.get("login", "")) != self._login_name:
+            where = f"through the login node {place}" if place else "by Slurm's commands on this machine"
+            key = f'login = "{place}"' if place else "no login"
+            raise ComputeError(
+                f"The run {self.job.id}/{self.job.attempt} was handed in {where}. Set {key} in [compute] of lab.toml until it has ended."
+            )
 
     @property
     def claim(self) -> str:
@@ -153,6 +171,7 @@ class SharedFolder(RunFolder):
 
     async def end(self) -> Observation | None:
         """Copy what has grown, and return how the job ended."""
+        self.check_place()
         return await asyncio.to_thread(self._end)
 
     def _write(self) -> None:

@@ -227,7 +227,7 @@ class FarFolder(RunFolder):
     """
 
     def __init__(self, job: Job, login: Login) -> None:
-        super().__init__(job, job.directory)
+        super().__init__(job, job.directory, login.name)
         self._login, self._run = login, f"{job.id}/{job.attempt}"
 
     async def write(self) -> None:
@@ -236,7 +236,7 @@ class FarFolder(RunFolder):
 
     async def deliver(self) -> PurePath:
         """Put the job's files there."""
-        self.keep({"login": self._login.name})
+        self.keep({})
         self._login.follow(self._run, self._own)
         return await self._login.deliver(self._run, self.job)
 
@@ -252,6 +252,7 @@ class FarFolder(RunFolder):
 
     async def end(self) -> Observation | None:
         """Return how the job ended, as far as answers have told; they come with each look at the queue."""
+        self.check_place()
         if (end := await asyncio.to_thread(self.ended)) is not None:
             self._login.over(self._run)
         elif self.record:

@@ -1,5 +1,6 @@
 """Jobs of a real Slurm whose login node is behind a real sshd: what is asked there and how often, and a line that fails."""
 
+import contextlib
 import os
 import shlex
 import sys
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from autoresearch_mcp.server import settings
 from autoresearch_mcp.server.commands.doctor import examine
 from autoresearch_mcp.server.compute import open_compute
-from autoresearch_mcp.server.compute.base import Job, Observation
+from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation
 from autoresearch_mcp.server.compute.line.transport import Ssh
 from autoresearch_mcp.server.compute.slurm import backend as backend_module
 from autoresearch_mcp.server.compute.slurm.backend import FAR, Pace, SlurmCompute
@@ -29,8 +30,14 @@ DRAWING = Path(__file__).parents[3] / "bench" / "drawing_launcher.py"
 Make = Callable[..., SlurmCompute]
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for a lab and the files of its cluster, whose data is prepared once."""
+    return tmp_path_factory.mktemp("prepared")
+
+
 @pytest.fixture
-async def make(ssh_hosts: Hosts, login_node: str, tmp_path: Path) -> AsyncIterator[Make]:
+async def make(ssh_hosts: Hosts, login_node: str, tmp_path: Path, prepared: Path) -> AsyncIterator[Make]:
     """Makes backends of one lab, whose jobs take `seconds`. `launches` gets a line with the number of the Slurm job that each runs in."""
     made: list[SlurmCompute] = []
     python, ssh = tmp_path / "python", tmp_path / "ssh"
@@ -47,7 +54,9 @@ grep -q '"sbatch"' {request} || exec {ssh_hosts.ssh} "$@" < {request}
     )
     ssh.chmod(0o755)
 
-    def make(seconds: float = 0.2, pace: Pace | None = None, patch: str = "") -> SlurmCompute:
+    def make(
+        seconds: float = 0.2, pace: Pace | None = None, patch: str = "", place: Path = prepared, login: str = login_node
+    ) -> SlurmCompute:
         drawn = shlex.join([sys.executable, str(DRAWING), str(seconds), "0.5"])
         begin = f'echo "$SLURM_JOB_ID" >> {tmp_path}/launches'
         python.write_text(
@@ -62,14 +71,15 @@ exec {sys.executable} "$@"
             encoding="utf-8",
         )
         python.chmod(0o755)
-        section = settings.SlurmSection(folder=str(tmp_path / "shared"), python=str(python))
-        line = Ssh(login_node, str(python), str(ssh))
-        made.append(SlurmCompute("tiny", 1, tmp_path / "state", tmp_path / "log", section, pace=pace or Pace(0.3, 0.5), login=line))
+        section = settings.SlurmSection(folder=str(place / "shared"), python=str(python))
+        line = Ssh(login, str(python), str(ssh))
+        made.append(SlurmCompute("tiny", 1, place / "state", tmp_path / "log", section, pace=pace or Pace(0.3, 0.5), login=line))
         return made[-1]
 
     yield make
     for compute in made:
-        await compute.orphans(lambda: [])
+        with contextlib.suppress(ComputeError):  # box is no login node
+            await compute.orphans(lambda: [])
         await compute.close()
 
 
@@ -98,7 +108,7 @@ async def test_one_look_serves_all_jobs_and_nothing_runs_on_the_login_node_itsel
     make: Make, ssh_hosts: Hosts, login_node: str, tmp_path: Path
 ) -> None:
     before, began = asked(ssh_hosts, login_node), time.monotonic()
-    compute = make(pace=Pace(1.0, 1.0))
+    compute = make(pace=Pace(1.0, 1.0), place=tmp_path)
     jobs = [await submitted(compute, tmp_path) for _ in range(6)]
     for job in jobs:
         end = await see(compute, job, "ended", "lost", "refused")
@@ -110,7 +120,7 @@ async def test_one_look_serves_all_jobs_and_nothing_runs_on_the_login_node_itsel
     assert looks["sbatch"] == len(jobs) + 1  # one more prepares the data
     launches = (tmp_path / "launches").read_text(encoding="ascii").splitlines()
     assert len(launches) == len(jobs) + 1 and all(number.isdigit() for number in launches), launches
-    again = make()
+    again = make(place=tmp_path)
     assert await again.prepare() == jobs[0].spec.data and asked(ssh_hosts, login_node)["sbatch"] == before["sbatch"] + looks["sbatch"]
     assert await again.orphans(lambda: []) == []
     assert not list((tmp_path / "shared").glob("lab-*/runs/*/*/spec.json"))
@@ -154,19 +164,29 @@ async def test_a_job_that_was_taken_while_the_answer_was_lost_is_not_handed_in_a
     assert not (tmp_path / "deaf").exists() and asked(ssh_hosts, login_node)["sbatch"] == before + 1
 
 
-@pytest.mark.parametrize(("number", "words"), [(28, "No space left on device"), (122, "Disk quota exceeded")])
-async def test_a_full_disk_or_quota_of_the_cluster_refuses_the_job_in_words(make: Make, tmp_path: Path, number: int, words: str) -> None:
-    compute = make()
-    data = await compute.prepare()
-    full = make(
-        patch=f"import os, pathlib\ndef full(*_): raise OSError({number}, os.strerror({number}))\npathlib.Path.write_bytes = full\n"
-    )
-    id = new_id("e")
-    job = Job(id, 1, tmp_path / "runs" / id / "1", protocol.Spec(id, 1, "tiny", 20.0, 1, data), {"train.py": b""})
-    await full.submit(job)
-    end = await see(full, job, "ended", "lost", "refused")
-    assert end.phase == "refused" and end.reason.startswith("The job could not be started on other: ") and words in end.reason, end
-    make()
+async def test_a_full_disk_or_quota_of_the_cluster_refuses_the_job_in_words(make: Make, tmp_path: Path) -> None:
+    await make().prepare()
+    for number, words in ((28, "No space left on device"), (122, "Disk quota exceeded")):
+        full = f"import os, pathlib\ndef full(*_): raise OSError({number}, os.strerror({number}))\npathlib.Path.write_bytes = full\n"
+        compute = make(patch=full)
+        end = await see(compute, await submitted(compute, tmp_path), "ended", "lost", "refused")
+        assert end.phase == "refused" and end.reason.startswith("The job could not be started on other: ") and words in end.reason, end
+    make()  # the lab's last one can write
+
+
+async def test_a_job_of_another_login_node_is_not_looked_for_in_this_one(make: Make, tmp_path: Path) -> None:
+    compute = make(seconds=600)
+    job = await submitted(compute, tmp_path)
+    await see(compute, job, "running")
+    for call in (make(login="box").observe, make(login="box").adopt):
+        with pytest.raises(ComputeError, match=r'handed in through the login node other\. Set login = "other" in \[compute\] of lab\.toml'):
+            await call(job)
+    here = SlurmCompute("tiny", 1, tmp_path / "state", tmp_path / "log", settings.SlurmSection())
+    with pytest.raises(ComputeError, match="through the login node other"):
+        await here.observe(job)
+    assert (await compute.observe(job)).phase == "running"
+    await compute.cancel(job)
+    await see(compute, job, "ended")
 
 
 def test_doctor_looks_at_the_login_node_and_through_it_at_a_node(
