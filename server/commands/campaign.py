@@ -207,6 +207,7 @@ class Campaign:
         transcript = _transcript(agent.folder)
         command = self._client.command(self._prompt(agent), agent.folder)
         environment = os.environ | self._client.environment(agent, self._root, self._arguments.url, token)
+        environment["PWD"] = str(agent.folder)  # where opencode looks for its configuration
         # A lock that the process inherits, and with it all that it starts: so a later campaign sees whether any of them is left
         with transcript.open("wb") as output, (agent.folder / "agent.lock").open("a+") as lock:
             files.try_lock(lock)

@@ -56,7 +56,7 @@ def ran(*command: str, home: Path, place: Path | None = None, timeout_s: float =
     """
     done = subprocess.run(
         command,
-        env=environment(home) | more,
+        env=environment(home) | {"PWD": str(place or home)} | more,
         cwd=place or home,
         capture_output=True,
         text=True,

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 here = Path.cwd()
+assert os.environ["PWD"] == str(here), "opencode goes by $PWD"
 starts = here / "starts"
 with starts.open("a") as file:
     file.write(f"{os.getpid()}\n")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from autoresearch_mcp.contracts import TOOLS
 from autoresearch_mcp.server import cli, secret
+from autoresearch_mcp.server.clients import CLIENTS
+from autoresearch_mcp.server.clients.table import Scope
 from autoresearch_mcp.server.commands.client_check import examine as examine_clients
 from autoresearch_mcp.server.commands.doctor import examine
 from autoresearch_mcp.server.commands.install import Install
@@ -135,26 +138,40 @@ def test_a_machine_without_a_sandbox_is_a_fault_unless_the_lab_lets_its_results_
     assert sandbox.grade == grade and "[promotion] unsandboxed" in sandbox.hint
 
 
-def test_the_clients_side_is_started_and_its_faults_are_named(lab_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+OLDER = """#!{python}
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "id" in asked:
+        result = {{"serverInfo": {{"name": "autoresearch", "version": "0.0.9"}}, "tools": []}}
+        print(json.dumps({{"jsonrpc": "2.0", "id": asked["id"], "result": result}}), flush=True)
+"""
+
+
+def test_the_side_of_every_client_is_started_and_its_faults_are_named(
+    lab_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("CLAUDE_CONFIG_DIR", "CODEX_HOME", "XDG_CONFIG_HOME"):
+    for name in ("CLAUDE_CONFIG_DIR", "CODEX_HOME", "COPILOT_HOME", "CLINE_MCP_SETTINGS_PATH", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
     (lab_root / ".mcp.json").unlink(missing_ok=True)
     assert [(each.grade, "no client" in each.text) for each in examine_clients(lab_root)] == [("note", True)]
-    Install("codex", lab_root).apply()
-    Install("claude-code", lab_root, scope="user").apply()
-    gone = {"mcpServers": {"autoresearch": {"command": "/no/such/autoresearch-mcp", "args": ["serve", str(lab_root)]}}}
-    mute = {"mcpServers": {"lab": {"command": "true", "args": [str(lab_root)]}, "other": {"command": "x", "args": ["/elsewhere"]}}}
-    (tmp_path / ".cursor").mkdir()
-    (tmp_path / ".cursor" / "mcp.json").write_text(json.dumps(gone))
-    (tmp_path / ".lmstudio").mkdir()
-    (tmp_path / ".lmstudio" / "mcp.json").write_text(json.dumps(mute))
-    findings = {each.text.split()[0]: each for each in examine_clients(lab_root)}
-    assert {name: each.grade for name, each in findings.items()} == {
-        "codex": "ok",
-        "claude-code": "ok",
-        "cursor": "bad",
-        "lm-studio": "bad",
-    }
-    assert f"lists {len(TOOLS)} tools" in findings["codex"].text and "no command" in findings["cursor"].text
-    assert "doesn't answer" in findings["lm-studio"].text
+    (tmp_path / "older").write_text(OLDER.format(python=sys.executable))
+    (tmp_path / "older").chmod(0o755)
+    broken = {"cursor": "/no/such/autoresearch-mcp", "lm-studio": "true", "windsurf": str(tmp_path / "older")}
+    for name, client in CLIENTS.items():
+        scope: Scope = "user" if client.user else "project"
+        if name not in broken:
+            Install(name, lab_root, scope=scope).apply()
+            continue
+        path = client.config(lab_root, scope)
+        path.parent.mkdir(parents=True)
+        lab = {"command": broken[name], "args": ["serve", str(lab_root)]}
+        path.write_text(json.dumps({"mcpServers": {"lab": lab, "other": {"command": "x", "args": ["/elsewhere"]}}}))
+    found = examine_clients(lab_root)
+    findings = {each.text.split()[0]: each for each in found}
+    assert len(found) == len(findings) and set(findings) == set(CLIENTS)
+    assert {name: findings.pop(name).grade for name in broken} == {"cursor": "bad", "lm-studio": "bad", "windsurf": "note"}
+    assert all(each.grade == "ok" and f"lists {len(TOOLS)} tools" in each.text for each in findings.values())
+    texts = " ".join(each.text for each in found)
+    assert all(words in texts for words in ("no command /no/such", "`true serve", "doesn't answer", "starts version 0.0.9"))
