@@ -48,4 +48,6 @@ def _swept(root: Path, sampler: Sampler, trials: int, budget_s: float) -> list[f
         experiments = [trial.experiment for trial in ledger.trials(id) if trial.experiment]
         ended = ledger.ended(experiments)
     stop_runner(LabPaths(root).state)
-    return [ended[each]["val_bpb"] for each in experiments if ended[each]["val_bpb"] is not None]
+    finished = [ended[each]["val_bpb"] for each in experiments if ended[each]["val_bpb"] is not None]
+    assert finished, f"no trial of the sweep by {sampler} finished: {[row['failure'] for row in ended.values()][:1]}"
+    return finished
