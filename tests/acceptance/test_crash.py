@@ -31,6 +31,7 @@ from autoresearch_mcp.server.runner.schedule import LAB
 from tests.acceptance.processes import launchers, processes
 from tests.conftest import REAL_DEEPLAKE
 from tests.standins.deeplake.server import ORG, TOKEN, DeeplakeStandIn, Faults
+from tests.trainings import BAD, GOOD, QUICK
 from tests.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -39,8 +40,6 @@ KILLS = int(os.environ.get("AUTORESEARCH_KILLS", "8"))
 SEED = int(os.environ.get("AUTORESEARCH_SEED", str(random.randrange(10**6))))
 LAUNCHES = 2 if KILLS > 50 else 1  # of an agent's own proposals
 REPLICATES = 3  # the fewest that the gate decides by
-LEARNS = "UNEMBEDDING_LR = 0.004"
-LEARNS_NOTHING = "UNEMBEDDING_LR = 0.0"  # the champion at first, so that proposals are better beyond noise
 
 
 class Refused(Exception):
@@ -77,7 +76,7 @@ class Agent:
                     async with Client(stdio_client(self.server, errlog=log)) as client:
                         while begun or not stop.is_set():
                             begun = True
-                            await [self._remember, self._propose, self._launch, self._remember, self.promote][step % 5](client)
+                            await [self._remember, self.propose, self.launch, self._remember, self.promote][step % 5](client)
                             step, begun = step + 1, False
                             await anyio.sleep(self._random.uniform(0, 0.8))  # an agent thinks
             except Exception as error:  # whatever a dying server does to its client, but not what a living one answered
@@ -99,12 +98,12 @@ class Agent:
         answer = await self.call(client, "write_memory", kind="finding", text=text, author=self.name)
         self.memories[answer["id"]] = text
 
-    async def _propose(self, client: Client) -> None:
+    async def propose(self, client: Client) -> None:
         value = self._random.randrange(10**9)
         answer = await self.call(client, "propose_patch", base=self.first, **proposal(value, self.name))
         self.commits[answer["commit"]] = value
 
-    async def _launch(self, client: Client) -> None:
+    async def launch(self, client: Client) -> None:
         """Replicates of the first champion, under a key that all agents share; then of proposals, under keys of its own."""
         if not self.launches:
             await self.order(client, self.first, "the-first-champion", "everybody")
@@ -114,6 +113,11 @@ class Agent:
     async def order(self, client: Client, commit: str, key: str, author: str) -> None:
         answer = await self.call(client, "launch_training", commit=commit, replicates=REPLICATES, idempotency_key=key, author=author)
         self.launches[key] = (commit, author, answer["experiments"])
+
+    @property
+    def own(self) -> str | None:
+        """Its first proposal that it launched."""
+        return next((commit for commit, author, _ in self.launches.values() if author == self.name), None)
 
     async def promote(self, client: Client) -> None:
         for commit, author, _ in list(self.launches.values()):
@@ -125,8 +129,8 @@ class Agent:
 
 def proposal(value: int, author: str) -> dict[str, Any]:
     """A change that learns, and is code that nobody else proposes."""
-    edits = [{"path": "train.py", "search": LEARNS_NOTHING, "replace": f"{LEARNS}{value:09d}"}]
-    return {"hypothesis": f"a rate of 0.004 and {value} billionths of a thousandth", "edits": edits, "author": author}
+    edits = [{"path": "train.py", "search": BAD, "replace": f"{GOOD}{value:09d}"}]
+    return {"hypothesis": f"a smoothing of 0.002 and {value} billionths of a thousandth", "edits": edits, "author": author}
 
 
 async def kill(root: Path, kills: Counter[str], stop: anyio.Event) -> None:
@@ -175,10 +179,9 @@ async def test_kills_at_any_instant_lose_nothing_that_was_acknowledged(
     root = make_lab(
         f"battered-{SEED}",
         {"budget_s = 1 ": "budget_s = 0.3 ", "level = 0.005": "level = 0.2", "max_replicates = 16": "max_replicates = 4"},
+        QUICK.replace(GOOD, BAD),  # so that proposals are better beyond noise
     )
-    text = (root / "train.py").read_text(encoding="utf-8")
-    assert text.count(LEARNS) == 1
-    first = NewRepo(root).commit_files({"train.py": text.replace(LEARNS, LEARNS_NOTHING).encode()}, "Learn nothing")
+    first = NewRepo(root).champion()
     agents = [Agent(f"agent-{n}", root, first) for n in range(3)]
     kills: Counter[str] = Counter()
     stop = anyio.Event()
@@ -196,7 +199,7 @@ async def test_kills_at_any_instant_lose_nothing_that_was_acknowledged(
             for agent in agents:  # whose trainings may have ended after the last kill
                 await agent.promote(client)
             if not any(agent.promoted for agent in agents):  # the kills cost each candidate a replicate
-                await decide(judge, client, agents[0])
+                await decide(judge, client, next((agent for agent in agents if agent.own), agents[0]))
             status = await quiet(judge, client)
             rows = (await judge.call(client, "query_experiments", limit=200, columns=["id", "commit", "state", "author"]))["rows"]
             for agent in agents:
@@ -224,7 +227,9 @@ async def test_kills_at_any_instant_lose_nothing_that_was_acknowledged(
 
 async def decide(judge: Agent, client: Client, agent: Agent) -> None:
     """Have the lab train what a candidate lacks, and ask for it again."""
-    commit = next(commit for commit, author, _ in agent.launches.values() if author == agent.name)
+    while not (commit := agent.own):  # it was never answered in time
+        await agent.propose(client)
+        await agent.launch(client)
     launch = {"commit": commit, "until": "decided", "idempotency_key": "what-the-kills-cost", "author": judge.name}
     await judge.call(client, "launch_training", **launch)
     await quiet(judge, client)
