@@ -25,19 +25,17 @@ CHARGE = {
     "mps": 0.41e-6,
 }  # bits per byte, for each further byte: see docs/metric.md
 RAW = 256 << 10  # that the editable files may hold together: the trainer refuses more
-_FILTERS = [
-    {
-        "id": lzma.FILTER_LZMA2,
-        "dict_size": 4 << 20,
-        "lc": 3,
-        "lp": 0,
-        "pb": 0,
-        "mode": lzma.MODE_NORMAL,
-        "nice_len": 273,
-        "mf": lzma.MF_BT4,
-        "depth": 0,
-    }
-]
+_DICTIONARY = 64 << 10, 4 << 20  # bytes that the compressor looks back at least and at most; it takes twelve times as much memory
+_FILTER = {
+    "id": lzma.FILTER_LZMA2,
+    "lc": 3,
+    "lp": 0,
+    "pb": 0,
+    "mode": lzma.MODE_NORMAL,
+    "nice_len": 273,
+    "mf": lzma.MF_BT4,
+    "depth": 0,
+}
 
 
 def growth(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> int:
@@ -112,4 +110,8 @@ def _joined(files: Mapping[str, bytes]) -> bytes:
 
 
 def _compressed(data: bytes) -> int:
-    return len(lzma.compress(data, format=lzma.FORMAT_RAW, filters=_FILTERS))
+    least, most = _DICTIONARY
+    looks_back = min(
+        max(least, 1 << (len(data) - 1).bit_length()), most
+    )  # over all of it: more finds nothing more, and many propose at once
+    return len(lzma.compress(data, format=lzma.FORMAT_RAW, filters=[_FILTER | {"dict_size": looks_back}]))

@@ -109,3 +109,11 @@ def test_a_lab_of_before_counts_beyond_what_it_began_with(make_lab: Callable[...
     lab.propose_patch("no softcap", "ada", edits=[{"path": "train.py", "search": "SOFTCAP = 15.0", "replace": "SOFTCAP = 0.0"}])
     assert git(root, "rev-parse", FIRST) == lab.champion()
     lab.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, 3_000, 70_000, 250_000])
+def test_how_far_the_compressor_looks_back_changes_no_count(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, after = {"train.py": STOCK.encode()}, {"train.py": f"{STOCK}\nTEXT = '{text(size // 2)}'\n{STOCK[: size // 2]}".encode()}
+    counted = growth.growth(before, after)
+    monkeypatch.setattr(growth, "_DICTIONARY", (4 << 20, 4 << 20))
+    assert growth.growth(before, after) == counted
