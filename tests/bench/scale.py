@@ -165,12 +165,12 @@ def ledger_after(root: Path, days: int) -> int:
             if number % 8 == 3:
                 verdict = Verdict(promote=False, code="futile", final=True, reason="Worse. " * 20, p=0.7, level=0.005)
                 ledger.keep_decision(champion, "c", commit, commit, "r", verdict)
-    size = _multiply(state / "ledger.sqlite", days, champion)
+    _multiply(state / "ledger.sqlite", days, champion)
     with closing(Ledger(state / "ledger.sqlite")) as ledger:
         ledger.recount()
         queue = [_experiment(n, f"{n // 4:040x}") for n in range(QUEUED)]
         ledger.enqueue(queue, 1e12, None, "r", launch=lab_settings.load(root).launch())
-    return size
+    return (state / "ledger.sqlite").stat().st_size
 
 
 def _proposal(commit: str, base: str, number: int, at: float) -> Proposal:
@@ -234,8 +234,8 @@ def _took_s(question: Callable[[], object], times: int) -> tuple[list[float], fl
     return took, wall
 
 
-def _multiply(path: Path, days: int, champion: str) -> int:
-    """Repeat each row of a day's ledger for every day before it, under other ids; returns the bytes of the file."""
+def _multiply(path: Path, days: int, champion: str) -> None:
+    """Repeat each row of a day's ledger for every day before it, under other ids."""
     with closing(sqlite3.connect(path)) as db:
         for table, keys in _REPEATED.items():
             columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
@@ -251,7 +251,6 @@ def _multiply(path: Path, days: int, champion: str) -> int:
         db.execute("UPDATE proposals SET record = json_set(record, '$.commit', \"commit\", '$.fingerprint', fingerprint)")
         db.commit()
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return path.stat().st_size
 
 
 if __name__ == "__main__":
