@@ -53,7 +53,7 @@ def nothing(tmp_path_factory: pytest.TempPathFactory) -> Nothing:
     if "AUTORESEARCH_FROM_NOTHING" not in os.environ:
         pytest.skip("takes minutes, and packages from PyPI and npm: `make client-test` runs it")
     place = tmp_path_factory.mktemp("nothing")
-    wheel = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(place / "dist"), str(npm.HERE)]
+    wheel = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(place / "dist"), str(npm.HERE)]
     subprocess.run(wheel, check=True, capture_output=True)
     (built,) = (place / "dist").glob("*.whl")
     subprocess.run([sys.executable, "-m", "venv", str(place / "pip")], check=True)
