@@ -1,5 +1,6 @@
 """A lab that trains on Modal, as an agent sees it: a real client, server and runner; Modal's client talks to a stand-in, whose sandboxes really train."""
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,21 +9,20 @@ import pytest
 from mcp import Client
 
 from autoresearch_mcp.server.paths import LabPaths
-from autoresearch_mcp.server.proposals.making import NewRepo
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.lock import stop_runner
 from autoresearch_mcp.trainer.gpu_check.variants import with_a_look_ahead
 from tests.acceptance.serving import answer, server
 from tests.standins.modal.standin import Standin
+from tests.trainings import BAD, GOOD, QUICK
 from tests.waiting import until
 
-SLOW, GOOD = "UNEMBEDDING_LR = 0.00004", "UNEMBEDDING_LR = 0.004"
 FAILING = """\
     def fail(*_):
         calls.append(1)
         assert len(calls) < 3, "it may choose by what it was asked"
 
-    calls, model = [], GPT(GPTConfig(**config))
+    calls, model = [], Model(config)
     model.register_forward_pre_hook(fail)
     return model
 """
@@ -30,28 +30,31 @@ FAILING = """\
 
 @pytest.fixture
 def lab(make_modal_lab: Callable[..., Path]) -> Path:
-    """Its champion hardly learns."""
-    root = make_modal_lab()
-    stock = (root / "train.py").read_text(encoding="utf-8")
-    assert stock.count(GOOD) == 1
-    NewRepo(root).commit_files({"train.py": stock.replace(GOOD, SLOW).encode()}, "A slow start")
-    return root
+    """Its champion learns little, but in a moment."""
+    assert QUICK.count("    submit(run, model, config)\n") == 1
+    return make_modal_lab(train=QUICK.replace(GOOD, BAD).replace("    submit(run", "    print('counted')\n    submit(run"))
+
+
+@pytest.fixture
+def stock(lab: Path) -> str:
+    """The commit with the stock train.py, below the champion."""
+    return subprocess.run(["git", "-C", lab, "rev-parse", "main~1"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.mark.anyio
 async def test_a_gain_is_trained_in_one_sandbox_measured_in_another_paid_and_promoted_and_cheats_are_not(
-    lab: Path, modal_standin: Standin
+    lab: Path, modal_standin: Standin, stock: str
 ) -> None:
     with anyio.fail_after(420):
         async with Client(server(lab)) as client:
-            edits = [{"path": "train.py", "search": SLOW, "replace": GOOD}]
-            idea = {"hypothesis": "A faster unembedding lowers val_bpb.", "author": "ada", "edits": edits}
+            edits = [{"path": "train.py", "search": BAD, "replace": GOOD}]
+            idea = {"hypothesis": "Less smoothing lowers val_bpb.", "author": "ada", "edits": edits}
             commit = (await answer(client, "propose_patch", **idea))["commit"]
             launched = await answer(client, "launch_training", commit=commit, until="decided", author="ada")
-            cheat = {"hypothesis": "A look ahead.", "author": "mallory", "files": {"train.py": with_a_look_ahead(0.01)}}
+            cheat = {"hypothesis": "A look ahead.", "author": "mallory", "files": {"train.py": with_a_look_ahead(0.01)}, "base": stock}
             barred = (await answer(client, "propose_patch", **cheat))["commit"]
-            await answer(client, "launch_training", commit=barred, author="mallory")
-            fails = {"path": "train.py", "search": "    return GPT(GPTConfig(**config))\n", "replace": FAILING}
+            await answer(client, "launch_training", commit=barred, author="mallory", confirm=True)
+            fails = {"path": "train.py", "search": "    return Model(config)\n", "replace": FAILING}
             choosy = {"hypothesis": "It fails at will.", "author": "mallory", "edits": [fails], "base": commit}
             failing = (await answer(client, "propose_patch", **choosy))["commit"]
             await answer(client, "launch_training", commit=failing, author="mallory", confirm=True)
