@@ -18,6 +18,7 @@ from typing import Any
 from autoresearch_mcp.server import __version__
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.awaited import used
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.lab.news import NewsCases
@@ -236,11 +237,9 @@ def _budget(status: a.StatusAnswer) -> Iterator[tuple[str, str, str]]:
     budget, money = status.budget, status.budget.usd
     parts = [("device hours", budget.spent_s / 3600, budget.total_s / 3600)]
     parts += [("USD", money.spent, money.total)] if money else []
-    for what, spent, total in parts:
-        share = spent / total if total else 0.0
-        if share >= 0.8:
-            step = 100 if share >= 1 else 80
-            yield "budget", f"budget {what} {step} {total:g}", f"{share:.0%} of the budget is used: {spent:.2f} of {total:g} {what}."
+    for part in parts:
+        for key, text in used(*part):
+            yield "budget", f"budget {key}", text
     if status.training is not None and status.training.left == 0 and not status.running and not status.queued:
         limits = " ".join(f"{total:g}" for _, _, total in parts)
         yield (

@@ -11,6 +11,7 @@ from autoresearch_mcp.server.gate.promotion import Promoter
 from autoresearch_mcp.server.lab.alerting import Alerting
 from autoresearch_mcp.server.lab.amending import Amending
 from autoresearch_mcp.server.lab.audit import Auditing
+from autoresearch_mcp.server.lab.awaited import AwaitedCases
 from autoresearch_mcp.server.lab.backlog import Backlog
 from autoresearch_mcp.server.lab.campaigns import Campaigns
 from autoresearch_mcp.server.lab.cancelling import Cancelling
@@ -141,6 +142,7 @@ class Lab:
         self.newest_news = news.newest_news
         self.unheard = news.unheard
         self.since = news.since
+        self.awaited = AwaitedCases(core).awaited
 
         self.write_memory = memories.write_memory
         self.search_memory = memories.search_memory

@@ -217,6 +217,7 @@ class Ledger:
         news = News(database)
         self.newest_news = news.newest_news
         self.news_after = news.news_after
+        self.has_news = news.has_news
         self.unheard = news.unheard
 
         looks = Looks(database)

@@ -58,6 +58,14 @@ class News:
         with self._database.read() as db:
             return _after(db, seq, caller, limit)
 
+    def has_news(self, caller: str) -> bool:
+        """Return whether `unheard` has something for a caller."""
+        with self._database.read() as db:
+            heard = _heard(db, caller)
+            if heard is not None and heard == _newest(db):
+                return False
+            return any(heard is not None or piece.recipient for piece in _after(db, heard or 0, caller, 20))
+
     def unheard(self, caller: str, limit: int = 20) -> list[Piece]:
         """Return what a caller has not heard yet, and count it as heard.
 

@@ -1,6 +1,7 @@
 """`wait_for_experiments`: the one tool that waits. It polls a cheap change counter, so a hundred waiting agents cost little."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import anyio
@@ -8,6 +9,7 @@ from pydantic import Field
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.awaited import Awaited
 from autoresearch_mcp.server.mcp.arguments import ExperimentName
 from autoresearch_mcp.server.mcp.bridge import Bridge, Ctx
 from autoresearch_mcp.server.mcp.brief import brief_wait
@@ -20,6 +22,7 @@ MOST_S = 45  # of one call: clients cut calls at about a minute
 MOST_IDS = 50
 
 Until = Literal["all", "any", "started"]
+_NOTHING = "{} launched nothing yet, so no training is waited for. If yours are under another name, pass their ids."
 
 
 def waiting(bridge: Bridge) -> Callable[..., Awaitable[a.WaitAnswer]]:
@@ -27,20 +30,20 @@ def waiting(bridge: Bridge) -> Callable[..., Awaitable[a.WaitAnswer]]:
 
     async def wait_for_experiments(
         context: Ctx,
-        ids: Annotated[
-            list[ExperimentName] | None, Field(max_length=MOST_IDS, description="or commits; default: all your open ones")
-        ] = None,
+        ids: Annotated[list[ExperimentName] | None, Field(max_length=MOST_IDS, description="or commits; default: your open ones")] = None,
         timeout_s: Annotated[int, Field(ge=1, description=f"1 to {MOST_S}")] = 30,
         until: Until = "all",
         line: Annotated[str | None, Field(max_length=200, description="or until a log line holds this")] = None,
     ) -> a.WaitAnswer:
-        """Wait until experiments end, at most timeout_s.
+        """Wait up to timeout_s until experiments end. Without ids, news ends it too.
 
-        Returns each state with its val_bpb or failure. Not done is no error: call again.
+        Returns states with val_bpb or failure. Not done: call again.
         """
         started = anyio.current_time()
         allowed_s = min(timeout_s, MOST_S)
-        watch = Watch(bridge, await named(bridge, ids, context.request_context), until, line or "")
+        listener = None if ids else bridge.reader(context.request_context)
+        waited_for = await named(bridge, ids, context.request_context) if ids else await own(bridge, context.request_context)
+        watch = Watch(bridge, waited_for, until, line or "", listener)
         await watch.until_done(started + allowed_s, lambda waited: context.report_progress(waited, allowed_s, watch.summary()))
         return await watch.answer(f" A call waits {MOST_S} s at most, not {timeout_s}." if timeout_s > MOST_S else "")
 
@@ -56,14 +59,15 @@ async def named(bridge: Bridge, names: Sequence[str] | None, asked: Asked) -> li
     if names:
         found = [await bridge.call(bridge.lab.open_named, name) for name in names]
         return list(dict.fromkeys(id for each in found for id in each))
-    who = bridge.reader(asked)
-    mine = await bridge.call(bridge.lab.open_of, who)
+    mine = await own(bridge, asked)
     if not mine:
-        raise LabError(
-            f"{who} launched nothing yet, so there is nothing to wait for. If yours are under another name, pass their ids.",
-            "nothing_open",
-        )
-    return mine[:MOST_IDS]
+        raise LabError(_NOTHING.format(bridge.reader(asked)), "nothing_open")
+    return mine
+
+
+async def own(bridge: Bridge, asked: Asked) -> list[str]:
+    """Return what a caller has open, or else what of its ended last; nothing where it launched nothing."""
+    return (await bridge.call(bridge.lab.open_of, bridge.reader(asked)))[:MOST_IDS]
 
 
 class Watch:
@@ -74,9 +78,10 @@ class Watch:
         ids: of experiments and launches until decided.
         until: all or any of them have ended, or all have started.
         line: what a line of a log holds that ends the wait too; empty for none.
+        listener: whom the wait is for, where whatever concerns it ends the wait too.
     """
 
-    def __init__(self, bridge: Bridge, ids: list[str], until: Until, line: str = "") -> None:
+    def __init__(self, bridge: Bridge, ids: list[str], until: Until, line: str = "", listener: str | None = None) -> None:
         self.bridge = bridge
         self.ids = ids
         self.until = until
@@ -88,6 +93,9 @@ class Watch:
         self._words = line
         self._read: dict[str, int] = {}  # of each log, in bytes
         self._printed = ""  # the line that was waited for
+        self._listener = listener
+        self._first: Awaited | None = None  # what concerned the listener when the wait began
+        self._concerns: list[str] = []  # what came up since
 
     @property
     def open(self) -> list[a.ExperimentLine]:
@@ -97,6 +105,8 @@ class Watch:
     @property
     def done(self) -> bool:
         """Whether the call can answer. A launch until decided ends with the decision, a sweep with its last trial."""
+        if not self.ids:
+            return False
         undecided = self._undecided()
         if self._printed or not (self.open or undecided):
             return True
@@ -108,7 +118,7 @@ class Watch:
         return len(undecided) < len(self.candidacies) + len(self.sweeps) or any(line.state in TERMINAL_STATES for line in own)
 
     async def until_done(self, until: float, report: Callable[[float], Awaitable[None]] | None = None) -> None:
-        """Wait until the call can answer, or a time is reached.
+        """Wait until the call can answer, something else concerns the listener, or a time is reached.
 
         Args:
             until: of the event loop's clock.
@@ -116,7 +126,7 @@ class Watch:
         """
         started = anyio.current_time()
         await self.refresh()
-        while not self.done and anyio.current_time() < until:
+        while not (self.done or self._concerns) and anyio.current_time() < until:
             if report is not None:
                 await report(anyio.current_time() - started)
             await self.news(until)
@@ -146,7 +156,11 @@ class Watch:
                     self.bridge.lab.printed, each.id, self._words, self._read.get(each.id, 0)
                 )
             if self._printed:
-                return
+                break
+        if self._listener is not None:
+            now = await self.bridge.call(self.bridge.lab.awaited, self._listener)
+            self._first = self._first or replace(now, news=False)
+            self._concerns = now.since(self._first)
 
     def _undecided(self) -> list[str]:
         """Return the launches until decided and the sweeps that go on."""
@@ -167,16 +181,20 @@ class Watch:
 
     def note(self) -> str:
         """Return what to do next."""
+        concerns = "".join(f"{each} " for each in self._concerns)
+        if not self.ids:
+            nothing = "" if concerns else " Nothing else that concerns it happened."
+            return f"{concerns}{_NOTHING.format(self._listener)}{nothing}"
         decisions = "".join(f"{each.id} ({each.commit[:12]}) {_decision(each)} " for each in self.candidacies)
         decisions += "".join(f"{_swept(each)} " for each in self.sweeps if each.state != "open")
         undecided = self._undecided()
         if not self.open and not undecided:
-            return f"{decisions}All have ended. Write down what you learned with write_memory."
+            return f"{concerns}{decisions}All have ended. Write down what you learned with write_memory."
         left = [line.done_in_s for line in self.open if line.done_in_s is not None]
         ready = f" What is queued of them has ended in about {max(left)} s." if left else ""
         rest = ", ".join([*undecided, *(line.id for line in self.open)])
         again = f"Still open: {rest}. Call again with these ids, or use the time to think of the next idea."
-        return f"{self._printed}{decisions}{self.summary()}.{ready} {again}"
+        return f"{self._printed}{concerns}{decisions}{self.summary()}.{ready} {again}"
 
 
 def _decision(candidacy: Candidacy) -> str:

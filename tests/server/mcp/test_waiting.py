@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import anyio
@@ -54,7 +54,9 @@ async def launch(client: Client, replicates: int = 1, author: str = "ada") -> li
 
 
 async def test_who_launched_nothing_has_nothing_to_wait_for(client: Client) -> None:
-    assert "launched nothing yet" in await call(client, "wait_for_experiments")
+    waited = await answer(client, "wait_for_experiments", timeout_s=1)
+    assert not waited["done"] and waited["experiments"] == []
+    assert "launched nothing yet" in waited["note"] and waited["note"].endswith("Nothing else that concerns it happened.")
 
 
 async def test_without_ids_a_wait_is_for_all_that_is_the_callers(client: Client, runner_lab: FakeRunnerLab) -> None:
@@ -140,3 +142,48 @@ async def test_a_row_of_a_wait_is_short(client: Client, runner_lab: FakeRunnerLa
     runner_lab.move(ids[1], "crashed", failure={"kind": "sandbox_violation", "message": "It opened /etc/passwd again. " * 20})
     rows = (await answer(client, "wait_for_experiments", ids=ids, timeout_s=1))["experiments"]
     assert max(len(json.dumps(row, separators=(",", ":"))) for row in rows) <= 250
+
+
+async def test_a_wait_without_ids_ends_with_whatever_concerns_the_caller(client: Client, runner_lab: FakeRunnerLab) -> None:
+    await answer(client, "get_status")  # nothing is unheard
+    runner_lab.move((await launch(client, author="bob"))[0], "crashed", cost_s=0.5)
+    id, _ = await launch(client, 2)  # whose session this is now
+    settings = runner_lab.root / "lab.toml"
+    plenty = settings.read_text("utf-8")
+    changes: list[tuple[Callable[[], object], str]] = [
+        (
+            lambda: runner_lab.ledger.claim("m-000000000000001", "Wider.", "ada", 1.5, 4),
+            "Your claim on m-000000000000001 'Wider.' ends in 90 s",
+        ),
+        (
+            lambda: settings.write_text(plenty.replace("device_hours = 8.0 ", "device_hours = 1e-6 "), "utf-8"),
+            "% of the budget is used: 0.00",
+        ),
+        (lambda: runner_lab.ledger.cancel([id], "carl"), "There is news. "),
+    ]
+    for change, words in changes:
+        waited = await waited_while(client, change)
+        assert not waited["done"] and words in waited["note"], waited["note"]
+        assert bool(waited.get("news")) == (words == "There is news. ")
+    settings.write_text(plenty, "utf-8")
+    assert not (await answer(client, "wait_for_experiments", timeout_s=1)).get("news"), "each is told once"
+
+
+async def test_one_who_launched_nothing_waits_for_news(client: Client, runner_lab: FakeRunnerLab) -> None:
+    note = await answer(client, "write_memory", kind="finding", text="Nadia was here.", author="nadia")
+    assert note["id"]
+    waited = await waited_while(client, lambda: runner_lab.ledger.claim("m-000000000000002", "Deeper.", "nadia", 1.0, 4))
+    assert not waited["done"] and waited["experiments"] == [] and waited["note"].startswith("Your claim on m-000000000000002")
+
+
+async def waited_while(client: Client, change: Callable[[], object]) -> dict[str, Any]:
+    """The answer to a wait without ids during which something changed."""
+    changes = iter([change])
+
+    async def once(*_: object) -> None:  # it has looked, and waits
+        next(changes, lambda: None)()
+
+    with anyio.fail_after(20):
+        result = await client.call_tool("wait_for_experiments", {"timeout_s": 45}, progress_callback=once)
+    assert not result.is_error and result.structured_content is not None
+    return result.structured_content
