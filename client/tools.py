@@ -205,11 +205,11 @@ class Tools(ABC, Generic[P]):
     def wait_for_experiments(
         self, *, ids: list[str] | None = None, timeout_s: int | None = None, until: str | None = None, line: str | None = None
     ) -> WaitForExperimentsAnswer:
-        """Wait until experiments end, at most timeout_s. Returns each state with its val_bpb or failure. Not done is no error:
-        call again.
+        """Wait up to timeout_s until experiments end. Without ids, news ends it too. Returns states with val_bpb or failure. Not
+        done: call again.
 
         Args:
-            ids: or commits; default: all your open ones; max 50
+            ids: or commits; default: your open ones; max 50
             timeout_s: 1 to 45; default 30
             until: all, any, started; default 'all'
             line: or until a log line holds this; max 200
