@@ -10,6 +10,7 @@ from autoresearch_mcp.contracts import TOOLS
 from autoresearch_mcp.server.clients import CLIENTS
 from tests import reference
 from tests.attack.registry import ATTACKS, CONTROLS
+from tests.bench import gpu_budget
 
 HERE = Path(__file__).parents[1]
 PAGES = sorted([*HERE.glob("*.md"), *HERE.glob("docs/**/*.md")])
@@ -30,6 +31,14 @@ def test_the_readme_counts_the_cheats_that_make_attack_plays() -> None:
 def test_the_page_on_clients_names_each_that_install_knows() -> None:
     page = (HERE / "docs" / "clients.md").read_text("utf-8")
     assert {name for name, client in CLIENTS.items() if f"`{name}`" not in page or client.page not in page} == set()
+
+
+def test_the_page_on_hardware_expects_of_each_card_what_the_arithmetic_gives() -> None:
+    page = (HERE / "docs" / "hardware.md").read_text("utf-8")
+    _, table = page.split("tokens a second, not measured |\n| --- | --- | --- | --- |\n")
+    assert table.partition("\n\n")[0].splitlines() == [f"| {' | '.join(row)} |" for row in gpu_budget.expected()]
+    low, high = (f"{100 * share:g}" for share in gpu_budget.USED)
+    assert f"{low} to {high} % of the maker's peak, at {gpu_budget.OPERATIONS / 1e6:.0f} million operations" in page
 
 
 @pytest.mark.parametrize("page", reference.PAGES)

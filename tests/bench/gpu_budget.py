@@ -1,4 +1,5 @@
 """The GPU seconds of an experiment on a rented H100, part by part: measured where `make gpu-check` left numbers, planned elsewhere.
+And the speed to expect of other cards, which is arithmetic.
 
 It reads `gpu-check/gpu-check.json` in this folder, or the file that $AUTORESEARCH_GPU_CHECK names. A plan is arithmetic.
 A sandbox is paid from its placement on, so its boot and its imports count. The parts of a run are those of the plan in
@@ -6,6 +7,8 @@ A sandbox is paid from its placement on, so its boot and its imports count. The 
 `python -m tests.bench.gpu_budget` prints the plan for code that changes none of the stock model's graphs: the launcher
 restores what `setup modal` compiled once (a copy from a volume: `details.timings.restore_s`). And it prints the plan for code that changes
 them, or a kind of GPU without a compile cache: that compiles in its own sandbox, and misses the aim.
+Then it prints, for each card of the table in docs/hardware.md, the tokens a second of the stock model: a share of the maker's peak over
+the operations of a token. None is measured.
 """
 
 import os
@@ -13,6 +16,7 @@ from pathlib import Path
 
 from autoresearch_mcp.server.compute.modal.context import BOOT_S
 from autoresearch_mcp.server.compute.modal.scoring import BATCH
+from autoresearch_mcp.trainer.device import PEAKS, compute_dtype
 from autoresearch_mcp.trainer.gpu_check.report import FILE, Report, read_report
 
 TRAIN_S = 300.0
@@ -25,6 +29,18 @@ RESTORE_S = 1.0  # 40 MB in 1,500 files, which is a guess; unpacking as much tak
 COMPILE_S = {"restored": RESTORE_S + 2.5, "compiled in its sandbox": 30.0}
 FETCH_S = 0.7  # a model's files, fetched and written
 SCORE_S = 0.9 + 2.4 + FETCH_S  # of a model: servers, tokens, files; nothing is compiled
+OPERATIONS = 101_453_256  # a token, of the stock model under `gpu` and `mps`; tests/trainer/test_device.py counts them
+USED = (0.25, 0.40)  # of a card's peak, from and to: a guess
+CAPABILITIES = {
+    "RTX 4090": (8, 9),
+    "RTX 3090": (8, 6),
+    "RTX 4060": (8, 9),
+    "RTX 3060": (8, 6),
+    "RTX 2080 Ti": (7, 5),
+    "T4": (7, 5),
+    "V100": (7, 0),
+}
+APPLE = ("Apple M3 Max, profile `mps`", 14e12)  # of float32
 
 
 def measured() -> Report | None:
@@ -54,6 +70,15 @@ def parts(compiled: str, kept: Report | None = None) -> dict[str, tuple[float, b
     }
 
 
+def expected() -> list[tuple[str, str, str, str]]:
+    """Return a row for each card: its name, number format, peak in TFLOP/s, and tokens a second from and to, in two digits."""
+    cards = [(name, compute_dtype(capability), PEAKS[name]) for name, capability in CAPABILITIES.items()]
+    return [
+        (name, dtype, f"{peak / 1e12:g}", " to ".join(f"{float(f'{share * peak / OPERATIONS:.2g}'):,.0f}" for share in USED))
+        for name, dtype, peak in [*cards, (APPLE[0], compute_dtype(None), APPLE[1])]
+    ]
+
+
 def measure(scratch: Path) -> list[tuple[str, str, str, str, str]]:
     rows, kept = [], measured()
     for compiled in COMPILE_S:
@@ -66,6 +91,9 @@ def measure(scratch: Path) -> list[tuple[str, str, str, str, str]]:
         share = 100 * TRAIN_S / sum(seconds for seconds, _ in counted.values())
         how = "in part measured" if kept else "planned"
         rows.append((f"{how} share that trains, graphs {compiled}", f"{share:.1f} %", listing, "", f"{AIM:g} %"))
+    low, high = (f"{100 * share:g}" for share in USED)
+    for name, dtype, peak, tokens in expected():
+        rows.append((f"tokens a second on {name}: not measured", tokens, f"{low} to {high} % of {peak} TFLOP/s in {dtype}", "", ""))
     return rows
 
 

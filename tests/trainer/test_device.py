@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from autoresearch_mcp.trainer import client, compile_cache, device, prepare, profiles, protocol
 from autoresearch_mcp.trainer.compile_cache import CompileCache
+from tests.bench import gpu_budget
 from tests.trainer.conftest import BIGRAM, PACKAGE, STOCK, Launched, Warm
 
 
@@ -286,8 +287,10 @@ def test_larger_profiles_have_their_constants_in_the_same_file(
         limits.seq_len, limits.vocab_size, *(code[name] for name in ("DEPTH", "WIDTH", "HEAD_DIM", "WINDOW_PATTERN", "SOFTCAP"))
     )
     with torch.device("meta"):
-        size_mb = sum(4 * p.numel() for p in code["GPT"](config).parameters()) / 2**20
-    assert size_mb < limits.checkpoint_mb, "its weights can be submitted"
+        model = code["GPT"](config)
+    assert sum(4 * p.numel() for p in model.parameters()) / 2**20 < limits.checkpoint_mb, "its weights can be submitted"
+    if profile in ("gpu", "mps"):
+        assert model.num_flops_per_token() == gpu_budget.OPERATIONS, "docs/hardware.md counts on it"
 
 
 @pytest.fixture
