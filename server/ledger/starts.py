@@ -7,7 +7,7 @@ import math
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from autoresearch_mcp.server.ledger.database import Database
@@ -122,12 +122,16 @@ class Starts:
         """
         with self._database.read() as db:
             lab = {row[0] for row in db.execute("SELECT experiment FROM lab_launches WHERE candidacy = ''")}
-            known, others = _heads_of(db, first, lab), _first_heads(db, frozenset(first), lab, limit)
+            waiting = dict[str, int]()
+            known, others = _heads_of(db, first, lab, waiting), _first_heads(db, frozenset(first), lab, limit)
             listed = sorted([*_turns(known), *(each for n, each in enumerate(_turns(others)) if each[0] == 1 or n < limit)])
-            ids, commits = (json.dumps(each) for each in zip(*((id, commit) for *_, id, _, commit in listed))) if listed else ("[]", "[]")
+            ids, commits = (
+                json.dumps([id for *_, id, _, _ in listed]),
+                json.dumps([commit for *_, commit in listed if commit not in waiting]),
+            )
             texts = dict(db.execute("SELECT id, record FROM experiments WHERE id IN (SELECT value FROM json_each(?))", (ids,)))
             counts = 'SELECT "commit", count(*) FROM experiments WHERE state = \'queued\' AND "commit" IN (SELECT value FROM json_each(?)) GROUP BY 1'
-            waiting = dict(db.execute(counts, (commits,)))
+            waiting |= dict(db.execute(counts, (commits,)).fetchall())
         experiments = self._records.parse([texts[id] for *_, id, _, _ in listed], are_all=False)
         return [(e, waiting[e.commit] - 1) for e in experiments]
 
@@ -141,15 +145,16 @@ class Starts:
         return self._records.parse([row[0] for row in rows], are_all=False)
 
 
-def _heads_of(db: sqlite3.Connection, commits: Sequence[str], lab: Collection[str]) -> list[_Head]:
-    """Return the oldest queued experiment of each of these commits and each author."""
+def _heads_of(db: sqlite3.Connection, commits: Sequence[str], lab: Collection[str], waiting: dict[str, int]) -> list[_Head]:
+    """Return the oldest queued experiment of each of these commits and each author. Counts in `waiting` what is queued of each commit."""
     heads = dict[tuple[str, str], _Head]()
     rows = db.execute(
         'SELECT created_at, id, author, "commit" FROM experiments WHERE state = \'queued\' AND "commit" IN (SELECT value FROM json_each(?)) '
         "ORDER BY created_at, id",
         (json.dumps(list(commits)),),
     )
-    for at, id, author, commit in rows:
+    for at, id, author, commit in rows.fetchall():
+        waiting[commit] = waiting.get(commit, 0) + 1
         if id not in lab:
             heads.setdefault((author, commit), (at, id, author, commit))
     return list(heads.values())
@@ -163,8 +168,8 @@ def _first_heads(db: sqlite3.Connection, but: Collection[str], lab: Collection[s
         "SELECT name FROM authors WHERE name IS NOT NULL"
     )
     names = [row[0] for row in db.execute(authors)]
-    own = "SELECT created_at, id, \"commit\" FROM experiments WHERE state = 'queued' AND author = ? ORDER BY created_at, id"
-    reading = {name: db.execute(own, (name,)) for name in names}
+    at_once = 2 * math.ceil(limit / max(1, len(names)))  # mostly enough
+    reading = {name: _queued_of(db, name, at_once) for name in names}
     heads: dict[str, dict[str, _Head]] = {name: {} for name in names}
     total, turn = 0, 0
     while reading and (total < limit or turn == 0):
@@ -180,6 +185,18 @@ def _first_heads(db: sqlite3.Connection, but: Collection[str], lab: Collection[s
     return [head for of_author in heads.values() for head in of_author.values()]
 
 
+def _queued_of(db: sqlite3.Connection, author: str, at_once: int) -> Iterator[tuple[float, str, str]]:
+    """Yield when each queued experiment of an author was queued, its id and its commit, the oldest first. Reads so many at once."""
+    own = (
+        "SELECT created_at, id, \"commit\" FROM experiments WHERE state = 'queued' AND author = ? AND (created_at, id) > (?, ?) "
+        "ORDER BY created_at, id LIMIT ?"
+    )
+    last = -math.inf, ""
+    while rows := db.execute(own, (author, *last, at_once)).fetchall():
+        yield from rows
+        last = rows[-1][:2]
+
+
 def _turns(heads: Iterable[_Head]) -> list[tuple[int, float, str, str, str]]:
     """Return heads in turn of their authors, each with its turn."""
     turns, placed = Counter[str](), []
@@ -192,8 +209,8 @@ def _turns(heads: Iterable[_Head]) -> list[tuple[int, float, str, str, str]]:
 def add_start(db: sqlite3.Connection, e: Experiment) -> None:
     """Add the row of an attempt that starts now."""
     beside = db.execute(
-        "SELECT id, json_extract(record, '$.author') FROM experiments WHERE state IN ('starting', 'running', 'scoring') AND id != ? "
-        "ORDER BY created_at, id",
+        "SELECT id, author FROM experiments INDEXED BY experiments_by_author WHERE state IN ('starting', 'running', 'scoring') AND id != ? "
+        "ORDER BY created_at, id",  # the index has all of it: no record is read
         (e.id,),
     ).fetchall()
     launch = db.execute("SELECT settings FROM launches WHERE experiment = ?", (e.id,)).fetchone()

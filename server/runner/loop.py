@@ -81,6 +81,7 @@ class Runner:
         self._retention = Retention(settings.lab, state, ledger, repo)
         self._active = time.monotonic()
         self._waits_for_budget: tuple[int, BudgetSection] | None = None  # the ledger's version and the budget when too little was left
+        self._looked = -math.inf  # when the last round began to look at runs
         self._starts_more = False  # as there was no time for it in the last round
         self.stopping = asyncio.Event()
 
@@ -147,7 +148,9 @@ class Runner:
 
     def _in_turn(self) -> list[Experiment]:
         """Return the active experiments that this round looks at."""
-        often_enough = math.ceil(len(self._queue.active()) * self._compute.poll_s / LOOK_S)
+        before, self._looked = self._looked, time.monotonic()
+        since_s = min(self._looked - before, self._compute.poll_s)  # less where a round followed at once
+        often_enough = math.ceil(len(self._queue.active()) * since_s / LOOK_S)
         return self._queue.next_active(max(AT_ONCE, often_enough))
 
     async def _start_queued(self) -> None:
@@ -169,16 +172,18 @@ class Runner:
                 self._attempts.refuse(experiment, str(error))
             return
         began = time.monotonic()
-        while data is not None and choice is not None and free > 0 and not self._queue.paused():
-            if self._settings.slots > AT_ONCE and time.monotonic() - began > START_S:
-                self._starts_more = True
-                return
+        while data is not None and choice is not None and not self._queue.paused():
             self._check_settings()  # after the queue was read: what was queued after a change starts after it
             if (next_ := self._schedule.take(choice)) is not None:
                 if not await self._attempts.start(next_, data, budget):
                     self._waits_for_budget = self._ledger.changes(), budget
                     return
                 free -= 1
+            if free <= 0:
+                return
+            if self._settings.slots > AT_ONCE and time.monotonic() - began > START_S:
+                self._starts_more = True  # the next round chooses, when it has seen what happened meanwhile
+                return
             choice = self._schedule.choose()
 
     async def _leave_queue(self) -> None:

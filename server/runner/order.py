@@ -122,15 +122,16 @@ def _in_turn(
     The author whose last start is longest ago comes first. Of one author, new single trainings come last; of the rest, commits that were
     never started come first, then those whose last start is longest ago.
     """
-    room = open_limit(slots) - len(set(open_candidates))
+    open_ = frozenset(open_candidates)
+    room = open_limit(slots) - len(open_)
     theirs = [(number, launch) for number, launch in enumerate(history) if not launch.by_lab]
     started = {launch.commit: number for number, launch in theirs}
     served = {launch.author: number for number, launch in theirs}
-    at_work = {each.author for each in queue if each.commit in open_candidates}
-    at_work |= {launch.author for _, launch in theirs if launch.commit in open_candidates}
+    at_work = {each.author for each in queue if each.commit in open_}
+    at_work |= {launch.author for _, launch in theirs if launch.commit in open_}
     ready = []
     for each in queue:
-        if each.commit not in open_candidates and each.commit != champion:
+        if each.commit not in open_ and each.commit != champion:
             if room <= 0 and each.author in at_work:
                 continue
             room -= 1

@@ -134,8 +134,8 @@ class Schedule:
         open_ = [commit for commit in dict.fromkeys(open_) if commit != champion]
         apart = {champion, *ledger.measurements()}
         reference = settings.reference
-        compared = [e for e in (*active, *queued) if e.device == reference and not e.reproduces and e.commit not in apart]
-        is_due = bool(compared or candidacies) and self._is_compared(settings)
+        compares = any(e.device == reference and not e.reproduces and e.commit not in apart for e in (*active, *queued))
+        is_due = bool(compares or candidacies) and self._is_compared(settings)
         for e in ledger.queued_champion_replicates():
             if e.commit != champion or not is_due:
                 ledger.request_cancel(e.id, LAB)
