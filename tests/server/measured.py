@@ -51,6 +51,7 @@ class MeasuredLab:
         reproduces: str = "",
         by_lab: bool | None = None,
         metrics: Sequence[dict[str, float]] = (),
+        data: str = "",
     ) -> list[str]:
         """Record a replicate each, and return their ids.
 
@@ -67,6 +68,7 @@ class MeasuredLab:
             reproduces: the experiment that they train again.
             by_lab: whether the lab launched them; by default what is trained of the champion.
             metrics: further numbers of each.
+            data: the hash of the text that they were measured on.
         """
         by_lab = commit == self.lab.status().champion.commit if by_lab is None else by_lab
         ids = []
@@ -91,7 +93,7 @@ class MeasuredLab:
                 test_bpb = value + hidden if scored and not reported else None
                 self.ledger.keep_evidence(e.id, sandbox, test_bpb, None if reported else weights or e.id)
             metric = "reported_bpb" if reported else "val_bpb"
-            changes: dict[str, Any] = {"metrics": further or {}}
+            changes: dict[str, Any] = {"metrics": further or {}, "details": {"hashes": {"tokenizer": "t", "data": data}} if data else {}}
             changes |= {"state": "finished", metric: value} if value is not None else {"state": "crashed"}
             self.ledger.move(e.id, ["starting"], finished_at=next(self._clock), conditions=conditions, **changes)
         return ids
