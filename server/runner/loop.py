@@ -76,7 +76,8 @@ class Runner:
         gate = Gate(ledger, self._current_settings)
         self._candidacies = Candidacies(self._current_settings, ledger, repo, gate)
         self._sweeps = Sweeps(self._current_settings, ledger, repo)
-        self._schedule = Schedule(self._current_settings, ledger, repo, gate, self._attempts.fits, self._attempts.measures)
+        can_run = self._attempts.fits, self._attempts.measures
+        self._schedule = Schedule(self._current_settings, ledger, repo, gate, self._queue.active, *can_run)
         self._flusher = Flusher(state, ledger, lake)
         self._retention = Retention(settings.lab, state, ledger, repo)
         self._active = time.monotonic()
@@ -149,9 +150,9 @@ class Runner:
     def _in_turn(self) -> list[Experiment]:
         """Return the active experiments that this round looks at."""
         before, self._looked = self._looked, time.monotonic()
-        since_s = min(self._looked - before, self._compute.poll_s)  # less where a round followed at once
-        often_enough = math.ceil(len(self._queue.active()) * since_s / LOOK_S)
-        return self._queue.next_active(max(AT_ONCE, often_enough))
+        part = min(1.0, (self._looked - before) / self._compute.poll_s)  # fewer where a round followed at once
+        often_enough = len(self._queue.active()) * self._compute.poll_s / LOOK_S
+        return self._queue.next_active(math.ceil(max(AT_ONCE, often_enough) * part))
 
     async def _start_queued(self) -> None:
         """Start what the slots allow, in the schedule's order. Nothing starts while the data is prepared, which costs nothing."""

@@ -13,7 +13,7 @@ from typing import Literal
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.gate.gate import Gate
 from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment, new_id
+from autoresearch_mcp.server.models import Experiment, new_id
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.order import WINDOW, Launch, Waiting, next_launch, open_limit
 from autoresearch_mcp.server.settings import Settings
@@ -36,6 +36,7 @@ class Schedule:
         ledger: where experiments are queued.
         repo: knows the champion.
         gate: tells which replicates of the champion are to be trained again.
+        active: returns the experiments that have left the queue, as the loop has read them.
         fits: tells whether this loop can run an experiment.
         measures: tells whether this loop can run what is launched under the settings of now.
     """
@@ -46,6 +47,7 @@ class Schedule:
         ledger: Ledger,
         repo: Repo,
         gate: Gate,
+        active: Callable[[], list[Experiment]],
         fits: Callable[[Experiment], bool],
         measures: Callable[[Settings], bool],
     ) -> None:
@@ -53,6 +55,7 @@ class Schedule:
         self._ledger = ledger
         self._repo = repo
         self._gate = gate
+        self._active = active
         self._fits = fits
         self._measures = measures
         self._unaffordable: int | None = None  # the ledger's version when the budget didn't cover a replicate of the champion
@@ -85,7 +88,7 @@ class Schedule:
         if waiting:  # one that was lost, or whose runner died before it started
             return waiting[0]
         version = self._ledger.changes()
-        open_ = [*self._ledger.queued_champion_replicates(), *self._ledger.open_experiments(*ACTIVE_STATES)]
+        open_ = [*self._ledger.queued_champion_replicates(), *self._active()]
         training = {e.seed for e in open_ if e.by_lab}
         owed = [seed for seed in self._gate.champion_repeats(champion) if seed not in training]
         each, device = settings.longest_s(), settings.reference
@@ -120,7 +123,7 @@ class Schedule:
     def _choose(self, champion: str, settings: Settings) -> Experiment | Literal["champion"] | None:
         ledger, slots = self._ledger, settings.slots
         history = [Launch(each.commit, each.author, each.by_lab, each.authors) for each in ledger.starts(WINDOW)]
-        active = ledger.open_experiments(*ACTIVE_STATES)
+        active = self._active()
         candidacies = ledger.open_candidacies(limit=in_turn(slots))
         since = {each.id: each.created_at for each in candidacies}
         begun = {launch.commit for launch in history if not launch.by_lab}
