@@ -7,12 +7,13 @@ launcher's POSIX lock on its run directory tells whether it lives. A process id 
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from autoresearch_mcp.server.compute.base import Compute, ComputeError, Job, Observation, read_end, write_files
@@ -36,6 +37,7 @@ _ENVIRONMENT = (
     "CUDA_VISIBLE_DEVICES",
 )
 _WARM_START_S = 120.0
+_TOGETHER = 8  # jobs that one thread looks at: to change threads takes longer than a look
 _DETACH = "import os, sys; os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)"  # asyncio kills its own children when it forgets them
 
 
@@ -111,6 +113,7 @@ class LocalCompute:
         self._secret = secret
         self._parent: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
+        self._asked: list[tuple[Job, asyncio.Future[Observation]]] = []
 
     def scored_beside(self, slots: int) -> int:
         """Return how many runs can be scored on cores that no training uses: none beside a GPU, and none with a single slot."""
@@ -153,8 +156,21 @@ class LocalCompute:
                 raise ComputeError(f"The launcher could not be started. {hint(self._log)}")
 
     async def observe(self, job: Job) -> Observation:
-        """Return what the run directory and the launcher's lock tell of the job."""
-        return await asyncio.to_thread(_observe, job)
+        """Return what the run directory and the launcher's lock tell of the job. Jobs that are asked for at once share threads."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Observation] = loop.create_future()
+        self._asked.append((job, answer))
+        if len(self._asked) == 1:
+            loop.call_soon(self._look, loop)  # after all that ask in this turn of the event loop
+        return await answer
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Look at all jobs that were asked for."""
+        asked, self._asked = self._asked, []
+        for first in range(0, len(asked), _TOGETHER):
+            some = asked[first : first + _TOGETHER]
+            looking = loop.run_in_executor(None, _observe_each, [job for job, _ in some])
+            looking.add_done_callback(functools.partial(_answer, [answer for _, answer in some]))
 
     async def adopt(self, job: Job) -> bool:
         """Return whether a launcher holds the job's lock, or left a result. If neither, forbid the job under that lock."""
@@ -243,6 +259,29 @@ def _observe(job: Job) -> Observation:
     progress = protocol.read_json(job.directory / protocol.PROGRESS) or {"phase": "starting"}
     used = float(progress.get("used_s", 0.0))
     return Observation(progress["phase"], used_s=used, share=min(1.0, used / job.spec.budget_s))
+
+
+def _observe_each(jobs: Iterable[Job]) -> list[Observation | Exception]:
+    """Observe jobs. One that can't be observed costs no other its observation."""
+    found = list[Observation | Exception]()
+    for job in jobs:
+        try:
+            found.append(_observe(job))
+        except Exception as error:
+            found.append(error)
+    return found
+
+
+def _answer(answers: Sequence[asyncio.Future[Observation]], looking: asyncio.Future[list[Observation | Exception]]) -> None:
+    """Tell those who still wait what was found."""
+    failure = asyncio.CancelledError() if looking.cancelled() else looking.exception()
+    for answer, found in zip(answers, [failure] * len(answers) if failure else looking.result(), strict=True):
+        if answer.done():
+            continue
+        if isinstance(found, Observation):
+            answer.set_result(found)
+        else:
+            answer.set_exception(found)
 
 
 def _adopt(job: Job) -> bool:
