@@ -46,6 +46,8 @@ def _work(root: Path, ended: threading.Event, look_s: float) -> None:
                 if lab is not None:
                     lab.alerting.tick()
             except Exception as error:  # the runner goes on without them
+                if is_last and settings is None:
+                    return  # no look could read lab.toml, which is why the runner left: it says so itself
                 _log.warning("Alerts are looked at again later: %s", error, exc_info=not isinstance(error, LabError))
             if is_last:
                 return
