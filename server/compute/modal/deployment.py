@@ -117,10 +117,11 @@ def check(deployment: Deployment, profile: str | Profile, heldout: str = "") -> 
     Raises:
         ComputeError: It is for another profile, or another version of this program.
     """
-    limits = profiles.resolve(profile)
-    if (deployment.training, deployment.evaluation) != volumes(limits, heldout):
+    name = profile if isinstance(profile, str) else profile.name
+    known = profile in profiles.PROFILES if isinstance(profile, str) else True
+    if not known or (deployment.training, deployment.evaluation) != volumes(profile, heldout):
         raise ComputeError(
-            f"The training could not be started: the data of the profile {limits.name!r} is not on Modal, or not this lab's. {_AGAIN}"
+            f"The training could not be started: the data of the profile {name!r} is not on Modal, or not this lab's. {_AGAIN}"
         )
     if deployment.fixed != prepare.fixed_hash():
         raise ComputeError(f"The training could not be started: the image on Modal holds another version of the trainer. {_AGAIN}")

@@ -4,11 +4,11 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.lab import status
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.runner.lock import stop_runner
@@ -39,6 +39,7 @@ _OPEN = """
 import os, sys
 from pathlib import Path
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.lab.lab import Lab
 if os.getuid() == 0:
     os.setgid(65534); os.setuid(65534)
@@ -63,16 +64,17 @@ def test_a_lab_that_this_user_may_only_read_is_refused_in_a_sentence(lab_root: P
         path.chmod(0o755)
 
 
-def test_on_a_machine_without_a_sandbox_the_lab_says_so_and_what_follows(
-    make_lab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_a_machine_without_a_sandbox_the_lab_says_so_and_what_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autoresearch_mcp.trainer.sandbox.level", lambda: "unsandboxed")
     status.confined.cache_clear()
     try:
-        with contextlib.closing(Lab(make_lab())) as lab:  # made here, so made to count
+        create_lab(tmp_path / "lab", profile="tiny", budget_s=1.0)
+        with contextlib.closing(Lab(tmp_path / "lab")) as lab:  # made here, so made to count
             assert lab.settings.promotion.unsandboxed == "allow"
             assert any("not confined" in warning and "count at the gate" in warning for warning in lab.status().warnings)
-        with contextlib.closing(Lab(make_lab("strict", {'unsandboxed = "allow" ': 'unsandboxed = "refuse"'}))) as lab:
+        settings = tmp_path / "lab" / "lab.toml"
+        settings.write_text(settings.read_text("utf-8").replace('unsandboxed = "allow" ', 'unsandboxed = "refuse"'), "utf-8")
+        with contextlib.closing(Lab(tmp_path / "lab")) as lab:
             assert any("nothing trained here can be promoted" in warning for warning in lab.status().warnings)
     finally:
         status.confined.cache_clear()

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -127,7 +128,7 @@ async def test_one_look_serves_all_jobs_and_nothing_runs_on_the_login_node_itsel
 
 
 async def test_a_line_that_fails_loses_no_job_and_a_cancel_holds_until_it_is_back(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Make, slurm_cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend_module, "ASK_AGAIN_S", 0.3)
     compute = make(seconds=600)
@@ -148,6 +149,11 @@ async def test_a_line_that_fails_loses_no_job_and_a_cancel_holds_until_it_is_bac
             await compute.cancel(job)  # as the runner does in each round
             await anyio.sleep(0.05)
     assert end.result is not None and end.result.state == "cancelled"
+    squeue = partial(anyio.run_process, ["squeue", "-h", "-o", "%t"], env={**os.environ, "SLURM_CONF": str(slurm_cluster)})
+    with anyio.fail_after(30):  # the result is there before Slurm has let go of the job
+        while b"R" in (await squeue()).stdout:  # noqa: ASYNC110
+            await anyio.sleep(0.05)
+    await compute._queue.fresh(30.0, shared_s=0.0)  # a look from before is no answer
     assert await compute.orphans(lambda: []) == [] and not compute.troubles()
 
 
