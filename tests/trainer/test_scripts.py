@@ -105,17 +105,18 @@ def test_the_repositorys_own_package_comes_before_an_installed_copy_or_the_run_i
 def test_a_package_that_pip_left_where_its_sources_are_is_refused_where_they_are_not_the_runs_own(warm: Warm, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
     packages = next(tmp_path.glob("venv/lib/python3*/site-packages"))
-    for path, text in {"work/python/own/__init__.py": "", "work/python/own/model.py": "LOSS = 0.9\n"}.items():
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text, encoding="utf-8")
-    (packages / "__editable__.own_project.pth").write_text(f"{tmp_path}/work/python\n", encoding="utf-8")
+    sources = tmp_path / "checkout" / "python"
+    (sources / "own").mkdir(parents=True)
+    for name, text in {"__init__.py": "", "model.py": "LOSS = 0.9\n"}.items():
+        (sources / "own" / name).write_text(text, encoding="utf-8")
+    (packages / "__editable__.own_project.pth").write_text(f"{sources}\n", encoding="utf-8")
     facts = packages / "own_project-1.0.dist-info"
     facts.mkdir()
     for name, text in {
         "METADATA": "Metadata-Version: 2.1\nName: own-project\nVersion: 1.0\n",
         "RECORD": "__editable__.own_project.pth,,\n",
         "top_level.txt": "own\n",
-        "direct_url.json": '{"dir_info": {"editable": true}, "url": "file:///work"}',
+        "direct_url.json": json.dumps({"dir_info": {"editable": True}, "url": sources.parent.as_uri()}),
     }.items():
         (facts / name).write_text(text, encoding="utf-8")
     python = str(tmp_path / "venv" / "bin" / "python")
