@@ -158,16 +158,16 @@ def _as_settings_say_it(asked: Asked, paths: Sequence[str], name: str) -> tuple[
     """Return `entry` and `module` of what the owner typed: a command line and a path will do for either."""
     if asked.module:
         word, *rest = shlex.split(asked.module)
-        word = word.removeprefix("./").removesuffix(".py").replace("/", ".") if word.endswith(".py") else word
-        return "", " ".join([word, *map(_quoted, rest)]) if not asked.module.startswith(word) else asked.module
+        if not word.endswith(".py"):
+            return "", asked.module
+        return "", " ".join([word.removeprefix("./").removesuffix(".py").replace("/", "."), *map(_quoted, rest)])
     entry = asked.entry
     while entry.partition(" ")[0] not in paths and (match := _RUNNER.match(entry)):
         entry = entry[match.end() :].lstrip()
     if entry.startswith("-m "):
         return "", entry[3:].lstrip()
-    if entry in paths:
-        return _quoted(entry), ""
-    return entry.removeprefix(f"{Path(name).absolute()}/"), ""
+    entry = entry.removeprefix(f"{Path(name).absolute()}/")
+    return _quoted(entry) if entry in paths else entry, ""
 
 
 def _quoted(word: str) -> str:

@@ -128,10 +128,12 @@ def test_flags_say_what_trains_what_may_be_changed_and_how_it_is_measured(tmp_pa
         (Asked("./train.py --x=$AUTORESEARCH_SEED"), "train.py --x=$AUTORESEARCH_SEED"),
         (Asked("{repo}/train.py --x 1"), "train.py --x 1"),
         (Asked("my code/fit it.py"), "'my code/fit it.py'"),
+        (Asked("{repo}/my code/fit it.py"), "'my code/fit it.py'"),
         (Asked("'my code/fit it.py' --x 1"), "'my code/fit it.py' --x 1"),
         (Asked("python -m pkg.train --x 1"), "-m pkg.train --x 1"),
         (Asked("-m pkg.train"), "-m pkg.train"),
         (Asked(module="./pkg/train.py --x 'a b'"), "-m pkg.train --x 'a b'"),
+        (Asked(module="train.py --x 1"), "-m train --x 1"),
         (Asked(module="pkg.train --x 1"), "-m pkg.train --x 1"),
     ],
 )
