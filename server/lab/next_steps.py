@@ -19,6 +19,7 @@ FEW_LEFT = 10  # trainings, from which on the budget is nearly gone
 _RECENT = 24  # trainings of the caller that are looked at
 _IDEAS = 2  # untried ones that are named
 _TITLE = 50  # characters of an idea
+_NAMED = 3  # candidates that wait for a person
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,9 @@ class NextSteps:
         """Yield what the gate's verdicts ask for: of the caller's commits first."""
         shared = self._of_all(now)
         mine = list(dict.fromkeys(row["commit"] for row in self._core.ledger.recent_of(caller, _RECENT))) if caller else []
-        for commit in sorted(shared.passing, key=lambda each: each not in mine):
+        passing = sorted(shared.passing, key=lambda each: each not in mine)
+        needs_yes = self._core.settings.promotion.approval == "human"
+        for commit in passing if not needs_yes else ():
             yield f"{'Your' if commit in mine else 'Candidate'} {commit[:12]} passes the gate: promote_commit(commit='{commit[:12]}')."
         futile, verdicts = "", self._core.ledger.decisions(shared.champion, shared.conditions, mine)
         for commit in mine:
@@ -108,6 +111,9 @@ class NextSteps:
                 futile = futile or f"Your {commit[:12]} is decided ({verdict.code}): write down why with write_memory, and go on."
             elif affordable and (step := self._open(commit, shared, now)):
                 yield step
+        if needs_yes and passing:
+            named = ", ".join(commit[:12] for commit in passing[:_NAMED])
+            yield f"A person's yes is wanted for {named}: promote_commit asks for it, once each. Don't wait for it: go on with other work."
         if futile:
             yield futile
 

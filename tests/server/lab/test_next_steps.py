@@ -58,6 +58,23 @@ def test_ones_own_promising_candidate_is_to_be_decided_and_then_promoted(measure
     assert measured.lab.next_steps("bob")[0].startswith(f"Candidate {idea[:12]} passes"), "anybody may promote it"
 
 
+def test_what_waits_for_a_person_is_asked_for_once_and_other_work_comes_first(measured: MeasuredLab, idea: str) -> None:
+    toml = measured.root / "lab.toml"
+    text = toml.read_text(encoding="utf-8")
+    toml.write_text(text.replace('approval = "none"', 'approval = "human"'), encoding="utf-8")
+    assert measured.lab.promote_commit(idea, "ada").verdict.code == "awaiting_approval"
+    wanted = f"A person's yes is wanted for {idea[:12]}: promote_commit asks for it, once each. Don't wait for it: go on with other work."
+    for caller in ("ada", "bob"):
+        steps = measured.lab.next_steps(caller)
+        assert wanted in steps and not any("passes the gate" in step for step in steps)
+    other = measured.propose("SOFTCAP = ", "SOFTCAP = 3 + ")
+    measured.measure(other, [1.44])
+    steps = measured.lab.next_steps("ada")
+    assert steps[0].startswith(f"Your {other[:12]} (") and steps[1] == wanted
+    toml.write_text(text, encoding="utf-8")
+    measured.lab.withdraw(other, "ada")
+
+
 def test_a_decided_idea_is_to_be_written_down_after_what_is_open_and_a_measurement_is_never_to_be_decided(
     measured: MeasuredLab, idea: str
 ) -> None:
