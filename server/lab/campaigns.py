@@ -43,12 +43,10 @@ class Proposals(Mapping[str, Proposal]):
     def __contains__(self, commit: object) -> bool:
         return commit in self._records
 
-    def __reversed__(self) -> Iterator[str]:
-        return reversed(list(self._records))
-
     def tagged(self, tag: str) -> set[str]:
         """Return the commits of the proposals with a tag."""
-        likely = [commit for commit, record in self._records.items() if json.dumps(tag) in record]
+        written = json.dumps(tag, ensure_ascii=False)  # as pydantic writes it
+        likely = [commit for commit, record in self._records.items() if written in record]
         return {commit for commit in likely if tag in self[commit].tags}
 
     def with_more(self, records: Mapping[str, str]) -> "Proposals":

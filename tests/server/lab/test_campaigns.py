@@ -75,11 +75,11 @@ def test_a_campaign_is_extended_by_what_ends_in_order_out_of_order_and_apart(lab
 
 def test_what_proposals_say_is_told_without_parsing_them_all(lab: Lab) -> None:
     base = lab.champion()
-    child = propose(lab, 80, base, ["depth", 'odd "tag"'])
+    child = propose(lab, 80, base, ["depth", 'odd "größe"'])
     overview = lab.overview()
-    assert lab.tags() == ["depth", 'odd "tag"', "width"]
+    assert lab.tags() == ["depth", 'odd "größe"', "width"]
     assert (
-        overview.proposals.tagged('odd "tag"') == overview.proposals.tagged("depth") == {child}
+        overview.proposals.tagged('odd "größe"') == overview.proposals.tagged("depth") == {child}
         and overview.proposals.tagged("wid") == set()
     )
     assert [each.commit for each in lab.built_on(base, 5)] == [child]
