@@ -6,12 +6,12 @@ Needs `pip install openai-agents`. For a real agent, leave `model` out of `Agent
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
 from typing import Any
 
-from agents import Agent, Model, ModelResponse, Runner, Usage, set_tracing_disabled
+import httpx2
+from agents import Agent, OpenAIChatCompletionsModel, Runner, set_tracing_disabled
 from agents.mcp import MCPServerStdio
-from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage, ResponseOutputText
+from openai import AsyncOpenAI
 
 HYPOTHESIS = "A third layer learns more in the same time."
 SCRIPT: list[tuple[str, dict[str, Any]]] = [
@@ -21,34 +21,26 @@ SCRIPT: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-class Scripted(Model):
-    """Calls the script's tools one after another, and then says that it is done."""
-
-    def __init__(self) -> None:
-        self.turn = 0
-
-    async def get_response(self, *asked: Any, **more: Any) -> ModelResponse:
-        """Return the next call."""
-        self.turn += 1
-        if self.turn > len(SCRIPT):
-            text = ResponseOutputText(type="output_text", text="Done.", annotations=[])
-            message = ResponseOutputMessage(id="m", type="message", role="assistant", status="completed", content=[text])
-            return ModelResponse(output=[message], usage=Usage(), response_id=None)
-        name, arguments = SCRIPT[self.turn - 1]
-        call = ResponseFunctionToolCall(type="function_call", call_id=f"c{self.turn}", name=name, arguments=json.dumps(arguments))
-        return ModelResponse(output=[call], usage=Usage(), response_id=None)
-
-    def stream_response(self, *asked: Any, **more: Any) -> AsyncIterator[Any]:
-        """Refuse. A model must have this method, which `Runner.run_streamed` alone would call."""
-        raise NotImplementedError("This script's model doesn't stream: use Runner.run.")
+def scripted(request: httpx2.Request) -> httpx2.Response:
+    """Call the script's tools one after another, as the service would, and then say that it is done."""
+    turn = sum(message["role"] == "tool" for message in json.loads(request.content)["messages"])
+    message: dict[str, Any] = {"role": "assistant", "content": "Done."}
+    if turn < len(SCRIPT):
+        name, arguments = SCRIPT[turn]
+        function = {"name": name, "arguments": json.dumps(arguments)}
+        message = {"role": "assistant", "tool_calls": [{"id": f"c{turn}", "type": "function", "function": function}]}
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if turn < len(SCRIPT) else "stop"}
+    return httpx2.Response(200, json={"id": "r", "object": "chat.completion", "created": 0, "model": "scripted", "choices": [choice]})
 
 
 async def main(command: str, *arguments: str) -> None:
     """Let the agent work, and print what the tools answered."""
     set_tracing_disabled(True)
+    service = AsyncOpenAI(api_key="none", http_client=httpx2.AsyncClient(transport=httpx2.MockTransport(scripted)))
+    model = OpenAIChatCompletionsModel("scripted", service)
     async with MCPServerStdio({"command": command, "args": list(arguments)}, client_session_timeout_seconds=60) as server:
         print("tools:", *(tool.name for tool in await server.list_tools()))
-        agent = Agent("researcher", instructions="Improve the lab's champion.", mcp_servers=[server], model=Scripted())
+        agent = Agent("researcher", instructions="Improve the lab's champion.", mcp_servers=[server], model=model)
         result = await Runner.run(agent, "Propose one change, and note it.")
     for item in result.new_items:
         if item.type == "tool_call_output_item":
