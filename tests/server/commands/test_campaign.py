@@ -273,21 +273,22 @@ def test_a_clients_words_say_when_its_limit_ends(words: str, seconds: float | No
 
 
 @pytest.mark.parametrize(
-    ("command", "file", "word"),
+    ("command", "file", "word", "alone"),  # `alone`: what it needs where nobody answers, in its file or its environment
     [
-        ("claude -p", ".mcp.json", "--mcp-config"),
-        ("/opt/bin/codex exec", ".codex/config.toml", "mcp_servers.autoresearch.args="),
-        ("gemini -p", ".gemini/settings.json", "the prompt"),
-        ("opencode run {prompt} --model x", "opencode.json", "the prompt"),
+        ("claude -p", ".mcp.json", "--mcp-config", "'MCP_CONNECTION_NONBLOCKING': '0'"),
+        ("/opt/bin/codex exec", ".codex/config.toml", "mcp_servers.autoresearch.args=", "required = true\nstartup_timeout_sec = 60\n"),
+        ("gemini -p", ".gemini/settings.json", "the prompt", '"trust": true'),
+        ("opencode run {prompt} --model x", "opencode.json", "the prompt", '"timeout": 60000'),
     ],
 )
-def test_each_client_is_told_of_the_server_in_its_own_way(command: str, file: str, word: str, tmp_path: Path) -> None:
+def test_each_client_is_told_of_the_server_in_its_own_way(command: str, file: str, word: str, alone: str, tmp_path: Path) -> None:
     client, agent = Headless.parse(command), Agent("ada", Role.WORKER, tmp_path / "ada")
     client.configure(agent, tmp_path / "lab", "")
     text = (agent.folder / file).read_text()
     assert all(json.dumps(part) in text for part in ("--as", "ada", "--role", "worker", str(tmp_path / "lab")))
     line = client.command("the prompt", agent.folder)
     assert any(part.startswith(word) for part in line) and line.count("the prompt") == 1 and "{prompt}" not in line
+    assert alone in f"{text}{client.environment(agent, tmp_path / 'lab', '', '')}"
 
 
 def test_codex_is_told_of_a_lab_whose_path_has_any_letters(tmp_path: Path) -> None:
