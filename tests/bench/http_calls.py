@@ -53,13 +53,22 @@ async def _client(port: int, request: bytes, calls: int, took: list[float]) -> N
     writer.close()
 
 
-async def _round(port: int, tool: str, clients: int) -> tuple[float, float]:
-    """Return the median seconds of a call, and the calls a second of all clients together."""
+async def ask(port: int, tool: str, clients: int) -> tuple[float, float]:
+    """Have clients call a tool, all at once. Return the median seconds of a call, and the calls a second of all clients together."""
     took: list[float] = []
     request = _request(port, tool)
     began = time.perf_counter()
     await asyncio.gather(*(_client(port, request, CALLS // clients, took) for _ in range(clients)))
     return statistics.median(took), len(took) / (time.perf_counter() - began)
+
+
+@contextlib.contextmanager
+def serving(root: Path) -> Iterator[int]:
+    """Serve a lab over HTTP. Yields the port."""
+    port = _free_port()
+    command = [sys.executable, "-P", "-m", "autoresearch_mcp.server.cli", "serve", str(root), "--http", f"127.0.0.1:{port}"]
+    with _served(command, port):
+        yield port
 
 
 @contextlib.contextmanager
@@ -88,13 +97,12 @@ def measure(scratch: Path) -> list[tuple[str, str, str, str, str]]:
     root = scratch / "http"
     create_lab(root, profile="tiny")
     fill(root, EXPERIMENTS)
-    a, b = _free_port(), _free_port()
-    serve = [sys.executable, "-P", "-m", "autoresearch_mcp.server.cli", "serve", str(root), "--http", f"127.0.0.1:{a}"]
+    b = _free_port()
     bare = [sys.executable, str(Path(__file__).with_name("bare_server.py")), str(b)]
     rows = []
-    with _served(serve, a), _served(bare, b):
+    with serving(root) as a, _served(bare, b):
         for clients in CLIENTS:
-            pairs = [(asyncio.run(_round(a, "get_status", clients)), asyncio.run(_round(b, "nothing", clients))) for _ in range(ROUNDS)]
+            pairs = [(asyncio.run(ask(a, "get_status", clients)), asyncio.run(ask(b, "nothing", clients))) for _ in range(ROUNDS)]
             mine, yardstick = (statistics.median(pair[side][0] for pair in pairs) for side in (0, 1))
             rates = [statistics.median(pair[side][1] for pair in pairs) for side in (0, 1)]
             ratio = statistics.median(ours[0] / theirs[0] for ours, theirs in pairs)

@@ -3,6 +3,7 @@
 `python -m tests.bench.scale` prints the table of docs/scale.md. Nothing is trained: runs hold their slots, or end at once.
 """
 
+import asyncio
 import json
 import os
 import resource
@@ -11,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -29,6 +31,7 @@ from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.lock import runner_lock
 from autoresearch_mcp.server.runner.loop import Runner
+from tests.bench import http_calls
 
 SLOTS = (64, 256)
 QUEUED = 10_000
@@ -189,7 +192,30 @@ def _ledger_after(root: Path, days: int) -> list[Row]:
     ]
     code = f"import sys; from tests.bench import scale; scale.ask({str(root)!r})"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # another process: imports count
-    return [*rows, *(tuple(row) for row in json.loads(run.stdout))]
+    return [*rows, *(tuple(row) for row in json.loads(run.stdout)), *_agents(root)]
+
+
+def _agents(root: Path) -> list[Row]:
+    """See how long agents wait for the status over HTTP when all ask at once, and when somebody launches a training each second meanwhile."""
+    with runner_lock(LabPaths(root).state), http_calls.serving(root) as port, closing(Lab(root)) as lab:
+        asyncio.run(http_calls.ask(port, "get_status", 1))  # who comes first waits until all is read
+        still = asyncio.run(http_calls.ask(port, "get_status", AGENTS))
+        ended = threading.Event()
+        launching = threading.Thread(target=_launch_each_second, args=(lab, ended))
+        launching.start()
+        busy = asyncio.run(http_calls.ask(port, "get_status", AGENTS))
+        ended.set()
+        launching.join()
+    rows = (("nothing changes", still), ("a launch a second", busy))
+    return [
+        (f"  get_status by {AGENTS} agents at once, {what}", f"{1e3 * s:.0f} ms", f"{rate:.0f}/s by the clock", "", "")
+        for what, (s, rate) in rows
+    ]
+
+
+def _launch_each_second(lab: Lab, ended: threading.Event) -> None:
+    while not ended.wait(1.0):
+        lab.launch_training("champion", "ada", 1)
 
 
 def ask(root: str) -> None:
