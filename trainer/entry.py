@@ -99,14 +99,15 @@ def belongs(origin: Path, name: str) -> bool:
 
 
 def editable(name: str) -> list[str]:
-    """Return the packages of a distribution that `pip install -e` left where its sources are; none of any other."""
+    """Return the packages of a distribution that `pip install -e`, or another tool's like, left where its sources are; none of any other."""
     from importlib import metadata
 
     try:
         distribution = metadata.distribution(name)
     except metadata.PackageNotFoundError:
         return []
-    if '"editable": true' not in (distribution.read_text("direct_url.json") or ""):
+    origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+    if not origin.get("dir_info", {}).get("editable"):
         return []
     return [*(distribution.read_text("top_level.txt") or "").split(), re.sub(r"[-.]+", "_", name)]
 

@@ -112,11 +112,12 @@ def test_a_package_that_pip_left_where_its_sources_are_is_refused_where_they_are
     (packages / "__editable__.own_project.pth").write_text(f"{sources}\n", encoding="utf-8")
     facts = packages / "own_project-1.0.dist-info"
     facts.mkdir()
+    origin = {"url": sources.parent.as_uri(), "dir_info": {"editable": True}}
     for name, text in {
         "METADATA": "Metadata-Version: 2.1\nName: own-project\nVersion: 1.0\n",
         "RECORD": "__editable__.own_project.pth,,\n",
         "top_level.txt": "own\n",
-        "direct_url.json": json.dumps({"dir_info": {"editable": True}, "url": sources.parent.as_uri()}),
+        "direct_url.json": json.dumps(origin, separators=(",", ":")),  # as uv writes it; pip has blanks
     }.items():
         (facts / name).write_text(text, encoding="utf-8")
     python = str(tmp_path / "venv" / "bin" / "python")
