@@ -105,9 +105,7 @@ class Ssh:
         answer: dict[str, Any] = json.loads(parts[1])
         if "refused" in answer:
             reason = one_line(str(answer["refused"]), 300)
-            raise HostRefused(
-                f"{reason}. Run `autoresearch-mcp setup ssh {self.host}`, or name its Python as `python` in [compute.ssh.{self.host}]"
-            )
+            raise HostRefused(f"{reason}. Run `autoresearch-mcp setup ssh {self.host}`, or name its Python as {_key(self.host)}")
         return answer
 
     async def _run(self, arguments: Sequence[str], given: bytes, timeout_s: float) -> tuple[int, bytes, str]:
@@ -170,8 +168,13 @@ def _failure(host: str, status: int, err: str) -> HostAway | HostRefused:
             f"it doesn't let us in without asking ({text}). Load the key into your agent, then `ssh -o BatchMode=yes {host}` works"
         )
     if status in (126, 127):
-        return HostRefused(f"no Python can be started there ({text}). Name one as `python` in [compute.ssh.{host}]")
+        return HostRefused(f"no Python can be started there ({text}). Name one as {_key(host)}")
     return HostAway(text)
+
+
+def _key(host: str) -> str:
+    """Return the key of lab.toml that names a host's Python."""
+    return f"`python` in [compute.ssh.{host}], or in [compute.slurm] where it is a login node"
 
 
 def _remote_command(python: str) -> str:

@@ -84,7 +84,10 @@ def test_a_line_that_closes_at_once_is_away(configured: Callable[[str], str]) ->
     ("python", "words"),
     [
         ("/no/such/python", "no Python can be started there"),
-        ("{folder}/plain", r"no Python can be started there .*Permission denied.*`python` in \[compute\.ssh\.box\]"),
+        (
+            "{folder}/plain",
+            r"no Python can be started there .*Permission denied.*`python` in \[compute\.ssh\.box\], or in \[compute\.slurm\]",
+        ),
         ("{folder}/old", r"its Python is 3\.8, and 3\.11 is needed.*\[compute\.ssh\.box\]"),
         ("{folder}/bare", "autoresearch-mcp is not installed for"),
     ],
