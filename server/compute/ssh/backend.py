@@ -73,8 +73,7 @@ class SshCompute:
             section = sections.get(name, HostSection())
             ssh = Ssh(name, section.python, command, patience)
             self._hosts[name] = Host(ssh, lab, devices.split(",") if devices else [], threads, section, leave, round_s)
-        self._waiting: dict[str, Job] = {}
-        self._folders: dict[str, list[Folder]] = {}  # that those need
+        self._waiting: dict[str, tuple[Job, list[Folder]]] = {}  # and what of the owner's they need
         self._places: dict[str, tuple[str, str]] = {}  # run -> host and device
         self._preparing: dict[str, asyncio.Task[None]] = {}
         self._over: dict[str, Observation] = {}
@@ -116,14 +115,14 @@ class SshCompute:
             raise ComputeError("The job could not be started: there is no ssh on this machine.")
         try:
             await asyncio.to_thread(write_files, job)
-            self._folders[_run(job)] = await asyncio.to_thread(folders_of, job.spec)
+            folders = await asyncio.to_thread(folders_of, job.spec)
             await self._begin_preparing()
         except OSError as error:
             raise ComputeError(f"The run's files could not be written: {error}. Is the disk full?") from error
         except ComputeError:
             await asyncio.to_thread(_forbid, job.directory)
             raise
-        self._waiting[_run(job)] = job
+        self._waiting[_run(job)] = job, folders
         await self._start_waiting()
 
     async def observe(self, job: Job) -> Observation:
@@ -160,7 +159,7 @@ class SshCompute:
         """Ask the job's host whether it was begun, and forbid it if not. One that no host has heard of is forbidden here.
 
         Returns:
-            True also where it waits there for a GPU, or where the host doesn't answer within `ADOPT_S`.
+            True also where it waits there for a GPU or for a folder, or where the host doesn't answer within `ADOPT_S`.
         """
         run = _run(job)
         if run in self._waiting or await asyncio.to_thread(_ended, job.directory) is not None:
@@ -183,7 +182,6 @@ class SshCompute:
         """Write down that the job is to end: its host hears it with each request until it has."""
         await asyncio.to_thread(_ask_to_end, job.directory)
         if self._waiting.pop(_run(job), None) is not None:
-            self._folders.pop(_run(job), None)
             await asyncio.to_thread(_forbid, job.directory)
         elif _run(job) not in self._over and await asyncio.to_thread(_ended, job.directory) is None and (host := await self._host_of(job)):
             host.hurry()
@@ -244,7 +242,7 @@ class SshCompute:
 
     async def _start_waiting(self) -> None:
         """Give free places of hosts that can be used to jobs that wait, in their order."""
-        for run, job in list(self._waiting.items()):
+        for run, (job, folders) in list(self._waiting.items()):
             free = [(host, visible) for host in self._hosts.values() if host.ready for visible in self._free(host)]
             if not free:
                 return
@@ -258,7 +256,7 @@ class SshCompute:
             except OSError as error:
                 self._end(run, Observation("refused", reason=f"Its record could not be written here: {error.strerror}.", device_s=0.0))
             else:
-                host.launch(run, job, self._folders.pop(run, []), visible)
+                host.launch(run, job, folders, visible)
 
     def _free(self, host: Host) -> list[str]:
         free = list(host.places)

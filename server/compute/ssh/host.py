@@ -110,8 +110,8 @@ class Host:
         """Return, in sentences, what the lab's owner should know of the host now."""
         gpus = ", ".join(sorted(set(self.held_back.values())))
         busy = f"{self.name}: somebody else uses GPU {gpus}. Trainings wait for it." if gpus else ""
-        coming = "".join(f"{self.name} is being sent the folder of {key}. Trainings wait for it." for key, _ in self._sending)
-        return [text for text in (self.unusable, self.trouble, busy, coming) if text]
+        coming = [f"{self.name} is being sent the folder of {key}. Trainings wait for it." for key, _ in self._sending]
+        return [text for text in (self.unusable, self.trouble, busy, *coming) if text]
 
     @property
     def ready(self) -> bool:
@@ -140,7 +140,7 @@ class Host:
         """
         secret = base64.b64encode(await asyncio.to_thread(ensure(wanted.secret).read_bytes)).decode() if wanted.secret else ""
         own, text = asdict(wanted.own) if wanted.own else None, wanted.text.name if wanted.text else ""
-        request = {"profile": wanted.profile, "secret": secret, "own": own, "text": text, "again": True, "stop": False}
+        request = {"profile": wanted.profile, "name": wanted.name, "secret": secret, "own": own, "text": text, "again": True, "stop": False}
         backoff = Backoff(RETRY_S)
         try:
             while True:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import json
 import os
 import shlex
@@ -89,12 +88,15 @@ def _give(root: Path, key: str, name: str, pieces: list[dict[str, Any]], listing
     return {"whole": whole}
 
 
-def _prepare(root: Path, profile: str, secret: str, own: dict[str, Any] | None, text: str, again: bool, stop: bool) -> dict[str, Any]:
+def _prepare(
+    root: Path, profile: str, name: str, secret: str, own: dict[str, Any] | None, text: str, again: bool, stop: bool
+) -> dict[str, Any]:
     """Begin to prepare data unless that goes on, or tell how it went.
 
     Args:
         root: The lab's folder here.
         profile: Its name; empty where code brings its own data.
+        name: Tells this data from what was prepared otherwise.
         secret: Draws the lab's own split; empty for the public one.
         own: What the profile is made of, where it is of the owner's own text.
         text: Names the folder with that text; empty where it comes from the hub.
@@ -108,8 +110,7 @@ def _prepare(root: Path, profile: str, secret: str, own: dict[str, Any] | None, 
         return {"data": "", "hashes": {}, **here}
     if missing := lacking(MODELS):
         return {"refused": f"{sys.executable} lacks {', '.join(missing)}"}
-    of_text = f"-{hashlib.sha256(json.dumps([own, text]).encode()).hexdigest()[:12]}" if own else ""
-    folder = root / f"prepare-{profile}{of_text}"
+    folder = root / f"prepare-{name}"
     folder.mkdir(exist_ok=True, mode=0o700)
     pid, status, out, err = (folder / name for name in ("pid", "status", "out", "err"))
     if stop:
