@@ -118,7 +118,7 @@ def check(deployment: Deployment, profile: str | Profile, heldout: str = "") -> 
         ComputeError: It is for another profile, or another version of this program.
     """
     name = profile if isinstance(profile, str) else profile.name
-    known = profile in profiles.PROFILES if isinstance(profile, str) else True
+    known = name in profiles.PROFILES or isinstance(profile, Profile)
     if not known or (deployment.training, deployment.evaluation) != volumes(profile, heldout):
         raise ComputeError(
             f"The training could not be started: the data of the profile {name!r} is not on Modal, or not this lab's. {_AGAIN}"

@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 
 from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation, read_end, write_files
 from autoresearch_mcp.server.compute.line.mirror import HELD
+from autoresearch_mcp.server.compute.line.there import last_words
 from autoresearch_mcp.server.compute.slurm.script import SCRIPT, MakeScript
 from autoresearch_mcp.server.compute.slurm.there import CLAIM, FORBIDDEN, OUTPUT, forbid_job
 from autoresearch_mcp.server.untrusted import one_line
@@ -118,11 +119,7 @@ class RunFolder(ABC):
 
     def output(self) -> str:
         """Return the last lines of what the job's script printed, as one line."""
-        try:
-            text = (self._read / OUTPUT).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return ""
-        return one_line(" / ".join(text.strip().splitlines()[-3:]), 400)
+        return one_line(last_words(self._read / OUTPUT), 400)
 
     def ended(self) -> Observation | None:
         """Return how a job ended whose result is in the lab, with the seconds between its claim and its result."""
