@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pwd
+import select
 import shutil
 import signal
 import socket
@@ -70,8 +71,19 @@ PartitionName=main Nodes=localhost Default=YES MaxTime=INFINITE State=UP OverSub
         yield conf
     finally:
         for name in ("slurmd", "slurmctld"):
-            with contextlib.suppress(OSError, ValueError):
-                os.kill(int((folder / f"{name}.pid").read_text(encoding="ascii")), signal.SIGTERM)
+            with contextlib.suppress(OSError, ValueError):  # it did not begin
+                _end(int((folder / f"{name}.pid").read_text(encoding="ascii")))
+
+
+def _end(daemon: int) -> None:
+    """Ask a daemon to end, and wait until it has."""
+    process = os.pidfd_open(daemon)
+    try:
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+        ended, _, _ = select.select([process], [], [], 30)
+        assert ended, f"the daemon {daemon} of Slurm goes on"
+    finally:
+        os.close(process)
 
 
 def _states(environment: dict[str, str]) -> str:
