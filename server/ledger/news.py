@@ -62,9 +62,7 @@ class News:
         """Return whether `unheard` has something for a caller."""
         with self._database.read() as db:
             heard = _heard(db, caller)
-            if heard is not None and heard == _newest(db):
-                return False
-            return any(heard is not None or piece.recipient for piece in _after(db, heard or 0, caller, 20))
+            return heard != _newest(db) and bool(_unheard(db, heard, caller, 1))
 
     def unheard(self, caller: str, limit: int = 20) -> list[Piece]:
         """Return what a caller has not heard yet, and count it as heard.
@@ -83,7 +81,7 @@ class News:
                 return []
         with self._database.write() as db:
             heard, newest = _heard(db, caller), _newest(db)
-            pieces = [piece for piece in _after(db, heard or 0, caller, limit) if heard is not None or piece.recipient]
+            pieces = _unheard(db, heard, caller, limit)
             db.execute("INSERT INTO heard VALUES (?, ?) ON CONFLICT (caller) DO UPDATE SET seq = excluded.seq", (caller, newest))
         return pieces
 
@@ -98,7 +96,7 @@ def add_news(db: sqlite3.Connection, kind: str, author: str, subject: str, text:
 
 def addressed_after(db: sqlite3.Connection, seq: int, caller: str, limit: int) -> list[Piece]:
     """Return the newest pieces after one of this number that name the caller, the oldest first."""
-    return [piece for piece in _after(db, seq, caller, limit) if piece.recipient]
+    return _after(db, seq, caller, limit, "recipient = :caller AND recipient != ''")
 
 
 def _newest(db: sqlite3.Connection) -> int:
@@ -110,10 +108,14 @@ def _heard(db: sqlite3.Connection, caller: str) -> int | None:
     return int(row[0]) if row else None
 
 
-def _after(db: sqlite3.Connection, seq: int, caller: str, limit: int) -> list[Piece]:
+def _unheard(db: sqlite3.Connection, heard: int | None, caller: str, limit: int) -> list[Piece]:
+    return addressed_after(db, 0, caller, limit) if heard is None else _after(db, heard, caller, limit)
+
+
+def _after(db: sqlite3.Connection, seq: int, caller: str, limit: int, which: str = _CONCERNS) -> list[Piece]:
     query = (
         "SELECT seq, at, kind, author, recipient, subject, text FROM news "  # noqa: S608
-        f"WHERE seq > :seq AND {_CONCERNS} ORDER BY seq DESC LIMIT :limit"
+        f"WHERE seq > :seq AND {which} ORDER BY seq DESC LIMIT :limit"
     )
     rows = db.execute(query, {"seq": seq, "caller": caller, "limit": limit}).fetchall()
     return [Piece(*row) for row in reversed(rows)]

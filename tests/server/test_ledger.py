@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.ledger import Ledger, schema
+from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment, ExperimentState, Failure, Memory, Promotion, Proposal, new_id
 from autoresearch_mcp.server.settings import LaunchSettings, Training
 
@@ -279,6 +279,19 @@ def test_a_record_leaves_the_outbox_only_in_the_version_that_was_read_back(ledge
     assert ledger.ended([e.id])[e.id]["state"] == "crashed"
 
 
+def test_a_first_call_hears_what_is_addressed_to_it_behind_any_number_of_other_news(ledger: Ledger) -> None:
+    queued = experiment(author="cleo")
+    ledger.enqueue([queued], 1000.0, "k", "r")
+    ledger.cancel([queued.id], "bob")
+    for n in range(30):
+        moved = promotion(f"{n:040}")
+        ledger.intend_promotion(moved)
+        ledger.confirm_promotion(moved)
+    assert ledger.has_news("cleo") and not ledger.has_news("bob")
+    assert [piece.recipient for piece in ledger.unheard("cleo")] == ["cleo"]
+    assert not ledger.has_news("cleo") and ledger.unheard("cleo") == []
+
+
 def test_a_promotion_counts_only_when_confirmed(ledger: Ledger) -> None:
     kept, dropped = promotion("1" * 40), promotion("2" * 40)
     ledger.intend_promotion(kept)
@@ -438,77 +451,6 @@ def test_five_hundred_claims_at_once_from_eight_servers_give_each_idea_to_one_ag
     held = {claim.idea: claim.holder for claim in ledger.claims()}
     assert len(taken) + len(refused) == 504 and set(refused) <= {"too_many_claims"}
     assert set(taken) == set(held.items()) and len(held) == 21 and max(Counter(held.values()).values()) <= 4
-
-
-def older_ledger(path: Path, version: int, monkeypatch: pytest.MonkeyPatch) -> Ledger:
-    """A ledger as the program of an earlier version of the schema made it."""
-    with monkeypatch.context() as patched:
-        patched.setattr(schema, "SCHEMA_VERSION", version)
-        return Ledger(path)
-
-
-def test_a_ledger_of_an_older_version_is_brought_up_to_date_with_all_that_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "ledger.sqlite"
-    older_ledger(path, 3, monkeypatch).close()
-    old = experiment()
-    waiting = Memory(id=new_id("m"), kind="idea", text="t", author="a", tags=["speed"], created_at=1.0)
-    db = sqlite3.connect(path)
-    row = (old.id, old.commit, old.state, old.reserved_s, old.created_at, old.model_dump_json())
-    db.execute("INSERT INTO experiments VALUES (?, ?, ?, ?, ?, ?)", row)
-    db.execute("INSERT INTO outbox (tbl, id, version, record) VALUES ('memories', ?, 1, ?)", (waiting.id, waiting.model_dump_json()))
-    db.commit()
-    db.close()
-    ledger = Ledger(path)
-    assert [e.id for e in ledger.open_experiments()] == [old.id] and ledger.money() == (0.0, 0.0, 0.0, {})
-    assert ledger.launch_settings(old.id) is None
-    assert ledger.outbox("memories") == [waiting]
-    assert [(work.tag, work.ideas) for work in ledger.work()] == [("speed", 1)] and ledger.free_ideas("ada") == 1
-    since = ledger.waiting_since()
-    assert since is not None and abs(since - time.time()) < 60.0
-    ledger.close()
-
-
-def test_an_older_ledger_that_is_opened_many_times_at_once_is_brought_up_to_date_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "ledger.sqlite"
-    older_ledger(path, 4, monkeypatch).close()
-    barrier, opened = threading.Barrier(8), list[Ledger]()
-
-    def open_it() -> None:
-        barrier.wait()
-        opened.append(Ledger(path))
-
-    threads = [threading.Thread(target=open_it) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(opened) == 8
-    for ledger in opened:
-        assert ledger.open_launches() == []
-        ledger.close()
-
-
-def test_a_ledger_of_a_newer_version_is_refused_unchanged(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite"
-    db = sqlite3.connect(path)
-    db.execute("PRAGMA user_version = 99")
-    db.close()
-    before = path.read_bytes()
-    with pytest.raises(LabError, match="newer autoresearch-mcp") as error:
-        Ledger(path)
-    assert error.value.code == "newer_lab"
-    assert path.read_bytes()[100:] == before[100:]  # the header notes the journal mode
-
-
-def test_a_file_that_is_no_ledger_says_so(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite"
-    path.write_bytes(b"not a database, but long enough to look at" * 100)
-    with pytest.raises(LabError) as error:
-        Ledger(path)
-    assert error.value.code == "ledger_unusable"
-    assert path.read_bytes().startswith(b"not a database")
 
 
 def test_a_full_disk_records_nothing_and_says_so(ledger: Ledger, tmp_path: Path) -> None:
