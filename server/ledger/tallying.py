@@ -89,7 +89,7 @@ def sums(db: sqlite3.Connection) -> dict[str, set[tuple[object, ...]]]:
 
 def evidence_changed(db: sqlite3.Connection, experiment: str) -> None:
     """Rank the commit of an experiment anew, if it has ended already."""
-    ended = "SELECT \"commit\", conditions FROM ended WHERE id = ? AND rowid <= (SELECT value FROM totals WHERE name = 'tallied_to')"
+    ended = 'SELECT "commit", conditions FROM ended WHERE id = ?'
     if db.execute(ended, (experiment,)).fetchone():
         _rank(db, ended, (experiment,))
         db.execute("UPDATE totals SET value = value + 1 WHERE name = 'corrections'")

@@ -17,8 +17,9 @@ from autoresearch_mcp.server.gate.noise import listed, sums_of_squares
 from autoresearch_mcp.server.gate.spread import mean
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.ledger.counting import Counting
-from autoresearch_mcp.server.models import Experiment, Promotion, Proposal, Score, new_id
+from autoresearch_mcp.server.models import Experiment, Promotion, Score, new_id
 from autoresearch_mcp.server.settings import MetricSection, PromotionSection
+from tests.server.test_ledger import proposal
 
 CHOICES: tuple[Literal["refuse", "allow"], ...] = ("refuse", "allow")
 EVERY_RULE = [
@@ -117,6 +118,9 @@ def test_the_sums_are_what_the_rows_say_whoever_wrote_them_and_whenever(ledger: 
         db.execute("INSERT INTO evidence SELECT 'x' || experiment, test_bpb, sandbox, weights, answers, finding FROM evidence")
         columns = ", ".join(f'"{row[1]}"' for row in db.execute("PRAGMA table_info(ended)") if row[1] != "id")
         db.execute(f"INSERT INTO ended (id, {columns}) SELECT 'x' || id, {columns} FROM ended ORDER BY rowid")
+    last = ledger.scores("a" * 40)[-1]
+    ledger.keep_evidence(last.experiment, "landlock-7", 9.5, "w9")
+    assert next(score for score in ledger.scores("a" * 40) if score.experiment == last.experiment).test_bpb == 9.5
     as_the_rows_say(ledger, 1050.0)
     with contextlib.closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as db, db:
         db.execute("UPDATE standings SET mean = mean - 1")
@@ -136,20 +140,7 @@ def test_in_a_large_lab_the_best_those_with_replicates_and_some_of_the_others_ar
         db.execute(f"INSERT INTO evidence (experiment, sandbox, test_bpb) {many} SELECT 'e' || n, 'landlock-7', 1.0 FROM many")
     counting, conditions = Counting.of(PromotionSection()), ledger.ended_after(0)[0].conditions
     everyone = ledger.standings(conditions, counting)
-    ledger.add_proposal(
-        Proposal(
-            commit="c4999",
-            base="0" * 40,
-            fingerprint="f",
-            author="ada",
-            hypothesis="h",
-            files_changed=1,
-            insertions=1,
-            deletions=1,
-            created_at=1.0,
-        ),
-        kind="measurement",
-    )
+    ledger.add_proposal(proposal("f", "c4999"), kind="measurement")
     before = time.process_time()
     for goal, sign in (("min", 1), ("max", -1)):
         crowd = ledger.crowd(conditions, counting, goal, ["c4998"], 100, 100, 1000)  # type: ignore[arg-type]
