@@ -210,7 +210,7 @@ CREATE INDEX standings_by_commit ON standings (conditions, "commit");
 CREATE INDEX standings_by_mean ON standings (conditions, mean, rules, n, "commit");
 CREATE INDEX standings_by_n ON standings (conditions, n, squares, rules, "commit");
 DROP INDEX experiments_by_author;
-CREATE INDEX experiments_by_author ON experiments (state, author, created_at, id, "commit");
+CREATE INDEX experiments_by_author ON experiments (state, author, created_at, id, "commit", reserved_s);
 CREATE INDEX starts_by_settings ON starts (settings);
 CREATE INDEX decisions_by_ticket ON decisions (champion, conditions, ticket, level);
 INSERT INTO totals VALUES ('tallied_to', 0), ('corrections', 0)
