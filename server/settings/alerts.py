@@ -52,7 +52,7 @@ class Webhook(Section):
     @property
     def is_ready(self) -> bool:
         """Return whether this process can send there. Other servers of the lab may have other environments."""
-        return bool(self.address) and (bool(self.key) or not self.secret)
+        return not self.lacks
 
 
 class AlertsSection(Section):
