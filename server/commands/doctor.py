@@ -229,13 +229,8 @@ def ssh(lab: LabUnderTest) -> list[Finding]:
     if lab.settings.compute.backend != "ssh":
         return []
     from autoresearch_mcp.server.compute.line.setup import examine as ask
-    from autoresearch_mcp.server.compute.line.there import MODELS
 
-    compute, measured = lab.settings.compute, ("sklearn", "pyarrow") if lab.settings.scorer.kind == "predictions" else ()
-    packages = ("numpy", *measured) if lab.settings.is_script else MODELS
-    return [
-        Finding("ssh", "ok" if not hint else "bad", text, hint) for text, hint in asyncio.run(ask(compute.hosts, compute.ssh, packages))
-    ]
+    return [Finding("ssh", "ok" if not hint else "bad", text, hint) for text, hint in asyncio.run(ask(lab.settings))]
 
 
 def ledger(lab: LabUnderTest) -> list[Finding]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError
 
 from autoresearch_mcp.server.compute.base import ComputeError
@@ -10,6 +10,7 @@ from autoresearch_mcp.server.compute.line import install_there
 from autoresearch_mcp.server.compute.line.there import MODELS
 from autoresearch_mcp.server.compute.line.transport import HostAway, HostRefused, Ssh
 from autoresearch_mcp.server.compute.line.wheel import pack
+from autoresearch_mcp.server.settings import Settings
 from autoresearch_mcp.server.settings.ssh import HostSection
 from autoresearch_mcp.server.untrusted import one_line
 from autoresearch_mcp.trainer import prepare
@@ -46,18 +47,20 @@ async def set_up(host: str, python: str = "", command: str = "ssh") -> list[Find
     return [(f"{name} is in {looked['environment']}{built}", ""), *await look(host, "", command)]
 
 
-async def examine(hosts: Sequence[str], sections: Mapping[str, HostSection], packages: Sequence[str] = MODELS) -> list[Finding]:
-    """Check the hosts of a lab, all at once.
+def needed(settings: Settings) -> Sequence[str]:
+    """Return the packages that a lab's trainings and their scorer need beside what the owner's code imports."""
+    if not settings.is_script:
+        return MODELS
+    return ("numpy", "sklearn", "pyarrow") if settings.scorer.kind == "predictions" else ("numpy",)
 
-    Args:
-        hosts: As lab.toml names them.
-        sections: What it says of them.
-        packages: What trainings and their scorer need there.
-    """
-    if not hosts:
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Check the hosts of a lab, all at once."""
+    compute, packages = settings.compute, needed(settings)
+    if not compute.hosts:
         return [("lab.toml names no machine", 'Name them as [compute] hosts, such as ["box"].')]
-    names = [named.partition(":")[0] for named in hosts]
-    looks = await asyncio.gather(*(look(name, sections.get(name, HostSection()).python, packages=packages) for name in names))
+    names = [named.partition(":")[0] for named in compute.hosts]
+    looks = await asyncio.gather(*(look(name, compute.ssh.get(name, HostSection()).python, packages=packages) for name in names))
     return [finding for findings in looks for finding in findings]
 
 

@@ -7,10 +7,10 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
-from autoresearch_mcp.server.compute.line.setup import look
+from autoresearch_mcp.server.compute.line.setup import look, needed
 from autoresearch_mcp.server.compute.line.transport import Ssh
 from autoresearch_mcp.server.compute.slurm.client import QueueLine, Slurm, SlurmAway, SlurmRefused
 from autoresearch_mcp.server.compute.slurm.folder import NotWritten
@@ -23,9 +23,9 @@ from autoresearch_mcp.server.untrusted import one_line
 
 PATIENCE_S = 60.0  # for the job
 _ON_THE_NODE = """
-import importlib.util, json, platform
+import importlib.util, json, platform, sys
 from autoresearch_mcp.trainer import sandbox
-missing = [name for name in ("torch", "numpy", "safetensors", "tiktoken") if importlib.util.find_spec(name) is None]
+missing = [name for name in sys.argv[1:] if importlib.util.find_spec(name) is None]
 print(json.dumps({"kernel": platform.release(), "sandbox": sandbox.level(), "missing": missing, "python": platform.python_version()}))
 """
 
@@ -100,7 +100,7 @@ async def examine(settings: Settings, state: Path) -> list[Finding]:
             hint = "Correct [compute.slurm] partition in lab.toml; `sinfo` lists them."
             return [*findings, (f"there is no partition {section.partition!r}", hint)]
         findings.append((f"the nodes of the {section.partition or 'cluster'} are {nodes}", ""))
-        return [*findings, await _ask_a_node(slurm, section, place)]
+        return [*findings, await _ask_a_node(slurm, section, place, needed(settings))]
     except SlurmRefused as error:
         return [*findings, (f"Slurm refuses a job: {one_line(str(error), 300)}", "Correct [compute.slurm] in lab.toml.")]
     except SlurmAway as error:
@@ -109,11 +109,11 @@ async def examine(settings: Settings, state: Path) -> list[Finding]:
         return [*findings, (f"no run can be put on {one_line(str(error), 300)}", "Name another [compute.slurm] folder in lab.toml.")]
 
 
-async def _ask_a_node(slurm: Slurm, section: SlurmSection, place: _Shared | _Far) -> Finding:
+async def _ask_a_node(slurm: Slurm, section: SlurmSection, place: _Shared | _Far, packages: Sequence[str]) -> Finding:
     python = section.python or await place.python()
     own = import_environment() if isinstance(place, _Shared) else {}
     exports = [f"export {key}='{value}'" for key, value in own.items()]
-    ask = f'\'{python}\' "$here/look.py" > "$here/seen.part" 2> "$here/error" && mv "$here/seen.part" "$here/seen"'
+    ask = f'\'{python}\' "$here/look.py" {" ".join(packages)} > "$here/seen.part" 2> "$here/error" && mv "$here/seen.part" "$here/seen"'
     text = "\n".join(["#!/bin/bash", 'here="$PWD"', *section.before, *exports, ask, ""])
     try:
         here = await place.put({"look.py": _ON_THE_NODE, "job.sh": text})

@@ -1,5 +1,6 @@
 """`doctor` on a real Slurm."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +15,23 @@ def found(root: Path) -> list[Finding]:
 
 
 def test_a_cluster_that_fits_is_ok_and_a_python_without_packages_is_named(make_slurm_lab: Callable[..., Path]) -> None:
-    import sys
-
     fits = found(make_slurm_lab("fits", python=f'"{sys.executable}"'))
     assert [finding.grade for finding in fits] == ["ok", "ok"] and "sees the folder of runs" in fits[1].text, fits
     lacks = found(make_slurm_lab("lacks", python='"/usr/bin/python3"', before='["cd /"]'))
     assert lacks[-1].bad and "can't run the trainer" in lacks[-1].text and "python" in lacks[-1].hint
+
+
+def test_a_node_without_torch_will_do_where_the_code_keeps_no_contract(make_slurm_lab: Callable[..., Path], tmp_path: Path) -> None:
+    without = tmp_path / "without"
+    hide = "import runpy, sys; sys.modules['torch'] = None; del sys.argv[0]; runpy.run_path(sys.argv[0])"
+    without.write_text(f"""#!/bin/sh\nexec '{sys.executable}' -c "{hide}" "$@"\n""", encoding="utf-8")
+    without.chmod(0o755)
+    root = make_slurm_lab(python=f'"{without}"')
+    lacks = found(root)[-1]
+    assert lacks.bad and "but lacks torch" in lacks.text
+    with (root / "lab.toml").open("a", encoding="utf-8") as file:
+        file.write('\n[metric]\nname = "loss"\n')
+    assert not found(root)[-1].bad
 
 
 @pytest.mark.parametrize(("keys", "words"), [({"partition": '"nowhere"'}, "nowhere"), ({"gres": '"gpu:1"'}, "gres")])
