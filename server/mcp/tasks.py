@@ -136,15 +136,15 @@ class Tasks(Extension):
         return await call_next(ctx)
 
     async def _of_wait(self, ctx: ServerRequestContext[Any, Any]) -> dict[str, Any] | None:
-        """Return the task that a wait becomes. None where the tool answers itself: it is done, it waits for a line, or its arguments are wrong."""
+        """Return the task that a wait becomes. None where the tool answers itself: it is done, waits for a line or for news, or is wrong."""
         arguments = (ctx.params or {}).get("arguments") or {}
         ids, until = arguments.get("ids") or [], arguments.get("until") or "all"
         if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids) or until not in get_args(Until):
             return None
-        if arguments.get("line") or len(ids) > MOST_IDS:
+        if not ids or arguments.get("line") or len(ids) > MOST_IDS:
             return None
         try:
-            handle = Handle("wait", cast(Until, until), int(time.time()), tuple(await named(self._bridge, ids, ctx)))
+            handle = Handle("wait", cast(Until, until), int(time.time()), tuple(await named(self._bridge, ids)))
             watch = await self._look(handle)
         except LabError:
             return None

@@ -1,5 +1,6 @@
 """`wait_for_experiments`: the one tool that waits. It polls a cheap change counter, so a hundred waiting agents cost little."""
 
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
@@ -8,12 +9,11 @@ import anyio
 from pydantic import Field
 
 from autoresearch_mcp.server import answers as a
-from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.awaited import Awaited
 from autoresearch_mcp.server.mcp.arguments import ExperimentName
 from autoresearch_mcp.server.mcp.bridge import Bridge, Ctx
 from autoresearch_mcp.server.mcp.brief import brief_wait
-from autoresearch_mcp.server.mcp.callers import Asked
+from autoresearch_mcp.server.mcp.callers import CALLERS
 from autoresearch_mcp.server.models import TERMINAL_STATES, Candidacy
 
 POLL_S = 0.1  # between readings of the ledger's change counter
@@ -22,11 +22,12 @@ MOST_S = 45  # of one call: clients cut calls at about a minute
 MOST_IDS = 50
 
 Until = Literal["all", "any", "started"]
-_NOTHING = "{} launched nothing yet, so no training is waited for. If yours are under another name, pass their ids."
+_NOTHING = "Nothing is open that {} launched, so no training is waited for. If yours are under another name, pass their ids."
 
 
 def waiting(bridge: Bridge) -> Callable[..., Awaitable[a.WaitAnswer]]:
     """Return the tool, bound to a lab."""
+    told = OrderedDict[str, set[str]]()  # by caller: what its last wait without ids said had ended; the next one waits for news
 
     async def wait_for_experiments(
         context: Ctx,
@@ -41,33 +42,30 @@ def waiting(bridge: Bridge) -> Callable[..., Awaitable[a.WaitAnswer]]:
         """
         started = anyio.current_time()
         allowed_s = min(timeout_s, MOST_S)
-        listener = None if ids else bridge.reader(context.request_context)
-        waited_for = await named(bridge, ids, context.request_context) if ids else await own(bridge, context.request_context)
-        watch = Watch(bridge, waited_for, until, line or "", listener)
+        caller = bridge.reader(context.request_context)
+        waited_for = await named(bridge, ids) if ids else (await bridge.call(bridge.lab.open_of, caller))[:MOST_IDS]
+        if not ids and told.get(caller, set()).issuperset(waited_for):
+            waited_for = []
+        watch = Watch(bridge, waited_for, until, line or "", None if ids else caller)
         await watch.until_done(started + allowed_s, lambda waited: context.report_progress(waited, allowed_s, watch.summary()))
+        if waited_for and not ids:
+            told[caller] = {line.id for line in watch.lines if line.state in TERMINAL_STATES}
+            told.move_to_end(caller)
+            if len(told) > CALLERS:
+                told.popitem(last=False)
         return await watch.answer(f" A call waits {MOST_S} s at most, not {timeout_s}." if timeout_s > MOST_S else "")
 
     return wait_for_experiments
 
 
-async def named(bridge: Bridge, names: Sequence[str] | None, asked: Asked) -> list[str]:
+async def named(bridge: Bridge, names: Sequence[str]) -> list[str]:
     """Return the ids to wait for, each once; a commit stands for all of it that is open.
 
     Raises:
-        LabError: `nothing_open`, and those of a look-up.
+        LabError: those of a look-up.
     """
-    if names:
-        found = [await bridge.call(bridge.lab.open_named, name) for name in names]
-        return list(dict.fromkeys(id for each in found for id in each))
-    mine = await own(bridge, asked)
-    if not mine:
-        raise LabError(_NOTHING.format(bridge.reader(asked)), "nothing_open")
-    return mine
-
-
-async def own(bridge: Bridge, asked: Asked) -> list[str]:
-    """Return what a caller has open, or else what of its ended last; nothing where it launched nothing."""
-    return (await bridge.call(bridge.lab.open_of, bridge.reader(asked)))[:MOST_IDS]
+    found = [await bridge.call(bridge.lab.open_named, name) for name in names]
+    return list(dict.fromkeys(id for each in found for id in each))
 
 
 class Watch:

@@ -181,12 +181,15 @@ async def test_a_client_that_takes_no_tasks_gets_none_and_may_ask_for_none(lab: 
         assert refused.value.code == -32021
 
 
-async def test_wrong_arguments_and_waits_for_a_line_are_the_tools_own(client: Client, lab: FakeRunnerLab, taker: TaskTaker) -> None:
+async def test_wrong_arguments_and_waits_for_a_line_or_for_news_are_the_tools_own(
+    client: Client, lab: FakeRunnerLab, taker: TaskTaker
+) -> None:
     with anyio.fail_after(20):
         wrong = await client.call_tool("wait_for_experiments", {"ids": "nonsense nonsense"})
     assert wrong.is_error and not taker.taken
     (id,) = (await launch(client))["experiments"]
     assert not (await call(client, "wait_for_experiments", ids=[id], line="step 9", timeout_s=1))["done"]
+    assert not (await call(client, "wait_for_experiments", timeout_s=1))["done"] and not taker.taken
 
 
 async def test_a_server_says_that_it_makes_tasks(lab: FakeRunnerLab) -> None:

@@ -56,7 +56,7 @@ async def launch(client: Client, replicates: int = 1, author: str = "ada") -> li
 async def test_who_launched_nothing_has_nothing_to_wait_for(client: Client) -> None:
     waited = await answer(client, "wait_for_experiments", timeout_s=1)
     assert not waited["done"] and waited["experiments"] == []
-    assert "launched nothing yet" in waited["note"] and waited["note"].endswith("Nothing else that concerns it happened.")
+    assert "Nothing is open that " in waited["note"] and waited["note"].endswith("Nothing else that concerns it happened.")
 
 
 async def test_without_ids_a_wait_is_for_all_that_is_the_callers(client: Client, runner_lab: FakeRunnerLab) -> None:
@@ -70,6 +70,8 @@ async def test_without_ids_a_wait_is_for_all_that_is_the_callers(client: Client,
         runner_lab.finish(id, 1.5, "c")
     ended = await answer(client, "wait_for_experiments")
     assert ended["done"] and {line["id"] for line in ended["experiments"]} == set(mine), "nothing goes on: what ended last"
+    again = await answer(client, "wait_for_experiments", timeout_s=1)
+    assert not again["done"] and again["experiments"] == [], "it knows, and waits for news alone"
     runner_lab.move(theirs[0], "running")
 
 
