@@ -55,8 +55,8 @@ def build_server(lab: Lab, identity: Identity = ANYBODY, one_client: bool = Fals
     bridge = Bridge(lab, identity)
     offered = tools(bridge)
     tasks, view = Tasks(bridge, offered), ProgressApp()
-    middleware: list[ServerMiddleware[Any]] = [*([times] if times else [])]
-    middleware += [refuse_what_the_sdk_misreads, tasks, view, Doors(bridge, offered, orchestrators=ORCHESTRATORS), Announcer(bridge)]
+    doors = Doors(bridge, offered, orchestrators=ORCHESTRATORS)
+    middleware: list[ServerMiddleware[Any]] = [refuse_what_the_sdk_misreads, tasks, view, doors, Announcer(bridge)]
     with _plain_logs():
         server: MCPServer[object] = MCPServer(
             "autoresearch",
@@ -68,7 +68,7 @@ def build_server(lab: Lab, identity: Identity = ANYBODY, one_client: bool = Fals
             subscriptions=False,  # served below, from what other processes change
             cache_hints={"tools/list": CacheHint(ttl_ms=60_000, scope="private")},
             extensions=[tasks, view],
-            middleware=middleware,
+            middleware=[times, *middleware] if times else middleware,
         )
     low, pushing = server._lowlevel_server, Pushing(bridge)
     low.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, pushing.listen)

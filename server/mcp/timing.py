@@ -23,7 +23,7 @@ class CallTimes:
     def __init__(self, tools: Sequence[str]) -> None:
         self._tools = {*tools}
         self._calls: Counter[tuple[str, str]] = Counter()  # by tool and outcome
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._within: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (len(BOUNDS_S) + 1))
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
@@ -41,7 +41,7 @@ class CallTimes:
 
     def _add(self, tool: str, outcome: str, seconds: float) -> None:
         self._calls[tool, outcome] += 1
-        self._seconds[tool] += seconds  # type: ignore[assignment]
+        self._seconds[tool] += seconds
         self._within[tool][next((n for n, bound in enumerate(BOUNDS_S) if seconds <= bound), len(BOUNDS_S))] += 1
 
     def counts(self) -> list[Sample]:
@@ -55,5 +55,5 @@ class CallTimes:
             for bound, count in zip([*(f"{each:g}" for each in BOUNDS_S), "+Inf"], within, strict=True):
                 total += count
                 yield "_bucket", ({"tool": tool, "le": bound}, float(total))
-            yield "_sum", ({"tool": tool}, float(self._seconds[tool]))
+            yield "_sum", ({"tool": tool}, self._seconds[tool])
             yield "_count", ({"tool": tool}, float(total))
