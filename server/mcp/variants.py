@@ -7,7 +7,7 @@ from typing import Any
 
 from autoresearch_mcp.server.mcp.schema import Schema
 
-_FILLERS = ("", "random_string", "dummy", "_", "placeholder", "no_params")  # sent by clients that can't call without an argument
+_FILLERS = ("", "random_string", "dummy")  # from models that can't call without an argument; Cursor asks them for a `random_string`
 
 
 def as_meant(given: dict[str, Any], forms: dict[str, Schema], required: list[str]) -> dict[str, Any]:
