@@ -1,5 +1,6 @@
 """Ideas in memory, as far as the status tells of them: their tags, and what became of them. The log has their words."""
 
+import json
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -43,8 +44,9 @@ class Ideas:
 
     def know_ideas(self, ideas: Sequence[Memory]) -> None:
         """Record ideas that an older version wrote. Known ones cost one look."""
+        ids = json.dumps([idea.id for idea in ideas])
         with self._database.read() as db:
-            known = {row[0] for row in db.execute("SELECT id FROM ideas")} if ideas else set()
+            known = {row[0] for row in db.execute("SELECT id FROM ideas WHERE id IN (SELECT value FROM json_each(?))", (ids,))}
         if new := [idea for idea in ideas if idea.id not in known]:
             with self._database.write() as db:
                 for idea in new:
@@ -66,17 +68,18 @@ class Ideas:
         """Return what was done for each tag, the one with the latest activity first."""
         query = f"""
             WITH tagged AS (
-                SELECT tag, idea, created_at FROM idea_tags JOIN ideas ON id = idea WHERE {_NO_FIELD} AND tag NOT LIKE '{AFTER}%'
+                SELECT tag, idea, created_at, superseded FROM idea_tags JOIN ideas ON id = idea WHERE {_NO_FIELD} AND tag NOT LIKE '{AFTER}%'
+            ), trained AS (
+                SELECT ended."commit", max(state = 'finished') AS finished, sum(max(coalesce(finished_at - started_at, 0), 0)) AS seconds,
+                    max(finished_at) AS at
+                FROM (SELECT DISTINCT "commit" FROM idea_commits) AS tries
+                JOIN ended ON ended."commit" = tries."commit" WHERE started AND NOT by_lab GROUP BY ended."commit"
             ), tried AS (
-                SELECT tag, "commit", max(finished) AS finished, sum(seconds) AS seconds, max(at) AS at FROM (
-                    SELECT tag, ended."commit", state = 'finished' AS finished, max(coalesce(finished_at - started_at, 0), 0) AS seconds,
-                        finished_at AS at
-                    FROM (SELECT DISTINCT tag, "commit" FROM tagged JOIN idea_commits USING (idea)) AS tries
-                    JOIN ended ON ended."commit" = tries."commit" WHERE started AND NOT by_lab
-                ) GROUP BY tag, "commit"
+                SELECT tag, finished, seconds, at
+                FROM (SELECT DISTINCT tag, "commit" FROM tagged JOIN idea_commits USING (idea)) JOIN trained USING ("commit")
             )
             SELECT tag, ideas, coalesce(n, 0), coalesce(failed, 0), coalesce(seconds, 0), max(coalesce(at, 0), written) AS latest FROM (
-                SELECT tag, sum(NOT (SELECT superseded FROM ideas WHERE id = idea)) AS ideas, max(created_at) AS written
+                SELECT tag, sum(NOT superseded) AS ideas, max(created_at) AS written
                 FROM tagged GROUP BY tag
             ) LEFT JOIN (
                 SELECT tag, count(*) AS n, sum(NOT finished) AS failed, sum(seconds) AS seconds, max(at) AS at FROM tried GROUP BY tag
