@@ -142,6 +142,8 @@ def test_forms_take_their_role_and_the_pages_own_mark(url: str, page_lab: Named,
         ("approve", "owner", "http"),
         ("cancel", "orchestrator-ann", "http"),
     ]
+    with contextlib.closing(Lab(fake.root)) as lab:
+        lab.demote("owner", "Other tests look at this lab as it was.")
 
 
 def test_a_login_puts_the_token_where_no_script_reads_it(url: str, page_lab: Named) -> None:
