@@ -117,15 +117,14 @@ class Alerting:
         places = []
         for hook in self._core.settings.alerts.webhooks:
             where = f"the address in {hook.url}" if hook.url.startswith("$") else "the address in lab.toml"
-            state = (
-                "can be sent to from here" if hook.is_ready else f"can't be sent to from here: {hook.lacks} is missing or no https address"
-            )
-            if test and hook.is_ready:
+            is_well, state = hook.is_ready, "can be sent to from here"
+            if not is_well:
+                state = f"can't be sent to from here: {hook.lacks} is missing or no https address"
+            elif test:
                 now = time.time()
                 said = Alert(f"test {now}", "test", "This is a test: alerts of this lab arrive here.", now)
                 why = _post(hook.address, *message(hook, self._core.settings.lab.name, said))
-                state = f"the test failed: {why}" if why else "the test arrived"
-            is_well = hook.is_ready and not state.startswith("the test failed")
+                is_well, state = not why, f"the test failed: {why}" if why else "the test arrived"
             places.append(Place(hook.form, where, tuple(hook.on), waiting.get(_target(hook), 0), state, is_well))
         return places
 
