@@ -94,3 +94,11 @@ def test_the_leaderboard_goes_on_where_the_status_ends(lab: Lab) -> None:
     status, every = lab.status().leaderboard, lab.leaderboard(25)
     assert every[: len(status)] == status and len(every) == len({row.commit for row in every})
     assert lab.leaderboard(2) == every[:2]
+
+
+def test_a_commit_is_undecided_while_the_gate_asks_for_more_of_it(lab: Lab, fake: FakeRunnerLab) -> None:
+    promising, worse = (propose(lab, width, lab.champion()) for width in (81, 82))
+    for commit, n, level, code in ((promising, 1, 1.455, "continue"), (worse, 3, 1.5, "futile")):
+        end(fake, lab.launch_training(commit, "ada", n).experiments, level, 4e9 + 100, "other hardware")
+        assert lab.promote_commit(commit, "ada").verdict.code == code
+    assert list(same(lab).progress.undecided) == [promising]
