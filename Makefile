@@ -5,19 +5,20 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast coverage crash-test soak client-test attack bench gpu-check lint format reference docs lock wheel bundle clean
+.PHONY: help demo test test-slow test-all coverage crash-test soak client-test attack bench gpu-check lint format reference docs lock wheel bundle clean
 
 help:
 	@echo "make demo         a research campaign on this machine, through the real MCP server (minutes)"
-	@echo "make test         every test, three files at a time"
-	@echo "make test-fast    every test but the slow ones"
+	@echo "make test         every test but the slow ones, three files at a time"
+	@echo "make test-slow    the slow ones: half a minute of a core or more each"
+	@echo "make test-all     both, as CI runs them"
 	@echo "make lint         ruff, mypy --strict and import-linter"
 	@echo "make coverage     every test, and the share of lines that ran"
 	@echo "make reference    write what is generated: docs/settings.md, cli.md, tools.md, client/, server.json and bundle/"
 	@echo "make docs         build the docs as a site in site/; no broken link passes"
 	@echo "make lock         write requirements.lock, with hashes"
-	@echo "make crash-test   kills processes at random, KILLS=300 times over each store, around launches until decided, around claims, sweeps and tasks, over Modal's stand-in and over Slurm, and an ssh line in CUTS=200 launches, and prints what was lost"
-	@echo "make soak         CLIENTS=256 wait, read, propose and look at the page for MINUTES=10, while their server is killed SOAK_KILLS=10 times: errors, latency, memory, losses"
+	@echo "make crash-test   kills processes at random, KILLS=300 times over each store, around launches until decided, around claims, sweeps and tasks, over Modal's stand-in and over Slurm, and the ssh lines to a host and to Slurm's login node in CUTS=200 launches each, and prints what was lost"
+	@echo "make soak         CLIENTS=256 wait, read, propose and look at the page for MINUTES=10, while their server is killed SOAK_KILLS=10 times: errors, latency, memory, losses; at the pace of language models, or of scripts with THINK=1"
 	@echo "make wheel        the wheel and the source distribution in dist/"
 	@echo "make bundle       the bundle for Claude Desktop and others: dist/autoresearch-mcp-VERSION.mcpb"
 	@echo "make client-test  Claude Code, Codex, Gemini CLI, opencode, Copilot CLI, the TypeScript SDKs and libraries from PyPI, with scripted models (node 20 or newer)"
@@ -32,7 +33,7 @@ $(READY): pyproject.toml setup.py constraints.txt
 	@echo "Setting up $(VENV) (first time only)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[local,dev]'
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null || true  # on all cores, as pip does not; some packages hold templates
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib server trainer client contracts tests > /dev/null || true  # on all cores, as pip does not; some packages hold templates
 	@mkdir -p $(VENV)/types && ln -sfn ../.. $(VENV)/types/autoresearch_mcp  # type checkers know the folders by their import name
 	@touch $@
 
@@ -42,10 +43,13 @@ demo: $(READY)
 # Three processes take a file of tests each: much of testing is waiting, and what trains has a budget in CPU seconds
 SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
 test: $(READY)
-	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
-
-test-fast: $(READY)
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not slow'
+
+test-slow: $(READY)
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
+
+test-all: $(READY)
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 ROWS ?= 1000,10000
 FLUSHES ?= 500
@@ -65,6 +69,7 @@ gpu-check:
 MINUTES ?= 10
 CLIENTS ?= 256
 SOAK_KILLS ?= 10
+THINK ?= 10
 KILLS ?= 300
 CUTS ?= 200
 crash-test: $(READY)
@@ -72,10 +77,10 @@ crash-test: $(READY)
 		tests/acceptance/test_swarm_kills.py \
 		tests/server/compute/slurm/test_lab.py::test_kills_of_the_runner_around_submissions_lose_nothing_and_double_nothing \
 		tests/server/compute/modal/test_runner.py::test_random_kills_of_the_runner_lose_nothing_double_nothing_and_leave_nothing_running \
-		tests/server/compute/ssh/test_wire.py
+		tests/server/compute/test_wire.py
 
 soak: $(READY)
-	@MINUTES=$(MINUTES) CLIENTS=$(CLIENTS) KILLS=$(SOAK_KILLS) $(BIN)/python -m tests.soak
+	@MINUTES=$(MINUTES) CLIENTS=$(CLIENTS) KILLS=$(SOAK_KILLS) THINK=$(THINK) $(BIN)/python -m tests.soak
 
 # What CI takes of npm, and what make client-test takes beside it
 NPM_FEW := @modelcontextprotocol/sdk@1.32.2 @modelcontextprotocol/client@2.4.0 @anthropic-ai/claude-code@2.1.332 @anthropic-ai/mcpb@2.1.2

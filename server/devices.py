@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autoresearch_mcp.trainer import prepare
-from autoresearch_mcp.trainer.profiles import Profile
+from autoresearch_mcp.trainer.profiles import Profile, max_wall_s
 
 START_LIMIT_S = 180.0  # a training's image pull and boot, within its sandbox's own time limit
 SCORER_LIMIT_S = 240.0  # the same of a scorer, and its imports
@@ -59,9 +58,16 @@ def usd_per_s(device: str, prices: Mapping[str, float]) -> float:
     return prices.get(name, GPUS[name].usd_s if name in GPUS else 0.0)
 
 
-def longest_s(profile: str | Profile, budget_s: float) -> float:
+def longest_s(profile: str | Profile, budget_s: float, script: bool = False, scoring_s: float = 0.0) -> float:
     """Return the most device seconds that an attempt can be billed for.
 
-    That is its own sandbox up to its time limit, and a scorer that it shares with no other attempt.
+    That is its own sandbox up to its time limit, and a scorer that it shares with no other attempt, if there is one.
+
+    Args:
+        profile: What is trained.
+        budget_s: Of a training.
+        script: Whether it is code that keeps no contract.
+        scoring_s: Of such code, how long the owner's scorer may take; 0 without one.
     """
-    return START_LIMIT_S + SCORER_LIMIT_S + prepare.max_wall_s(profile, budget_s)
+    scorer_s = SCORER_LIMIT_S + scoring_s if scoring_s or not script else 0.0
+    return START_LIMIT_S + scorer_s + max_wall_s(profile, budget_s, script)

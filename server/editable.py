@@ -97,4 +97,9 @@ def _is_plain(path: str) -> bool:
 
 
 def _is_name(part: str) -> bool:
-    return part not in ("", ".", "..") and part == part.strip() and not part.endswith(".") and not part.lower().startswith((".git", "git~"))
+    return (
+        part not in ("", ".", "..")
+        and part == part.strip()
+        and not part.endswith(".")
+        and (part == ".gitkeep" or not part.lower().startswith((".git", "git~")))
+    )

@@ -18,6 +18,11 @@ class StatePaths:
     state: Path
 
     @property
+    def root(self) -> Path:
+        """The lab's directory."""
+        return self.state.parent
+
+    @property
     def ignore(self) -> Path:
         """Keeps the folder out of git."""
         return self.state / ".gitignore"
@@ -130,11 +135,6 @@ class LabPaths(StatePaths):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root / STATE)
-
-    @property
-    def root(self) -> Path:
-        """The lab's directory."""
-        return self.state.parent
 
     @property
     def settings(self) -> Path:

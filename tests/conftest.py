@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before anything runs git or starts a process: no test depends on, or touches, the user's own configuration.
 os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+# The processes that tests start would compile all that they import, each for itself.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Trainings stop while a neighbour's model is scored, and launchers with another TMPDIR are no neighbours: see trainer/quiet.py.
 os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="autoresearch-tests-")
 atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
@@ -33,9 +37,9 @@ for name in ("AUTORESEARCH_AGENT", "AUTORESEARCH_LAB", "AUTORESEARCH_EMBEDDINGS_
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first: where two processes take a file each, none is left with a long one at the end."""
+    """Files with slow tests come first, then those that train: where processes take a file each, none is left with a long one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path not in slow, not {"acceptance", "compute", "trainer"} & set(item.path.parts)))
 
 
 @pytest.fixture

@@ -56,6 +56,16 @@ def files() -> dict[str, str]:
         "plugin/agents/experiment-worker.md": _page(worker, contract("worker")),
         "plugin/commands/campaign.md": _page(campaign, opening + contract("orchestrator")),
         "plugin/commands/status.md": _page(status, asked),
+        "plugin/monitors/monitors.json": _json(
+            [
+                {
+                    "name": "lab-news",
+                    "command": "autoresearch-mcp hook news",
+                    "description": "What happens in the lab: promotions, ended trainings, decisions, the budget",
+                    "when": f"on-skill-invoke:{PLUGIN}:campaign",
+                }
+            ]
+        ),
         "plugin/hooks/hooks.json": _json(
             {
                 "description": "Wakes a session up in a lab, and lets a campaign go on where its owner said `autoresearch-mcp hook on`",
@@ -76,7 +86,7 @@ def write() -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def _json(value: dict[str, Any]) -> str:
+def _json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -1,7 +1,7 @@
 """Many clients of one lab over HTTP for minutes, while its server is killed again and again: errors, latency, memory, and what was lost.
 
-A quarter each waits, reads, proposes and looks at the page. `make soak` prints a table (MINUTES=10 CLIENTS=256 KILLS=10); the same for seconds is
-a test. A call that a dying server didn't answer is made again, as agents do: that is no error. Anything else that isn't a good answer is.
+A quarter each waits, reads, proposes and looks at the page. `make soak` prints a table (MINUTES=10 CLIENTS=256 SOAK_KILLS=10 THINK=10); the same for
+seconds is a test. A call that a dying server didn't answer is made again, as agents do: that is no error. Anything else that isn't a good answer is.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +22,15 @@ from pathlib import Path
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.paths import LabPaths
-from tests.bench.http_calls import META, _free_port, _listens
-from tests.waiting import until
+from tests.bench.http_calls import META
+from tests.bench.servers import bare_over_http
+from tests.ports import free_port
 
-HERE = Path(__file__)
-BARE = HERE.parent / "bench" / "bare_server.py"
+HERE = Path(__file__).parents[1]
 PAUSES_S = {"waits": (0.5, 1.5), "reads": (0.5, 1.5), "proposes": (1.5, 4.5), "looks": (0.5, 1.5)}  # while an agent thinks
 KILLED_UNTIL = 0.65  # share of the time; memory is compared within the last life
+BESIDE = 16  # clients of the lab for each of a bare server that is asked meanwhile
+SOON_S = 3.0  # after a kill, while libraries are loaded, but a 20th of it all at most; as often as it is killed, more than 1 of 100 reads begin then
 READS = ("get_status", "query_experiments", "read_file", "search_memory")
 
 
@@ -40,8 +42,12 @@ class Heard:
     errors: list[str] = field(default_factory=list)
     cut: int = 0  # calls that a dying server didn't answer
     reads: list[float] = field(default_factory=list)  # seconds
-    bare: list[float] = field(default_factory=list)
+    soon: list[float] = field(default_factory=list)  # of those that began in the first seconds of a server's life
+    warm_at: float = 0.0  # the latest server, when its first seconds are over
+    bare: list[float] = field(default_factory=list)  # of a bare server that has the machine for itself
+    beside: list[float] = field(default_factory=list)  # of one while the lab is under its load: what the machine itself makes of it
     commits: set[str] = field(default_factory=set)
+    proposed: deque[str] = field(default_factory=lambda: deque(maxlen=64))  # the latest of them
     memories: set[str] = field(default_factory=set)
     experiments: set[str] = field(default_factory=set)
     events: int = 0
@@ -60,6 +66,8 @@ class Line:
         Raises:
             OSError, EOFError: the server went away.
         """
+        if self._streams is not None and self._streams[0].at_eof():
+            self.close()  # servers close what is idle for seconds
         try:
             reader, writer = self._streams = self._streams or await asyncio.open_connection("127.0.0.1", self._port)
             length = f"Content-Length: {len(body)}\r\n" if body else ""
@@ -112,7 +120,7 @@ class Served:
     """The server under test, which is killed and started again at one address."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.port, self.kills = root, _free_port(), 0
+        self.root, self.port, self.kills = root, free_port(), 0
         self.start()
 
     def start(self) -> None:
@@ -146,8 +154,8 @@ class Served:
 class Client:
     """An agent or a page, which goes on until it is told to stop."""
 
-    def __init__(self, number: int, port: int, heard: Heard, stop: asyncio.Event) -> None:
-        self.name, self._heard, self._stop = f"agent-{number}", heard, stop
+    def __init__(self, number: int, port: int, heard: Heard, stop: asyncio.Event, think: float) -> None:
+        self.name, self._heard, self._stop, self._think_times = f"agent-{number}", heard, stop, think
         self._line, self._port = Line(port), port
         self._random, self._made = random.Random(number), 0
 
@@ -165,7 +173,7 @@ class Client:
 
     async def _think(self, kind: str) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), self._random.uniform(*PAUSES_S[kind]))
+            await asyncio.wait_for(self._stop.wait(), self._think_times * self._random.uniform(*PAUSES_S[kind]))
 
     async def call(self, tool: str, took: list[float] | None = None, **arguments: object) -> dict[str, object]:
         """Call a tool until it is answered. A call that was cut is made again, and its time doesn't count."""
@@ -202,7 +210,10 @@ class Client:
 
     async def _wait(self) -> None:
         self._made += 1
-        arguments = {"commit": "champion", "author": self.name, "idempotency_key": f"{self.name}-{self._made}", "confirm": True}
+        commit = self._random.choice(
+            ["champion", *self._heard.proposed]
+        )  # what others proposed lately, and the champion as often as one of it
+        arguments = {"commit": commit, "author": self.name, "idempotency_key": f"{self.name}-{self._made}", "confirm": True}
         ids = (await self.call("launch_training", **arguments)).get("experiments")
         if isinstance(ids, list):
             self._heard.experiments.update(ids)
@@ -211,7 +222,9 @@ class Client:
     async def _read(self) -> None:
         tool = self._random.choice(READS)
         arguments = {"search_memory": {"query": "what was learned of widths"}, "query_experiments": {"limit": 20}}.get(tool, {})
-        await self.call(tool, self._heard.reads, **arguments)
+        began, took = time.monotonic(), list[float]()
+        await self.call(tool, took, **arguments)
+        (self._heard.soon if began < self._heard.warm_at else self._heard.reads).extend(took)
 
     async def _propose(self) -> None:
         self._made += 1
@@ -222,7 +235,9 @@ class Client:
         edit = {"path": "train.py", "search": "SOFTCAP = 15.0", "replace": f"UNUSED = '{self.name} {self._made}'\nSOFTCAP = 15.0"}
         hypothesis = f"An unused constant changes nothing, says {self.name} for the {self._made}th time."
         proposal = await self.call("propose_patch", hypothesis=hypothesis, edits=[edit], author=self.name, base="champion")
-        self._heard.commits.update(sha for sha in [proposal.get("commit")] if isinstance(sha, str))
+        if isinstance(sha := proposal.get("commit"), str):
+            self._heard.commits.add(sha)
+            self._heard.proposed.append(sha)
 
     async def _look(self) -> None:
         for path in self._random.choice((["/", "/progress.json"], ["/proposals"], ["/agents"], ["/health"])):
@@ -240,10 +255,10 @@ class Client:
                 await Line(self._port).events("/events", heard)
             await asyncio.sleep(0.3)
 
-    async def nothing(self) -> None:
+    async def nothing(self, took: list[float]) -> None:
         """Call the bare server's tool at the pace of a reader."""
         while not self._stop.is_set():
-            await self.call("nothing", self._heard.bare)
+            await self.call("nothing", took)
             await self._think("reads")
         self._line.close()
 
@@ -260,9 +275,12 @@ class Soaked:
 
     def rows(self) -> list[tuple[str, str]]:
         """Return it as a table."""
-        heard, reads, bare, mb = self.heard, self.heard.reads, self.heard.bare, self.memory_mb
+        heard, reads, mb = self.heard, self.heard.reads, self.memory_mb
         quarters = [statistics.median(mb[n * len(mb) // 4 : (n + 1) * len(mb) // 4] or mb) for n in range(4)]
         kept = {"proposals": heard.commits, "memories": heard.memories, "trainings": heard.experiments}
+        cold = []
+        if soon := heard.soon:
+            cold = [("  in a server's first seconds", f"{_ms(soon)}, of {len(soon)}")]
         calls = ", ".join(f"{n:,} {name}" for name, n in sorted(heard.calls.items()))
         return [
             ("answers", calls),
@@ -271,9 +289,15 @@ class Soaked:
             ("kills of the server", f"{self.kills}, which cut {heard.cut:,} calls; each was made again"),
             ("acknowledged changes", ", ".join(f"{len(ids):,} {what}" for what, ids in kept.items())),
             ("  of them lost", f"{len(self.lost)}{': ' if self.lost else ''}{', '.join(self.lost[:5])}"),
-            ("a read", f"{1e3 * statistics.median(reads):.0f} ms, p99 {1e3 * p99(reads):.0f} ms"),
-            ("  a bare tool at that load", f"{1e3 * statistics.median(bare):.0f} ms, p99 {1e3 * p99(bare):.0f} ms"),
-            ("  p99 over bare p99", f"{p99(reads) / p99(bare):.1f}"),
+            ("a read of a warm server", _ms(reads)),
+            *(
+                (
+                    f"  a bare tool {where}",
+                    f"{_ms(bare)}: a read's p99 is {p99(reads) / p99(bare):.1f} of it",
+                )
+                for where, bare in (("of as many clients", heard.bare), ("beside all that", heard.beside))
+            ),
+            *cold,
             ("the last server's CPU", f"{100 * self.cpu:.0f} % of a core"),
             (
                 "memory of the last server",
@@ -282,12 +306,16 @@ class Soaked:
         ]
 
 
+def _ms(seconds: list[float]) -> str:
+    return f"{1e3 * statistics.median(seconds):.0f} ms, p99 {1e3 * p99(seconds):.0f} ms"
+
+
 def p99(seconds: list[float]) -> float:
     """Return what 99 of 100 took at most."""
     return sorted(seconds)[int(0.99 * (len(seconds) - 1))]
 
 
-def soak(root: Path, clients: int, seconds: float, kills: int, bare_s: float) -> Soaked:
+def soak(root: Path, clients: int, seconds: float, kills: int, bare_s: float, think: float = 1.0) -> Soaked:
     """Soak a new lab in `root`.
 
     Args:
@@ -296,6 +324,7 @@ def soak(root: Path, clients: int, seconds: float, kills: int, bare_s: float) ->
         seconds: for how long.
         kills: of the server.
         bare_s: for how long the bare server is asked at the same load.
+        think: how many times as long as scripts the clients think.
     """
     create_lab(root, profile="tiny", budget_s=1.0)
     path = LabPaths(root).settings
@@ -307,24 +336,31 @@ def soak(root: Path, clients: int, seconds: float, kills: int, bare_s: float) ->
     path.write_text(text, encoding="utf-8")
     LabPaths(root).state.mkdir(exist_ok=True)
     heard = Heard()
-    with _bare_server() as port:
-        asyncio.run(_bare(port, clients, bare_s, heard))
-    with _runner(root):
-        served = Served(root)
-        try:
-            last = asyncio.run(_load(served, clients, seconds, kills, heard))
-        finally:
-            served.stop()
+    with bare_over_http() as port:
+        asyncio.run(_bare(port, clients, bare_s, think, heard))
+        with _runner(root):
+            served = Served(root)
+            try:
+                last = asyncio.run(_load(served, port, clients, seconds, kills, think, heard))
+            finally:
+                served.stop()
     return Soaked(heard, served.kills, _lost(root, heard), *last)
 
 
-async def _load(served: Served, clients: int, seconds: float, kills: int, heard: Heard) -> tuple[list[float], float]:
+async def _load(
+    served: Served, bare: int, clients: int, seconds: float, kills: int, think: float, heard: Heard
+) -> tuple[list[float], float]:
     stop, began, kinds = asyncio.Event(), time.monotonic(), [*PAUSES_S]
-    living = [asyncio.create_task(Client(n, served.port, heard, stop).live(kinds[n % 4])) for n in range(clients)]
+    cold_s = min(SOON_S, seconds / 20)
+    heard.warm_at = began + cold_s
+    living = [asyncio.create_task(Client(n, served.port, heard, stop, think).live(kinds[n % 4])) for n in range(clients)]
+    aside = Heard()
+    living += [asyncio.create_task(Client(n, bare, aside, stop, think).nothing(heard.beside)) for n in range(max(1, clients // BESIDE))]
     moments = sorted(random.Random(seconds).uniform(0.1, KILLED_UNTIL) * seconds for _ in range(kills))
     for moment in moments:
         await asyncio.sleep(max(0.0, began + moment - time.monotonic()))
         await served.kill()
+        heard.warm_at = time.monotonic() + cold_s
     await asyncio.sleep(max(0.1 * seconds, began + (KILLED_UNTIL + 0.1) * seconds - time.monotonic()))
     warm_at, cpu_s, memory_mb = time.monotonic(), served.cpu_s(), [served.rss_mb()]
     ends = max(began + seconds, warm_at + 0.1 * seconds)
@@ -334,14 +370,15 @@ async def _load(served: Served, clients: int, seconds: float, kills: int, heard:
     cpu = (served.cpu_s() - cpu_s) / (time.monotonic() - warm_at)
     stop.set()
     await asyncio.gather(*living)
+    heard.errors += aside.errors
     return memory_mb, cpu
 
 
-async def _bare(port: int, clients: int, seconds: float, heard: Heard) -> None:
+async def _bare(port: int, clients: int, seconds: float, think: float, heard: Heard) -> None:
     """Ask a bare server's bare tool at the load of the real one: as many clients, at the pace of readers."""
     stop, aside = asyncio.Event(), Heard()
-    asking = [asyncio.create_task(Client(n, port, aside, stop).nothing()) for n in range(clients)]
-    await asyncio.sleep(max(PAUSES_S["reads"]) + 1)  # until all have connected
+    asking = [asyncio.create_task(Client(n, port, aside, stop, think).nothing(aside.bare)) for n in range(clients)]
+    await asyncio.sleep(think * max(PAUSES_S["reads"]) + 1)  # until all have connected
     del aside.bare[:]
     await asyncio.sleep(seconds)
     stop.set()
@@ -351,23 +388,8 @@ async def _bare(port: int, clients: int, seconds: float, heard: Heard) -> None:
 
 
 @contextlib.contextmanager
-def _bare_server() -> Iterator[int]:
-    port = _free_port()
-    command = [sys.executable, str(BARE), str(port)]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        until(lambda: _listens(port))
-        yield port
-    finally:
-        process.kill()
-        process.wait()
-
-
-@contextlib.contextmanager
 def _runner(root: Path) -> Iterator[None]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.soak_runner", str(root)], cwd=HERE.parents[1], stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-m", "tests.soak_runner", str(root)], cwd=HERE, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None and process.stdout.readline()
         yield
@@ -386,12 +408,13 @@ def _lost(root: Path, heard: Heard) -> list[str]:
 
 
 if __name__ == "__main__":
-    minutes, clients, kills = (
-        float(os.environ.get(name) or default) for name, default in (("MINUTES", 10), ("CLIENTS", 256), ("KILLS", 10))
+    minutes, clients, kills, think = (
+        float(os.environ.get(name) or default) for name, default in (("MINUTES", 10), ("CLIENTS", 256), ("KILLS", 10), ("THINK", 10))
     )
     with tempfile.TemporaryDirectory() as scratch:
-        soaked = soak(Path(scratch) / "lab", int(clients), 60 * minutes, int(kills), min(60.0, 15 * minutes))
-    print(f"{int(clients)} clients for {minutes:g} minutes; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+        soaked = soak(Path(scratch) / "lab", int(clients), 60 * minutes, int(kills), min(60.0, 15 * minutes), think)
+    load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    print(f"{int(clients)} clients for {minutes:g} minutes, which think {think:g} times as long as scripts; {load}")
     for name, value in soaked.rows():
-        print(f"{name:<28}{value}")
+        print(f"{name:<31}{value}")
     sys.exit(bool(soaked.heard.errors or soaked.lost))

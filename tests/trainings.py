@@ -1,4 +1,4 @@
-"""A train.py for tests that aren't about the model: training and scoring take 1.4 CPU seconds, where the stock one takes 5."""
+"""A train.py for tests that aren't about the model: training and scoring take 1.1 CPU seconds, where the stock one takes 3.2."""
 
 from pathlib import Path
 

@@ -10,6 +10,7 @@ import os
 import re
 import runpy
 import sys
+import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,22 +21,39 @@ def run(root: str, entry: str, module: str, arguments: Sequence[str]) -> None:
     Args:
         root: the folder with the copy of the repository.
         entry: path of the file below it.
-        module: name of the module that runs instead; empty for the file.
+        module: name of the module that runs instead, or `module:function`, which is called; empty for the file.
         arguments: of the command line.
 
     Raises:
         ImportError: a package of the repository would be imported from an installed copy.
     """
     script = Path(root, entry)
-    asked = [Path(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]  # set after this process began, perhaps
+    asked = [
+        Path.cwd() / path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path
+    ]  # set after this process began, perhaps
     places = [Path.cwd() if module else script.parent, Path(root), Path(root, "src"), *asked]
-    sys.path[:0] = [path for path in dict.fromkeys(map(str, places)) if Path(path).is_dir()]
+    first = [path for path in dict.fromkeys(map(str, places)) if Path(path).is_dir()]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in map(str, places[1:]) if path in first))  # for helpers
+    elsewhere = dict.fromkeys(str(folder.parent) for folder in packages(Path(root)))  # where an installation would find packages: last
+    sys.path[:] = [*first, *sys.path, *(path for path in elsewhere if path not in [*first, *sys.path])]
     refuse_installed_copies(Path(root))
     sys.argv = [str(script), *arguments]
-    if module:
+    if ":" in module:
+        call(module)
+    elif module:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     else:
         runpy.run_path(str(script), run_name="__main__")
+
+
+def call(target: str) -> None:
+    """Call a function of a module, as a command does that `pip install` made of it, and exit as it says."""
+    import importlib
+
+    name, _, function = target.partition(":")
+    sys.modules["__main__"] = types.ModuleType("__main__")  # a helper that is started anew imports no other program's
+    ended = getattr(importlib.import_module(name), function)()
+    sys.exit(ended if type(ended) is int else 0)  # what else it returns is no fault
 
 
 def refuse_installed_copies(root: Path) -> None:
@@ -76,12 +94,14 @@ def packages(root: Path) -> Iterator[Path]:
 
 def own_distribution(root: Path) -> str:
     """Return the name under which the repository is installed, as its pyproject.toml, setup.cfg or setup.py says; else empty."""
-    for name in ("pyproject.toml", "setup.cfg", "setup.py"):
+    named = r"name\s*=\s*[\"']?([A-Za-z0-9._-]+)"
+    section = r"^\[(?:project|tool\.poetry|metadata)\]\s*$(?:\n(?!\[).*)*?\n[ \t]*" + named
+    for name, form in (("pyproject.toml", section), ("setup.cfg", section), ("setup.py", r"(?:^[ \t]*|[(,][ \t]*)" + named)):
         try:
             text = Path(root, name).read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
-        match = re.search(r"^[ \t]*name\s*=\s*[\"']?([A-Za-z0-9._-]+)", text, re.MULTILINE)
+        match = re.search(form, text, re.MULTILINE)
         if match:
             return match.group(1)
     return ""

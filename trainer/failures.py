@@ -44,7 +44,13 @@ _MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memor
 _REFUSED = re.compile(
     r"Errno (1|13)\]|File too large|name resolution|Name or service not known", re.IGNORECASE
 )  # as libraries pass it on; nothing resolves
-_FRAME = re.compile(r'^\s*File "(?P<path>[^"]+)", line (?P<line>\d+)(?:, in (?P<where>.*))?$')
+_FRAME = re.compile(r'^(?:\s|> )*File "(?P<path>[^"]+)", line (?P<line>\d+)(?:, in (?P<where>.*))?$')
+_HEAD = re.compile(r"(?:^(?P<before>[^\n]*)\n)?^[^\n]*Traceback \(most recent call last\):\n", re.MULTILINE)
+_IGNORED = re.compile(r"Exception ignored |--- Logging error")  # in the line before a traceback that ended nothing
+_BY_THE_WAY = re.compile(rf"{_IGNORED.pattern}|Exception in thread ")
+_BELOW_A_BOX = re.compile(r"^╰─+╯\s*\n(?P<type>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?$", re.MULTILINE)
+_OF_HYDRA = "Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace."
+_SAID = re.compile(r"\b(?:error|usage|missing|required|invalid|unrecognized|no such)\b", re.IGNORECASE)
 _CAUSE = re.compile(r"^(?P<type>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?$")
 
 
@@ -118,8 +124,9 @@ def of_crash(log: str, code: Path, losses: Sequence[float], exit_code: int, scri
         message = f"the training loss grew from {losses[0]:.2f} to {losses[-1]:.2f}, and {file} gave up."
     elif not cause:
         kind = "error"
-        message = f"{file} ended with exit code {exit_code}{'' if script else ' and without submitting a model'}."
         lines = log.strip().splitlines()[-5:]
+        why = f": {lines[-1].strip()}" if script and lines and _SAID.search(lines[-1]) else ""
+        message = f"{file} ended with exit code {exit_code}{'' if script else ' and without submitting a model'}{why or '.'}"
     else:
         kind = _kind_of(cause, message)
         message = f"{cause}: {message}" if message else cause
@@ -127,13 +134,16 @@ def of_crash(log: str, code: Path, losses: Sequence[float], exit_code: int, scri
 
 
 def read_traceback(log: str, code: Path) -> tuple[str, str, list[str]]:
-    """Read type, message and the frames within `code` of the last traceback in a log; empty where there is none."""
-    _, marker, block = log.rpartition("Traceback (most recent call last):\n")
-    if not marker:
-        return "", "", []
+    """Read type, message and the frames within `code` of the last traceback in a log that ended something; empty where there is none.
+
+    One of an exception that Python ignored, or of a thread that ended alone, is passed over where there is another.
+    """
+    block = _last_block(log)
+    if not block:
+        return _of_a_box(log)
     lines, frames, text = block.splitlines(), [], []
     position = 0
-    while position < len(lines) and (not lines[position] or lines[position].startswith(" ")):
+    while position < len(lines) and (not lines[position] or lines[position].startswith((" ", "> "))):
         frame = _FRAME.match(lines[position])
         if frame and Path(frame["path"]).is_relative_to(code):
             where = f", in {frame['where']}" if frame["where"] else ""
@@ -145,8 +155,28 @@ def read_traceback(log: str, code: Path) -> tuple[str, str, list[str]]:
     cause = _CAUSE.match(text[0]) if text else None
     if not cause:
         return "error", " ".join(text)[:500], frames[-8:]
-    message = " ".join([cause["message"] or "", *text[1:]]).strip().replace(f"{code}/", "")
+    message = " ".join([cause["message"] or "", *text[1:]]).replace(_OF_HYDRA, "").strip().replace(f"{code}/", "")
     return cause["type"].rpartition(".")[2], message, [*frames[-8:], f"{cause['type']}: {message[:300]}"]
+
+
+def _last_block(log: str) -> str:
+    """Return what follows the head of the last traceback that ended something, up to the next; empty where there is none."""
+    heads = list(_HEAD.finditer(log))
+    ends = [*(head.start() for head in heads[1:]), len(log)]
+    for passed_over in (_BY_THE_WAY, _IGNORED):
+        for head, end in zip(reversed(heads), reversed(ends)):
+            if not passed_over.match(head["before"] or ""):
+                return log[head.end() : end]
+    return ""
+
+
+def _of_a_box(log: str) -> tuple[str, str, list[str]]:
+    """Read what rich draws in place of a traceback: the error stands below its box."""
+    found = list(_BELOW_A_BOX.finditer(log))
+    if not found:
+        return "", "", []
+    cause, message = found[-1]["type"].rpartition(".")[2], (found[-1]["message"] or "").strip()
+    return cause, message, [f"{cause}: {message[:300]}"]
 
 
 def _kind_of(cause: str, message: str) -> str:

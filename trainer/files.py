@@ -7,6 +7,7 @@ also within a process. A process lock belongs to a process and dies with it, so 
 import contextlib
 import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,21 @@ def _beside(path: Path, data: bytes, mode: int) -> Iterator[Path]:
         yield Path(temporary)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def copy_for_all(source: Path, target: Path) -> None:
+    """Copy a folder so that every user can read it, whatever its modes were.
+
+    Raises:
+        OSError: something can't be read or written.
+    """
+    for path in (source, *sorted(source.rglob("*"))):
+        copy = target / path.relative_to(source)
+        if path.is_dir():
+            copy.mkdir()
+        else:
+            shutil.copyfile(path, copy)
+        copy.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def sync(path: Path) -> None:

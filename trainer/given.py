@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 LINK = -1  # in place of the bytes of a link
+CONTENTS = ("hidden", "scorer")  # what folders are given for that are small, and go by what they hold
 Listing = dict[str, list[int | str]]
 """By path: bytes, and the hash of the content or the second of writing; of a link `LINK`, and where it leads."""
 

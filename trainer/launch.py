@@ -1,9 +1,9 @@
 """Starts supervisors of runs, cold or from a warm parent (fixed).
 
 - `python -m autoresearch_mcp.trainer.launch RUNDIR` supervises one run and exits.
-- `python -m autoresearch_mcp.trainer.launch --warm` imports torch once (with `--scripts` not at all), then forks a supervisor for each
-  directory that it reads from stdin, one a line. It answers each with a line of JSON: {"run", "pid"} or {"run", "error"}. When its stdin
-  ends it exits, and its supervisors live on.
+- `python -m autoresearch_mcp.trainer.launch --warm` imports torch once (with `--scripts` not at all, with `--predictions` scikit-learn
+  instead), then forks a supervisor for each directory that it reads from stdin, one a line. It answers each with a line of JSON:
+  {"run", "pid"} or {"run", "error"}. When its stdin ends it exits, and its supervisors live on.
 - `--stage train` and `--stage score` split a run between two machines. `--stage compile` ends one at start(), and keeps what it compiled.
 
 All ways meet in `supervise`, so there is one way to run. Every run ends with a result, unless its supervisor is killed by SIGKILL.
@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -48,6 +49,8 @@ _ENVIRONMENT = (
     sandbox.PRIVATE,
 )
 _CLEAN = "AUTORESEARCH_CLEAN"
+_OF_MODELS = ("numpy", "torch", "torch._dynamo", "safetensors.torch")  # _dynamo: the first optimizer would import it, in 1.6 s
+_OF_PREDICTIONS = ("numpy", "scipy.stats", "sklearn.metrics")
 
 
 def supervise(run: Path, stage: Stage = "all") -> None:
@@ -79,12 +82,8 @@ def supervise(run: Path, stage: Stage = "all") -> None:
         if spec.visible:
             os.environ["CUDA_VISIBLE_DEVICES"] = spec.visible  # CUDA reads it at its first use, which no launcher makes
         place = run.resolve(), spec, family, signals
-        if submitted is not None:
-            supervisor = trained = ModelRun(*place)
-            result = trained.score(submitted)
-        else:
-            supervisor = ScriptRun(*place) if spec.metric else ModelRun(*place)
-            result = supervisor.run(stage)
+        supervisor = ScriptRun(*place) if spec.metric else ModelRun(*place)
+        result = supervisor.run(stage) if submitted is None else supervisor.score(submitted)
     except prepare.PreparationError as error:
         result = replace(_failed(str(error)), fault="code" if isinstance(error, CodeTooLarge) else "machine")
     except Exception as error:
@@ -161,10 +160,10 @@ def _supervise_detached(run: Path, stage: Stage) -> None:
         os._exit(0)
 
 
-def _preload() -> None:
-    """Import what every run needs. If torch is missing, the run will say so."""
+def _preload(names: Iterable[str]) -> None:
+    """Import what every run needs. If a package is missing, the run will say so."""
     try:
-        for name in ("numpy", "torch", "torch._dynamo", "safetensors.torch"):  # _dynamo: the first optimizer would import it, in 1.6 s
+        for name in names:
             import_module(name)
     except ImportError:
         return
@@ -192,6 +191,7 @@ def main() -> None:
     parser.add_argument(
         "--scripts", action="store_true", help="with --warm: import no torch, as all runs are of scripts without the contract"
     )
+    parser.add_argument("--predictions", action="store_true", help="with --warm: import what measures predictions, and no torch")
     parser.add_argument(
         "--stage",
         choices=get_args(Stage),
@@ -203,8 +203,10 @@ def main() -> None:
         parser.exit(2, f"{arguments.run}: there is no such directory.\n")
     _clean_environment()
     scripts = arguments.scripts if arguments.warm else (protocol.read_json(arguments.run / protocol.SPEC) or {}).get("metric")
-    if not scripts:  # which import what they need by themselves
-        _preload()
+    if arguments.predictions:
+        _preload(_OF_PREDICTIONS)
+    elif not scripts:  # which import what they need by themselves
+        _preload(_OF_MODELS)
     if arguments.warm:
         _serve_warm(arguments.stage)
     else:

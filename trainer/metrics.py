@@ -30,7 +30,7 @@ _VALUE = re.compile(
 )
 _ENDS = re.compile(rf"$|[\s;)\]}}\"'±{_BARS}*`!?&>，；。）↑↓▲▼\u200b\u2600-\u27bf\U0001f000-\U0001faff]|,(?!\d)|\.(?=\s|$)|\+/?-")
 _GOES_ON = re.compile(
-    r"(?:[)\]\"'*`]*\s*)(?P<what>[%‰]|(?:percent|per cent|pct)\b|/\s*\d|->|→|[x×*·]\s*10\b|\s[eE][-+]?\d|\s[kKMB](?!\w)|\stimes\b)"
+    r"(?:[)\]\"'*`]*\s*)(?P<what>[%‰]|(?:percent|per cent|pct)\b|/\s*\d|->|→|(?:out\s+)?of\s+\d|[x×*·]\s*10\b|\s[eE][-+]?\d|\s[kKMB](?!\w)|\stimes\b)"
 )
 _THOUSANDS = re.compile(r"(?:\s\d{3})+(?:[.,]\d*)?$|(?:['’]\d{3})+(?!\d)")  # behind one to three digits
 _ANOTHER = re.compile(  # words before a name that make it the name of something else
@@ -125,7 +125,10 @@ class NamedMetric:
         if word := match["word"]:
             named_so = word.lower().lstrip("+-") in ("nan", "inf", "infinity") or not (named["sep"] or ",").isspace()
             return Reading(None, f"{word} is not a finite number", line) if named_so else None
-        return _checked(match["number"], line[match.end() :], line, self._unit, bool(set("[(") & set(match["open"])))
+        rest = line[match.end() :]
+        if named["sep"] == ":" and line[named.start("sep") - 1].isdigit() and rest.startswith((":", "-")):
+            return None  # `mAP@0.5:0.95: 0.4`, which is another metric than `mAP@0.5`
+        return _checked(match["number"], rest, line, self._unit, bool(set("[(") & set(match["open"])))
 
 
 def _naming(name: str, flags: int = 0) -> re.Pattern[str]:

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from autoresearch_mcp.trainer import client, compile_cache, machine, patience, p
 from autoresearch_mcp.trainer.channel import Channel
 from autoresearch_mcp.trainer.compile_cache import CompileCache
 from autoresearch_mcp.trainer.failures import Ended, Failure, of_crash
-from autoresearch_mcp.trainer.protocol import Result, Spec
+from autoresearch_mcp.trainer.protocol import Spec
 from autoresearch_mcp.trainer.sandbox import processes
 from autoresearch_mcp.trainer.scorer import Scorer, explain
 from autoresearch_mcp.trainer.submission import Submission
@@ -53,18 +53,10 @@ class ModelRun(Supervisor):
             return protocol.SUBMITTED, None
         return "finished", self._score()
 
-    def score(self, submitted: Result) -> Result:
-        """Score what another machine trained, under the same fixed files and data, and complete its result."""
-        try:
-            self._take_submission(submitted.hashes)
-            val_bpb = self._score()
-        except Ended as end:
-            failure = end.failure.as_dict() if end.failure else None
-            return replace(submitted, state=end.state, failure=failure, fault=end.fault, barred=end.barred, ended_in="scoring")
-        finally:
-            self._tidy()
-        timings = {**submitted.timings, **self._rounded_timings()}
-        return replace(submitted, state="finished", val_bpb=val_bpb, ended_in="scoring", timings=timings, hashes=self._hashes)
+    def _score_submitted(self, hashes: Mapping[str, str]) -> float:
+        self._hashes["weights"], self._config = submission.take_up(self._run, self._weights)
+        self._refuse_others(hashes, self._hashes.keys() | hashes.keys())
+        return self._score()
 
     def _tidy(self) -> None:
         super()._tidy()
@@ -135,17 +127,6 @@ class ModelRun(Supervisor):
             pass
         while self._log.pump():
             pass
-
-    def _take_submission(self, hashes: dict[str, str]) -> None:
-        """Take up the submitted model that the other machine's result vouches for.
-
-        Raises:
-            Ended: there is none, or it is another.
-        """
-        self._hashes["weights"], self._config = submission.take_up(self._run, self._weights)
-        if differing := sorted(name for name in self._hashes.keys() | hashes.keys() if self._hashes.get(name) != hashes.get(name)):
-            message = f"it was trained and would be scored with different {', '.join(differing)}."
-            raise Ended("crashed", Failure("error", message, fault="machine"))
 
     def _score(self) -> float:
         """Have the submitted model scored, and keep what the hidden split says in a file of its own.

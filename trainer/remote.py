@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from autoresearch_mcp.trainer import heldout, prepare, profiles, protocol, sandbox
+from autoresearch_mcp.trainer import files, heldout, prepare, profiles, protocol, sandbox
 
 SCORED = "scored.json"  # the completed result, beside the submitted one; the score on the hidden split is in protocol.HIDDEN
 SCORER = "scorer.json"  # {"sandbox", "begun", "jobs"} of the container that scores it, then "seconds" too
@@ -43,8 +43,8 @@ def train(spec: str, code: Path, out: Path) -> None:
         return
     account = begin(protocol.BEGUN, [out])
     with _directory() as run:
-        _copy(code, run / protocol.CODE)
-        (run / protocol.SPEC).write_text(spec, encoding="utf-8")
+        files.copy_for_all(code, run / protocol.CODE)
+        (run / protocol.SPEC).write_text(_with_own_packages(spec), encoding="utf-8")
         launcher = subprocess.Popen(
             [sys.executable, "-m", "autoresearch_mcp.trainer.launch", str(run), "--stage", "train"], stdin=subprocess.DEVNULL
         )
@@ -67,16 +67,25 @@ def train(spec: str, code: Path, out: Path) -> None:
     say(result=result, ended=time.time())
 
 
-def score(data: Path, outs: list[Path]) -> None:
-    """Score what `train` left in each of `outs`, one after the other, from one parent that imported torch once."""
+def score(data: Path, outs: list[Path], hidden: Path | None = None, scorer: Path | None = None) -> None:
+    """Score what `train` left in each of `outs`, one after the other, from one parent that imported once what measures it.
+
+    Args:
+        data: the folder with validation and test data.
+        outs: the folders that `train` left its results in.
+        hidden: the folder with the answers for what scripts left.
+        scorer: the folder with the owner's file that scores by them.
+    """
     account = begin(SCORER, outs)
     command = [sys.executable, "-m", "autoresearch_mcp.trainer.launch", "--warm", "--stage", "score"]
+    if hidden is not None:
+        command.append("--scripts" if scorer is not None else "--predictions")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as warm:
         assert warm.stdin is not None and warm.stdout is not None
         for out in outs:
             with _directory() as run:
                 began = time.time()
-                _fetch(out, run, data)
+                _fetch(out, run, data, hidden, scorer)
                 warm.stdin.write(f"{run}\n")
                 warm.stdin.flush()
                 supervisor = json.loads(warm.stdout.readline()).get("pid")
@@ -85,8 +94,8 @@ def score(data: Path, outs: list[Path]) -> None:
                 result = protocol.read_json(run / protocol.RESULT) or {}
                 seconds = time.time() - began
                 if result.get("state") != protocol.SUBMITTED:
-                    if (hidden := protocol.read_json(run / protocol.HIDDEN)) is not None:
-                        protocol.write_json(out / protocol.HIDDEN, hidden)
+                    if (told := protocol.read_json(run / protocol.HIDDEN)) is not None:
+                        protocol.write_json(out / protocol.HIDDEN, told)
                     protocol.write_json(out / SCORER, {**account, "seconds": seconds})
                     protocol.write_json(out / SCORED, result)
                     os.sync()
@@ -132,7 +141,7 @@ def fill_compile_cache(spec: str, code: Path, cache: Path) -> None:
     if (cache / WHOLE).exists():
         return
     with _directory() as run:
-        _copy(code, run / protocol.CODE)
+        files.copy_for_all(code, run / protocol.CODE)
         (run / protocol.SPEC).write_text(spec, encoding="utf-8")
         subprocess.run(
             [sys.executable, "-m", "autoresearch_mcp.trainer.launch", str(run), "--stage", "compile"], stdin=subprocess.DEVNULL, check=False
@@ -205,24 +214,31 @@ def _directory() -> Iterator[Path]:
         yield Path(name)
 
 
-def _fetch(out: Path, run: Path, data: Path) -> None:
+def _with_own_packages(spec: str) -> str:
+    """Return a spec as it is run here. The packages of this container are those of a script, so they belong to its conditions."""
+    value = json.loads(spec)
+    return json.dumps({**value, "python": sys.executable}) if value.get("metric") else spec
+
+
+def _fetch(out: Path, run: Path, data: Path, hidden: Path | None, scorer: Path | None) -> None:
     for name in (protocol.CODE, protocol.SUBMISSION):
         if (out / name).is_dir():
-            _copy(out / name, run / name)
-    for name in (protocol.SPEC, protocol.RESULT):
-        value = protocol.read_json(out / name) or {}
-        protocol.write_json(run / name, {**value, "data": str(data)} if name == protocol.SPEC else value)
+            files.copy_for_all(out / name, run / name)
+    spec = {**(protocol.read_json(out / protocol.SPEC) or {}), "data": str(data), "python": ""}
+    if scoring := spec.get("scoring"):
+        spec["scoring"] = _here(scoring, hidden, scorer)
+    protocol.write_json(run / protocol.SPEC, spec)
+    protocol.write_json(run / protocol.RESULT, protocol.read_json(out / protocol.RESULT) or {})
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy a folder so that every user can read it, whatever its modes were."""
-    for path in (source, *sorted(source.rglob("*"))):
-        copy = target / path.relative_to(source)
-        if path.is_dir():
-            copy.mkdir()
-        else:
-            shutil.copyfile(path, copy)
-        copy.chmod(0o755 if path.is_dir() else 0o644)
+def _here(scoring: dict[str, Any], hidden: Path | None, scorer: Path | None) -> dict[str, Any]:
+    """Say where this container has the answers and the scorer that a run was launched for. Folders of other names are for other runs."""
+    file, moved = Path(scoring["file"]), dict(scoring)
+    if hidden is not None and hidden.name == Path(scoring["hidden"]).name:
+        moved["hidden"] = str(hidden)
+    if scorer is not None and scorer.name == file.parent.name:
+        moved["file"] = str(scorer / file.name)
+    return moved
 
 
 def _alive(pid: int) -> bool:
@@ -244,6 +260,8 @@ def main() -> None:
     action = actions.add_parser("score", help="complete the results in these folders")
     action.add_argument("data", type=Path)
     action.add_argument("outs", type=Path, nargs="+")
+    action.add_argument("--hidden", type=Path, metavar="FOLDER")
+    action.add_argument("--scorer", type=Path, metavar="FOLDER")
     action = actions.add_parser("prepare", help="lay out a profile's data")
     action.add_argument("profile")
     action.add_argument("training", type=Path)
@@ -255,7 +273,7 @@ def main() -> None:
     action.add_argument("code", type=Path)
     action.add_argument("cache", type=Path)
     arguments = vars(parser.parse_args())
-    os.umask(0o077)  # `_copy` opens what agents' code may read
+    os.umask(0o077)  # `copy_for_all` opens what agents' code may read
     match arguments.pop("action"):
         case "train":
             train(**arguments)

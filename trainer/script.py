@@ -140,7 +140,7 @@ class Script:
         world = run / WORLD if has_world() and not separate_users() else None
         if world is not None:
             world.mkdir(exist_ok=True)
-        read = tuple(path for path in (self._readable, *(self._interpreter.folders if self._interpreter else ())) if path)
+        read = (*self._data(), *(self._interpreter.folders if self._interpreter else ()))
         environment = {**usual.environment, **OFFLINE, **self._own_variables()}
         environment |= {"MPLCONFIGDIR": environment["HOME"]} | ({"TMPDIR": "/tmp"} if world else {})  # noqa: S108
         if self._interpreter:
@@ -163,6 +163,10 @@ class Script:
             world=world,
             shared_mb=memory_mb // 2,
         )
+
+    def _data(self) -> tuple[Path, ...]:
+        """Return the data, by its own name too if that is a link. A link in it leads nowhere else: who packed a data set may have set it."""
+        return (self._readable, Path(self._spec.readable)) if self._readable is not None else ()
 
     def run(self) -> None:
         """In the run's own process: run the code. Doesn't return where another interpreter does it."""

@@ -10,12 +10,14 @@ import runpy
 import selectors
 import sys
 import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from autoresearch_mcp.trainer import device, legacy, machine, prepare, profiles, protocol, sandbox, sources
 from autoresearch_mcp.trainer.cores import Cores
-from autoresearch_mcp.trainer.failures import Ended
+from autoresearch_mcp.trainer.failures import Ended, Failure
 from autoresearch_mcp.trainer.meter import Meter
 from autoresearch_mcp.trainer.protocol import Progress, Result, Spec
 from autoresearch_mcp.trainer.quiet import Turn
@@ -93,7 +95,7 @@ class Supervisor(abc.ABC):
             state=state,
             val_bpb=val_bpb,
             reported_bpb=self._reported,
-            failure=failure.as_dict(bool(self._spec.metric), bool(self._spec.scoring)) if failure else None,
+            failure=self._in_words(failure),
             fault=fault,
             barred=barred,
             ended_in=self._ended_in(fault),
@@ -121,6 +123,28 @@ class Supervisor(abc.ABC):
             metrics={**self._log.scalars(), **self._scalars},
         )
 
+    def score(self, submitted: Result) -> Result:
+        """Score what another machine trained, under the same fixed files, and complete its result."""
+        self._meter.phase = "scoring"
+        try:
+            val_bpb = self._score_submitted(submitted.hashes)
+        except Ended as end:
+            failure = self._in_words(end.failure)
+            return replace(
+                submitted, state=end.state, failure=failure, fault=end.fault, barred=end.barred, ended_in=self._ended_in(end.fault)
+            )
+        finally:
+            self._tidy()
+        return replace(
+            submitted,
+            state="finished",
+            val_bpb=val_bpb,
+            ended_in="scoring",
+            timings={**submitted.timings, **self._rounded_timings()},
+            hashes={**submitted.hashes, **self._hashes},
+            metrics={**submitted.metrics, **self._scalars},
+        )
+
     @abc.abstractmethod
     def _work(self, stage: Stage) -> tuple[str, float | None]:
         """Do what is asked for.
@@ -131,6 +155,30 @@ class Supervisor(abc.ABC):
         Raises:
             Ended: it ended otherwise.
         """
+
+    @abc.abstractmethod
+    def _score_submitted(self, hashes: Mapping[str, str]) -> float:
+        """Take up what the run directory holds for scoring, and measure it.
+
+        Args:
+            hashes: of what the other machine trained.
+
+        Raises:
+            Ended: there is no number.
+        """
+
+    def _refuse_others(self, hashes: Mapping[str, str], names: Iterable[str]) -> None:
+        """Refuse to score what was trained from, or with, something else.
+
+        Raises:
+            Ended: one of these hashes differs here.
+        """
+        if differing := sorted(name for name in names if self._hashes.get(name) != hashes.get(name)):
+            message = f"it was trained and would be scored with different {', '.join(differing)}."
+            raise Ended("crashed", Failure("error", message, fault="machine"))
+
+    def _in_words(self, failure: Failure | None) -> dict[str, Any] | None:
+        return failure.as_dict(bool(self._spec.metric), bool(self._spec.scoring)) if failure else None
 
     def _notes(self) -> dict[str, str]:
         """Return what the code itself says on how it ran."""

@@ -7,12 +7,17 @@ import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.untrusted import clean
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 HOME = "AUTORESEARCH_LAB"
+_WIDEST = 2_000  # columns of a table that no terminal cuts
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -91,3 +96,13 @@ def say(*lines: str) -> None:
     """Print lines to stdout, without what agents' text could do to a terminal."""
     for line in lines:
         print(clean(line))  # noqa: T201
+
+
+def show(table: "Table") -> None:
+    """Print a table to stdout: within the terminal, or with each row whole on one line where something else reads it."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDEST)
+    console.print(table)

@@ -14,7 +14,13 @@ def yes(question: str) -> bool:
 
 def metric(path: str) -> str:
     """Ask what code prints; Enter says that it will submit its model instead."""
-    return input(f"Which metric does {path} print, by its name there, such as val_loss? [none: it will call submit()] ").strip()
+    question = f"Which metric does {path} print, by its name there, such as val_loss? [none: it is going to be rewritten to call submit()] "
+    return input(question).strip()
+
+
+def arguments(command: str) -> bool:
+    """Ask whether code is to run with the arguments that its README gives it."""
+    return yes(f"Run it as its README does, as `{command}`?")
 
 
 def submodules(paths: Sequence[str]) -> bool:

@@ -20,5 +20,6 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.closing(Lab(existing_lab(arguments.dir))) as lab:
         commits = lab.publish(arguments.name)
         on_the_command_line(lab.record_change, "branch", arguments.name)
-    say(f"{arguments.name} has {len(commits)} commits, one a promotion. See them: git log -p {arguments.name}")
+    count = f"{len(commits)} commits, one a promotion" if len(commits) > 1 else "one commit"
+    say(f"{arguments.name} has {count}. See it: git log -p {arguments.name}")
     return 0

@@ -6,18 +6,28 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from autoresearch_mcp.server.commands.launch_lines import PROJECT, LaunchLine, arguments_of, folder_of, lines_of, place_of
+
 TRAIN = "train.py"
 PASSED_OVER = {"test", "tests", "docs", "doc", "examples", ".github", "notebooks", "build", "dist"}
-_PROJECT = ("pyproject.toml", "setup.cfg", "setup.py")
 _TRAINS = re.compile(
     rb"\.backward\(|\.fit\(|Trainer\(|\.train\(|\.learn\(|optimizer|optax|value_and_grad|jax\.grad|GradientTape|xgboost|lightgbm|sklearn"
 )
-_COMMAND = re.compile(r"\b(?:python[\d.]*|torchrun|accelerate launch|deepspeed|(?:uv|poetry|pdm|rye|hatch|pipenv) run)\s+([^\n`|;&]+)")
-_ENTRY_POINT = re.compile(r"[\"'\s]([\w.-]+)\s*=\s*([A-Za-z_][\w.]*):\w+")
+_RELATIVE = re.compile(rb"^[ \t]*from[ \t]+(\.+)", re.MULTILINE)
+_NEEDS_ARGUMENTS = re.compile(
+    rb"add_argument\(\s*[\"'][^-\"']|required\s*=\s*True|add_subparsers|@click\.(?:argument|group)|@\w+\.command|Typer\(|Fire\(|"
+    rb"\.Argument\(|sys\.argv\[[1-9]|docopt\(|CLI\(|mark_flags?_as_required|HfArgumentParser\("
+)
+_ENTRY_POINT = re.compile(r"[\"'\s]([\w.-]+)\s*=\s*([A-Za-z_][\w.]*:\w+)")
 _BY_STEM = {"main": 50, "run": 40, "__main__": 40, "experiment": 40, "fit": 40, "learn": 40}
 _TRAINING = re.compile(r"(?:(?:run|base|main)[_-]?)?(?:pre)?train(?:ing)?|finetun(?:e|ing)|train.*")
 _OF_SOMETHING = re.compile(r".*[_-](?:(?:pre)?train|finetune)")
 _PARTS = re.compile(r".*[_-](?:utils?|helpers?|tools|config|args|options|steps?|loops?|data|dataset|loader)")  # of training code, not it
+_SERVES = re.compile(rb"\b(?:Flask|FastAPI)\(|^import (?:streamlit|gradio)\b", re.MULTILINE)
+_SERVING = 15  # taken off what answers by what was trained
+TEMPLATE = "{{"  # in the path of what cookiecutter and copier fill in
+_DOES_NOTHING = 70  # taken off what is only imported from
+_DECLARED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.AnnAssign, ast.Pass)
 
 
 @dataclass(frozen=True)
@@ -26,20 +36,41 @@ class Candidate:
 
     Attributes:
         path: of its file.
-        module: by which it runs; empty where the file does.
+        module: by which it runs; empty where the file does. `pkg.cli:main` is a function, as an installed command calls it.
         why: it was chosen, in words.
         score: the higher, the likelier.
+        cwd: the folder where it has to start, so that its module is found; empty for the top.
+        arguments: that it needs, as its README gives them.
+        offered: those that the README gives and that it does without.
     """
 
     path: str
     module: str
     why: str
     score: int
+    cwd: str = ""
+    arguments: str = ""
+    offered: str = ""
 
     @property
     def name(self) -> str:
         """How it is run, in words."""
-        return f"python -m {self.module}" if self.module else f"python {self.path}"
+        return f"{self.short} {self.arguments}".rstrip()
+
+    @property
+    def short(self) -> str:
+        """How it is run, without its arguments."""
+        return f"{self.module}()" if ":" in self.module else f"python -m {self.module}" if self.module else f"python {self.path}"
+
+
+@dataclass(frozen=True)
+class _Command:
+    """A command that the project installs: what says so, its name, the function that it calls, and the file of that."""
+
+    source: str
+    name: str
+    target: str
+    path: str
 
 
 def candidates(paths: Sequence[str], read: Callable[[str], bytes]) -> list[Candidate]:
@@ -49,31 +80,86 @@ def candidates(paths: Sequence[str], read: Callable[[str], bytes]) -> list[Candi
         paths: all files of the repository.
         read: returns the content of one.
     """
-    ranked = {path: (score, "by its name") for path in paths if (score := _by_name(path))}
-    run = list(_run(paths, read))
-    as_files = {path for path, _, as_module in run if not as_module}
-    for path, why in (*((path, why) for path, why, _ in run), *_installed(paths, read)):
-        ranked[path] = max(ranked.get(path, (0, "")), (85 if "train" in path else 45, why))
-    found = []
-    for path, (score, why) in ranked.items():
-        code = read(path)
-        if not code.strip():
-            continue
-        trains = 10 if _TRAINS.search(code) else 0
-        inside = f"{path.rpartition('/')[0]}/__init__.py" in paths and path not in as_files
-        module = path.removeprefix("src/").removesuffix(".py").removesuffix("/__main__").replace("/", ".") if inside else ""
-        found.append(Candidate(path, module, why, score + trains - path.count("/")))
-    if not found:  # nothing has such a name: then what is run and trains
-        scripts = [path for path in paths if path.endswith(".py") and not _passed_over(path) and path not in _PROJECT]
-        trains_itself = [path for path in scripts if _TRAINS.search(code := read(path)) and _runs(code)]
-        found = [Candidate(path, "", "it trains where it is run", 20 - path.count("/")) for path in trains_itself]
-    return sorted(found, key=lambda candidate: (-candidate.score, candidate.path))
+    repository = _Repository(paths, read)
+    return sorted(repository.named() or repository.unnamed(), key=lambda candidate: (-candidate.score, candidate.path))
 
 
-def places(module: str) -> list[str]:
-    """Return where a module may be."""
-    path = module.replace(".", "/")
-    return [f"{folder}{path}{end}" for folder in ("", "src/") for end in (".py", "/__main__.py")]
+class _Repository:
+    """What is known of a repository's code and of how it is run."""
+
+    def __init__(self, paths: Sequence[str], read: Callable[[str], bytes]) -> None:
+        self._paths, self._known, self._read = paths, set(paths), read
+        self._lines = [line for line in lines_of(paths, read) if TEMPLATE not in line.path]
+        self._installed = list(_installed(paths, read))
+
+    def named(self) -> list[Candidate]:
+        """Return what may train by its name, because something runs it, or because it is installed as a command."""
+        ranked = {path: (score, "by its name") for path in self._paths if (score := _by_name(path))}
+        reasons = [(line.path, f"its {line.source} runs it", line.source) for line in self._lines]
+        reasons += [(command.path, f"{command.source} has it as the command {command.name}", "") for command in self._installed]
+        for path, why, source in reasons:
+            ranked[path] = max(ranked.get(path, (0, "")), (85 if "train" in path else 45 if "/" not in source else 30, why))
+        return [self._candidate(path, why, score) for path, (score, why) in ranked.items() if self._read(path).strip()]
+
+    def unnamed(self) -> list[Candidate]:
+        """Return what trains where it is run, whatever its name; examples where there is nothing else."""
+        scripts = [path for path in self._paths if path.endswith(".py") and path not in PROJECT]
+        training = [path for path in scripts if _TRAINS.search(code := self._read(path)) and _acts(code)]
+        shown = [path for path in training if not _passed_over(path)] or [path for path in training if path.startswith("examples/")]
+        return [self._candidate(path, "it trains where it is run", 10) for path in shown]
+
+    def _candidate(self, path: str, why: str, score: int) -> Candidate:
+        code = self._read(path)
+        score += (10 if _TRAINS.search(code) else 0) - (_SERVING if _SERVES.search(code) else 0) - path.count("/")
+        command = next((command for command in self._installed if command.path == path), None)
+        typed = arguments_of(command.name, self._paths, self._read) if command else None
+        acts = _acts(code)
+        if command and not acts:  # nothing but the command calls it
+            module, given, bare = command.target, typed, typed == ""
+        else:
+            score = score if acts else max(1, score - _DOES_NOTHING)
+            own = [line for line in self._lines if line.path == path]
+            module, bare = self._module(path, code, own), any(line.bare for line in own)
+            given = next((line.arguments for line in own if line.arguments), typed)
+        needs = bool(given) and not bare and _NEEDS_ARGUMENTS.search(code) is not None
+        cwd = start_of(module.partition(":")[0], path) if module else ""
+        return Candidate(path, module, why, score, cwd, (given or "") if needs else "", "" if needs or bare else given or "")
+
+    def _module(self, path: str, code: bytes, own: Sequence[LaunchLine]) -> str:
+        """Return as which module a file is run; empty where it runs as a file."""
+        levels = max((len(dots) for dots in _RELATIVE.findall(code)), default=0)
+        folders = path.split("/")[:-1]
+        as_module = next((line.module for line in own if line.module), "")
+        if as_module and (levels or all(line.module for line in own)):
+            return as_module
+        if not folders or not (levels or (not own and f"{'/'.join(folders)}/__init__.py" in self._known)):
+            return ""
+        strange = max((number + 1 for number, folder in enumerate(folders) if not folder.isidentifier()), default=0)
+        at = len(folders)
+        while at > strange and f"{'/'.join(folders[:at])}/__init__.py" in self._known:
+            at -= 1
+        if at == len(folders):  # packages without an __init__.py begin at the top
+            at = max(strange, 1 if folders[0] == "src" and len(folders) > 1 else 0)
+        at = max(strange, min(at, len(folders) - levels))
+        module = ".".join([*folders[at:], path.rpartition("/")[2]]).removesuffix(".py").removesuffix(".__main__")
+        return module if module != "__main__" else ""
+
+
+def command_of(name: str, paths: Sequence[str], read: Callable[[str], bytes]) -> Candidate | None:
+    """Return what a command runs that the project installs under this name; None where it installs none such."""
+    command = next((command for command in _installed(paths, read) if command.name == name), None)
+    if command is None:
+        return None
+    module = command.target.partition(":")[0]
+    runs = command.target if not _acts(read(command.path)) else module
+    return Candidate(command.path, runs, "", 0, start_of(module, command.path))
+
+
+def start_of(module: str, path: str) -> str:
+    """Return where a module has to start so that Python finds its file; empty for the top, from which `src` is found too."""
+    below = module.replace(".", "/")
+    root = path.removesuffix(".py").removesuffix("/__main__").removesuffix(below).rstrip("/")
+    return "" if root == "src" else root
 
 
 def _by_name(path: str) -> int:
@@ -85,61 +171,48 @@ def _by_name(path: str) -> int:
         return 100
     if stem == "trainer" or _PARTS.fullmatch(stem):
         return 0
-    return 70 if _TRAINING.fullmatch(stem) else 65 if _OF_SOMETHING.fullmatch(stem) else _BY_STEM.get(stem, 0)
+    return 73 if stem == "train" else 70 if _TRAINING.fullmatch(stem) else 65 if _OF_SOMETHING.fullmatch(stem) else _BY_STEM.get(stem, 0)
 
 
 def _passed_over(path: str) -> bool:
     folders = path.split("/")[:-1]
-    return len(folders) > 4 or any(folder in PASSED_OVER or folder.startswith(".") for folder in folders)
+    return len(folders) > 4 or any(folder in PASSED_OVER or folder.startswith(".") or TEMPLATE in folder for folder in folders)
 
 
-def _runs(code: bytes) -> bool:
-    """Return whether a file does something where it is run: under `__main__`, or a training at its top level."""
+def _acts(code: bytes) -> bool:
+    """Return whether a file does something where it is run, besides declaring what others import."""
     if b"__main__" in code:
         return True
     try:
         top = ast.parse(code).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
+        return True
+    if top and all(isinstance(each, ast.Import | ast.ImportFrom) for each in top):
+        return True  # it runs what it imports
     lines = code.splitlines()
-    declared = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
-    done = [each for each in top if not isinstance(each, declared)]
-    return any(_TRAINS.search(b"\n".join(lines[each.lineno - 1 : each.end_lineno])) for each in done)
+    return any(_does(each, b"\n".join(lines[each.lineno - 1 : each.end_lineno])) for each in top)
 
 
-def _run(paths: Sequence[str], read: Callable[[str], bytes]) -> Iterator[tuple[str, str, bool]]:
-    """Yield the files that the README, a shell script or the Makefile runs, why they are named, and whether as modules."""
-    readme = next((path for path in paths if path.lower() in ("readme.md", "readme.rst", "readme", "readme.txt")), None)
-    scripts = [path for path in paths if (path.endswith(".sh") or path == "Makefile") and path.count("/") < 2 and not _passed_over(path)]
-    for source in ([readme] if readme else []) + scripts[:20]:
-        for words in _COMMAND.findall(read(source).decode("utf-8", "replace").replace("\\\n", " ")):
-            if run := _named(words.split(), paths):
-                yield run[0], f"its {source} runs it", run[1]
+def _does(statement: ast.stmt, text: bytes) -> bool:
+    """Return whether a statement of the top level does more than declare something."""
+    match statement:
+        case ast.If() | ast.Try():
+            return any(isinstance(inner, ast.Expr | ast.For | ast.While | ast.With) for inner in ast.walk(statement))
+        case ast.Assign():
+            return _TRAINS.search(text) is not None
+        case ast.Expr(value=ast.Constant()):
+            return False
+    return not isinstance(statement, _DECLARED)
 
 
-def _named(words: list[str], paths: Sequence[str]) -> tuple[str, bool] | None:
-    """Return the file of the repository that a command runs, and whether as a module; None where it runs none."""
-    for place, word in enumerate(words):
-        if word == "-m":
-            for path in places(words[place + 1]) if place + 1 < len(words) else ():
-                if path in paths:
-                    return path, True
-        elif word.endswith(".py") and not word.startswith("-"):
-            path = word.removeprefix("./")
-            inside = [each for each in paths if each == path] or [each for each in paths if each.endswith(f"/{path}")]  # after a `cd`
-            of_project = path in _PROJECT or path.rpartition("/")[2].startswith("test_")
-            return (inside[0], False) if len(inside) == 1 and not of_project else None
-    return None
-
-
-def _installed(paths: Sequence[str], read: Callable[[str], bytes]) -> Iterator[tuple[str, str]]:
-    """Yield the files that the project installs as commands, and why they are named."""
-    for source in _PROJECT:
-        text = read(source).decode("utf-8", "replace") if source in paths else ""
+def _installed(paths: Sequence[str], read: Callable[[str], bytes]) -> Iterator[_Command]:
+    """Yield the commands that the project, or a package of it in a folder, installs, and whose functions are the repository's."""
+    sources = [path for path in paths if path.rpartition("/")[2] in PROJECT and path.count("/") < 3 and not _passed_over(path)]
+    for source in sorted(sources, key=lambda path: (path.count("/"), path)):
+        text, part = read(source).decode("utf-8", "replace"), [path for path in paths if path.startswith(folder_of(source))]
         for name, target in _scripts(text) if source.endswith(".toml") else _ENTRY_POINT.findall(text):
-            for path in places(target.partition(":")[0]):
-                if path in paths:
-                    yield path, f"{source} has it as the command {name}"
+            if path := place_of(target.partition(":")[0], part):
+                yield _Command(source, name, target, path)
 
 
 def _scripts(pyproject: str) -> list[tuple[str, str]]:

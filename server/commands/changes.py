@@ -7,11 +7,10 @@ import json
 import time
 from datetime import UTC, datetime
 
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
-from autoresearch_mcp.server.commands.arguments import add_lab, duration, existing_lab, say
+from autoresearch_mcp.server.commands.arguments import add_lab, duration, existing_lab, say, show
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.untrusted import clean
@@ -40,10 +39,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         say(*(json.dumps(dataclasses.asdict(change)) for change in changes))
         return 0
-    table = Table("at", "who", "role", "how", "from", "what", "on", box=None)
+    table = Table(Column("at", no_wrap=True), "who", "role", "how", "from", "what", "on", box=None)
     for change in changes:
         at = datetime.fromtimestamp(change.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
         cells = (change.who, change.role, change.way, change.origin, change.action, change.subject)
         table.add_row(at, *(escape(clean(cell)) for cell in cells))
-    Console().print(table)
+    show(table)
     return 0

@@ -135,7 +135,7 @@ async def _report(boss: Agent, root: Path, metric: str = METRIC) -> None:
     status = await boss.call("get_status")
     boss.screen.console.print(_table(rows, status["champion"]["commit"], metric, "higher is better" in status["metric"]))
     expected = status["expected_false_promotions"]
-    boss.screen.say(boss.name, f"{status['promotions']} promotions; at most {expected:.2g} of them are expected to be luck")
+    boss.screen.say(boss.name, f"promotions: {status['promotions']}; at most {expected:.2g} of them are expected to be luck")
 
 
 def _table(rows: list[dict[str, Any]], champion: str, metric: str, higher: bool) -> Table:

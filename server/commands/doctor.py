@@ -136,7 +136,7 @@ def git(lab: LabUnderTest) -> list[Finding]:
 
 def trainer(lab: LabUnderTest) -> list[Finding]:
     """Check for the packages that trainings on this machine need."""
-    from autoresearch_mcp.server.lab.status import missing_packages
+    from autoresearch_mcp.server.lab.preflight import missing_packages
 
     if not lab.settings.shares_files:
         return []
@@ -153,7 +153,7 @@ def data(lab: LabUnderTest) -> list[Finding]:
     """Check whether this machine has the data to train on."""
     from autoresearch_mcp.trainer import prepare
 
-    if lab.settings.rents or not (lab.settings.shares_files or lab.settings.is_script):
+    if not lab.settings.is_script and (lab.settings.rents or not lab.settings.shares_files):
         return []
     training = lab.settings.training
     if lab.settings.is_script:
@@ -199,7 +199,7 @@ def sandbox(lab: LabUnderTest) -> list[Finding]:
 def modal(lab: LabUnderTest) -> list[Finding]:
     """Check what costs nothing to ask: package, deployment, token, and whether Modal has what `setup modal` made."""
     from autoresearch_mcp.server.commands.modal import inspect, missing_prerequisite
-    from autoresearch_mcp.server.lab.status import preflight_error
+    from autoresearch_mcp.server.lab.preflight import preflight_error
 
     if not lab.settings.rents:
         return []

@@ -1,8 +1,9 @@
 """`autoresearch-mcp hook`: what a coding client's hooks ask of a lab, so that a session wakes up informed and a campaign goes on overnight.
 
 `start` answers a session's beginning with what the lab is about now. `stop` answers the end of a turn: where the owner said `hook on`, it
-has the client go on, a bounded number of times, while there is budget and no goal was reached. Both are silent where there is no lab, and
-never fail: a hook that breaks would break the client. The answers are those of Claude Code (https://code.claude.com/docs/en/hooks).
+has the client go on, a bounded number of times, while there is budget and no goal was reached. `news` stays, and prints a line for each thing
+that happens in the lab. All are silent where there is no lab, and never fail: a hook that breaks would break the client. They are what Claude
+Code asks of hooks (https://code.claude.com/docs/en/hooks) and monitors (https://code.claude.com/docs/en/plugins-reference#monitors).
 """
 
 import argparse
@@ -10,6 +11,8 @@ import contextlib
 import json
 import os
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,8 @@ from autoresearch_mcp.server.paths import LabPaths
 
 EXAMPLES = ("autoresearch-mcp hook on --turns 40 --goal 1.30", "autoresearch-mcp hook off")
 TURNS = 25  # that a client goes on by itself, unless the owner says another number
+NEWS_S = 30.0  # between two tellings: each of them makes an agent think
+_LOOK_S = 2.0
 _MOST_INPUT = 1 << 20
 _MOST_TEXT = 2_000
 
@@ -26,7 +31,9 @@ _MOST_TEXT = 2_000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument(
-        "event", choices=("on", "off", "start", "stop"), help="on and off: yours; start and stop: what the client's hooks call"
+        "event",
+        choices=("on", "off", "start", "stop", "news"),
+        help="on and off: yours; start, stop and news: what the client's hooks and monitors call",
     )
     add_lab(parser)
     parser.add_argument("--turns", type=int, default=TURNS, help=f"with on: how often a client goes on by itself (default: {TURNS})")
@@ -34,7 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Answer one event."""
+    """Answer one event; with `news`, each that comes."""
+    if arguments.event == "news":
+        _tell_news(_lab(arguments.dir, {}))
+        return 0
     if arguments.event in ("start", "stop"):
         with contextlib.suppress(LabError, OSError, ValueError):
             if answer := _answer(arguments.event, arguments.dir):
@@ -58,12 +68,52 @@ def run(arguments: argparse.Namespace) -> int:
 def _answer(event: str, given: Path | None) -> dict[str, Any] | None:
     """Return what a client's hook is told; None where there is nothing to say."""
     asked = json.loads(sys.stdin.read(_MOST_INPUT) or "{}") if not sys.stdin.isatty() else {}
-    told = asked.get("cwd") if isinstance(asked, dict) else None
-    where = given or os.environ.get("AUTORESEARCH_LAB") or os.environ.get("CLAUDE_PROJECT_DIR") or told or "."
-    root = nearest_lab(Path(str(where)).expanduser().absolute())
+    root = _lab(given, asked if isinstance(asked, dict) else {})
     if root is None:
         return None
     return _wake_up(root) if event == "start" else _go_on(LabPaths(root))
+
+
+def _lab(given: Path | None, asked: dict[str, Any]) -> Path | None:
+    """Return the lab that a client is in; None where it is in none."""
+    where = given or os.environ.get("AUTORESEARCH_LAB") or os.environ.get("CLAUDE_PROJECT_DIR") or asked.get("cwd") or "."
+    return nearest_lab(Path(str(where)).expanduser().absolute())
+
+
+def _tell_news(root: Path | None) -> None:
+    """Print what happens in a lab until the client that started this is gone."""
+    parent = os.getppid()
+    with contextlib.suppress(LabError, OSError):
+        for line in news(root, lambda: os.getppid() == parent) if root else ():
+            say(line)
+
+
+def news(root: Path, is_wanted: Callable[[], bool], look_s: float = _LOOK_S, pause_s: float = NEWS_S) -> Iterator[str]:
+    """Yield what happens in a lab, a line each, as long as it is wanted. Nobody's own news counts as heard.
+
+    Args:
+        root: of the lab.
+        is_wanted: asked before each look.
+        look_s: between two looks.
+        pause_s: between two tellings.
+    """
+    from autoresearch_mcp.server.lab.lab import Lab
+    from autoresearch_mcp.server.untrusted import one_line
+
+    with contextlib.closing(Lab(root)) as lab:
+        cursor, spent, paused, seen, told_at = lab.cursor(), lab.awaited(""), lab.paused_at(), lab.changes(), -pause_s
+        while is_wanted():
+            time.sleep(look_s)
+            if lab.changes() == seen or time.monotonic() < told_at + pause_s:
+                continue
+            seen, now = lab.changes(), lab.cursor()  # before they are read: what happens meanwhile is told again, never missed
+            lines = [*lab.told_to_all(cursor), *lab.awaited("").since(spent)]
+            if lab.paused_at() != paused:
+                lines.append("The lab's owner paused it." if lab.paused_at() else "The lab's owner let it go on.")
+            cursor, spent, paused = now, lab.awaited(""), lab.paused_at()
+            if lines:
+                told_at = time.monotonic()
+            yield from (one_line(line, 400) for line in lines)
 
 
 def _wake_up(root: Path) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from autoresearch_mcp.server.commands.arguments import say
 from autoresearch_mcp.server.commands.candidates import TRAIN
 from autoresearch_mcp.server.commands.findings import show
 from autoresearch_mcp.server.commands.lab_files import MCP_CONFIG
-from autoresearch_mcp.server.commands.survey import NOTHING_ASKED, Asked, submits, survey
+from autoresearch_mcp.server.commands.printed import submits
+from autoresearch_mcp.server.commands.survey import NOTHING_ASKED, Asked, survey
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.paths import SETTINGS, STATE, LabPaths
 from autoresearch_mcp.server.proposals.clone import is_url
@@ -88,6 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         asking.goal if asks else (lambda _: "max") if arguments.yes else None,
         asking.metric if asks else None,
         (lambda _: True) if arguments.submodules else asking.submodules if asks else None,
+        asking.arguments if asks else None,
     )
     lines = create_lab(arguments.dir, arguments.from_repo, arguments.profile, arguments.budget, asked, arguments.example)
     say(f"Made the lab {arguments.dir}", *(f"  {line}" for line in lines), "", "Next:")
@@ -98,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.from_repo is not None:
         say(f"  autoresearch-mcp check {arguments.dir}           # trains it for a few seconds: what would an agent hit?")
         if asks and asking.yes("Do that now?"):
-            show(check.examine(arguments.dir))
+            show(check.examine(arguments.dir.absolute()))
     return 0
 
 

@@ -35,6 +35,7 @@ def set_up(root: Path, gpu: str | None, dry_run: bool, say: Callable[[str], None
         LabError: `bad_gpu`; or `modal`, if this machine lacks something, or Modal refuses or is away.
     """
     from autoresearch_mcp.server.compute.modal import setup
+    from autoresearch_mcp.server.compute.modal.own_code import own_code
 
     settings = lab_settings.load(root)
     state = LabPaths(root).state
@@ -42,11 +43,14 @@ def set_up(root: Path, gpu: str | None, dry_run: bool, say: Callable[[str], None
     if gpu is not None and gpu not in devices.GPUS:
         raise LabError(f"There is no GPU {gpu!r} to choose; there are {', '.join(devices.GPUS)}. Nothing was made.", "bad_gpu")
     kinds = [devices.kind(name) for name in ([gpu] if gpu else settings.gpus)]
-    secret = LabPaths(root).secret if training.heldout == "secret" else None
+    secret = LabPaths(root).secret if training.heldout == "secret" and not settings.is_script else None
     if secret is not None and state.is_dir():
         ensure(secret)
     try:
-        lines = setup.plan(training.limits, kinds, training.budget_s, compute.prices, fingerprint(secret) if secret else "")
+        code = own_code(settings, root)
+        heldout = fingerprint(secret) if secret else ""
+        longest_s = devices.longest_s(training.limits, training.budget_s, settings.is_script, settings.scorer.longest_s)
+        lines = setup.plan(training.limits, kinds, training.budget_s, compute.prices, heldout, code, longest_s)
     except ComputeError as error:
         raise LabError(f"Nothing was made. {error}", "modal") from error
     for line in lines:
@@ -57,7 +61,7 @@ def set_up(root: Path, gpu: str | None, dry_run: bool, say: Callable[[str], None
     _require_access("Nothing was made.")
     state.mkdir(exist_ok=True)
     drawn_with = ensure(secret) if secret else None
-    _answer(setup.set_up(state, training.limits, compute.environment, compute.app, say, kinds, training.attention, drawn_with))
+    _answer(setup.set_up(state, training.limits, compute.environment, compute.app, say, kinds, training.attention, drawn_with, code))
     if not settings.rents:
         say('To train there, set in lab.toml: [compute] backend = "modal"')
 
@@ -107,25 +111,28 @@ def inspect(state: Path, kinds: Sequence[str]) -> tuple[list[str], list[str]]:
     Raises:
         LabError: `modal`; the text says what is missing, and what to do.
     """
-    from autoresearch_mcp.server.compute.modal import compile_cache
+    from autoresearch_mcp.server.compute.modal import compile_cache, own_code
     from autoresearch_mcp.server.compute.modal.client import Service
 
     async def ask() -> tuple[list[str], list[str]]:
         lab = deployment.load(state)
         service = Service(lab.environment, lab.app)
         call_s = await service.ping()
-        for volume in (lab.training, lab.evaluation):
-            if await service.read(volume, prepare.META) is None:
-                raise ComputeError(f"The volume {volume} holds no prepared data: run `autoresearch-mcp setup modal`.")
+        marks = {own_code.volume(*each): own_code.WHOLE for each in lab.given.items()}
+        for volume, mark in (marks if lab.packages is not None else dict.fromkeys((lab.training, lab.evaluation), prepare.META)).items():
+            if await service.read(volume, mark) is None:
+                raise ComputeError(f"The volume {volume} does not hold all that it should: run `autoresearch-mcp setup modal`.")
         running = await service.running({"lab": lab.lab})
+        brings = (
+            ", ".join(deployment.KEYS[key] for key in lab.given) or "nothing" if lab.packages is not None else f"data for {lab.profile}"
+        )
         sentences = [
-            f"app {lab.app} in {lab.environment}, {call_s * 1e3:.0f} ms a call; data for {lab.profile}; "
-            f"{len(running)} sandboxes of this lab run"
+            f"app {lab.app} in {lab.environment}, {call_s * 1e3:.0f} ms a call; it has {brings}; {len(running)} sandboxes of this lab run"
         ]
         with contextlib.suppress(ComputeError):
             rates = {name: usd for name, usd in (await service.rates()).items() if "gpu" in name.lower()}
             sentences.append("Modal's own prices: " + ", ".join(f"{n} {usd:g}" for n, usd in sorted(rates.items())))
-        return sentences, await compile_cache.missing(service, lab, kinds)
+        return sentences, await compile_cache.missing(service, lab, kinds) if lab.packages is None else []
 
     return _answer(ask())
 

@@ -58,7 +58,8 @@ def _head(status: StatusAnswer) -> Table:
         steps = f", steps differ by {status.steps_sd:.1%}" if status.steps_sd is not None else ""
         grid.add_row(_line("machine", "dim"), Text(machine + steps))
     counts = ", ".join(f"{count} {state}" for state, count in status.counts.items() if count)
-    promotions = f"{status.promotions} promotions, of which at most {status.expected_false_promotions:.2g} are expected to be luck"
+    promotions = f"{status.promotions} promotion{'s' * (status.promotions != 1)}"
+    promotions += f", of which at most {status.expected_false_promotions:.2g} are expected to be luck"
     grid.add_row(_line("experiments", "dim"), Text(f"{counts or 'none yet'}; {promotions}"))
     spent = f"{_hours(budget.spent_s)} of {_hours(budget.total_s)} used, {_hours(budget.reserved_s)} reserved"
     grid.add_row(_line("budget", "dim"), Text(spent))

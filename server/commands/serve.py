@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--role",
-        choices=[*Role],
+        choices=[role.value for role in Role],
         help="offer only what this role may do: a viewer reads, a worker proposes and launches, an orchestrator promotes, sweeps and cancels "
         "what others launched (default: all but that)",
     )

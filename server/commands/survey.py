@@ -1,39 +1,37 @@
 """Looks at a user's repository: what of it trains, what that needs, how it is measured, and what will be missing."""
 
 import fnmatch
+import json
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoresearch_mcp.server import settings
-from autoresearch_mcp.server.commands.candidates import PASSED_OVER, TRAIN, Candidate, candidates, places
+from autoresearch_mcp.server.commands.candidates import PASSED_OVER, TEMPLATE, TRAIN, Candidate, candidates
+from autoresearch_mcp.server.commands.launch_lines import folder_of, quoted
+from autoresearch_mcp.server.commands.printed import guess, submits
+from autoresearch_mcp.server.commands.reach import reached, unresolved
+from autoresearch_mcp.server.commands.typed import Typed, typed_entry, typed_module
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.goal import WORDS, Goal
-from autoresearch_mcp.server.proposals import source
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.trainer.records import METRIC
 
 ORIGINALS_DATA = "~/.cache/autoresearch"  # where the original's prepare.py puts its data
 MOST_FILES = 200  # that lab.toml can name
+MOST_EMPTY = 50  # of those, for folders that hold nothing else
 MOST_BYTES = 16 << 20  # of all files that a run gets
+SMALL = 1 << 20  # what has less is left out last
 _NOT_IN_SETTINGS = set("\\*?[:")
 _NOT_FOR_RUNS = (".md", ".rst", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", ".ipynb", "LICENSE", ".bib")
-_MEASURES = (
-    r"loss|bpb|ppl|perplexity|error|rmse|mse|mae|mape|acc|accuracy|f1|auc|auroc|r2|bleu|wer|cer|iou|map|dice|reward|return|score|"
-    r"log[_ -]?loss|nll|mean[_ ](?:squared|absolute)[_ ]error|mean[_ ]reward|balanced[_ ]accuracy"
-)
-_METRICS = (  # what is printed, the likeliest first: of held-out data, then without a word of which
-    re.compile(rf"""["' (](?P<name>(?:val|valid|validation|test|eval|dev)[_/ ]?(?:{_MEASURES}))["']?\s*[:=\s|,]""", re.IGNORECASE),
-    re.compile(rf"""["'](?P<name>{_MEASURES})["']?\s*[:=|,{{%]""", re.IGNORECASE),
-)
-_ORIGINAL = re.compile(rf"(?<![\w{{.]){METRIC}[\"']?\s*[:=]\s*[{{%\"'\d]")
-_RUNNER = re.compile(
-    r"(?:(?:uv|poetry|pdm|hatch|pixi) run )?python[\d.]*(?: -u)? |(?:uv|poetry|pdm|hatch|pixi) run |\./"
-)  # before what it runs
+_PROGRAMS = {".r": "Rscript", ".jl": "julia"}  # that start what is not Python's
+_FAR = re.compile(r"(?:^|=)(?:~?/|\.\./)")  # an argument that names a place outside of the repository
+_CONFIGURATION = re.compile(rb"[\w./-]+\.(?:ya?ml|toml|json|cfg|ini)\b")
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 
@@ -54,6 +52,7 @@ class Asked:
         ask_goal: asks for it, where the name speaks against the default; None warns only.
         ask_metric: asks what a file prints, where nothing shows; None doesn't.
         include_submodules: tells whether the files of these submodules are to be copied; None doesn't.
+        take_arguments: tells whether it is to run as this command, with arguments that its README gives it; None doesn't.
     """
 
     entry: str = ""
@@ -65,6 +64,7 @@ class Asked:
     ask_goal: Callable[[str], Goal] | None = None
     ask_metric: Callable[[str], str] | None = None
     include_submodules: Callable[[Sequence[str]], bool] | None = None
+    take_arguments: Callable[[str], bool] | None = None
 
 
 NOTHING_ASKED = Asked()
@@ -93,13 +93,16 @@ def survey(repo: Repo, commit: str, asked: Asked, name: str) -> Survey:
             `no_metric` for a module that says nothing of one.
     """
     paths = repo.paths(commit)
-    path, entry, module, lines = _choose(repo, commit, asked, paths, name)
+    chosen, lines = _choose(repo, commit, asked, paths, name)
+    path, module = chosen.path, chosen.module
     editable = _editable(asked.editable, paths, path, name)
     files, left_out = _files(repo, commit, paths, editable)
     code = repo.read(commit, path)
     files = (*files, *_markers(repo, commit, paths, code, files))[:MOST_FILES]
-    metric, guessed = (asked.metric, []) if asked.metric else _metric(code, path, asked.ask_metric is not None)
-    if not metric and not submits(code):
+    given = repo.matching(commit, Editable([*editable, *files]))
+    runs = {path: code, **{at: given[at] for at, _ in reached(given, path)}}
+    metric, guessed = (asked.metric, []) if asked.metric else guess(runs, path, asked.ask_metric is not None)
+    if not metric and not submits(*runs.values()):
         metric = asked.ask_metric(path) if asked.ask_metric else ""
         if module and not metric:
             raise LabError(
@@ -111,73 +114,83 @@ def survey(repo: Repo, commit: str, asked: Asked, name: str) -> Survey:
         others = repo.other_files(commit, [each for each in files if each.endswith(".py")])
         data = ORIGINALS_DATA if any(b"autoresearch" in text for text in (code, *others.values())) else ""
     goal, doubt = _goal(metric, asked)
-    own = settings.OwnCode(files, metric, data, entry, module, editable, goal)
-    missing = _missing(repo, commit, path, Editable([*editable, *files]))
-    return Survey(own, path, [*lines, *left_out, *guessed, *doubt, *missing])
+    own = settings.OwnCode(files, metric, data, chosen.entry, module, editable, goal, cwd=chosen.cwd, env=chosen.env)
+    narrow = [] if asked.editable else _narrow(path, runs, given)
+    return Survey(own, path, [*lines, *narrow, *left_out, *guessed, *doubt, *_missing(repo, commit, path, given)])
 
 
-def submits(code: bytes) -> bool:
-    """Return whether a training script keeps the contract, as far as its text shows."""
-    return b"submit(" in code
-
-
-def _choose(repo: Repo, commit: str, asked: Asked, paths: Sequence[str], name: str) -> tuple[str, str, str, list[str]]:
-    """Return the file that trains, `entry`, `module` and what to tell the owner.
+def _choose(repo: Repo, commit: str, asked: Asked, paths: Sequence[str], name: str) -> tuple[Typed, list[str]]:
+    """Return the code that trains and what to tell the owner.
 
     Raises:
         LabError: `no_train_file`.
     """
-    entry, module = _as_settings_say_it(asked, paths, name)
-    if module:
-        path = next((each for each in places(shlex.split(module)[0]) if each in paths), "")
-    elif entry:
-        path = shlex.split(entry)[0] if shlex.split(entry)[0] in paths else ""
-    else:
-        ranked = candidates(paths, lambda path: repo.read(commit, path))
-        if not ranked:
+
+    def read(path: str) -> bytes:
+        return repo.read(commit, path)
+
+    if asked.entry or asked.module:
+        typed = typed_module(asked.module, paths) if asked.module else typed_entry(asked.entry, paths, read, str(Path(name).absolute()))
+        if not typed.path:
             raise LabError(
-                f"{name} has nothing that looks like a training script: no {TRAIN}, train*.py, main.py or command in its README or scripts. It has: "
-                f"{_listed(paths)}. Name it with --entry FILE or --module NAME{_of_notebooks(paths)}. Nothing was made.",
+                f"{name} has no Python code {asked.module or asked.entry} at its last commit. "
+                f"{typed.hint or _of_others([each for each in paths if each in asked.entry]) or f'It has: {_listed(paths)}.'} Nothing was made.",
                 "no_train_file",
             )
-        chosen = ranked[0]
-        if chosen.path == TRAIN:
-            return TRAIN, "", "", []
-        chosen = asked.ask(ranked) if asked.ask and len(ranked) > 1 else chosen
-        others = ", ".join(each.name for each in ranked[:4] if each is not chosen)
-        line = f"`{chosen.name}` is what trains ({chosen.why})" + (f"; others: {others}. Choose with --entry or --module" if others else "")
-        return chosen.path, "" if chosen.module else _quoted(chosen.path), chosen.module, [line]
-    if not path:
+        return typed, []
+    ranked = candidates(paths, read)
+    if not ranked:
         raise LabError(
-            f"{name} has no {asked.module or asked.entry} at its last commit. It has: {_listed(paths)}. Nothing was made.", "no_train_file"
+            f"{name} has nothing that looks like a training script: no {TRAIN}, train*.py, main.py or command in its README or scripts. It has: "
+            f"{_listed(paths)}. {_way_out(paths)} Nothing was made.",
+            "no_train_file",
         )
-    return path, entry if not module else "", module, []
+    chosen = asked.ask(ranked) if asked.ask and len(ranked) > 1 else ranked[0]
+    if chosen.offered and asked.take_arguments and asked.take_arguments(f"{chosen.name} {chosen.offered}"):
+        chosen = replace(chosen, arguments=chosen.offered, offered="")
+    others = ", ".join(each.short for each in ranked[:4] if each is not chosen and each.path != chosen.path)
+    lines = [f"`{chosen.name}` is what trains ({chosen.why})" + (f"; others: {others}. Choose with --entry or --module" if others else "")]
+    if far := [word for word in (chosen.arguments or chosen.offered).split() if _FAR.search(word)]:
+        lines.append(
+            f"warning: {_some(far)}: outside the repository a run reads only the folder that [training] data names, which is $AUTORESEARCH_DATA in "
+            "these arguments, and writes nowhere but in its own folder"
+        )
+    what = chosen.module or quoted(chosen.path)
+    if chosen.offered:
+        flag = "--module" if chosen.module else "--entry"
+        lines.append(f"its README gives it arguments; to have them: {flag} {shlex.quote(f'{what} {chosen.offered}')}")
+    command = f"{what} {chosen.arguments}".rstrip()
+    bare = not chosen.module and command == TRAIN
+    entry, module = ("", command) if chosen.module else ("" if bare else command, "")
+    return Typed(chosen.path, entry, module, chosen.cwd), lines
 
 
-def _as_settings_say_it(asked: Asked, paths: Sequence[str], name: str) -> tuple[str, str]:
-    """Return `entry` and `module` of what the owner typed: a command line and a path will do for either."""
-    if asked.module:
-        word, *rest = shlex.split(asked.module)
-        if not word.endswith(".py"):
-            return "", asked.module
-        return "", " ".join([word.removeprefix("./").removesuffix(".py").replace("/", "."), *map(_quoted, rest)])
-    entry = asked.entry
-    while entry.partition(" ")[0] not in paths and (match := _RUNNER.match(entry)):
-        entry = entry[match.end() :].lstrip()
-    if entry.startswith("-m "):
-        return "", entry[3:].lstrip()
-    entry = entry.removeprefix(f"{Path(name).absolute()}/")
-    return _quoted(entry) if entry in paths else entry, ""
+def _way_out(paths: Sequence[str]) -> str:
+    """Return what helps where no Python file seems to train: a name, a notebook's code, or a Python file that starts another program."""
+    if not any(path.endswith(".py") for path in paths) and (hint := _of_others(paths)):
+        return hint
+    if any(TEMPLATE in path for path in paths):
+        return "It is a template: make a project of it, as by `cookiecutter`, commit that, and name its folder."
+    notebooks = [path for path in paths if path.endswith(".ipynb")]
+    convert = f", after `jupyter nbconvert --to script {shlex.quote(_likeliest(notebooks))}` and a commit" if notebooks else ""
+    return f"Name it with --entry FILE or --module NAME{convert}."
 
 
-def _quoted(word: str) -> str:
-    return word if re.fullmatch(r"[^\s'\"\\#]+", word) else shlex.quote(word)
+def _of_others(paths: Sequence[str]) -> str:
+    """Return how a lab starts code that is not Python's; empty where none of these is R's or Julia's."""
+    codes = [path for path in paths if path.lower().endswith(tuple(_PROGRAMS)) and not path.startswith(".")]
+    if not codes:
+        return ""
+    path = _likeliest(codes)
+    program = next(program for end, program in _PROGRAMS.items() if path.lower().endswith(end))
+    return (
+        f"A run starts Python: add a {TRAIN} that starts yours by `subprocess.run({json.dumps([program, path], ensure_ascii=False)}, check=True)`, commit it, "
+        f"and name the metric that {path} prints with --metric."
+    )
 
 
-def _of_notebooks(paths: Sequence[str]) -> str:
-    """Return what helps where only notebooks train."""
-    notebook = next((path for path in paths if path.endswith(".ipynb")), "")
-    return f", after `jupyter nbconvert --to script {shlex.quote(notebook)}` and a commit" if notebook else ""
+def _likeliest(paths: Sequence[str]) -> str:
+    return next((path for path in paths if "train" in path.rpartition("/")[2].lower()), paths[0])
 
 
 def _listed(paths: Sequence[str]) -> str:
@@ -206,7 +219,8 @@ def _editable(asked: Sequence[str], paths: Sequence[str], path: str, name: str) 
 
 def _files(repo: Repo, commit: str, paths: Sequence[str], editable: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     """Return the patterns for `files`: what a run may need beside what is editable; and sentences on what is left out."""
-    sizes = {path: size for path, size in repo.sizes(commit).items() if not path.startswith(".") and not path.endswith(_NOT_FOR_RUNS)}
+    every = repo.sizes(commit)
+    sizes = {path: size for path, size in every.items() if not path.startswith(".") and not path.endswith((*_NOT_FOR_RUNS, "/.gitignore"))}
     python = {_top(path) for path in sizes if path.endswith(".py")}
     sums: dict[str, int] = {}
     for path, size in sizes.items():
@@ -215,7 +229,7 @@ def _files(repo: Repo, commit: str, paths: Sequence[str], editable: Sequence[str
     names = [name for name in sums if name.isprintable() and not set(name.removesuffix("/**")) & _NOT_IN_SETTINGS and name not in editable]
     lines = []
     total = sum(sums[name] for name in names)
-    for name in sorted(names, key=lambda name: (name in python, -sums[name])):
+    for name in sorted(names, key=lambda name: (sums[name] < SMALL, name in python, -sums[name])):
         if total > MOST_BYTES:
             names.remove(name)
             total -= sums[name]
@@ -223,7 +237,14 @@ def _files(repo: Repo, commit: str, paths: Sequence[str], editable: Sequence[str
                 f"warning: {name} has {sums[name] >> 20} MB, and a run's code may have {MOST_BYTES >> 20} MB: it was left out of [training] files. "
                 "Data belongs into a folder that [training] data names"
             )
-    return tuple(names[:MOST_FILES]), lines
+    return (*names, *_emptied(every)[:MOST_EMPTY])[:MOST_FILES], lines
+
+
+def _emptied(paths: Collection[str]) -> list[str]:
+    """Return the files `.gitignore` by which folders are there that hold nothing else: code may write into those."""
+    below = Counter(path[:at] for path in paths for at, letter in enumerate(path) if letter == "/")
+    kept = [path for path in paths if path.endswith("/.gitignore") and not path.startswith(".") and path.isprintable()]
+    return [path for path in kept if below[path.removesuffix("/.gitignore")] == 1 and not set(path) & _NOT_IN_SETTINGS]
 
 
 def _markers(repo: Repo, commit: str, paths: Sequence[str], code: bytes, files: Sequence[str]) -> list[str]:
@@ -237,24 +258,26 @@ def _top(path: str) -> str:
     return f"{path.split('/')[0]}/**" if "/" in path else path
 
 
-def _metric(code: bytes, path: str, asks: bool = False) -> tuple[str, list[str]]:
-    """Guess the metric that code prints, from its text; empty where it keeps the contract, or nothing shows.
+def _narrow(path: str, runs: Mapping[str, bytes], given: Collection[str]) -> list[str]:
+    """Return a sentence that says what proposals may not touch, where code runs other files of the repository or reads its configuration.
 
     Args:
-        code: The text.
-        path: Its file.
-        asks: Whether the owner can be asked: then a name that doesn't say of which data is no guess.
+        path: Of the file that is started.
+        runs: The texts of the files that run.
+        given: The files that may be read.
     """
-    if submits(code):
-        return "", []
-    printed = [line for line in code.decode("utf-8", "replace").splitlines() if re.search(r"print|log|info|write", line)]
-    printed = [line for line in printed if "self.log" not in line or "test" in line]  # Lightning prints what it logs of a test
-    if any(_ORIGINAL.search(line) for line in printed):
-        return METRIC, []
-    name = next((match["name"] for kind in _METRICS[: 1 if asks else 2] for line in printed if (match := kind.search(line))), "")
-    if not name:
-        return "", []
-    return name, [f"the metric is {name}, which {path} seems to print; name another with --metric"]
+    others = [other for other, code in runs.items() if other != path and code.strip()]
+    read = [name.decode("ascii", "replace").removeprefix("./") for code in runs.values() for name in _CONFIGURATION.findall(code)]
+    others += [name for name in dict.fromkeys(read) if name in given]
+    if not others:
+        return []
+    all_folders = dict.fromkeys(folder_of(other) or other for other in others)
+    folders = [
+        each for each in all_folders if not any(each != other and each.startswith(other) for other in all_folders if other.endswith("/"))
+    ]
+    has_it = path.startswith(tuple(each for each in folders if each.endswith("/")))
+    wider = " ".join(map(shlex.quote, [*([] if has_it else [path]), *folders[:4]]))
+    return [f"proposals may change {path} alone, not {_some(others)}; to widen that: --editable {wider}"]
 
 
 def _goal(metric: str, asked: Asked) -> tuple[Goal | None, list[str]]:
@@ -269,15 +292,19 @@ def _goal(metric: str, asked: Asked) -> tuple[Goal | None, list[str]]:
     return goal, [f"{WORDS[goal]}: [metric] goal in lab.toml says so"]
 
 
-def _missing(repo: Repo, commit: str, path: str, given: Editable) -> list[str]:
+def _missing(repo: Repo, commit: str, path: str, given: Mapping[str, bytes]) -> list[str]:
     """Return a sentence for each kind of thing that a run will miss."""
-    lines = []
-    contents = {name: data for name, data in repo.matching(commit, given).items() if name.endswith(".py") or len(data) < 200}
+    lines = [
+        f"warning: {link} is a link to {to[:200]}, which is not in the repository, so a run doesn't have it. Name the folder that it leads to as "
+        "[training] data in lab.toml"
+        for link, to in list(repo.idle_links(commit).items())[:5]
+    ]
+    contents = {name: data for name, data in given.items() if name.endswith(".py") or len(data) < 200}
     if pointers := sorted(name for name, data in contents.items() if data.startswith(_LFS)):
         lines.append(
             f"warning: {_some(pointers)}: only a pointer of Git LFS is in git. Name a folder with the files as [training] data in lab.toml"
         )
-    if lacking := unresolved({name: data for name, data in contents.items() if name.endswith(".py")}, path):
+    if lacking := unresolved(given, path):
         lines.append(
             f"warning: {path} imports {_some(lacking)}, which {sys.executable} doesn't have. Install it there, or name the interpreter that "
             "has it as [training] python in lab.toml"
@@ -287,37 +314,3 @@ def _missing(repo: Repo, commit: str, path: str, given: Editable) -> list[str]:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-def unresolved(files: Mapping[str, bytes], path: str) -> list[str]:
-    """Return the modules that a file needs, itself or through other files, and that neither is one of them nor installed here.
-
-    Args:
-        files: Python files by path.
-        path: where to begin.
-    """
-    own: dict[str, list[str]] = {}
-    for name in files:
-        for part in {*name.split("/")[:-1], name.rpartition("/")[2].removesuffix(".py")}:
-            own.setdefault(part, []).append(name)
-    pending, looked, lacking = [path], {path}, dict[str, None]()
-    while pending:
-        try:
-            needed = source.needed_imports(source.parsed(files[pending.pop()]))
-            names = [name for name, _ in needed]
-        except (KeyError, SyntaxError, ValueError, RecursionError, MemoryError):
-            continue
-        for name in names:
-            if name not in own and not source.importable(name):
-                lacking[name] = None
-            new = [other for other in _imported(own.get(name, []), name, path) if other not in looked]
-            looked |= set(new)
-            pending += new
-    return sorted(lacking)
-
-
-def _imported(files: list[str], name: str, path: str) -> list[str]:
-    """Return those of the repository's files called so that an import reaches from a script; all of them where it can't be told."""
-    places = (path[: path.rfind("/") + 1], "", "src/")
-    first = ([each for each in files if each == f"{place}{name}.py" or each.startswith(f"{place}{name}/")] for place in places)
-    return next(filter(None, first), files)

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
-from autoresearch_mcp.server.commands.arguments import add_lab, duration, existing_lab, on_the_command_line, say
+from autoresearch_mcp.server.commands.arguments import add_lab, duration, existing_lab, on_the_command_line, say, show
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.ledger.access import Token
@@ -32,20 +31,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     action = actions.add_parser("create", help="make a token and print it, this once")
     action.add_argument("name", metavar="NAME", help="of its holder: the author of all that is done with it")
-    action.add_argument("--role", choices=[*Role], default=Role.WORKER, help="what its holder may do (default: worker)")
-    _add_expiry(action)
+    action.add_argument("--role", choices=[role.value for role in Role], default="worker", help="what its holder may do (default: worker)")
+    _add_expiry(action, "never")
     action = actions.add_parser("list", help="show whose tokens there are; the tokens themselves are kept nowhere")
     add_lab(action)
     action = actions.add_parser("rotate", help="revoke a holder's token and print a new one, with the same role")
     action.add_argument("name", metavar="NAME")
-    _add_expiry(action)
+    _add_expiry(action, "as long as the one before was made for")
     action = actions.add_parser("revoke", help="make a holder's token open nothing, from the next request on")
     action.add_argument("name", metavar="NAME")
     add_lab(action)
 
 
-def _add_expiry(action: argparse.ArgumentParser) -> None:
-    action.add_argument("--expires", metavar="DURATION", type=duration, help="such as 12h or 30d (default: never)")
+def _add_expiry(action: argparse.ArgumentParser, default: str) -> None:
+    action.add_argument("--expires", metavar="DURATION", type=duration, help=f"such as 12h or 30d (default: {default})")
     add_lab(action)
 
 
@@ -80,13 +79,17 @@ def _make(ledger: Ledger, arguments: argparse.Namespace) -> None:
     valid = {token.name: token for token in ledger.tokens().values() if token.valid}
     if replace and name not in valid:
         raise LabError(f"{name} has no valid token to replace. Make one with `token create`.", "unknown_token")
-    role = valid[name].role if replace else Role(arguments.role)
-    expires_at = None if arguments.expires is None else time.time() + arguments.expires
+    before, seconds = valid[name] if replace else None, arguments.expires
+    role = before.role if before else Role(arguments.role)
+    if seconds is None and before and before.expires_at is not None:
+        seconds = before.expires_at - before.created_at
+    expires_at = None if seconds is None else time.time() + seconds
     secret = ledger.add_token(name, role, expires_at, replace)
     on_the_command_line(ledger.record_change, f"token {arguments.action}", f"{name} as {role}")
+    until = "" if expires_at is None else f", until {_day(expires_at)} UTC"
     say(secret)
     say(
-        f"This is {name}'s token, shown this once. It makes its holder {name}, a{'n' if role[0] in 'aeiou' else ''} {role}. Its client sends it "
+        f"This is {name}'s token, shown this once. It makes its holder {name}, a{'n' if role[0] in 'aeiou' else ''} {role}{until}. Its client sends it "
         "as the header `Authorization: Bearer TOKEN`. From now on the lab serves nobody over HTTP without a token."
     )
 
@@ -99,7 +102,7 @@ def _list(ledger: Ledger) -> None:
     table = Table("name", "role", "made", "expires", "state", box=None)
     for token in tokens:
         table.add_row(token.name, token.role, _day(token.created_at), _day(token.expires_at), _state(token))
-    Console().print(table)
+    show(table)
 
 
 def _state(token: Token) -> str:

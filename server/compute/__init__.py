@@ -1,6 +1,6 @@
 """Where trainings run: one small interface in `base.py`, and a folder for each backend.
 
-A new backend is one more folder whose `backend` module has `open_backend`, one line in `BACKENDS`, one more value of
+A new backend is one more folder with a module that has `open_backend`, one line in `BACKENDS`, one more value of
 `[compute] backend` in `settings`, and one more `Backend` in `tests/server/compute/test_contract.py`.
 """
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # `[compute] backend` in lab.toml -> the module that opens it, imported when it is used
 BACKENDS: Mapping[str, str] = {
-    "local": "autoresearch_mcp.server.compute.local.backend",
+    "local": "autoresearch_mcp.server.compute.local.opening",
     "modal": "autoresearch_mcp.server.compute.modal.backend",
     "slurm": "autoresearch_mcp.server.compute.slurm.backend",
     "ssh": "autoresearch_mcp.server.compute.ssh.backend",

@@ -17,6 +17,7 @@ def spec_of(
     commit: str = "",
     others: str = "",
     quiet: bool = True,
+    far: bool = False,
 ) -> Spec:
     """Return what a launcher runs.
 
@@ -29,6 +30,7 @@ def spec_of(
         commit: The full id of the code's commit, which a script may ask git for.
         others: A hash of the files that no proposal can change.
         quiet: Whether it stops while a neighbour's model is scored.
+        far: Whether it runs where the interpreter's path means something else than here, and is left as it is written.
     """
     training, metric = launch.training, launch.metric
     entry, *arguments = shlex.split(training.module or training.entry)
@@ -55,7 +57,7 @@ def spec_of(
         below_home=below_home,
         others=others,
         module=module,
-        python=training.python if launch.backend == "ssh" else training.interpreter,
+        python=training.python if far else training.interpreter,
         cwd=training.cwd,
         env=training.env,
         memory_mb=training.memory_mb,

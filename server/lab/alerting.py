@@ -5,15 +5,17 @@ only a process that dies while it sends makes one arrive twice. Without webhooks
 """
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoresearch_mcp.server import __version__
 from autoresearch_mcp.server import answers as a
@@ -28,6 +30,9 @@ from autoresearch_mcp.server.runner import health
 from autoresearch_mcp.server.settings.alerts import Webhook
 from autoresearch_mcp.server.untrusted import one_line
 
+if TYPE_CHECKING:
+    from http.client import HTTPConnection
+
 LOOK_S = 30.0  # between two looks at a lab whose ledger doesn't change
 TICK_S = 2.0
 _TIMEOUT_S = 10.0
@@ -36,6 +41,7 @@ _LEASE_S = _AT_ONCE * _TIMEOUT_S + 40.0  # after which another server may send w
 _RETRY_S = (5.0, 900.0)
 _GIVE_UP_S = 86_400.0
 _LATE_S = 300.0  # a record that isn't in the shared log by then is an alert
+_STATUS = "the answer's status was"
 _MOST = 1_500  # characters of a text; Discord takes 2,000
 _TITLES = {
     "promotion": "New champion",
@@ -119,7 +125,7 @@ class Alerting:
             where = f"the address in {hook.url}" if hook.url.startswith("$") else "the address in lab.toml"
             is_well, state = hook.is_ready, "can be sent to from here"
             if not is_well:
-                state = f"can't be sent to from here: {hook.lacks} is missing or no https address"
+                state = f"can't be sent to from here: {hook.lacks} is missing{'' if hook.address else ' or no https address'}"
             elif test:
                 now = time.time()
                 said = Alert(f"test {now}", "test", "This is a test: alerts of this lab arrive here.", now)
@@ -142,8 +148,12 @@ class Alerting:
             for kind, key, text in self._noticed():
                 self._add(kind, key, text)
         ready = {_target(hook): hook for hook in self._core.settings.alerts.webhooks if hook.is_ready}
+        silent = set[str]()  # a place that doesn't answer holds up the others once, and not for each of its alerts
         for delivery in self._core.ledger.take_deliveries(_LEASE_S, _AT_ONCE, [*ready], time.time() - _GIVE_UP_S):
-            self._deliver(delivery, ready.get(delivery.target))
+            if delivery.target in silent:
+                self._core.ledger.postpone_delivery(delivery, pause_s(_RETRY_S, delivery.tries))
+            elif not self._deliver(delivery, ready.get(delivery.target)):
+                silent.add(delivery.target)
 
     def _work(self) -> None:
         while not self._ended.wait(TICK_S):
@@ -196,18 +206,21 @@ class Alerting:
                 f"Records have waited for more than {_LATE_S / 60:.0f} minutes to get into the shared log. None is lost.",
             )
 
-    def _deliver(self, delivery: Delivery, hook: Webhook | None) -> None:
-        ledger = self._core.ledger
+    def _deliver(self, delivery: Delivery, hook: Webhook | None) -> bool:
+        """Send an alert to a place, or put it off, or give it up. Return whether the place answered."""
+        ledger, is_answered = self._core.ledger, True
         if hook is None:
             why = "for a day its webhook wasn't in lab.toml, or no server had the variables that it names"
         else:
             why = _post(hook.address, *message(hook, self._core.settings.lab.name, delivery.alert))
+            is_answered = not why or why.startswith(_STATUS)
         if not why or time.time() - delivery.alert.at > _GIVE_UP_S:
             ledger.delivered(delivery)
         else:
             ledger.postpone_delivery(delivery, pause_s(_RETRY_S, delivery.tries))
         if why:
             _log.warning("An alert of the kind %s can't be sent: %s.", delivery.alert.kind, why)
+        return is_answered
 
 
 def message(hook: Webhook, lab: str, alert: Alert) -> tuple[bytes, dict[str, str]]:
@@ -227,7 +240,7 @@ def message(hook: Webhook, lab: str, alert: Alert) -> tuple[bytes, dict[str, str
     body = json.dumps(content).encode()
     if hook.key:
         stamp = str(int(time.time()))
-        signature = hmac.new(hook.key.encode(), f"{id}.{stamp}.".encode() + body, "sha256").digest()
+        signature = hmac.new(hook.key, f"{id}.{stamp}.".encode() + body, "sha256").digest()
         headers |= {"webhook-id": id, "webhook-timestamp": stamp, "webhook-signature": f"v1,{base64.b64encode(signature).decode()}"}
     return body, headers
 
@@ -251,21 +264,40 @@ def _budget(status: a.StatusAnswer) -> Iterator[tuple[str, str, str]]:
 def _post(url: str, body: bytes, headers: dict[str, str]) -> str:
     """Send a message. Returns why it didn't arrive, without the address; empty if it did. Follows no redirect."""
     import http.client
-    from urllib.parse import urlsplit
+    from urllib.parse import unquote, urlsplit
 
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    if parts.username is not None:
+        named = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers = headers | {"Authorization": f"Basic {base64.b64encode(named.encode()).decode()}"}
+    late = threading.Event()
     try:
         connection = kind(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
+        watch = threading.Timer(_TIMEOUT_S, _hang_up, [connection, late])
+        watch.daemon = True
+        watch.start()
         try:
             path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
+            connection.connect()  # to each of its addresses in turn, so the watch may have looked before there was a socket
+            if late.is_set():
+                raise TimeoutError
             connection.request("POST", path, body, headers)
             status = connection.getresponse().status
         finally:
+            watch.cancel()
             connection.close()
     except (OSError, http.client.HTTPException, ValueError) as error:
-        return type(error).__name__
-    return "" if 200 <= status < 300 else f"the answer's status was {status}"
+        return f"no answer within {_TIMEOUT_S:.0f} s" if late.is_set() or isinstance(error, TimeoutError) else type(error).__name__
+    return "" if 200 <= status < 300 else f"{_STATUS} {status}"
+
+
+def _hang_up(connection: "HTTPConnection", late: threading.Event) -> None:
+    """Cut a connection that takes too long as a whole. A socket's own timeout begins anew with each byte that comes."""
+    late.set()
+    if connection.sock is not None:
+        with contextlib.suppress(OSError):
+            connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _target(hook: Webhook) -> str:

@@ -14,6 +14,7 @@ from autoresearch_mcp.server.lake.view import MergedView
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Experiment
 from autoresearch_mcp.server.paths import LabPaths, StatePaths
+from autoresearch_mcp.server.proposals.examining import Examine, Findings, Question, examined
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.lock import runner_alive
 from autoresearch_mcp.server.runner.start import ensure_runner
@@ -31,7 +32,8 @@ class LabCore:
         LabError: `not_a_lab`, `newer_lab`, `bad_settings`, `read_only`, and the ledger's and the repository's own.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, examine: Examine = examined) -> None:
+        self._examine_files = examine
         self.root = root.resolve()
         self.settings_file = lab_settings.SettingsFile(self.root)
         paths = LabPaths(self.root)
@@ -40,7 +42,7 @@ class LabCore:
         self.ledger = Ledger(paths.ledger)
         self._opened = settings = self.settings
         self.gate = Gate(self.ledger, lambda: self.settings)
-        self._repo = Repo(self.root, settings.training.editable)
+        self._repo = Repo(self.root, settings.training.editable, examine=self._examine)
         self.embedder = open_embedder(settings.embeddings)
         self.view = MergedView(open_lake(settings, self.state, self.embedder), self.ledger.pending, self.embedder)
 
@@ -54,8 +56,12 @@ class LabCore:
         """The lab's repository, with the paths that may be edited now."""
         editable = self.settings.training.editable
         if self._repo.editable.patterns != tuple(editable):
-            self._repo = Repo(self.root, editable)
+            self._repo = Repo(self.root, editable, examine=self._examine)
         return self._repo
+
+    def _examine(self, question: Question) -> Findings:
+        """Examine the files of a proposal. Imports of packages that lie elsewhere can't be judged."""
+        return self._examine_files(question if self.settings.has_packages else question._replace(modules=None))
 
     def settings_warnings(self) -> list[str]:
         """Return what to know of the last edit of `lab.toml`: that it is not valid, or that this process uses it only once it starts again."""
@@ -120,7 +126,8 @@ class LabCore:
 
     def was_champion(self, sha: str) -> bool:
         """Return whether the commit is the champion or was on the way to it."""
-        return self.repo.is_ancestor(sha, self.repo.champion())
+        champion = self.repo.champion()
+        return sha == champion or self.repo.is_ancestor(sha, champion)
 
     def experiment(self, id: str) -> Experiment:
         """Return the whole record of an experiment, from the ledger or the lake.

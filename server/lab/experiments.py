@@ -69,6 +69,10 @@ class Experiments:
             self._core.wake()
         return lines
 
+    def states_now(self, ids: Sequence[str]) -> dict[str, str]:
+        """Return the states of those of these experiments that the ledger knows. It costs one look-up."""
+        return self._core.ledger.states(ids)
+
     def _trained_for(self, id: str) -> list[str]:
         """Return the experiments that an id stands for."""
         if id.startswith("c-"):

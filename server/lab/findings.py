@@ -1,9 +1,11 @@
 """What a check of a lab or of code found, and what a short run tells."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from autoresearch_mcp.server.compute.local.short_run import ShortRun
+from autoresearch_mcp.server.models import Failure
 from autoresearch_mcp.server.settings import MetricSection, Settings
 from autoresearch_mcp.trainer.metrics import Reading
 
@@ -12,7 +14,13 @@ _IGNORED = (
     "[training] data in lab.toml."
 )
 _INSTALL = "Install it where the runs' interpreter finds it, or name the interpreter that has it as [training] python in lab.toml."
-_KINDS = {"import_error": _INSTALL, "sandbox_violation": "A run writes to its own folder ($HOME, where it starts), $TMPDIR and /tmp only."}
+_LACKS_ARGUMENTS = re.compile(r"exit code 2: .*(?:argument|required|command|usage|option)", re.IGNORECASE)
+_ARGUMENTS = "It takes other arguments: write them behind the file in [training] entry of lab.toml, or behind [training] module."
+_KINDS = {
+    "import_error": _INSTALL,
+    "syntax_error": "The Python that runs it can't read it: correct it, or name a newer one as [training] python in lab.toml.",
+    "sandbox_violation": "A run writes to its own folder ($HOME, where it starts), $TMPDIR and /tmp only.",
+}
 
 
 @dataclass(frozen=True)
@@ -45,13 +53,12 @@ class Finding:
 def findings_of(short: ShortRun, settings: Settings, seconds: float) -> Iterator[Finding]:
     """Say how a short run of so many seconds went."""
     training, metric = settings.training, settings.metric
-    command = f"python -m {training.module}" if training.module else f"python {training.entry}"
+    command = training.command
     ended = {"done": "came to its end", "going": f"still trained after {seconds:g} s", "failed": "failed"}[short.outcome]
     if failure := short.failure:
         lines = [line for line in failure.lines if line not in failure.message]
         text = f"`{command}` {ended}: {failure.message}" + "".join(f"\n      {line}" for line in lines)
-        missing = "FileNotFoundError" in failure.message or "No such file" in failure.message
-        yield Finding("code", "bad", text, _IGNORED if missing and metric.name else _hint(failure.kind, metric.name) or failure.advice)
+        yield Finding("code", "bad", text, _hint(failure, metric.name))
     else:
         yield Finding("code", "ok", f"`{command}` {ended}")
     for line in short.refused:
@@ -61,6 +68,8 @@ def findings_of(short: ShortRun, settings: Settings, seconds: float) -> Iterator
         yield Finding("start", "ok", f"{first} came after {short.startup_s:.1f} s")
     elif short.outcome == "going" and not metric.name:
         yield Finding("start", "bad", "it never called start()", "Build the model, call start(), then train.")
+    elif short.outcome == "going":
+        yield Finding("start", "note", f"it printed nothing in {seconds:g} s", "`--seconds` gives it longer.")
     if short.step_s is not None:
         loss = "" if short.loss is None else f"; the loss is {short.loss:.4g}"
         yield Finding("steps", "ok", f"{short.steps} steps, {_seconds(short.step_s)} each{loss}")
@@ -77,8 +86,22 @@ def findings_of(short: ShortRun, settings: Settings, seconds: float) -> Iterator
         yield Finding("weights", "ok", f"{short.weights_mb:.1f} of {short.weights_limit_mb} MB were submitted")
 
 
-def _hint(kind: str, metric: str) -> str:
-    return _KINDS.get(kind, "") if metric else ""
+def never_submits(file: str) -> Finding:
+    """Say that the code of a lab without a metric of its own keeps no contract."""
+    hint = (
+        "Name the metric that it prints as [metric] name in lab.toml: then it runs as it is. Or have it call start() and submit(), as "
+        "trainer/client.py says."
+    )
+    return Finding("code", "bad", f"{file} never calls submit(), so no run of it can be scored", hint)
+
+
+def _hint(failure: Failure, metric: str) -> str:
+    """Return what to do about a failure. Only code that reports its own metric can be told of settings of its own."""
+    if metric and ("FileNotFoundError" in failure.message or "No such file" in failure.message):
+        return _IGNORED
+    if metric and _LACKS_ARGUMENTS.search(failure.message):
+        return _ARGUMENTS
+    return (_KINDS.get(failure.kind, "") if metric else "") or failure.advice
 
 
 def _scored(metric: str, ended: bool) -> Finding:

@@ -36,6 +36,7 @@ from autoresearch_mcp.server.lab.trainings import Trainings
 from autoresearch_mcp.server.lab.trying import Trying
 from autoresearch_mcp.server.lab.verdicts import Verdicts
 from autoresearch_mcp.server.models import Promotion
+from autoresearch_mcp.server.proposals.examining import Examine, examined
 from autoresearch_mcp.server.settings import Settings
 from autoresearch_mcp.server.settings.live import Stamp
 
@@ -43,12 +44,16 @@ from autoresearch_mcp.server.settings.live import Stamp
 class Lab:
     """An opened lab. Each use case is implemented in the class of its subject, and offered here under its own name.
 
+    Args:
+        root: the lab's folder.
+        examine: examines the files of proposals; by default here and now.
+
     Raises:
         LabError: `not_a_lab`, `newer_lab`, `bad_settings`, `read_only`, and the ledger's and the repository's own.
     """
 
-    def __init__(self, root: Path) -> None:
-        core = self._core = LabCore(root)
+    def __init__(self, root: Path, examine: Examine = examined) -> None:
+        core = self._core = LabCore(root, examine)
         self.root = core.root
         self._promoter().recover()
         self._status = LabStatus(core.settings_file, core.state, core.ledger, core.repo)
@@ -58,6 +63,7 @@ class Lab:
         experiments = Experiments(core, self._status)
         self.changes = experiments.changes
         self.states = experiments.states
+        self.states_now = experiments.states_now
         self.marked = experiments.marked
         self.get_experiment = experiments.get_experiment
         self.find = experiments.find
@@ -114,9 +120,6 @@ class Lab:
         self.query_experiments = history.query_experiments
         self.records = history.records
         self.import_records = history.import_records
-        pictures = Pictures(core, self._status)
-        self.plot_progress = pictures.plot_progress
-        self.curves = pictures.curves
         self.publish = Publishing(core).publish
         campaigns = Campaigns(core, self._status)
         self.overview = campaigns.overview
@@ -127,7 +130,11 @@ class Lab:
         self.promotions = campaigns.promotions
         self.claims = campaigns.claims
         self.decisions = campaigns.decisions
+        self.last_words = campaigns.last_words
         self.awaiting_approval = campaigns.awaiting_approval
+        pictures = Pictures(core, self._status, campaigns)
+        self.plot_progress = pictures.plot_progress
+        self.curves = pictures.curves
 
         self.audit = Auditing(core, self._status).audit
         self.gate = core.gate
@@ -142,6 +149,8 @@ class Lab:
         self.newest_news = news.newest_news
         self.unheard = news.unheard
         self.since = news.since
+        self.told_to_all = news.told_to_all
+        self.cursor = news.cursor
         self.awaited = AwaitedCases(core).awaited
 
         self.write_memory = memories.write_memory
@@ -180,7 +189,7 @@ class Lab:
         Args:
             steps: whether to say what to do next for nobody in particular. `next_steps` says it for a caller.
         """
-        cursor = str(self._core.ledger.cursor())  # before all else: what happens meanwhile is told twice, never missed
+        cursor = self.cursor()  # before all else: what happens meanwhile is told twice, never missed
         answer = self._status.status(self._core.wake)
         behind = self._core.view.warning()
         warnings = [*answer.warnings, *self._core.settings_warnings(), *([behind] if behind else [])]
@@ -222,7 +231,7 @@ class Lab:
         """
         core = self._core
         commit = core.repo.owners.commit(name)
-        if not core.settings.training.python:  # another interpreter has other packages
+        if core.settings.has_packages:
             core.repo.check(commit, core.settings.training.file)
         adoption = self._promoter().adopt(commit, by, reason, core.settings.trust)
         core.wake()

@@ -34,6 +34,11 @@ class Lineage:
         """Return whether a commit was built on an earlier champion."""
         return self._champion.isdisjoint({commit, *self._ledger.bases(commit)})
 
+    def was_taken_back(self, commit: str) -> bool:
+        """Return whether the lab's owner took a promotion of this code back: only they can promote it again."""
+        demoted = [each.previous for each in self._ledger.promotions() if each.is_demotion]
+        return commit in demoted or commit in {self._ledger.proposal_of(each) for each in demoted}
+
 
 def standing_in_words(commit: str, n: int, gain: float | None, se: float | None, verdict: Verdict | None, lineage: Lineage) -> str:
     """Say in a few words where a commit stands, so that nobody takes a lucky run for a better champion.
@@ -50,6 +55,8 @@ def standing_in_words(commit: str, n: int, gain: float | None, se: float | None,
         return "champion"
     if lineage.has(commit):
         return "already in the champion"
+    if verdict is not None and verdict.promote and lineage.was_taken_back(commit):
+        return "taken back by the lab's owner"
     if verdict is not None and (verdict.final or verdict.code == "futile"):
         words = [f"decided: {verdict.code}"]
         if verdict.code == "futile" and verdict.gain is not None and verdict.se:

@@ -4,7 +4,7 @@ from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.lineage import Lineage
 from autoresearch_mcp.server.lab.titles import shorten, title
 from autoresearch_mcp.server.lake.base import Condition, Query
-from autoresearch_mcp.server.ledger.looks import Cursor, Tally
+from autoresearch_mcp.server.ledger.looks import Cursor, Happened, Tally
 from autoresearch_mcp.server.ledger.news import Piece
 from autoresearch_mcp.server.models import Candidacy, Memory, Promotion, Sweep
 from autoresearch_mcp.server.untrusted import one_line
@@ -45,6 +45,25 @@ class NewsCases:
         after = Cursor.parse(cursor)
         unheard = [piece for piece in self._core.ledger.unheard(caller) if piece.seq <= after.news]
         happened = self._core.ledger.happened(after, caller)  # after the other: what counts as heard is in it
+        stale = self._superseded(caller) if happened.promotions else []
+        lines = [f"Queued by you on an earlier base: {', '.join(stale)}."] if stale else []
+        return _within(_NEWS, [*lines, *self._told(happened, after, caller), *self.in_words(unheard, caller)])
+
+    def told_to_all(self, cursor: str) -> list[str]:
+        """Return what happened after a `cursor`, whomever it concerns, as `since` does. It counts as heard by nobody.
+
+        Raises:
+            LabError: `bad_arguments` for a cursor that is none.
+        """
+        after = Cursor.parse(cursor)
+        return _within(_NEWS, self._told(self._core.ledger.happened(after, ""), after, ""))
+
+    def cursor(self) -> str:
+        """Return the place after all that has happened."""
+        return str(self._core.ledger.cursor())
+
+    def _told(self, happened: Happened, after: Cursor, caller: str) -> list[str]:
+        """Return what happened in sentences: the champion's moves, which are first as the rest may be cut, then the newest."""
         told = [(tally.at, self._ended(tally)) for tally in happened.tallies]
         held = {claim.seq for claim in self._core.ledger.claims()}  # of those that ended, what they were trained for tells
         told += [
@@ -54,14 +73,12 @@ class NewsCases:
         ]
         told += [(piece.at, piece.text) for piece in happened.addressed if piece.text]
         told += [(sweep.ended_at or 0.0, self._swept(sweep)) for sweep in happened.sweeps]
-        told += [(launch.ended_at or 0.0, self._decided(launch)) for launch in happened.launches]
+        told += [(launch.ended_at or 0.0, self._decided(launch, caller)) for launch in happened.launches]
         claimed = {claim.idea for claim in happened.claims}
         told += [(idea.created_at, self._idea(idea)) for idea in self._ideas(after.at / 1000) if idea.id not in claimed]
-        lines = [self.promotion_in_words(promotion) for promotion in reversed(happened.promotions)]  # first: the rest may be cut
+        lines = [self.promotion_in_words(promotion) for promotion in reversed(happened.promotions)]
         lines += [text for _, text in sorted(told, key=lambda each: -each[0])]
-        stale = self._superseded(caller) if happened.promotions else []
-        lines[:0] = [f"Queued by you on an earlier base: {', '.join(stale)}."] if stale else []
-        return _within(_NEWS, [one_line(line, _SENTENCE) for line in [*lines, *self.in_words(unheard, caller)]])
+        return [one_line(line, _SENTENCE) for line in lines]
 
     def _ideas(self, after: float) -> list[Memory]:
         where = (Condition("kind", "=", "idea"), Condition("created_at", ">=", after))
@@ -82,8 +99,11 @@ class NewsCases:
         return f"The sweep {sweep.id} of {sweep.author} over {', '.join(sweep.parameters)} is {sweep.state}: get_experiment(id=['{sweep.id}']) shows it."
 
     @staticmethod
-    def _decided(launch: Candidacy) -> str:
-        return f"Your {launch.commit[:12]} ({launch.id}) is {launch.state}{f' ({launch.verdict})' if launch.verdict else ''}. {launch.note}"
+    def _decided(launch: Candidacy, caller: str) -> str:
+        whose = "Your" if launch.author == caller else f"{launch.author}'s"
+        return (
+            f"{whose} {launch.commit[:12]} ({launch.id}) is {launch.state}{f' ({launch.verdict})' if launch.verdict else ''}. {launch.note}"
+        )
 
     def in_words(self, pieces: list[Piece], caller: str) -> list[str]:
         """Return pieces of news in sentences. Of the champion's moves, the last is told.

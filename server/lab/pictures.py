@@ -1,28 +1,29 @@
 """The pictures of a lab: its campaign, and the curves of a few commits."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server import runs
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.lab.campaigns import Campaigns
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.curve_plot import MOST_RUNS, CommitCurves, draw_curves
-from autoresearch_mcp.server.lab.progress import Campaign
+from autoresearch_mcp.server.lab.other_labs import OtherLabs
 from autoresearch_mcp.server.lab.query import conditions as conditions_of
 from autoresearch_mcp.server.lab.status import LabStatus
 from autoresearch_mcp.server.lab.titles import title
 from autoresearch_mcp.server.lake.base import Query
-from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment, Record
+from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment
 from autoresearch_mcp.trainer import protocol
 
 
 class Pictures:
     """The use cases that draw."""
 
-    def __init__(self, core: LabCore, status: LabStatus) -> None:
+    def __init__(self, core: LabCore, status: LabStatus, campaigns: Campaigns) -> None:
         self._core = core
         self._status = status
+        self._other_labs = OtherLabs(core, campaigns)
 
     def plot_progress(self, commits: Sequence[str] = ()) -> a.ProgressPicture:
         """Draw every experiment as a point and the champion's metric as a line; of some commits, their curves beside the champion's.
@@ -45,24 +46,8 @@ class Pictures:
     def _campaign(self) -> a.ProgressPicture:
         from autoresearch_mcp.server.lab.progress_plot import draw
 
-        settings, conditions, ledger = self._core.settings, self._status.conditions(), self._core.ledger
-        champion, apart = self._core.repo.champion(), ledger.measurements() | ledger.withdrawn()
-        asked = ledger.undecided(champion, conditions)
-        return draw(
-            Campaign(
-                experiments=[e for e in self._all_experiments() if e.commit not in apart],
-                promotions=ledger.promotions(),
-                title=settings.lab.name,
-                champion=self._status.summary(champion, conditions),
-                undecided={*asked, *(candidacy.commit for candidacy in ledger.open_candidacies())},
-                conditions=conditions,
-                reported=settings.metric.name if settings.trust == "reported" else "",
-                measured=settings.metric.title,
-                goal=settings.metric.better,
-                reference=settings.reference,
-                noise=self._status.noise(conditions),
-            )
-        )
+        overview, progress = self._other_labs.beside()
+        return draw(progress, overview.campaign.title)
 
     def curves(self, commits: Sequence[str] = ()) -> list[CommitCurves]:
         """Return the champion's curves, then those of some commits.
@@ -91,13 +76,3 @@ class Pictures:
         ]
         proposal = ledger.proposal(ledger.proposal_of(commit))
         return CommitCurves(commit, title(proposal) if proposal else "baseline", curves, live, is_champion)
-
-    def _all_experiments(self) -> list[Experiment]:
-        experiments: list[Record] = []
-        after: tuple[Any, str] | None = None
-        while True:
-            page = self._core.view.select("experiments", Query(order_by="created_at", descending=False, limit=1000, after=after)).value
-            experiments += page
-            if len(page) < 1000:
-                return [e for e in experiments if isinstance(e, Experiment)]
-            after = (page[-1].created_at, page[-1].id)

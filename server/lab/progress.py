@@ -5,26 +5,47 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from autoresearch_mcp.server.answers import Summary
 from autoresearch_mcp.server.goal import WORDS, Goal, best
 from autoresearch_mcp.server.lab.intervals import Interval, band, candidates
-from autoresearch_mcp.server.ledger.results import Ended
-from autoresearch_mcp.server.models import IMPORTED, Experiment, Promotion
+from autoresearch_mcp.server.ledger.results import Row
+from autoresearch_mcp.server.models import ExperimentState, Promotion
 from autoresearch_mcp.server.untrusted import fence
 from autoresearch_mcp.trainer.records import METRIC
 
-Point = Experiment | Ended
+_MOST = 1e6  # of what is a number that can be drawn
 MOST_UNDECIDED = 8  # whose intervals are shown, the newest
+
+
+class Foreign(NamedTuple):
+    """An experiment of another lab that shares the log, or that `import` brought."""
+
+    id: str
+    commit: str
+    state: ExperimentState
+    val_bpb: float | None
+    reported_bpb: float | None
+    created_at: float
+    finished_at: float | None
+
+    @property
+    def ended_at(self) -> float:
+        """When it ended, in Unix seconds."""
+        return self.finished_at or self.created_at
+
+    @property
+    def metric(self) -> float | None:
+        """The metric that it ended with, as `Experiment.metric`."""
+        return (self.reported_bpb if self.val_bpb is None else self.val_bpb) if self.state == "finished" else None
 
 
 @dataclass(frozen=True)
 class Campaign:
-    """What a picture is drawn from.
+    """What to know of a campaign besides its experiments.
 
     Attributes:
-        experiments: all of the lab's log, imported ones included.
         promotions: the lab's own.
         title: the lab's name.
         champion: the champion now, with the mean of its replicates that count.
@@ -37,7 +58,6 @@ class Campaign:
         undecided: commits that the gate has not decided on.
     """
 
-    experiments: Sequence[Experiment] | Sequence[Ended]
     promotions: Sequence[Promotion]
     title: str
     champion: Summary
@@ -85,7 +105,7 @@ class Progress:
         unverified: number and value of what finished with a printed metric only.
         printed: number, value and commit of those of them that are compared, where the lab goes by a printed metric.
         elsewhere: number and value of what was measured under other conditions: on a scale of its own.
-        imported: number and value of what another lab measured; no value where it did not finish.
+        imported: number and value of what another lab measured, which `import` brought or the shared log has; no value where it did not finish.
         screened: what was measured on another kind of device than the reference.
         failed: what ended without a metric.
         cancelled: what was cancelled.
@@ -94,7 +114,8 @@ class Progress:
         measured: the name of the metric that the lab measures itself.
         goal: which way the metric is better.
         states: experiments by state.
-        champions: the baseline and every promoted commit, in order.
+        champions: the baseline and every commit that the champion moved to, in order.
+        promotions: how many of those moves were the gate's: the owner's, forward or back, are none.
         undecided: where the mean of each candidate lies that the gate has not decided on.
     """
 
@@ -113,14 +134,8 @@ class Progress:
     goal: Goal
     states: dict[str, int]
     champions: list[Champion]
+    promotions: int
     undecided: dict[str, Interval]
-
-    @classmethod
-    def of(cls, campaign: Campaign) -> "Progress":
-        """Sort a campaign's experiments into what is compared and what stands apart."""
-        course = Course(campaign.conditions, campaign.reference, campaign.reported)
-        course.add(sorted((e for e in campaign.experiments if isinstance(e, Ended) or e.terminal), key=in_order))
-        return course.progress(campaign)
 
     @property
     def compared(self) -> list[tuple[int, float, str]]:
@@ -150,14 +165,77 @@ class Course:
         # Of the lab's own, by commit: its first number and hypothesis, whether it was measured under these conditions, what is compared.
         self._first: dict[str, tuple[int, str]] = {}
         self._measured: dict[str, bool] = {}
-        self._runs: dict[str, list[tuple[int, float]]] = {}
+        self._runs: dict[str, list[tuple[int, float, str]]] = {}
 
-    def add(self, experiments: Iterable[Point]) -> None:
+    def add(self, rows: Sequence[Row]) -> None:
         """Add experiments that ended after all that were added before, the first to end first."""
-        for number, e in enumerate(experiments, len(self._times) + 1):
-            self._times.append(_ended_at(e))
-            self._states[str(e.state)] += 1
-            self._place(number, e)
+        # A year has hundreds of thousands: what is looked up for each is named here once.
+        first, measured, runs, apart = self._first, self._measured, self._runs, self._apart
+        conditions, reference, is_reported = self._conditions, self._reference, bool(self._reported)
+        begun = len(self._times) + 1
+        self._times += [row[-1] for row in rows]
+        self._states.update([row[5] for row in rows])
+        for number, (_, _, commit, own_conditions, device, state, verified, reported, _, hypothesis, _, _, _, _) in enumerate(rows, begun):
+            if commit not in first:
+                first[commit] = number, hypothesis
+            value = reported if verified is None else verified
+            is_comparable = not conditions or own_conditions == conditions
+            if state != "finished":
+                apart[state if state in apart else "failed"].append(number)
+                continue
+            is_number = value is not None and -math.inf < value < math.inf
+            if is_number and (is_comparable or commit not in measured):
+                measured[commit] = is_comparable
+            if device != reference:
+                apart["screened"].append(number)
+            elif value is None or not -_MOST < value < _MOST:
+                apart["failed"].append(number)
+            elif (verified is None) != is_reported:
+                self._unverified.append((number, value))  # of another kind than the lab's metric
+            elif not is_comparable:
+                self._elsewhere.append((number, value))
+            else:
+                point = number, value, commit
+                if verified is None:
+                    self._unverified.append((number, value))
+                    self._printed.append(point)
+                else:
+                    self._verified.append(point)
+                if commit in runs:
+                    runs[commit].append(point)
+                else:
+                    runs[commit] = [point]
+
+    def take_back(self, rows: Sequence[Row]) -> None:
+        """Forget the last rows, to add them again in another order."""
+        first_number = len(self._times) - len(rows) + 1
+        del self._times[first_number - 1 :]
+        self._states.subtract([row[5] for row in rows])
+        self._states += Counter()  # without those of which none is left
+        for points in (self._verified, self._unverified, self._printed, self._elsewhere, self._imported):
+            while points and points[-1][0] >= first_number:
+                points.pop()
+        for numbers in self._apart.values():
+            while numbers and numbers[-1] >= first_number:
+                numbers.pop()
+        for commit in {row[2] for row in rows}:
+            if self._first[commit][0] >= first_number:
+                del self._first[commit]
+            runs = self._runs.get(commit, [])
+            while runs and runs[-1][0] >= first_number:
+                runs.pop()
+            if not runs:
+                self._runs.pop(commit, None)
+
+    def add_among(self, experiments: Iterable[Row | Foreign]) -> None:
+        """Add as `add` does, with those of other labs among them."""
+        for e in experiments:
+            if isinstance(e, Foreign):
+                self._times.append(e.ended_at)
+                self._states[e.state] += 1
+                self._imported.append((len(self._times), finite(e.metric)))
+            else:
+                self.add([e])
 
     def progress(self, campaign: Campaign) -> Progress:
         """Return how the campaign stands.
@@ -181,38 +259,14 @@ class Course:
             goal=campaign.goal,
             states=dict(self._states),
             champions=self._champions(campaign),
+            promotions=sum(not (each.is_demotion or each.is_adoption) for each in campaign.promotions),
             undecided={},
         )
         if campaign.noise is not None:
             progress.champions[:] = self._with_bands(progress.champions, campaign.noise)
-            undecided = {commit: runs for commit in campaign.undecided if (runs := self._runs.get(commit))}
+            undecided = {commit: [run[:2] for run in runs] for commit in campaign.undecided if (runs := self._runs.get(commit))}
             progress.undecided.update(candidates(undecided, campaign.noise))
         return progress
-
-    def _place(self, number: int, e: Point) -> None:
-        value, is_own = finite(e.metric), not _is_imported(e)
-        is_comparable = self._conditions in ("", e.conditions)
-        if is_own:
-            self._first.setdefault(e.commit, (number, e.hypothesis))
-            if e.metric is not None:
-                self._measured[e.commit] = is_comparable or self._measured.get(e.commit, False)
-        if not is_own:
-            self._imported.append((number, value))
-        elif e.state == "finished" and e.device != self._reference:
-            self._apart["screened"].append(number)
-        elif value is None:
-            self._apart[e.state if e.state in ("cancelled", "stopped_early") else "failed"].append(number)
-        elif (e.val_bpb is None) != bool(self._reported):
-            self._unverified.append((number, value))  # of another kind than the lab's metric
-        elif not is_comparable:
-            self._elsewhere.append((number, value))
-        else:
-            if e.val_bpb is None:
-                self._unverified.append((number, value))
-                self._printed.append((number, value, e.commit))
-            else:
-                self._verified.append((number, value, e.commit))
-            self._runs.setdefault(e.commit, []).append((number, value))
 
     def _champions(self, campaign: Campaign) -> list[Champion]:
         """Return the baseline and every promoted commit whose mean the gate knew, in order. Reported and verified ones are never mixed."""
@@ -245,28 +299,20 @@ class Course:
         banded = []
         for first, (champion, end) in enumerate(zip(champions, ends)):
             start = 0 if first == 0 else champion.start  # what won a commit the crown was lucky, so it says nothing of it
-            own = [(number, value) for number, value in self._runs.get(champion.commit, ()) if start < number <= end]
+            own = [(number, value) for number, value, _ in self._runs.get(champion.commit, ()) if start < number <= end]
             fewest = 1 if first == 0 else 2  # a promoted one has the gate's mean until then
             banded.append(replace(champion, band=tuple(band(own, noise, fewest))))
         return banded
 
 
-def in_order(e: Point) -> tuple[float, str]:
+def in_order(e: Row | Foreign) -> tuple[float, str]:
     """Return by what experiments are ordered: when they ended."""
-    return _ended_at(e), e.id
-
-
-def _ended_at(e: Point) -> float:
-    return e.finished_at or e.created_at or 0.0
-
-
-def _is_imported(e: Point) -> bool:
-    return not isinstance(e, Ended) and IMPORTED in e.tags
+    return (e.ended_at, e.id) if isinstance(e, Foreign) else (e[-1], e[1])
 
 
 def finite(value: Any) -> float | None:
     """Return the value if it is a number that can be drawn, else None."""
-    return float(value) if isinstance(value, int | float) and abs(value) < 1e6 else None
+    return float(value) if isinstance(value, int | float) and abs(value) < _MOST else None
 
 
 def headline(progress: Progress) -> str:
@@ -279,8 +325,8 @@ def headline(progress: Progress) -> str:
         if champion is not baseline and baseline.comparable and first > 0:
             parts.append(f"{(level / first - 1) * 100:+.2f}% from the baseline's {first:.4f}".replace("-", "−"))
     parts.append(_count(progress.total, "experiment") if progress.total else "no experiments yet")
-    if promotions := max(len(progress.champions) - 1, 0):
-        parts.append(_count(promotions, "promotion"))
+    if progress.promotions:
+        parts.append(_count(progress.promotions, "promotion"))
     if progress.failed:
         parts.append(f"{len(progress.failed)} failed")
     return "  ·  ".join(parts)
@@ -316,7 +362,7 @@ def in_words(progress: Progress, title: str, short: Callable[[str, int], str]) -
     if progress.screened:
         lines.append(f"{_count(len(progress.screened), 'run')} on other kinds of device: marked at the edge, compared with nothing here.")
     if progress.imported:
-        lines.append(f"{_count(len(progress.imported), 'experiment')} imported: another lab measured them, so they are drawn apart.")
+        lines.append(f"{_count(len(progress.imported), 'experiment')} of other labs, imported or in the shared log: drawn apart.")
     if progress.reported:
         lines.append(
             f"The metric is {progress.reported}, as the training code prints it of itself: reported, verified by nobody; {WORDS[progress.goal]}."

@@ -6,17 +6,22 @@ first call (about a second). Labels are agents' text: cleaned, capped, and never
 
 import io
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from autoresearch_mcp.server.answers import ProgressPicture
 from autoresearch_mcp.server.goal import WORDS
 from autoresearch_mcp.server.lab.drawing import DRAWING, FAINT, FONT, INK, LINE, short, write
 from autoresearch_mcp.server.lab.intervals import Interval
-from autoresearch_mcp.server.lab.progress import MOST_UNDECIDED, Campaign, Champion, Progress, headline, in_words
+from autoresearch_mcp.server.lab.progress import MOST_UNDECIDED, Champion, Progress, headline, in_words
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[np.float64]
 
 _KEPT, _FAILED, _POINT = "#009E73", "#D55E00", "#8C939C"
 _OPEN = "#E69F00"  # orange
@@ -24,13 +29,18 @@ _APART = "#B6BCC5"  # what is compared with nothing here
 _MOST_LABELS = 12
 _LABEL_LENGTH = 34
 _MOST_COVERED = 3  # points of the picture that a label may hide
+_MANY, _CELL = 5_000, 2.0  # of more points of a kind, one is drawn in each square of so many pixels: they are drawn larger than that
 
 
-def draw(campaign: Campaign) -> ProgressPicture:
-    """Draw the campaign as a PNG of 1000 x 600 pixels, and say the same as text. Thread-safe."""
-    progress = Progress.of(campaign)
+def draw(progress: Progress, title: str) -> ProgressPicture:
+    """Draw a campaign as a PNG of 1000 x 600 pixels, and say the same as text. Thread-safe.
+
+    Args:
+        progress: the campaign as points.
+        title: the lab's name.
+    """
     with DRAWING:
-        return ProgressPicture(png=_png(progress, campaign.title), text=in_words(progress, campaign.title, short))
+        return ProgressPicture(png=_png(progress, title), text=in_words(progress, title, short))
 
 
 def _png(progress: Progress, title: str) -> bytes:
@@ -133,13 +143,25 @@ def _points(axes: "Axes", progress: Progress, low: float, high: float) -> None:
         ("stopped early", [(x, edge_at) for x in progress.stopped], "+", _FAILED, None, None),
         ("cancelled", [(x, edge_at) for x in progress.cancelled], "x", _APART, None, None),
         ("other conditions", elsewhere, "o", "none", _APART, None),
-        ("imported", imported, "s", "none", _APART, None),
+        ("of other labs", imported, "s", "none", _APART, None),
         ("another device", [(x, edge_at) for x in progress.screened], "d", _POINT, "white", 0.5),
     )
     for label, points, marker, colour, edge, width in groups:
         if points:
             own = style | ({"edgecolors": edge} if edge else {}) | ({"linewidths": width} if width else {})
-            axes.scatter([x for x, _ in points], [y for _, y in points], marker=marker, c=colour, label=label, **own)
+            shown = _uncovered(axes, points)
+            axes.scatter([x for x, _ in shown], [y for _, y in shown], marker=marker, c=colour, label=label, **own)
+
+
+def _uncovered(axes: "Axes", points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+    """Return the points without those of a long row that later ones cover."""
+    if len(points) <= _MANY:
+        return points
+    import numpy as np
+
+    cells = (axes.transData.transform(points) / _CELL).astype(np.int64)
+    _, last = np.unique((cells[:, 0] * 100_000 + cells[:, 1])[::-1], return_index=True)
+    return [points[place] for place in sorted(len(points) - 1 - last)]
 
 
 def _champion_line(axes: "Axes", progress: Progress) -> None:
@@ -206,7 +228,7 @@ def _labels(canvas: Any, axes: "Axes", progress: Progress) -> None:
     steps = list(zip(progress.champions, [None, *progress.champions]))
     steps.sort(key=lambda step: math.inf if step[1] is None else abs(step[0].level - step[1].level), reverse=True)
     frame = axes.get_window_extent(canvas.get_renderer())
-    obstacles = _obstacles(axes, progress)
+    xs, ys = _obstacles(axes, progress)
     taken: list[Bbox] = []
     for champion, _ in steps[:_MOST_LABELS]:
         if not (label := short(champion.hypothesis, _LABEL_LENGTH)):
@@ -222,7 +244,8 @@ def _labels(canvas: Any, axes: "Axes", progress: Progress) -> None:
             box = Bbox.from_bounds(left - 3, middle - size.height / 2 - 2, size.width + 6, size.height + 4)
             inside = frame.x0 - 6 <= box.x0 and box.x1 <= frame.x1 + 14 and frame.y0 <= box.y0 and box.y1 <= frame.y1
             if inside and not any(box.overlaps(other) for other in taken):
-                boxes.append((sum(box.x0 <= x <= box.x1 and box.y0 <= y <= box.y1 for x, y in obstacles), len(boxes), box, (dx, dy, ha)))
+                near = ys[xs.searchsorted(box.x0) : xs.searchsorted(box.x1, "right")]
+                boxes.append((int(((box.y0 <= near) & (near <= box.y1)).sum()), len(boxes), box, (dx, dy, ha)))
         if boxes:
             faults, _, box, (dx, dy, ha) = min(boxes, key=lambda place: place[:2])
             if faults <= _MOST_COVERED:
@@ -230,15 +253,21 @@ def _labels(canvas: Any, axes: "Axes", progress: Progress) -> None:
                 _annotate(axes, champion, label, dx, dy, ha)
 
 
-def _obstacles(axes: "Axes", progress: Progress) -> list[tuple[float, float]]:
-    """Return what a label should not cover, in pixels: the points, and the champion's line every few pixels."""
-    points = [(x, y) for x, y, _ in progress.verified] + [(float(x), y) for x, y in progress.unverified + progress.elsewhere]
+def _obstacles(axes: "Axes", progress: Progress) -> tuple["Numbers", "Numbers"]:
+    """Return what a label should not cover, in pixels from left to right: the points, and the champion's line every few pixels."""
+    import numpy as np
+
+    points = [(x, y) for x, y, _ in progress.verified] + [(x, y) for x, y in progress.unverified + progress.elsewhere]
     line: list[tuple[float, float]] = []
     ends = [champion.start for champion in progress.champions[1:]] + [progress.total]
     for champion, end in zip(progress.champions, ends):
         pieces = 1 + 120 * (end - champion.start) // progress.total
         line += [(champion.start + (end - champion.start) * piece / pieces, champion.level) for piece in range(pieces + 1)]
-    return [(float(x), float(y)) for x, y in axes.transData.transform([*points, *line])] if points or line else []
+    if not (points or line):
+        return np.empty(0), np.empty(0)
+    places = axes.transData.transform([*points, *line])
+    places = places[places[:, 0].argsort()]
+    return places[:, 0], places[:, 1]
 
 
 # Offsets in points for a falling line, which leaves the picture empty below it to the left: first there, then farther, then above

@@ -22,23 +22,27 @@ class Publishing:
         promotions = self._core.ledger.promotions()
         if not promotions:
             raise LabError("Nothing was promoted yet, so there is nothing to make a branch of.", "no_promotion")
-        steps = [(each.commit, self._message(each), each.author) for each in promotions]
+        steps = [(each.commit, *self._told(each)) for each in promotions]
         return self._core.repo.publish(branch, promotions[0].previous, steps)
 
-    def _message(self, promotion: Promotion) -> str:
-        ledger, verdict = self._core.ledger, promotion.verdict
-        proposal = ledger.proposal(ledger.proposal_of(promotion.commit))
+    def _told(self, promotion: Promotion) -> tuple[str, str]:
+        """Return the message for a move of the champion, and the commit's author: whose change it is."""
+        ledger, reason = self._core.ledger, promotion.verdict.get("reason", "")
+        about = promotion.previous if promotion.is_demotion else promotion.commit
+        proposal = ledger.proposal(ledger.proposal_of(about))
         head = title(proposal) if proposal else "A commit of the owner's"
+        asked = f"Asked for by {promotion.author}, approved by {promotion.approved_by}. Commit in the lab: {promotion.commit}"
         if promotion.is_demotion:
-            head = f"Take back: {head}" if proposal else "Back to the first champion"
-        runs = [str(row["id"]) for row in ledger.ended_of(promotion.commit) if row["state"] == "finished"][:8]
+            return "\n".join([f"Take back: {head}", "", *([f"The reason: {reason}"] if reason else []), asked]), promotion.author
+        runs = [
+            str(row["id"]) for row in ledger.ended_of(about) if row["state"] == "finished" and row["finished_at"] <= promotion.created_at
+        ][:8]
         lines = [
             head,
             "",
-            clean(proposal.hypothesis) if proposal else "",
-            "",
-            f"Evidence: {verdict.get('reason', '')}",
-            f"Approved by {promotion.approved_by}. Commit in the lab: {promotion.commit}",
-            *([f"Experiments: {', '.join(runs)}", f"Reproduce with: autoresearch-mcp reproduce {runs[0]}"] if runs else []),
+            *([clean(proposal.hypothesis), ""] if proposal else []),
+            f"The evidence: {reason}",
+            asked,
+            *([f"Its experiments: {', '.join(runs)}", f"Reproduce with: autoresearch-mcp reproduce {runs[0]}"] if runs else []),
         ]
-        return "\n".join(lines)
+        return "\n".join(lines), proposal.author if proposal else promotion.author

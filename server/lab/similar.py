@@ -5,6 +5,7 @@ those with the same constants or the same hunks are told. Hypotheses are compare
 their meaning where a local model is installed. An endpoint is not asked: every server would have to send it every hypothesis of the lab.
 """
 
+import functools
 import itertools
 import math
 import threading
@@ -149,18 +150,23 @@ class SimilarProposals:
             others = [each for each in self._proposals if each.commit not in {proposal.commit, *self._withdrawn}]
         if same := next((each for each in reversed(others) if each.change and each.change == proposal.change), None):
             yield f"{same.commit[:12]} is the same change on {same.base[:12]}."
-        conditions = self._status.conditions()
-        for name in list(proposal.sets)[:MOST_CONSTANTS]:
-            told = (self._gave(each, name, conditions) for each in reversed(others) if name in each.sets)
+        names, conditions = list(proposal.sets)[:MOST_CONSTANTS], self._status.conditions()
+        alike = [each for each in reversed(others) if not each.sets.keys().isdisjoint(names)]
+        measured = self._status.standings(conditions, [each.commit for each in alike])  # most are never trained
+        mean_of = functools.cache(lambda commit: self._status.summary(commit, conditions).mean)
+        for name in names:
+            told = (
+                self._gave(each, name, conditions, mean_of(each.base)) for each in alike if name in each.sets and each.commit in measured
+            )
             if tried := list(itertools.islice(filter(None, told), MOST_VALUES)):
                 yield f"Others that set {name}: {', '.join(tried)}."
 
-    def _gave(self, proposal: Proposal, name: str, conditions: str) -> str:
+    def _gave(self, proposal: Proposal, name: str, conditions: str, base: float | None) -> str:
         """Return what a value of a constant gained on its base, in words; empty where either was not measured."""
-        metric, base = (self._status.summary(commit, conditions) for commit in (proposal.commit, proposal.base))
-        if metric.mean is None or base.mean is None:
+        metric = self._status.summary(proposal.commit, conditions)
+        if metric.mean is None or base is None:
             return ""
-        return f"{proposal.sets[name]} gave {self._status.gain(metric.mean, base.mean):+.3f} (n {metric.n})"
+        return f"{proposal.sets[name]} gave {self._status.gain(metric.mean, base):+.3f} (n {metric.n})"
 
     def _shared(self, ours: frozenset[str], theirs: frozenset[str], holds: bool) -> float:
         common = ours & theirs

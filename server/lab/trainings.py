@@ -14,8 +14,9 @@ from autoresearch_mcp.server.lab.brakes import Brakes
 from autoresearch_mcp.server.lab.claims import renew_claims
 from autoresearch_mcp.server.lab.core import LabCore, clean_tags, without_mark
 from autoresearch_mcp.server.lab.experiments import Experiments
+from autoresearch_mcp.server.lab.preflight import preflight_error
 from autoresearch_mcp.server.lab.reproduction import TAG, Reproduction
-from autoresearch_mcp.server.lab.status import MAX_REPLICATES, LabStatus, preflight_error
+from autoresearch_mcp.server.lab.status import MAX_REPLICATES, LabStatus
 from autoresearch_mcp.server.ledger.budget import Share
 from autoresearch_mcp.server.models import ACTIVE_STATES, PAUSE, Experiment, new_id
 from autoresearch_mcp.server.settings import Settings
@@ -71,7 +72,7 @@ class Trainings:
             raise LabError(f"replicates must be 1 to {MAX_REPLICATES}, got {replicates}. Nothing was queued.", "bad_replicates")
         settings = core.settings  # one snapshot: what is reserved is what runs
         reserved = self.reserved(settings, device)
-        if not settings.training.python:  # another interpreter has other packages
+        if settings.has_packages:
             core.repo.check(sha, settings.training.file)
         now = time.time()
         wanted = [

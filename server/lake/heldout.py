@@ -1,6 +1,7 @@
 """Tells whether labs of one log measure on different held-out text."""
 
 import time
+from collections.abc import Callable, Collection, Sequence
 
 from autoresearch_mcp.server.lake.base import Condition, Lake, Query
 from autoresearch_mcp.server.models import IMPORTED, Experiment
@@ -32,20 +33,22 @@ class HeldOutTexts:
         return any(tokenizer == ours for tokenizer, _ in self._theirs - self._ours for ours, _ in self._ours)
 
 
-def differ_lately(lake: Lake, ours: Experiment) -> bool:
+def differ_lately(lake: Lake, ours: Experiment, own: Callable[[Sequence[str]], Collection[str]]) -> bool:
     """Return whether another lab of this log measured on other held-out text within a day.
 
     Args:
         lake: the log.
         ours: what this lab measured last.
+        own: returns those of some experiments that are this lab's. What it measured itself before it took over a secret says nothing of others.
 
     Raises:
         LakeUnavailable: the log can't be read.
     """
-    texts = HeldOutTexts()
-    texts.note(ours, is_ours=True)
     recent = Query(where=(Condition("created_at", ">=", time.time() - _LATELY_S),), limit=_MOST)
-    for each in lake.select("experiments", recent):
-        if isinstance(each, Experiment) and IMPORTED not in each.tags:
+    found = [each for each in lake.select("experiments", recent) if isinstance(each, Experiment) and IMPORTED not in each.tags]
+    known, texts = own([each.id for each in found]), HeldOutTexts()
+    texts.note(ours, is_ours=True)
+    for each in found:
+        if each.id not in known:
             texts.note(each, is_ours=False)
     return texts.differ

@@ -77,6 +77,7 @@ class Ledger:
         self.near_copies = proposals.near_copies
         self.larger_than = proposals.larger_than
         self.proposal_of = proposals.proposal_of
+        self.aliases = proposals.aliases
         self.add_alias = proposals.add_alias
 
         experiments = OpenExperiments(database)
@@ -124,6 +125,7 @@ class Ledger:
 
         results = Results(database)
         self.ended = results.ended
+        self.states = results.states
         self.ended_of = results.ended_of
         self.beside = results.beside
         self.recent = results.recent
@@ -175,6 +177,7 @@ class Ledger:
         self.decisions = decisions.decisions
         self.passing = decisions.passing
         self.undecided = decisions.undecided
+        self.last_words = decisions.last_words
         self.levels_spent = decisions.levels_spent
         self.decided_since = decisions.decided_since
 

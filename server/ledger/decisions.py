@@ -78,6 +78,16 @@ class Decisions:
         """Return the commits of which the gate asked for more replicates."""
         return self._those(champion, conditions, "AND NOT final AND json_extract(verdict, '$.code') = 'continue'")
 
+    def last_words(self, commits: Collection[str]) -> dict[str, tuple[str, Verdict]]:
+        """Return the last word that ended the question of each of these commits, with the champion of then, whichever it was."""
+        query = (
+            'SELECT champion, verdict, "commit" FROM decisions '  # noqa: S608
+            f'WHERE {ENDING} AND "commit" IN (SELECT value FROM json_each(?)) ORDER BY decided_at'
+        )
+        with self._database.read() as db:
+            rows = db.execute(query, (json.dumps(list(commits)),)).fetchall()
+        return {commit: (champion, Verdict.model_validate_json(verdict)) for champion, verdict, commit in rows}
+
     def _those(self, champion: str, conditions: str, further: str, commits: Collection[str] = ()) -> dict[str, Verdict]:
         values = {"champion": champion, "conditions": conditions, "commits": json.dumps(list(commits))}
         query = f'SELECT "commit", verdict FROM decisions WHERE champion = :champion AND conditions = :conditions {further}'  # noqa: S608

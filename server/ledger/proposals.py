@@ -139,6 +139,11 @@ class Proposals:
             row = db.execute('SELECT proposal FROM aliases WHERE "commit" = ?', (commit,)).fetchone()
         return row[0] if row else commit
 
+    def aliases(self) -> dict[str, str]:
+        """Return the commits that have a proposal's code on another parent, each with the commit of that proposal."""
+        with self._database.read() as db:
+            return dict(db.execute('SELECT "commit", proposal FROM aliases').fetchall())
+
     def add_alias(self, commit: str, proposal: str) -> None:
         """Record that a commit has a proposal's code on another parent, so that it shares the proposal's scores."""
         with self._database.write() as db:

@@ -1,13 +1,14 @@
 """Experiments that have ended: a thin row each, for good, that gate, budget and status read without the lake."""
 
 import contextlib
+import itertools
 import json
 import math
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from autoresearch_mcp.server.ledger.database import Database
 from autoresearch_mcp.server.ledger.tallying import THE_LAB, TRAINED, catch_up, reading
@@ -76,6 +77,62 @@ class Ended(NamedTuple):
         """The metric by which it is compared, as `Experiment.metric`."""
         value = self.reported_bpb if self.val_bpb is None else self.val_bpb
         return value if self.state == "finished" and value is not None and math.isfinite(value) else None
+
+
+Row = tuple[  # what `Ended` names
+    int,
+    str,
+    str,
+    str,
+    str,
+    ExperimentState,
+    float | None,
+    float | None,
+    str,
+    str,
+    bool,
+    float | None,
+    float | None,
+    float,
+]
+
+
+class Endings(Sequence[Ended]):
+    """The first of some rows, each of which gets its names when it is asked for.
+
+    Hundreds of thousands of plain tuples of texts and numbers cost the garbage collector nothing; as many named ones would stop it for a second.
+
+    Args:
+        rows: others may be added at their end meanwhile.
+        count: how many of them.
+    """
+
+    def __init__(self, rows: Sequence[Row], count: int) -> None:
+        self._rows = rows
+        self._count = count
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return self._count
+
+    @overload
+    def __getitem__(self, place: int) -> Ended: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Ended]: ...
+
+    def __getitem__(self, place: int | slice) -> Ended | list[Ended]:
+        """Return one row, or some."""
+        places = range(self._count)[place]
+        return Ended._make(self._rows[places]) if isinstance(places, int) else [Ended._make(self._rows[each]) for each in places]
+
+    def __iter__(self) -> Iterator[Ended]:
+        """Yield all."""
+        return map(Ended._make, self.rows())
+
+    def rows(self) -> Iterator[Row]:
+        """Yield all without names."""
+        return itertools.islice(self._rows, self._count)
 
 
 class Results:
@@ -175,15 +232,14 @@ class Results:
             ).fetchall()
         return [(number, _score(*facts)) for number, *facts in rows]
 
-    def ended_after(self, row: int) -> list[Ended]:
+    def ended_after(self, row: int) -> list[Row]:
         """Return what ended after a row, 0 for all, in the order in which it was recorded."""
         with self._database.read() as db:
-            rows = db.execute(
+            return db.execute(
                 'SELECT rowid, id, "commit", conditions, device, state, val_bpb, reported_bpb, author, hypothesis, by_lab, created_at, '
                 "started_at, finished_at FROM ended WHERE rowid > ? ORDER BY rowid",
                 (row,),
             ).fetchall()
-        return [*map(Ended._make, rows)]
 
     def trained_since(self, since: float) -> Trained:
         """Return what was trained and ended after a moment in Unix seconds. It is known at once for the last promotion's."""
@@ -214,6 +270,16 @@ class Results:
                     (THE_LAB, limit),
                 ).fetchall()
             )
+
+    def states(self, ids: Sequence[str]) -> dict[str, str]:
+        """Return the states of those of these experiments that are open or have ended, by id."""
+        wanted = "id IN (SELECT value FROM json_each(?1))"
+        with self._database.read() as db:
+            rows = db.execute(
+                f"SELECT id, state FROM experiments WHERE {wanted} UNION ALL SELECT id, state FROM ended WHERE {wanted}",  # noqa: S608
+                (json.dumps(list(ids)),),
+            )
+            return dict(rows.fetchall())
 
     def counts(self) -> dict[str, int]:
         """Count all experiments of the lab by state."""

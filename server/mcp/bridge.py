@@ -3,8 +3,9 @@
 A call that has begun is finished even when its client goes away, so nothing that the lab acknowledges is half done.
 """
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ParamSpec, Protocol, Self, TypeVar
@@ -23,7 +24,8 @@ Ctx = Context[Any, Any]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-THREADS = 64
+THREADS = 16  # for what mostly reads, and waits for the disk at most
+WORKERS = 2  # for what computes: more would only take the interpreter from each other, and from those who read
 
 
 class Noted(Protocol):
@@ -63,7 +65,11 @@ GUEST = "autoresearch.guest"  # the key of the user's name that came with the to
 
 
 class Bridge:
-    """Async access to a lab, with the name of those who speak to it."""
+    """Async access to a lab, with the name of those who speak to it.
+
+    Attributes:
+        waiters: calls that wait for something in the lab to change.
+    """
 
     def __init__(self, lab: Lab, identity: Identity = ANYBODY) -> None:
         self.lab = lab
@@ -71,6 +77,8 @@ class Bridge:
         self._agent = identity.name or os.environ.get("AUTORESEARCH_AGENT")
         self._sessions = Sessions()
         self._limiter = anyio.CapacityLimiter(THREADS)
+        self._workers = anyio.CapacityLimiter(WORKERS)
+        self.waiters = 0
 
     async def call(self, use_case: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a use case in a worker thread.
@@ -78,12 +86,32 @@ class Bridge:
         Raises:
             LabError: the use case's own, without paths of this machine unless it quotes the caller's patch.
         """
+        return await self._run(self._limiter, partial(use_case, *args, **kwargs))
+
+    async def work(self, use_case: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a use case that computes for long. A swarm that asks for many of them waits in line, and those who read don't wait behind it.
+
+        Raises:
+            LabError: as from `call`.
+        """
+        return await self._run(self._workers, partial(use_case, *args, **kwargs))
+
+    async def _run(self, limiter: anyio.CapacityLimiter, use_case: Callable[[], R]) -> R:
         try:
-            return await anyio.to_thread.run_sync(partial(use_case, *args, **kwargs), limiter=self._limiter)
+            return await anyio.to_thread.run_sync(use_case, limiter=limiter)
         except LabError as error:
             if error.code in ("does_not_apply", "conflict"):
                 raise
             raise LabError(mask_paths(str(error), self.lab.root), error.code) from error
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count one more call that waits."""
+        self.waiters += 1
+        try:
+            yield
+        finally:
+            self.waiters -= 1
 
     def identity(self, request: Any) -> Identity:
         """Return who sent a request over HTTP, by its token; else for whom the server works."""

@@ -17,6 +17,7 @@ from autoresearch_mcp.server.ledger.access import Token, digest
 from autoresearch_mcp.server.mcp.bridge import ANYBODY, CALLER, GUEST, Identity
 from autoresearch_mcp.server.mcp.messages import Refusal, refused, whole
 from autoresearch_mcp.server.mcp.oauth import Issuer
+from autoresearch_mcp.server.mcp.sharing import Shared
 from autoresearch_mcp.server.roles import Role
 from autoresearch_mcp.server.settings.auth import AuthSection
 
@@ -41,6 +42,7 @@ class Guests:
         self.anybody = anybody
         self._owner = digest(owner) if owner else None
         self._known: tuple[int, dict[str, Token]] | None = None  # the ledger's change counter, and the tokens then
+        self._reading = Shared(self._read)
         self._issuer = Issuer(self.auth)
         self._asking = anyio.CapacityLimiter(4)  # an issuer that is slow takes no threads from the lab
 
@@ -69,9 +71,13 @@ class Guests:
         return None if is_taken else caller  # two who sign with one name could change each other's work
 
     async def _tokens(self) -> dict[str, Token]:
+        if self._known is not None and self._known[0] == self._lab.changes():
+            return self._known[1]
+        return await self._reading.get()
+
+    async def _read(self) -> dict[str, Token]:
         counter = self._lab.changes()
-        if self._known is None or self._known[0] != counter:
-            self._known = counter, await anyio.to_thread.run_sync(self._lab.tokens)
+        self._known = counter, await anyio.to_thread.run_sync(self._lab.tokens)
         return self._known[1]
 
 

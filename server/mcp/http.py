@@ -6,10 +6,12 @@ unless a certificate is given or a TLS proxy stands in front of it. A client of 
 """
 
 import contextlib
+import gc
 import logging
 import os
 import signal
 import socket
+import sys
 from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,9 +34,12 @@ from autoresearch_mcp.server.mcp.limits import BodyTimeout, RateLimit, TimelyPro
 from autoresearch_mcp.server.mcp.metrics import MetricsDoor
 from autoresearch_mcp.server.mcp.timing import CallTimes
 from autoresearch_mcp.server.mcp.try_door import TryDoor
+from autoresearch_mcp.server.proposals.examiners import Examiners
 from autoresearch_mcp.server.tracing import exporting
 
 MAX_BODY = 4 * 1024 * 1024
+TURN_S = 0.001  # for which a thread computes before another one's turn: the event loop needs many, and each is short
+IDLE_S = 75  # for which an idle connection stays: clients let go of theirs first, so none asks on one that ends
 PATIENCE_S = 1  # for calls in flight, after a signal; what the lab has begun is finished, waits are cut
 
 FrontDoor = Callable[[Lab, Guests, TransportSecuritySettings, ASGIApp], ASGIApp]
@@ -68,12 +73,14 @@ def serve_http(
     """
     log_to_stderr(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(is_news)
+    sys.setswitchinterval(TURN_S)
     host, port = _parsed(address)
     origins = [each.strip().rstrip("/").lower() for each in origins]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn passes on the signal that ended it
     with (
         contextlib.suppress(KeyboardInterrupt),
-        contextlib.closing(Lab(lab_root)) as lab,
+        Examiners() as examiners,
+        contextlib.closing(Lab(lab_root, examiners.examine)) as lab,
         listen(host, port) as listening,
         exporting("autoresearch"),
     ):
@@ -101,6 +108,7 @@ def serve_http(
             ws="none",
             http=TimelyProtocol,
             lifespan="on",
+            timeout_keep_alive=IDLE_S,
             timeout_graceful_shutdown=PATIENCE_S,
             ssl_certfile=certificate[0] if certificate else None,
             ssl_keyfile=certificate[1] if certificate else None,
@@ -112,6 +120,7 @@ def serve_http(
                 raise LabError(f"{certificate[0]} and its key can't be used: {error.strerror or error}.", "bad_certificate") from None
         shown = f"[{host}]" if ":" in host else host
         print(f"Serving {lab.root} at http{'s' if certificate else ''}://{shown}:{listening.getsockname()[1]}/mcp", flush=True)  # noqa: T201
+        gc.freeze()  # what is there now stays: no collection goes through it again
         anyio.run(uvicorn.Server(config).serve, [listening])
 
 
@@ -130,14 +139,15 @@ def _parsed(address: str) -> tuple[str, int]:
 
 
 def security_of(host: str, hosts: Sequence[str] = (), origins: Sequence[str] = ()) -> TransportSecuritySettings:
-    """Return which Host and Origin headers are accepted. Beyond this machine all are, because every request carries the token there."""
+    """Return which Host and Origin headers are accepted. Beyond this machine all are, because every request carries the token there.
+
+    The lab's own page comes from each host that is accepted: by HTTP, or encrypted by the lab or by a proxy.
+    """
     if host not in _LOOPBACK:
         return TransportSecuritySettings(enable_dns_rebinding_protection=False)
-    own = ("127.0.0.1", "localhost", "[::1]")
-    return TransportSecuritySettings(
-        allowed_hosts=[form for each in (*own, *hosts) for form in (each.lower(), f"{each.lower()}:*")],
-        allowed_origins=[*(f"http://{each}:*" for each in own), *origins],
-    )
+    names = [form for each in ("127.0.0.1", "localhost", "[::1]", *hosts) for form in (each.lower(), f"{each.lower()}:*")]
+    own = [f"{scheme}://{name}" for scheme in ("http", "https") for name in names]
+    return TransportSecuritySettings(allowed_hosts=names, allowed_origins=[*own, *origins])
 
 
 def _owners_token(lab: Lab, host: str, any_origin: bool) -> str:

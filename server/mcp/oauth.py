@@ -43,6 +43,7 @@ class Issuer:
         self._turn = threading.Lock()
         self._keys: dict[str, PyJWK] = {}
         self._fetched_at = self._asked_at = -_FRESH_S
+        self._told = set[str]()  # reasons, of which there are few
 
     def identify(self, token: str) -> Identity | None:
         """Return who holds a token, or None where it opens nothing: invalid, expired, for another service, or without name or role."""
@@ -63,11 +64,25 @@ class Issuer:
                 leeway=_LEEWAY_S,
                 options={"require": ["exp", "iss", "aud", self.auth.name_claim]},
             )
+        except (jwt.InvalidAudienceError, jwt.InvalidIssuerError, jwt.MissingRequiredClaimError) as error:
+            self._unfit(str(error))  # the signature holds: it is looked at first
+            return None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             return None
         name, role = claims.get(self.auth.name_claim), self._role(claims.get(self.auth.role_claim))
-        is_name = isinstance(name, str) and len(name) <= _LONGEST_NAME and re.fullmatch(AUTHOR, name) is not None
-        return Identity(str(name), role) if is_name and role is not None else None
+        if not isinstance(name, str) or len(name) > _LONGEST_NAME or not re.fullmatch(AUTHOR, name):
+            self._unfit(f"the claim {self.auth.name_claim} is no name that an agent can have: [auth] name_claim may name another")
+            return None
+        if role is None:
+            self._unfit(f"the claim {self.auth.role_claim} holds no value that [auth.roles] knows")
+            return None
+        return Identity(name, role)
+
+    def _unfit(self, why: str) -> None:
+        """Tell the owner, once, why what the issuer signed opens nothing: its settings or the lab's don't fit."""
+        if why not in self._told:
+            self._told.add(why)
+            _log.warning("A token that the issuer in [auth] signed opens nothing here: %s.", why.rstrip("."))
 
     def _role(self, given: Any) -> Role | None:
         values = given.split() if isinstance(given, str) else given if isinstance(given, list) else []

@@ -32,7 +32,7 @@ def promotion(bridge: Bridge) -> Callable[..., Awaitable[a.PromoteAnswer]]:
     """Return the tool, bound to a lab."""
 
     async def ask_gate(commit: str, author: str | None, confirm: bool | None, context: Ctx) -> a.PromoteAnswer:
-        return await bridge.call(bridge.lab.promote_commit, commit, bridge.author(author, context), None, bool(confirm))
+        return await bridge.work(bridge.lab.promote_commit, commit, bridge.author(author, context), None, bool(confirm))
 
     async def ask_person(gate: Annotated[a.PromoteAnswer, Resolve(ask_gate)], commit: str, context: Ctx) -> Approval | Elicit[Approval]:
         if gate.verdict.code != "awaiting_approval" or _cannot_ask(bridge, context):
@@ -59,7 +59,7 @@ def promotion(bridge: Bridge) -> Callable[..., Awaitable[a.PromoteAnswer]]:
         if isinstance(person, AcceptedElicitation) and person.data.approve:
             approved_by = f"a person at the client {bridge.client(context.request_context)}"
             name = bridge.author(author, context)
-            return brief_promotion(await bridge.call(bridge.lab.promote_commit, commit, name, approved_by, bool(confirm)))
+            return brief_promotion(await bridge.work(bridge.lab.promote_commit, commit, name, approved_by, bool(confirm)))
         why = _cannot_ask(bridge, context) or "The person did not approve it."
         note = f"{why} The champion stays. A person can approve with `autoresearch-mcp approve {commit}`; meanwhile go on with other work."
         return gate.model_copy(update={"note": note})

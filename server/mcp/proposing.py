@@ -77,7 +77,7 @@ def proposing(bridge: Bridge, readings: Readings) -> Callable[..., Awaitable[a.P
         if base is None and ref is None:
             unread = readings.unread(bridge.caller(context), await bridge.call(bridge.lab.champion))
         try:
-            answer = await bridge.call(
+            answer = await bridge.work(
                 bridge.lab.propose_patch,
                 hypothesis,
                 bridge.author(author, context),

@@ -95,7 +95,7 @@ class Pushing:
         known, counter = dict[str, object](), -1
         while True:
             with contextlib.suppress(LabError):  # a busy ledger is asked again
-                followed, now = list(uris()), await self._bridge.call(self._bridge.lab.changes)
+                followed, now = list(uris()), self._bridge.lab.changes()
                 if now != counter or known.keys() != set(followed):
                     seen = {uri: known[uri] if _is_over(known.get(uri)) else await self._look(uri, now) for uri in followed}
                     changed = [uri for uri in followed if uri in known and seen[uri] != known[uri]]

@@ -61,25 +61,27 @@ class LabTools:
         self.lab = bridge.lab
         self.readings = Readings()
         self._reading = anyio.Lock()  # one reads for all who ask meanwhile
-        self._status: tuple[object, float, a.StatusAnswer] | None = None  # what it was read from, when, and the answer
-        self._briefs: dict[str, tuple[a.StatusAnswer, a.StatusAnswer]] = {}  # the same with what each caller is to do next, and shortened
+        # What the last status was read from, when, and the answer; by caller the same with what to do next, whole and shortened.
+        self._status: tuple[object, float, a.StatusAnswer, dict[str, tuple[a.StatusAnswer, a.StatusAnswer]]] | None = None
 
     async def get_status(
         self, context: Ctx, since: Annotated[str | None, Field(max_length=64, description="a status' cursor")] = None
     ) -> a.StatusAnswer:
         """Show champion, noise, leaderboard, budget, what to do next, and news since; call it first."""
-        # A swarm asks all the time: an answer is given again for a moment, unless the ledger or lab.toml changed.
+        # A swarm asks all the time: an answer is given to all who asked before it was read, and again for a moment if nothing changed.
+        asked_at, caller = anyio.current_time(), self.bridge.reader(context.request_context)
         async with self._reading:
-            caller = self.bridge.reader(context.request_context)
             stamp, now = self.lab.stamp(), anyio.current_time()
-            if stamp is None or self._status is None or self._status[0] != stamp or now > self._status[1] + STATUS_S:
-                self._status, self._briefs = (stamp, now, await self.bridge.call(self.lab.status, False)), {}
-            if caller not in self._briefs:
-                whole, steps = self._status[2], await self.bridge.call(self.lab.next_steps, caller)
-                share = await self.bridge.call(self.lab.share_left, caller)
-                own = whole.model_copy(update={"next": [*whole.next, *steps], "share": share})
-                self._briefs[caller] = own, brief(own)
-            own, short = self._briefs[caller]
+            known = self._status
+            is_fresh = known is not None and (known[1] >= asked_at or (known[0] == stamp is not None and now <= known[1] + STATUS_S))
+            if known is None or not is_fresh:
+                known = self._status = stamp, now, await self.bridge.call(self.lab.status, False), {}
+        whole, briefs = known[2:]
+        if caller not in briefs:
+            steps, share = await self.bridge.call(lambda: (self.lab.next_steps(caller), self.lab.share_left(caller)))
+            own = whole.model_copy(update={"next": [*whole.next, *steps], "share": share})
+            briefs[caller] = own, brief(own)
+        own, short = briefs[caller]
         if since is None:
             return short
         # This may read the lake, so others don't wait for it.
@@ -142,7 +144,7 @@ class LabTools:
             )
         else:
             decided = self.lab.launch_until_decided
-            answer = await self.bridge.call(decided, commit, name, budget, idempotency_key, tags, bool(confirm))
+            answer = await self.bridge.work(decided, commit, name, budget, idempotency_key, tags, bool(confirm))
         return self.bridge.signed(answer, author, context)
 
     async def launch_sweep(
@@ -162,7 +164,7 @@ class LabTools:
         """
         name = self.bridge.author(author, context)
         launch = self.lab.launch_sweep
-        answer = await self.bridge.call(launch, commit, name, parameters, trials, parallel, idempotency_key, sampler)
+        answer = await self.bridge.work(launch, commit, name, parameters, trials, parallel, idempotency_key, sampler)
         return self.bridge.signed(answer, author, context)
 
     async def get_experiment(
@@ -292,10 +294,10 @@ class LabTools:
         It ends by itself; propose_patch(idea=...) and launches renew it.
         """
         name = self.bridge.author(author, context)
-        answer = await self.bridge.call(self.lab.claim_idea, name, id, text, minutes, bool(release))
+        answer = await self.bridge.work(self.lab.claim_idea, name, id, text, minutes, bool(release))
         return self.bridge.signed(answer, author, context)
 
     async def plot_progress(self, commits: Annotated[list[Commit] | None, Field(max_length=6)] = None) -> list[Image | str]:
         """Draw all experiments and promotions, or the loss curves of commits. Returns facts as text, then a PNG."""
-        picture = await self.bridge.call(self.lab.plot_progress, commits or ())
+        picture = await self.bridge.work(self.lab.plot_progress, commits or ())
         return [picture.text, Image(data=picture.png, format="png")]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Annotated, Literal
 
 import anyio
+from mcp.shared.jsonrpc_dispatcher import progress_token_from_params
 from pydantic import Field
 
 from autoresearch_mcp.server import answers as a
@@ -17,7 +18,9 @@ from autoresearch_mcp.server.mcp.callers import CALLERS
 from autoresearch_mcp.server.models import TERMINAL_STATES, Candidacy
 
 POLL_S = 0.1  # between readings of the ledger's change counter
+LOOKS = 200  # in a second, of all who wait together: where many do, each looks less often
 REFRESH_S = 1.0  # between readings of progress, which changes without the ledger, and between progress notifications
+REST_S = 5.0  # likewise where nobody asked for progress or for a line of a log
 MOST_S = 45  # of one call: clients cut calls at about a minute
 MOST_IDS = 50
 
@@ -47,7 +50,10 @@ def waiting(bridge: Bridge) -> Callable[..., Awaitable[a.WaitAnswer]]:
         if not ids and told.get(caller, set()).issuperset(waited_for):
             waited_for = []
         watch = Watch(bridge, waited_for, until, line or "", None if ids else caller)
-        await watch.until_done(started + allowed_s, lambda waited: context.report_progress(waited, allowed_s, watch.summary()))
+        asked = context.request_context
+        is_told = asked.request is None or progress_token_from_params(asked.params) is not None  # over HTTP most clients don't listen
+        report = (lambda waited: context.report_progress(waited, allowed_s, watch.summary())) if is_told else None
+        await watch.until_done(started + allowed_s, report)
         if waited_for and not ids:
             told[caller] = {line.id for line in watch.lines if line.state in TERMINAL_STATES}
             told.move_to_end(caller)
@@ -122,30 +128,29 @@ class Watch:
             until: of the event loop's clock.
             report: told at each look for how long this has waited.
         """
-        started = anyio.current_time()
+        started, refresh_s = anyio.current_time(), REFRESH_S if report is not None or self._words else REST_S
         await self.refresh()
-        while not (self.done or self._concerns) and anyio.current_time() < until:
-            if report is not None:
-                await report(anyio.current_time() - started)
-            await self.news(until)
-            await self.refresh()
+        with self.bridge.waiting():
+            while not (self.done or self._concerns) and anyio.current_time() < until:
+                if report is not None:
+                    await report(anyio.current_time() - started)
+                await self.news(min(until, anyio.current_time() + refresh_s))
+                await self.refresh()
 
     async def news(self, until: float) -> None:
-        """Sleep until the ledger changed, or it is time to look at the progress again."""
-        until = min(until, anyio.current_time() + REFRESH_S)
-        while anyio.current_time() < until:
-            await anyio.sleep(POLL_S)
-            if await self.bridge.call(self.bridge.lab.changes) != self._counter:
-                return
+        """Sleep until what is waited for has changed, or until a time."""
+        while (left := until - anyio.current_time()) > 0:
+            await anyio.sleep(min(max(POLL_S, self.bridge.waiters / LOOKS), left))
+            counter = self.bridge.lab.changes()
+            if counter != self._counter:
+                if await self.bridge.call(self._has_moved):
+                    return
+                self._counter = counter
 
     async def refresh(self) -> None:
         """Read the states, and keep what changed."""
-        # The counter is read before the states: a change in between is seen again, never missed.
-        self._counter = await self.bridge.call(self.bridge.lab.changes)
         before = {line.id: line.state for line in self.lines}
-        self.candidacies = await self.bridge.call(self.bridge.lab.candidacies, [id for id in self.ids if id.startswith("c-")])
-        self.sweeps = await self.bridge.call(self.bridge.lab.sweeps, [id for id in self.ids if id.startswith("s-")])
-        self.lines = await self.bridge.call(self.bridge.lab.states, self.ids)
+        await self.bridge.call(self._read_states)
         news = [line for line in self.lines if before.get(line.id, line.state) != line.state]
         self.changed += [f"{line.id}: {before[line.id]} -> {line.state}" for line in news]
         for each in self.lines if self._words and not self._printed else ():
@@ -155,10 +160,25 @@ class Watch:
                 )
             if self._printed:
                 break
+
+    def _read_states(self) -> None:
+        lab = self.bridge.lab
+        # The counter is read before the states: a change in between is seen again, never missed.
+        self._counter = lab.changes()
+        self.candidacies = lab.candidacies([id for id in self.ids if id.startswith("c-")])
+        self.sweeps = lab.sweeps([id for id in self.ids if id.startswith("s-")])
+        self.lines = lab.states(self.ids)
         if self._listener is not None:
-            now = await self.bridge.call(self.bridge.lab.awaited, self._listener)
+            now = lab.awaited(self._listener)
             self._first = self._first or replace(now, news=False)
             self._concerns = now.since(self._first)
+
+    def _has_moved(self) -> bool:
+        """Return whether anything that is waited for may have changed: in a busy lab most changes are others'."""
+        if self._listener is not None or self.candidacies or self.sweeps:
+            return True
+        known = {line.id: line.state for line in self.lines}
+        return any(known[id] != state for id, state in self.bridge.lab.states_now([*known]).items())
 
     def _undecided(self) -> list[str]:
         """Return the launches until decided and the sweeps that go on."""

@@ -37,11 +37,11 @@ def progress_data(overview: Overview, filters: dict[str, str], start: int = 0, e
     def edge(numbers: Sequence[int]) -> list[tuple[int, float | None]]:
         return [(number, None) for number in shown(numbers, int)]
 
-    champions = {champion.commit for champion in progress.champions[1:]}
+    promoted = overview.all_of(overview.was_champion)
     compared = shown(progress.compared)
     kinds: dict[str, Sequence[tuple[int, float | None]]] = {
-        "tried": [(n, y) for n, y, commit in compared if commit not in champions],
-        "promoted": [(n, y) for n, y, commit in compared if commit in champions],
+        "tried": [(n, y) for n, y, commit in compared if commit not in promoted],
+        "promoted": [(n, y) for n, y, commit in compared if commit in promoted],
         "not verified": [] if progress.reported else shown(progress.unverified),
         "other conditions": shown(progress.elsewhere),
         "failed": edge(progress.failed),
@@ -65,7 +65,7 @@ def progress_data(overview: Overview, filters: dict[str, str], start: int = 0, e
                 "level": c.level,
                 "commit": c.commit,
                 "comparable": c.comparable,
-                "title": _title(overview.proposals.get(c.commit), c.hypothesis),
+                "title": _title(overview.proposal(c.commit), c.hypothesis),
                 "band": [[at.number, at.mean, at.low, at.high] for at in c.band],
             }
             for c in progress.champions
@@ -103,7 +103,7 @@ def _filter(overview: Overview, filters: dict[str, str]) -> Callable[[int], bool
     author, device, tag = (filters.get(name) for name in ("author", "device", "tag"))
     if not (author or device or tag):
         return None
-    tagged = overview.proposals.tagged(tag) if tag else set()
+    tagged = overview.all_of(overview.proposals.tagged(tag)) if tag else set()
 
     def keeps(number: int) -> bool:
         e = overview.ended[number - 1]
@@ -118,7 +118,7 @@ def _filter(overview: Overview, filters: dict[str, str]) -> Callable[[int], bool
 
 def _label(overview: Overview, number: int) -> str:
     e = overview.ended[number - 1]
-    return f"{_title(overview.proposals.get(e.commit), e.hypothesis)} · {'the lab' if e.by_lab else e.author}"
+    return f"{_title(overview.proposal(e.commit), e.hypothesis)} · {'the lab' if e.by_lab else e.author}"
 
 
 def _title(proposal: Proposal | None, hypothesis: str) -> str:

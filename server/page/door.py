@@ -37,7 +37,7 @@ _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with none, a browser sends `Origin: null` with a form, which nobody can tell from another site's
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
@@ -46,7 +46,7 @@ _MARK = secrets.token_hex(16)  # where a rendered view holds the visitor's own m
 _KEPT = 64  # charts
 _PATIENCE_S = 0.4  # for which a browser waits for the campaign, before it gets an outline to look at meanwhile
 _MAX_FORM = 64 * 1024
-_THREADS = 8
+_THREADS = 2  # more would only take the interpreter from each other
 
 
 class PageDoor:
@@ -135,7 +135,9 @@ class PageDoor:
         except LabError as error:
             status = 404 if error.code.startswith(("unknown_", "bad_")) else 409
             text = mask_paths(str(error), self._lab.root)
-            html = await self._in_thread(render, "error", {**common(asked), "view": "", "text": text, "mark": _MARK})
+            heading = "Not found" if status == 404 else "Not now"
+            told = {**common(asked), "view": "", "heading": heading, "text": text, "mark": _MARK}
+            html = await self._in_thread(render, "error", told)
             return self._html(request, html.encode(), status)
         return self._html(request, html)
 
@@ -229,7 +231,8 @@ class PageDoor:
         return await self._says(request, visitor, note, 200)
 
     async def _says(self, request: Request, visitor: Identity, text: str, status: int) -> Response:
-        context = {**common(Asked(self._lab, visitor, {})), "view": "", "text": text, "mark": _MARK}
+        heading = "Done" if status == 200 else "Not done"
+        context = {**common(Asked(self._lab, visitor, {})), "view": "", "heading": heading, "text": text, "mark": _MARK}
         return self._html(request, (await self._in_thread(render, "error", context)).encode(), status)
 
     def _cancel(self, visitor: Identity, given: dict[str, str]) -> tuple[str, str]:

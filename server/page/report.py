@@ -7,7 +7,6 @@ from typing import Any
 from autoresearch_mcp.server.lab.campaigns import Overview
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.progress import Champion
-from autoresearch_mcp.server.lab.titles import title
 from autoresearch_mcp.server.page.charts import progress_data
 from autoresearch_mcp.server.page.diffs import plain
 from autoresearch_mcp.server.page.rendering import render, render_markdown
@@ -40,15 +39,15 @@ def _context(lab: Lab, since: float) -> dict[str, Any]:
     metrics: dict[str, list[float]] = {}
     for number, value, sha in overview.progress.compared:
         if overview.ended[number - 1].finished_at >= since:
-            metrics.setdefault(sha, []).append(value)
-    decisions = lab.decisions(metrics)
-    promoted = {each.commit for each in every} | {lab.champion()}
-    futile = [(sha, decisions[sha]) for sha in metrics if sha in decisions and sha not in promoted and not decisions[sha].promote]
-    tags = Counter(tag for sha in {e.commit for e in ended} for tag in overview.tags(sha))
+            metrics.setdefault(overview.first_of(sha), []).append(value)
+    decided = {sha: verdict for sha, (_, verdict) in lab.last_words(metrics).items()}
+    promoted = {*overview.was_champion, overview.first_of(lab.champion())}
+    futile = [(sha, decided[sha]) for sha in metrics if sha in decided and sha not in promoted and not decided[sha].promote]
+    tags = Counter(tag for sha in {overview.first_of(e.commit) for e in ended} for tag in overview.tags(sha))
     runs: dict[str, str] = {}
     for e in overview.ended:
         if e.state == "finished":
-            runs.setdefault(e.commit, e.id)
+            runs.setdefault(overview.first_of(e.commit), e.id)
     seconds = sum(max(e.finished_at - e.started_at, 0.0) for e in ended if e.started_at)
     return {
         "lab_name": status.lab,
@@ -58,10 +57,15 @@ def _context(lab: Lab, since: float) -> dict[str, Any]:
         "first": [*champions[:1], *before][-1] if champions else None,
         "last": champions[-1] if champions else None,
         "promotions": [
-            (each, _named(overview, each.commit), plain(lab.diff(each.commit, each.previous, 20_000)), runs.get(each.commit, ""))
+            (
+                each,
+                overview.heading(each),
+                plain(lab.diff(each.commit, each.previous, 20_000)),
+                "" if each.is_demotion else runs.get(overview.first_of(each.commit), ""),
+            )
             for each in promotions
         ],
-        "futile": [(sha, _named(overview, sha), verdict, metrics[sha], runs.get(sha, "")) for sha, verdict in futile[:_MOST]],
+        "futile": [(sha, overview.name(sha), verdict, metrics[sha], runs.get(sha, "")) for sha, verdict in futile[:_MOST]],
         "failures": Counter(e.state for e in ended if e.state != "finished").most_common(),
         "tags": [(tag, n) for tag, n in tags.most_common(20)],
         "ended": len(ended),
@@ -74,11 +78,6 @@ def _context(lab: Lab, since: float) -> dict[str, Any]:
     }
 
 
-def _named(overview: Overview, sha: str) -> str:
-    proposal = overview.proposals.get(sha)
-    return title(proposal) if proposal else "the lab's own commit"
-
-
 def _half(champion: Champion) -> float | None:
     return champion.band[-1].half if champion.band else None
 
@@ -87,10 +86,13 @@ def _chart(overview: Overview) -> dict[str, Any]:
     """Return points and the champion's line in a box of 900 x 300."""
     data = progress_data(overview, {})
     points = [(x, y, kind) for kind in ("tried", "promoted") if kind in data["points"] for x, y in zip(*data["points"][kind])]
-    values = sorted([y for _, y, _ in points] + [c["level"] for c in data["champions"]]) or [0.0, 1.0]
+    levels = [c["level"] for c in data["champions"]]
+    values = sorted([y for _, y, _ in points] + levels) or [0.0, 1.0]
     low, high = values[0], values[-1]
-    if data["goal"] == "min" and len(values) > 20:
-        high = values[int(0.95 * len(values))]
+    if len(values) > 20 and data["goal"] == "min":  # the worst lie at the edge, but for champions
+        high = max([values[int(0.95 * len(values))], *levels])
+    elif len(values) > 20:
+        low = min([values[-int(0.95 * len(values)) - 1], *levels])
     spread, most = (high - low) or 1.0, max(data["total"], 1)
 
     def place(x: float, y: float) -> tuple[float, float]:

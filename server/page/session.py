@@ -14,7 +14,7 @@ from autoresearch_mcp.server.mcp.front import Guests
 from autoresearch_mcp.server.roles import Role
 
 _KEPT_S = 30 * 86_400
-_LONGEST = 512  # characters of a token that is looked at
+_LONGEST = 4_000  # characters of a token that is looked at: an issuer's is long, and a browser keeps no longer cookie
 
 
 class Sessions:

@@ -11,6 +11,7 @@ import anyio
 import anyio.to_thread
 
 from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.mcp.sharing import Shared
 from autoresearch_mcp.server.page.views import Asked
 
 _KEPT = 64  # rendered views
@@ -31,11 +32,12 @@ class Shelf:
         self._beat = beat
         self._make = make
         self._limiter = limiter
-        self._views: OrderedDict[Any, bytes] = OrderedDict()
-        self._making: dict[Any, asyncio.Task[bytes]] = {}
+        self._views: OrderedDict[Any, tuple[tuple[Any, ...], bytes]] = OrderedDict()  # the newest of each, and of which moment
+        self._making: dict[Any, Shared[bytes]] = {}
+        self._begun_at: dict[Any, tuple[Any, ...]] = {}  # at which moment what is being made was begun
 
     async def view(self, view: str, asked: Asked, patience_s: float | None) -> bytes | None:
-        """Return a view as it is now; its times are a minute old at most.
+        """Return a view as it is now; its times are a minute old at most. While one is being made, all who ask wait for the next one.
 
         Args:
             view: its name.
@@ -48,26 +50,34 @@ class Shelf:
         Raises:
             LabError: the view's own.
         """
-        stamp = self._lab.stamp()
-        key = (view, asked.name, tuple(sorted(asked.query.items())), asked.visitor, stamp, self._beat(), time.time() // 60)
-        if stamp is not None and (known := self._views.get(key)) is not None:
-            return known
-        making = self._making.get(key) if stamp is not None else None
-        if making is None:
-            making = asyncio.create_task(self._made(key, view, asked))
-            if stamp is not None:
-                self._making[key] = making
-            making.add_done_callback(partial(self._done, key))
+        which = (view, asked.name, tuple(sorted(asked.query.items())), asked.visitor)
+        moment = self._moment()
+        if (known := self._views.get(which)) is not None and known[0] == moment:
+            return known[1]
+        sharing = self._making.get(which)
+        if sharing is None:
+            sharing = self._making[which] = Shared(partial(self._made, which, view, asked))
+        making = sharing.begun(self._begun_at.get(which) == moment)
+        making.add_done_callback(partial(self._done, which))
         done, _ = await asyncio.wait({making}, timeout=patience_s)
         return making.result() if done else None
 
-    async def _made(self, key: Any, view: str, asked: Asked) -> bytes:
-        html = self._views[key] = await anyio.to_thread.run_sync(self._make, view, asked, limiter=self._limiter)
-        while len(self._views) > _KEPT:
+    def _moment(self) -> tuple[Any, ...]:
+        """Return what differs once a view may look otherwise. Where nobody can tell, it always does."""
+        return self._lab.stamp() or object(), self._beat(), time.time() // 60
+
+    async def _made(self, which: tuple[Any, ...], view: str, asked: Asked) -> bytes:
+        moment = self._begun_at[which] = self._moment()  # before it is read: what changes meanwhile is read again
+        html = await anyio.to_thread.run_sync(self._make, view, asked, limiter=self._limiter)
+        self._views[which] = moment, html
+        self._views.move_to_end(which)
+        if len(self._views) > _KEPT:
             self._views.popitem(last=False)
         return html
 
-    def _done(self, key: Any, making: asyncio.Task[bytes]) -> None:
-        self._making.pop(key, None)
+    def _done(self, which: tuple[Any, ...], making: asyncio.Task[bytes]) -> None:
+        if (sharing := self._making.get(which)) is not None and sharing.is_idle:
+            del self._making[which]
+            self._begun_at.pop(which, None)
         if not making.cancelled():
             making.exception()  # so that one that nobody waits for any more is no error of the server's

@@ -1,6 +1,5 @@
 """What each view of the page shows, read through the lab's use cases. Every function blocks for a moment: run it in a thread."""
 
-import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -46,7 +45,7 @@ def campaign(asked: Asked) -> Context:
     return {
         "status": status,
         "leaderboard": asked.lab.leaderboard(_LEADERS),
-        "titles": _titles(overview.proposals),
+        "titles": overview.name,
         "choices": {"author": overview.authors[:_SHOWN], "device": overview.devices[:_SHOWN], "tag": asked.lab.tags()[:_SHOWN]},
         "filters": {name: asked.query.get(name, "") for name in FILTERS},
         "waiting": _approvals(asked),
@@ -59,14 +58,14 @@ def experiment(asked: Asked) -> Context:
     answer = lab.get_experiment(asked.name)
     assert answer.experiment is not None
     line = answer.experiment
-    proposal = lab.overview().proposals.get(line.commit)
+    proposal = lab.overview().proposal(line.commit)
     log = "" if line.state == "queued" else plain(lab.read_log(line.id, lines=60))
     return {
         "answer": answer,
         "line": line,
         "running": line.state in ACTIVE_STATES,
         "log": log,
-        "diff": _diff(lab, line.commit),
+        "diff": _diff(lab, proposal.commit if proposal else line.commit),
         "provenance": [pair for name, value in answer.details.items() for pair in _flat(name, value)][:60],
         "proposal": proposal,
         "title": title(proposal) if proposal else beginning(line.hypothesis) or line.id,
@@ -79,18 +78,22 @@ def commit(asked: Asked) -> Context:
     lab = asked.lab
     overview = lab.overview()
     sha = lab.find_commit(asked.name)
-    proposal = overview.proposals.get(sha)
+    proposal = overview.proposal(sha)
     query = ExperimentQuery(
         commit=sha, columns=["id", "state", "val_bpb", "reported_bpb", "seed", "device", "author", "finished_at"], limit=50
     )
+    against, verdict = lab.champion(), lab.decisions([sha]).get(sha)
+    if verdict is None:  # it was not compared with this champion
+        against, verdict = lab.last_words([sha]).get(sha, ("", None))
     return {
         "sha": sha,
         "proposal": proposal,
-        "title": title(proposal) if proposal else "the lab's first commit" if sha == lab.champion() else "a commit",
-        "verdict": lab.decisions([sha]).get(sha),
+        "title": overview.name(sha),
+        "verdict": verdict,
+        "against": "" if against == lab.champion() else against,
         "experiments": lab.query_experiments(query).rows,
         "children": lab.built_on(sha, _SHOWN),
-        "diff": _diff(lab, sha) if proposal else [],
+        "diff": _diff(lab, proposal.commit) if proposal else [],
         "is_champion": sha == lab.champion(),
     }
 
@@ -103,11 +106,11 @@ def proposals(asked: Asked) -> Context:
         texts = ((each.commit, f"{each.hypothesis} {each.author} {' '.join(each.tags)}".lower()) for each in overview.proposals.values())
         every = [sha for sha, text in texts if words in text]
     newest = [overview.proposals[sha] for sha in every[-_SHOWN:]]
+    aliases = overview.aliases
     metrics: dict[str, list[float]] = {each.commit: [] for each in newest}
     for _, value, sha in overview.progress.compared:
-        if sha in metrics:
-            metrics[sha].append(value)
-    champions = {promotion.commit for promotion in asked.lab.promotions()}
+        if (first := aliases.get(sha, sha)) in metrics:
+            metrics[first].append(value)
     return {
         "q": asked.query.get("q", ""),
         "total": len(every),
@@ -115,9 +118,9 @@ def proposals(asked: Asked) -> Context:
             {"depth": min(depth, 8), "proposal": each, "title": title(each), "metrics": metrics[each.commit]}
             for depth, each in _tree(newest)
         ],
-        "decisions": asked.lab.decisions(list(metrics)),
-        "champion": asked.lab.champion(),
-        "promoted": champions,
+        "decisions": {sha: verdict for sha, (_, verdict) in asked.lab.last_words(metrics).items()} | asked.lab.decisions(metrics),
+        "champion": overview.first_of(asked.lab.champion()),
+        "was_champion": overview.was_champion,
     }
 
 
@@ -156,7 +159,7 @@ def promotions(asked: Asked) -> Context:
     overview = asked.lab.overview()
     return {
         "promotions": list(reversed(asked.lab.promotions())),
-        "titles": _titles(overview.proposals),
+        "heading": overview.heading,
         "waiting": _approvals(asked),
         "expected": asked.lab.expected_false_promotions(),
     }
@@ -203,17 +206,8 @@ def _approvals(asked: Asked) -> list[tuple[str, str, Verdict]]:
     waiting = asked.lab.awaiting_approval()
     if not waiting:
         return []
-    titles = _titles(asked.lab.overview().proposals)
-    return [(sha, titles(sha), verdict) for sha, verdict in waiting.items()]
-
-
-def _titles(proposals: Mapping[str, Proposal]) -> Callable[[str], str]:
-    @functools.cache
-    def named(sha: str) -> str:
-        proposal = proposals.get(sha)
-        return title(proposal) if proposal else "baseline"
-
-    return named
+    name = asked.lab.overview().name
+    return [(sha, name(sha), verdict) for sha, verdict in waiting.items()]
 
 
 def _diff(lab: Lab, sha: str) -> list[Any]:

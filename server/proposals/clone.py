@@ -1,6 +1,7 @@
 """Copies the history of a user's repository into a new lab. The user's repository is only read."""
 
 import re
+import shlex
 from pathlib import Path
 
 from autoresearch_mcp.server.errors import LabError
@@ -41,18 +42,30 @@ def fetch_head(git: Git, existing: Path | str) -> tuple[str, list[str]]:
         git.output("fetch", "--quiet", "--no-tags", "--update-shallow", str(existing), "HEAD", env=env)
     except LabError as error:
         if "couldn't find remote ref HEAD" in str(error):
-            raise LabError(f"{existing} has no commit yet. Commit its files, then try again.", "no_commits") from None
+            raise LabError(_without_head(git, existing, env), "no_commits") from None
         if isinstance(existing, str):
             raise LabError(f"{existing} can't be fetched: {error} Nothing was made.", "not_fetched") from None
         if "does not appear to be a git repository" in str(error) or "invalid gitfile format" in str(error):
             hint = "give its top directory, or make it one: git init, git add, git commit"
             raise LabError(f"{existing} is not a git repository ({hint}). Nothing was made.", "not_a_repository") from None
-        if not _is_partial(existing):
+        if not _is_partial(existing) and "possible repository corruption" not in str(error):
             raise
         warnings.append(_fetch_last(git, existing, env))
     head = git.line("rev-parse", "--verify", "FETCH_HEAD^{commit}")
     (git.directory / "FETCH_HEAD").unlink()
     return head, warnings
+
+
+def _without_head(git: Git, existing: Path | str, env: dict[str, str | None]) -> str:
+    """Return what helps where HEAD of a repository leads to no commit: it has none, or none on the branch that HEAD names."""
+    heads = git.output("ls-remote", "--heads", str(existing), env=env).decode(errors="replace").splitlines()
+    branches = [line.partition("refs/heads/")[2] for line in heads if "refs/heads/" in line]
+    if not branches:
+        return f"{existing} has no commit yet. Commit its files, then try again."
+    names, first = ", ".join(branches[:5]), shlex.quote(branches[0])
+    way = f"git clone --branch {first} {existing}` and give that folder" if isinstance(existing, str) else ""
+    way = way or f"git -C {shlex.quote(str(existing))} symbolic-ref HEAD refs/heads/{first}` and try again"
+    return f"{existing} has no commit on the branch that its HEAD names, but on {names}. Run `{way}. Nothing was made."
 
 
 def _fetch_last(git: Git, existing: Path, env: dict[str, str | None]) -> str:
@@ -65,11 +78,11 @@ def _fetch_last(git: Git, existing: Path, env: dict[str, str | None]) -> str:
         git.output("fetch", "--quiet", "--no-tags", "--depth=1", str(existing), "HEAD", env=env)
     except LabError:
         raise LabError(
-            f"{existing} is a partial clone, and files of its last commit are not here. Complete it with `git -C {existing} fetch --refetch "
+            f"{existing} is not complete: files of its last commit are not here, as in a partial clone. Complete it with `git -C {existing} fetch --refetch "
             "--no-filter`, or give --from-repo its URL. Nothing was made.",
             "not_fetched",
         ) from None
-    return f"{existing} is a partial clone: the lab starts with its last commit, without the history before."
+    return f"{existing} is not complete, as a partial clone is: the lab starts with its last commit, without the history before."
 
 
 def _is_partial(existing: Path) -> bool:

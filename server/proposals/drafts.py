@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.proposals import growth, patch, source
-from autoresearch_mcp.server.proposals.fingerprint import canonical
+from autoresearch_mcp.server.proposals import patch, source
+from autoresearch_mcp.server.proposals.examining import Examine, Question, examined
 from autoresearch_mcp.server.proposals.git import Git
-from autoresearch_mcp.server.proposals.objects import Entry, Objects, check_place, without
+from autoresearch_mcp.server.proposals.objects import Entry, Objects, check_place, keep, without
 
 _MOST_CONFLICT_CHARS = 4_000
+_SOUND = 4_096  # files of commits that are known to run as far as a check tells
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,18 @@ class Drafts:
         objects: its object store.
         editable: the paths that may change.
         first: names the commit with the lab's first source, beyond which growth counts; None if nothing does.
+        examine: tells what files are worth.
     """
 
-    def __init__(self, git: Git, objects: Objects, editable: Editable, first: Callable[[], str | None]) -> None:
+    def __init__(
+        self, git: Git, objects: Objects, editable: Editable, first: Callable[[], str | None], examine: Examine = examined
+    ) -> None:
+        self._examine = examine
         self._first = first
         self._git = git
         self._objects = objects
         self._editable = editable
+        self._sound: dict[str, None] = {}  # so that launches parse the file of a commit once
 
     def build(self, base: str, message: str, author: str, change: patch.Change) -> Draft:
         """Commit a change on `base`. See `Repo.build`."""
@@ -114,9 +120,13 @@ class Drafts:
 
     def check(self, commit: str, path: str) -> None:
         """Refuse a commit of which one file could not run. See `Repo.check`."""
+        name = f"{commit}:{path}"
+        if name in self._sound:
+            return
         entries = self._objects.entries(commit)
         if path in self._editable and path in entries and entries[path].is_file:
             source.check(path, self._objects.read(entries[path]), _modules(entries))
+            keep(self._sound, name, None, _SOUND)
 
     def stat(self, base: str, commit: str) -> DiffStat:
         """Return how much changes from one commit to another."""
@@ -149,25 +159,25 @@ class Drafts:
             raise LabError(f"The change leaves every file as it is at {base[:12]}. Nothing was kept.", "no_change")
         modules = _modules(entries.keys() - gone) | _modules(changed)
         for path, data in changed.items():
-            source.check(path, data, modules, old)
             if old.get(path) and not data.strip() and self._editable.names(path) and not path.endswith("__init__.py"):
                 raise LabError(f"{path} would be left without text. Nothing was kept; send the text that it should hold.", "empty_file")
         after = {path: data for path, data in {**old, **changed}.items() if path not in gone}
         first = self._first()
-        added = growth.check(old if first in (None, base) else self.editable_files(self._objects.entries(first)), old, after)
+        origin = old if first in (None, base) else self.editable_files(self._objects.entries(first))
+        found = self._examine(Question(origin, old, after, list(changed), modules))
         tree = self._objects.write_tree(without(entries, gone) if gone else entries, self._objects.store(changed, entries))
         commit = self._objects.commit(tree, [base], message, author)
         stat = self.stat(base, commit)
         return Draft(
             commit=commit,
             base=base,
-            fingerprint=source.fingerprint(after),
-            canonical=canonical(after),
+            fingerprint=found.fingerprint,
+            canonical=found.canonical,
             files_changed=stat.files_changed,
             insertions=stat.insertions,
             deletions=stat.deletions,
             stat=stat.text,
-            added=added,
+            added=found.added,
         )
 
 

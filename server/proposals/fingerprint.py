@@ -9,6 +9,7 @@ globals. Code that reads its own names (`globals()`, `exec` ...) keeps all of th
 
 import ast
 import copy
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -22,6 +23,7 @@ from autoresearch_mcp.server.proposals.trees import nodes
 
 _MOST_NODES = 30_000  # of a tree; a larger one counts by its syntax
 _NOTHING = {ast.Global, ast.Nonlocal, ast.Pass}  # has no text of its own
+_MOST_KEPT = 64 << 10  # bytes of a file whose form is remembered
 _ROUNDS = 12  # of hashing definitions that use each other
 _LEFT_OUT = {"ctx", "annotation", "returns", "type_comment", "type_params", "kind", "lineno"}
 
@@ -45,6 +47,10 @@ def canonical(files: Mapping[str, bytes]) -> str:
 def _form(path: str, data: bytes, alone: bool) -> bytes:
     if not path.endswith(".py"):
         return b"raw:" + data
+    return _kept_form(data, alone) if len(data) <= _MOST_KEPT else _form_of_code(data, alone)
+
+
+def _form_of_code(data: bytes, alone: bool) -> bytes:
     try:
         tree = parsed(data)
         if sum(1 for _ in ast.walk(tree)) > _MOST_NODES:
@@ -55,6 +61,9 @@ def _form(path: str, data: bytes, alone: bool) -> bytes:
         )
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return b"raw:" + data
+
+
+_kept_form = functools.lru_cache(maxsize=32)(_form_of_code)  # most files of a proposal are those of its base
 
 
 def _lines(tree: ast.Module, keep_globals: bool) -> list[str]:

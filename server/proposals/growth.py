@@ -9,6 +9,7 @@ under 1,100, and the largest 3,234. One port of a whole project adds 19,401. Rew
 50 commits of nanochat in a row 13,161.
 """
 
+import functools
 import lzma
 from collections.abc import Mapping
 
@@ -25,6 +26,7 @@ CHARGE = {
     "mps": 0.41e-6,
 }  # bits per byte, for each further byte: see docs/metric.md
 RAW = 256 << 10  # that the editable files may hold together: the trainer refuses more
+_KEPT = 4  # sources whose own size is known: many proposals go on one
 _DICTIONARY = 64 << 10, 4 << 20  # bytes that the compressor looks back at least and at most; it takes twelve times as much memory
 _FILTER = {
     "id": lzma.FILTER_LZMA2,
@@ -48,8 +50,7 @@ def growth(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> int:
     old, new = _joined(before), _joined(after)
     if old == new:
         return 0
-    alone = _compressed(old)
-    repeating = _compressed(old + old) - alone  # 3 bytes a KB: saying that nothing changed is no information
+    alone, repeating = _alone(old)
     return max(0, _compressed(old + new) - alone - repeating * min(len(old), len(new)) // max(1, len(old)))
 
 
@@ -107,6 +108,13 @@ def charge(added: int, champion: int, profile: str) -> float:
 
 def _joined(files: Mapping[str, bytes]) -> bytes:
     return b"".join(b"%s\0%s\0" % (path.encode("utf-8", "surrogateescape"), data) for path, data in sorted(files.items()))
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _alone(data: bytes) -> tuple[int, int]:
+    """Return how small files become, and what it costs to say them again: 3 bytes a KB, for saying that nothing changed is no information."""
+    alone = _compressed(data)
+    return alone, _compressed(data + data) - alone
 
 
 def _compressed(data: bytes) -> int:

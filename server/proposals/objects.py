@@ -1,15 +1,26 @@
 """Reads and writes files, trees and commits in git's object store, without a work tree or an index."""
 
 import contextlib
+import posixpath
+import re
 import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.proposals.git import Git, failure
 from autoresearch_mcp.server.proposals.message import commit_message, identity
 from autoresearch_mcp.trainer import files
+
+_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_TREES, _MOST_ENTRIES = 16, 2_000  # commits whose trees are kept, and how large one may be
+_BLOBS, _SMALL = 64, 128 << 10  # files that are kept, and bytes of one
+_LINKS = 8  # that are followed, one to the next
+
+
+T = TypeVar("T")
 
 
 class Entry(NamedTuple):
@@ -34,16 +45,22 @@ class Objects:
 
     def __init__(self, git: Git) -> None:
         self._git = git
+        self._trees: dict[str, dict[str, Entry]] = {}  # of the last commits: many proposals go on one, and an object never changes
+        self._blobs: dict[str, bytes] = {}  # of the last small files
 
     def entries(self, commit: str) -> dict[str, Entry]:
         """Return everything in a commit's tree by path, folders too.
 
         Bytes of a path that are not UTF-8 become lone surrogates, as in `os.fsdecode`.
         """
+        if (known := self._trees.get(commit)) is not None:
+            return {**known}
         entries = {}
         for line in self._git.output("ls-tree", "-r", "-t", "-z", commit).split(b"\0")[:-1]:
             head, _, path = line.partition(b"\t")
             entries[path.decode("utf-8", "surrogateescape")] = Entry(*head.decode().split())
+        if _ID.fullmatch(commit) and len(entries) <= _MOST_ENTRIES:
+            keep(self._trees, commit, {**entries}, _TREES)
         return entries
 
     def sizes(self, commit: str) -> dict[str, int]:
@@ -57,19 +74,59 @@ class Objects:
 
     def read(self, entry: Entry) -> bytes:
         """Return the content of a file."""
-        return self._git.output("cat-file", "blob", entry.id)
+        if (known := self._blobs.get(entry.id)) is not None:
+            return known
+        data = self._git.output("cat-file", "blob", entry.id)
+        if len(data) <= _SMALL:
+            keep(self._blobs, entry.id, data, _BLOBS)
+        return data
 
     def read_all(self, entries: Mapping[str, Entry]) -> dict[str, bytes]:
         """Return the content of those entries that are regular files, by path."""
         wanted = {path: entry.id for path, entry in entries.items() if entry.is_file}
-        data = self._git.output("cat-file", "--batch", stdin="".join(f"{id}\n" for id in wanted.values()).encode()) if wanted else b""
-        contents, at = {}, 0
-        for path in wanted:
+        known = {id: data for id in {*wanted.values()} if (data := self._blobs.get(id)) is not None}
+        missing = list(dict.fromkeys(id for id in wanted.values() if id not in known))
+        data = self._git.output("cat-file", "--batch", stdin="".join(f"{id}\n" for id in missing).encode()) if missing else b""
+        at = 0
+        for id in missing:
             head = data.index(b"\n", at)
             size = int(data[at:head].split()[2])
-            contents[path] = data[head + 1 : head + 1 + size]
+            known[id] = content = data[head + 1 : head + 1 + size]
             at = head + size + 2
-        return contents
+            if size <= _SMALL:
+                keep(self._blobs, id, content, _BLOBS)
+        return {path: known[id] for path, id in wanted.items()}
+
+    def others(self, entries: Mapping[str, Entry], wanted: Editable, editable: Editable) -> dict[str, Entry]:
+        """Return what patterns name beside what is editable, by path, and the files that links among either stand for."""
+        named = {path: entry for path, entry in entries.items() if path in wanted and path not in editable}
+        linked, _ = self.through_links(entries)
+        return named | {path: each for path, each in linked.items() if any(at in wanted or at in editable for at in upwards(path))}
+
+    def through_links(self, entries: Mapping[str, Entry]) -> tuple[dict[str, Entry], dict[str, str]]:
+        """Follow the links of a tree to what they stand for.
+
+        Returns:
+            The files that links lead to, by the paths that the links give them; and the links that lead to none of the tree, with where.
+        """
+        links = {path: entry for path, entry in entries.items() if entry.mode == "120000"}
+        if not links:
+            return {}, {}
+        to = {path: self.read(entry).decode("utf-8", "surrogateescape") for path, entry in links.items()}
+        files, idle = dict[str, Entry](), dict[str, str]()
+        for path in links:
+            place = path
+            for _ in range(_LINKS):
+                part = next((part for part in upwards(place) if part in to), "")
+                if not part or to[part].startswith("/"):
+                    break
+                place = posixpath.normpath(posixpath.join(posixpath.dirname(part), to[part], posixpath.relpath(place, part)))
+            found = {path + other[len(place) :]: entry for other, entry in entries.items() if f"{other}/".startswith(f"{place}/")}
+            found = {name: entry for name, entry in found.items() if entry.is_file}
+            files |= found
+            if not found:
+                idle[path] = to[path]
+        return files, idle
 
     def store(self, contents: Mapping[str, bytes], like: Mapping[str, Entry]) -> dict[str, Entry]:
         """Store files, by path. Each keeps the mode that it has in `like`, else it is not executable."""
@@ -134,6 +191,12 @@ class Objects:
         return self._git.line("hash-object", "-w", "--stdin", "--no-filters", stdin=data)
 
 
+def upwards(path: str) -> list[str]:
+    """Return the folders that a path lies in, outermost first, and itself."""
+    parts = path.split("/")
+    return ["/".join(parts[: number + 1]) for number in range(len(parts))]
+
+
 def without(entries: Mapping[str, Entry], gone: Collection[str]) -> dict[str, Entry]:
     """Return a tree's entries without some files, and without the folders that hold nothing then. What held them is built anew."""
     kept = {path for path, entry in entries.items() if entry.kind != "tree" and path not in gone}
@@ -169,3 +232,11 @@ def sync_folder(folder: Path) -> None:
     """Write a folder's names to the disk, as git does for files only. A folder may be gone: packed."""
     with contextlib.suppress(FileNotFoundError):
         files.sync(folder)
+
+
+def keep(kept: dict[str, T], key: str, value: T, most: int) -> None:
+    """Keep a value, and let go of the oldest beyond so many. Several threads may do so at once."""
+    kept[key] = value
+    while len(kept) > most:
+        with contextlib.suppress(StopIteration, KeyError, RuntimeError):  # another thread was faster
+            del kept[next(iter(kept))]

@@ -3,7 +3,7 @@
 Promises: a patch applies as a whole or not at all, touches editable paths only, and a refusal says which hunk or edit failed and
 shows the file's lines there. Forgives what language models get wrong: line numbers and counts in hunk headers, missing a/ b/
 prefixes, code fences, an `*** Begin Patch` envelope, trailing blanks, CRLF, line numbers in front of an edit's lines; it says what it
-forgave. Files may be deleted and renamed. Gives up: copies, modes, links and binary patches are refused.
+forgave. Files may be deleted and renamed. Gives up: copies, links and binary patches are refused.
 """
 
 import re
@@ -75,10 +75,21 @@ def apply(
         return _apply_diff(read, editable, diff)
     if edits is not None:
         return _apply_edits(read, editable, edits)
-    texts = {editable.check(path): None if text is None else _with_endings_of(read(path), text) for path, text in (files or {}).items()}
-    if missing := [path for path, text in texts.items() if text is None and read(path) is None]:
+    before = {path: _whatever(read, editable.check(path)) for path in files or {}}
+    texts = {path: None if text is None else _with_endings_of(before[path], text) for path, text in (files or {}).items()}
+    if missing := [path for path, text in texts.items() if text is None and before[path] is None]:
         raise LabError(f"The change deletes {missing[0]}, which does not exist at this commit.", "does_not_apply")
     return Applied(texts, [])
+
+
+def _whatever(read: Read, path: str) -> str | None:
+    """Return what is there, as far as it is text: a file that is none may be replaced or deleted as a whole."""
+    try:
+        return read(path)
+    except LabError as error:
+        if error.code != "bad_encoding":
+            raise
+        return ""
 
 
 def _ending(text: str) -> str:
@@ -155,6 +166,7 @@ def _apply_diff(read: Read, editable: Editable, diff: str) -> Applied:
         whole = parts.setdefault(old if new == NOTHING else new, FileDiff(old, new))
         whole.hunks += part.hunks
         whole.whole |= part.whole
+        whole.mode |= part.mode
     effort = Effort()
     for part in parts.values():
         if part.hunks or part.whole:
@@ -182,6 +194,7 @@ def _apply_part(read: Read, part: FileDiff, effort: Effort, texts: dict[str, str
     file = FileLines(old if new == NOTHING else new, [line.removesuffix("\r") for line in split_lines(text or "")], effort)
     after = _apply_hunks(file, text or "", part.hunks)
     notes += [f"{hunk} applied without {forgiving.BLANKS}." for hunk in file.forgiven]
+    notes += [f"The mode that the diff gives {file.path} was left out."] if part.mode else []
     if new != NOTHING:
         texts[new] = after
     elif part.hunks and after.strip():

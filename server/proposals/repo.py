@@ -18,6 +18,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.proposals import checkouts, fingerprint, source
 from autoresearch_mcp.server.proposals.branches import Branches
 from autoresearch_mcp.server.proposals.drafts import Conflict, DiffStat, Draft, Drafts
+from autoresearch_mcp.server.proposals.examining import Examine, examined
 from autoresearch_mcp.server.proposals.git import Git
 from autoresearch_mcp.server.proposals.message import identity
 from autoresearch_mcp.server.proposals.objects import Objects, is_blocked, sync_folder
@@ -47,6 +48,7 @@ class Repo:
         root: the lab's directory, with `.git` in it.
         editable: the paths that proposals may touch: exact ones, or `dir/**`.
         branch: the branch that points to the champion.
+        examine: examines the files of proposals.
 
     Attributes:
         branches: those of agents that work in files.
@@ -56,13 +58,13 @@ class Repo:
         LabError: from every method, those of `Git.output`.
     """
 
-    def __init__(self, root: Path, editable: Sequence[str] = ("train.py",), branch: str = "research") -> None:
+    def __init__(self, root: Path, editable: Sequence[str] = ("train.py",), branch: str = "research", examine: Examine = examined) -> None:
         self.root = root.absolute()
         self.editable = Editable(editable)
         self.branch = f"refs/heads/{branch}"
         self._git = Git(self.root)
         self._objects = Objects(self._git)
-        self._drafts = Drafts(self._git, self._objects, self.editable, self.first)
+        self._drafts = Drafts(self._git, self._objects, self.editable, self.first, examine)
         self.owners = Owners(self._git, self.branch)
         self.branches = Branches(self._git, self._objects, self.editable)
         self._fingerprints: dict[str, str] = {}  # of the few commits that proposals start from
@@ -175,11 +177,12 @@ class Repo:
         return self._drafts.editable_files(self._objects.entries(commit))
 
     def other_files(self, commit: str, patterns: Sequence[str]) -> dict[str, bytes]:
-        """Return the files at a commit that these patterns name and that are not editable, by path."""
-        wanted = Editable(patterns)
-        return self._objects.read_all(
-            {path: e for path, e in self._objects.entries(commit).items() if path in wanted and path not in self.editable}
-        )
+        """Return the files at a commit that these patterns name and that are not editable, by path, and those that links stand for."""
+        return self._objects.read_all(self._objects.others(self._objects.entries(commit), Editable(patterns), self.editable))
+
+    def idle_links(self, commit: str) -> dict[str, str]:
+        """Return the links at a commit that lead out of the repository, or nowhere, with where: a run doesn't have what they stand for."""
+        return self._objects.through_links(self._objects.entries(commit))[1]
 
     def check(self, commit: str, path: str) -> None:
         """Refuse a commit whose file `path` could not run, such as one that was made by hand. Other files are the owner's affair.
@@ -262,11 +265,7 @@ class Repo:
         return self._drafts.rebase(commit, fork or self.merge_base(commit, onto), onto, message, author)
 
     def transplant(self, commit: str, onto: str, message: str, author: str) -> str:
-        """Commit the editable files of `commit` on `onto`, whatever `onto` has there.
-
-        Returns:
-            The new commit's full id.
-        """
+        """Commit the editable files of `commit` on `onto`, whatever `onto` has there, and return the new commit's full id."""
         return self._drafts.transplant(commit, onto, message, author)
 
     def publish(self, branch: str, base: str, steps: Sequence[tuple[str, str, str]]) -> list[str]:

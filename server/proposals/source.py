@@ -5,6 +5,7 @@ variable makes different code, and trees of two Python versions may differ for o
 """
 
 import ast
+import functools
 import hashlib
 import io
 import sys
@@ -13,6 +14,7 @@ import tokenize
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.installation import is_installed
@@ -26,6 +28,8 @@ COUNTED_ON = (
     "triton",
     "kernels",
 )  # packages that are there when a GPU trains, if not here
+_VERSION = f" {sys.version_info.major}.{sys.version_info.minor}"
+_READ = 4  # files that are known: one is checked first, and told from others a moment later
 _QUIET = threading.Lock()  # warnings.catch_warnings is not thread-safe
 
 
@@ -39,10 +43,13 @@ def decode(path: str, data: bytes) -> str:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise LabError(
-            f"{path} is not UTF-8 text (byte {error.start} is 0x{data[error.start]:02x}). Only text files can be edited.", "bad_encoding"
+            f"{path} is not UTF-8 text (byte {error.start} is 0x{data[error.start]:02x}). It can't be edited; `files` can replace or delete it.",
+            "bad_encoding",
         ) from None
     if "\0" in text:
-        raise LabError(f"{path} holds a NUL character, so it is not a text file. Only text files can be edited.", "bad_encoding")
+        raise LabError(
+            f"{path} holds a NUL character, so it is not a text file. It can't be edited; `files` can replace or delete it.", "bad_encoding"
+        )
     return text
 
 
@@ -65,13 +72,13 @@ def encode(path: str, text: str) -> bytes:
     return data
 
 
-def check(path: str, data: bytes, modules: Collection[str] = (), before: Mapping[str, bytes] = MappingProxyType({})) -> None:
+def check(path: str, data: bytes, modules: Collection[str] | None = (), before: Mapping[str, bytes] = MappingProxyType({})) -> None:
     """Refuse a change that leaves a `.py` file which does not parse, or which imports a module that is not there. What was there may stay.
 
     Args:
         path: of the file, for refusals.
         data: its new content.
-        modules: names that the lab's own files can be imported by.
+        modules: names that the lab's own files can be imported by; None where another Python runs it, with packages that can't be told.
         before: the files from before the change, by path. What those declare or import is no fault of the change.
 
     Raises:
@@ -83,14 +90,15 @@ def check(path: str, data: bytes, modules: Collection[str] = (), before: Mapping
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
         if encoding not in ("utf-8", "utf-8-sig") and encoding != _declared(before.get(path, b"")):
             raise LabError(f"{path} declares the encoding {encoding}; only UTF-8 is accepted. Remove the coding comment.", "bad_encoding")
-        tree = parsed(data)
-        ast.dump(tree)  # as `fingerprint` will: it fails on what the parser lets pass
-        missing = [(name, line) for name, line in needed_imports(tree) if name not in modules and not importable(name)]
+        needed = _read(data).needed
+        missing = [(name, line) for name, line in needed if modules is not None and name not in modules and not importable(name)]
     except SyntaxError as error:
+        if modules is None and not _parses(before.get(path, b"")):
+            return  # a newer Python runs it than this one
         where = f"line {error.lineno}" if error.lineno else "its head"
         text = f": `{error.text.strip()[:160]}`" if error.text else ""
         raise LabError(
-            f"{path} would not parse as Python: {error.msg} at {where}{text}. Nothing was kept; correct it and propose again.",
+            f"{path} would not parse as Python{_VERSION}: {error.msg} at {where}{text}. Nothing was kept; correct it and propose again.",
             "syntax_error",
         ) from None
     except (ValueError, RecursionError, MemoryError) as error:
@@ -103,6 +111,14 @@ def check(path: str, data: bytes, modules: Collection[str] = (), before: Mapping
             "own files can be counted on. Nothing was kept; do without, or import it inside of `try: ... except ImportError: ...`.",
             "unknown_import",
         )
+
+
+def _parses(data: bytes) -> bool:
+    try:
+        parsed(data)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 def _declared(data: bytes) -> str:
@@ -141,10 +157,23 @@ def fingerprint(files: Mapping[str, bytes]) -> str:
 def _normal_form(path: str, data: bytes) -> bytes:
     if path.endswith(".py"):
         try:
-            return b"ast:" + ast.dump(parsed(data)).encode("utf-8", "backslashreplace")
+            return b"ast:" + _read(data).dump
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             pass
     return b"raw:" + data
+
+
+class _Code(NamedTuple):
+    """What is known of a Python file: its tree as text, and what it needs to be imported, each with its line."""
+
+    dump: bytes
+    needed: tuple[tuple[str, int], ...]
+
+
+@functools.lru_cache(maxsize=_READ)
+def _read(data: bytes) -> _Code:
+    tree = parsed(data)
+    return _Code(ast.dump(tree).encode("utf-8", "backslashreplace"), tuple(needed_imports(tree)))
 
 
 def parsed(data: bytes) -> ast.Module:
@@ -159,7 +188,17 @@ def parsed(data: bytes) -> ast.Module:
 
 
 def needed_imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """Yield the first name and the line of each absolute import that runs whenever the module is imported or run.
+    """Yield the first name and the line of each absolute import that runs whenever the module is imported or run."""
+    for node in import_statements(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from ((alias.name.partition(".")[0], node.lineno) for alias in names)
+            case ast.ImportFrom(module=str(module), level=0):
+                yield module.partition(".")[0], node.lineno
+
+
+def import_statements(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Yield each import that runs whenever the module is imported or run.
 
     Left out is what may never run: in a function, under a condition other than `__name__ == "__main__"`, and where an error is handled.
     """
@@ -167,10 +206,8 @@ def needed_imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
     while stack:
         node = stack.pop()
         match node:
-            case ast.Import(names=names):
-                yield from ((alias.name.partition(".")[0], node.lineno) for alias in names)
-            case ast.ImportFrom(module=str(module), level=0):
-                yield module.partition(".")[0], node.lineno
+            case ast.Import() | ast.ImportFrom():
+                yield node
             case ast.Try(handlers=[_, *_]):
                 stack += node.finalbody
             case ast.If(test=ast.Compare(left=ast.Name(id="__name__")), body=body):

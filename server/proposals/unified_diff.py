@@ -1,7 +1,8 @@
 """Reads unified diffs as agents write them: which files they change, in which hunks.
 
-Forgives what language models get wrong: line numbers and counts in hunk headers, missing a/ b/ prefixes, code fences, CRLF.
-Takes files that are made, deleted or renamed as git writes it. Refuses copies, modes, links and binary patches.
+Forgives what language models get wrong: line numbers and counts in hunk headers, missing a/ b/ prefixes, code fences, CRLF, colours.
+Takes files that are made, deleted or renamed as git writes it, and its quoted paths. Refuses copies, links and binary patches, and a
+change of nothing but modes; beside a change of text a mode is left as it is.
 """
 
 import re
@@ -24,8 +25,12 @@ _REFUSED = (
     (("GIT binary patch", "Binary files "), "is binary"),
     (("new file mode 120000", "new mode 120000"), "makes a symbolic link"),
     (("new file mode 160000", "Subproject commit"), "changes a submodule"),
-    (("old mode ", "new mode ", "new file mode 100755"), "changes a file's mode"),
+    (("old mode ", "new mode "), "changes a file's mode"),
 )
+_MODE = re.compile(r"(?:old|new) mode 100(?:644|755)")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[mK]")
+_ESCAPED = re.compile(rb"\\([0-7]{3}|.)")
+_ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"a": b"\a", b"b": b"\b", b"v": b"\v", b"f": b"\f"}
 
 
 @dataclass
@@ -50,12 +55,14 @@ class FileDiff:
 
     Attributes:
         whole: the diff says in so many words that the file is made, deleted or renamed, so it may have no hunk.
+        mode: the diff changes its mode too, or makes it executable.
     """
 
     old: str
     new: str
     hunks: list[Hunk] = field(default_factory=list)
     whole: bool = False
+    mode: bool = False
 
 
 def parse(diff: str, editable: Editable) -> list[FileDiff]:
@@ -68,25 +75,30 @@ def parse(diff: str, editable: Editable) -> list[FileDiff]:
     Raises:
         LabError: `too_large`, or `bad_patch` for text that is no hunk and for what may not be changed.
     """
-    lines = _unfenced([line.removesuffix("\r") for line in diff.removeprefix("\ufeff").rstrip("\r\n").split("\n")])
+    lines = _unfenced([line.removesuffix("\r") for line in _COLOUR.sub("", diff).removeprefix("\ufeff").rstrip("\r\n").split("\n")])
     if len(lines) > MAX_LINES:
         raise LabError(f"The diff has {len(lines):,} lines; the cap is {MAX_LINES:,}. Send a smaller change, or files.", "too_large")
     parts: list[FileDiff] = []
     at = hunks = 0
+    mode = False
     while at < len(lines):
         line = lines[at]
         following = lines[at + 1] if at + 1 < len(lines) else ""
         if line.startswith("--- ") and following.startswith("+++ "):
             old, new = _path(line), _path(following)
             if not (parts and parts[-1].whole and not parts[-1].hunks and _same(parts[-1], old, new)):
-                parts.append(FileDiff(old, new))
+                parts.append(FileDiff(old, new, mode=mode))
+                mode = False
             at += 2
         elif line.startswith("rename from ") and following.startswith("rename to "):
-            parts.append(FileDiff(line.removeprefix("rename from "), following.removeprefix("rename to "), whole=True))
+            old, new = _unquoted(line.removeprefix("rename from ")), _unquoted(following.removeprefix("rename to "))
+            parts.append(FileDiff(old, new, whole=True, mode=mode))
+            mode = False
             at += 2
         elif (match := _MADE_OR_GONE.match(line)) and (path := _both(lines[at - 1] if at else "")):
             _refuse(line)
-            parts.append(FileDiff(path, NOTHING, whole=True) if match[1] == "deleted" else FileDiff(NOTHING, path, whole=True))
+            old, new = (path, NOTHING) if match[1] == "deleted" else (NOTHING, path)
+            parts.append(FileDiff(old, new, whole=True, mode=line == "new file mode 100755"))
             at += 1
         elif line.startswith("@@"):
             if not parts:
@@ -96,6 +108,9 @@ def parse(diff: str, editable: Editable) -> list[FileDiff]:
             hunks += 1
         elif parts and parts[-1].hunks and line == _SIGNATURE:
             break
+        elif _MODE.fullmatch(line) and _goes_on(lines, at):
+            mode = True
+            at += 1
         else:
             _refuse(line)
             if parts and parts[-1].hunks and line.strip() and not line.startswith(_METADATA):
@@ -109,12 +124,38 @@ def parse(diff: str, editable: Editable) -> list[FileDiff]:
     return parts
 
 
+def _goes_on(lines: list[str], at: int) -> bool:
+    """Return whether the file at this line of a diff has more than another mode: hunks, or another name."""
+    for line in lines[at + 1 :]:
+        if line.startswith("diff --git "):
+            break
+        if line.startswith(("@@", "rename from ")):
+            return True
+    return False
+
+
 def _path(line: str) -> str:
-    return line[4:].split("\t")[0].strip().removeprefix("./")
+    return _unquoted(line[4:].split("\t")[0].strip()).removeprefix("./")
+
+
+def _unquoted(path: str) -> str:
+    """Return a path as it is: git puts one in quotes that has other letters than ASCII's, and writes their bytes in octal."""
+    if len(path) < 2 or not (path[0] == path[-1] == '"'):
+        return path
+
+    def byte(match: re.Match[bytes]) -> bytes:
+        text = match[1]
+        return bytes([int(text, 8) & 255]) if text.isdigit() else _ESCAPES.get(text, text)
+
+    return _ESCAPED.sub(byte, path[1:-1].encode("utf-8", "surrogatepass")).decode("utf-8", "replace")
 
 
 def _both(line: str) -> str:
     """Return the path in a line `diff --git a/PATH b/PATH`; empty where it has no such form."""
+    words = line.removeprefix("diff --git ").split('" "')
+    if len(words) == 2 and line.endswith('"'):
+        old, new = _unquoted(f'{words[0]}"'), _unquoted(f'"{words[1]}')
+        line = f"diff --git {old} {new}"
     match = _GIT.fullmatch(line)
     return match["path"] if match else ""
 

@@ -314,8 +314,9 @@ class Attempts:
         return job
 
     def _job(self, experiment: Experiment, data: str = "", files: Mapping[str, bytes] = {}, others: Mapping[str, bytes] = {}) -> Job:
+        launch = self._launch(experiment)
         spec = spec_of(
-            self._launch(experiment),
+            launch,
             experiment.id,
             data,
             seed=experiment.seed,
@@ -323,6 +324,7 @@ class Attempts:
             commit=experiment.commit,
             others=fingerprint(others)[:16] if others else "",
             quiet=self._settings.compute.quiet,
+            far=not self._settings.under(launch).shares_files,
         )
         return Job(experiment.id, experiment.attempt, locate(self._state, experiment), spec, {**others, **files})
 
@@ -348,6 +350,7 @@ def _kind(settings: Settings) -> tuple[object, ...]:
     compute = settings.compute
     place = (
         compute.backend,
+        compute.modal,
         compute.slurm,
         compute.login,
         tuple(compute.hosts),

@@ -26,6 +26,7 @@ from autoresearch_mcp.server.settings import Settings
 
 UNDECIDED = ("continue", "champion")  # verdicts after which the lab goes on
 SLICE_S = 0.1  # after which what is queued may start before the other candidacies are looked at
+LEFT_BEHIND = 3  # replicates of the champion under one set of conditions, by which a candidate's own are of the past
 MOST = 3  # launches for each replicate that may count: failures and repetitions end somewhere
 
 _log = logging.getLogger("autoresearch.runner")
@@ -205,12 +206,23 @@ class Candidacies:
     def _wait_for_champion(self, candidacy: Candidacy, champion: str, verdict: Verdict, settings: Settings) -> None:
         """Note that a candidate needs no replicates but the champion's, unless those come to nothing."""
         launched = self._ledger.champion_replicates(champion, settings.launch())
-        if len(launched) >= MOST * max(settings.promotion.max_replicates, M_MIN):
+        if self._left_behind(candidacy.commit, champion):
+            self._train(candidacy, champion, verdict, settings)
+        elif len(launched) >= MOST * max(settings.promotion.max_replicates, M_MIN):
             self._end(candidacy, "stopped", verdict.code, f"The champion can't be measured: {_words(verdict)}")
         elif not self._ledger.open_experiments(limit=1) and not self._covers_another(settings):
             self._end(candidacy, "out_of_budget", verdict.code, f"[budget] covers no replicate of the champion. {_words(verdict)}")
         else:
             self._note(candidacy, verdict=verdict.code, note=_words(verdict))
+
+    def _left_behind(self, commit: str, champion: str) -> bool:
+        """Return whether the champion's last replicates ran under other conditions than the candidate's: packages or this program changed.
+
+        None of them counts beside what the candidate has, so the candidate is trained under those conditions too.
+        """
+        ours = [score.conditions for score in self._ledger.scores(commit) if score.conditions]
+        theirs = [score.conditions for score in self._ledger.scores(champion) if score.by_lab and score.conditions][-LEFT_BEHIND:]
+        return len(theirs) == LEFT_BEHIND and len(set(theirs)) == 1 and ours[-1:] != theirs[-1:]
 
     def _covers_another(self, settings: Settings) -> bool:
         """Return whether the lab's budget covers one more training, where nothing is reserved."""

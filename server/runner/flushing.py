@@ -128,4 +128,5 @@ class Flusher:
         """
         if isinstance(last, Experiment) and last.metric is not None and time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + LOOK_EVERY_S
-            self.troubles = [f"Labs of this log are not comparable. {OTHER_TEXT}"] if differ_lately(self._lake, last) else []
+            differ = differ_lately(self._lake, last, self._ledger.ended)
+            self.troubles = [f"Labs of this log are not comparable. {OTHER_TEXT}"] if differ else []

@@ -6,6 +6,7 @@ It knows words rather than sentences ("not" hardly counts). An endpoint is sent 
 A vector is a row of float32 of length 1. A text without known words gets zeros, which are near nothing.
 """
 
+import functools
 import importlib.util
 import json
 import os
@@ -35,6 +36,7 @@ _MOST_TEXT = 8_000  # characters
 _MOST_ANSWER = 64 << 20  # bytes
 _TEXTS = 64  # a request
 _MOST_KNOWN = 4_096  # texts whose vectors are kept
+_READING = threading.Lock()  # of the local model's files
 
 
 class EmbeddingsUnavailable(Exception):
@@ -87,8 +89,6 @@ class LocalModel:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._lock = threading.Lock()
-        self._loaded: tuple[Any, Any] | None = None
 
     def embed(self, texts: Sequence[str]) -> "Vectors":
         """Return a row for each text.
@@ -106,19 +106,23 @@ class LocalModel:
         return _unit(vectors)
 
     def _model(self) -> tuple[Any, Any]:
-        with self._lock:
-            if self._loaded is None:
-                try:
-                    import numpy as np
-                    from safetensors.numpy import load_file
-                    from tokenizers import Tokenizer
+        try:
+            with _READING:
+                return _read(self._folder)
+        except Exception as error:  # tokenizers raises bare Exceptions
+            raise EmbeddingsUnavailable(f"The local embedding model can't be read ({type(error).__name__}).") from error
 
-                    tokenizer = Tokenizer.from_file(str(self._folder / "tokenizers" / "l2_supercat_tokenizer_config.json"))
-                    (table,) = load_file(self._folder / "weights" / "l2_supercat_256.safetensors").values()
-                    self._loaded = tokenizer, table.astype(np.float32)
-                except Exception as error:  # tokenizers raises bare Exceptions
-                    raise EmbeddingsUnavailable(f"The local embedding model can't be read ({type(error).__name__}).") from error
-            return self._loaded
+
+@functools.cache
+def _read(folder: Path) -> tuple[Any, Any]:
+    """Return the local model's tokenizer and table. A process that opens several labs holds its 35 MB once."""
+    import numpy as np
+    from safetensors.numpy import load_file
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizers" / "l2_supercat_tokenizer_config.json"))
+    (table,) = load_file(folder / "weights" / "l2_supercat_256.safetensors").values()
+    return tokenizer, table.astype(np.float32)
 
 
 class Endpoint:

@@ -1,5 +1,7 @@
 """Defines `[alerts]`: webhooks that tell people what happened in the lab."""
 
+import base64
+import binascii
 import os
 import re
 from typing import Annotated, Literal
@@ -11,6 +13,7 @@ from autoresearch_mcp.server.settings.section import Section
 
 AlertKind = Literal["promotion", "approval", "stalled", "budget", "trouble", "ended"]
 KINDS: tuple[AlertKind, ...] = ("promotion", "approval", "stalled", "budget", "trouble", "ended")
+_PREFIX = "whsec_"
 _VARIABLE = re.compile(r"\$[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -40,9 +43,13 @@ class Webhook(Section):
         return address if encrypted_or_here(address) else ""
 
     @property
-    def key(self) -> str:
-        """Return what signs; empty for nothing."""
-        return _resolved(self.secret)
+    def key(self) -> bytes:
+        """Return what signs; empty for nothing. After `whsec_` a secret is base64, as Standard Webhooks write theirs; any other is a text."""
+        secret = _resolved(self.secret)
+        try:
+            return base64.b64decode(secret.removeprefix(_PREFIX), validate=True) if secret.startswith(_PREFIX) else secret.encode()
+        except binascii.Error:
+            return secret.encode()
 
     @property
     def lacks(self) -> str:

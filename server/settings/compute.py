@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from autoresearch_mcp.server import devices
+from autoresearch_mcp.server.settings.modal import ModalSection
 from autoresearch_mcp.server.settings.section import Section
 from autoresearch_mcp.server.settings.slurm import SlurmSection
 from autoresearch_mcp.server.settings.ssh import HOST, HOST_AND_GPUS, HostSection
@@ -83,6 +84,7 @@ class ComputeSection(Section):
         pattern=rf"^$|{HOST}",
         description="on Slurm: the cluster's login node, as `ssh` knows it, where this machine has no `sbatch`; empty is this machine",
     )
+    modal: ModalSection = ModalSection()
     slurm: SlurmSection = SlurmSection()
     ssh: dict[str, HostSection] = Field(default={}, description="over ssh: what is particular to a host, as a table `[compute.ssh.NAME]`")
 

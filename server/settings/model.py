@@ -159,8 +159,6 @@ class Settings(Model):
     def _profiles_are_new(self) -> "Settings":
         if taken := sorted(set(self.profile) & set(PROFILES)):
             raise ValueError(f"[profile.{taken[0]}] must have another name: {taken[0]} is a built-in profile")
-        if self.training.own_profile is not None and not (self.sends_files or self.rents):
-            raise ValueError('[profile.NAME] works with [compute] backend = "local", "slurm" without login, "ssh" or "modal" only')
         return self
 
     @model_validator(mode="after")
@@ -197,8 +195,10 @@ class Settings(Model):
         if old and not self.metric.name:
             self.metric = self.metric.model_copy(update={"name": old})
         self._judge_by_scorer()
-        if self.is_script and not self.sends_files:
-            raise ValueError('[metric] name works with [compute] backend = "local", "slurm" without login, or "ssh" only')
+        if self.rents and self.training.python:
+            raise ValueError("[training] python must be left out on Modal, whose containers have one Python: list [compute.modal] packages")
+        if self.compute.modal.packages and not self.is_script:
+            raise ValueError("[compute.modal] packages must be left out unless [metric] name is set: they are for code that runs as it is")
         if self.training.data and not self.is_script:
             raise ValueError(
                 "[training] data must be left out unless [metric] name is set: a metric can only be verified on data that the lab hands out itself"
@@ -309,9 +309,9 @@ class Settings(Model):
         return self.compute.backend == "local" or (self.compute.backend == "slurm" and not self.compute.login)
 
     @property
-    def sends_files(self) -> bool:
-        """Return whether what lab.toml names of the owner's (data, answers, text) gets to where trainings run."""
-        return self.shares_files or self.compute.backend == "ssh"
+    def has_packages(self) -> bool:
+        """Return whether what the training code may import can be told by this machine's packages."""
+        return not self.training.python and (self.shares_files or not self.is_script)
 
     @property
     def gpus(self) -> list[str]:
@@ -335,7 +335,7 @@ class Settings(Model):
     def longest_s(self) -> float:
         """Return the most device seconds that an attempt can use."""
         if self.rents:
-            return devices.longest_s(self.training.limits, self.training.budget_s)
+            return devices.longest_s(self.training.limits, self.training.budget_s, self.is_script, self.scorer.longest_s)
         return max_wall_s(self.training.limits, self.training.budget_s, script=self.is_script) + self.scorer.longest_s
 
 

@@ -1,7 +1,8 @@
 """Writes a new lab's `lab.toml`."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from autoresearch_mcp.server.goal import Goal
@@ -26,6 +27,8 @@ class OwnCode:
         goal: which way the metric is better; None where nobody said.
         hidden: the folder with the answers that verify the metric, or empty.
         hide: what else no training may read.
+        cwd: the folder where it starts; empty for the top.
+        env: variables that it finds set.
     """
 
     files: tuple[str, ...] = ()
@@ -37,14 +40,26 @@ class OwnCode:
     goal: Goal | None = None
     hidden: str = ""
     hide: tuple[str, ...] = ()
+    cwd: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
 
     def toml(self) -> str:
         """Return its part of `[training]`, and `[metric]`."""
         lines = []
         if self.module:
-            lines.append(f"module = {json.dumps(self.module)}  # runs as `python -m {self.module}`")
+            how = (
+                "calls this function, as an installed command does"
+                if ":" in self.module.split()[0]
+                else f"runs as `python -m {self.module}`"
+            )
+            lines.append(f"module = {json.dumps(self.module, ensure_ascii=False)}  # {how}")
         elif self.entry:
             lines.append(f"entry = {json.dumps(self.entry, ensure_ascii=False)}  # the file that is run, with its arguments")
+        if self.cwd:
+            lines.append(f"cwd = {json.dumps(self.cwd, ensure_ascii=False)}  # the folder where it starts")
+        if self.env:
+            pairs = ", ".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in self.env.items())
+            lines.append(f"env = {{ {pairs} }}  # what it finds set")
         if self.files or self.metric:
             lines.append(f"files = {_list(self.files)}  # what else of the repository the code needs; proposals can't touch it")
         if self.hidden:

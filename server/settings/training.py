@@ -66,7 +66,10 @@ class Training(Section):
         "`$AUTORESEARCH_DATA` and `$HOME`, the run's own folder, are filled in",
     )
     module: str = Field(
-        default="", max_length=1000, description="instead of `entry`: a module that is run as with `python -m`, with its arguments"
+        default="",
+        max_length=1000,
+        description="instead of `entry`: a module that is run as with `python -m`, or `module:function`, which is called as an installed command "
+        "calls it; with its arguments",
     )
     files: list[str] = Field(
         default=[], max_length=200, description="other paths of the repository that the code needs; proposals can't touch them"
@@ -138,8 +141,11 @@ class Training(Section):
             name = shlex.split(module)[0] if module else "x"
         except (ValueError, IndexError):
             name = ""
-        if not all(part.isidentifier() for part in name.split(".")):
-            raise ValueError('name a module, and its arguments if it takes any, such as "pkg.train --depth 4"')
+        where, colon, function = name.partition(":")
+        if not all(part.isidentifier() for part in [*where.split("."), *([function] if colon else [])]):
+            raise ValueError(
+                'name a module or a function of it, and its arguments if it takes any, such as "pkg.train --depth 4" or "pkg.cli:main"'
+            )
         return module
 
     @field_validator("python", "data")
@@ -174,7 +180,7 @@ class Training(Section):
         """Return where the code that is run may be: one path for a file, several for a module."""
         if not self.module:
             return [shlex.split(self.entry)[0]]
-        path = shlex.split(self.module)[0].replace(".", "/")
+        path = shlex.split(self.module)[0].partition(":")[0].replace(".", "/")
         places = [f"{folder}{path}{end}" for folder in ("", "src/") for end in (".py", "/__main__.py")]
         return places + ([f"{self.cwd}/{place}" for place in places] if self.cwd else [])
 
@@ -184,6 +190,14 @@ class Training(Section):
         named = Editable([*self.editable, *self.files])
         ranked = [path for path in self.files_run if path in self.editable] + [path for path in self.files_run if path in named]
         return ranked[0] if ranked else self.files_run[0]
+
+    @property
+    def command(self) -> str:
+        """Return how the code is run, in words."""
+        name, _, arguments = self.module.partition(" ")
+        if ":" in name:
+            return f"{name}() {arguments}".rstrip()
+        return f"python -m {self.module}" if self.module else f"python {self.entry}"
 
     @property
     def interpreter(self) -> str:

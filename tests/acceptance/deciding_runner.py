@@ -7,6 +7,7 @@ python -m tests.acceptance.deciding_runner sweep ROOT KEY VALUE...
 python -m tests.acceptance.deciding_runner cancel ROOT SWEEP
 """
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,7 +24,15 @@ from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.lock import runner_lock
 from autoresearch_mcp.server.runner.loop import Runner
 
-DRAWING = Path(__file__).parents[1] / "bench" / "drawing_launcher.py"
+HERE = Path(__file__).parents[2]
+DRAWING = HERE / "tests" / "bench" / "drawing_launcher.py"
+
+
+def process(*arguments: str) -> "subprocess.Popen[str]":
+    """Start one of these as a process; what a server prints is kept."""
+    command = [sys.executable, "-m", "tests.acceptance.deciding_runner", *arguments]
+    kept = subprocess.DEVNULL if arguments[0] == "run" else subprocess.PIPE
+    return subprocess.Popen(command, cwd=HERE, stdout=kept, stderr=kept, text=True)
 
 
 def run(root: Path, seconds: str, linger_s: float = 0.0) -> None:

@@ -146,8 +146,8 @@ async def kill(root: Path, kills: Counter[str], stop: anyio.Event) -> None:
         await anyio.sleep(dice.uniform(0.05, 1.5))  # the random instant is the test
         with anyio.move_on_after(1):  # there may be none for a while: nothing is queued, or one is starting
             while not find[kind]():  # noqa: ASYNC110
-                await anyio.sleep(0.02)
-            await anyio.sleep(dice.uniform(0, 0.3))
+                await anyio.sleep(0.02)  # between two looks
+            await anyio.sleep(dice.uniform(0, 0.3))  # not always at its start
         if victims := find[kind]():
             with suppress(ProcessLookupError):
                 os.kill(dice.choice(victims), signal.SIGKILL)
@@ -244,7 +244,7 @@ async def quiet(judge: Agent, client: Client) -> dict[str, Any]:
         status = await judge.call(client, "get_status")
         if not any(status.get(rest) for rest in ("running", "queued", "unflushed")):
             return status
-        await anyio.sleep(0.2)
+        await anyio.sleep(0.2)  # between two looks: that the lake has all is no event
 
 
 def check_experiments(rows: list[dict[str, Any]], acknowledged: dict[str, str]) -> None:

@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch_mcp.server.lab import core
+from tests.acceptance.deciding_runner import process
 from tests.server.harness import LabHarness
 from tests.server.runner.test_candidacies import candidacy, propose
 from tests.server.runner.test_killed_candidacies import consistent
@@ -26,14 +26,6 @@ pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("AUTORESEARCH_KILLS", "8"))
 SEED = int(os.environ.get("AUTORESEARCH_SEED", str(random.randrange(10**6))))
-HERE = Path(__file__).parents[2]
-
-
-def process(*arguments: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "tests.acceptance.deciding_runner", *arguments]
-    return subprocess.Popen(
-        command, cwd=HERE, stdout=subprocess.PIPE if arguments[0] == "launch" else subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
-    )
 
 
 class Victims:
@@ -45,14 +37,14 @@ class Victims:
         self.kills: Counter[str] = Counter()
         self.runner = process("run", str(harness.root), "0.2")
 
-    def launch_until_answered(self, commit: str, key: str) -> str:
-        """Have a server launch a commit until decided, and kill one before that half of the time, until one answers."""
-        while True:
-            if self.dice.random() < 0.5:
-                self._kill_server(commit, key)
-            out, _ = process("launch", str(self.harness.root), commit, key).communicate()
-            if out.strip():
-                return out.strip()
+    def launch(self, commit: str, key: str) -> str:
+        """Have a server launch a commit until decided, and kill one before that half of the time; return what it answered."""
+        if self.dice.random() < 0.5:
+            self._kill_server(commit, key)
+        server = process("launch", str(self.harness.root), commit, key)
+        out, errors = server.communicate()
+        assert server.returncode == 0, errors
+        return out.strip()
 
     def kill_one(self, launched: Sequence[tuple[str, str]]) -> None:
         """Kill a runner, a training or a server at a random instant, the kind that was killed least.
@@ -118,7 +110,7 @@ def test_kills_around_launches_until_decided_lose_and_double_nothing(
         while sum(victims.kills.values()) < KILLS:
             if len(ids) < 1 + sum(victims.kills.values()) // 8:  # a new idea from time to time
                 commit = propose(harness, len(ids) + 1, gain=random.Random(f"{SEED} {len(ids)}").choice([0, 10, 30]))
-                ids[commit] = victims.launch_until_answered(commit, f"the-key-{len(ids)}")
+                ids[commit] = victims.launch(commit, f"the-key-{len(ids)}")
             victims.kill_one([(commit, f"the-key-{number}") for number, commit in enumerate(ids)])
         victims.finish()
     finally:

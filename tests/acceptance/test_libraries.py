@@ -1,4 +1,4 @@
-"""Client libraries and agent frameworks from PyPI against the server over stdio. No model. `make client-test` fetches them."""
+"""Client libraries and agent frameworks from PyPI against the server over stdio. Their models are scripts. `make client-test` fetches them."""
 
 import json
 import os

@@ -17,6 +17,8 @@ from tests.standins.modal.standin import Standin
 from tests.trainings import BAD, GOOD, QUICK
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 FAILING = """\
     def fail(*_):
         calls.append(1)

@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from autoresearch_mcp.server.lab import core
 from autoresearch_mcp.server.mcp import build_server
 from autoresearch_mcp.server.mcp.tasks import Handle
 from autoresearch_mcp.server.runner.lock import runner_lock
-from tests.acceptance.test_decided_kills import process
+from tests.acceptance.deciding_runner import process
 from tests.server.harness import LabHarness
 from tests.server.mcp.test_tasks import TaskTaker, ask
 from tests.waiting import until
@@ -32,20 +31,20 @@ pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("AUTORESEARCH_KILLS", "6"))
 SEED = int(os.environ.get("AUTORESEARCH_SEED", str(random.randrange(10**6))))
 AGENTS = ("bob", "cleo")
-WORDS = [
-    "rotary",
-    "sinusoid",
-    "dropout",
-    "momentum",
-    "curriculum",
-    "tokenizer",
-    "embedding",
-    "schedule",
-    "gradient",
-    "residual",
-    "attention",
-    "normalizer",
-]
+IDEAS = (  # none says what another says, by words or by meaning: a claim on what says the same would be one on the same idea
+    "Rotary positions instead of sinusoids",
+    "Dropout on the residual stream",
+    "A tokenizer with a larger vocabulary",
+    "Momentum that warms up slowly",
+    "Short sequences first, as a curriculum",
+    "Label smoothing against overconfidence",
+    "Gradient clipping by value",
+    "Convolutions before attention",
+    "Weights of eight bits",
+    "A mixture of two experts",
+    "Averages of the last checkpoints",
+    "No biases anywhere",
+)
 TRIALS = 4
 
 
@@ -57,7 +56,8 @@ class Slaughter:
         self.dice = random.Random(SEED)
         self.kills: Counter[str] = Counter()
         self.runner = process("run", str(harness.root), "0.2")
-        self.asked: set[str] = set()  # keys of sweeps, and texts of ideas
+        self.asked: set[str] = set()  # keys of sweeps
+        self.askers: defaultdict[str, set[str]] = defaultdict(set)  # who asked for each text
         self.sweeps: dict[str, str] = {}  # id by key
         self.cancelled: set[str] = set()
         self.claims: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)  # what each text's claims were answered with: id and holder
@@ -65,10 +65,7 @@ class Slaughter:
 
     def once(self, kind: str, *arguments: str, dies: bool) -> str:
         """Have a server do something, and kill it at a random instant if it is to die. Returns what it acknowledged."""
-        server = subprocess.Popen(
-            [sys.executable, "-m", "tests.acceptance.deciding_runner", arguments[0], str(self.harness.root), *arguments[1:]],
-            cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        server = process(arguments[0], str(self.harness.root), *arguments[1:])
         if dies:
             with suppress(subprocess.TimeoutExpired):
                 server.wait(self.dice.uniform(0.3, 1.5))
@@ -79,8 +76,8 @@ class Slaughter:
         assert dies or server.returncode == 0, errors
         return out.strip()
 
-    def claim(self, number: int, agent: str, dies: bool) -> None:
-        self.asked.add(text := text_of(number))
+    def claim(self, text: str, agent: str, dies: bool) -> None:
+        self.askers[text].add(agent)
         if answer := self.once("claiming", "claim", agent, text, dies=dies):
             id, holder = answer.split()
             self.claims[text].add((id, holder))
@@ -109,7 +106,7 @@ class Slaughter:
         number = self.dice.randrange(len(self.sweeps) + 1)
         match min(kinds, key=lambda each: (self.kills[each], self.dice.random())):
             case "claiming":
-                self.claim(number, self.dice.choice(AGENTS), dies=True)
+                self.claim(IDEAS[number % len(IDEAS)], self.dice.choice(AGENTS), dies=True)
             case "sweeping":
                 self.sweep(f"sweep-number-{number}", dies=True)
             case "cancelling":
@@ -125,12 +122,12 @@ class Slaughter:
                 self.kills["runner"] += 1
 
     def ask_again(self) -> None:
-        """Repeat what was asked and not acknowledged, as an agent does: it may have been done all the same."""
-        for number in range(len(self.sweeps) + 1):
-            if f"sweep-number-{number}" in self.asked:
-                self.sweep(f"sweep-number-{number}", dies=False)
-            if text_of(number) in self.asked:
-                self.claim(number, "dan", dies=False)
+        """Repeat what was asked and perhaps not acknowledged, as an agent does: it may have been done all the same."""
+        for key in sorted(self.asked):
+            self.sweep(key, dies=False)
+        for text, agents in self.askers.items():
+            for agent in sorted(agents):
+                self.claim(text, agent, dies=False)
 
     async def poll(self) -> None:
         """Ask a server, a new one each time, for the task of each sweep: none is forgotten, and one that was completed stays so."""
@@ -153,11 +150,6 @@ class Slaughter:
             return self.runner.poll() is not None
 
         until(done, timeout_s=300)
-
-
-def text_of(number: int) -> str:
-    """An idea in words of its own."""
-    return " ".join(f"{word}{number}" for word in WORDS[:6]).capitalize()
 
 
 def test_kills_around_claims_sweeps_and_tasks_lose_and_double_nothing(

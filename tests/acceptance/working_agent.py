@@ -27,9 +27,9 @@ _SYLLABLES = [f"{consonant}{vowel}" for consonant in "bdfgklmnprst" for vowel in
 
 
 def text_of(number: int) -> str:
-    """An idea in words that no other idea has."""
-    dice = random.Random(f"the words of {number}")
-    words = " ".join("".join(dice.sample(_SYLLABLES, 4)) for _ in range(6))
+    """An idea in words that no other idea has, and unlike all others in meaning: of these 60, a search takes none for another one's result."""
+    dice = random.Random(f"the words of idea 0 {number}")
+    words = " ".join("".join(dice.sample(_SYLLABLES, 3)) for _ in range(4))
     return f"Idea {number}: {words}."
 
 
@@ -59,7 +59,6 @@ class Worker:
     Args:
         client: connected, and known by that name.
         about: told of each call before it is made.
-        thinks: awaited before each idea.
     """
 
     def __init__(self, client: Client, about: Callable[[str], None] = lambda tool: None) -> None:

@@ -6,9 +6,7 @@ The clients are bare sockets, one connection each, because 256 clients of the SD
 import asyncio
 import contextlib
 import json
-import socket
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,8 +15,8 @@ from pathlib import Path
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.runner.lock import stop_runner
 from tests.bench.calls import EXPERIMENTS, fill
-from tests.bench.servers import ENVIRONMENT
-from tests.waiting import until
+from tests.bench.servers import bare_over_http, listening
+from tests.ports import free_port
 
 CLIENTS = (1, 32, 256)
 CALLS = 768  # of each server in one round, shared by the clients
@@ -65,42 +63,18 @@ async def ask(port: int, tool: str, clients: int) -> tuple[float, float]:
 @contextlib.contextmanager
 def serving(root: Path) -> Iterator[int]:
     """Serve a lab over HTTP. Yields the port."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-P", "-m", "autoresearch_mcp.server.cli", "serve", str(root), "--http", f"127.0.0.1:{port}"]
-    with _served(command, port):
+    with listening(command, port):
         yield port
-
-
-@contextlib.contextmanager
-def _served(command: list[str], port: int) -> Iterator[int]:
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    try:
-        until(lambda: _listens(port))
-        yield port
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-        return True
-    return False
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def measure(scratch: Path) -> list[tuple[str, str, str, str, str]]:
     root = scratch / "http"
     create_lab(root, profile="tiny")
     fill(root, EXPERIMENTS)
-    b = _free_port()
-    bare = [sys.executable, str(Path(__file__).with_name("bare_server.py")), str(b)]
     rows = []
-    with serving(root) as a, _served(bare, b):
+    with serving(root) as a, bare_over_http() as b:
         for clients in CLIENTS:
             pairs = [(asyncio.run(ask(a, "get_status", clients)), asyncio.run(ask(b, "nothing", clients))) for _ in range(ROUNDS)]
             mine, yardstick = (statistics.median(pair[side][0] for pair in pairs) for side in (0, 1))

@@ -50,7 +50,7 @@ def long_campaign(root: Path, experiments: int) -> None:
     state.mkdir(exist_ok=True)
     rng, began = random.Random(1), time.time() - 60.0 * experiments
     champion = Repo(root, ["train.py"]).champion()
-    with contextlib.closing(Database(state / "ledger.sqlite")) as ledger, ledger.write() as db:
+    with contextlib.closing(Database(state / "ledger.sqlite")) as database, database.write() as db:
         for number in range(experiments):
             commit = champion if number < 8 or number % 500 < 2 else f"{number // REPLICATES:040x}"
             at, is_failed = began + 60.0 * number, number % 4 == 3
@@ -75,6 +75,8 @@ def long_campaign(root: Path, experiments: int) -> None:
                 f"created_at, started_at, by_lab) VALUES ({', '.join('?' * len(row))})",
                 row,
             )
+    with contextlib.closing(Ledger(state / "ledger.sqlite")) as ledger:
+        ledger.recount()  # as whoever ends an experiment does
 
 
 def _page_of(root: Path, size: int) -> Iterator[Row]:

@@ -69,10 +69,6 @@ def test_a_launch_keeps_the_profile_it_was_made_under(tmp_path: Path) -> None:
             '[training]\nprofile = "mps"\n[compute]\nbackend = "slurm"\n',
             "[compute] backend must be local: the profile 'mps' is for this machine's",
         ),
-        (
-            OWN + "[compute]\nbackend = 'slurm'\nlogin = 'cluster'\n",
-            '[profile.NAME] works with [compute] backend = "local", "slurm" without login, "ssh" or "modal" only',
-        ),
     ],
 )
 def test_profiles_that_cannot_be_are_named(tmp_path: Path, text: str, words: str) -> None:

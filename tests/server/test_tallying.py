@@ -17,6 +17,7 @@ from autoresearch_mcp.server.gate.noise import listed, sums_of_squares
 from autoresearch_mcp.server.gate.spread import mean
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.ledger.counting import Counting
+from autoresearch_mcp.server.ledger.results import Ended
 from autoresearch_mcp.server.models import Experiment, Promotion, Score, new_id
 from autoresearch_mcp.server.settings import MetricSection, PromotionSection
 from tests.server.test_ledger import proposal
@@ -75,7 +76,7 @@ def promote(ledger: Ledger, at: float) -> None:
 
 def as_the_rows_say(ledger: Ledger, since: float) -> None:
     """Compare every sum with what the rows say."""
-    ended, finished = ledger.ended_after(0), [score for _, score in ledger.finished_after(0)]
+    ended, finished = [Ended._make(row) for row in ledger.ended_after(0)], [score for _, score in ledger.finished_after(0)]
     assert ledger.counts() == Counter(e.state for e in ended)
     seconds: defaultdict[str, float] = defaultdict(float)
     for e in ended:
@@ -138,7 +139,7 @@ def test_in_a_large_lab_the_best_those_with_replicates_and_some_of_the_others_ar
         names = ", ".join(f'"{name}"' for name in columns)
         db.execute(f"INSERT INTO ended ({names}) {many} SELECT {chosen} FROM ended, many")
         db.execute(f"INSERT INTO evidence (experiment, sandbox, test_bpb) {many} SELECT 'e' || n, 'landlock-7', 1.0 FROM many")
-    counting, conditions = Counting.of(PromotionSection()), ledger.ended_after(0)[0].conditions
+    counting, conditions = Counting.of(PromotionSection()), Ended._make(ledger.ended_after(0)[0]).conditions
     everyone = ledger.standings(conditions, counting)
     ledger.add_proposal(proposal("f", "c4999"), kind="measurement")
     before = time.process_time()

@@ -6,11 +6,11 @@ import pwd
 import select
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.ports import free_port
 from tests.waiting import until
 
 _DAEMONS = ("slurmctld", "slurmd", "munged", "sbatch")
@@ -29,7 +29,7 @@ def cluster(folder: Path, cpus: int = 8) -> Iterator[Path]:
     """Run a cluster whose node says it has `cpus` cores and no memory limit of its own. Yields its configuration file."""
     for name in ("state", "spool", "log"):
         (folder / name).mkdir(parents=True)
-    controller, node = _free_port(), _free_port()
+    controller, node = free_port(), free_port()
     conf = folder / "slurm.conf"
     conf.write_text(
         f"""ClusterName=test
@@ -100,9 +100,3 @@ def _start_munge(environment: dict[str, str]) -> None:
     os.chown(run, user.pw_uid, user.pw_gid)
     subprocess.run(["munged"], env=environment, user="munge", group=user.pw_gid, check=False, capture_output=True, timeout=30)
     until(lambda: subprocess.run(["munge", "-n"], env=environment, check=False, capture_output=True).returncode == 0, timeout_s=20)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return int(probe.getsockname()[1])

@@ -5,12 +5,12 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.ports import free_port
 from tests.waiting import until
 
 _SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
@@ -60,7 +60,7 @@ def hosts(folder: Path, names: Sequence[str]) -> Iterator[Hosts]:
     try:
         for name in names:
             running.home(name).mkdir()
-            port = _free_port()
+            port = free_port()
             (folder / f"{name}.sshd").write_text(
                 f"""Port {port}
 ListenAddress 127.0.0.1
@@ -93,9 +93,3 @@ SetEnv "HOME={running.home(name)}" AUTORESEARCH_CACHE={cache} PIP_NO_INDEX=1 PIP
     finally:
         for name in names:
             running.stop(name)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -60,17 +60,25 @@ class Wire:
     def _spoil(self, kind: str, client: socket.socket) -> None:
         self.cuts[kind] += 1
         if kind in ("stalled", "dropped"):
-            until, hangup = time.monotonic() + self._stall_s, select.poll()
+            began, hangup = time.monotonic(), select.poll()
             hangup.register(client, select.POLLRDHUP)  # what it sent before is not read
-            while not self.whole and time.monotonic() < until:
+            while not self.whole and (stalled_s := time.monotonic() - began) < self._stall_s:
                 if hangup.poll(50):
                     self.given_up += 1
                     break
+                if stalled_s > self._stall_s / 2:  # behind more than a buffer holds, its going would not be seen
+                    self._read_away(client)
         if kind == "reset":
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
 
+    def _read_away(self, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while client.recv(1 << 16, socket.MSG_DONTWAIT):
+                pass
 
-def port_of(config: Path) -> int:
-    """Return the port of the first host in an ssh configuration."""
-    return next(int(line.split()[1]) for line in config.read_text(encoding="utf-8").splitlines() if "Port" in line)
+
+def port_of(config: Path, name: str) -> int:
+    """Return the port of a host in an ssh configuration."""
+    lines = config.read_text(encoding="utf-8").partition(f"Host {name}\n")[2].splitlines()
+    return next(int(line.split()[1]) for line in lines if "Port" in line)

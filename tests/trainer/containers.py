@@ -71,6 +71,7 @@ class Container:
     def __init__(self, kind: str, data: Path, directory: Path) -> None:
         self.kind, self.out, self.code = kind, directory / "out", directory / "code"
         self._directory, self._data = directory, data
+        self.more: dict[str, Path] = {}  # places inside, and what else is there
         for folder in (self.out, self.code, directory / "empty"):
             folder.mkdir(0o700)
 
@@ -82,7 +83,7 @@ class Container:
             (PACKAGE.parent, "/mnt/repository/autoresearch_mcp"),
             (self.code, "/mnt/code"),
         ]
-        binds += [(self._data, f"{PRIVATE}/data"), (self.out, f"{PRIVATE}/out")]
+        binds += [(self._data, f"{PRIVATE}/data"), (self.out, f"{PRIVATE}/out"), *((path, place) for place, path in self.more.items())]
         if hide:
             copies = [path for path in sandbox.copies_of(prepare.PROFILES["tiny"].dataset) if path.parent == PACKAGES]
             binds += [(self._directory / "empty", f"/mnt/packages/{path.name}") for path in copies]

@@ -58,8 +58,7 @@ def test_locks_that_another_user_could_have_laid_are_refused(tmp_path: Path) -> 
 
 def test_a_lab_that_is_not_quiet_waits_for_nobody_and_nobody_for_it() -> None:
     def turn(takes_turns: bool) -> Turn:
-        family = Family()
-        meter = cast(Meter, None)  # only stops are told to it
+        family, meter = cast(Family, None), cast(Meter, None)  # only stops are told to them; a real family would adopt other tests' orphans
         return Turn(takes_turns, family, meter, lambda: None)
 
     training, quiet, loud = Floor(), turn(True), turn(False)

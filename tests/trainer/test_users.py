@@ -1,6 +1,7 @@
 """Where a container of our own has no Landlock, as rented ones may: each child is a user of its own. Real launches in a real container."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,71 @@ def test_another_user_gets_a_compile_cache_of_its_own_to_read_and_write(containe
 def test_what_every_user_could_read_keeps_a_child_from_starting(container: Container) -> None:
     result = train(container, BIGRAM, hide=False)
     assert result["state"] == "crashed" and "every user can read" in str(result["failure"]), result
+
+
+LOOKS = """
+import os
+def tried(name, attempt):
+    try:
+        attempt()
+        print(name, "worked")
+    except OSError:
+        print(name, "refused")
+tried("its data", lambda: open(os.environ["AUTORESEARCH_DATA"] + "/x").read())
+tried("what is hidden", lambda: open("/mnt/known/answers").read())
+tried("the private folder", lambda: os.listdir("/mnt/private"))
+tried("the answers", lambda: open("/mnt/private/hidden/h-1/test/answer").read())
+os.mkdir("submission")
+open("submission/guess", "w").write("4")
+"""
+SCORES = """
+import json, os, sys
+submitted, answers = sys.argv[1:]
+reached = []
+other = "test" if answers.endswith("validation") else "validation"
+for path in (f"/mnt/private/hidden/h-1/{other}/answer", f"{answers}/../{other}/answer"):
+    try:
+        reached.append(open(path).read())
+    except OSError:
+        pass
+for path in (submitted + "/x", answers + "/x", os.path.dirname(__file__) + "/x"):
+    try:
+        reached.append(open(path, "w"))
+    except OSError:
+        pass
+off = abs(int(open(submitted + "/guess").read()) - int(open(answers + "/answer").read()))
+print(json.dumps({"off": off, "reached": len(reached), "user": os.getuid()}))
+"""
+
+
+@pytest.mark.parametrize("container", ["namespace"], indirect=True)
+def test_a_script_and_the_owners_file_that_scores_it_are_users_that_read_what_is_theirs_alone(container: Container, tmp_path: Path) -> None:
+    for file, text in {
+        "public/x": "",
+        "known/answers": "",
+        "hidden/validation/answer": "5",
+        "hidden/test/answer": "9",
+        "scorer/s.py": SCORES,
+    }.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        (tmp_path / file).write_text(text, encoding="utf-8")
+        (tmp_path / file).chmod(0o644)
+    (tmp_path / "hidden").chmod(0o700)
+    hidden, scorer = f"{PRIVATE}/hidden/h-1", f"{PRIVATE}/scorer/s-1"
+    container.more = {"/mnt/public": tmp_path / "public", "/mnt/known": tmp_path / "known"}
+    (container.code / "train.py").write_text(LOOKS, encoding="utf-8")
+    scoring = protocol.Scoring("command", hidden, file=f"{scorer}/s.py", hide=("/mnt/known",))
+    spec = protocol.Spec("x-1", 0, "tiny", 10.0, 1, "", metric="off", readable="/mnt/public", scoring=scoring)
+    container.run("train", json.dumps(asdict(spec)), "/mnt/code", f"{PRIVATE}/out")
+    trained = protocol.read_json(container.out / protocol.RESULT) or {}
+    assert (trained["state"], trained["sandbox"]) == (protocol.SUBMITTED, "user+seccomp"), trained
+    lines = (container.out / protocol.LOG).read_text(encoding="utf-8").splitlines()
+    assert lines == ["its data worked", "what is hidden refused", "the private folder refused", "the answers refused"]
+
+    container.more = {hidden: tmp_path / "hidden", scorer: tmp_path / "scorer"}
+    arguments = ("score", f"{PRIVATE}/data", f"{PRIVATE}/out", "--hidden", hidden, "--scorer", scorer)
+    assert "test_bpb" not in container.run(*arguments)
+    scored = protocol.read_json(container.out / "scored.json") or {}
+    assert (scored["state"], scored["val_bpb"], protocol.read_hidden(container.out)) == ("finished", 1.0, 5.0), scored
+    assert scored["metrics"].pop("user") >= 1 << 16 and scored["metrics"] == {"off": 1.0, "reached": 0.0}
+    assert scored["hashes"].keys() >= {"packages", "weights", "data", "scorer", "answers"}

@@ -4,7 +4,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from autoresearch_mcp.trainer import client, compile_cache, device, prepare, protocol, score
 from autoresearch_mcp.trainer.gpu_check import machine, report, variants
@@ -13,13 +13,22 @@ from autoresearch_mcp.trainer.gpu_check.report import Part, Report
 from autoresearch_mcp.trainer.gpu_check.runs import Launches, Run
 from autoresearch_mcp.trainer.prepare import Profile
 
-if TYPE_CHECKING:
-    from autoresearch_mcp.trainer.gpu_check.swarm import Driver
-
 CLOSE = 0.03  # two kernels count as equally fast within this share
 MINIATURE_S = 0.6  # CPU seconds of a training
 OUTSIDE_S = 9.0  # planned in trainer.prepare
 WARM_START_S = 15.0  # docs/unproven.md
+
+
+class Begun(Protocol):
+    """What was begun for a part before its turn."""
+
+    def wait(self) -> dict[str, Any]:
+        """Wait until it is done, and return what it showed."""
+        ...
+
+    def stop(self) -> None:
+        """End it, if it still runs."""
+        ...
 
 
 @dataclass
@@ -44,7 +53,7 @@ class Check:
     work: Path
     launches: Launches
     report: Report
-    lab: "Driver | None" = None
+    lab: Begun | None = None
 
     def budget_s(self, full: float, quick: float) -> float:
         """Return a run's budget: CPU seconds in miniature, where all are short."""

@@ -8,12 +8,13 @@ import json
 import math
 import os
 import runpy
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoresearch_mcp.trainer import sandbox, tables
+from autoresearch_mcp.trainer import files, sandbox, tables
 from autoresearch_mcp.trainer.own_scorer.common import FOR_OWNER, ScoringError, end, receive
 
 VALIDATION, TEST = tables.PARTS
@@ -41,14 +42,27 @@ def by_command(code: Path, submitted: Path, hidden: Path, metric: str, jail: san
     """
     measured = {}
     for part in tables.PARTS:
-        home = jail.directory / part
+        home, copies = jail.directory / part, jail.directory / "copies"
         home.mkdir()
-        read = (submitted, hidden / part, code.parent)
+        answers, scorer = hidden / part, code.parent
+        if sandbox.separate_users():  # whom nothing lets into the private folder, where both are
+            answers, scorer = (_copied(folder, copies / kind / folder.name) for kind, folder in (("answers", answers), ("scorer", scorer)))
+        read = (submitted, answers, scorer)
         environment = {**jail.environment, "HOME": str(home), "TMPDIR": str(home)}
         own = replace(jail, read=read, write=(home,), directory=home, environment=environment)
-        measured[part] = _run(code, [str(submitted), str(hidden / part)], own, metric, timeout_s, part)
+        measured[part] = _run(scorer / code.name, [str(submitted), str(answers)], own, metric, timeout_s, part)
+        shutil.rmtree(copies, ignore_errors=True)
     shown = {name: float(f"{value:.{_SIGNIFICANT}g}") for name, value in measured[VALIDATION].items()}
     return {"metrics": shown, "test": measured[TEST][metric]}
+
+
+def _copied(folder: Path, target: Path) -> Path:
+    """Copy a folder to where every user can read it."""
+    for above in reversed(target.parents[:2]):
+        above.mkdir(exist_ok=True)
+        above.chmod(0o755)
+    files.copy_for_all(folder, target)
+    return target
 
 
 def _run(code: Path, arguments: list[str], jail: sandbox.Jail, metric: str, timeout_s: float, part: str) -> dict[str, float]:

@@ -70,17 +70,15 @@ class OwnScorer:
         self._spec, self._scoring, self._selector = spec, spec.scoring, selector
         self._run, self._submitted = run, run / SUBMITTED
         self._hidden = Path(self._scoring.hidden).resolve()
-        self._hashes = self._read_hashes()
+        self._hashes: dict[str, str] = {}
         self._received = bytearray()
         self._outcome: dict[str, Any] | None = None
 
-    @property
-    def hashes(self) -> dict[str, str]:
-        """Hashes of the hidden folder and of the owner's code, which belong to the conditions."""
-        return self._hashes
+    def read_hashes(self) -> dict[str, str]:
+        """Have a child read the hidden folder, so that no training inherits what was read. Call it before anything is scored.
 
-    def _read_hashes(self) -> dict[str, str]:
-        """Have a child read the hidden folder, so that no training inherits what was read.
+        Returns:
+            Hashes of the hidden folder and of the owner's code, which belong to the conditions.
 
         Raises:
             PreparationError: it can't be read.
@@ -107,6 +105,7 @@ class OwnScorer:
         hashes: dict[str, str] = json.loads(text or b"{}")
         if "error" in hashes or not hashes:
             raise PreparationError(f"[scorer] can't be used: {hashes.get('error', 'its files could not be read')}. Correct it in lab.toml.")
+        self._hashes = hashes
         return hashes
 
     def take(self, folder: Path) -> str:
@@ -141,6 +140,25 @@ class OwnScorer:
             raise Ended("crashed", Failure("invalid_model", str(error))) from None
         for path in (self._submitted, *self._submitted.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
+        return hash_of(self._submitted)
+
+    def keep(self) -> None:
+        """Leave what was taken in the run directory, for the machine that scores it."""
+        self._submitted.rename(self._run / protocol.SUBMISSION)
+
+    def take_up(self) -> str:
+        """Take up what another machine left in the run directory.
+
+        Returns:
+            Its hash.
+
+        Raises:
+            Ended: it is missing.
+        """
+        try:
+            (self._run / protocol.SUBMISSION).rename(self._submitted)
+        except FileNotFoundError:
+            raise Ended("crashed", Failure("error", "what was submitted is missing.", fault="machine")) from None
         return hash_of(self._submitted)
 
     def _find(self, folder: Path) -> Path:
@@ -184,7 +202,7 @@ class OwnScorer:
             Ended: there is no number; the owner alone gets to know more, by `protocol.write_finding`.
         """
         jail = replace(usual, hidden=(self._run,), locks=False)
-        command = replace(of_script(jail, self._run, self._scoring.memory_mb), read=(), hidden=(self._run,))
+        command = replace(of_script(jail, self._run, self._scoring.memory_mb), read=(), hidden=(self._run,), directory=jail.directory)
         began = time.monotonic()
         ours, theirs = os.pipe()
         parent = os.getpid()

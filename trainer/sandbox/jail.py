@@ -140,6 +140,16 @@ def seal() -> None:
                 os.fchmod(standard, stat.S_IMODE(mode) & ~0o077)
 
 
+def shut(places: Iterable[Path]) -> None:
+    """Keep all users but root out of what trainings must not read, in a container of our own. Elsewhere, do nothing: Landlock does.
+
+    What lies in the private folder is out of their reach as it is.
+    """
+    for place in places if separate_users() else ():
+        if place.exists() and not place.is_relative_to(os.environ[PRIVATE]):
+            place.chmod(stat.S_IMODE(place.stat().st_mode) & ~0o077)
+
+
 def _open_to_all() -> Iterator[Path]:
     """Yield the mounted or usual directories that everybody could write. Those in the private folder are out of sight."""
     mounted = [line.split()[1].encode().decode("unicode_escape") for line in Path("/proc/self/mounts").read_text().splitlines()]
@@ -213,6 +223,7 @@ def _become_confined(jail: Jail, parent: int) -> None:
         _become_another_user(jail)
     if jail.world is not None:
         _enter_world(jail, jail.world)
+        parent = 1 if world.counts_its_own() else parent
     processes.die_with(parent)  # after the change of user, which would undo it
     if sys.platform == "linux":
         _drop_capabilities()
@@ -220,7 +231,8 @@ def _become_confined(jail: Jail, parent: int) -> None:
     if abi():
         _restrict(jail)
     if seccomp.available():
-        seccomp.refuse(jail.cuda, jail.locks, jail.counters, jail.script, jail.world is not None)
+        own_ids = jail.world is not None and world.counts_its_own()
+        seccomp.refuse(jail.cuda, jail.locks, jail.counters, jail.script, jail.world is not None, own_ids)
 
 
 def _enter_world(jail: Jail, place: Path) -> None:
@@ -229,7 +241,7 @@ def _enter_world(jail: Jail, place: Path) -> None:
     devices = [Path(path) for path in _DEVICES] + list(Path("/dev").glob("nvidia*") if jail.cuda else ())
     own = [Path(path) for path in world.TEXTS]  # not the machine's, which names its users
     read = [path for path, access in paths if access == whole and not path.is_relative_to("/dev") and path not in own]
-    links = [root for root in _roots(jail) if root != root.resolve() and root.exists()]
+    links = [root for root in (*_roots(jail), *jail.read) if root != root.resolve() and root.exists()]
     listed = [path for path, access in paths if access != whole]
     # A link to a folder is laid, not bound: what it leads to may be readable in part only
     files, folders = ([link for link in links if link.is_dir() == kind] for kind in (False, True))
@@ -321,7 +333,7 @@ def _roots(jail: Jail) -> set[Path]:
     if jail.script:
         roots |= {Path(path) for path in _FOR_SCRIPTS}
     if jail.world is not None:
-        roots |= {Path(path) for path in world.TEXTS}
+        roots |= {Path(path) for path in (*world.TEXTS, *(("/proc",) if world.counts_its_own() else ()))}
     for prefix in (sys.prefix, sys.base_prefix):
         roots.update(Path(prefix, name) for name in ("bin", "lib", "lib64", "include", "pyvenv.cfg"))
     roots.update(Path(entry) for entry in sys.path if entry.endswith("-packages"))

@@ -66,6 +66,11 @@ class Family:
         self._sessions = set[int]()
         self.exits: dict[int, Exit] = {}
         self._buried_cpu_s = 0.0
+        self._keepers = set[int]()
+
+    def overlook(self, keeper: int) -> None:
+        """Leave out of the sums what a keeper of a world and its child hold, which is this process's memory: see world.py."""
+        self._keepers.add(keeper)
 
     def reap(self) -> None:
         """Collect the processes that ended, adopted orphans too."""
@@ -84,11 +89,12 @@ class Family:
         """Measure what the family takes."""
         self.reap()
         living = self._living()
+        counted = [p for p in living if not self._keepers & {p.pid, p.parent}]
         return Usage(
             cpu_s=self._buried_cpu_s + sum(p.cpu_s for p in living),
-            resident_mb=sum(p.resident_mb for p in living),
-            threads=sum(p.threads for p in living),
-            descriptors=sum(_descriptors(p.pid) for p in living),
+            resident_mb=sum(p.resident_mb for p in counted),
+            threads=sum(p.threads for p in counted),
+            descriptors=sum(_descriptors(p.pid) for p in counted),
             pids=tuple(p.pid for p in living),
         )
 

@@ -27,13 +27,14 @@ What is pretended:
 
 Code without the contract has more: it is measured by the wall's clock, and nothing that is hidden is ever in its processes. Its handlers,
 limits, priority, process groups and shared futexes are its own affair. In a world of its own (see world.py) so are sockets, what has a name,
-and the marks on its own files.
+and the marks on its own files, and with process ids of its own so are the processes that it can name.
 
 Its helpers' wish to end with their parents is answered as set.
 
 What is not covered:
 
-- by waiting on the same page of a file that both may read, two runs without the contract can talk;
+- by waiting on the same page of a file that both may read, or by asking for each other's locks on it, two runs without the contract can
+  talk;
 - what a CUDA driver may do through the calls that it gets is unproven: no GPU was at hand to try it.
 """
 
@@ -44,7 +45,17 @@ import struct
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from autoresearch_mcp.trainer.sandbox.syscalls import ALLOWED, FOR_CUDA, FOR_SCRIPTS, IN_A_WORLD, PRETENDED, PRIORITY, REFUSED, SELF_ONLY
+from autoresearch_mcp.trainer.sandbox.syscalls import (
+    ALLOWED,
+    BY_ID,
+    FOR_CUDA,
+    FOR_SCRIPTS,
+    IN_A_WORLD,
+    PRETENDED,
+    PRIORITY,
+    REFUSED,
+    SELF_ONLY,
+)
 
 _DEPENDING = ALLOWED | REFUSED | FOR_CUDA | SELF_ONLY  # among them those that depend on their arguments
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of the tables, AUDIT_ARCH_*
@@ -58,6 +69,7 @@ _O_TRUNC, _O_ACCMODE = 0x200, 3
 _TERMINAL, _NVIDIA = 0x5400, (0x4600, 0x0000)
 _F_PLAIN = 4  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL are 0 to 4
 _F_SETLK, _F_SETLKW, _F_OFD_SETLK, _F_OFD_SETLKW = 6, 7, 37, 38
+_F_GETLKS = (5, 36)  # F_GETLK, F_OFD_GETLK: SQLite's write-ahead log asks who holds a lock
 _F_ASKED = (1030, 1032, 1034)  # F_DUPFD_CLOEXEC, F_GETPIPE_SZ, F_GET_SEALS; not F_GETLK, whose answer is 16 bytes of another's
 _F_ADD_SEALS = 1033
 _PRIVATE, _BY_THE_WALL_CLOCK = 128, 256  # of a futex
@@ -81,7 +93,9 @@ def available() -> bool:
     return ctypes.get_errno() == errno.EFAULT  # it would read a filter, and there is none
 
 
-def refuse(cuda: bool = False, locks: bool = True, counters: bool = True, script: bool = False, world: bool = False) -> None:
+def refuse(
+    cuda: bool = False, locks: bool = True, counters: bool = True, script: bool = False, world: bool = False, own_ids: bool = False
+) -> None:
     """Take the calls away from this thread and all that descends from it, for good. Needs no_new_privs.
 
     Args:
@@ -90,13 +104,14 @@ def refuse(cuda: bool = False, locks: bool = True, counters: bool = True, script
         counters: whether it may ask for the machine's free memory and number of processes.
         script: whether it is code without the contract.
         world: whether it has a world of its own, see world.py.
+        own_ids: whether that has process ids of its own, by which no other process can be named.
 
     Raises:
         OSError: the kernel doesn't take the filter.
     """
     column, _ = _MACHINES[platform.machine()]
     unasked = [] if counters else answer(_number("sysinfo", column), errno.EPERM)
-    install([*unasked, *rules(column, cuda, locks, script, world)])
+    install([*unasked, *rules(column, cuda, locks, script, world, own_ids)])
 
 
 def stay_alone() -> None:
@@ -140,7 +155,7 @@ def answer(number: int, error: int) -> list[Instruction]:
     return [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | error)]
 
 
-def rules(column: int, cuda: bool, locks: bool, script: bool = False, world: bool = False) -> list[Instruction]:
+def rules(column: int, cuda: bool, locks: bool, script: bool = False, world: bool = False, own_ids: bool = False) -> list[Instruction]:
     """Decide on every call: first on those that depend on their arguments, then on the others by their number.
 
     Args:
@@ -149,9 +164,10 @@ def rules(column: int, cuda: bool, locks: bool, script: bool = False, world: boo
         locks: whether file locks are real.
         script: whether it is code without the contract.
         world: whether that has a world of its own.
+        own_ids: whether that has process ids of its own.
     """
-    freed = (*(FOR_SCRIPTS if script else ()), *(IN_A_WORLD if world else ()))
-    return [*_by_arguments(column, cuda, locks, script, world), *_search(_runs(column, cuda, freed))]
+    freed = (*(FOR_SCRIPTS if script else ()), *(IN_A_WORLD if world else ()), *(BY_ID if own_ids else ()))
+    return [*_by_arguments(column, cuda, locks, script, world, own_ids), *_search(_runs(column, cuda, freed))]
 
 
 def _number(name: str, column: int) -> int:
@@ -167,7 +183,9 @@ def _runs(column: int, cuda: bool, freed: Collection[str]) -> list[tuple[int, in
     for calls, verdict in ((ALLOWED, _ALLOW), (REFUSED, _ERRNO | errno.EPERM), (PRETENDED, _ERRNO)):
         verdicts |= {numbers[column]: verdict for numbers in calls.values()}
     verdicts |= {numbers[column]: _ALLOW if cuda else _ERRNO | errno.EPERM for numbers in FOR_CUDA.values()}
-    verdicts |= {numbers[column]: _ALLOW for table in (REFUSED, PRETENDED, FOR_CUDA) for name, numbers in table.items() if name in freed}
+    verdicts |= {
+        numbers[column]: _ALLOW for table in (REFUSED, PRETENDED, FOR_CUDA, SELF_ONLY) for name, numbers in table.items() if name in freed
+    }
     runs = list[tuple[int, int]]()
     for number in range(2 + max(number for number in verdicts if number is not None)):
         verdict = verdicts.get(number, _ERRNO | errno.ENOSYS)
@@ -185,25 +203,10 @@ def _search(runs: Sequence[tuple[int, int]]) -> list[Instruction]:
     return [(_AT_LEAST, 0, 1, runs[middle][0]), (_JUMP, 0, 0, len(lower)), *lower, *upper]
 
 
-def _by_arguments(column: int, cuda: bool, locks: bool, script: bool, world: bool) -> Iterator[Instruction]:
-    own = [*_argument(0), (_EQUAL, 0, 1, 0)]
-    if not (cuda or script):  # its threads stay on the cores that it was given; libraries ask for others in passing
-        pretended = [*own, (_RETURN, 0, 0, _ERRNO), (_RETURN, 0, 0, _ERRNO | errno.EPERM)]
-        yield from [(_EQUAL, 0, len(pretended), _number("sched_setaffinity", column)), *pretended]
-    for name in SELF_ONLY:
-        if name in PRIORITY and not (cuda or script):  # who comes last waits as long as he likes, and patience.py takes waiting off
-            yield from answer(_number(name, column), errno.EPERM)
-        else:
-            yield from _unless(_number(name, column), own)
-    yield from _unless(_number("sched_getaffinity", column), own, errno.ENOSYS)  # libc asks it of a thread, and does without
-    if script:
-        yield from _unless(_number("prlimit64", column), own)
-        for name in ("getpriority", "setpriority"):  # of itself alone
-            itself = [*_argument(0), (_EQUAL, 0, 3, 0), *_argument(1), (_EQUAL, 0, 1, 0)]
-            yield from _unless(_number(name, column), itself)
-    else:
-        nothing_set = [*_argument(2), (_EQUAL, 0, 3, 0), *_argument(2, upper=True), (_EQUAL, 0, 1, 0)]
-        yield from _unless(_number("prlimit64", column), [*_argument(0), (_EQUAL, 0, len(nothing_set) + 1, 0), *nothing_set])
+def _by_arguments(column: int, cuda: bool, locks: bool, script: bool, world: bool, own_ids: bool) -> Iterator[Instruction]:
+    if not own_ids:
+        yield from _of_itself(column, cuda, script)
+    if not script:
         yield from _shared_futexes(_number("futex", column))
         looking = [*_argument(1), (_EQUAL, 0, 3, 0), *_argument(1, upper=True), (_EQUAL, 0, 1, 0)]
         yield from _unless(_number("rt_sigaction", column), [*_argument(0), (_EQUAL, 0, len(looking), _SIGCHLD), *looking], 0)
@@ -222,13 +225,35 @@ def _by_arguments(column: int, cuda: bool, locks: bool, script: bool, world: boo
             yield from _unless(opening, [*_argument(flags), (_AND, 0, 0, _O_TRUNC | _O_ACCMODE), (_EQUAL, 1, 0, _O_TRUNC)])
     devices = (_TERMINAL, *_NVIDIA) if cuda else (_TERMINAL,)
     yield from _unless(_number("ioctl", column), [*_argument(1), (_AND, 0, 0, 0xFF00), *_among(devices)])
-    yield from _descriptor_calls(column, cuda, locks)
+    yield from _descriptor_calls(column, cuda, locks, world)
 
 
-def _descriptor_calls(column: int, cuda: bool, locks: bool) -> Iterator[Instruction]:
+def _of_itself(column: int, cuda: bool, script: bool) -> Iterator[Instruction]:
+    """Decide on calls that name a process by its id: about the calling one alone."""
+    own = [*_argument(0), (_EQUAL, 0, 1, 0)]
+    if not (cuda or script):  # its threads stay on the cores that it was given; libraries ask for others in passing
+        pretended = [*own, (_RETURN, 0, 0, _ERRNO), (_RETURN, 0, 0, _ERRNO | errno.EPERM)]
+        yield from [(_EQUAL, 0, len(pretended), _number("sched_setaffinity", column)), *pretended]
+    for name in SELF_ONLY:
+        if name in PRIORITY and not (cuda or script):  # who comes last waits as long as he likes, and patience.py takes waiting off
+            yield from answer(_number(name, column), errno.EPERM)
+        else:
+            yield from _unless(_number(name, column), own)
+    yield from _unless(_number("sched_getaffinity", column), own, errno.ENOSYS)  # libc asks it of a thread, and does without
+    if script:
+        yield from _unless(_number("prlimit64", column), own)
+        for name in ("getpriority", "setpriority"):  # of itself alone
+            itself = [*_argument(0), (_EQUAL, 0, 3, 0), *_argument(1), (_EQUAL, 0, 1, 0)]
+            yield from _unless(_number(name, column), itself)
+    else:
+        nothing_set = [*_argument(2), (_EQUAL, 0, 3, 0), *_argument(2, upper=True), (_EQUAL, 0, 1, 0)]
+        yield from _unless(_number("prlimit64", column), [*_argument(0), (_EQUAL, 0, len(nothing_set) + 1, 0), *nothing_set])
+
+
+def _descriptor_calls(column: int, cuda: bool, locks: bool, world: bool) -> Iterator[Instruction]:
     """Decide on fcntl and locks. Leases, hints, owners and sizes are refused: they stay with a file or a pipe."""
     taking = (_F_SETLK, _F_SETLKW, _F_OFD_SETLK, _F_OFD_SETLKW)
-    known = (*range(_F_PLAIN + 1), *_F_ASKED, *((_F_ADD_SEALS,) if cuda else ()), *(taking if locks else ()))
+    known = (*range(_F_PLAIN + 1), *_F_ASKED, *((_F_ADD_SEALS,) if cuda else ()), *(taking if locks else ()), *(_F_GETLKS if world else ()))
     if not locks:
         yield from answer(_number("flock", column), 0)
         pretending = [rule for command in taking for rule in answer(command, 0)]

@@ -138,3 +138,6 @@ IN_A_WORLD = (
     *("truncate", "setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr"),
     *PRETENDED,
 )
+
+# Allowed where all processes that an id can name are the run's own; of those that depend on their arguments elsewhere, all arguments
+BY_ID = (*SELF_ONLY, "getpriority", "setpriority", "pidfd_open", "pidfd_send_signal")

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
-from autoresearch_mcp.server.compute.base import Compute, ComputeError, Job, Observation, read_end, write_files
+from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation, read_end, write_files
 from autoresearch_mcp.server.compute.preparation import hint, prepare_data
 from autoresearch_mcp.server.installation import import_environment
 from autoresearch_mcp.server.paths import StatePaths
@@ -53,21 +53,6 @@ def environment(threads: int) -> dict[str, str]:
 
 LAUNCHER = (sys.executable, "-m", "autoresearch_mcp.trainer.launch")
 _CAN_BE_WARM = sys.platform == "linux"
-
-
-def open_backend(settings: Settings, state: Path, log: Path) -> Compute:
-    """Open the backend for a lab; see `open_compute`. Where trainings get GPUs, one hands those out."""
-    local = open_local(settings, state, log)
-    if not settings.hands_out_devices:
-        return local
-    from autoresearch_mcp.server.compute.local.nvml import Nvml
-    from autoresearch_mcp.server.compute.local.pool import Limits, Pool
-    from autoresearch_mcp.server.compute.local.pooled import PooledCompute
-
-    compute = settings.compute
-    chosen = None if compute.devices == "auto" else compute.devices
-    limits = Limits(compute.leave_above_mb, compute.leave_above_percent)
-    return PooledCompute(local, lambda: Pool(Nvml(), chosen, compute.per_device, limits))
 
 
 def open_local(

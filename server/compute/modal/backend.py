@@ -8,7 +8,7 @@ laptop finds what it missed on the runs volume. The lab's slots are its GPU cap:
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation, read_end, write_files
@@ -16,6 +16,7 @@ from autoresearch_mcp.server.compute.modal.client import ModalAway, Service
 from autoresearch_mcp.server.compute.modal.context import ModalContext
 from autoresearch_mcp.server.compute.modal.deployment import TRAINING, Deployment, check, load
 from autoresearch_mcp.server.compute.modal.job import SANDBOX, SandboxJob, State
+from autoresearch_mcp.server.compute.modal.own_code import folders_for, packages_of
 from autoresearch_mcp.server.compute.modal.scoring import PATIENCE_S, Scoring, scorers
 from autoresearch_mcp.server.devices import requests
 from autoresearch_mcp.server.errors import LabError
@@ -33,7 +34,9 @@ REMOTE = ("python3", "-u", "-m", "autoresearch_mcp.trainer.remote")
 def open_backend(settings: Settings, state: Path, log: Path) -> "ModalCompute":
     """Open the backend for a lab; see `open_compute`."""
     drawn_with = StatePaths(state).secret if settings.training.heldout == "secret" else None
-    return ModalCompute(settings.training.limits, state, requests(), secret=drawn_with)
+    return ModalCompute(
+        settings.training.limits, state, requests(), secret=drawn_with, packages=lambda: packages_of(settings, StatePaths(state).root)
+    )
 
 
 class ModalCompute:
@@ -46,6 +49,7 @@ class ModalCompute:
         command: A sandbox's entry point.
         patience_s: How long a submitted model waits for others to be scored with.
         secret: The file with the lab's secret; None for the public split.
+        packages: Returns what code that keeps no contract needs in the image now; None where code keeps it.
     """
 
     poll_s = 0.5
@@ -58,8 +62,9 @@ class ModalCompute:
         command: tuple[str, ...] = REMOTE,
         patience_s: float = PATIENCE_S,
         secret: Path | None = None,
+        packages: Callable[[], Sequence[str] | None] = lambda: None,
     ) -> None:
-        self._secret = secret
+        self._secret, self._packages = secret, packages
         self._profile, self._state, self._gpus, self._command, self._patience_s = profile, state, gpus, command, patience_s
         self._context: ModalContext | None = None
         self._scoring: Scoring | None = None
@@ -71,13 +76,14 @@ class ModalCompute:
         return len(kinds) - len(set(kinds))
 
     async def prepare(self) -> str:
-        """Check that `setup modal` has prepared the lab's data, and return where sandboxes mount it.
+        """Check that `setup modal` has prepared the lab's data, and return where sandboxes mount it; nothing where code brings its own.
 
         Raises:
             ComputeError: It has not; the text says what to run.
         """
-        self._check()
-        return TRAINING
+        await self._check()
+        assert self._context is not None
+        return TRAINING if self._context.deployment.training else ""
 
     async def submit(self, job: Job) -> None:
         """Write the job's files and have its sandbox made in the background, however long Modal takes.
@@ -87,7 +93,7 @@ class ModalCompute:
         """
         if (job.directory / protocol.ABANDONED).exists():
             return
-        self._check()
+        await self._check(job.spec)
         try:
             await asyncio.to_thread(write_files, job)
         except OSError as error:
@@ -185,12 +191,33 @@ class ModalCompute:
         if self._scoring is not None:
             await self._scoring.close()
 
-    def _check(self) -> None:
+    async def _check(self, spec: protocol.Spec | None = None) -> None:
+        """Check that trainings may use what `setup modal` made, also since this began.
+
+        Args:
+            spec: Of a training, whose folders must be there as they are here.
+
+        Raises:
+            ComputeError: They may not.
+        """
+        context = self._open()
+        context.deployment = await asyncio.to_thread(self._usable, context.deployment, spec)
+
+    def _usable(self, known: Deployment, spec: protocol.Spec | None) -> Deployment:
         try:
-            heldout = fingerprint(self._secret) if self._secret is not None else ""
+            packages = self._packages()
+            heldout = fingerprint(self._secret) if self._secret is not None and packages is None else ""
         except LabError as error:
             raise ComputeError(str(error)) from error
-        check(self._open().deployment, self._profile, heldout)
+        given = {folder.key: folder.name for folder in folders_for(spec)} if spec is not None and packages is not None else None
+        try:
+            check(known, self._profile, heldout, packages, given)
+        except ComputeError:
+            if (made := load(self._state)) == known:
+                raise
+            check(made, self._profile, heldout, packages, given)
+            return made
+        return known
 
     def _open(self) -> ModalContext:
         if self._context is None:

@@ -10,7 +10,7 @@ import asyncio
 import importlib
 import io
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -21,6 +21,7 @@ from autoresearch_mcp.server.compute.base import ComputeError
 
 RPC_S = 30.0  # an unreachable service is noticed by the client itself only after 56 s
 TRANSFER_S = 120.0  # reading or writing a file of a volume
+SLOWEST = 500_000  # bytes a second of what is sent
 FILE_BYTES = 16 << 20  # of a file that is read back
 
 
@@ -252,6 +253,28 @@ class Service:
                 batch.put_file(io.BytesIO(content), path)
 
         await _answer(self._modal, upload(), TRANSFER_S)
+
+    async def upload(self, volume: str, files: Sequence[tuple[Path, str, int]]) -> None:
+        """Write files of this machine to a volume, over those of the same paths. Blocks that are there already are not sent again.
+
+        Args:
+            volume: Its name.
+            files: Each with its path on the volume, and its bytes.
+
+        Raises:
+            ModalRefused: A file can't be read.
+        """
+        handle = await self._volume(volume)
+
+        async def upload() -> None:
+            async with handle.batch_upload.aio(force=True) as batch:
+                for file, path, _ in files:
+                    batch.put_file(file, path, 0o755 if file.stat().st_mode & 0o100 else 0o644)
+
+        try:
+            await _answer(self._modal, upload(), TRANSFER_S + sum(size for *_, size in files) / SLOWEST)
+        except (FileNotFoundError, PermissionError) as error:
+            raise ModalRefused(f"{error.filename} can't be read: {error.strerror}.") from error
 
     # Once: see setup.py
 

@@ -23,13 +23,13 @@ _T = TypeVar("_T")
 _log = logging.getLogger("autoresearch.modal")
 
 
-@dataclass(frozen=True)
+@dataclass
 class ModalContext:
     """One lab on Modal.
 
     Attributes:
         service: Makes the calls.
-        deployment: What `setup modal` made for the lab.
+        deployment: What `setup modal` made for the lab; another one once it has made something else.
         gpus: An experiment's kind of device -> the GPU to ask for, or none.
         command: A sandbox's entry point. Tests and benchmarks put another in its place.
     """

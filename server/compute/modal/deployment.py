@@ -1,7 +1,7 @@
 """What `setup modal` made for a lab: ids and names, in one file of the lab's state folder, where the runner finds them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ TRAINING, EVALUATION, OUT, RUNS = f"{PRIVATE}/training", f"{PRIVATE}/evaluation"
 COMPILE_CACHE = f"{PRIVATE}/compile_cache"
 CODE = "/run/code"  # the code to train, mounted by content
 RUNS_VOLUME = "autoresearch-runs"
+KEYS = {"data": "[training] data", "hidden": "[scorer] hidden", "scorer": "[scorer] file"}  # what folders are for -> who names them
 _AGAIN = "Run `autoresearch-mcp setup modal`: it makes what is missing."
 
 
@@ -32,11 +33,13 @@ class Deployment:
         profile: What is trained.
         image: The object id of the image of trainings and scorers.
         fixed: The hash of the trainer's fixed files in the image.
-        training: The volume with the training split.
-        evaluation: The volume with the validation and test splits.
+        training: The volume with the training split; empty where code brings its own data.
+        evaluation: The volume with the validation and test splits; empty likewise.
         runs: The volume with the results.
         compile_caches: Kind of device -> the volume with the compile cache for it. On other kinds, each training compiles for itself.
         own: What the profile is made of, where it is of the owner's own text.
+        packages: What pip installed in the image for code that keeps no contract; None where code keeps it.
+        given: Of such code, what each folder of the owner's is for, and the name of what it holds. See own_code.py.
     """
 
     lab: str
@@ -50,6 +53,8 @@ class Deployment:
     runs: str = RUNS_VOLUME
     compile_caches: Mapping[str, str] = field(default_factory=dict)
     own: Mapping[str, Any] | None = None
+    packages: Sequence[str] | None = None
+    given: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def limits(self) -> Profile:
@@ -106,22 +111,41 @@ def load(state: Path) -> Deployment:
         raise ComputeError(f"The training could not be started: {path.name} is damaged. {_AGAIN}") from None
 
 
-def check(deployment: Deployment, profile: str | Profile, heldout: str = "") -> None:
+def check(
+    deployment: Deployment,
+    profile: str | Profile,
+    heldout: str = "",
+    packages: Sequence[str] | None = None,
+    given: Mapping[str, str] | None = None,
+) -> None:
     """Check that new trainings may use a deployment. What runs already is adopted in any case.
 
     Args:
         deployment: The lab's deployment.
         profile: What the lab trains now.
         heldout: The fingerprint of the lab's secret; empty for the public split.
+        packages: What code that keeps no contract needs in the image now; None where code keeps it.
+        given: What each folder that such code needs holds now; None leaves them out.
 
     Raises:
-        ComputeError: It is for another profile, or another version of this program.
+        ComputeError: It is for something else, or another version of this program.
     """
+    if why := _unlike(deployment, profile, heldout, packages, given):
+        raise ComputeError(f"The training could not be started: {why}. {_AGAIN}")
+
+
+def _unlike(
+    deployment: Deployment, profile: str | Profile, heldout: str, packages: Sequence[str] | None, given: Mapping[str, str] | None
+) -> str:
+    """Say how a deployment differs from what is wanted; empty where it doesn't."""
     name = profile if isinstance(profile, str) else profile.name
     known = name in profiles.PROFILES or isinstance(profile, Profile)
-    if not known or (deployment.training, deployment.evaluation) != volumes(profile, heldout):
-        raise ComputeError(
-            f"The training could not be started: the data of the profile {name!r} is not on Modal, or not this lab's. {_AGAIN}"
-        )
+    if packages is None and (not known or (deployment.training, deployment.evaluation) != volumes(profile, heldout)):
+        return f"the data of the profile {name!r} is not on Modal, or not this lab's"
+    if packages is not None and (deployment.packages is None or list(deployment.packages) != list(packages)):
+        return "the image on Modal holds other packages than [compute.modal] packages asks for"
+    if differing := [KEYS[key] for key, named in (given or {}).items() if deployment.given.get(key) != named]:
+        return f"{' and '.join(differing)} in lab.toml names a folder that is not on Modal as it is here now"
     if deployment.fixed != prepare.fixed_hash():
-        raise ComputeError(f"The training could not be started: the image on Modal holds another version of the trainer. {_AGAIN}")
+        return "the image on Modal holds another version of the trainer"
+    return ""

@@ -10,8 +10,8 @@ A job moves through these states. `TRANSITIONS` allows these moves and no others
     finding    -> following     the sandbox that an earlier process made runs
     finding    -> collecting    no sandbox runs, and none ever will
     following  -> collecting    the sandbox ended
-    collecting -> scoring       the training submitted a model
-    collecting -> ended         there is another result, also one that can't be read, or the job was cancelled
+    collecting -> scoring       the training submitted a model, or what the owner's scorer takes
+    collecting -> ended         there is another result, as of a script that no scorer measures, or one that can't be read; or it was cancelled
     collecting -> lost          there is no result
     scoring    -> ended         the model has its score, scoring it failed, or the job was cancelled
 
@@ -42,6 +42,7 @@ from typing import Any, Literal, TypeVar
 
 from autoresearch_mcp.server.compute.base import Job, Observation
 from autoresearch_mcp.server.compute.modal import context as modal_context
+from autoresearch_mcp.server.compute.modal import own_code
 from autoresearch_mcp.server.compute.modal.account import SandboxAccount
 from autoresearch_mcp.server.compute.modal.client import EndedEarly, ModalAway, ModalRefused, Mount, NameTaken, Sandbox
 from autoresearch_mcp.server.compute.modal.context import (
@@ -62,6 +63,7 @@ from autoresearch_mcp.trainer import profiles, protocol
 from autoresearch_mcp.trainer.protocol import Result
 
 LOOK_S = 15.0  # between two polls of a sandbox that says nothing
+SPARE_MB = 4096  # of memory, beside what a script may use
 SANDBOX = "sandbox.json"  # {"id"} of the job's sandbox, in its local folder
 
 _T = TypeVar("_T")
@@ -119,6 +121,7 @@ class SandboxJob:
         self._printed: dict[str, Any] | None = None  # the result, as stdout has it
         self._result: Result | None = None
         self._heard_out = False  # the sandbox's stdout was read to its end
+        self._asked = False  # for a sandbox, so that there may be one whatever the answer was
         self._observation = Observation("starting", device_s=0.0)
         if not fresh:
             self._show(protocol.read_json(job.directory / protocol.PROGRESS) or {})  # as the process before this one knew it
@@ -220,7 +223,9 @@ class SandboxJob:
         """Return the id of the sandbox, made or adopted; None if the job is cancelled, or over already."""
         if self._cancelled.is_set():
             return await self._look()
-        asked_at = time.time()
+        if self._asked and await self._context.read_json(self._job, protocol.RESULT) is not None:
+            return None  # what an unanswered request made has ended since
+        self._asked, asked_at = True, time.time()
         try:
             # Cancelling the call ends a sandbox that waits for its place
             id = await self._until_cancelled(self._service.create(training_sandbox(self._context, self._job)))
@@ -379,26 +384,26 @@ class SandboxJob:
 
 
 def training_sandbox(context: ModalContext, job: Job) -> Sandbox:
-    """Return the sandbox to ask for: no network, the training split and the compile cache read-only, one folder to write to."""
+    """Return the sandbox to ask for: no network, what it trains on and the compile cache read-only, one folder to write to."""
     spec, deployment = job.spec, context.deployment
-    caches = dict[str, Mount]()
+    mounts = {OUT: Mount(deployment.runs, sub_path=f"/{results_folder(job)}")}
+    if spec.metric:
+        spec, mounts = own_code.placed(spec, deployment.given), mounts | own_code.for_training(deployment.given)
+    else:
+        mounts[TRAINING] = Mount(deployment.training, read_only=True)
     if volume := deployment.compile_caches.get(spec.device):
         spec = replace(spec, compile_cache=f"{COMPILE_CACHE}/{protocol.COMPILE_CACHE}")
-        caches = {COMPILE_CACHE: Mount(volume, read_only=True)}
+        mounts[COMPILE_CACHE] = Mount(volume, read_only=True)
     return Sandbox(
         name=sandbox_name(job),
         argv=(*context.command, "train", json.dumps(asdict(spec)), CODE, OUT),
         tags=_tags(context, job),
         image=deployment.image,
         timeout_s=_limit_s(spec),
-        volumes={
-            TRAINING: Mount(deployment.training, read_only=True),
-            OUT: Mount(deployment.runs, sub_path=f"/{results_folder(job)}"),
-            **caches,
-        },
+        volumes=mounts,
         gpu=context.gpus[spec.device],
         cpu=(max(2.0, spec.threads), max(8.0, spec.threads)),
-        memory=(16_384, 65_536),
+        memory=(16_384, max(65_536, spec.memory_mb + SPARE_MB)),
         folder=job.directory / protocol.CODE,
         mounted=CODE,
     )
@@ -411,6 +416,7 @@ def _tags(context: ModalContext, job: Job) -> dict[str, str]:
 def _limit_s(spec: protocol.Spec) -> int:
     """Return the time limit of a training sandbox, in seconds."""
     limits = profiles.find(spec.profile, spec.own_text)
+    limits = profiles.for_scripts(limits) if spec.metric else limits
     return int(profiles.max_wall_s(limits, spec.budget_s) - limits.score_s + START_LIMIT_S)
 
 

@@ -1,4 +1,4 @@
-"""Scores what trainings submitted, several in one trusted sandbox, which alone mounts validation and test data.
+"""Scores what trainings submitted, several in one trusted sandbox, which alone mounts validation and test data, or the owner's answers.
 
 A second sandbox is needed because the trainer's must never hold the validation text. Shipping logits out of it is no way either: 5
 million positions of 8192 logits in bfloat16 are 82 GB an experiment. The second one costs, in planned GPU seconds on an H100
@@ -31,6 +31,7 @@ from typing import Any
 
 from autoresearch_mcp.server.compute.base import Job
 from autoresearch_mcp.server.compute.modal import context as modal_context
+from autoresearch_mcp.server.compute.modal import own_code
 from autoresearch_mcp.server.compute.modal.client import EndedEarly, ModalAway, Mount, NameTaken, Sandbox
 from autoresearch_mcp.server.compute.modal.context import (
     BOOT_S,
@@ -224,14 +225,15 @@ class Scoring:
 
     def _sandbox(self, name: str, batch: list[_Wait]) -> Sandbox:
         deployment, spec = self._context.deployment, batch[0].job.spec
+        mounts, more = own_code.for_scoring(deployment.given) if spec.metric else ({EVALUATION: Mount(deployment.evaluation, True)}, [])
         return Sandbox(
             name=name,
-            argv=(*self._context.command, "score", EVALUATION, *(f"{RUNS}/{results_folder(wait.job)}" for wait in batch)),
+            argv=(*self._context.command, "score", EVALUATION, *(f"{RUNS}/{results_folder(wait.job)}" for wait in batch), *more),
             tags={"lab": deployment.lab, "stage": "score"},
             image=deployment.image,
             timeout_s=_limit_s(batch[0].job, len(batch)),
-            volumes={EVALUATION: Mount(deployment.evaluation, read_only=True), RUNS: Mount(deployment.runs)},
-            gpu=self._context.gpus[spec.device],
+            volumes={**mounts, RUNS: Mount(deployment.runs)},
+            gpu=None if spec.scoring and spec.scoring.kind == "predictions" else self._context.gpus[spec.device],
             cpu=(2.0, 8.0),
             memory=(16_384, 65_536),
         )
@@ -273,10 +275,10 @@ class Scoring:
     async def _complete(self, job: Job, value: dict[str, Any]) -> Result:
         """Parse a completed result, and bring what only the owner may see into the job's local folder."""
         result = protocol.parse_result(value)
-        if result.barred:
-            finding = (await self._context.read_json(job, protocol.HIDDEN) or {}).get(protocol.FINDING, "")
-            await asyncio.to_thread(protocol.write_finding, job.directory, str(finding))
         if result.state != "finished":
+            told = await self._context.read_json(job, protocol.HIDDEN) if result.barred or job.spec.scoring else None
+            if finding := (told or {}).get(protocol.FINDING):
+                await asyncio.to_thread(protocol.write_finding, job.directory, str(finding))
             return result
 
         async def read() -> float | None:
@@ -293,7 +295,9 @@ class Scoring:
 
 
 def _limit_s(job: Job, jobs: int) -> int:
-    return int(jobs * (profiles.find(job.spec.profile, job.spec.own_text).score_s + 10) + SCORER_LIMIT_S)
+    spec = job.spec
+    each_s = spec.scoring.longest_s if spec.scoring else profiles.find(spec.profile, spec.own_text).score_s
+    return int(jobs * (each_s + 10) + SCORER_LIMIT_S)
 
 
 def scorers(directory: Path) -> list[tuple[str, int]]:

@@ -5,7 +5,8 @@ It takes these steps in this order. Each can be repeated without harm, and they 
 1. the environment and the app;
 2. the image with the trainer's fixed files. Modal caches its build. Kernels are fetched then, because sandboxes have no network;
 3. the volume of runs, one volume for what trains and one for what measures. A sandbox prepares the profile's data there. Their names
-   carry the data's version, so a finished volume never changes and is only looked at.
+   carry the data's version, so a finished volume never changes and is only looked at. Code that keeps no contract brings its own folders
+   instead (`own_code.py`).
 
 Then the lab can train. A compile cache for each kind of GPU that it uses (`compile_cache.py`) only makes that cheaper, so a cache
 that fails leaves the rest as it is.
@@ -23,11 +24,12 @@ from typing import Any
 
 from autoresearch_mcp.server import devices
 from autoresearch_mcp.server.compute.base import ComputeError
-from autoresearch_mcp.server.compute.modal import compile_cache
+from autoresearch_mcp.server.compute.modal import compile_cache, own_code
 from autoresearch_mcp.server.compute.modal.backend import REMOTE
 from autoresearch_mcp.server.compute.modal.client import ModalAway, Mount, Sandbox, Service
 from autoresearch_mcp.server.compute.modal.context import SETUP_COMMIT_S, read_committed, run_once
 from autoresearch_mcp.server.compute.modal.deployment import EVALUATION, PRIVATE, RUNS_VOLUME, TRAINING, Deployment, volumes
+from autoresearch_mcp.server.compute.modal.own_code import OwnCode
 from autoresearch_mcp.server.models import new_id
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.secret import fingerprint
@@ -57,7 +59,15 @@ TEXT = "text"  # the owner's text below it
 Say = Callable[[str], None]
 
 
-def plan(profile: str | Profile, kinds: Sequence[str], budget_s: float, prices: dict[str, float], heldout: str = "") -> list[str]:
+def plan(
+    profile: str | Profile,
+    kinds: Sequence[str],
+    budget_s: float,
+    prices: dict[str, float],
+    heldout: str = "",
+    code: OwnCode | None = None,
+    longest_s: float | None = None,
+) -> list[str]:
     """Say what `set_up` will make, and what that and an experiment on the first of the kinds cost.
 
     Args:
@@ -66,23 +76,40 @@ def plan(profile: str | Profile, kinds: Sequence[str], budget_s: float, prices: 
         budget_s: The training budget of an experiment.
         prices: What lab.toml sets, in USD a second by the GPU's name.
         heldout: The fingerprint of the lab's secret; empty for the public split.
+        code: What code that keeps no contract needs; None where code keeps it.
+        longest_s: The most seconds of an attempt; None is by the budget.
 
     Returns:
         Lines for the user.
     """
     device = kinds[0]
-    data, held_out = volumes(profile, heldout)
     asked = devices.requests().get(device) or "no GPU"
-    preparing = PREPARE_S * (PREPARE_CORES * CPU_USD_S + PREPARE_MIB * MIB_USD_S)
-    rate, longest = devices.usd_per_s(device, prices), devices.longest_s(profile, budget_s)
+    rate = devices.usd_per_s(device, prices)
+    longest = devices.longest_s(profile, budget_s) if longest_s is None else longest_s
     usual = rate * (budget_s + OVERHEAD_S)
+    return [
+        *(_plan_of_models(profile, kinds, prices, heldout) if code is None else _plan_of_code(code)),
+        f"after that nothing runs until an experiment is launched: about ${usual:.2f} each on {asked} at ${rate * 3600:.2f} an hour, billed by the "
+        f"second; ${rate * longest:.2f} are reserved until it ends",
+    ]
+
+
+def _plan_of_models(profile: str | Profile, kinds: Sequence[str], prices: dict[str, float], heldout: str) -> list[str]:
+    data, held_out = volumes(profile, heldout)
+    preparing = PREPARE_S * (PREPARE_CORES * CPU_USD_S + PREPARE_MIB * MIB_USD_S)
     return [
         f"image: Python {PYTHON} with {', '.join(TRAINER)} and the trainer's fixed files {prepare.fixed_hash()} (built by Modal at no charge)",
         f"volumes: {data} (training), {held_out} (validation and test), {RUNS_VOLUME} (results)",
         f"data: prepared once in a sandbox without a GPU, at most {PREPARE_S // 60} minutes: at most ${preparing:.2f}",
         *(compile_cache.plan(profile, kind, prices) for kind in compile_cache.compiling(profile, kinds)),
-        f"after that nothing runs until an experiment is launched: about ${usual:.2f} each on {asked} at ${rate * 3600:.2f} an hour, billed by the "
-        f"second; ${rate * longest:.2f} are reserved until it ends",
+    ]
+
+
+def _plan_of_code(code: OwnCode) -> list[str]:
+    sent = ", ".join(f"{own_code.volume(each.key, each.name)} ({each.megabytes:.1f} MB of {each.path})" for each in code.folders)
+    return [
+        f"image: Python {PYTHON} with {', '.join(code.packages)} and the trainer's fixed files {prepare.fixed_hash()} (built by Modal at no charge)",
+        f"volumes: {sent + ', ' if sent else ''}{RUNS_VOLUME} (results)",
     ]
 
 
@@ -95,6 +122,7 @@ async def set_up(
     kinds: Sequence[str] = (),
     attention: str = "auto",
     secret: Path | None = None,
+    code: OwnCode | None = None,
 ) -> Deployment:
     """Make what is missing, and write down where it is.
 
@@ -107,6 +135,7 @@ async def set_up(
         kinds: The kinds of device that trainings may run on; those that compile get a compile cache.
         attention: The attention that the lab's trainings use; the compile cache depends on it.
         secret: The file with the lab's secret; None for the public split.
+        code: What code that keeps no contract needs; None where code keeps it.
 
     Raises:
         ComputeError: A step failed. What was made stays, and the next call goes on from there.
@@ -120,12 +149,15 @@ async def set_up(
     await service.create_environment()
     say("image: building, or finding it built; the first time takes minutes")
     images = await service.images()
-    image = await service.build(trainer_image(images), BUILD_S)
-    training, evaluation = volumes(limits, fingerprint(secret) if secret is not None else "")
-    for volume in (training, evaluation, RUNS_VOLUME):
+    image = await service.build(trainer_image(images) if code is None else image_of_code(images, code.packages), BUILD_S)
+    training, evaluation = volumes(limits, fingerprint(secret) if secret is not None else "") if code is None else ("", "")
+    for volume in (training, evaluation, RUNS_VOLUME) if code is None else (RUNS_VOLUME,):
         say(f"volume {volume}")
         await service.create_volume(volume)
-    if await service.read(training, prepare.META) is None:
+    if code is not None:
+        for folder in code.folders:
+            await own_code.send(service, folder, say)
+    elif await service.read(training, prepare.META) is None:
         say("data: preparing")
         data_image = await service.build(data_image_of(images, limits), BUILD_S)
         await _prepare(service, data_image, limits, training, evaluation, secret, say)
@@ -147,9 +179,11 @@ async def set_up(
         evaluation,
         compile_caches=caches,
         own=asdict(limits.own) if limits.own else None,
+        packages=code.packages if code else None,
+        given=code.names if code else {},
     )
     deployment.save(state)
-    for kind in compile_cache.compiling(limits, kinds):
+    for kind in compile_cache.compiling(limits, kinds) if code is None else ():
         try:
             volume = await compile_cache.make(service, deployment, kind, attention, say)
         except (ComputeError, ModalAway) as error:
@@ -178,6 +212,17 @@ def trainer_image(images: Any) -> Any:
         .env({"KERNELS_CACHE": KERNELS, sandbox.PRIVATE: PRIVATE})
     )
     return _with_trainer(base.run_commands(FETCH_KERNELS, SEAL))
+
+
+def image_of_code(images: Any, packages: Sequence[str]) -> Any:
+    """Describe the image in which code that keeps no contract runs, and is scored: with the packages that it asks for, and git.
+
+    Args:
+        images: `modal.Image`.
+        packages: As for pip.
+    """
+    base = images.debian_slim(python_version=PYTHON).apt_install("gcc", "libc6-dev", "git").pip_install(*packages)
+    return _with_trainer(base.env({sandbox.PRIVATE: PRIVATE}).run_commands(SEAL))
 
 
 def data_image_of(images: Any, profile: str | Profile) -> Any:

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation
 from autoresearch_mcp.server.compute.line.transport import Ssh
-from autoresearch_mcp.server.compute.slurm.client import QueueLine, Slurm, SlurmAway, SlurmRefused
+from autoresearch_mcp.server.compute.slurm.client import RUNNING, QueueLine, Slurm, SlurmAway, SlurmRefused
 from autoresearch_mcp.server.compute.slurm.folder import NotWritten, RunFolder
 from autoresearch_mcp.server.compute.slurm.here import Here
 from autoresearch_mcp.server.compute.slurm.login import Login
 from autoresearch_mcp.server.compute.slurm.queue import Queue
 from autoresearch_mcp.server.compute.slurm.script import SCRIPT, options
-from autoresearch_mcp.server.compute.slurm.states import RUNNING, ending, waits_or_runs
+from autoresearch_mcp.server.compute.slurm.states import ending, waits_or_runs
 from autoresearch_mcp.server.compute.slurm.there import FORBIDDEN
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.retry import Backoff, Pauses
@@ -99,7 +99,7 @@ class SlurmCompute:
         variables = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
         self._cluster: Here | Login
         if login is not None:
-            self._cluster = far = Login(login, self._lab, section, variables)
+            self._cluster = far = Login(login, self._lab, section, variables, own)
             self._slurm = Slurm(run=far.run)
         else:
             shared = section.shared / f"lab-{self._lab}" if section.shared else None
@@ -185,7 +185,8 @@ class SlurmCompute:
             if (task := self._handing_in.get(name)) is not None:
                 task.cancel()  # had Slurm taken it, it would end as it begins
             elif (id := folder.record.get("id")) is not None:
-                await self._slurm.cancel(id, gently=begun and name not in self._asked)
+                line = self._queue.line(name)  # of two jobs of one name, it tells of the one that does something
+                await self._slurm.cancel(line.id if line else id, gently=begun and name not in self._asked)
                 self._asked.add(name)
 
     async def orphans(self, active: Callable[[], Collection[tuple[str, int]]]) -> list[str]:
@@ -215,7 +216,7 @@ class SlurmCompute:
     def troubles(self) -> list[str]:
         """Return what the lab's owner should know: that Slurm is away, takes no jobs, or has let some wait for long."""
         refusal = [f"Slurm takes no more jobs now: {one_line(self._why, 300)}. The runner tries again."] if self._why else []
-        return [*refusal, *self._queue.troubles()]
+        return [*refusal, *self._cluster.troubles(), *self._queue.troubles()]
 
     async def close(self) -> None:
         """Stop following. Jobs run on, and a job on its way is found by its name."""
@@ -253,10 +254,14 @@ class SlurmCompute:
             _log.error("%s: %s", job.id, error)
         finally:
             self._handing_in.pop(name, None)
+            if not self._handing_in:
+                self._why = ""
 
     async def _look_at(self, job: Job, folder: RunFolder) -> Observation:
         name = self._name(job)
         if (end := await folder.end()) is not None:
+            if (task := self._handing_in.get(name)) is not None:
+                task.cancel()  # Slurm took it, and the answer was lost
             self._forget(name)
             return end
         if name in self._over:

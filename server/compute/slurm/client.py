@@ -12,6 +12,8 @@ from pathlib import PurePath
 from autoresearch_mcp.server.compute.slurm.there import COMMAND_S
 
 COMMANDS = ("sbatch", "squeue", "scancel")
+WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "SUSPENDED"})
+RUNNING = frozenset({"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "RESIZING", "STOPPED"})
 _PASSED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "KRB5CCNAME")
 _OWN = ("SLURM_", "SBATCH_", "SQUEUE_", "SCANCEL_", "MUNGE_")
 _COLUMNS = "%i|%T|%M|%r|%j"
@@ -86,6 +88,9 @@ class Slurm:
     async def jobs(self, prefix: str) -> dict[str, QueueLine]:
         """Return this user's jobs whose names begin with `prefix`, by name: those that wait or run, and those that ended minutes ago.
 
+        One that was handed in twice, since an answer was lost, has two jobs, of which only the first to begin does something. It is told
+        of by the one that runs, else by one that waits, else by the last.
+
         Raises:
             SlurmAway: Slurm doesn't answer.
         """
@@ -96,7 +101,7 @@ class Slurm:
             if not name.startswith(prefix):
                 continue
             line = QueueLine(id, state, _seconds(elapsed), "" if reason in ("None", "N/A") else reason)
-            if name not in lines or int(id) > int(lines[name].id):
+            if name not in lines or _tells(line) > _tells(lines[name]):
                 lines[name] = line
         return lines
 
@@ -143,6 +148,11 @@ class Slurm:
         if _NEVER_PASSES.search(text) or not _MAY_PASS.search(text):
             raise SlurmRefused(text)
         raise SlurmAway(text)
+
+
+def _tells(line: QueueLine) -> tuple[bool, bool, int]:
+    """Return what ranks the jobs of one name."""
+    return line.state in RUNNING, line.state in WAITING, int(line.id)
 
 
 async def _run_here(command: Sequence[str]) -> tuple[int, str, str]:

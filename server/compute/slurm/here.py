@@ -37,6 +37,10 @@ class Here:
         names = slurm.missing()
         return f"there is no {', '.join(names)} on this machine" if names else ""
 
+    def troubles(self) -> list[str]:
+        """Return none: nothing has to be brought to the nodes."""
+        return []
+
     def folder(self, job: Job) -> SharedFolder:
         """Return a job's folder."""
         shared = self._folder / job.id / str(job.attempt) if self._folder else job.directory

@@ -5,8 +5,7 @@ import math
 import time
 from collections import Counter
 
-from autoresearch_mcp.server.compute.slurm.client import QueueLine, Slurm, SlurmAway, SlurmRefused
-from autoresearch_mcp.server.compute.slurm.states import WAITING
+from autoresearch_mcp.server.compute.slurm.client import WAITING, QueueLine, Slurm, SlurmAway, SlurmRefused
 from autoresearch_mcp.server.untrusted import one_line
 
 LONG_S = 600.0  # of waiting, before it is worth a word

@@ -1,14 +1,16 @@
 """The batch script of a job, and the options that it is handed in with."""
 
+import json
 import math
 import shlex
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import PurePath
 
 from autoresearch_mcp.server.compute.slurm.there import CLAIM, OUTPUT
 from autoresearch_mcp.server.settings import SlurmSection
 from autoresearch_mcp.trainer import profiles
-from autoresearch_mcp.trainer.protocol import Spec
+from autoresearch_mcp.trainer.protocol import OwnText, Spec
 
 SCRIPT = "job.sh"
 START_LIMIT_S = 300.0  # on the node, before the launcher begins: the owner's lines, and Python's imports over a network
@@ -35,7 +37,7 @@ def script(directory: PurePath, section: SlurmSection, variables: Mapping[str, s
 
 
 def preparing_script(
-    directory: PurePath, profile: str, secret: str, section: SlurmSection, variables: Mapping[str, str], python: str
+    directory: PurePath, profile: str, secret: str, own: OwnText | None, section: SlurmSection, variables: Mapping[str, str], python: str
 ) -> str:
     """Return the script of a job that prepares data, and leaves `status`, `out` and `err` in `directory`.
 
@@ -43,11 +45,13 @@ def preparing_script(
         directory: As the nodes see it.
         profile: What to prepare.
         secret: The name of the file there with the lab's secret; empty for the public split.
+        own: What the profile is made of, where it is of the owner's own text, with the paths of the nodes.
         section: What lab.toml says of the cluster.
         variables: What it gets beside the node's own environment.
         python: On the nodes.
     """
-    command = shlex.join([python, "-m", "autoresearch_mcp.trainer.prepare", profile, *(["--secret", secret] if secret else [])])
+    given = [*(["--secret", secret] if secret else []), *(["--own", json.dumps(asdict(own))] if own else [])]
+    command = shlex.join([python, "-m", "autoresearch_mcp.trainer.prepare", profile, *given])
     lines = [
         "#!/bin/bash",
         f"cd {shlex.quote(str(directory))}",

@@ -1,12 +1,10 @@
 """What Slurm's states mean for a training, in the words that its agent reads."""
 
 from autoresearch_mcp.server.compute.base import Observation
-from autoresearch_mcp.server.compute.slurm.client import QueueLine
+from autoresearch_mcp.server.compute.slurm.client import RUNNING, WAITING, QueueLine
 from autoresearch_mcp.trainer.failures import Failure
 from autoresearch_mcp.trainer.protocol import Result
 
-WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "SUSPENDED"})
-RUNNING = frozenset({"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "RESIZING", "STOPPED"})
 _MACHINE = {  # nobody's fault: the training is started again, once
     "BOOT_FAIL": "the node did not boot",
     "NODE_FAIL": "the node failed",

@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from autoresearch_mcp.server.compute.base import Compute, ComputeError, Job, Observation, read_end, write_files
+from autoresearch_mcp.server.compute.folders import Folder, folders_of, look
 from autoresearch_mcp.server.compute.line.mirror import HELD
 from autoresearch_mcp.server.compute.line.transport import HostAway, HostRefused, Patience, Ssh
 from autoresearch_mcp.server.compute.ssh.host import ROUND_S, SPEC_OF_DATA, Host, Wanted
-from autoresearch_mcp.server.compute.ssh.sending import Folder, folders_of, look
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.settings import Settings
 from autoresearch_mcp.server.settings.ssh import HostSection

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch_mcp.server.compute.base import ComputeError, Job
-from autoresearch_mcp.server.compute.line import mirror
+from autoresearch_mcp.server.compute.folders import Folder
+from autoresearch_mcp.server.compute.line import given_there, mirror
 from autoresearch_mcp.server.compute.line import there as common
+from autoresearch_mcp.server.compute.line.sending import send
 from autoresearch_mcp.server.compute.line.transport import HostAway, HostRefused, Ssh
 from autoresearch_mcp.server.compute.ssh import there
-from autoresearch_mcp.server.compute.ssh.sending import Folder, send
 from autoresearch_mcp.server.compute.ssh.there import IN_USE, LACKS
 from autoresearch_mcp.server.retry import Backoff, Pauses
 from autoresearch_mcp.server.secret import ensure
@@ -27,6 +28,7 @@ from autoresearch_mcp.trainer.protocol import OwnText
 ROUND_S = 0.1  # between two requests, after something new
 SLOWEST = 50  # times as long, while a run only goes on: each request takes the host a tenth of a CPU second
 RETRY_S: Pauses = (1.0, 30.0)
+SENT = (common, given_there, there)  # what runs there, sent with each request
 SPEC_OF_DATA = "prepared there"  # the `data` of a job's spec until it is known which host takes it
 
 Checked = Callable[[dict[str, str]], str]
@@ -316,7 +318,7 @@ class Host:
     async def _ask(self, request: dict[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
         self._fixed = self._fixed or await asyncio.to_thread(prepare.fixed_hash)
         about = {"lab": self._lab, "folder": self._section.folder, "fixed": self._fixed}
-        return await self._ssh.ask({**about, **request}, timeout_s, (common, there))
+        return await self._ssh.ask({**about, **request}, timeout_s, SENT)
 
 
 def _round(**parts: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from autoresearch_mcp.server.compute.line.given_there import give, is_whole, lay_out, place_of
 from autoresearch_mcp.server.compute.line.there import MODELS, folder_of, grown, lacking, last_words, make_folder, prepared, refusal
 from autoresearch_mcp.server.compute.line.there import main as speak
 
@@ -27,8 +28,6 @@ EXITED = "exited"  # in a run's folder there: the launcher's exit status
 OUTPUT = "launcher.log"
 IN_USE = "in use"  # the answer to a launch whose GPU somebody else uses
 LACKS = "lacks "  # before the key of a folder that has to be given first
-CONTENTS = ("hidden", "scorer")  # keys of folders that are small, and go by what they hold
-_LEFT_S = 86_400  # after which a folder that came in part is removed
 _SHORT_S = 0.5  # a run that ends so soon is told of in the answer to its launch
 _GPU_S = 10  # for NVIDIA's tool to answer
 
@@ -40,7 +39,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 def _answer(root: Path, request: dict[str, Any]) -> dict[str, Any]:
     if "give" in request:
-        return _give(root, **request["give"])
+        return give(root, **request["give"])
     if "prepare" in request:
         return _prepare(root, **request["prepare"])
     runs = root / "runs"
@@ -62,32 +61,6 @@ def _answer(root: Path, request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _give(root: Path, key: str, name: str, pieces: list[dict[str, Any]], listing: dict[str, Any] | None) -> dict[str, Any]:
-    """Take in pieces of a folder, and the listing when all have come. Without either, tell what has come, and whether that is all.
-
-    Older folders of its key go, but for those that runs use.
-    """
-    from autoresearch_mcp.trainer import given
-
-    folder = root / "given" / key / name
-    try:
-        if pieces:
-            given.take(folder, pieces)
-        if listing is None:
-            return {"come": {}} if pieces else {"come": given.come(folder), "whole": given.is_whole(folder, key in CONTENTS)}
-        whole = given.finish(folder, listing, key in CONTENTS)
-        in_use = "".join(spec.read_text(encoding="utf-8") for spec in (root / "runs").glob("*/*/spec.json"))
-        for other in folder.parent.iterdir():
-            old = other.name.startswith(".") and other.stat().st_mtime < time.time() - _LEFT_S
-            if old or (not other.name.startswith(".") and other.name != name and other.name not in in_use):
-                shutil.rmtree(other, ignore_errors=True)
-    except OSError as error:
-        return {"failed": f"it could not be written there: {error}. Is the disk full?"}
-    except given.GivenError as error:
-        return {"failed": str(error)}
-    return {"whole": whole}
-
-
 def _prepare(
     root: Path, profile: str, name: str, secret: str, own: dict[str, Any] | None, text: str, again: bool, stop: bool
 ) -> dict[str, Any]:
@@ -103,8 +76,6 @@ def _prepare(
         again: Whether to begin where it doesn't go on.
         stop: Whether to end it.
     """
-    from autoresearch_mcp.trainer import given
-
     here = {"cores": len(os.sched_getaffinity(0)), "clock": _clock()}
     if not profile:
         return {"data": "", "hashes": {}, **here}
@@ -121,8 +92,8 @@ def _prepare(
         status.unlink(missing_ok=True)
         command = [sys.executable, "-m", "autoresearch_mcp.trainer.prepare", profile]
         if own and text:
-            own["text"] = str(root / "given" / "text" / text)
-            if not given.is_whole(Path(own["text"]), contents=False):
+            own["text"] = str(place_of(root, "text", text))
+            if not is_whole(root, "text", text):
                 return {"lacks": "text"}
         command += ["--own", json.dumps(own)] if own else []
         if secret:
@@ -166,7 +137,7 @@ def _launch(
         if is_data != hashes:
             return f"the prepared data there differs now in {_differing(is_data, hashes)}"
         if not folder.exists():
-            if lacks := _lay_out(root, spec, given):
+            if lacks := lay_out(root, spec, given):
                 return LACKS + lacks
             spec["visible"], used = _ask_gpu(spec["visible"], *leave)
             if used:
@@ -190,32 +161,6 @@ def _await_short(begun: list[Path]) -> None:
     deadline = time.monotonic() + _SHORT_S
     while time.monotonic() < deadline and not all((run / protocol.RESULT).exists() or (run / EXITED).exists() for run in begun):
         time.sleep(0.01)
-
-
-def _lay_out(root: Path, spec: dict[str, Any], names: dict[str, str]) -> str:
-    """Put the paths of this host into a run's spec.
-
-    Returns:
-        The key of a folder that is not here, or is not what was given; empty where nothing is missing.
-    """
-    from autoresearch_mcp.trainer import given
-
-    folders = {key: root / "given" / key / name for key, name in names.items()}
-    for key, folder in folders.items():
-        if not given.is_whole(folder, key in CONTENTS):
-            return key
-    if "data" in folders:
-        spec["readable"] = str(folders["data"])
-    if scoring := spec["scoring"]:
-        scoring["hidden"] = str(folders["hidden"])
-        if scoring["file"]:
-            scoring["file"] = str(folders["scorer"] / Path(scoring["file"]).name)
-    if "text" in folders:
-        spec["own_text"]["text"] = str(folders["text"])
-    if spec["python"]:
-        python = Path(spec["python"]).expanduser()
-        spec["python"] = str(python / "bin" / "python" if python.is_dir() else python)
-    return ""
 
 
 def _ask_gpu(gpu: str, most_mb: float, most_percent: float) -> tuple[str, bool]:

@@ -87,7 +87,10 @@ SHAPES = {
     ),
     "an estimator with a file of configuration and a pattern for the metric": Shape(
         {
-            "fit.py": "import json, os, sys\nrate = json.load(open(sys.argv[1]))['rate']\nseed = int(os.environ['AUTORESEARCH_SEED'])\n# model.fit()\n"
+            "models/.gitkeep": "",
+            "out/plots/.gitignore": "*\n!.gitignore\n",
+            "fit.py": "import json, os, sys\nopen('models/a', 'w'), open('out/plots/b', 'w')\n"
+            "rate = json.load(open(sys.argv[1]))['rate']\nseed = int(os.environ['AUTORESEARCH_SEED'])\n# model.fit()\n"
             "print(f'Test set: Average loss: {rate + 0 * seed:.4f}, Accuracy: 88/100 (88%)')\n",
             "config.json": '{"rate": 0.125}',
         },
@@ -100,12 +103,12 @@ SHAPES = {
 def test_init_offers_to_train_for_a_few_seconds_and_says_what_stands_in_the_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = repository(tmp_path / "source", {"train.py": 'x = open("data.txt").read()\nprint("val_loss:", x)\n'}, ignored="data.txt")
+    repository(tmp_path / "source", {"train.py": 'x = open("data.txt").read()\nprint("val_loss:", x)\n'}, ignored="data.txt")
     asked: list[str] = []
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr(builtins, "input", lambda question: asked.append(question) or "")
-    lab = tmp_path / "lab"
-    assert cli.main(["init", str(lab), "--from-repo", str(source), "--metric", "val_loss", "--profile", "tiny"]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["init", "lab", "--from-repo", "source", "--metric", "val_loss", "--profile", "tiny"]) == 0
     out = capsys.readouterr().out
     assert asked == ["Do that now? [Y/n] "]
     assert "BAD   code: `python train.py` failed: FileNotFoundError" in out and "train.py:1" in out
@@ -127,6 +130,21 @@ def test_a_repository_of_the_shape_of_a_public_one_trains_at_once(name: str, tmp
     assert cli.main(["doctor", "--train", str(lab)]) == 0
     out = capsys.readouterr().out
     assert "came to its end" in out and f"ok    metric: {shape.metric}" in out and "ok    memory: " in out and "names nothing" not in out
+
+
+def test_code_that_can_not_be_scored_is_named_before_it_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = repository(tmp_path / "source", {"train.py": "import no_such_package\npool.submit(train)\n"})
+    assert cli.main(["init", str(tmp_path / "lab"), "--from-repo", str(source), "--yes", "--profile", "tiny"]) == 0
+    capsys.readouterr()
+    assert cli.main(["check", str(tmp_path / "lab")]) == 1
+    assert "BAD   code: train.py never calls submit()" in (said := capsys.readouterr().out) and "[metric] name" in said
+
+
+def test_code_of_another_python_is_told_where_one_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = repository(tmp_path / "source", {"train.py": "print 'loss:', 1\n"})
+    assert cli.main(["init", str(tmp_path / "lab"), "--from-repo", str(source), "--yes", "--profile", "tiny", "--metric", "loss"]) == 0
+    assert cli.main(["check", str(tmp_path / "lab")]) == 1
+    assert "The Python that runs it can't read it: correct it, or name a newer one as [training] python" in capsys.readouterr().out
 
 
 def test_a_run_of_no_time_is_refused(lab_root: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from autoresearch_mcp.server.commands.hook import news
 from autoresearch_mcp.server.paths import LabPaths
 from tests import plugin
 from tests.server.measured import MeasuredLab
@@ -54,9 +55,41 @@ def test_it_ends_where_nothing_more_can_be_trained_or_the_owner_paused_the_lab(m
     assert hook("stop", cwd=measured.root) == ""
 
 
+def test_a_monitor_tells_each_thing_that_happens_once_whomever_it_concerns(measured: MeasuredLab) -> None:
+    lab, told = measured.lab, list[str]()
+    champion, better = lab.status().champion.commit, measured.propose("DEPTH = 2", "DEPTH = 3")
+    lab.unheard("bob")
+    acts = iter(
+        [
+            lambda: (
+                measured.measure(champion, [1.50, 1.501, 1.499, 1.5005, 1.4995, 1.502, 1.498, 1.5001])
+                and measured.measure(better, [1.30, 1.301, 1.299, 1.29])
+            ),
+            lambda: lab.promote_commit(better, "cleo"),
+            lab.pause,
+            lambda: lab.write_memory("idea", "Rotary\x1b[31m positions\nnext", "dan"),
+        ]
+    )
+
+    def is_wanted() -> bool:
+        if (act := next(acts, None)) is not None:
+            act()
+            return True
+        return False
+
+    told += news(measured.root, is_wanted, look_s=0, pause_s=0)
+    for each in ("Trainings of ada ended: 4 finished; the best 1.2900.", "The champion moved from", "The lab's owner paused it."):
+        assert sum(each in line for line in told) == 1, told
+    assert any("dan wrote the idea" in line and "positions next" in line for line in told)
+    assert not any(ord(character) < 32 for line in told for character in line)
+    assert "The champion moved from" in lab.unheard("bob")[0], "what a monitor tells counts as heard by nobody"
+
+
 @pytest.mark.parametrize("given", ["", "{", "[]", '{"cwd": 5}', '{"cwd": "/no/such/folder"}'])
 def test_a_hook_outside_of_a_lab_or_with_nonsense_is_silent(tmp_path: Path, given: str) -> None:
-    assert hook("start", cwd=tmp_path, given=given) == hook("stop", cwd=tmp_path, given=given) == ""
+    assert (
+        hook("start", cwd=tmp_path, given=given) == hook("stop", cwd=tmp_path, given=given) == hook("news", cwd=tmp_path, given=given) == ""
+    )
 
 
 def test_the_plugin_is_what_the_contracts_and_tools_make_it() -> None:

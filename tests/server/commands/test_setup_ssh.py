@@ -14,11 +14,10 @@ import pytest
 from autoresearch_mcp.server import settings
 from autoresearch_mcp.server.cli import main
 from autoresearch_mcp.server.commands.doctor import examine
-from autoresearch_mcp.server.compute.line import there as common
 from autoresearch_mcp.server.compute.line.install_there import install
 from autoresearch_mcp.server.compute.line.transport import HostRefused, Ssh
-from autoresearch_mcp.server.compute.ssh import there
-from autoresearch_mcp.server.lab import status
+from autoresearch_mcp.server.compute.ssh.host import SENT
+from autoresearch_mcp.server.lab import preflight
 from autoresearch_mcp.trainer import prepare
 from tests.standins.sshd import Hosts
 from tests.waiting import until
@@ -44,13 +43,13 @@ def test_a_host_gets_this_program_over_another_version_of_it_and_says_what_it_la
     text = capsys.readouterr().out
     assert f"is in {ours}" in text and "bare has this program for" in text
     assert ended == ("which lacks " in text or "doesn't confine" in text)
-    assert anyio.run(Ssh("bare", "", ssh_hosts.ssh).ask, request, 60.0, (common, there))["there"] == []
+    assert anyio.run(Ssh("bare", "", ssh_hosts.ssh).ask, request, 60.0, SENT)["there"] == []
     (changed,) = ours.glob("lib/python*/site-packages/autoresearch_mcp/trainer/score.py")
     changed.write_text("# of another version\n", encoding="utf-8")
     with pytest.raises(HostRefused, match=r"another version .*Run `autoresearch-mcp setup ssh bare`"):
-        anyio.run(Ssh("bare", "", ssh_hosts.ssh).ask, request, 60.0, (common, there))
+        anyio.run(Ssh("bare", "", ssh_hosts.ssh).ask, request, 60.0, SENT)
     assert main(["setup", "ssh", "bare"]) == ended
-    assert anyio.run(Ssh("bare", "", ssh_hosts.ssh).ask, request, 60.0, (common, there))["there"] == []
+    assert anyio.run(Ssh("bare", "", ssh_hosts.ssh).ask, request, 60.0, SENT)["there"] == []
     assert subprocess.run([ours / "bin" / "autoresearch-mcp", "--version"], capture_output=True, check=True).stdout.startswith(
         b"autoresearch-mcp "
     )
@@ -112,10 +111,10 @@ def test_doctor_looks_at_each_host_and_says_what_mends_it(
     root = make_lab("far-lab", {'backend = "local"': 'backend = "ssh"\nhosts = ["box:0", "other", "nowhere"]'})
     with (root / "lab.toml").open("a", encoding="utf-8") as file:
         file.write(f"\n[compute.ssh.box]\npython = '{sys.executable}'\n\n[compute.ssh.other]\npython = '/no/such/python'\n")
-    monkeypatch.setattr(status, "missing_packages", lambda: ["torch"])  # nothing trains on this machine
+    monkeypatch.setattr(preflight, "missing_packages", lambda: ["torch"])  # nothing trains on this machine
     findings = examine(root)
     assert not {"trainer", "data"} & {finding.name for finding in findings}
-    assert status.preflight_error(settings.load(root), root) == ""
+    assert preflight.preflight_error(settings.load(root), root) == ""
     box, other, nowhere = (finding for finding in findings if finding.name == "ssh")
     assert box.text.startswith(f"box has this program for {sys.executable}, and Linux ") or "doesn't confine" in box.text
     assert other.bad and "other can't be used: no Python can be started there" in other.text and "[compute.ssh.other]" in other.hint

@@ -9,7 +9,8 @@ import pytest
 from autoresearch_mcp.server import cli, settings
 from autoresearch_mcp.server.commands.candidates import Candidate, candidates
 from autoresearch_mcp.server.commands.init import create_lab
-from autoresearch_mcp.server.commands.survey import Asked, survey, unresolved
+from autoresearch_mcp.server.commands.reach import unresolved
+from autoresearch_mcp.server.commands.survey import Asked, survey
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.proposals.repo import Repo
 
@@ -22,7 +23,7 @@ def git(root: Path, *args: str) -> str:
 
 
 def repository(root: Path, files: dict[str, str]) -> Path:
-    root.mkdir()
+    root.mkdir(exist_ok=True)
     git(root, "init", "-q", "-b", "main")
     for path, text in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -169,6 +170,25 @@ def test_the_goal_is_asked_for_where_the_name_speaks_against_the_default(
     assert (metric.name, metric.goal) == (asked.metric, goal) and words in said
 
 
+def test_what_the_started_file_runs_is_read_too_and_the_owner_told_that_proposals_may_not_touch_it(tmp_path: Path) -> None:
+    files = {
+        "own/cli.py": "from .engine import fit\nfrom . import data\nif __name__ == '__main__':\n    fit(data)\n",
+        "own/engine.py": "import no_such_a\nprint(f'val_acc: {x}')\n",
+        "own/data.py": "import no_such_b\nopen('conf/a.yaml')\n",
+        "own/__init__.py": "",
+        "conf/a.yaml": "",
+        "conf/b.yaml": "",
+        "own/other.py": "import no_such_c\nprint(f'test_acc: {x}')\n",
+        "pyproject.toml": '[project.scripts]\nfit = "own.cli:main"\n',
+    }
+    training, said = lab_of(tmp_path, files)
+    assert (training.module, training.editable, settings.load(tmp_path / "lab").metric.name) == ("own.cli", ["own/cli.py"], "val_acc")
+    assert (
+        "proposals may change own/cli.py alone, not own/engine.py, own/data.py, conf/a.yaml; to widen that: --editable own/ conf/" in said
+    )
+    assert "the metric is val_acc, which own/engine.py seems to print" in said and "imports no_such_a, no_such_b, which" in said
+
+
 def test_where_several_may_train_the_owner_is_asked_and_the_others_are_named(tmp_path: Path) -> None:
     offered: list[str] = []
 
@@ -191,6 +211,12 @@ def test_where_several_may_train_the_owner_is_asked_and_the_others_are_named(tmp
         ("logger.info('test_rmse=%.3f', rmse)", "test_rmse"),
         ("self.log('val_loss', loss)\nself.log('test/acc', acc)", "test/acc"),
         ("print('MAE', a)\nprint(f'Final test accuracy: {a}')", "test accuracy"),
+        ("writer.add_scalar('Loss/test', test_loss, n)\nprint(f'train loss: {a} test loss: {b}')", "test loss"),
+        ("print('  RMSE: %s' % rmse)", ""),  # of which data?
+        ("import keras\nmodel.compile(metrics=['acc'])\nmodel.fit(x, y, validation_data=(a, b), epochs=1)", "val_acc"),
+        ("from tensorflow import keras\nmodel.fit(\n    x,\n    validation_split=0.1,\n)", "val_loss"),
+        ("import keras\nmodel.fit(x, y, validation_data=(a, b), verbose=0)", ""),
+        ("log(a, val_loss, n)", ""),  # a variable's name
         ("print(f'loss {loss}')", ""),  # of which data?
         ("# the val loss matters\nprint(loss)", ""),
     ],
@@ -208,6 +234,14 @@ def test_the_metric_is_read_out_of_what_is_printed_and_asked_for_where_nothing_s
         ({"pkg/__init__.py": "", "pkg/train.py": "loss.backward()\n"}, Asked(), "no_metric", "pkg/train.py never calls submit()"),
         ({"lib.py": "x = 1\n"}, Asked(), "no_train_file", "It has: lib.py. Name it with --entry"),
         ({"my nb.ipynb": "{}"}, Asked(), "no_train_file", "after `jupyter nbconvert --to script 'my nb.ipynb'` and a commit"),
+        (
+            {"prepare.r": "x", "my train.R": "x"},
+            Asked(),
+            "no_train_file",
+            """add a train.py that starts yours by `subprocess.run(["Rscript", "my train.R"], check=True)`, commit it, and name the metric""",
+        ),
+        ({"{{ name }}/train.py": TRAINS}, Asked(), "no_train_file", "It is a template: make a project of it"),
+        ({"train.py": TRAINS, "fit.jl": "x"}, Asked("fit.jl --x 1"), "no_train_file", '["julia", "fit.jl"]'),
         ({"train.py": TRAINS}, Asked(module="pkg.train"), "no_train_file", "pkg.train"),
         ({"train.py": TRAINS}, Asked(editable=["modle/**"]), "no_such_path", "modle/**"),
     ],
@@ -226,6 +260,9 @@ def test_what_is_not_there_is_refused_and_nothing_is_made(
         ("lm/main.py", ["no_such_a"]),  # its own `data`, not another example's
         ("gan/main.py", ["no_such_a", "no_such_b", "no_such_c"]),  # no `data` of its own: all of them may be meant
         ("main.py", ["no_such_c", "no_such_d"]),
+        ("board.py", ["tensorboard"]),
+        ("hydra_app.py", ["hydra", "no_such_h"]),
+        ("app.py", ["no_such_e"]),  # neither another module of the package, nor what is called as one of Python's own
     ],
 )
 def test_what_an_example_lacks_is_not_what_its_neighbours_lack(path: str, lacking: list[str]) -> None:
@@ -235,8 +272,18 @@ def test_what_an_example_lacks_is_not_what_its_neighbours_lack(path: str, lackin
         "vision/data/__init__.py": b"import no_such_b",
         "gan/main.py": b"import data, no_such_c",
         "main.py": b"import model, no_such_c",
+        "board.py": b"from torch.utils.tensorboard import SummaryWriter",
         "src/model.py": b"import no_such_d",
         "lm/model.py": b"import no_such_a",
+        "app.py": b"import logging\nfrom pkg.sub.part import f",
+        "pkg/sub/part.py": b"import no_such_e",
+        "pkg/sub/other.py": b"import no_such_f",
+        "far/logging.py": b"import no_such_g",
+        "hydra_app.py": b"import hydra",
+        "configs/net.yaml": b"_target_: nets.conv.Net\noptimizer:\n  _target_: 'torch.optim.Adam'\n",
+        "nets/conv.py": b"from .parts import Part",
+        "nets/parts.py": b"import no_such_h",
+        "nets/dense.py": b"import no_such_i",
     }
     assert unresolved(files, path) == lacking
 
@@ -250,7 +297,11 @@ def test_what_will_be_missing_is_said_at_once(tmp_path: Path) -> None:
         "weights.bin": "version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
         ".gitignore": "corpus/\n__pycache__/\n",
         "images/big.dat": "x" * (17 << 20),
+        "plain/a.yaml": "lr: 1\n",
     }
+    (tmp_path / "repo").mkdir()
+    for link, to in {"conf": "images/../plain", "corpora": "/srv/corpora", "latest.yaml": "conf/a.yaml", "loop": "loop"}.items():
+        (tmp_path / "repo" / link).symlink_to(to)
     root = repository(tmp_path / "repo", files)
     (root / "corpus").mkdir()
     (root / "corpus" / "data.txt").write_text("1", encoding="utf-8")
@@ -265,8 +316,13 @@ def test_what_will_be_missing_is_said_at_once(tmp_path: Path) -> None:
         "weights.bin: only a pointer of Git LFS",
         "imports no_such_package,",
         "images/** has 17 MB",
+        "corpora is a link to /srv/corpora, which is not in the repository",
+        "loop is a link to loop",
     ):
         assert words in said, (words, said)
+    assert "conf is a link" not in said and "latest.yaml is a link" not in said
+    given = Repo(tmp_path / "lab").other_files("research", settings.load(tmp_path / "lab").training.files)
+    assert given["conf/a.yaml"] == given["latest.yaml"] == given["plain/a.yaml"] == b"lr: 1\n" and "corpora" not in given
     assert not (tmp_path / "lab" / "vendored" / "x.py").exists()
     asked: list[list[str]] = []
     whole = Asked(include_submodules=lambda paths: not asked.append(list(paths)))  # type: ignore[func-returns-value]

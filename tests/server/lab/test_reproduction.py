@@ -14,6 +14,7 @@ from autoresearch_mcp.server.lab.reproduction import Reproduction
 from autoresearch_mcp.server.models import Experiment, Failure
 from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.harness import LabHarness
+from tests.trainings import QUICK
 
 OUTCOME = {"hashes": {"code": "c", "weights": "w1"}, "versions": {"torch": "2.12"}, "device_name": "a", "steps": 10}
 
@@ -100,7 +101,8 @@ def test_what_cannot_be_reproduced_is_refused_with_the_reason(make_lab: Callable
     harness.close()
 
 
-def test_the_command_trains_a_real_experiment_again_and_compares(harness: LabHarness, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_trains_a_real_experiment_again_and_compares(make_lab: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    harness = LabHarness(make_lab(train=QUICK))
     with runner_lock(harness.state):
         (id,) = harness.launch()
     harness.drive(command=(sys.executable, "-m", "autoresearch_mcp.trainer.launch"))
@@ -114,3 +116,4 @@ def test_the_command_trains_a_real_experiment_again_and_compares(harness: LabHar
     assert len(hidden) == 1 and hidden[0] is not None
     for result in harness.state.rglob("result.json"):
         assert str(hidden[0]) not in result.read_text(encoding="utf-8")
+    harness.close()

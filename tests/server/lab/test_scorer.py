@@ -147,11 +147,6 @@ def refused(tmp_path: Path, text: str) -> str:
         ("name = 'accuracy'\npattern = '(.*)'", "kind = 'predictions'\nhidden = '/answers'", "pattern and source must be left out"),
         ("", "kind = 'predictions'\nhidden = '/answers'", "[scorer] needs [metric] name"),
         ("name = 'accuracy'", "kind = 'predictions'\nhidden = '/answers'\nsubmission = 'a/../../b'", "inside the run's folder"),
-        (
-            "name = 'accuracy'",
-            "kind = 'predictions'\nhidden = '/answers'\n[compute]\nbackend = 'modal'",
-            'backend = "local", "slurm" without login, or "ssh" only',
-        ),
     ],
 )
 def test_scorers_that_would_verify_nothing_are_refused(tmp_path: Path, metric: str, scorer: str, words: str) -> None:

@@ -193,13 +193,36 @@ def test_a_launch_keeps_what_is_read_and_not_how_it_is_judged(tmp_path: Path) ->
         ("[metric]\ngoal = 'max'", "[metric] must have a name"),
         ("reported_metric = 'loss'\n[metric]\nname = 'acc'", "must be the same"),
         ("[metric]\nname = 'acc'\n[[metric.guard]]\nname = 'ms'", "name a margin or a bound"),
-        ("reported_metric = 'loss'\n[compute]\nbackend = 'modal'", 'backend = "local", "slurm" without login, or "ssh" only'),
+        (
+            "reported_metric = 'loss'\npython = '/usr/bin/python3'\n[compute]\nbackend = 'modal'",
+            "[training] python must be left out on Modal",
+        ),
+        ("[compute]\nbackend = 'modal'\n[compute.modal]\npackages = ['numpy']", "packages must be left out unless [metric] name"),
+        ("[compute.modal]\npackages = ['numpy>=2', 'git+https://x/y']", "'git+https://x/y' is neither"),
+        ("[compute.modal]\npackages = ['-r ../requirements.txt']", "'-r ../requirements.txt' is neither"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(tmp_path: Path, line: str, message: str) -> None:
     with pytest.raises(LabError) as error:
         lab_toml(tmp_path, line)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('backend = "local"', 'backend = "slurm"\nlogin = "cluster"'), ("budget_s", "python = '/other/bin/python'\nbudget_s")]
+)
+def test_what_another_machine_or_interpreter_may_have_installed_is_not_refused(harness: LabHarness, old: str, new: str) -> None:
+    edits = [{"path": "train.py", "search": "import os,", "replace": "import a_module_that_is_nowhere, os,"}]
+    with pytest.raises(LabError, match="imports a_module_that_is_nowhere"):
+        harness.lab.propose_patch("It may help.", "ada", edits=edits)
+    toml = harness.root / "lab.toml"
+    toml.write_text(toml.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
+    commit = harness.lab.propose_patch("It may help.", "ada", edits=edits).commit
+    with runner_lock(harness.state):
+        assert harness.lab.launch_training(commit, "ada").experiments
+    wrong = [{"path": "train.py", "search": "GUESS = 3.0", "replace": "GUESS = = 3.0"}]
+    with pytest.raises(LabError, match="would not parse"):
+        harness.lab.propose_patch("It may help.", "ada", edits=wrong)
 
 
 def test_a_lab_whose_data_is_gone_says_so(harness: LabHarness, fork: Path) -> None:

@@ -76,6 +76,10 @@ def test_labs_of_one_name_see_each_others_results_and_memories_and_each_judges_b
         assert [promotion.commit for promotion in each.lab.records("promotions")] == [idea], "the log tells of it"
     assert here.lab.champion() == idea and there.lab.champion() == first
     assert [len(each.lab.promotions()) for each in (here, there)] == [1, 0]
+    assert len(here.lab.overview().ended) == len(ours) and f"{len(theirs)} experiments of other labs" in here.lab.plot_progress().text
+    pictures = [there.lab.plot_progress() for _ in range(2)]
+    assert pictures[0].png == pictures[1].png and f"{len(ours)} experiments of other labs" in pictures[0].text
+    assert "Best single run: 1.5900" in pictures[0].text, "its own"
     status = there.lab.status()
     assert (status.counts, status.champion.n, status.promotions) == ({"finished": 5}, 5, 0), "none of the other's counts"
     assert [leader.commit for leader in status.leaderboard] == [first]
@@ -95,3 +99,15 @@ def test_a_lab_with_a_secret_of_its_own_is_warned_and_its_results_are_ranked_apa
         apart = {row["id"] for row in ranking.rows if not row.get("comparable", True)}
         assert apart == others and {row["id"] for row in ranking.rows} - apart == own
         assert OTHER_TEXT in ranking.note
+
+
+def test_a_lab_that_took_over_the_secret_of_the_others_is_warned_no_longer_once_it_measured_with_it(lab_on: Machine) -> None:
+    here, stranger = lab_on("here"), lab_on("stranger", with_own_secret=True)
+    measure(here, here.lab.champion(), CHAMPION[:2])
+    assert flush(here) == []
+    measure(stranger, stranger.lab.champion(), CHAMPION[:2])
+    assert flush(stranger) != []
+    shared = secret.read(secret.ensure(LabPaths(here.root).secret))
+    secret.write(LabPaths(stranger.root).secret, shared, replace=True)
+    measure(stranger, stranger.lab.champion(), CHAMPION[2:3])
+    assert flush(stranger) == [], "what it measured before on text of its own is no other lab's"

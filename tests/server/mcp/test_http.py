@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
+import httpx2
 import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
@@ -302,3 +303,15 @@ async def main():
 
 anyio.run(main)
 """
+
+
+def test_an_idle_connection_stays_for_longer_than_clients_keep_it(open_url: str) -> None:
+    """httpx keeps one for 5 s, as uvicorn does: a request that met its end ended the SDK's client."""
+    where = urlsplit(open_url)
+    with socket.create_connection((where.hostname or "", where.port or 0)) as connection:
+        connection.sendall(f"GET /nowhere HTTP/1.1\r\nHost: {where.netloc}\r\n\r\n".encode())
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 404")
+        connection.settimeout(httpx2.Limits().keepalive_expiry + 0.5)
+        with pytest.raises(TimeoutError):  # nothing is said, and nothing ends
+            while connection.recv(1 << 16):
+                pass

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlencode
 
 import jwt
 import pytest
@@ -119,6 +120,22 @@ def test_any_other_token_opens_nothing(issuer: LocalIssuer, door: Issuer, what: 
     assert door.identify(WRONG[what](issuer)) is None
 
 
+def test_the_owner_is_told_once_why_what_the_issuer_signed_opens_nothing(issuer: LocalIssuer, caplog: pytest.LogCaptureFixture) -> None:
+    door = Issuer(issuer.auth())
+    for token in (
+        issuer.token(aud="https://secret.example"),
+        issuer.token(sub="auth0|1"),
+        issuer.token(scope="openid"),
+        issuer.token(aud=None),
+    ):
+        assert door.identify(token) is door.identify(token) is None and token not in caplog.text
+    assert door.identify(issuer.token(OTHER, aud="x")) is None  # somebody else's is no news
+    told = [record.getMessage().partition("here: ")[2] for record in caplog.records]
+    assert [words in text for words, text in zip(("Audience", "sub is no name", "scope holds no value", '"aud"'), told, strict=True)] == [
+        True
+    ] * 4
+
+
 def test_invented_keys_cause_no_flood_and_new_keys_come(issuer: LocalIssuer, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
@@ -219,6 +236,9 @@ def test_a_lab_with_an_issuer_serves_its_tokens_and_no_stranger(
 
         assert ask(server.url, body=json.dumps(LIST))[0] == status(issuer.token(exp=1)) == 401
         assert status(issuer.token(), LIST | {"method": "tools/call", "params": note}) == 200
+        form = {"body": urlencode({"token": issuer.token()}), "path": "/login", "Content_Type": "application/x-www-form-urlencoded"}
+        cookie = ask(server.url, "POST", **form)[2]["set-cookie"].partition(";")[0]
+        assert len(issuer.token()) > 512 and "You are ada here, with the role worker" in ask(server.url, "GET", path="/", Cookie=cookie)[1]
         metadata = json.loads(ask(server.url, "GET", path="/.well-known/oauth-protected-resource/mcp")[1])
         assert metadata["authorization_servers"] == [issuer.url]
         assert status(issuer.token(sub="bo")) == 200

@@ -149,6 +149,9 @@ async def test_tokens_say_who_calls_and_what_they_may_do(
     assert {line["origin"].rpartition(" at ")[2] for line in changes if line["way"] == "http"} == {"127.0.0.1"}
     tokens = [line["action"] for line in changes if line["way"] == "command line"]
     assert tokens == ["token revoke", "token create", "token revoke", "token rotate", "token create", "token create"]
+    assert cli.main(["changes", root]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 1 + len(changes) and any(open_one.id in row and "cancel_experiment" in row for row in rows)  # none is cut
     assert cli.main(["changes", "--json", "--by", "boss", "--since", "1h", root]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
 
@@ -181,16 +184,36 @@ def test_a_token_that_cannot_be_is_refused(
     assert why in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("wrong", [("--role", "king"), ("--expires", "soon"), ("--expires", "0d")])
-def test_a_role_or_time_that_is_none_is_refused(runner_lab: FakeRunnerLab, wrong: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (("--role", "king"), "'viewer', 'worker', 'orchestrator', 'owner'"),
+        (("--expires", "soon"), "such as 30d"),
+        (("--expires", "0d"), "0d"),
+    ],
+)
+def test_a_role_or_time_that_is_none_is_refused(
+    runner_lab: FakeRunnerLab, wrong: tuple[str, str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         cli.main(["token", "create", "ada", *wrong, str(runner_lab.root)])
+    assert why in capsys.readouterr().err
 
 
 def test_a_name_has_one_token(runner_lab: FakeRunnerLab, capsys: pytest.CaptureFixture[str]) -> None:
     made(capsys, "token", "create", "one", str(runner_lab.root))
     assert cli.main(["token", "create", "one", str(runner_lab.root)]) == 2
     assert "token rotate" in capsys.readouterr().err
+
+
+def test_a_token_that_ends_is_replaced_by_one_that_ends(runner_lab: FakeRunnerLab, capsys: pytest.CaptureFixture[str]) -> None:
+    root = str(runner_lab.root)
+    made(capsys, "token", "create", "brief", "--role", "viewer", "--expires", "30d", root)
+    for more, days in (((), 30), (("--expires", "12h"), 0.5)):
+        assert cli.main(["token", "rotate", "brief", *more, root]) == 0
+        *_, token = (each for each in runner_lab.ledger.tokens().values() if each.name == "brief")
+        assert token.expires_at == pytest.approx(token.created_at + days * 86_400, abs=1) and token.role is Role.VIEWER
+        assert f"a viewer, until {time.strftime('%Y-%m-%d %H:%M', time.gmtime(token.expires_at))} UTC" in capsys.readouterr().out
 
 
 def test_it_encrypts_with_a_certificate(runner_lab: FakeRunnerLab, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,6 @@
 """The client for scripts: its methods are the tools, and calls reach a real server over both transports."""
 
 import inspect
-import socket
 import threading
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from autoresearch_mcp.client import Lab, Refused
 from autoresearch_mcp.client.tools import Tools
 from autoresearch_mcp.contracts import TOOLS
 from tests import client_tools
+from tests.ports import free_port
 from tests.server.mcp.listening import served_over_http
 from tests.server.measured import MeasuredLab
 
@@ -49,9 +49,7 @@ def test_threads_share_a_connection_over_http(measured: MeasuredLab) -> None:
 def test_where_no_lab_answers_one_sentence_says_so(measured: MeasuredLab, tmp_path: Path) -> None:
     with pytest.raises(ConnectionError, match=r"No lab answers at .*nowhere: .* words stand above"), Lab(tmp_path / "nowhere"):
         pass
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}/mcp"
-    with pytest.raises(ConnectionError, match="Does its server run"), Lab(nobody):
+    with pytest.raises(ConnectionError, match="Does its server run"), Lab(f"http://127.0.0.1:{free_port()}/mcp"):
         pass
     refused = pytest.raises(ConnectionError, match="is the token right")
     with served_over_http(measured.root, AUTORESEARCH_TOKEN="t" * 32) as server, refused, Lab(server.url, token="another"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.page import views as views_of
 from autoresearch_mcp.server.page.serving import served_page
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
@@ -84,10 +85,13 @@ def views(names: dict[str, str]) -> list[str]:
         f"/experiment/{names['finished']}",
         f"/commit/{names['winner']}",
         f"/commit/{names['commit']}",
+        f"/commit/{names['champion']}",
     ]
 
 
-def test_hostile_text_neither_runs_nor_breaks_a_view_on_a_phone(browser: "Browser", server: Listening, hostile: Named) -> None:
+def test_hostile_text_neither_runs_nor_breaks_a_view_on_a_phone(
+    browser: "Browser", server: Listening, hostile: Named, tmp_path: Path
+) -> None:
     visit = Visit(browser, server, viewport={"width": 360, "height": 740})
     for view in views(hostile[1]):
         visit.go(view)
@@ -101,6 +105,14 @@ def test_hostile_text_neither_runs_nor_breaks_a_view_on_a_phone(browser: "Browse
     for text in (STRINGS[0], "{{ 7 * 7 }} {% for x in", "@@mark@@", "gnp.exe"):
         assert visit.page.get_by_text(text).count() > 0, text  # they are there to be read
     assert visit.troubles == []
+    assert cli.main(["report", "--out", str(tmp_path), str(hostile[0].root)]) == 0
+    visit.page.goto((tmp_path / "report.html").as_uri())
+    visit.page.locator("summary").first.click()
+    assert visit.page.get_by_text(STRINGS[0]).count() > 0 and visit.page.evaluate("window.owned") is None
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 360
+    high, low = (visit.page.locator(f"svg .{name}").bounding_box() for name in ("high", "low"))
+    assert high is not None and low is not None and high["height"] > 9 and low["height"] > 9  # can be read
+    assert visit.troubles == [f"file://{tmp_path}/report.html"]  # it asks for nothing else
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -295,3 +307,24 @@ def test_a_host_that_calls_no_tools_for_a_view_shows_the_picture_alone(browser: 
         "post({ method: 'ui/notifications/tool-result', params: { isError: true, content: [{ type: 'text', text: 'The lab is gone.' }] } })"
     )
     expect(host.view.locator("#note")).to_have_text("The lab is gone.")
+
+
+def test_a_person_logs_in_cancels_says_yes_and_logs_out_by_the_pages_own_forms(
+    browser: "Browser", server: Listening, hostile: Named
+) -> None:
+    fake, names = hostile
+    page: Page = browser.new_context().new_page()
+    page.goto(server.url.removesuffix("/mcp") + "/")
+    page.get_by_label("Token").fill(TOKEN)
+    page.get_by_role("button", name="Log in").click()
+    expect(page.locator("#live")).to_have_text("live")
+    queue = page.get_by_role("row").filter(has_text=names["queued"])
+    queue.get_by_text("Cancel", exact=True).click()
+    queue.get_by_role("button", name=f"Cancel {names['queued']}").click()
+    expect(page.get_by_role("main")).to_contain_text("came back to the budget")
+    page.goto(server.url.removesuffix("/mcp") + "/promotions")
+    page.get_by_role("button", name="Yes, promote").click()
+    expect(page.get_by_role("main")).to_contain_text("champion")
+    assert [change.action for change in fake.ledger.recorded_changes(limit=2)] == ["approve", "cancel"]
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_label("Token")).to_be_visible()

@@ -146,6 +146,21 @@ def test_forms_take_their_role_and_the_pages_own_mark(url: str, page_lab: Named,
         lab.demote("owner", "Other tests look at this lab as it was.")
 
 
+@pytest.mark.parametrize(
+    "address", ["https://127.0.0.1:8443", "https://localhost", "http://[::1]", "https://lab.example", "http://lab.example:1"]
+)
+def test_forms_work_at_each_address_of_the_page(page_lab: Named, address: str) -> None:
+    with contextlib.closing(Lab(page_lab[0].root)) as lab:
+        door = PageDoor(lab, Guests(lab, TOKEN), security_of(LOOPBACK, ["Lab.Example"]), PlainTextResponse("next"))
+        browser = TestClient(door, address, follow_redirects=False, headers={"Prefer": "wait"})
+        assert browser.post("/login", data={"token": TOKEN}, headers={"Origin": "https://attacker.example"}).status_code == 403
+        assert browser.post("/login", data={"token": TOKEN}, headers={"Origin": address}).headers["location"] == "/"
+        form = {"what": "e-1m8dd3qhgr0w99r", "mark": mark(browser.get("/").text)}
+        for origin, status in ((address, 409), ("http://127.0.0.1:9", 403)):  # another page of this machine has another mark to know
+            answer = browser.post("/cancel", data=form, headers={"Origin": origin})
+            assert answer.status_code == status, answer.text
+
+
 def test_a_login_puts_the_token_where_no_script_reads_it(url: str, page_lab: Named) -> None:
     gone = [page_lab[0].ledger.add_token("late", Role.OWNER, time.time() - 1), page_lab[0].ledger.add_token("cy", Role.OWNER, None)]
     page_lab[0].ledger.revoke_token("cy")

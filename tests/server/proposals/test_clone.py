@@ -63,7 +63,11 @@ def test_what_is_no_repository_or_has_no_commit_is_named(source: Path, tmp_path:
     (tmp_path / "clone" / ".git").rename(tmp_path / "first")
     with pytest.raises(LabError) as error:
         NewRepo.clone(empty, tmp_path / "clone")
-    assert error.value.code == "no_commits"
+    assert error.value.code == "no_commits" and "has no commit yet" in str(error.value)
+    git(source, "symbolic-ref", "HEAD", "refs/heads/gone")
+    (tmp_path / "clone" / ".git").rename(tmp_path / "second")
+    with pytest.raises(LabError, match=rf"HEAD names, but on trunk\. Run `git -C {source} symbolic-ref HEAD refs/heads/trunk`"):
+        NewRepo.clone(source, tmp_path / "clone")
 
 
 def test_another_users_repository_must_be_trusted_before_it_is_cloned(

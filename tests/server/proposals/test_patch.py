@@ -50,6 +50,8 @@ def refused(code: str, text: str | None = FILE, **form: object) -> str:
         f"--- ./train.py\n+++ ./train.py\n{HUNK}",
         f"\ufeff--- a/train.py\n+++ b/train.py\n{HUNK}",
         f"A deeper one:\n```diff\n--- a/train.py\n+++ b/train.py\n{HUNK}```\nIt should help, since it is deeper.\n",
+        f"\x1b[1m--- a/train.py\x1b[m\n\x1b[1m+++ b/train.py\x1b[m\n{HUNK}".replace("+depth", "\x1b[32m+depth"),
+        f"diff --git a/train.py b/train.py\nold mode 100644\nnew mode 100755\nindex 1..2\n--- a/train.py\n+++ b/train.py\n{HUNK}",
     ],
     ids=[
         "git",
@@ -69,6 +71,8 @@ def refused(code: str, text: str | None = FILE, **form: object) -> str:
         "dot",
         "byte order mark",
         "prose around a fence",
+        "colours",
+        "another mode",
     ],
 )
 def test_the_same_change_in_many_spellings(diff: str) -> None:
@@ -117,6 +121,13 @@ def test_several_hunks_and_files_apply_as_one() -> None:
                 "--- a/m/a.py\n+++ b/m/b.py\n@@ -1 +1 @@\n-a = 1\n+a = 2\n"
             },
             {"m/b.py": "a = 2\n", "m/a.py": None},
+        ),
+        (
+            {
+                "diff": 'diff --git "a/m/n\\303\\257 e.py" "b/m/n\\303\\257 e.py"\nnew file mode 100755\nindex 0..1\n--- /dev/null\n'
+                '+++ "b/m/n\\303\\257 e.py"\n@@ -0,0 +1 @@\n+a = 2\n'
+            },
+            {"m/nï e.py": "a = 2\n"},
         ),
         ({"diff": "*** Begin Patch\n*** Delete File: m/a.py\n*** End Patch"}, {"m/a.py": None}),
         (

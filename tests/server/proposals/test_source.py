@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.proposals import source
 from autoresearch_mcp.server.proposals.making import NewRepo
 from autoresearch_mcp.server.proposals.repo import Repo
 from tests.server.proposals.helpers import change, commit_all, refused
@@ -18,6 +19,14 @@ def test_new_text_must_be_capped_utf8_python(repo: Repo) -> None:
     refused(repo, "too_large", files={"train.py": "#" + "x" * (512 * 1024)})
     refused(repo, "too_large", files={"train.py": "#" + "x" * (10 * 1024 * 1024)})
     refused(repo, "empty_file", files={"train.py": " \n"})
+
+
+def test_a_file_that_only_a_newer_python_reads_may_be_changed_where_one_may_run_it() -> None:
+    newer, changed, older = b"lr = = 1\n", b"lr = = 2\n", b"lr = 1\n"
+    source.check("train.py", changed, None, {"train.py": newer})
+    for modules, before in ((None, older), ((), newer)):
+        with pytest.raises(LabError, match=r"would not parse as Python 3\.\d+: invalid syntax at line 1"):
+            source.check("train.py", changed, modules, {"train.py": before})
 
 
 IMPORTED = [
@@ -65,7 +74,9 @@ def test_a_file_that_is_not_text_can_only_be_replaced(repo: Repo) -> None:
     base = commit_all(repo.root)
     with pytest.raises(LabError) as error:
         change(repo, "depth = 2", "depth = 3", base)
-    assert error.value.code == "bad_encoding"
+    assert error.value.code == "bad_encoding" and "`files` can replace or delete it" in str(error.value)
+    draft = repo.build(base, "text again", "ada", files={"train.py": "depth = 3\n"})
+    assert repo.read(draft.commit, "train.py") == b"depth = 3\n"
 
 
 def test_what_was_there_already_is_no_fault_of_a_change(tmp_path: Path) -> None:
@@ -86,3 +97,5 @@ def test_what_was_there_already_is_no_fault_of_a_change(tmp_path: Path) -> None:
     assert draft.files_changed == 4 and repo.read(draft.commit, "pkg/full.py") == b""
     assert repo.editable_files(draft.commit)["pkg/old.py"] == files["pkg/old.py"]
     refused(repo, "unknown_import", files={"pkg/more.py": "import another_that_is_nowhere\n"})
+    gone = repo.build(repo.champion(), "without it", "ada", files={"pkg/old.py": None})
+    assert "pkg/old.py" not in repo.paths(gone.commit)

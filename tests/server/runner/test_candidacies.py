@@ -18,6 +18,7 @@ from autoresearch_mcp.server.runner import candidacies
 from autoresearch_mcp.server.runner.lock import runner_lock
 from autoresearch_mcp.server.settings import load
 from tests.server.harness import LabHarness
+from tests.server.measured import MeasuredLab
 
 DRAWING = (sys.executable, str(Path(__file__).parents[2] / "bench" / "drawing_launcher.py"), "0", "0.0")
 
@@ -240,3 +241,27 @@ def test_conditions_that_change_in_the_middle_start_the_count_again(harness: Lab
     by_conditions = Counter(score.conditions for score in harness.ledger.scores(commit))
     assert len(by_conditions) == 2 and min(by_conditions.values()) == 1
     assert ended.replicates == max(by_conditions.values())
+
+
+def test_a_candidate_whose_conditions_are_of_the_past_is_trained_under_the_champions(harness: LabHarness) -> None:
+    """Packages that changed meanwhile leave the champion's new replicates uncounted: without it, the lab would train it until it gives up."""
+    bench, champion, commit = MeasuredLab(harness.root), harness.lab.champion(), propose(harness, 1)
+    id = launch(harness, commit)
+    (first,) = [e.id for e in harness.ledger.open_experiments("queued")]
+    harness.ledger.move(first, ["queued"], state="starting", started_at=1.0)
+    harness.ledger.keep_evidence(first, "landlock-7", 0.5, first)
+    harness.ledger.move(first, ["starting"], state="finished", val_bpb=0.5, conditions="before", finished_at=1.5)
+    bench.measure(champion, [1.50, 1.51, 1.52, 1.505, 1.515, 1.51], conditions="before")
+    bench.measure(commit, [0.51, 0.52, 0.505], conditions="before")
+
+    def queued() -> list[str]:
+        gate, repo = Gate(harness.ledger, lambda: harness.lab.settings), Repo(harness.root, harness.lab.settings.training.editable)
+        anyio.run(candidacies.Candidacies(lambda: harness.lab.settings, harness.ledger, repo, gate).advance)
+        return [e.commit for e in harness.ledger.open_experiments("queued")]
+
+    assert queued() == [] and candidacy(harness, id).verdict == "champion"
+    bench.measure(champion, [1.50, 1.51], conditions="now")
+    assert queued() == []
+    bench.measure(champion, [1.505], conditions="now")
+    assert queued() == [commit]
+    bench.close()

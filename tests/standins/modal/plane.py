@@ -220,6 +220,7 @@ class Plane(api_grpc.ModalClientBase):
                 target = self.volume_path(request.volume_id, file.path)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(b"".join(self.blocks[digest] for digest in digests)[: file.size])
+                target.chmod(file.mode)
         return api.VolumePutFiles2Response(missing_blocks=missing)
 
     @unary

@@ -16,6 +16,7 @@ from autoresearch_mcp.server.compute.local.pooled import PooledCompute
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.models import new_id
 from autoresearch_mcp.trainer import protocol
+from tests.server.compute.jobs import ENDS, see
 from tests.standins.nvml import Device, Driver, why_missing
 from tests.trainer.conftest import BIGRAM
 
@@ -82,14 +83,7 @@ async def make_job(tmp_path: Path) -> AsyncIterator[MakeJob]:
     yield make
     for compute, job in jobs:
         await compute.cancel(job)
-        await over(compute, job)
-
-
-async def over(compute: Compute, job: Job) -> Observation:
-    with anyio.fail_after(60):
-        while (now := await compute.observe(job)).phase not in ("ended", "lost", "refused"):  # noqa: ASYNC110
-            await anyio.sleep(0.05)
-    return now
+        await see(compute, job, *ENDS)
 
 
 async def given(compute: Compute, job: Job) -> str:
@@ -115,8 +109,8 @@ async def test_eight_trainings_get_eight_devices_and_the_ninth_waits_for_one(
     await compute.submit(ninth)
     assert await compute.observe(ninth) == Observation("starting", device_s=0.0) and await compute.adopt(ninth)
     await compute.cancel(jobs[3])
-    assert (await over(compute, jobs[3])).phase == "ended"
-    end = await over(compute, ninth)
+    assert (await see(compute, jobs[3], *ENDS)).phase == "ended"
+    end = await see(compute, ninth, *ENDS)
     assert end.result is not None and end.result.state == "finished" and await given(compute, ninth) == seen[3]
     assert end.device_s is not None and 0 < end.device_s < 30, "the wait isn't counted"
     known = protocol.read_json(ninth.directory / DEVICE) or {}
@@ -137,7 +131,7 @@ async def test_a_gpu_that_falls_off_the_bus_rests_and_only_its_run_is_lost(
     await given(compute, second)
     index = [device.uuid for device in box.devices].index(uuid)
     box.change(index, state="lost")
-    end = await over(compute, first)
+    end = await see(compute, first, *ENDS)
     assert end.phase == "lost" and uuid in end.reason and end == await compute.observe(first)
     assert not await compute.adopt(first)
     assert (await compute.observe(second)).phase == "running", "the other goes on"
@@ -145,7 +139,7 @@ async def test_a_gpu_that_falls_off_the_bus_rests_and_only_its_run_is_lost(
     await compute.submit(third)
     assert (await compute.observe(third)).phase == "starting" and "don't answer any more" in compute.troubles()[0]
     box.change(index, state="ok")
-    assert (await over(compute, third)).phase == "ended" and await given(compute, third) == uuid
+    assert (await see(compute, third, *ENDS)).phase == "ended" and await given(compute, third) == uuid
     assert not compute.troubles()
 
 
@@ -158,7 +152,7 @@ async def test_what_somebody_else_uses_is_left_alone_and_said(
     job = await make_job(compute)
     await compute.submit(job)
     assert await given(compute, job) == box.devices[2].uuid
-    assert (await over(compute, job)).phase == "ended"
+    assert (await see(compute, job, *ENDS)).phase == "ended"
     waiting = await make_job(compute, ENDLESS)
     await compute.submit(waiting)
     another = await make_job(compute)

@@ -22,6 +22,7 @@ from autoresearch_mcp.server.devices import requests
 from autoresearch_mcp.server.models import new_id
 from autoresearch_mcp.trainer import compile_cache as trainer_cache
 from autoresearch_mcp.trainer import prepare, protocol, remote, sandbox
+from tests.server.compute.jobs import ENDS, see
 from tests.standins.modal.runner import NOOP
 from tests.standins.modal.standin import Standin
 
@@ -116,9 +117,7 @@ class ModalLab:
         spec = protocol.Spec(id, 1, "tiny", 5.0, 1, await compute.prepare(), device)
         job = Job(id, 1, self.state / id / "1", spec, {"train.py": code.encode()})
         await compute.submit(job)
-        with anyio.fail_after(60):
-            while (end := await compute.observe(job)).phase not in ("ended", "lost", "refused"):  # noqa: ASYNC110
-                await anyio.sleep(0.05)
+        end = await see(compute, job, *ENDS)
         await compute.close()
         (container,) = self.service.containers(experiment=id)
         return end, (job.directory / protocol.LOG).read_text(encoding="utf-8"), container

@@ -95,6 +95,24 @@ async def test_an_outage_of_minutes_loses_nothing_and_holds_up_nobody_who_looks(
         assert result is not None and result.state == "finished" and len(harness.containers(job)) == 1
 
 
+async def test_what_a_request_without_an_answer_made_is_not_made_again_once_it_ended(
+    harness: BackendHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "RETRY_S", (0.1, 0.2))
+    job, create = harness.job(), client.Service.create
+
+    async def create_unanswered(service: client.Service, wanted: client.Sandbox) -> str:
+        monkeypatch.setattr(client.Service, "create", create)
+        await create(service, wanted)
+        await eventually(lambda: not harness.service.running(experiment=job.id))
+        raise client.ModalAway("the answer was lost on its way")
+
+    monkeypatch.setattr(client.Service, "create", create_unanswered)
+    await harness.compute.submit(job)
+    end = await harness.see(job, "ended")
+    assert end.result is not None and end.result.state == "finished" and len(harness.containers(job)) == 1
+
+
 async def test_where_no_gpu_is_free_a_creation_waits_alone_and_can_be_cancelled_at_no_cost(harness: BackendHarness) -> None:
     harness.service.control(capacity=1)
     first, blocked, third = harness.job("hold"), harness.job("hold"), harness.job()

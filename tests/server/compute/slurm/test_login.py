@@ -17,12 +17,13 @@ from pydantic import ValidationError
 from autoresearch_mcp.server import settings
 from autoresearch_mcp.server.commands.doctor import examine
 from autoresearch_mcp.server.compute import open_compute
-from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation
+from autoresearch_mcp.server.compute.base import ComputeError, Job
 from autoresearch_mcp.server.compute.line.transport import Ssh
 from autoresearch_mcp.server.compute.slurm import backend as backend_module
 from autoresearch_mcp.server.compute.slurm.backend import FAR, Pace, SlurmCompute
 from autoresearch_mcp.server.models import new_id
 from autoresearch_mcp.trainer import protocol
+from tests.server.compute.jobs import ENDS, see, submitted
 from tests.standins.sshd import Hosts
 
 pytestmark = pytest.mark.anyio
@@ -42,13 +43,21 @@ async def make(ssh_hosts: Hosts, login_node: str, tmp_path: Path, prepared: Path
     """Makes backends of one lab, whose jobs take `seconds`. `launches` gets a line with the number of the Slurm job that each runs in."""
     made: list[SlurmCompute] = []
     python, ssh = tmp_path / "python", tmp_path / "ssh"
-    request, cut, deaf = (tmp_path / name for name in ("request", "cut", "deaf"))
+    request, cut, deaf, late = (tmp_path / name for name in ("request", "cut", "deaf", "late"))
+    held, mute = tmp_path / "held", tmp_path / "mute"
     ssh.write_text(
         f"""#!/bin/sh
 [ -e {cut} ] && {{ echo "Connection reset by peer" >&2; exit 255; }}
-[ -e {deaf} ] || exec {ssh_hosts.ssh} "$@"
+[ -e {deaf} ] || [ -e {late} ] || [ -e {held} ] || [ -e {mute} ] || exec {ssh_hosts.ssh} "$@"
 cat > {request}
+if grep -q '"give": ' {request}; then while [ -e {held} ]; do sleep 0.05; done; fi
+[ ! -e {mute} ] || ! grep -q '"squeue"' {request} || exit 255
 grep -q '"sbatch"' {request} || exec {ssh_hosts.ssh} "$@" < {request}
+if [ -e {late} ]; then
+  mv {request} {request}-2; rm {late}
+  {{ until [ -s {tmp_path}/launches ]; do sleep 0.1; done; {ssh_hosts.ssh} "$@" < {request}-2; touch {tmp_path}/came; }} > /dev/null 2>&1 &
+  exit 255
+fi
 {ssh_hosts.ssh} "$@" < {request} > {tmp_path}/lost; rm -f {deaf}; exit 255
 """,
         encoding="utf-8",
@@ -84,21 +93,6 @@ exec {sys.executable} "$@"
         await compute.close()
 
 
-async def submitted(compute: SlurmCompute, tmp_path: Path) -> Job:
-    id = new_id("e")
-    spec = protocol.Spec(id, 1, "tiny", 20.0, 1, await compute.prepare())
-    job = Job(id, 1, tmp_path / "runs" / id / "1", spec, {"train.py": b""})
-    await compute.submit(job)
-    return job
-
-
-async def see(compute: SlurmCompute, job: Job, *phases: str) -> Observation:
-    with anyio.fail_after(60):
-        while (now := await compute.observe(job)).phase not in phases:  # noqa: ASYNC110
-            await anyio.sleep(0.05)
-    return now
-
-
 def asked(hosts: Hosts, login: str) -> Counter[str]:
     """How often each of Slurm's commands was run on the login node."""
     commands = hosts.home(login) / "commands"
@@ -112,7 +106,7 @@ async def test_one_look_serves_all_jobs_and_nothing_runs_on_the_login_node_itsel
     compute = make(pace=Pace(1.0, 1.0), place=tmp_path)
     jobs = [await submitted(compute, tmp_path) for _ in range(6)]
     for job in jobs:
-        end = await see(compute, job, "ended", "lost", "refused")
+        end = await see(compute, job, *ENDS)
         assert end.result is not None and end.result.state == "finished" and end.device_s is not None and end.device_s < 60
         hidden = protocol.read_hidden(job.directory)
         assert hidden is not None and (job.directory / protocol.HIDDEN).stat().st_mode & 0o077 == 0
@@ -166,8 +160,81 @@ async def test_a_job_that_was_taken_while_the_answer_was_lost_is_not_handed_in_a
     before = asked(ssh_hosts, login_node)["sbatch"]
     (tmp_path / "deaf").touch()
     job = await submitted(compute, tmp_path)
-    assert (await see(compute, job, "ended", "lost", "refused")).result is not None
+    assert (await see(compute, job, *ENDS)).result is not None
     assert not (tmp_path / "deaf").exists() and asked(ssh_hosts, login_node)["sbatch"] == before + 1
+
+
+async def test_a_request_that_arrives_after_it_was_repeated_makes_a_job_that_does_nothing_and_hides_nothing(
+    make: Make, ssh_hosts: Hosts, login_node: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "SUBMIT_RETRY_S", (0.1, 0.1))
+    compute = make(seconds=600)
+    await compute.prepare()
+    before = asked(ssh_hosts, login_node)["sbatch"]
+    (tmp_path / "launches").unlink(missing_ok=True)
+    (tmp_path / "late").touch()
+    job = await submitted(compute, tmp_path)
+    await see(compute, job, "running")
+    squeue = partial(anyio.run_process, ["squeue", "-h", "--states=COMPLETED", "-o", "%j"])
+    with anyio.fail_after(30):
+        while not (tmp_path / "came").exists() or job.id.encode() not in (await squeue()).stdout:  # noqa: ASYNC110
+            await anyio.sleep(0.05)
+    for _ in range(2):  # the second look comes after what an ended job left would have shown
+        await compute._queue.fresh(30.0, shared_s=0.0)
+        assert (await compute.observe(job)).phase == "running"
+        await anyio.sleep(compute._pace.settle_s)
+    await compute.cancel(job)
+    end = await see(compute, job, "ended", "lost")
+    assert end.result is not None and end.result.state == "cancelled"
+    assert asked(ssh_hosts, login_node)["sbatch"] == before + 2
+    assert len((tmp_path / "launches").read_text(encoding="ascii").splitlines()) == 1
+
+
+async def test_a_run_that_ended_while_no_answer_came_is_not_handed_in_again(
+    make: Make, ssh_hosts: Hosts, login_node: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "SUBMIT_RETRY_S", (0.1, 0.1))
+    compute = make()
+    await compute.prepare()
+    (tmp_path / "launches").unlink(missing_ok=True)
+    (tmp_path / "mute").touch()
+    job = await submitted(compute, tmp_path)
+    assert (await see(compute, job, *ENDS)).result is not None
+    with anyio.fail_after(20):
+        while any("takes no more jobs" in trouble for trouble in compute.troubles()):  # noqa: ASYNC110
+            await anyio.sleep(0.05)
+    (tmp_path / "mute").unlink()
+    await compute._queue.fresh(30.0, shared_s=0.0)  # one that was on its way as it was given up has arrived by then
+    handed_in = asked(ssh_hosts, login_node)["sbatch"]
+    lines = await compute._queue.fresh(30.0, shared_s=0.0)
+    assert lines and f"ar-{compute._lab}-{job.id}-1" in lines
+    assert asked(ssh_hosts, login_node)["sbatch"] == handed_in
+    assert len((tmp_path / "launches").read_text(encoding="ascii").splitlines()) == 1
+
+
+async def test_a_job_whose_folder_is_on_its_way_waits_says_so_and_can_be_cancelled(make: Make, tmp_path: Path) -> None:
+    compute, id, data = make(), new_id("e"), tmp_path / "data"
+    data.mkdir()
+    (data / "file").touch()
+    (tmp_path / "held").touch()
+    spec = protocol.Spec(id, 1, "tiny", 20.0, 1, "", readable=str(data))
+    job = Job(id, 1, tmp_path / id / "1", spec, {"train.py": b""})
+    await compute.submit(job)
+    with anyio.fail_after(30):
+        while not compute.troubles():
+            assert (await compute.observe(job)).phase == "starting"
+            await anyio.sleep(0.05)
+    assert compute.troubles() == ["other is being sent the folder of data. Trainings wait for it."]
+    assert await compute.adopt(job)
+    async with anyio.create_task_group() as group:
+        group.start_soon(compute.cancel, job)
+        await anyio.wait_all_tasks_blocked()
+        (tmp_path / "held").unlink()
+    assert (await see(compute, job, "lost")).never_started
+    with anyio.fail_after(30):
+        while compute.troubles():  # noqa: ASYNC110 - the folder's last piece is on its way
+            await anyio.sleep(0.05)
+    assert not (tmp_path / "launches").exists()
 
 
 async def test_a_full_disk_or_quota_of_the_cluster_refuses_the_job_in_words(make: Make, tmp_path: Path) -> None:
@@ -175,7 +242,7 @@ async def test_a_full_disk_or_quota_of_the_cluster_refuses_the_job_in_words(make
     for number, words in ((28, "No space left on device"), (122, "Disk quota exceeded")):
         full = f"import os, pathlib\ndef full(*_): raise OSError({number}, os.strerror({number}))\npathlib.Path.write_bytes = full\n"
         compute = make(patch=full)
-        end = await see(compute, await submitted(compute, tmp_path), "ended", "lost", "refused")
+        end = await see(compute, await submitted(compute, tmp_path), *ENDS)
         assert end.phase == "refused" and end.reason.startswith("The job could not be started on other: ") and words in end.reason, end
     make()  # the lab's last one can write
 
@@ -212,10 +279,7 @@ def test_doctor_looks_at_the_login_node_and_through_it_at_a_node(
     assert isinstance(compute, SlurmCompute) and compute._queue.every_s == FAR.queue_s == 15.0 and FAR.settle_s >= FAR.queue_s
 
 
-def test_a_login_node_that_is_no_host_and_a_lab_whose_files_are_not_carried_there_are_refused() -> None:
+def test_a_login_node_that_is_no_host_is_refused() -> None:
     for name in ("-oProxyCommand=touch /tmp/x", "a b", "other:0", "$(id)"):
         with pytest.raises(ValidationError):
             settings.Settings.model_validate({"lab": {"name": "a lab"}, "compute": {"backend": "slurm", "login": name}})
-    given = {"lab": {"name": "a lab"}, "compute": {"backend": "slurm", "login": "cluster"}, "metric": {"name": "acc", "goal": "max"}}
-    with pytest.raises(ValidationError, match="without login"):
-        settings.Settings.model_validate(given)

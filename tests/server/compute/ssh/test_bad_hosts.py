@@ -12,8 +12,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation
-from autoresearch_mcp.server.compute.line import install_there
+from autoresearch_mcp.server.compute.base import ComputeError
+from autoresearch_mcp.server.compute.line import given_there, install_there
 from autoresearch_mcp.server.compute.line import there as common
 from autoresearch_mcp.server.compute.line.setup import look
 from autoresearch_mcp.server.compute.line.transport import HostAway, Ssh
@@ -21,9 +21,9 @@ from autoresearch_mcp.server.compute.slurm import there as of_slurm
 from autoresearch_mcp.server.compute.ssh import there
 from autoresearch_mcp.server.compute.ssh.backend import SshCompute
 from autoresearch_mcp.server.compute.ssh.host import Wanted
-from autoresearch_mcp.server.models import new_id
 from autoresearch_mcp.server.settings.ssh import HostSection
 from autoresearch_mcp.trainer import protocol
+from tests.server.compute.jobs import ENDS, see, submitted
 from tests.standins.sshd import Hosts
 
 pytestmark = pytest.mark.anyio
@@ -70,26 +70,11 @@ def patched(tmp_path: Path) -> Callable[[str], str]:
     return make
 
 
-async def submitted(compute: SshCompute, tmp_path: Path, device: str = "cpu") -> Job:
-    id = new_id("e")
-    spec = protocol.Spec(id, 1, "tiny", 20.0, 1, await compute.prepare(), device=device)
-    job = Job(id, 1, tmp_path / id / "1", spec, {"train.py": b""})
-    await compute.submit(job)
-    return job
-
-
-async def see(compute: SshCompute, job: Job, *phases: str) -> Observation:
-    with anyio.fail_after(60):
-        while (now := await compute.observe(job)).phase not in phases:  # noqa: ASYNC110
-            await anyio.sleep(compute.poll_s)
-    return now
-
-
 async def test_a_full_disk_or_quota_there_refuses_the_run_in_words(opened: Open, patched: Callable[[str], str], tmp_path: Path) -> None:
     for number, words in ((28, "No space left on device"), (122, "Disk quota exceeded")):
         full = f"import os, pathlib\ndef full(*_): raise OSError({number}, os.strerror({number}))\npathlib.Path.write_bytes = full"
         compute = opened(python=patched(full))
-        end = await see(compute, await submitted(compute, tmp_path), "ended", "lost", "refused")
+        end = await see(compute, await submitted(compute, tmp_path), *ENDS)
         why = f"It could not be started on box: the run's files could not be written there: [Errno {number}] {words}. Is the disk full?"
         assert (end.phase, end.reason) == ("refused", why)
 
@@ -112,7 +97,7 @@ async def test_a_clock_ten_minutes_off_changes_no_second_of_a_run_and_hours_are_
     for ahead_s in (600.0, -600.0):
         monkeypatch.setattr(time, "time", lambda ahead_s=ahead_s: real() + ahead_s)  # of the lab; the host is another process
         compute = opened(lab=f"lab{ahead_s:.0f}", seconds=0.5, allowed=hours)
-        end = await see(compute, await submitted(compute, tmp_path), "ended", "lost", "refused")
+        end = await see(compute, await submitted(compute, tmp_path), *ENDS)
         assert end.result is not None and end.device_s is not None and 0.4 <= end.device_s < 60, end
         monkeypatch.undo()
 
@@ -132,7 +117,7 @@ async def test_two_labs_of_two_people_on_one_box_and_one_user_leave_each_other_a
 
 async def test_escape_sequences_of_a_host_reach_nobody(opened: Open, tmp_path: Path) -> None:
     compute = opened(box=[r"printf '\033[31mred \033]0;a title\007\n'", "exit 3"])
-    end = await see(compute, await submitted(compute, tmp_path), "ended", "lost", "refused")
+    end = await see(compute, await submitted(compute, tmp_path), *ENDS)
     assert end.phase == "refused" and "red" in end.reason and not CONTROL.search(end.reason)
     ssh = tmp_path / "noisy"
     ssh.write_text(
@@ -153,7 +138,7 @@ async def test_results_of_two_models_of_gpu_are_under_other_conditions_and_of_on
     with anyio.fail_after(120):
         while len(conditions) < 2:  # the first of them may go to the host that was prepared first
             for job in [await submitted(compute, tmp_path, "cuda") for _ in range(3)]:
-                result = (await see(compute, job, "ended", "lost", "refused")).result
+                result = (await see(compute, job, *ENDS)).result
                 assert result is not None
                 spec = protocol.read_json(job.directory / protocol.SPEC) or {}
                 conditions.setdefault(result.device_name, set()).add(protocol.conditions(result, spec))
@@ -161,6 +146,6 @@ async def test_results_of_two_models_of_gpu_are_under_other_conditions_and_of_on
     assert len(a100) == len(h100) == 1 and a100 != h100
 
 
-@pytest.mark.parametrize("module", [common, there, of_slurm, install_there])
+@pytest.mark.parametrize("module", [common, given_there, there, of_slurm, install_there])
 def test_what_is_sent_to_a_python_of_before_is_read_by_it_so_that_it_can_say_which_it_is(module: object) -> None:
     ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"), feature_version=(3, 8))  # type: ignore[attr-defined]

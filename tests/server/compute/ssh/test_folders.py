@@ -7,33 +7,38 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
 from autoresearch_mcp.server import settings
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.compute import open_compute
 from autoresearch_mcp.server.compute.base import ComputeError, Job
+from autoresearch_mcp.server.compute.folders import Folder, look
+from autoresearch_mcp.server.compute.line import sending
 from autoresearch_mcp.server.compute.line.transport import HostAway
 from autoresearch_mcp.server.compute.spec import spec_of
-from autoresearch_mcp.server.compute.ssh import sending
 from autoresearch_mcp.server.compute.ssh.there import answer
 from autoresearch_mcp.server.lab.query import ExperimentQuery
 from autoresearch_mcp.server.runner.lock import runner_lock
 from autoresearch_mcp.trainer import prepare, protocol
+from tests.server.compute.jobs import ENDS, see
 from tests.server.harness import LabHarness
 from tests.server.lab.test_scorer import LAB, TRAIN, make
 from tests.standins.sshd import Hosts
 
 DRAWING = Path(__file__).parents[3] / "bench" / "drawing_launcher.py"
 SNOOP = """
-for above, folders, names in os.walk(os.environ["AUTORESEARCH_DATA"] + "/../../../.."):
-    for name in names:
-        try:
-            open(os.path.join(above, name)).read()
-            print("READ", os.path.join(above, name))
-        except OSError:
-            print("DENIED")
+data = os.environ["AUTORESEARCH_DATA"]
+for top in (data, data + "/../../../.."):
+    for above, folders, names in os.walk(top):
+        for name in names:
+            try:
+                open(os.path.join(above, name)).read()
+                print("READ", os.path.join(above, name))
+            except OSError:
+                print("DENIED")
+"""
+HOME = """
 print("HOME", os.listdir(os.path.expanduser("~/digits")))
 """
 
@@ -43,8 +48,8 @@ def ssh_lab(names: str, more: str = "") -> str:
     return f'[compute]\nbackend = "ssh"\nhosts = {names}\n{machines}'
 
 
-def given(hosts: Hosts, name: str, key: str) -> list[Path]:
-    return [*hosts.home(name).glob(f".autoresearch-mcp/labs/lab-*/given/{key}/*")]
+def given(hosts: Hosts, name: str, key: str, labs: str = ".autoresearch-mcp/labs") -> list[Path]:
+    return [*hosts.home(name).glob(f"{labs}/lab-*/given/{key}/*")]
 
 
 def test_answers_and_data_go_to_two_hosts_where_no_training_reads_the_answers_and_results_are_comparable_with_those_here(
@@ -55,7 +60,7 @@ def test_answers_and_data_go_to_two_hosts_where_no_training_reads_the_answers_an
     monkeypatch.setenv("HOME", str(tmp_path))
     own = tmp_path / "digits"
     repository = make(own)
-    (repository / "train.py").write_text(TRAIN + SNOOP, encoding="utf-8")
+    (repository / "train.py").write_text(TRAIN + SNOOP + HOME, encoding="utf-8")
     git = f"git -C '{repository}' -c user.name=a -c user.email=a@example.org commit -qam Look"
     assert os.system(git) == 0
     create_lab(tmp_path / "lab", repository, "tiny")
@@ -110,8 +115,8 @@ async def test_an_owners_text_is_prepared_on_a_host_as_it_is_here(
     text = tmp_path / "text" / "a.txt"
     text.write_text("\n\n".join(f"Line {n} says {n * n} of {n % 7}." * 20 for n in range(200)), encoding="utf-8")
     profile = f"[profile.mine]\ntext = '{tmp_path}/text'\nvocab_size = 300\nseq_len = 32\neval_bytes = 10000\n"
-    before = """before = ['cat "$HOME"/.autoresearch-mcp/labs/*/runs/e-text/1/spec.json > "$HOME/spec"', """
-    before += f"""'nice() {{ "{sys.executable}" "{DRAWING}" 0 0.5 "$6"; }}']"""
+    before = """nice = 7\nfolder = "~/a scratch"\nbefore = ['cat "$HOME/a scratch"/*/runs/e-text/1/spec.json > "$HOME/spec"', """
+    before += f"""'nice() {{ echo "$1 $2" > "$HOME/nice"; "{sys.executable}" "{DRAWING}" 0 0.5 "$6"; }}']"""
     lab = "[lab]\nname = 'x'\n[training]\nprofile = 'mine'\nheldout = 'public'\n" + profile + ssh_lab('["box"]', before)
     (tmp_path / "lab.toml").write_text(lab, encoding="utf-8")
     loaded = settings.load(tmp_path)
@@ -120,13 +125,12 @@ async def test_an_owners_text_is_prepared_on_a_host_as_it_is_here(
     spec = spec_of(loaded.launch(), "e-text", data)
     job = Job("e-text", 1, tmp_path / "e-text" / "1", spec, {"train.py": b""})
     await compute.submit(job)
-    with anyio.fail_after(30):
-        while (seen := await compute.observe(job)).phase not in ("ended", "lost", "refused"):  # noqa: ASYNC110
-            await anyio.sleep(0.05)
+    seen = await see(compute, job, *ENDS)
     assert seen.result is not None, seen
     await compute.close()
     there = protocol.read_json(ssh_hosts.home("box") / "spec") or {}
-    (folder,) = given(ssh_hosts, "box", "text")
+    (folder,) = given(ssh_hosts, "box", "text", "a scratch")
+    assert (ssh_hosts.home("box") / "nice").read_text(encoding="ascii") == "-n 7\n"
     assert there["own_text"]["text"] == str(folder) and (folder / "a.txt").read_bytes() == text.read_bytes()
     here = prepare.prepare("mine", own=loaded.training.limits.own)
     assert prepare.data_hashes(Path(there["data"])) == prepare.data_hashes(here)
@@ -157,26 +161,26 @@ async def test_a_folder_arrives_whole_over_a_line_that_breaks_and_one_that_chang
             raise HostAway("before its answer arrived")
         return done
 
-    async def send(folder: sending.Folder) -> Path:
+    async def send(folder: Folder) -> Path:
         while True:
             with contextlib.suppress(HostAway):
                 await sending.send(ask, folder)
                 return tmp_path / "there" / "lab-l" / "given" / folder.key / folder.name
 
     for key in ("hidden", "data"):
-        arrived = await send(sending.look(key, folder))
+        arrived = await send(look(key, folder))
         assert {path.relative_to(arrived) for path in arrived.rglob("*")} == {path.relative_to(folder) for path in folder.rglob("*")}
         assert all((arrived / path).read_bytes() == (folder / path).read_bytes() for path in ("a/large.bin", "b.txt", "empty", "deep/link"))
         assert not (arrived / "deep" / "link").readlink().is_absolute()
     assert len(requests) < 60, "what had come was sent again"
 
     (folder / "b.txt").write_bytes(b"??")
-    old = sending.look("hidden", folder)
+    old = look("hidden", folder)
     (folder / "b.txt").write_bytes(b"!!")
     with pytest.raises(ComputeError, match="changed while it was sent"):
         await send(old)
     (folder / "deep" / "out").symlink_to(tmp_path)
     with pytest.raises(ComputeError, match=r"deep/out in .* is a link that leads out of it"):
-        sending.look("hidden", folder)
+        look("hidden", folder)
     with pytest.raises(ComputeError, match="none can't be read: No such file"):
-        sending.look("data", tmp_path / "none")
+        look("data", tmp_path / "none")

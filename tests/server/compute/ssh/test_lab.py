@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,15 +14,16 @@ from types import SimpleNamespace
 import anyio
 import pytest
 
-from autoresearch_mcp.server.compute.base import ComputeError, Job, Observation
+from autoresearch_mcp.server.compute.base import ComputeError, Job
 from autoresearch_mcp.server.compute.line.there import make_folder
 from autoresearch_mcp.server.compute.ssh import host as host_module
+from autoresearch_mcp.server.compute.ssh import there as far
 from autoresearch_mcp.server.compute.ssh.backend import SshCompute
 from autoresearch_mcp.server.compute.ssh.host import Wanted
-from autoresearch_mcp.server.models import new_id
 from autoresearch_mcp.server.settings.ssh import HostSection
-from autoresearch_mcp.trainer import protocol
+from autoresearch_mcp.trainer import prepare, protocol
 from tests.acceptance.serving import promote_a_gain
+from tests.server.compute.jobs import ENDS, see, submitted
 from tests.standins.sshd import Hosts
 
 pytestmark = pytest.mark.anyio
@@ -54,18 +55,9 @@ async def line(ssh_hosts: Hosts, tmp_path: Path) -> AsyncIterator[tuple[SshCompu
 
 
 async def start(compute: SshCompute, tmp_path: Path) -> Job:
-    id = new_id("e")
-    job = Job(id, 1, tmp_path / id / "1", protocol.Spec(id, 1, "tiny", 20.0, 1, await compute.prepare()), {"train.py": b""})
-    await compute.submit(job)
+    job = await submitted(compute, tmp_path)
     await see(compute, job, "running")
     return job
-
-
-async def see(compute: SshCompute, job: Job, *phases: str) -> Observation:
-    with anyio.fail_after(60):
-        while (now := await compute.observe(job)).phase not in phases:  # noqa: ASYNC110
-            await anyio.sleep(compute.poll_s)
-    return now
 
 
 def there(hosts: Hosts, job: Job) -> Path:
@@ -100,7 +92,7 @@ async def test_a_cancel_holds_while_the_host_is_away_and_its_run_is_neither_lost
     await compute.cancel(job)
     assert (await compute.observe(job)).phase == "running"
     cut.unlink()
-    end = await see(compute, job, "ended", "lost", "refused")
+    end = await see(compute, job, *ENDS)
     assert end.result is not None and end.result.state == "cancelled" and end.device_s is not None
     with anyio.fail_after(30):  # only the mark that it must not begin again is left there
         while [entry.name for entry in there(ssh_hosts, job).iterdir()] != [protocol.ABANDONED]:  # noqa: ASYNC110
@@ -140,9 +132,7 @@ async def test_a_gpu_that_somebody_else_uses_is_left_alone_until_it_is_free(ssh_
         )
     }
     compute = SshCompute(Wanted("tiny", None), 1, tmp_path / "state", ["box:3"], section, ssh_hosts.ssh, round_s=0.1)
-    id = new_id("e")
-    job = Job(id, 1, tmp_path / id / "1", protocol.Spec(id, 1, "tiny", 20.0, 1, await compute.prepare()), {"train.py": b""})
-    await compute.submit(job)
+    job = await submitted(compute, tmp_path)
     with anyio.fail_after(30):
         while not compute.troubles():
             assert (await compute.observe(job)).phase == "starting"
@@ -151,7 +141,7 @@ async def test_a_gpu_that_somebody_else_uses_is_left_alone_until_it_is_free(ssh_
     assert await compute.adopt(job)  # the runner asks after some minutes, and the run goes on waiting
     assert (await compute.observe(job)).phase == "starting"
     (home / "used").write_text("12, 0\n", encoding="utf-8")
-    end = await see(compute, job, "ended", "lost", "refused")
+    end = await see(compute, job, *ENDS)
     assert end.result is not None and not compute.troubles()
     assert '"visible": "GPU-of-the-test"' in (home / "specs").read_text(encoding="utf-8")  # its number means another one to CUDA
     await compute.close()
@@ -161,12 +151,29 @@ async def test_a_gpu_that_somebody_else_uses_is_left_alone_until_it_is_free(ssh_
 async def test_a_line_of_before_that_ends_the_shell_is_told_with_its_last_words(ssh_hosts: Hosts, tmp_path: Path) -> None:
     section = {"box": HostSection(python=sys.executable, before=["echo there is no module cuda", "exit 3"])}
     compute = SshCompute(Wanted("tiny", None), 1, tmp_path / "state", ["box"], section, ssh_hosts.ssh, round_s=0.1)
-    id = new_id("e")
-    job = Job(id, 1, tmp_path / id / "1", protocol.Spec(id, 1, "tiny", 20.0, 1, await compute.prepare()), {"train.py": b""})
-    await compute.submit(job)
-    end = await see(compute, job, "ended", "lost", "refused")
+    job = await submitted(compute, tmp_path)
+    end = await see(compute, job, *ENDS)
     assert (end.phase, end.reason) == ("refused", "The launcher ended on box before it began: there is no module cuda")
     await compute.close()
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # it is to outlive what began it
+def test_a_run_that_ends_at_once_is_told_of_in_the_answer_to_its_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(far, "_SHORT_S", 30.0)  # however busy this machine is
+    spec = asdict(protocol.Spec("e-1", 1, "tiny", 20.0, 1, ""))
+    launch = {
+        "run": "e-1/1",
+        "spec": spec,
+        "files": {"train.py": ""},
+        "hashes": {},
+        "before": [drawing(0)],
+        "nice": 0,
+        "leave": [0, 0],
+        "given": {},
+    }
+    asked = {"launch": [launch], "adopt": [], "cancel": [], "look": {"e-1/1": {"log": 0, "curve": 0}}, "remove": [], "list": False}
+    told = far.answer({"lab": "l", "folder": str(tmp_path), "fixed": prepare.fixed_hash(), **asked})
+    assert told["launched"] == {"e-1/1": ""} and told["looks"]["e-1/1"]["result"]["state"] == "finished", told
 
 
 def test_of_two_requests_at_once_one_makes_the_run_and_no_half_of_another_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,13 +202,11 @@ async def test_a_training_begins_in_the_hours_of_its_host_and_says_for_which_it_
     hours = f"{opens:%H:%M}-{opens + timedelta(hours=2):%H:%M}"
     section = HostSection(python=sys.executable, before=[drawing(0)], allowed=hours)
     compute = SshCompute(Wanted("tiny", None), 1, tmp_path / "state", ["box"], {"box": section}, ssh_hosts.ssh, round_s=0.1)
-    id = new_id("e")
-    job = Job(id, 1, tmp_path / id / "1", protocol.Spec(id, 1, "tiny", 20.0, 1, await compute.prepare()), {"train.py": b""})
-    await compute.submit(job)
+    job = await submitted(compute, tmp_path)
     assert (await compute.observe(job)).phase == "starting" and not (job.directory / "ssh.json").exists()
     assert compute.troubles() == [f"box takes trainings at {hours} by its clock. Those that wait for it begin then."]
     monkeypatch.setattr(host_module, "time", SimpleNamespace(time=lambda: time.time() + 3 * 3600))
-    assert (await see(compute, job, "ended", "lost", "refused")).result is not None
+    assert (await see(compute, job, *ENDS)).result is not None
     assert not compute.troubles()
     await compute.close()
 
@@ -211,7 +216,7 @@ async def test_a_host_that_was_restarted_loses_its_run_and_says_so(line: tuple[S
     job = await start(compute, tmp_path)
     protocol.write_json(there(ssh_hosts, job) / "host.json", {"boot": "an earlier one"})
     os.kill(int((there(ssh_hosts, job) / protocol.LOCK).read_text(encoding="ascii")), signal.SIGKILL)
-    end = await see(compute, job, "ended", "lost", "refused")
+    end = await see(compute, job, *ENDS)
     assert (end.phase, end.reason, end.never_started) == ("lost", "box was restarted in the run.", False)
     assert not await compute.adopt(replace(job, files={}))
 

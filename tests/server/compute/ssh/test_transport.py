@@ -8,21 +8,19 @@ import anyio
 import pytest
 from pydantic import ValidationError
 
-from autoresearch_mcp.server.compute.line import there as common
 from autoresearch_mcp.server.compute.line.transport import HostAway, HostRefused, Ssh
-from autoresearch_mcp.server.compute.ssh import there
+from autoresearch_mcp.server.compute.ssh.host import SENT
 from autoresearch_mcp.server.settings import Settings
 from autoresearch_mcp.server.settings.ssh import HostSection
 from autoresearch_mcp.trainer import prepare
 from tests.standins.sshd import Hosts
 
-RUNS = (common, there)
 NOTHING = {"launch": [], "adopt": [], "cancel": [], "look": {}, "remove": [], "list": True}
 
 
 def ask(ssh: Ssh, timeout_s: float = 30.0, fixed: str = "", folder: str = "~/labs") -> list[str]:
     request = {"lab": "of-a-test", "folder": folder, "fixed": fixed or prepare.fixed_hash(), **NOTHING}
-    answer = anyio.run(ssh.ask, request, timeout_s, RUNS)
+    answer = anyio.run(ssh.ask, request, timeout_s, SENT)
     return list(answer["there"])
 
 

@@ -1,16 +1,13 @@
-"""Sends folders of the lab's owner to a host: what `[training] data`, `[scorer]` and `[profile.NAME] text` name."""
+"""Sends folders of the lab's owner to a machine behind ssh."""
 
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from autoresearch_mcp.server.compute.base import ComputeError
-from autoresearch_mcp.server.compute.ssh.there import CONTENTS
+from autoresearch_mcp.server.compute.folders import Folder
 from autoresearch_mcp.trainer import given
-from autoresearch_mcp.trainer.protocol import Spec
 
 PIECE = 4 << 20  # bytes of a request
 FILES = 2_000  # of a request
@@ -18,55 +15,6 @@ SEND_S = 300.0  # for a request, on a slow line
 
 Ask = Callable[[dict[str, Any], float], Awaitable[dict[str, Any]]]
 """Asks a host, with the seconds that it may take."""
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A folder to send.
-
-    Attributes:
-        key: What it is for: `data`, `hidden`, `scorer` or `text`.
-        path: Where it is here.
-        listing: What it holds.
-        name: Of that listing.
-    """
-
-    key: str
-    path: Path
-    listing: given.Listing
-    name: str
-
-    @property
-    def megabytes(self) -> float:
-        """How large it is."""
-        return sum(max(0, int(size)) for size, _ in self.listing.values()) / 2**20
-
-
-def folders_of(spec: Spec) -> list[Folder]:
-    """List the folders that a run needs beside its code.
-
-    Raises:
-        ComputeError: One can't be sent.
-    """
-    scoring = spec.scoring
-    paths = {"data": spec.readable} if spec.readable else {}
-    paths |= {"hidden": scoring.hidden} if scoring else {}
-    paths |= {"scorer": str(Path(scoring.file).resolve().parent)} if scoring and scoring.file else {}
-    paths |= {"text": spec.own_text.text} if spec.own_text and spec.own_text.text else {}
-    return [look(key, Path(path)) for key, path in paths.items()]
-
-
-def look(key: str, path: Path) -> Folder:
-    """List a folder.
-
-    Raises:
-        ComputeError: It can't be sent.
-    """
-    try:
-        listing = given.list_files(path, key in CONTENTS)
-    except given.GivenError as error:
-        raise ComputeError(f"A folder can't be sent: {error}.") from error
-    return Folder(key, path, listing, given.name_of(listing))
 
 
 async def send(ask: Ask, folder: Folder) -> None:

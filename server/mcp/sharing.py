@@ -1,0 +1,56 @@
+"""One makes what many ask for at once: none gets what was begun before it asked, and no two make the same thing side by side."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Shared(Generic[T]):
+    """Something that takes a while to make, and is out of date as soon as it is begun. For the tasks of one event loop.
+
+    Args:
+        make: makes it.
+    """
+
+    def __init__(self, make: Callable[[], Awaitable[T]]) -> None:
+        self._make = make
+        self._now: asyncio.Task[T] | None = None
+        self._next: asyncio.Task[T] | None = None  # for all who asked since the one of now began
+
+    def begun(self, is_current: bool = False) -> asyncio.Task[T]:
+        """Return what makes it for whoever asks now. It goes on if they leave.
+
+        Args:
+            is_current: whether what is being made now is not out of date yet.
+        """
+        if self._now is None or self._now.done():
+            self._now, self._next = asyncio.create_task(self._first()), None
+            return self._now
+        if is_current:
+            return self._now
+        if self._next is None:
+            self._next = asyncio.create_task(self._after(self._now))
+        return self._next
+
+    async def get(self) -> T:
+        """Return what was begun after this call.
+
+        Raises:
+            Exception: what making it raised.
+        """
+        return await asyncio.shield(self.begun())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is being made."""
+        return (self._now is None or self._now.done()) and self._next is None
+
+    async def _first(self) -> T:
+        return await self._make()
+
+    async def _after(self, before: asyncio.Task[T]) -> T:
+        await asyncio.wait({before})
+        self._now, self._next = self._next, None
+        return await self._make()

@@ -1,0 +1,114 @@
+"""Processes that examine proposals for a server of many agents, so that those who read don't wait for the interpreter meanwhile."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from types import TracebackType
+from typing import Any
+
+from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.proposals.examining import LENGTH_BYTES, Findings, Question, written
+
+_NICENESS = 5  # who asks for the status waits less than who proposes
+_ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # what some installations of Python need to start; no secrets
+
+
+class Examiners:
+    """Thread-safe. As many processes as there are questions at once, each from its first question on, until they are closed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[_Process] = []
+        self._is_closed = False
+
+    def __enter__(self) -> "Examiners":
+        """Start nothing yet."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """End the processes that wait, and each that is at work after its answer."""
+        with self._lock:
+            self._is_closed, idle, self._idle = True, self._idle, []
+        for process in idle:
+            process.close()
+
+    @property
+    def pids(self) -> list[int]:
+        """Return the processes that wait for a question."""
+        with self._lock:
+            return [process.pid for process in self._idle]
+
+    def examine(self, question: Question) -> Findings:
+        """Examine files, as `examined` does.
+
+        Raises:
+            LabError: as from `examined`; and `not_examined`, where no process could do it.
+        """
+        message = written(question)
+        for _ in range(2):  # one that was killed by others is replaced
+            with self._lock:
+                process = self._idle.pop() if self._idle else None
+            process = process or _Process()
+            try:
+                answer = process.ask(message)
+            except (OSError, EOFError):
+                process.close()
+                continue
+            with self._lock:
+                is_kept = not self._is_closed
+                self._idle += [process] if is_kept else []
+            if not is_kept:
+                process.close()
+            if "refused" in answer:
+                raise LabError(answer["refused"], answer["code"])
+            return Findings(**answer)
+        raise LabError(
+            "The change was not examined: the process that does it ended twice. Nothing was kept; write it more simply, or propose again.",
+            "not_examined",
+        )
+
+
+class _Process:
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "autoresearch_mcp.server.proposals.examining"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+        )
+        with contextlib.suppress(OSError):  # it ended already
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICENESS)
+
+    @property
+    def pid(self) -> int:
+        """Return its number."""
+        return self._process.pid
+
+    def ask(self, message: bytes) -> dict[str, Any]:
+        """Return the answer to a question.
+
+        Raises:
+            OSError, EOFError: the process ended.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(len(message).to_bytes(LENGTH_BYTES, "big") + message)
+        self._process.stdin.flush()
+        length = int.from_bytes(self._process.stdout.read(LENGTH_BYTES), "big")
+        text = self._process.stdout.read(length)
+        if not length or len(text) < length:
+            raise EOFError
+        answer: dict[str, Any] = json.loads(text)
+        return answer
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):  # what was still to be sent
+                pipe.close()
+        self._process.wait()
