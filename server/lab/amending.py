@@ -38,7 +38,7 @@ class Amending:
         core, proposal = self._core, self._own(commit, author, anyones)
         sha, reason = proposal.commit, clean(reason).strip()[:_REASON]
         lineage = Lineage(core.ledger, core.repo.champion())
-        if lineage.is_champion(sha) or lineage.has(sha):
+        if lineage.holds(sha):
             raise LabError(f"{sha[:12]} is in the champion, so it can't be withdrawn. Nothing was changed.", "in_champion")
         stopped = self._cancelling.cancel(author, commit=sha, reason=reason, anyones=anyones)
         again = sha in core.ledger.withdrawn()

@@ -17,7 +17,7 @@ from autoresearch_mcp.server.models import Memory, new_id
 
 SUGGESTED_BY = "[lab]"  # author of the lab's own ideas
 PROMISING = 0.9  # chance to be better than the champion, from which on a proposal is worth combining
-_COMBINATION = "combination"  # tag of such ideas
+COMBINATION = "combination"  # tag of such ideas
 _COMBINED = 4  # promising proposals whose pairs are looked at
 _RELATIVES = 5  # proposals that an idea's expected gain comes from
 _CACHED = 2_000  # ideas whose relatives are kept
@@ -71,7 +71,7 @@ class Backlog:
         promising = [
             commit
             for commit in self._status.promising(PROMISING)
-            if commit not in apart and not lineage.is_champion(commit) and not lineage.has(commit) and not lineage.is_stale(commit)
+            if commit not in apart and not lineage.holds(commit) and not lineage.is_stale(commit)
         ][:_COMBINED]
         for one, other in itertools.combinations(promising, 2):
             if one in ledger.bases(other) or other in ledger.bases(one) or self._similar.combination(one, other):
@@ -88,11 +88,11 @@ class Backlog:
                 kind="idea",
                 text=text,
                 author=SUGGESTED_BY,
-                tags=[_COMBINATION],
+                tags=[COMBINATION],
                 commits=[one, other],
                 created_at=time.time(),
             )
-            ledger.suggest(" ".join(sorted((one, other))), memory)
+            ledger.suggest(memory)
 
     def _work(self) -> _Work:
         ledger = self._core.ledger
@@ -107,8 +107,8 @@ class Backlog:
                 return f"{work.training[commit]} is training it as {commit[:12]}."
             if results := "; ".join(self._results(commit)):
                 return f"it was tried as {commit[:12]}: {results}."
-        held = (commit for commit in idea.commits if work.lineage.is_champion(commit) or work.lineage.has(commit))
-        if _COMBINATION in idea.tags and (part := next(held, "")):
+        held = (commit for commit in idea.commits if work.lineage.holds(commit))
+        if COMBINATION in idea.tags and (part := next(held, "")):
             return f"the champion holds a part of it, {part[:12]}: promote_commit rebases the other."
         return ""
 

@@ -42,7 +42,7 @@ class Brakes:
             return
         champion = core.repo.champion()
         lineage = Lineage(core.ledger, champion)
-        if lineage.is_champion(commit) or lineage.has(commit):
+        if lineage.holds(commit):
             return
         verdict = core.ledger.decisions(champion, self._status.conditions(), [commit]).get(commit)
         if verdict is not None and not verdict.promote and (verdict.final or verdict.code == "futile"):

@@ -16,7 +16,7 @@ class Lineage:
     def __init__(self, ledger: Ledger, champion: str) -> None:
         self._ledger = ledger
         self._champion = {champion, ledger.proposal_of(champion)}  # the proposal is another commit where the change was rebased
-        self._held = {base for commit in self._champion for base in ledger.bases(commit)} - self._champion
+        self.held = self._champion.union(*map(ledger.bases, self._champion))  # the champion and all that it was built on
 
     def is_champion(self, commit: str) -> bool:
         """Return whether a commit has the champion's code."""
@@ -24,11 +24,11 @@ class Lineage:
 
     def has(self, commit: str) -> bool:
         """Return whether the champion was built on a commit."""
-        return commit in self._held
+        return self.holds(commit) and not self.is_champion(commit)
 
     def holds(self, commit: str) -> bool:
         """Return whether a commit is the champion, or what it was built on."""
-        return self.is_champion(commit) or self.has(commit)
+        return commit in self.held
 
     def is_stale(self, commit: str) -> bool:
         """Return whether a commit was built on an earlier champion."""

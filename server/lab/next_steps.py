@@ -87,7 +87,7 @@ class NextSteps:
         free = f"{idle} of {slots} slots idle: " if idle > 0 and now.open else ""
         if now.champion.n == 0 and not now.open:
             yield "Nothing is measured yet. Launch a first idea with until='decided': the lab trains the champion beside it."
-        ideas = self._core.ledger.free_ideas(caller)
+        ideas = self._core.ledger.free_ideas(caller, self._of_all(now).lineage.held)
         count = "1 idea is" if ideas == 1 else f"{ideas} ideas are"
         there = f" {count} untried and free: claim_idea one of search_memory(kind='idea', free=true)." if ideas else ""
         yield f"{free}Search memory, read train.py, then propose_patch with one idea and launch it.{there}"

@@ -157,10 +157,11 @@ class Claims:
                 tried.setdefault(idea, []).append(commit)
         return tried
 
-    def suggest(self, pair: str, memory: Memory) -> bool:
-        """Write down an idea of the lab's own: what two proposals combine to. Return whether it is the first for this pair."""
+    def suggest(self, memory: Memory) -> bool:
+        """Write down an idea of the lab's own: what its two commits combine to. Return whether it is the first for this pair."""
         with self._database.write() as db:
-            if not db.execute("INSERT INTO combinations VALUES (?) ON CONFLICT DO NOTHING", (pair,)).rowcount:
+            pair = " ".join(sorted(memory.commits))
+            if not db.execute("INSERT INTO combinations VALUES (?, ?) ON CONFLICT DO NOTHING", (pair, memory.id)).rowcount:
                 return False
             post(db, "memories", memory)
             return True

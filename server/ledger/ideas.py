@@ -3,7 +3,7 @@
 import json
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from autoresearch_mcp.server.ledger.database import Database
@@ -52,17 +52,23 @@ class Ideas:
                 for idea in new:
                     add_idea(db, idea)
 
-    def free_ideas(self, agent: str) -> int:
-        """Count the ideas that nobody tries, that no other agent holds, and that wait for no other."""
+    def free_ideas(self, agent: str, held: Collection[str] = ()) -> int:
+        """Count the ideas that nobody tries, that no other agent holds, and that wait for no other.
+
+        Args:
+            agent: its own claims are no obstacle.
+            held: the champion and what it was built on: nobody combines those with another proposal.
+        """
         query = f"""
             SELECT count(*) FROM ideas WHERE NOT superseded AND {_NO_FIELD}
             AND NOT EXISTS (SELECT 1 FROM idea_commits WHERE idea_commits.idea = ideas.id)
             AND NOT EXISTS (SELECT 1 FROM claims WHERE claims.idea = ideas.id AND ended_at IS NULL
                 AND until > :now AND holder != :agent)
             AND NOT EXISTS (SELECT 1 FROM idea_tags AS waits WHERE waits.idea = ideas.id AND waits.tag LIKE '{AFTER}%'
-                AND NOT EXISTS (SELECT 1 FROM idea_commits WHERE idea = substr(waits.tag, {len(AFTER) + 1})))"""  # noqa: S608
+                AND NOT EXISTS (SELECT 1 FROM idea_commits WHERE idea = substr(waits.tag, {len(AFTER) + 1})))
+            AND NOT EXISTS (SELECT 1 FROM combinations JOIN json_each(:held) AS part ON instr(pair, part.value) WHERE idea = ideas.id)"""  # noqa: S608
         with self._database.read() as db:
-            return int(db.execute(query, {"now": time.time(), "agent": agent}).fetchone()[0])
+            return int(db.execute(query, {"now": time.time(), "agent": agent, "held": json.dumps(list(held))}).fetchone()[0])
 
     def work(self) -> list[Work]:
         """Return what was done for each tag, the one with the latest activity first."""

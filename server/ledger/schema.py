@@ -4,7 +4,7 @@ import sqlite3
 
 from autoresearch_mcp.server.errors import LabError
 
-SCHEMA_VERSION = 22
+SCHEMA_VERSION = 23
 
 _SCHEMA = """
 CREATE TABLE proposals (
@@ -214,6 +214,10 @@ CREATE INDEX experiments_by_author ON experiments (state, author, created_at, id
 CREATE INDEX starts_by_settings ON starts (settings);
 CREATE INDEX decisions_by_ticket ON decisions (champion, conditions, ticket, level);
 INSERT INTO totals VALUES ('tallied_to', 0), ('corrections', 0)
+""",
+    23: """
+ALTER TABLE combinations ADD COLUMN idea TEXT /* the suggestion; NULL for one of before */;
+CREATE INDEX combinations_by_idea ON combinations (idea)
 """,
 }
 

@@ -18,6 +18,8 @@ from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 
+from autoresearch_mcp.server.lab.backlog import SUGGESTED_BY
+
 HERE = Path(__file__).parents[2]
 MINUTES = 1  # of a claim: the fewest
 TAGS = ("shape", "rates", "data")
@@ -86,13 +88,16 @@ class Worker:
             await self.finish(*idea)
 
     async def claimed(self) -> tuple[str, int] | None:
-        """Claim one of the best free ideas. None where there is none."""
-        while free := (await self.call("search_memory", kind="idea", free=True, limit=_CHOICE))["memories"]:
+        """Claim one of the best free ideas. None where there is none. What the lab suggests, where draws were lucky, is left alone."""
+        while free := [idea for idea in await self.free() if idea["author"] != SUGGESTED_BY]:
             idea = random.choice(free)
             answer = await self.call("claim_idea", id=idea["id"], minutes=MINUTES)
             if answer["claimed"]:
                 return idea["id"], int(idea["text"].split()[1].rstrip(":"))
         return None
+
+    async def free(self) -> list[dict[str, Any]]:
+        return list((await self.call("search_memory", kind="idea", free=True, limit=_CHOICE))["memories"])
 
     async def finish(self, id: str, number: int, commit: str | None = None) -> None:
         """Propose an idea, train it once, have the one that gains decided and promoted, write it down, and let go of it."""

@@ -156,8 +156,21 @@ def test_the_lab_suggests_a_combination_of_two_promising_proposals_once(measured
     for _ in range(2):
         (suggested,) = measured.lab.search_memory(kind="idea", free_for="bob").memories
     assert suggested.author == "[lab]" and set(suggested.commits) == set(commits) and suggested.text.startswith("Combine ")
+    assert "1 idea is untried and free" in "\n".join(measured.lab.next_steps("bob"))
     measured.lab.propose_patch("Both at once.", "bob", port=suggested.commits[1], base=suggested.commits[0], idea=suggested.id)
     assert measured.lab.claim_idea("bob", suggested.id).claimed
+
+
+def test_a_combination_is_free_no_more_where_the_champion_holds_a_part_of_it(measured: MeasuredLab) -> None:
+    measured.measure(measured.lab.champion(), list(CHAMPION))
+    one, other = measured.propose("DEPTH = 2", "DEPTH = 4"), measured.propose("SOFTCAP = 15.0", "SOFTCAP = 30.0")
+    for commit in (one, other):
+        measured.measure(commit, [1.40, 1.41])
+    assert len(measured.lab.search_memory(kind="idea", free_for="bob").memories) == 1
+    measured.measure(one, [1.39, 1.40, 1.41, 1.40])
+    assert measured.lab.promote_commit(one, "ada").promoted
+    assert measured.lab.search_memory(kind="idea", free_for="bob").memories == []
+    assert "untried and free" not in "\n".join(measured.lab.next_steps("bob"))
 
 
 def test_a_claim_that_means_nothing_is_refused(measured: MeasuredLab) -> None:
