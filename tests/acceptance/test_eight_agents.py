@@ -77,7 +77,7 @@ class Swarm:
         async with connected(heir, *self.door(seat, heir)) as client:
             worker = Worker(client)
             if name != heir:  # a server whose client died may still have written
-                await anyio.to_thread.run_sync(until, lambda: not serving(name), 10)
+                await anyio.to_thread.run_sync(until, lambda: not serving(name, self.harness.root), 20)
             held = [claim for claim in self.harness.ledger.claims() if claim.holder == name]
             assert all(claim.until <= died_at + 60 * MINUTES + 1 for claim in held)
             slept_at = int(cursor.split(".")[-1]) / 1000
@@ -116,9 +116,9 @@ class Swarm:
         assert free in "\n".join(status["next"]) or not ledger.free_ideas("nobody", [champion, *ledger.bases(champion)])
 
 
-def serving(name: str) -> list[str]:
+def serving(name: str, root: Path) -> list[str]:
     lines = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line for line in lines if f"serve --as {name} " in line]
+    return [line for line in lines if f"serve --as {name} {root}" in line]
 
 
 @pytest.fixture
