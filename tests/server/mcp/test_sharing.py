@@ -58,6 +58,20 @@ def test_who_asks_meanwhile_gets_the_next_one_together() -> None:
     asyncio.run(play())
 
 
+def test_who_asks_between_two_makings_gets_the_second() -> None:
+    async def play() -> None:
+        press, between = Press(), list[asyncio.Task[int]]()
+        shared = Shared(press.make)
+        first, second = await asked(shared, 1), await asked(shared, 1)
+        shared.begun(is_current=True).add_done_callback(lambda _: between.append(shared.begun()))
+        await settled(press, shared)
+        await settled(press, shared)
+        assert press.begun == 2
+        assert [await first[0], await second[0], await between[0]] == [1, 2, 2]
+
+    asyncio.run(play())
+
+
 def test_one_who_leaves_takes_nothing_from_the_others() -> None:
     async def play() -> None:
         press = Press()
