@@ -73,7 +73,7 @@ THINK ?= 10
 KILLS ?= 300
 CUTS ?= 200
 crash-test: $(READY)
-	@AUTORESEARCH_KILLS=$(KILLS) AUTORESEARCH_CUTS=$(CUTS) $(BIN)/python -m pytest -s --timeout 0 tests/acceptance/test_crash.py tests/acceptance/test_decided_kills.py \
+	@AUTORESEARCH_KILLS=$(KILLS) AUTORESEARCH_CUTS=$(CUTS) $(BIN)/python -m pytest -s -o faulthandler_timeout=0 tests/acceptance/test_crash.py tests/acceptance/test_decided_kills.py \
 		tests/acceptance/test_swarm_kills.py \
 		tests/server/compute/slurm/test_lab.py::test_kills_of_the_runner_around_submissions_lose_nothing_and_double_nothing \
 		tests/server/compute/modal/test_runner.py::test_random_kills_of_the_runner_lose_nothing_double_nothing_and_leave_nothing_running \

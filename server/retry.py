@@ -67,8 +67,7 @@ async def retry_async(
         if wake is None:
             await asyncio.sleep(seconds)
             return
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(wake.wait(), seconds)
+        await woken(wake, seconds)
 
     retrying = AsyncRetrying(
         sleep=sleep,
@@ -78,6 +77,17 @@ async def retry_async(
         reraise=True,
     )
     return await retrying(attempt)
+
+
+async def woken(wake: asyncio.Event, within_s: float) -> bool:
+    """Sleep until an event is set, or for so long; return whether it was set.
+
+    `asyncio.wait_for` may lose a cancellation that comes with the event, in Python 3.11.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            await wake.wait()
+    return wake.is_set()
 
 
 def retry_within(call: Callable[[], _T], when: When, pauses: Pauses, within_s: float, give_up: threading.Event) -> _T:

@@ -28,6 +28,7 @@ from autoresearch_mcp.server.lab.continuing import USED_UP, end, wake_up
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.paths import LabPaths
+from autoresearch_mcp.server.retry import woken
 from autoresearch_mcp.server.roles import Role
 from autoresearch_mcp.server.untrusted import one_line
 from autoresearch_mcp.trainer import files
@@ -164,8 +165,7 @@ class Campaign:
         return end(status, self._lab.settings, self._arguments.goal, self._lab.paused_at() is not None)
 
     async def _rest(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._over.wait(), seconds)
+        await woken(self._over, seconds)
 
     async def _keep_going(self, agent: Agent, token: str) -> None:
         """Start an agent again and again."""

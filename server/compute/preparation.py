@@ -83,5 +83,6 @@ async def _interrupt(process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), _INTERRUPT_S)
+            async with asyncio.timeout(_INTERRUPT_S):
+                await process.wait()
             return

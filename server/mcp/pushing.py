@@ -48,6 +48,7 @@ class Pushing:
         self._bridge = bridge
         self._streams = 0
         self._subscribed: set[str] = set()  # by the one client of stdio
+        self._known: dict[str, object] = {}  # of those
         self._following: asyncio.Task[None] | None = None
 
     async def listen(self, ctx: ServerRequestContext[Any, Any], params: SubscriptionsListenRequestParams) -> SubscriptionsListenResult:
@@ -64,8 +65,9 @@ class Pushing:
         bus = InMemorySubscriptionBus()
         self._streams += 1
         try:
+            known = await self._first_look(uris)
             async with anyio.create_task_group() as group:
-                group.start_soon(self._follow, lambda: uris, lambda uri: bus.publish(ResourceUpdated(uri)))
+                group.start_soon(self._follow, lambda: uris, lambda uri: bus.publish(ResourceUpdated(uri)), known)
                 result = await ListenHandler(bus)(ctx, params)
                 group.cancel_scope.cancel()
             return result
@@ -76,6 +78,7 @@ class Pushing:
         """Follow one more resource for the client of stdio."""
         if len(self._subscribed) >= MOST_FOLLOWED:
             raise MCPError(INVALID_PARAMS, f"A client follows at most {MOST_FOLLOWED} resources.")
+        self._known |= await self._first_look([str(params.uri)])
         self._subscribed.add(str(params.uri))
         if self._following is None or self._following.done():
             self._following = asyncio.create_task(self._follow_for(ctx))
@@ -88,21 +91,35 @@ class Pushing:
 
     async def _follow_for(self, ctx: ServerRequestContext[Any, Any]) -> None:
         with contextlib.suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):  # the client has left
-            await self._follow(lambda: self._subscribed, ctx.session.send_resource_updated)
+            await self._follow(lambda: self._subscribed, ctx.session.send_resource_updated, self._known)
 
-    async def _follow(self, uris: Callable[[], Iterable[str]], publish: Callable[[str], Awaitable[None]]) -> None:
-        """Publish each resource that changed, for ever."""
-        known, counter = dict[str, object](), -1
+    async def _follow(self, uris: Callable[[], Iterable[str]], publish: Callable[[str], Awaitable[None]], known: dict[str, object]) -> None:
+        """Publish each resource that is another than what is known of it, for ever."""
+        counter = -1
         while True:
             with contextlib.suppress(LabError):  # a busy ledger is asked again
                 followed, now = list(uris()), self._bridge.lab.changes()
-                if now != counter or known.keys() != set(followed):
-                    seen = {uri: known[uri] if _is_over(known.get(uri)) else await self._look(uri, now) for uri in followed}
-                    changed = [uri for uri in followed if uri in known and seen[uri] != known[uri]]
-                    known, counter = seen, now
+                if now != counter or not known.keys() >= set(followed):
+                    seen = await self._looked([uri for uri in followed if not _is_over(known.get(uri))])
+                    changed = [uri for uri in seen if uri in known and seen[uri] != known[uri]]
+                    known |= seen
+                    counter = now
+                    for uri in known.keys() - set(uris()):
+                        del known[uri]
                     for uri in changed:
                         await publish(uri)
             await anyio.sleep(POLL_S)
+
+    async def _first_look(self, uris: Iterable[str]) -> dict[str, object]:
+        """Return what is known before the client hears that these are followed; nothing where the ledger is busy."""
+        with contextlib.suppress(LabError):
+            return await self._looked(uris)
+        return {}
+
+    async def _looked(self, uris: Iterable[str]) -> dict[str, object]:
+        """Return the states of resources as they are now."""
+        counter = self._bridge.lab.changes()
+        return {uri: await self._look(uri, counter) for uri in uris}
 
     async def _look(self, uri: str, counter: int) -> object:
         """Return what tells one state of a resource from another; nothing of one that is none."""

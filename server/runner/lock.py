@@ -13,6 +13,8 @@ from typing import IO
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.trainer import files
 
+_LEAVES_S = 60.0  # that a runner may take which was asked to leave
+
 
 @contextlib.contextmanager
 def runner_lock(state: Path, patience_s: float = 0.0) -> Iterator[IO[str] | None]:
@@ -52,18 +54,19 @@ def runner_alive(state: Path) -> bool:
 
 
 def stop_runner(state: Path) -> None:
-    """Ask the lab's runner to leave, and wait until it has. Trainings run on; the next runner adopts them.
+    """Ask the lab's runner to leave, and wait until it has; kill one that can't. Trainings run on; the next runner adopts them.
 
     Only a process that has the lock's file open gets a signal: the id in the file may be that of a runner that is gone, and by now
     somebody else's.
     """
     path = StatePaths(state).runner_lock
     with contextlib.suppress(FileNotFoundError), path.open("r+", encoding="ascii") as file:
+        kills_at = time.monotonic() + _LEAVES_S
         while not _locked(file):
             with contextlib.suppress(OSError, ValueError):
                 runner = int(path.read_text(encoding="ascii"))
                 if _has_open(runner, path):
-                    os.kill(runner, signal.SIGTERM)
+                    os.kill(runner, signal.SIGTERM if time.monotonic() < kills_at else signal.SIGKILL)
             time.sleep(0.02)
         with contextlib.suppress(OSError):
             os.truncate(StatePaths(state).runner_starts, 0)  # being stopped is no failure to start

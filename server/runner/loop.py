@@ -6,7 +6,6 @@ meanwhile. It queues what was lost again, once, and what never began as often as
 """
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
@@ -19,7 +18,7 @@ from autoresearch_mcp.server.lake.base import Lake
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Experiment
 from autoresearch_mcp.server.proposals.repo import Repo
-from autoresearch_mcp.server.retry import Backoff
+from autoresearch_mcp.server.retry import Backoff, woken
 from autoresearch_mcp.server.runner.attempts import Attempts
 from autoresearch_mcp.server.runner.candidacies import Candidacies
 from autoresearch_mcp.server.runner.flushing import Flusher
@@ -242,5 +241,4 @@ class Runner:
         await self._compute.close()
 
     async def _pause(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.stopping.wait(), seconds)
+        await woken(self.stopping, seconds)

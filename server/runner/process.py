@@ -68,7 +68,7 @@ async def _drive(settings: lab_settings.Settings, paths: LabPaths, ledger: Ledge
     repo = Repo(paths.root, settings.training.editable)
     compute = open_compute(settings, paths.state, paths.runner_log)
     runner = Runner(settings, paths.state, ledger, repo, lake, compute, watch)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, runner.stopping.set)
     try:
         return await runner.run()

@@ -42,7 +42,7 @@ class Victims:
         if self.dice.random() < 0.5:
             self._kill_server(commit, key)
         server = process("launch", str(self.harness.root), commit, key)
-        out, errors = server.communicate()
+        out, errors = server.communicate(timeout=300)
         assert server.returncode == 0, errors
         return out.strip()
 

@@ -69,9 +69,11 @@ class Swarm:
         command = [sys.executable, "-m", "tests.acceptance.working_agent", name, *self.door(seat, name)]
         with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True) as process:  # noqa: ASYNC220
             assert process.stdout is not None
-            lines = [await anyio.to_thread.run_sync(process.stdout.readline) for _ in range(calls + 2)]
-            await anyio.sleep(dice.uniform(0, 0.1))  # the random instant is the test
-            process.kill()
+            try:
+                lines = [await anyio.to_thread.run_sync(process.stdout.readline) for _ in range(calls + 2)]
+                await anyio.sleep(dice.uniform(0, 0.1))  # the random instant is the test
+            finally:
+                process.kill()
         died_at, cursor = time.time(), lines[1].strip()
         print(f"seed {SEED}: {name} killed in its call {calls}, {lines[-1].strip()}; {heir} goes on")
         async with connected(heir, *self.door(seat, heir)) as client:
@@ -79,7 +81,7 @@ class Swarm:
             if name != heir:  # a server whose client died may still have written
                 await anyio.to_thread.run_sync(until, lambda: not serving(name, self.harness.root), 20)
             held = [claim for claim in self.harness.ledger.claims() if claim.holder == name]
-            assert all(claim.until <= died_at + 60 * MINUTES + 1 for claim in held)
+            assert all(claim.until <= died_at + 60 * MINUTES + 20 for claim in held)  # what it had sent may have been at work yet
             slept_at = int(cursor.split(".")[-1]) / 1000
             await anyio.to_thread.run_sync(until, lambda: self.has_news(slept_at, heir), 60)  # one may die before anybody is done
             tried = self.harness.ledger.commits_of_ideas()  # a call that the dead had sent may still be at work
@@ -145,7 +147,7 @@ async def swarm(tmp_path: Path) -> AsyncIterator[Swarm]:
 async def test_eight_agents_work_through_sixty_ideas_though_two_die(swarm: Swarm) -> None:
     dice = random.Random(SEED)
     heirs = dict(zip(dice.sample(range(AGENTS), 2), ["the same", "another"], strict=True))
-    with anyio.fail_after(170):
+    with anyio.fail_after(400):
         async with anyio.create_task_group() as tasks:
             for seat in range(AGENTS):
                 name = f"agent-{seat}"

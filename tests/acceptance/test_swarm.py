@@ -96,7 +96,7 @@ async def test_one_idempotency_key_is_one_launch_however_many_ask_at_once(swarm:
     async def launch(client: Client) -> None:
         launches.append(await answer(client, "launch_training", commit="champion", replicates=2, idempotency_key="the-only-one"))
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(90):
         before = (await answer(swarm[0], "get_status"))["budget"]["reserved_s"]
         async with anyio.create_task_group() as tasks:
             for client in swarm:
@@ -117,9 +117,9 @@ async def test_what_one_server_writes_the_others_see_at_once(swarm: list[Client]
     ended: list[dict[str, Any]] = []
 
     async def wait(client: Client, ids: list[str]) -> None:
-        ended.append(await answer(client, "wait_for_experiments", ids=ids, timeout_s=20))
+        ended.append(await answer(client, "wait_for_experiments", ids=ids, timeout_s=45))
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(90):
         note = await answer(swarm[0], "write_memory", kind="finding", text="Zirconium: written here, read there.")
         for client in swarm[1:]:
             hits = await answer(client, "search_memory", query="zirconium")
@@ -159,12 +159,14 @@ async def test_a_client_killed_while_it_waits_takes_its_server_along_and_nothing
     command = [sys.executable, "-c", WAITING, str(lab)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as client:  # noqa: ASYNC220
         assert client.stdout is not None
-        id = client.stdout.readline().strip()  # it waits
-        (its,) = set(processes(lab, "serve")) - others
-        client.kill()
-    until(lambda: its not in processes(lab, "serve"), 10)
+        try:
+            id = client.stdout.readline().strip()  # it waits
+            (its,) = set(processes(lab, "serve")) - others
+        finally:
+            client.kill()
+    until(lambda: its not in processes(lab, "serve"), 30)
     assert set(processes(lab, "serve")) == others
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         status = await answer(swarm[0], "get_status")
         assert [line["id"] for line in status["queued"]] == [id] and status["budget"]["reserved_s"] > 0
         assert (await answer(swarm[1], "cancel_experiment", ids=[id], author="one"))["states"] == {id: "cancelled"}

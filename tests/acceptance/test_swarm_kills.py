@@ -72,7 +72,7 @@ class Slaughter:
             if server.poll() is None:
                 server.kill()
                 self.kills[kind] += 1
-        out, errors = server.communicate()
+        out, errors = server.communicate(timeout=300)
         assert dies or server.returncode == 0, errors
         return out.strip()
 

@@ -126,7 +126,7 @@ def test_what_costs_no_money_is_queued_where_none_is_left(ledger: Ledger) -> Non
 
 
 def test_starts_at_once_and_launches_at_once_never_pass_the_budget(ledger: Ledger) -> None:
-    total, barrier = 1050.0, threading.Barrier(6)
+    total, barrier = 1050.0, threading.Barrier(6, timeout=60)
 
     def work() -> None:
         barrier.wait()
@@ -177,7 +177,7 @@ def test_a_repeated_key_queues_once_and_names_the_first_experiments(ledger: Ledg
 
 
 def test_two_threads_with_one_key_queue_one_launch(ledger: Ledger) -> None:
-    barrier = threading.Barrier(8)
+    barrier = threading.Barrier(8, timeout=60)
 
     def launch() -> None:
         barrier.wait()
@@ -431,7 +431,7 @@ def test_an_imported_record_waits_since_its_import(ledger: Ledger) -> None:
 
 
 def test_five_hundred_claims_at_once_from_eight_servers_give_each_idea_to_one_agent(ledger: Ledger, tmp_path: Path) -> None:
-    barrier, refused = threading.Barrier(8), list[str]()
+    barrier, refused = threading.Barrier(8, timeout=60), list[str]()
     taken = list[tuple[str, str]]()
 
     def ask(agent: str) -> None:

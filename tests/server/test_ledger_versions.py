@@ -46,7 +46,7 @@ def test_an_older_ledger_that_is_opened_many_times_at_once_is_brought_up_to_date
 ) -> None:
     path = tmp_path / "ledger.sqlite"
     older_ledger(path, 4, monkeypatch).close()
-    barrier, opened = threading.Barrier(8), list[Ledger]()
+    barrier, opened = threading.Barrier(8, timeout=60), list[Ledger]()
 
     def open_it() -> None:
         barrier.wait()

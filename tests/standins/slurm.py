@@ -80,7 +80,7 @@ def _end(daemon: int) -> None:
     process = os.pidfd_open(daemon)
     try:
         signal.pidfd_send_signal(process, signal.SIGTERM)
-        ended, _, _ = select.select([process], [], [], 30)
+        ended, _, _ = select.select([process], [], [], 120)
         assert ended, f"the daemon {daemon} of Slurm goes on"
     finally:
         os.close(process)
@@ -99,4 +99,6 @@ def _start_munge(environment: dict[str, str]) -> None:
     run.mkdir(exist_ok=True)
     os.chown(run, user.pw_uid, user.pw_gid)
     subprocess.run(["munged"], env=environment, user="munge", group=user.pw_gid, check=False, capture_output=True, timeout=30)
-    until(lambda: subprocess.run(["munge", "-n"], env=environment, check=False, capture_output=True).returncode == 0, timeout_s=20)
+    until(
+        lambda: subprocess.run(["munge", "-n"], env=environment, check=False, capture_output=True, timeout=10).returncode == 0, timeout_s=20
+    )

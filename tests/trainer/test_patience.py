@@ -11,6 +11,7 @@ import pytest
 
 from autoresearch_mcp.trainer import machine, patience, prepare, protocol
 from tests.trainer.conftest import BIGRAM, Warm
+from tests.waiting import until
 
 # The limit is 1 s by its own clock. What the kernel says of waiting is a stand-in's.
 PROGRAM = """
@@ -64,16 +65,17 @@ def test_waiting_for_a_core_stops_the_clock_and_sleep_does_not() -> None:
     core = min(os.sched_getaffinity(0))
     spin = f"import os; os.sched_setaffinity(0, {{{core}}}); print(flush=True)\nwhile True: pass"
     crowd = [subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE) for _ in range(3)]
-    sleeper = subprocess.Popen(["sleep", "60"])
+    sleeper = subprocess.Popen(["sleep", "600"])
     try:
         for each in crowd:
             assert each.stdout is not None and each.stdout.readline()
         waiting, sleeping = patience.OwnClock([crowd[0].pid]), patience.OwnClock([sleeper.pid])
-        began = time.monotonic(), waiting.now(), sleeping.now()
-        while (passed := time.monotonic() - began[0]) < 1:
+        until(lambda: Path(f"/proc/{sleeper.pid}/stat").read_text().rpartition(")")[2].split()[0] == "S")
+        began = sleeping.now(), time.monotonic(), waiting.now()
+        while (passed := time.monotonic() - began[1]) < 1:
             pass
-        assert waiting.now() - began[1] < 0.7 * passed  # a third, where nobody else is on that core
-        assert sleeping.now() - began[2] >= 0.99 * passed
+        assert waiting.now() - began[2] < 0.7 * passed  # a third, where nobody else is on that core
+        assert sleeping.now() - began[0] >= 0.99 * passed
     finally:
         for process in (*crowd, sleeper):
             process.kill()

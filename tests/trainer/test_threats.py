@@ -245,7 +245,7 @@ LISTENING = """
     import time
     began = last = time.monotonic()
     longest = 0.0
-    while longest < 1.0 and time.process_time() < 9.0:
+    while longest < 1.0 and time.process_time() < 18.0:
         now = time.monotonic()
         longest, last = max(longest, now - last), now
     print("STOPPED", longest, last - began)
@@ -254,7 +254,7 @@ LISTENING = """
 
 def test_a_helper_does_not_train_on_after_submitting_nor_does_a_neighbour_notice_the_scoring(warm: Warm) -> None:
     """A model server could tell a training beside it what it reads, by timing. So that is stopped, at no cost."""
-    listener = warm.launch(before_submit(LISTENING.lstrip()), budget_s=10.0)
+    listener = warm.launch(before_submit(LISTENING.lstrip()), budget_s=20.0)
     listener.until("running")
     helper = """
     import os, time
@@ -271,7 +271,7 @@ def test_a_helper_does_not_train_on_after_submitting_nor_does_a_neighbour_notice
     heard = listener.wait()
     longest, window = map(float, listener.log.partition("STOPPED ")[2].split()[:2])
     assert longest > 1.5 and "without submitting" in heard["failure"]["message"]
-    assert heard["wall_s"] == pytest.approx(window - longest, abs=0.5)
+    assert heard["wall_s"] == pytest.approx(window - longest, abs=1.0)
 
 
 def test_a_seed_of_its_own_and_sorted_documents_do_not_make_replicates_one_training(warm: Warm) -> None:

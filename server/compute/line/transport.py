@@ -136,7 +136,8 @@ class Ssh:
                 start_new_session=True,
             )
             try:
-                out, _ = await asyncio.wait_for(process.communicate(given), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    out, _ = await process.communicate(given)
             finally:
                 if process.returncode is None:
                     with contextlib.suppress(ProcessLookupError):

@@ -37,6 +37,7 @@ _ENVIRONMENT = (
     "CUDA_VISIBLE_DEVICES",
 )
 _WARM_START_S = 120.0
+_LEAVES_S = 30.0  # after it was told that there is no more to start
 _TOGETHER = 8  # jobs that one thread looks at: to change threads takes longer than a look
 _DETACH = "import os, sys; os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)"  # asyncio kills its own children when it forgets them
 
@@ -182,7 +183,11 @@ class LocalCompute:
         if self._parent is not None and self._parent.returncode is None:
             assert self._parent.stdin is not None
             self._parent.stdin.close()
-            await self._parent.wait()
+            try:
+                async with asyncio.timeout(_LEAVES_S):
+                    await self._parent.wait()
+            except TimeoutError:
+                self._parent.kill()
 
     async def _ensure_parent(self, *options: str) -> asyncio.subprocess.Process:
         if self._parent is None or self._parent.returncode is not None:
@@ -198,7 +203,8 @@ class LocalCompute:
             try:
                 parent.stdin.write(f"{directory}\n".encode())
                 await parent.stdin.drain()
-                line = await asyncio.wait_for(parent.stdout.readline(), _WARM_START_S)
+                async with asyncio.timeout(_WARM_START_S):
+                    line = await parent.stdout.readline()
             except (ConnectionError, TimeoutError):
                 line = b""
             if line:

@@ -7,7 +7,6 @@ laptop finds what it missed on the runs volume. The lab's slots are its GPU cap:
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -18,9 +17,11 @@ from autoresearch_mcp.server.compute.modal.deployment import TRAINING, Deploymen
 from autoresearch_mcp.server.compute.modal.job import SANDBOX, SandboxJob, State
 from autoresearch_mcp.server.compute.modal.own_code import folders_for, packages_of
 from autoresearch_mcp.server.compute.modal.scoring import PATIENCE_S, Scoring, scorers
+from autoresearch_mcp.server.compute.stopping import stop
 from autoresearch_mcp.server.devices import requests
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.paths import StatePaths
+from autoresearch_mcp.server.retry import woken
 from autoresearch_mcp.server.secret import fingerprint
 from autoresearch_mcp.server.settings import Settings
 from autoresearch_mcp.trainer import protocol
@@ -127,8 +128,7 @@ class ModalCompute:
                 return self._forbid(job)  # without a deployment, nobody can have started it
             job.directory.mkdir(parents=True, exist_ok=True)
             sandbox_job = self._start(job, fresh=False)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(sandbox_job.located.wait(), ADOPT_S)
+            await woken(sandbox_job.located, ADOPT_S)
         return sandbox_job.state is not State.LOST or self._forbid(job)
 
     @staticmethod
@@ -184,9 +184,7 @@ class ModalCompute:
         creating = [each for each in self._sandbox_jobs.values() if not each.located.is_set()]
         if creating:
             await asyncio.wait([asyncio.create_task(each.located.wait()) for each in creating], timeout=CREATION_S)
-        for each in self._sandbox_jobs.values():
-            each.task.cancel()
-        await asyncio.gather(*(each.task for each in self._sandbox_jobs.values()), return_exceptions=True)
+        await stop(each.task for each in self._sandbox_jobs.values())
         self._sandbox_jobs.clear()
         if self._scoring is not None:
             await self._scoring.close()

@@ -57,6 +57,7 @@ from autoresearch_mcp.server.compute.modal.context import (
 from autoresearch_mcp.server.compute.modal.deployment import CODE, COMPILE_CACHE, OUT, TRAINING
 from autoresearch_mcp.server.compute.modal.output import record_output, write_progress
 from autoresearch_mcp.server.compute.modal.scoring import Scoring
+from autoresearch_mcp.server.compute.stopping import stop
 from autoresearch_mcp.server.devices import START_LIMIT_S
 from autoresearch_mcp.server.retry import Backoff, retry_async
 from autoresearch_mcp.trainer import profiles, protocol
@@ -205,10 +206,7 @@ class SandboxJob:
         finally:
             cancelled.cancel()
             if not working.done():
-                working.cancel()
-                await asyncio.wait({working})
-                if not working.cancelled():
-                    working.exception()  # nobody needs it any more
+                await stop([working])  # nobody needs it any more
 
     # Creating and finding
 
@@ -287,10 +285,7 @@ class SandboxJob:
                     listening = asyncio.create_task(self._listen(id))
         finally:
             cancelled.cancel()
-            listening.cancel()
-            await asyncio.wait({listening})
-            if not listening.cancelled():
-                listening.exception()  # how it ended doesn't count, only what it heard
+            await stop([listening])  # how it ended doesn't count, only what it heard
         self._service.forget(id)
         return State.COLLECTING
 

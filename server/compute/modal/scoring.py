@@ -42,6 +42,7 @@ from autoresearch_mcp.server.compute.modal.context import (
     retry_until_available,
 )
 from autoresearch_mcp.server.compute.modal.deployment import EVALUATION, RUNS
+from autoresearch_mcp.server.compute.stopping import stop
 from autoresearch_mcp.server.devices import SCORER_LIMIT_S
 from autoresearch_mcp.server.models import new_id
 from autoresearch_mcp.server.retry import retry_async
@@ -113,9 +114,7 @@ class Scoring:
 
     async def close(self) -> None:
         """Stop following. Scorers run on, and another process finds what they wrote."""
-        for task in self._batches.values():
-            task.cancel()
-        await asyncio.gather(*self._batches.values(), return_exceptions=True)
+        await stop(self._batches.values())
 
     async def _earlier(self, job: Job) -> Scored:
         """Return the score that a sandbox of an earlier process gave, or is about to, and what scoring has cost so far."""

@@ -24,6 +24,7 @@ from autoresearch_mcp.server.compute.slurm.queue import Queue
 from autoresearch_mcp.server.compute.slurm.script import SCRIPT, options
 from autoresearch_mcp.server.compute.slurm.states import ending, waits_or_runs
 from autoresearch_mcp.server.compute.slurm.there import FORBIDDEN
+from autoresearch_mcp.server.compute.stopping import stop
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.retry import Backoff, Pauses
 from autoresearch_mcp.server.settings import Settings, SlurmSection
@@ -220,9 +221,7 @@ class SlurmCompute:
 
     async def close(self) -> None:
         """Stop following. Jobs run on, and a job on its way is found by its name."""
-        for task in self._handing_in.values():
-            task.cancel()
-        await asyncio.gather(*self._handing_in.values(), return_exceptions=True)
+        await stop(self._handing_in.values())
         self._handing_in.clear()
         await self._queue.close()
 

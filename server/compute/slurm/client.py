@@ -170,7 +170,8 @@ async def _run_here(command: Sequence[str]) -> tuple[int, str, str]:
     except OSError as error:
         raise SlurmRefused(f"{command[0]} can't be run: {error.strerror}") from error
     try:
-        out, err = await asyncio.wait_for(process.communicate(), COMMAND_S)
+        async with asyncio.timeout(COMMAND_S):
+            out, err = await process.communicate()
     except TimeoutError:
         raise SlurmAway(f"{command[0]} did not answer within {COMMAND_S:g} s") from None
     finally:

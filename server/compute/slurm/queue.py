@@ -6,6 +6,7 @@ import time
 from collections import Counter
 
 from autoresearch_mcp.server.compute.slurm.client import WAITING, QueueLine, Slurm, SlurmAway, SlurmRefused
+from autoresearch_mcp.server.compute.stopping import stop
 from autoresearch_mcp.server.untrusted import one_line
 
 LONG_S = 600.0  # of waiting, before it is worth a word
@@ -69,8 +70,7 @@ class Queue:
     async def close(self) -> None:
         """Stop looking."""
         if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
+            await stop([self._looking])
 
     def troubles(self) -> list[str]:
         """Return what the lab's owner should know of the queue: that Slurm is away, or that jobs have waited for long, and why."""

@@ -16,6 +16,7 @@ from autoresearch_mcp.server.compute.folders import Folder, folders_of, look
 from autoresearch_mcp.server.compute.line.mirror import HELD
 from autoresearch_mcp.server.compute.line.transport import HostAway, HostRefused, Patience, Ssh
 from autoresearch_mcp.server.compute.ssh.host import ROUND_S, SPEC_OF_DATA, Host, Wanted
+from autoresearch_mcp.server.compute.stopping import stop
 from autoresearch_mcp.server.paths import StatePaths
 from autoresearch_mcp.server.settings import Settings
 from autoresearch_mcp.server.settings.ssh import HostSection
@@ -235,9 +236,7 @@ class SshCompute:
                 self._preparing[name].add_done_callback(lambda task: task.cancelled() or task.exception())  # `troubles` tells it
 
     async def _stop_preparing(self) -> None:
-        for task in self._preparing.values():
-            task.cancel()
-        await asyncio.gather(*self._preparing.values(), return_exceptions=True)
+        await stop(self._preparing.values())
         self._preparing.clear()
 
     async def _start_waiting(self) -> None:

@@ -19,7 +19,8 @@ from autoresearch_mcp.server.compute.line.sending import send
 from autoresearch_mcp.server.compute.line.transport import HostAway, HostRefused, Ssh
 from autoresearch_mcp.server.compute.ssh import there
 from autoresearch_mcp.server.compute.ssh.there import IN_USE, LACKS
-from autoresearch_mcp.server.retry import Backoff, Pauses
+from autoresearch_mcp.server.compute.stopping import stop
+from autoresearch_mcp.server.retry import Backoff, Pauses, woken
 from autoresearch_mcp.server.secret import ensure
 from autoresearch_mcp.server.settings.ssh import HostSection
 from autoresearch_mcp.trainer import prepare, protocol
@@ -235,10 +236,7 @@ class Host:
 
     async def close(self) -> None:
         """Stop following."""
-        tasks = [*self._sending.values(), *([self._rounds] if self._rounds is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await stop([*self._sending.values(), *([self._rounds] if self._rounds is not None else [])])
 
     def _needed(self, run: str) -> list[tuple[str, str]]:
         return [(folder.key, folder.name) for folder in self._folders.get(run, {}).values()]
@@ -274,8 +272,7 @@ class Host:
                 runs = f"{len(self._followed)} {'run' if len(self._followed) == 1 else 'runs'}"
                 self.trouble = f"{self.name} is away: {error}. What became of its {runs} is known when it is back."
                 pause_s = backoff.failed()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause_s)
+            if await woken(self._wake, pause_s):
                 if self.trouble:
                     await asyncio.sleep(RETRY_S[0])
                 pause_s = self._round_s

@@ -48,11 +48,11 @@ class Running:
         return [int(line) for line in starts.read_text().splitlines()] if starts.exists() else []
 
     def started(self, times: int, agent: str = "orchestrator") -> list[int]:
-        until(lambda: len(self.pids(agent)) >= times, 30)
+        until(lambda: len(self.pids(agent)) >= times, 90)
         return self.pids(agent)
 
     def end(self) -> str:
-        return self.process.communicate(timeout=30)[0]
+        return self.process.communicate(timeout=90)[0]
 
     def transcripts(self, agent: str = "orchestrator") -> str:
         return "".join(path.read_text() for path in sorted((self.out / agent).glob("transcript-*.txt")))
@@ -86,7 +86,7 @@ def test_agents_have_their_roles_and_start_again_after_a_limit_and_a_kill_until_
     offered = {}
     for agent in ("orchestrator", "worker-1"):
         listed = campaign.out / agent / "tools"
-        until(lambda listed=listed: listed.exists() and listed.read_text() != "", 30)
+        until(lambda listed=listed: listed.exists() and listed.read_text() != "", 90)
         offered[agent] = set(listed.read_text().split())
     assert offered["orchestrator"] == set(TOOLS) and "promote_commit" not in offered["worker-1"] and "propose_patch" in offered["worker-1"]
     os.kill(campaign.pids("worker-1")[1], signal.SIGKILL)
@@ -119,12 +119,12 @@ def test_the_goal_the_owners_pause_and_the_time_end_a_campaign(
     (out / "orchestrator" / "starts").unlink(missing_ok=True)
 
     def pause() -> None:
-        until((out / "orchestrator" / "starts").exists, 30)
+        until((out / "orchestrator" / "starts").exists)
         measured.lab.pause()
 
     pausing = threading.Thread(target=pause)
     pausing.start()
-    assert here(measured.root, out, "wait", "--workers", "0") == 0 and "paused" in capsys.readouterr().out
+    assert here(measured.root, out, "wait", "--workers", "0", "--for", "120s") == 0 and "paused" in capsys.readouterr().out
     pausing.join()
 
 

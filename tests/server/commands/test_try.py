@@ -57,7 +57,7 @@ def test_what_is_edited_is_tried_before_it_is_committed(lab: Path, tree: Path, c
     out = capsys.readouterr().out
     assert "AttributeError" in out and "train.py:3" in out and "not editable" in out and "notes.md" in out
     (tree / "train.py").write_text(FINE, encoding="utf-8")
-    assert cli.main(["try", str(tree), "--seconds", "2"]) == 0
+    assert cli.main(["try", str(tree), "--seconds", "10"]) == 0
     assert "came to its end" in (out := capsys.readouterr().out) and "ok    memory: " in out and "ok    start: " in out
     with contextlib.closing(Ledger(LabPaths(lab).ledger)) as ledger:
         assert not ledger.open_experiments() and not ledger.recorded_changes("ada")
@@ -82,7 +82,7 @@ def test_code_that_would_fill_the_disk_is_ended_and_what_it_wrote_is_gone(
 ) -> None:
     (tree / "train.py").write_text(FILLING, encoding="utf-8")
     with setting(lab, "[training]", "max_file_mb = 30"):
-        assert cli.main(["try", str(tree)]) == 1
+        assert cli.main(["try", str(tree), "--seconds", "10"]) == 1
     assert "the run holds" in (out := capsys.readouterr().out) and "30 MB are allowed" in out, out
     assert not any(LabPaths(lab).short_runs.iterdir())
 

@@ -15,7 +15,8 @@ _ORDER = ("starting", "running", "scoring")
 async def submitted(compute: Compute, folder: Path, device: str = "cpu") -> Job:
     """A new job that the backend has. Its code is for a launcher that trains nothing."""
     id = new_id("e")
-    spec = protocol.Spec(id, 1, "tiny", 20.0, 1, await compute.prepare(), device=device)
+    with anyio.fail_after(120):
+        spec = protocol.Spec(id, 1, "tiny", 20.0, 1, await compute.prepare(), device=device)
     job = Job(id, 1, folder / id / "1", spec, {"train.py": b""})
     await compute.submit(job)
     return job

@@ -36,7 +36,7 @@ from tests.trainer.conftest import BIGRAM
 pytestmark = pytest.mark.anyio
 
 ENDLESS = BIGRAM.replace("# before submit", "print('begun', flush=True)\n    import time\n    while True: time.sleep(0.1)")
-GATED = BIGRAM.replace("# before submit", "import os\n    while not os.path.exists('/proc/self/cwd/../../code/go'): pass")
+GATED = BIGRAM.replace("# before submit", "import os, time\n    while not os.path.exists('/proc/self/cwd/../../code/go'): time.sleep(0.02)")
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def test_a_failure_is_told_with_the_line_of_the_code(tmp_path: Path) -> None:
 
 
 def test_code_that_would_train_on_is_ended_and_what_it_printed_is_told(tmp_path: Path) -> None:
-    run = short(tmp_path, lab("val loss"), {"train.py": FOR_EVER.encode()}, 2.0)
+    run = short(tmp_path, lab("val loss"), {"train.py": FOR_EVER.encode()}, 6.0)
     assert (run.outcome, run.failure) == ("going", None)
     assert run.metric and run.metric.value and run.metric.value <= 1
     assert run.steps > 1 and run.step_s and 0.03 < run.step_s < 5

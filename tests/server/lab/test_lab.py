@@ -62,7 +62,7 @@ def test_a_near_copy_is_a_proposal_and_told_as_one(lab: Lab, ledger: Ledger) -> 
 
 
 def test_identical_proposals_at_once_are_one(lab: Lab) -> None:
-    barrier = threading.Barrier(6)
+    barrier = threading.Barrier(6, timeout=60)
     commits = []
 
     def work() -> None:
@@ -128,7 +128,7 @@ def test_a_launch_reserves_the_most_it_can_cost_and_is_refused_beyond_the_budget
 
 def test_one_key_is_one_launch_however_often_it_is_called(lab: Lab) -> None:
     answers = []
-    barrier = threading.Barrier(8)
+    barrier = threading.Barrier(8, timeout=60)
 
     def launch() -> None:
         barrier.wait()

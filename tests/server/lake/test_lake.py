@@ -117,9 +117,11 @@ def test_readers_in_other_threads_see_whole_writes(lake: Lake) -> None:
     readers = [threading.Thread(target=read) for _ in range(3)]
     for thread in readers:
         thread.start()
-    for first in range(0, 100, 5):
-        lake.append("experiments", [experiment(n) for n in range(first, first + 5)])
-    done.set()
+    try:
+        for first in range(0, 100, 5):
+            lake.append("experiments", [experiment(n) for n in range(first, first + 5)])
+    finally:
+        done.set()
     for thread in readers:
         thread.join()
     assert faults == []

@@ -100,7 +100,7 @@ def test_several_machines_share_one_log(deeplake: DeeplakeStandIn, workspace: st
         except BaseException as error:
             faults.append(error)
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(3)]
+    threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -29,7 +29,7 @@ from tests.server.runner.test_loop import NOOP
 from tests.standins.deeplake.server import ORG, TOKEN, DeeplakeStandIn, Faults
 
 OUTAGE_S = 6.0
-LONGEST_S = 3.0  # of a call; READ_S below is a third of a second, the rest is for a machine that is busy
+LONGEST_S = 15.0  # of a call; READ_S below is a third of a second, the rest is for a machine that is busy
 
 WEATHER = [  # what the service does, and for which share of the outage
     (Faults(down=True), 0.4),
@@ -145,7 +145,7 @@ async def test_an_outage_loses_nothing_doubles_nothing_and_hangs_no_call(
             deeplake.faults = faults
             ends = time.monotonic() + share * OUTAGE_S
             warnings = [[""]]
-            while time.monotonic() < ends:
+            while time.monotonic() < ends or len(warnings) < 5:  # two turns, however slow the machine is
                 warnings += [await here.work(), await there.work()]
             assert any("The shared log was last read" in text and "ago" in text for text in warnings[-1]), warnings[-1]
         assert here.ledger.unflushed() > 3 and there.ledger.unflushed() > 3

@@ -92,8 +92,10 @@ def test_servers_see_every_row_once_while_the_runner_flushes(make_lab: Callable[
             runner.stopping.set()
 
     def watch() -> None:
-        until(lambda: lake.flushes >= FLUSHES or any(server.poll() is not None for server in servers))
-        enough.touch()
+        try:
+            until(lambda: lake.flushes >= FLUSHES or any(server.poll() is not None for server in servers))
+        finally:
+            enough.touch()
         for server in servers:
             server.wait(60)
 

@@ -175,6 +175,7 @@ def test_while_the_issuer_is_slow_or_talks_nonsense_the_last_keys_hold_for_all(
         now += 601
         with ThreadPoolExecutor(1) as pool:
             asking = pool.submit(door.identify, issuer.token())
+            slow.settimeout(60.0)
             connection, _ = slow.accept()  # and no answer yet
             assert [door.identify(issuer.token(sub=name)) for name in ("bo", "cy")] == [
                 Identity("bo", Role.WORKER),

@@ -174,7 +174,7 @@ async def test_a_wait_reports_progress_and_what_changed(client: Client, runner_l
 
     async def play_runner() -> None:
         await waiting.wait()
-        for id in ids:
+        for id in reversed(ids):
             runner_lab.move(id, "running")
         await running.wait()
         for id in ids:

@@ -70,6 +70,7 @@ class Visit:
         self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
         self.page.on("dialog", lambda dialog: self.troubles.append(dialog.message))
         self.page.on("request", lambda request: None if request.url.startswith(self.base) else self.troubles.append(request.url))
+        expect.set_options(timeout=30_000)
         self.go(f"/login?key={TOKEN}")
 
     def go(self, view: str) -> None:

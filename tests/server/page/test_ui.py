@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from contextlib import ExitStack
 from http.cookiejar import CookieJar
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -18,8 +19,9 @@ from tests.server.mcp.conftest import FakeRunnerLab
 
 def test_the_printed_address_opens_the_page_as_its_owner_and_no_other_does(page_lab: tuple[FakeRunnerLab, dict[str, str]]) -> None:
     command = [sys.executable, "-W", "error", "-m", "autoresearch_mcp.server.cli", "ui", "--no-browser", str(page_lab[0].root)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as serving:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as serving, ExitStack() as stack:
         assert serving.stdout is not None
+        stack.callback(serving.kill)  # whatever fails
         address = serving.stdout.readline().split()[-1]
         browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
         assert b"You are the lab's owner here" in browser.open(address, timeout=20).read()
@@ -30,7 +32,7 @@ def test_the_printed_address_opens_the_page_as_its_owner_and_no_other_does(page_
         with browser.open(address.partition("/login")[0] + "/events", timeout=20) as events:  # an open tab holds nothing up
             assert events.readline().startswith(b"retry")
             serving.terminate()
-            assert serving.wait(10) == 0
+            assert serving.wait(60) == 0
 
 
 def test_a_demos_page_is_served_while_it_goes_on_and_by_no_process_of_its_own(page_lab: tuple[FakeRunnerLab, dict[str, str]]) -> None:

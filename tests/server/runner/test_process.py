@@ -27,7 +27,7 @@ from tests.waiting import until
 
 def at_once(count: int, work: Callable[[], object]) -> None:
     """Do it in so many threads that start together."""
-    barrier = threading.Barrier(count)
+    barrier = threading.Barrier(count, timeout=60)
 
     def wait_and_work() -> None:
         barrier.wait()
@@ -104,6 +104,27 @@ def test_a_stop_harms_nobody_who_has_got_that_id_while_others_look_at_the_lock(l
     assert innocent.returncode == 0 and looks == 3
 
 
+def test_a_runner_that_does_not_leave_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoresearch_mcp.server.runner.lock._LEAVES_S", 0.2)
+    deaf = """
+import os, signal, sys, time
+from pathlib import Path
+from autoresearch_mcp.server.runner.lock import runner_lock
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+with runner_lock(Path(sys.argv[1])) as file:
+    print(os.getpid(), file=file, flush=True)
+    print(flush=True)
+    time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", deaf, str(tmp_path)], stdout=subprocess.PIPE) as runner:
+        try:
+            assert runner.stdout is not None and runner.stdout.readline()
+            stop_runner(tmp_path)
+            assert runner.wait(60) == -signal.SIGKILL and not runner_alive(tmp_path)
+        finally:
+            runner.kill()
+
+
 def test_a_training_outlives_a_stopped_runner_and_the_next_one_records_it(make_lab: Callable[..., Path]) -> None:
     root = make_lab("stopped", {"budget_s = 1 ": "budget_s = 3 "}, lasting(2.0))
     state = root / ".autoresearch"
@@ -148,7 +169,7 @@ def test_a_signal_ends_an_idle_runner_quickly_and_quietly(lab_root: Path, number
         Lab(lab_root).close()  # makes the ledger, if the runner did not
         until(lambda: "SigCgt" in (status := Path(f"/proc/{runner.pid}/status").read_text(encoding="utf-8")) and catches(status, number))
         runner.send_signal(number)
-        out, err = runner.communicate(timeout=10)
+        out, err = runner.communicate(timeout=60)
     assert (runner.returncode, out, err) == (0, b"", b"")
 
 

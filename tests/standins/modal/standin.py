@@ -58,4 +58,4 @@ def standin(root: Path) -> Iterator[Standin]:
             "MODAL_CONFIG_PATH": os.devnull,
         }
         yield Standin(environment, where["control"])
-    process.wait(timeout=30)
+    process.wait(timeout=120)

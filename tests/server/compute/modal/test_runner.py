@@ -44,7 +44,7 @@ def test_fifty_experiments_at_once_share_ten_slots(make_rented: Callable[..., Re
     lab.service.control(boot_s=0.3)
     ids = lab.enqueue(50, lab.orders("submit"))
     lab.runner()
-    until(lambda: lab.over(ids), 120)
+    until(lambda: lab.over(ids), 300)
     assert lab.states(ids) == {"finished": 50}
     assert all(lab.runs(id) == {"1": (1, 1)} for id in ids)
     used = [c for c in lab.service.containers() if any(id in text for id in ids for text in (*c["argv"], c["name"]))]

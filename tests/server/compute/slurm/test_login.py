@@ -38,6 +38,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("prepared")
 
 
+async def let_go(cluster: Path) -> None:
+    """Wait until Slurm has let go of the jobs that ran: their results are there before."""
+    squeue = partial(anyio.run_process, ["squeue", "-h", "-o", "%t"], env={**os.environ, "SLURM_CONF": str(cluster)})
+    with anyio.fail_after(60):
+        while any(state in (await squeue()).stdout for state in (b"R", b"CG")):  # noqa: ASYNC110
+            await anyio.sleep(0.05)
+
+
 @pytest.fixture
 async def make(ssh_hosts: Hosts, login_node: str, tmp_path: Path, prepared: Path) -> AsyncIterator[Make]:
     """Makes backends of one lab, whose jobs take `seconds`. `launches` gets a line with the number of the Slurm job that each runs in."""
@@ -100,7 +108,7 @@ def asked(hosts: Hosts, login: str) -> Counter[str]:
 
 
 async def test_one_look_serves_all_jobs_and_nothing_runs_on_the_login_node_itself(
-    make: Make, ssh_hosts: Hosts, login_node: str, tmp_path: Path
+    make: Make, ssh_hosts: Hosts, login_node: str, slurm_cluster: Path, tmp_path: Path
 ) -> None:
     before, began = asked(ssh_hosts, login_node), time.monotonic()
     compute = make(pace=Pace(1.0, 1.0), place=tmp_path)
@@ -117,6 +125,7 @@ async def test_one_look_serves_all_jobs_and_nothing_runs_on_the_login_node_itsel
     assert len(launches) == len(jobs) + 1 and all(number.isdigit() for number in launches), launches
     again = make(place=tmp_path)
     assert await again.prepare() == jobs[0].spec.data and asked(ssh_hosts, login_node)["sbatch"] == before["sbatch"] + looks["sbatch"]
+    await let_go(slurm_cluster)
     assert await again.orphans(lambda: []) == []
     assert not list((tmp_path / "shared").glob("lab-*/runs/*/*/spec.json"))
 
@@ -143,10 +152,7 @@ async def test_a_line_that_fails_loses_no_job_and_a_cancel_holds_until_it_is_bac
             await compute.cancel(job)  # as the runner does in each round
             await anyio.sleep(0.05)
     assert end.result is not None and end.result.state == "cancelled"
-    squeue = partial(anyio.run_process, ["squeue", "-h", "-o", "%t"], env={**os.environ, "SLURM_CONF": str(slurm_cluster)})
-    with anyio.fail_after(30):  # the result is there before Slurm has let go of the job
-        while b"R" in (await squeue()).stdout:  # noqa: ASYNC110
-            await anyio.sleep(0.05)
+    await let_go(slurm_cluster)
     await compute._queue.fresh(30.0, shared_s=0.0)  # a look from before is no answer
     assert await compute.orphans(lambda: []) == [] and not compute.troubles()
 

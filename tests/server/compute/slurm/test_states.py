@@ -62,7 +62,7 @@ async def over(compute: SlurmCompute, job: Job) -> Observation:
 
 async def begins(compute: SlurmCompute, job: Job) -> str:
     """Wait until a job's script has begun. Returns its number."""
-    await see(compute, job, lambda _: (job.directory / CLAIM).exists())
+    await see(compute, job, lambda _: (job.directory / CLAIM).exists() and "id" in (protocol.read_json(job.directory / RECORD) or {}))
     return str((protocol.read_json(job.directory / RECORD) or {})["id"])
 
 
