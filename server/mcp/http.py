@@ -38,7 +38,7 @@ from autoresearch_mcp.server.proposals.examiners import Examiners
 from autoresearch_mcp.server.tracing import exporting
 
 MAX_BODY = 4 * 1024 * 1024
-TURN_S = 0.001  # for which a thread computes before another one's turn: the event loop needs many, and each is short
+TURN_S = 0.0002  # for which a thread computes before another one's turn: the event loop needs many, and each is short
 IDLE_S = 75  # for which an idle connection stays: clients let go of theirs first, so none asks on one that ends
 PATIENCE_S = 1  # for calls in flight, after a signal; what the lab has begun is finished, waits are cut
 

@@ -167,6 +167,8 @@ class Drafts:
         found = self._examine(Question(origin, old, after, list(changed), modules))
         tree = self._objects.write_tree(without(entries, gone) if gone else entries, self._objects.store(changed, entries))
         commit = self._objects.commit(tree, [base], message, author)
+        for path in found.sound:
+            keep(self._sound, f"{commit}:{path}", None, _SOUND)
         stat = self.stat(base, commit)
         return Draft(
             commit=commit,

@@ -42,11 +42,13 @@ class Findings(NamedTuple):
         fingerprint: shared by files that are the same but for comments and layout.
         canonical: shared by near-copies.
         added: bytes of new information beyond the lab's first source.
+        sound: of the changed paths, those that lack nothing to run, as far as a check tells; the others lack what their base lacked.
     """
 
     fingerprint: str
     canonical: str
     added: int
+    sound: list[str]
 
 
 Examine = Callable[[Question], Findings]
@@ -61,7 +63,15 @@ def examined(question: Question) -> Findings:
     for path in question.changed:
         source.check(path, question.after[path], question.modules, question.base)
     added = growth.check(question.first, question.base, question.after)
-    return Findings(source.fingerprint(question.after), canonical(question.after), added)
+    sound = [path for path in question.changed if _is_sound(path, question.after[path], question.modules)]
+    return Findings(source.fingerprint(question.after), canonical(question.after), added, sound)
+
+
+def _is_sound(path: str, data: bytes, modules: Collection[str] | None) -> bool:
+    try:
+        return not path.endswith(".py") or not source.lacks(data, modules)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # a newer Python runs it
+        return False
 
 
 def written(question: Question) -> bytes:

@@ -35,6 +35,13 @@ def test_a_process_beside_finds_the_same(examiners: Examiners) -> None:
         assert refusals[0] == refusals[1]
 
 
+def test_what_was_lacking_before_may_stay_and_is_not_taken_for_sound() -> None:
+    for text, sound in ((b"import nowhere_to_be_found\nRATE = 0.1\n", []), (b"import train\n", ["train.py"])):
+        base = {"train.py": text}
+        after = {**base, "train.py": text + b"RATE = 0.2\n"}
+        assert examined(Question(base, base, after, ["train.py"], {"train"})).sound == sound
+
+
 def test_a_process_that_was_killed_is_replaced_and_none_is_left(examiners: Examiners) -> None:
     examiners.examine(question(b"RATE = 0.3\n"))
     (before,) = examiners.pids
