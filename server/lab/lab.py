@@ -62,6 +62,7 @@ class Lab:
 
         experiments = Experiments(core, self._status)
         self.changes = experiments.changes
+        self.snapshot = core.ledger.snapshot
         self.states = experiments.states
         self.states_now = experiments.states_now
         self.marked = experiments.marked
@@ -189,6 +190,10 @@ class Lab:
         Args:
             steps: whether to say what to do next for nobody in particular. `next_steps` says it for a caller.
         """
+        with self.snapshot():
+            return self._read_status(steps)
+
+    def _read_status(self, steps: bool) -> a.StatusAnswer:
         cursor = self.cursor()  # before all else: what happens meanwhile is told twice, never missed
         answer = self._status.status(self._core.wake)
         behind = self._core.view.warning()

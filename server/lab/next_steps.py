@@ -54,9 +54,10 @@ class NextSteps:
         Raises:
             LabError: the ledger's.
         """
-        snapshot = self._status.snapshot()
-        ahead = self._status.forecast(snapshot.open)
-        return list(islice(self._steps(caller, snapshot, ahead), MOST))
+        with self._core.ledger.snapshot():
+            now = self._status.snapshot()
+            ahead = self._status.forecast(now.open)
+            return list(islice(self._steps(caller, now, ahead), MOST))
 
     def _steps(self, caller: str, now: Snapshot, ahead: Forecast) -> Iterator[str]:
         settings = self._core.settings

@@ -58,6 +58,7 @@ class Ledger:
         database = Database(path)
         self.close = database.close
         self.changes = database.changes
+        self.snapshot = database.snapshot
         self.fault = database.fault
 
         proposals = Proposals(database)

@@ -143,7 +143,9 @@ class PageDoor:
 
     @staticmethod
     def _render(view: str, asked: Asked) -> bytes:
-        return render(view, {**common(asked), **VIEWS[view](asked), "view": view, "mark": _MARK}).encode()
+        with asked.lab.snapshot():
+            shown = {**common(asked), **VIEWS[view](asked), "view": view, "mark": _MARK}
+        return render(view, shown).encode()
 
     def _html(self, request: Request, html: bytes, status: int = 200) -> Response:
         tag = f'"{hashlib.sha256(html).hexdigest()[:24]}"'

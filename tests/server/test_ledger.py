@@ -466,3 +466,24 @@ def test_a_full_disk_records_nothing_and_says_so(ledger: Ledger, tmp_path: Path)
     assert error.value.code == "disk_full"
     assert ledger.outbox("memories") == [kept]
     ledger.remember(Memory(id=new_id("m"), kind="idea", text="after", author="a", created_at=1.0))
+
+
+def test_a_snapshot_sees_one_state_and_what_it_wrote_itself(ledger: Ledger, tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path / "ledger.sqlite")) as other:
+        before = ledger.changes()
+        with ledger.snapshot():
+            assert ledger.repetitions() == 0
+            other.count_repetition()
+            assert ledger.repetitions() == 0 and ledger.changes() == before, "what is kept under this number is what was seen"
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(ledger.repetitions).result() == 1, "other threads see what there is"
+            with ledger.snapshot():
+                ledger.count_repetition()
+            assert ledger.repetitions() == 2 and ledger.changes() != before
+            other.count_repetition()
+        assert ledger.repetitions() == 3
+        with pytest.raises(KeyError), ledger.snapshot():
+            ledger.repetitions()
+            raise KeyError("of the caller's")
+        other.count_repetition()
+        assert ledger.repetitions() == 4
