@@ -42,7 +42,7 @@ async def let_go(cluster: Path) -> None:
     """Wait until Slurm has let go of the jobs that ran: their results are there before."""
     squeue = partial(anyio.run_process, ["squeue", "-h", "-o", "%t"], env={**os.environ, "SLURM_CONF": str(cluster)})
     with anyio.fail_after(60):
-        while any(state in (await squeue()).stdout for state in (b"R", b"CG")):  # noqa: ASYNC110
+        while b"R" in (states := (await squeue()).stdout) or b"CG" in states:  # noqa: ASYNC110
             await anyio.sleep(0.05)
 
 
