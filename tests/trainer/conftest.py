@@ -177,7 +177,7 @@ class Warm:
     def close(self) -> None:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.close()
-        self.process.wait(timeout=60)
+        self.process.wait(timeout=10)
         self.process.stdout.close()
 
 

@@ -29,7 +29,7 @@ from tests.server.runner.test_loop import NOOP
 from tests.standins.deeplake.server import ORG, TOKEN, DeeplakeStandIn, Faults
 
 OUTAGE_S = 6.0
-LONGEST_S = 15.0  # of a call; READ_S below is a third of a second, the rest is for a machine that is busy
+LONGEST_S = 3.0  # of a call; READ_S below is a third of a second, the rest is for a machine that is busy
 
 WEATHER = [  # what the service does, and for which share of the outage
     (Faults(down=True), 0.4),

@@ -70,7 +70,7 @@ class Pipe:
 
     def end(self) -> tuple[int, str, str]:
         """Close its input and let it go: exit status, the rest of stdout, stderr."""
-        rest, errors = self.process.communicate(timeout=60)
+        rest, errors = self.process.communicate(timeout=10)
         return self.process.returncode, rest, errors
 
 

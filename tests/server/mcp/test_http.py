@@ -45,7 +45,7 @@ def ask(url: str, method: str = "POST", body: str | None = None, path: str = "/m
     """What a client without manners is answered: status, text and headers."""
     where = urlsplit(url)
     usual = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
-    with contextlib.closing(HTTPConnection(where.hostname or "", where.port, timeout=60)) as connection:
+    with contextlib.closing(HTTPConnection(where.hostname or "", where.port, timeout=10)) as connection:
         connection.request(method, path, body, usual | {name.replace("_", "-"): value for name, value in headers.items()})
         with connection.getresponse() as answer:
             return answer.status, answer.read().decode(), {name.lower(): value for name, value in answer.getheaders()}
@@ -204,7 +204,7 @@ async def test_endless_sql_of_one_client_keeps_no_other_client_waiting(open_url:
             assert not (await second.call_tool("query_experiments", ordinary)).is_error
             assert not (await second.call_tool("get_status", {})).is_error
             answered.append("ordinary")
-    assert sorted(answered) == [*["endless"] * 6, "ordinary"] and answered[-1] == "endless"
+    assert answered == ["ordinary", *["endless"] * 6]
 
 
 @pytest.mark.parametrize("given", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}, {"Authorization": TOKEN}])

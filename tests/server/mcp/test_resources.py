@@ -45,7 +45,7 @@ async def test_resources_show_the_lab_an_experiment_and_a_diff(client: Client) -
     ],
 )
 async def test_a_hostile_or_unknown_resource_is_refused(client: Client, uri: str) -> None:
-    with anyio.fail_after(60), pytest.raises(MCPError) as refused:
+    with anyio.fail_after(10), pytest.raises(MCPError) as refused:
         await client.read_resource(uri)
     assert refused.value.error.code == -32602
     assert "Error creating" not in refused.value.error.message
@@ -73,14 +73,14 @@ async def test_prompts_hold_the_contracts_and_the_campaign(client: Client) -> No
 async def test_a_prompt_that_cannot_be_made_is_refused_with_the_reason(
     client: Client, name: str, arguments: dict[str, str], words: str
 ) -> None:
-    with anyio.fail_after(60), pytest.raises(MCPError) as refused:
+    with anyio.fail_after(10), pytest.raises(MCPError) as refused:
         await client.get_prompt(name, arguments)
     assert refused.value.error.code == -32602 and words in refused.value.error.message
 
 
 async def test_an_unknown_cursor_is_refused(client: Client) -> None:
     for list_ in (client.list_tools, client.list_resources, client.list_prompts, client.list_resource_templates):
-        with anyio.fail_after(60), pytest.raises(MCPError) as refused:
+        with anyio.fail_after(10), pytest.raises(MCPError) as refused:
             await list_(cursor="bm93aGVyZQ")
         assert refused.value.error.code == -32602 and "cursor" in refused.value.error.message
 

@@ -227,7 +227,7 @@ def test_it_encrypts_with_a_certificate(runner_lab: FakeRunnerLab, tmp_path: Pat
         where = urlsplit(server.url)
         assert where.scheme == "https"
         trusting = ssl.create_default_context(cafile=certificate)
-        with contextlib.closing(HTTPSConnection("127.0.0.1", where.port, timeout=60, context=trusting)) as connection:
+        with contextlib.closing(HTTPSConnection("127.0.0.1", where.port, timeout=10, context=trusting)) as connection:
             headers: dict[str, Any] = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
             body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}})
             connection.request("POST", "/mcp", body, headers | {"Authorization": f"Bearer {token}"})

@@ -154,8 +154,8 @@ async def test_a_wait_without_ids_ends_with_whatever_concerns_the_caller(client:
     plenty = settings.read_text("utf-8")
     changes: list[tuple[Callable[[], object], str]] = [
         (
-            lambda: runner_lab.ledger.claim("m-000000000000001", "Wider.", "ada", 1.5, 4),
-            "Your claim on m-000000000000001 'Wider.' ends in ",
+            lambda: runner_lab.ledger.claim("m-000000000000001", "Wider.", "ada", 1.508, 4),
+            "Your claim on m-000000000000001 'Wider.' ends in 90 s",
         ),
         (
             lambda: settings.write_text(plenty.replace("device_hours = 8.0 ", "device_hours = 1e-6 "), "utf-8"),

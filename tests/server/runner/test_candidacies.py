@@ -1,6 +1,8 @@
 """Launches until decided: one replicate at a time until the gate decides, whatever happens to the runner, the budget or the champion."""
 
 import itertools
+import random
+import secrets
 import sqlite3
 import sys
 from collections import Counter
@@ -64,12 +66,12 @@ def test_a_large_gain_is_trained_until_the_gate_says_yes(harness: LabHarness) ->
     assert harness.lab.promote_commit(commit, "ada").promoted
 
 
-def test_no_gain_is_given_up_and_everything_is_trained_in_turn(harness: LabHarness) -> None:
+def test_no_gain_is_given_up_and_everything_is_trained_in_turn(harness: LabHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "randbelow", random.Random(0).randrange)  # of some hundred draws, one looks like a gain
     ids = [launch(harness, propose(harness, n)) for n in range(1, 5)]
     drive(harness)
-    verdicts = Counter(candidacy(harness, id).verdict for id in ids)
-    assert verdicts["promote"] <= 1, "by luck, as one of some hundred are"
-    assert verdicts.keys() <= {"futile", "not_confirmed", "promote"} and {candidacy(harness, id).state for id in ids} == {"decided"}
+    assert {candidacy(harness, id).verdict for id in ids} <= {"futile", "not_confirmed"}
+    assert {candidacy(harness, id).state for id in ids} == {"decided"}
     starts = [each.commit for each in harness.ledger.starts(1000)]
     twice = sum(one == other for one, other in itertools.pairwise(starts))
     assert twice == 0

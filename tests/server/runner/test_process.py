@@ -169,7 +169,7 @@ def test_a_signal_ends_an_idle_runner_quickly_and_quietly(lab_root: Path, number
         Lab(lab_root).close()  # makes the ledger, if the runner did not
         until(lambda: "SigCgt" in (status := Path(f"/proc/{runner.pid}/status").read_text(encoding="utf-8")) and catches(status, number))
         runner.send_signal(number)
-        out, err = runner.communicate(timeout=60)
+        out, err = runner.communicate(timeout=10)
     assert (runner.returncode, out, err) == (0, b"", b"")
 
 
