@@ -41,7 +41,8 @@ demo: $(READY)
 	@$(BIN)/autoresearch-mcp demo
 
 # Three processes take a file of tests each: much of testing is waiting, and what trains has a budget in CPU seconds
-SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
+# A process that a hanging test ended is not replaced: the next one would run the same test
+SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 test: $(READY)
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not slow'
 

@@ -25,14 +25,16 @@ class Shared(Generic[T]):
         Args:
             is_current: whether what is being made now is not out of date yet.
         """
-        if self._next is not None and not (is_current and self._is_making):
+        making = self._making
+        if making is not None and is_current:
+            return making
+        if self._next is not None:
             return self._next
-        if self._now is None or not self._is_making:
+        if making is None:
             self._now = asyncio.create_task(self._first())
-        elif not is_current:
-            self._next = asyncio.create_task(self._after(self._now))
-            return self._next
-        return self._now
+            return self._now
+        self._next = asyncio.create_task(self._after(making))
+        return self._next
 
     async def get(self) -> T:
         """Return what was begun after this call.
@@ -45,11 +47,11 @@ class Shared(Generic[T]):
     @property
     def is_idle(self) -> bool:
         """Whether nothing is being made."""
-        return not self._is_making and self._next is None
+        return self._making is None and self._next is None
 
     @property
-    def _is_making(self) -> bool:
-        return self._now is not None and not self._now.done()
+    def _making(self) -> asyncio.Task[T] | None:
+        return self._now if self._now is not None and not self._now.done() else None
 
     async def _first(self) -> T:
         return await self._make()

@@ -42,7 +42,7 @@ class Findings(NamedTuple):
         fingerprint: shared by files that are the same but for comments and layout.
         canonical: shared by near-copies.
         added: bytes of new information beyond the lab's first source.
-        sound: of the changed paths, those that lack nothing to run, as far as a check tells; the others lack what their base lacked.
+        sound: of the changed paths, those that could run whatever their base was; the others lack what that lacked.
     """
 
     fingerprint: str
@@ -69,9 +69,10 @@ def examined(question: Question) -> Findings:
 
 def _is_sound(path: str, data: bytes, modules: Collection[str] | None) -> bool:
     try:
-        return not path.endswith(".py") or not source.lacks(data, modules)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # a newer Python runs it
+        source.check(path, data, modules)
+    except LabError:
         return False
+    return True
 
 
 def written(question: Question) -> bytes:

@@ -90,7 +90,8 @@ def check(path: str, data: bytes, modules: Collection[str] | None = (), before: 
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
         if encoding not in ("utf-8", "utf-8-sig") and encoding != _declared(before.get(path, b"")):
             raise LabError(f"{path} declares the encoding {encoding}; only UTF-8 is accepted. Remove the coding comment.", "bad_encoding")
-        missing = lacks(data, modules)
+        needed = _read(data).needed
+        missing = [(name, line) for name, line in needed if modules is not None and name not in modules and not importable(name)]
     except SyntaxError as error:
         if modules is None and not _parses(before.get(path, b"")):
             return  # a newer Python runs it than this one
@@ -173,19 +174,6 @@ class _Code(NamedTuple):
 def _read(data: bytes) -> _Code:
     tree = parsed(data)
     return _Code(ast.dump(tree).encode("utf-8", "backslashreplace"), tuple(needed_imports(tree)))
-
-
-def lacks(data: bytes, modules: Collection[str] | None) -> list[tuple[str, int]]:
-    """Return the modules that Python code needs to be imported and that are not there, each with its line.
-
-    Args:
-        data: the code.
-        modules: as those of `check`.
-
-    Raises:
-        SyntaxError, ValueError, RecursionError, MemoryError: it doesn't parse.
-    """
-    return [(name, line) for name, line in _read(data).needed if modules is not None and name not in modules and not importable(name)]
 
 
 def parsed(data: bytes) -> ast.Module:
