@@ -86,6 +86,7 @@ def _tell_news(root: Path | None) -> None:
     with contextlib.suppress(LabError, OSError):
         for line in news(root, lambda: os.getppid() == parent) if root else ():
             say(line)
+            sys.stdout.flush()  # a monitor reads a pipe
 
 
 def news(root: Path, is_wanted: Callable[[], bool], look_s: float = _LOOK_S, pause_s: float = NEWS_S) -> Iterator[str]:
@@ -106,11 +107,12 @@ def news(root: Path, is_wanted: Callable[[], bool], look_s: float = _LOOK_S, pau
             time.sleep(look_s)
             if lab.changes() == seen or time.monotonic() < told_at + pause_s:
                 continue
-            seen, now = lab.changes(), lab.cursor()  # before they are read: what happens meanwhile is told again, never missed
-            lines = [*lab.told_to_all(cursor), *lab.awaited("").since(spent)]
-            if lab.paused_at() != paused:
-                lines.append("The lab's owner paused it." if lab.paused_at() else "The lab's owner let it go on.")
-            cursor, spent, paused = now, lab.awaited(""), lab.paused_at()
+            # Before what happened is read: what happens meanwhile is told the next time, never missed
+            seen, now, awaited, at = lab.changes(), lab.cursor(), lab.awaited(""), lab.paused_at()
+            lines = [*lab.told_to_all(cursor), *awaited.since(spent)]
+            if at != paused:
+                lines.append("The lab's owner paused it." if at else "The lab's owner let it go on.")
+            cursor, spent, paused = now, awaited, at
             if lines:
                 told_at = time.monotonic()
             yield from (one_line(line, 400) for line in lines)

@@ -1,6 +1,8 @@
 """What a coding client's hooks hear of a lab: a wake-up, and to go on where the owner said so, a bounded number of times."""
 
 import json
+import os
+import select
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from autoresearch_mcp.server.commands.hook import news
 from autoresearch_mcp.server.paths import LabPaths
 from tests import plugin
 from tests.server.measured import MeasuredLab
+from tests.waiting import until
 
 CLI = [sys.executable, "-P", "-m", "autoresearch_mcp.server.cli", "hook"]
 
@@ -83,6 +86,22 @@ def test_a_monitor_tells_each_thing_that_happens_once_whomever_it_concerns(measu
     assert any("dan wrote the idea" in line and "positions next" in line for line in told)
     assert not any(ord(character) < 32 for line in told for character in line)
     assert "The champion moved from" in lab.unheard("bob")[0], "what a monitor tells counts as heard by nobody"
+
+
+def test_a_monitors_lines_come_through_its_pipe_as_they_are_told(measured: MeasuredLab) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen([*CLI, "news", str(measured.root)], stdout=subprocess.PIPE, text=True, env=environment) as monitor:
+        assert monitor.stdout is not None
+
+        def is_heard() -> bool:
+            measured.lab.write_memory("idea", "Rotary positions.", "dan")
+            return bool(select.select([monitor.stdout], [], [], 0.5)[0])
+
+        try:
+            until(is_heard)
+            assert "dan wrote the idea" in monitor.stdout.readline()
+        finally:
+            monitor.kill()
 
 
 @pytest.mark.parametrize("given", ["", "{", "[]", '{"cwd": 5}', '{"cwd": "/no/such/folder"}'])
