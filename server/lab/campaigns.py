@@ -278,8 +278,9 @@ class Campaigns:
         """Return what the gate lets through and a person has to agree to, by commit."""
         if self._core.settings.promotion.approval != "human":
             return {}
-        gone, passing = self._core.ledger.withdrawn(), self._core.ledger.passing(self._core.repo.champion(), self._status.conditions())
-        return {commit: verdict for commit, verdict in passing.items() if commit not in gone}
+        ledger, champion = self._core.ledger, self._core.repo.champion()
+        gone = ledger.withdrawn() | Lineage(ledger, champion).taken_back
+        return {commit: verdict for commit, verdict in ledger.passing(champion, self._status.conditions()).items() if commit not in gone}
 
     def _catch_up(self) -> None:
         ledger = self._core.ledger

@@ -1,5 +1,7 @@
 """Where a commit stands beside the champion: what it was built on, and what may be concluded of it."""
 
+from functools import cached_property
+
 from autoresearch_mcp.server.gate.judge import WITHIN_NOISE
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Verdict
@@ -34,10 +36,11 @@ class Lineage:
         """Return whether a commit was built on an earlier champion."""
         return self._champion.isdisjoint({commit, *self._ledger.bases(commit)})
 
-    def was_taken_back(self, commit: str) -> bool:
-        """Return whether the lab's owner took a promotion of this code back: only they can promote it again."""
-        demoted = [each.previous for each in self._ledger.promotions() if each.is_demotion]
-        return commit in demoted or commit in {self._ledger.proposal_of(each) for each in demoted}
+    @cached_property
+    def taken_back(self) -> set[str]:
+        """The code that the lab's owner took a promotion of back: only they can promote it again."""
+        demoted = {each.previous for each in self._ledger.promotions() if each.is_demotion}
+        return demoted.union(map(self._ledger.proposal_of, demoted))
 
 
 def standing_in_words(commit: str, n: int, gain: float | None, se: float | None, verdict: Verdict | None, lineage: Lineage) -> str:
@@ -55,7 +58,7 @@ def standing_in_words(commit: str, n: int, gain: float | None, se: float | None,
         return "champion"
     if lineage.has(commit):
         return "already in the champion"
-    if verdict is not None and verdict.promote and lineage.was_taken_back(commit):
+    if verdict is not None and verdict.promote and commit in lineage.taken_back:
         return "taken back by the lab's owner"
     if verdict is not None and (verdict.final or verdict.code == "futile"):
         words = [f"decided: {verdict.code}"]

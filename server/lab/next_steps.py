@@ -141,8 +141,7 @@ class NextSteps:
         key = (ledger.changes(), champion)
         if self._shared is None or self._shared.key != key:
             lineage = Lineage(ledger, champion)
-            demoted = {ledger.proposal_of(each.previous) for each in ledger.promotions() if each.is_demotion}
-            apart = ledger.measurements() | ledger.withdrawn() | demoted
+            apart = ledger.measurements() | ledger.withdrawn() | lineage.taken_back
             passing = [commit for commit in ledger.passing(champion, conditions) if commit not in apart]
             self._shared = _Shared(
                 key=key,

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_mcp.server.lab import campaigns
 from autoresearch_mcp.server.lab.campaigns import Overview
 from autoresearch_mcp.server.lab.lab import Lab
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
+from tests.server.measured import MeasuredLab
 
 CONDITIONS = "k"
 
@@ -102,3 +104,27 @@ def test_a_commit_is_undecided_while_the_gate_asks_for_more_of_it(lab: Lab, fake
         end(fake, lab.launch_training(commit, "ada", n).experiments, level, 4e9 + 100, "other hardware")
         assert lab.promote_commit(commit, "ada").verdict.code == code
     assert list(same(lab).progress.undecided) == [promising]
+
+
+def test_where_much_ended_after_what_is_recorded_late_all_is_put_together_anew(
+    lab: Lab, fake: FakeRunnerLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = same(lab).progress
+    monkeypatch.setattr(campaigns, "_LATE", 0)
+    (late,) = lab.launch_training("champion", "ada", 1).experiments
+    end(fake, [late], 1.52, 500)
+    after = same(lab).progress
+    assert after.total == before.total + 1
+
+
+def test_what_the_owner_took_back_waits_for_nobodys_yes(measured: MeasuredLab) -> None:
+    measured.measure(measured.lab.champion(), [1.50, 1.501, 1.499, 1.5005, 1.4995, 1.502, 1.498, 1.5001])
+    better = measured.propose("DEPTH = 2", "DEPTH = 3")
+    measured.measure(better, [1.30, 1.301, 1.299, 1.29])
+    toml = measured.root / "lab.toml"
+    by_hand = toml.read_text("utf-8").replace('approval = "none"', 'approval = "human"')
+    assert measured.lab.promote_commit(better, "ada").promoted
+    measured.lab.demote("owner", "It was a mistake.")
+    toml.write_text(by_hand, "utf-8")
+    (leader,) = [each for each in measured.lab.leaderboard(5) if each.commit == better]
+    assert leader.why == "taken back by the lab's owner" and measured.lab.awaiting_approval() == {}
