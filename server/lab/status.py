@@ -354,7 +354,7 @@ class LabStatus:
         if settings.trust == "reported":
             warnings.append(_REPORTED_COUNTS[settings.promotion.reported])
             warnings += filter(None, [settings.metric.doubt()])
-        if why := preflight_error(settings, self._state):
+        if why := preflight_error(settings, self._state, folders=False):
             warnings.append(why)
         for launch, count in now.launches:
             if changed := settings.changed_since(launch):
