@@ -293,7 +293,7 @@ def _post(url: str, body: bytes, headers: dict[str, str]) -> str:
 
 
 def _hang_up(connection: "HTTPConnection", late: threading.Event) -> None:
-    """Cut a connection that takes too long as a whole. A socket's own timeout begins anew with each byte that comes."""
+    """Cut a connection that takes too long as a whole: a socket's own timeout begins anew with each byte that comes, as in a TLS handshake it still does."""
     late.set()
     if connection.sock is not None:
         with contextlib.suppress(OSError):

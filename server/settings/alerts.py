@@ -1,7 +1,6 @@
 """Defines `[alerts]`: webhooks that tell people what happened in the lab."""
 
 import base64
-import binascii
 import os
 import re
 from typing import Annotated, Literal
@@ -48,7 +47,7 @@ class Webhook(Section):
         secret = _resolved(self.secret)
         try:
             return base64.b64decode(secret.removeprefix(_PREFIX), validate=True) if secret.startswith(_PREFIX) else secret.encode()
-        except binascii.Error:
+        except ValueError:
             return secret.encode()
 
     @property

@@ -21,6 +21,7 @@ from autoresearch_mcp.server.mcp.http import LOOPBACK
 from autoresearch_mcp.server.models import Promotion, new_id
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.runner.health import HealthFile
+from autoresearch_mcp.server.settings.alerts import Webhook
 from autoresearch_mcp.server.settings.live import SettingsFile
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.standins.web import Answer, Request, served
@@ -328,3 +329,8 @@ def test_a_mistake_is_told_without_the_address(runner_lab: FakeRunnerLab, wrong:
     with pytest.raises(LabError, match=r"\[alerts\] webhooks") as refusal:
         SettingsFile(runner_lab.root)
     assert SECRET not in str(refusal.value)
+
+
+@pytest.mark.parametrize("secret", ["whsec_\u00fc", "whsec_not base64", "a plain text"])
+def test_a_secret_that_is_no_base64_signs_as_the_text_that_it_is(secret: str) -> None:
+    assert Webhook(url="https://ops.example/hook", secret=secret).key == secret.encode()
