@@ -11,8 +11,8 @@ _Import = ast.Import | ast.ImportFrom
 _TARGET = re.compile(rb"^\s*_target_:\s*[\"']?([\w.]+)\.\w+", re.MULTILINE)
 
 
-def reached(files: Mapping[str, bytes], path: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield each file that runs whenever one does, itself first, with the first names of its absolute imports.
+def reached(files: Mapping[str, bytes], path: str) -> dict[str, list[str]]:
+    """Return each file that runs whenever one does, itself first, with the first names of its absolute imports.
 
     Args:
         files: of the repository, by path. What Hydra's configuration names as `_target_` runs where one of the files imports Hydra.
@@ -25,7 +25,7 @@ def reached(files: Mapping[str, bytes], path: str) -> Iterator[tuple[str, list[s
             match.decode("ascii") for name, data in files.items() if name.endswith((".yaml", ".yml")) for match in _TARGET.findall(data)
         )
         begun |= _reached(python, [*begun, *filter(None, (place_of(module, python) for module in dict.fromkeys(named)))])
-    yield from begun.items()
+    return begun
 
 
 def _reached(files: Mapping[str, bytes], paths: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
@@ -48,16 +48,16 @@ def _reached(files: Mapping[str, bytes], paths: Sequence[str]) -> Iterator[tuple
         pending += new
 
 
-def unresolved(files: Mapping[str, bytes], path: str) -> list[str]:
-    """Return the modules that a file needs, itself or through other files, and that neither is one of them nor installed here.
+def unresolved(files: Mapping[str, bytes], needs: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the modules that files need, and that neither is one of the repository's nor installed here.
 
     Args:
-        files: see `reached`.
-        path: where to begin.
+        files: all of the repository's.
+        needs: what each of those imports that is reached; see `reached`.
     """
     own = {part for name in files if name.endswith(".py") for part in (*name.split("/")[:-1], name.rpartition("/")[2].removesuffix(".py"))}
     lacking = dict[str, None]()
-    for at, names in reached(files, path):
+    for at, names in needs.items():
         board = ["tensorboard"] if b"torch.utils.tensorboard" in files[at] and "torch" in names else []
         lacking |= dict.fromkeys(name for name in (*names, *board) if name not in own and not source.importable(name))
     return sorted(lacking)

@@ -100,7 +100,8 @@ def survey(repo: Repo, commit: str, asked: Asked, name: str) -> Survey:
     code = repo.read(commit, path)
     files = (*files, *_markers(repo, commit, paths, code, files))[:MOST_FILES]
     given = repo.matching(commit, Editable([*editable, *files]))
-    runs = {path: code, **{at: given[at] for at, _ in reached(given, path)}}
+    needs = reached(given, path)
+    runs = {path: code, **{at: given[at] for at in needs}}
     metric, guessed = (asked.metric, []) if asked.metric else guess(runs, path, asked.ask_metric is not None)
     if not metric and not submits(*runs.values()):
         metric = asked.ask_metric(path) if asked.ask_metric else ""
@@ -116,7 +117,7 @@ def survey(repo: Repo, commit: str, asked: Asked, name: str) -> Survey:
     goal, doubt = _goal(metric, asked)
     own = settings.OwnCode(files, metric, data, chosen.entry, module, editable, goal, cwd=chosen.cwd, env=chosen.env)
     narrow = [] if asked.editable else _narrow(path, runs, given)
-    return Survey(own, path, [*lines, *narrow, *left_out, *guessed, *doubt, *_missing(repo, commit, path, given)])
+    return Survey(own, path, [*lines, *narrow, *left_out, *guessed, *doubt, *_missing(repo, commit, path, given, needs)])
 
 
 def _choose(repo: Repo, commit: str, asked: Asked, paths: Sequence[str], name: str) -> tuple[Typed, list[str]]:
@@ -292,7 +293,7 @@ def _goal(metric: str, asked: Asked) -> tuple[Goal | None, list[str]]:
     return goal, [f"{WORDS[goal]}: [metric] goal in lab.toml says so"]
 
 
-def _missing(repo: Repo, commit: str, path: str, given: Mapping[str, bytes]) -> list[str]:
+def _missing(repo: Repo, commit: str, path: str, given: Mapping[str, bytes], needs: Mapping[str, Sequence[str]]) -> list[str]:
     """Return a sentence for each kind of thing that a run will miss."""
     lines = [
         f"warning: {link} is a link to {to[:200]}, which is not in the repository, so a run doesn't have it. Name the folder that it leads to as "
@@ -304,7 +305,7 @@ def _missing(repo: Repo, commit: str, path: str, given: Mapping[str, bytes]) -> 
         lines.append(
             f"warning: {_some(pointers)}: only a pointer of Git LFS is in git. Name a folder with the files as [training] data in lab.toml"
         )
-    if lacking := unresolved(given, path):
+    if lacking := unresolved(given, needs):
         lines.append(
             f"warning: {path} imports {_some(lacking)}, which {sys.executable} doesn't have. Install it there, or name the interpreter that "
             "has it as [training] python in lab.toml"

@@ -9,7 +9,7 @@ import pytest
 from autoresearch_mcp.server import cli, settings
 from autoresearch_mcp.server.commands.candidates import Candidate, candidates
 from autoresearch_mcp.server.commands.init import create_lab
-from autoresearch_mcp.server.commands.reach import unresolved
+from autoresearch_mcp.server.commands.reach import reached, unresolved
 from autoresearch_mcp.server.commands.survey import Asked, survey
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.proposals.repo import Repo
@@ -285,7 +285,7 @@ def test_what_an_example_lacks_is_not_what_its_neighbours_lack(path: str, lackin
         "nets/parts.py": b"import no_such_h",
         "nets/dense.py": b"import no_such_i",
     }
-    assert unresolved(files, path) == lacking
+    assert unresolved(files, reached(files, path)) == lacking
 
 
 def test_what_will_be_missing_is_said_at_once(tmp_path: Path) -> None:
