@@ -1,5 +1,6 @@
 """The ledger's file: connections, transactions, and what SQLite's errors mean to a caller."""
 
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -85,7 +86,8 @@ class Database:
         with self._borrow() as db, _transaction(db, "IMMEDIATE"):
             yield db
         if self._here.db is not None:
-            self._look()
+            with contextlib.suppress(LabError), self._errors():  # what was written is on disk; without it, each read has its own snapshot
+                self._look()
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:

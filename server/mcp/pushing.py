@@ -118,8 +118,10 @@ class Pushing:
 
     async def _looked(self, uris: Iterable[str]) -> dict[str, object]:
         """Return the states of resources as they are now."""
-        counter = self._bridge.lab.changes()
-        return {uri: await self._look(uri, counter) for uri in uris}
+        uris, counter = list(uris), self._bridge.lab.changes()
+        ids = {uri: match[1] for uri in uris if (match := _EXPERIMENT.fullmatch(uri))}
+        states = await self._bridge.call(self._bridge.lab.states_now, list(ids.values())) if ids else {}
+        return {uri: states.get(ids.get(uri, "")) or await self._look(uri, counter) for uri in uris}
 
     async def _look(self, uri: str, counter: int) -> object:
         """Return what tells one state of a resource from another; nothing of one that is none."""

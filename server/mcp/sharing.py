@@ -17,6 +17,7 @@ class Shared(Generic[T]):
     def __init__(self, make: Callable[[], Awaitable[T]]) -> None:
         self._make = make
         self._now: asyncio.Task[T] | None = None
+        self._has_begun = False  # the one of now: until then it is for all who ask
         self._next: asyncio.Task[T] | None = None  # for all who asked since the one of now began
 
     def begun(self, is_current: bool = False) -> asyncio.Task[T]:
@@ -26,12 +27,12 @@ class Shared(Generic[T]):
             is_current: whether what is being made now is not out of date yet.
         """
         making = self._making
-        if making is not None and is_current:
+        if making is not None and (is_current or not self._has_begun):
             return making
         if self._next is not None:
             return self._next
         if making is None:
-            self._now = asyncio.create_task(self._first())
+            self._has_begun, self._now = False, asyncio.create_task(self._first())
             return self._now
         self._next = asyncio.create_task(self._after(making))
         return self._next
@@ -54,6 +55,7 @@ class Shared(Generic[T]):
         return self._now if self._now is not None and not self._now.done() else None
 
     async def _first(self) -> T:
+        self._has_begun = True
         return await self._make()
 
     async def _after(self, before: asyncio.Task[T]) -> T:

@@ -14,6 +14,8 @@ from mcp.client.subscriptions import ResourceUpdated, Subscription
 from mcp.shared.exceptions import MCPError
 
 from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.mcp.bridge import Bridge
+from autoresearch_mcp.server.mcp.pushing import Pushing
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.listening import served_over_http
 from tests.server.mcp.pipe import SERVE
@@ -104,3 +106,22 @@ async def test_a_stream_follows_a_bounded_number_of_resources(lab: FakeRunnerLab
         with pytest.raises(MCPError, match="at most 200"):
             async with client.listen(resource_subscriptions=[f"experiment://e-{n:015}" for n in range(201)]):
                 pass
+
+
+async def test_what_changed_after_the_first_look_is_pushed_however_late_the_second_one_is(lab: FakeRunnerLab) -> None:
+    other = Lab(lab.root)
+    (id,) = other.launch_training("champion", "ada", 1).experiments
+    pushing, uri, pushed = Pushing(Bridge(other)), f"experiment://{id}", anyio.Event()
+    known = await pushing._first_look([uri])
+    lab.finish(id, 1.5, "c")
+
+    async def publish(changed: str) -> None:
+        assert changed == uri
+        pushed.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(pushing._follow, lambda: [uri], publish, known)
+        with anyio.fail_after(20):
+            await pushed.wait()
+        tasks.cancel_scope.cancel()
+    other.close()

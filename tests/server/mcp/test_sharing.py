@@ -58,6 +58,18 @@ def test_who_asks_meanwhile_gets_the_next_one_together() -> None:
     asyncio.run(play())
 
 
+def test_who_asks_before_it_has_begun_gets_the_same() -> None:
+    async def play() -> None:
+        press = Press()
+        shared = Shared(press.make)
+        one, other = shared.begun(), shared.begun()
+        await asyncio.sleep(0)
+        await settled(press, shared)
+        assert one is other and await one == 1 and press.begun == 1
+
+    asyncio.run(play())
+
+
 def test_who_asks_between_two_makings_gets_the_second() -> None:
     async def play() -> None:
         press, between = Press(), list[asyncio.Task[int]]()
