@@ -53,10 +53,11 @@ class ScriptRun(Supervisor):
         script.lay_out()
         jail = script.jail(self._jail({}), self._run, self._profile.memory_mb)
         sandbox.shut(place for place in jail.hidden if place != self._run)
+        has_keepers = jail.world is not None and sandbox.counts_its_own()  # asked before its clock runs; it inherits the answer
         self._turn.begin()
         self._meter.start_script()
         self._trainer = sandbox.spawn(lambda: self._run_entry(script), jail)
-        if jail.world is not None and sandbox.counts_its_own():
+        if has_keepers:
             self._family.overlook(self._trainer)
         self._device_facts = machine.device_facts(self._device)
         while self._trainer not in self._family.exits:

@@ -73,10 +73,11 @@ def _contents(path: Path) -> given.Listing:
     except OSError:  # it changes just now
         states = {}
     known = _read.get(path)
-    if states and known is not None and known[0] == states and all(at < time.time_ns() - _FRESH_S * 1e9 for _, _, at in states.values()):
+    if states and known is not None and known[0] == states:
         return known[1]
+    is_settled = all(at < time.time_ns() - _FRESH_S * 1e9 for _, _, at in states.values())
     listing = given.list_files(path, contents=True)
-    _read[path] = states, listing
+    _read[path] = states if is_settled else {}, listing
     return listing
 
 

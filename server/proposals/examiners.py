@@ -10,10 +10,17 @@ from types import TracebackType
 from typing import Any
 
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.installation import import_environment
 from autoresearch_mcp.server.proposals.examining import LENGTH_BYTES, Findings, Question, written
 
 _NICENESS = 5  # who asks for the status waits less than who proposes
-_ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # what some installations of Python need to start; no secrets
+_ENVIRONMENT = (
+    "PATH",
+    "HOME",
+    "PYTHONPATH",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+)  # what some installations of Python need to start; no secrets
 
 
 class Examiners:
@@ -78,7 +85,7 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | import_environment(),
         )
         with contextlib.suppress(OSError):  # it ended already
             os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICENESS)

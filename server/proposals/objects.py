@@ -83,7 +83,9 @@ class Objects:
 
     def read_all(self, entries: Mapping[str, Entry]) -> dict[str, bytes]:
         """Return the content of those entries that are regular files, by path."""
-        wanted = {path: entry.id for path, entry in entries.items() if entry.is_file}
+        return self._contents({path: entry.id for path, entry in entries.items() if entry.is_file})
+
+    def _contents(self, wanted: Mapping[str, str]) -> dict[str, bytes]:
         known = {id: data for id in {*wanted.values()} if (data := self._blobs.get(id)) is not None}
         missing = list(dict.fromkeys(id for id in wanted.values() if id not in known))
         data = self._git.output("cat-file", "--batch", stdin="".join(f"{id}\n" for id in missing).encode()) if missing else b""
@@ -109,10 +111,10 @@ class Objects:
         Returns:
             The files that links lead to, by the paths that the links give them; and the links that lead to none of the tree, with where.
         """
-        links = {path: entry for path, entry in entries.items() if entry.mode == "120000"}
+        links = {path: entry.id for path, entry in entries.items() if entry.mode == "120000"}
         if not links:
             return {}, {}
-        to = {path: self.read(entry).decode("utf-8", "surrogateescape") for path, entry in links.items()}
+        to = {path: text.decode("utf-8", "surrogateescape") for path, text in self._contents(links).items()}
         files, idle = dict[str, Entry](), dict[str, str]()
         for path in links:
             place = path
@@ -120,7 +122,7 @@ class Objects:
                 part = next((part for part in upwards(place) if part in to), "")
                 if not part or to[part].startswith("/"):
                     break
-                place = posixpath.normpath(posixpath.join(posixpath.dirname(part), to[part], posixpath.relpath(place, part)))
+                place = posixpath.normpath(posixpath.join(posixpath.dirname(part), to[part], place[len(part) + 1 :]))
             found = {path + other[len(place) :]: entry for other, entry in entries.items() if f"{other}/".startswith(f"{place}/")}
             found = {name: entry for name, entry in found.items() if entry.is_file}
             files |= found
