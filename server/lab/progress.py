@@ -1,5 +1,6 @@
 """A campaign as data: which experiments are compared, which stand apart, who was champion when. The picture draws it."""
 
+import itertools
 import math
 from bisect import bisect_right
 from collections import Counter
@@ -229,13 +230,14 @@ class Course:
 
     def add_among(self, experiments: Iterable[Row | Foreign]) -> None:
         """Add as `add` does, with those of other labs among them."""
-        for e in experiments:
-            if isinstance(e, Foreign):
-                self._times.append(e.ended_at)
-                self._states[e.state] += 1
-                self._imported.append((len(self._times), finite(e.metric)))
-            else:
-                self.add([e])
+        for _, together in itertools.groupby(experiments, lambda e: isinstance(e, Foreign)):
+            run = [*together]
+            self.add([e for e in run if not isinstance(e, Foreign)])
+            for e in run:
+                if isinstance(e, Foreign):
+                    self._times.append(e.ended_at)
+                    self._states[e.state] += 1
+                    self._imported.append((len(self._times), finite(e.metric)))
 
     def progress(self, campaign: Campaign) -> Progress:
         """Return how the campaign stands.

@@ -196,6 +196,28 @@ def test_numbers_that_are_none_are_left_out(value: float | None) -> None:
     assert "4 experiments" in draw(experiments, [wrong], "x").text
 
 
+def test_points_that_others_cover_are_left_out_and_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    flat = [experiment(n, 1.5 if n % 7 else 1.4 + n / 5_000) for n in range(1, 400)]
+    flat += [experiment(n, None, failure=Failure(kind="oom", message="no memory")) for n in range(400, 1_200)]
+    whole = draw(flat, []).png
+    drawn = list[int]()
+    uncovered = progress_plot._uncovered
+
+    def counted(axes: Any, points: Any) -> Any:
+        drawn.append(len(points))
+        drawn.append(len(shown := uncovered(axes, points)))
+        return shown
+
+    monkeypatch.setattr(progress_plot, "_uncovered", counted)
+    monkeypatch.setattr(progress_plot, "_MANY", 3)
+    thinned = draw(flat, []).png
+    assert any(after < before for before, after in zip(drawn[::2], drawn[1::2]))
+    for colour in (VERMILLION, (140, 149, 156)):
+        one, other = ({tuple(at) for at in pixels(png, colour)} for png in (whole, thinned))
+        near = {(row + down, column + right) for row, column in other for down in (-2, -1, 0, 1, 2) for right in (-2, -1, 0, 1, 2)}
+        assert one and one <= near, "a dot is drawn where each was, or beside it"
+
+
 def test_threads_may_draw_at_once() -> None:
     expected = draw(*campaign(), "x").png
     drawn: list[bytes] = []
