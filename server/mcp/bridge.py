@@ -18,6 +18,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.mcp.callers import Asked, Sessions, client, printable
+from autoresearch_mcp.server.mcp.turns import Turns
 from autoresearch_mcp.server.roles import Role
 
 Ctx = Context[Any, Any]
@@ -67,12 +68,18 @@ GUEST = "autoresearch.guest"  # the key of the user's name that came with the to
 class Bridge:
     """Async access to a lab, with the name of those who speak to it.
 
+    Args:
+        lab: what is called.
+        identity: for whom.
+        turns: in which all who share its interpreter call it.
+
     Attributes:
         waiters: calls that wait for something in the lab to change.
     """
 
-    def __init__(self, lab: Lab, identity: Identity = ANYBODY) -> None:
+    def __init__(self, lab: Lab, identity: Identity = ANYBODY, turns: Turns | None = None) -> None:
         self.lab = lab
+        self._turns = turns or Turns()
         self._identity = identity
         self._agent = identity.name or os.environ.get("AUTORESEARCH_AGENT")
         self._sessions = Sessions()
@@ -81,12 +88,13 @@ class Bridge:
         self.waiters = 0
 
     async def call(self, use_case: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run a use case in a worker thread.
+        """Run a use case in a worker thread, when its turn comes.
 
         Raises:
             LabError: the use case's own, without paths of this machine unless it quotes the caller's patch.
         """
-        return await self._run(self._limiter, partial(use_case, *args, **kwargs))
+        async with self._turns.taken():
+            return await self._run(self._limiter, partial(use_case, *args, **kwargs))
 
     async def work(self, use_case: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a use case that computes for long. A swarm that asks for many of them waits in line, and those who read don't wait behind it.

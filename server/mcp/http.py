@@ -6,7 +6,6 @@ unless a certificate is given or a TLS proxy stands in front of it. A client of 
 """
 
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -28,12 +27,14 @@ from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.logs import log_to_stderr
 from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.server.mcp.bridge import ANYBODY, Identity
+from autoresearch_mcp.server.mcp.collecting import short_collections
 from autoresearch_mcp.server.mcp.front import TOKEN, ComparableHeaders, Guests, ReadableMessages, TokenMiddleware
 from autoresearch_mcp.server.mcp.git_door import GitDoor
 from autoresearch_mcp.server.mcp.limits import BodyTimeout, RateLimit, TimelyProtocol
 from autoresearch_mcp.server.mcp.metrics import MetricsDoor
 from autoresearch_mcp.server.mcp.timing import CallTimes
 from autoresearch_mcp.server.mcp.try_door import TryDoor
+from autoresearch_mcp.server.mcp.turns import Turns
 from autoresearch_mcp.server.proposals.examiners import Examiners
 from autoresearch_mcp.server.tracing import exporting
 
@@ -42,7 +43,7 @@ TURN_S = 0.0002  # for which a thread computes before another one's turn: the ev
 IDLE_S = 75  # for which an idle connection stays: clients let go of theirs first, so none asks on one that ends
 PATIENCE_S = 1  # for calls in flight, after a signal; what the lab has begun is finished, waits are cut
 
-FrontDoor = Callable[[Lab, Guests, TransportSecuritySettings, ASGIApp], ASGIApp]
+FrontDoor = Callable[[Lab, Guests, TransportSecuritySettings, ASGIApp, Turns], ASGIApp]
 
 LOOPBACK = "127.0.0.1"
 _LOOPBACK = (LOOPBACK, "localhost", "::1")
@@ -88,15 +89,16 @@ def serve_http(
         logging.getLogger("mcp").setLevel(logging.WARNING)  # the SDK logs a line for every request otherwise
         security = security_of(host, hosts, origins)
         lab.alerting.start()
-        times = CallTimes(TOOLS)
-        app: ASGIApp = build_server(lab, identity, times=times).streamable_http_app(stateless_http=True, transport_security=security)
+        times, turns = CallTimes(TOOLS), Turns()
+        server = build_server(lab, identity, times=times, turns=turns)
+        app: ASGIApp = server.streamable_http_app(stateless_http=True, transport_security=security)
         app = MetricsDoor(lab, security, TryDoor(lab, security, ReadableMessages(app)), times)
         app = GitDoor(lab, security, BodyTimeout(RequestBodyLimitMiddleware(app, MAX_BODY)))
         app = RateLimit(lambda: lab.settings.auth.requests_per_minute, ComparableHeaders(app, "*" in origins))
         guests = Guests(lab, token, identity)
         app = TokenMiddleware(guests, app)
         if front_door is not None:
-            app = front_door(lab, guests, security, app)
+            app = front_door(lab, guests, security, app, turns)
         if origins:
             # GET and DELETE are answered 405, which a page can read only where it may ask.
             methods, exposed = ["GET", "POST", "DELETE"], ["WWW-Authenticate", "Retry-After"]
@@ -120,8 +122,8 @@ def serve_http(
                 raise LabError(f"{certificate[0]} and its key can't be used: {error.strerror or error}.", "bad_certificate") from None
         shown = f"[{host}]" if ":" in host else host
         print(f"Serving {lab.root} at http{'s' if certificate else ''}://{shown}:{listening.getsockname()[1]}/mcp", flush=True)  # noqa: T201
-        gc.freeze()  # what is there now stays: no collection goes through it again
-        anyio.run(uvicorn.Server(config).serve, [listening])
+        with short_collections():
+            anyio.run(uvicorn.Server(config).serve, [listening])
 
 
 def is_news(record: logging.LogRecord) -> bool:

@@ -24,6 +24,7 @@ from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.mcp.bridge import CALLER, Identity
 from autoresearch_mcp.server.mcp.front import ComparableHeaders, Guests
 from autoresearch_mcp.server.mcp.limits import BodyTimeout, RateLimit
+from autoresearch_mcp.server.mcp.turns import Turns
 from autoresearch_mcp.server.models import OWNER
 from autoresearch_mcp.server.page.charts import curve_data, progress_data
 from autoresearch_mcp.server.page.events import Pulse
@@ -60,15 +61,17 @@ class PageDoor:
         guests: know a visitor by a token.
         security: which Host and Origin headers are accepted.
         app: comes next.
+        turns: those of others who call the lab from the same process.
     """
 
-    def __init__(self, lab: Lab, guests: Guests, security: TransportSecuritySettings, app: ASGIApp) -> None:
+    def __init__(self, lab: Lab, guests: Guests, security: TransportSecuritySettings, app: ASGIApp, turns: Turns | None = None) -> None:
         self._lab = lab
         self._sessions = Sessions(guests)
         self._security = TransportSecurityMiddleware(security)
         self._pulse = Pulse(lab.changes, lab.is_training)
         self._limiter = anyio.CapacityLimiter(_THREADS)
-        self._shelf = Shelf(lab, lambda: self._pulse.beat, self._render, self._limiter)
+        self._turns = turns or Turns()
+        self._shelf = Shelf(lab, lambda: self._pulse.beat, self._rendered)
         self._charted: Overview | None = None
         self._charts: dict[Any, tuple[str, bytes]] = {}
         self.routes = [
@@ -119,7 +122,14 @@ class PageDoor:
         return path in self._paths or (path.count("/") > 1 and f"/{path.split('/')[1]}" in self._paths and not path.startswith("//"))
 
     async def _in_thread(self, use_case: Callable[..., Any], *args: Any, **more: Any) -> Any:
-        return await anyio.to_thread.run_sync(partial(use_case, *args, **more), limiter=self._limiter)
+        async with self._limiter, self._turns.taken():
+            return await anyio.to_thread.run_sync(partial(use_case, *args, **more))
+
+    async def _rendered(self, view: str, asked: Asked) -> bytes:
+        """Return a view. What reads the lab and what writes the page are two turns: others need not wait for both."""
+        shown = await self._in_thread(self._read, view, asked)
+        html: bytes = await self._in_thread(self._render, view, shown)
+        return html
 
     async def _view(self, view: str, request: Request) -> Response:
         visitor = _visitor(request)
@@ -142,9 +152,12 @@ class PageDoor:
         return self._html(request, html)
 
     @staticmethod
-    def _render(view: str, asked: Asked) -> bytes:
+    def _read(view: str, asked: Asked) -> dict[str, Any]:
         with asked.lab.snapshot():
-            shown = {**common(asked), **VIEWS[view](asked), "view": view, "mark": _MARK}
+            return {**common(asked), **VIEWS[view](asked), "view": view, "mark": _MARK}
+
+    @staticmethod
+    def _render(view: str, shown: dict[str, Any]) -> bytes:
         return render(view, shown).encode()
 
     def _html(self, request: Request, html: bytes, status: int = 200) -> Response:

@@ -3,12 +3,9 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
-
-import anyio
-import anyio.to_thread
 
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.mcp.sharing import Shared
@@ -23,15 +20,13 @@ class Shelf:
     Args:
         lab: what they show.
         beat: returns a number that differs once open pages were told to look again.
-        make: renders a view; it blocks.
-        limiter: of the threads in which that is done.
+        make: renders a view.
     """
 
-    def __init__(self, lab: Lab, beat: Callable[[], int], make: Callable[[str, Asked], bytes], limiter: anyio.CapacityLimiter) -> None:
+    def __init__(self, lab: Lab, beat: Callable[[], int], make: Callable[[str, Asked], Awaitable[bytes]]) -> None:
         self._lab = lab
         self._beat = beat
         self._make = make
-        self._limiter = limiter
         self._views: OrderedDict[Any, tuple[tuple[Any, ...], bytes]] = OrderedDict()  # the newest of each, and of which moment
         self._making: dict[Any, Shared[bytes]] = {}
         self._begun_at: dict[Any, tuple[Any, ...]] = {}  # at which moment what is being made was begun
@@ -68,7 +63,7 @@ class Shelf:
 
     async def _made(self, which: tuple[Any, ...], view: str, asked: Asked) -> bytes:
         moment = self._begun_at[which] = self._moment()  # before it is read: what changes meanwhile is read again
-        html = await anyio.to_thread.run_sync(self._make, view, asked, limiter=self._limiter)
+        html = await self._make(view, asked)
         self._views[which] = moment, html
         self._views.move_to_end(which)
         if len(self._views) > _KEPT:
