@@ -4,6 +4,7 @@ Promises: no hook, filter or setting of the user, and no GIT_* variable of the c
 fsynced before a command returns. Nothing here imports GitPython before the first command.
 """
 
+import contextlib
 import os
 import re
 import tempfile
@@ -73,6 +74,23 @@ class Git:
     def line(self, *args: str, stdin: bytes | None = None, env: Mapping[str, str] | None = None, allow: Sequence[int] = (0,)) -> str:
         """Run a command and return its one line of ASCII, such as an object's id. Takes and raises what `output` does."""
         return self.output(*args, stdin=stdin, env=env, allow=allow).decode("ascii").strip()
+
+    def ref(self, name: str) -> str:
+        """Return the full id of the commit that a ref names, or nothing where there is no such ref.
+
+        Raises:
+            LabError: those of `output`.
+        """
+        # Every call asks for the champion: a loose ref, the usual case, is read without starting git (5 ms), in three calls of the system.
+        with contextlib.suppress(OSError):
+            file = os.open(self.directory / name, os.O_RDONLY)
+            try:
+                loose = os.read(file, 80)
+            finally:
+                os.close(file)
+            if re.fullmatch(rb"[0-9a-f]{40,64}\s*", loose):
+                return loose.decode("ascii").strip()
+        return self.line("for-each-ref", "--format=%(objectname)", name)
 
     def run(self, *args: str, stdin: bytes | None = None, env: Mapping[str, str | None] | None = None) -> tuple[int, bytes, str]:
         """Run a command to its end, whatever comes of it.

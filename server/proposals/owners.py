@@ -1,7 +1,5 @@
 """What the owner says and commits by hand: which commit a name means, whether `main` is ahead, and which patterns name nothing."""
 
-import contextlib
-import re
 from collections.abc import Sequence
 
 from autoresearch_mcp.server.editable import Editable
@@ -44,7 +42,7 @@ class Owners:
             champion: the commit of now.
             watched: the files that trainings run.
         """
-        key = self._main(), champion, watched.patterns
+        key = self._git.ref(_MAIN), champion, watched.patterns
         if self._looked is None or self._looked[0] != key:
             self._looked = key, self._compare(key[0], champion, watched)
         return self._looked[1]
@@ -85,10 +83,3 @@ class Owners:
             f"For the owner: main is ahead of the champion: it changes {', '.join(paths[:_SHOWN])}{more}, which no training runs. To make it "
             f"the champion, {first}`autoresearch-mcp adopt main`."
         ]
-
-    def _main(self) -> str:
-        with contextlib.suppress(OSError, ValueError):
-            loose = (self._git.directory / _MAIN).read_text(encoding="ascii").strip()
-            if re.fullmatch(r"[0-9a-f]{40,64}", loose):
-                return loose
-        return self._git.line("for-each-ref", "--format=%(objectname)", _MAIN)

@@ -6,7 +6,6 @@ index and HEAD stay as they are, but where the champion's branch is checked out:
 first call.
 """
 
-import contextlib
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -72,11 +71,7 @@ class Repo:
 
     def first(self) -> str | None:
         """Return the commit with the lab's first source, or None where nobody has named it yet."""
-        with contextlib.suppress(OSError, ValueError):
-            loose = (self._git.directory / FIRST).read_text(encoding="ascii").strip()
-            if re.fullmatch(r"[0-9a-f]{40,64}", loose):
-                return loose
-        return self._git.line("for-each-ref", "--format=%(objectname)", FIRST) or None
+        return self._git.ref(FIRST) or None
 
     def name_first(self, commit: str) -> None:
         """Let growth count beyond this commit, in a lab of a version that didn't count it."""
@@ -88,12 +83,7 @@ class Repo:
         Raises:
             LabError: `no_champion`, `not_a_lab`.
         """
-        # Every call asks for the champion: a loose ref, the usual case, is read without starting git (5 ms).
-        with contextlib.suppress(OSError, ValueError):
-            loose = (self._git.directory / self.branch).read_text(encoding="ascii").strip()
-            if re.fullmatch(r"[0-9a-f]{40,64}", loose):
-                return loose
-        commit = self._git.line("for-each-ref", "--format=%(objectname)", self.branch)
+        commit = self._git.ref(self.branch)
         if not commit:
             name = self.branch.removeprefix("refs/heads/")
             raise LabError(f"The branch {name} of {self.root} is missing. Restore it: `git branch {name} COMMIT`.", "no_champion")

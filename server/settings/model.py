@@ -4,6 +4,7 @@ Secrets (DEEPLAKE_API_KEY, AUTORESEARCH_EMBEDDINGS_KEY, Modal's token) are no se
 where they are used, and are never kept here.
 """
 
+import functools
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -353,6 +354,12 @@ def physical_cores() -> int:
         usable = os.sched_getaffinity(0)
     except AttributeError:
         return os.cpu_count() or 1
+    return _physical(frozenset(usable))
+
+
+@functools.cache
+def _physical(usable: frozenset[int]) -> int:
+    """Count the cores that these logical ones are. The platform tells it of each in a file of its own, which never changes."""
     siblings = set()
     for cpu in usable:
         try:
