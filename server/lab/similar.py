@@ -29,6 +29,8 @@ MOST_CONSTANTS, MOST_VALUES = 3, 4  # told of one change
 NEAR_WORDS = 0.5  # of the weight of all words in either text, the share that is in both
 NEAR_MEANING = 0.6  # cosine; of unrelated hypotheses it is below 0.3
 RELATED = 0.6  # of being near: what tells of an idea's neighbourhood
+_GROWN = 1.02  # how many times as many proposals as when words were weighed; then they are weighed anew
+_FIRST_LOOK = 32  # proposals whose measurements are read at first
 
 
 class SimilarProposals:
@@ -46,8 +48,11 @@ class SimilarProposals:
         self._proposals: list[Proposal] = []
         self._words: list[frozenset[str]] = []
         self._holders: Counter[str] = Counter()
-        self._weights: dict[str, float] | None = None  # of the words of proposals; None until they are needed
+        self._weights = dict[str, float]()  # of the words of proposals
+        self._weighed = 0  # how many proposals there were then
+        self._totals: list[float] = []  # the weight of all words of each proposal
         self._vectors: list[Any] = []
+        self._matrix: Any = None  # the same as one array; None until it is needed
 
     def find(self, idea: str, holds: bool = False) -> list[a.SimilarProposal]:
         """Return the proposals that are most like the idea, best first. There may be none.
@@ -72,7 +77,10 @@ class SimilarProposals:
         words = frozenset(terms(idea))
         with self._lock:
             self._extend()
-            by_words = [self._shared(words, frozenset(terms(text)), False) / NEAR_WORDS for text in texts]
+            ours = self._weight(words)
+            by_words = [
+                self._shared(words, ours, each, self._weight(each)) / NEAR_WORDS for each in (frozenset(terms(text)) for text in texts)
+            ]
             if self._embedder is None or not texts:
                 return by_words
             try:
@@ -105,7 +113,9 @@ class SimilarProposals:
         words = frozenset(terms(idea))
         with self._lock:
             self._extend()
-            by_words = [self._shared(words, each, holds) for each in self._words]
+            ours = self._weight(words)
+            totals = itertools.repeat(0.0) if holds else self._totals
+            by_words = [self._shared(words, ours, each, total) for each, total in zip(self._words, totals)]
             by_meaning = self._cosines(idea)
             withdrawn = frozenset(self._withdrawn)
         likeness = ((max(w / NEAR_WORDS, m / NEAR_MEANING), max(w, m), n) for n, (w, m) in enumerate(zip(by_words, by_meaning)))
@@ -132,11 +142,17 @@ class SimilarProposals:
 
     def _put(self, proposals: list[Proposal], place: int) -> None:
         """Put proposals at a place: over the one that is there, or at the end."""
-        until, self._weights = place + len(proposals), None
+        until, self._matrix = place + len(proposals), None
         words = [frozenset(terms(" ".join([proposal.hypothesis, proposal.title, *proposal.sets]))) for proposal in proposals]
         self._proposals[place:until] = proposals
         self._words[place:until] = words
         self._holders.update(word for each in words for word in each)
+        size = len(self._words)
+        if place < len(self._totals) or size > _GROWN * self._weighed:
+            self._weighed, self._weights = size, {word: math.log(1 + (size + 1) / (n + 1)) for word, n in self._holders.items()}
+            self._totals = [self._weight(each) for each in self._words]
+        else:
+            self._totals += [self._weight(each) for each in words]
         if self._embedder is not None:
             try:
                 self._vectors[place:until] = self._embedder.embed([proposal.hypothesis for proposal in proposals])
@@ -151,15 +167,20 @@ class SimilarProposals:
         if same := next((each for each in reversed(others) if each.change and each.change == proposal.change), None):
             yield f"{same.commit[:12]} is the same change on {same.base[:12]}."
         names, conditions = list(proposal.sets)[:MOST_CONSTANTS], self._status.conditions()
-        alike = [each for each in reversed(others) if not each.sets.keys().isdisjoint(names)]
-        measured = self._status.standings(conditions, [each.commit for each in alike])  # most are never trained
         mean_of = functools.cache(lambda commit: self._status.summary(commit, conditions).mean)
         for name in names:
-            told = (
-                self._gave(each, name, conditions, mean_of(each.base)) for each in alike if name in each.sets and each.commit in measured
-            )
+            alike = self._measured([each for each in reversed(others) if name in each.sets], conditions)
+            told = (self._gave(each, name, conditions, mean_of(each.base)) for each in alike)
             if tried := list(itertools.islice(filter(None, told), MOST_VALUES)):
                 yield f"Others that set {name}: {', '.join(tried)}."
+
+    def _measured(self, proposals: list[Proposal], conditions: str) -> Iterator[Proposal]:
+        """Yield those of the proposals that were measured: most are never trained, and the first few are wanted."""
+        size = _FIRST_LOOK
+        while proposals:
+            part, proposals, size = proposals[:size], proposals[size:], 4 * size
+            measured = self._status.standings(conditions, [each.commit for each in part])
+            yield from (each for each in part if each.commit in measured)
 
     def _gave(self, proposal: Proposal, name: str, conditions: str, base: float | None) -> str:
         """Return what a value of a constant gained on its base, in words; empty where either was not measured."""
@@ -168,15 +189,15 @@ class SimilarProposals:
             return ""
         return f"{proposal.sets[name]} gave {self._status.gain(metric.mean, base):+.3f} (n {metric.n})"
 
-    def _shared(self, ours: frozenset[str], theirs: frozenset[str], holds: bool) -> float:
-        common = ours & theirs
-        return self._weight(common) / self._weight(ours if holds else ours | theirs) if common else 0.0
+    def _shared(self, ours: frozenset[str], our_weight: float, theirs: frozenset[str], their_weight: float) -> float:
+        """Return the share of the weight of all words that is in both texts."""
+        if not (common := ours & theirs):
+            return 0.0
+        weight = self._weight(common)
+        return weight / max(our_weight, our_weight + their_weight - weight)
 
     def _weight(self, words: frozenset[str]) -> float:
-        size = len(self._words) + 1
-        if self._weights is None:
-            self._weights = {word: math.log(1 + size / (count + 1)) for word, count in self._holders.items()}
-        weights, unheld = self._weights, math.log(1 + size)
+        weights, unheld = self._weights, math.log(2 + self._weighed)
         return sum([weights.get(word, unheld) for word in words])
 
     def _cosines(self, idea: str) -> list[float]:
@@ -185,7 +206,9 @@ class SimilarProposals:
         import numpy as np
 
         query: Vectors = self._embedder.embed([idea])[0]
-        return [float(value) for value in np.stack(self._vectors) @ query]
+        if self._matrix is None:
+            self._matrix = np.stack(self._vectors)
+        return (self._matrix @ query).tolist()  # type: ignore[no-any-return]
 
     def _described(self, proposal: Proposal, likeness: float, conditions: str) -> a.SimilarProposal:
         scores = self._ledger.scores(proposal.commit)

@@ -116,18 +116,16 @@ class CommitStandings:
             "(SELECT min(n) FROM standings WHERE conditions = :conditions AND n > sizes.n) FROM sizes WHERE n IS NOT NULL) "
             "SELECT n FROM sizes WHERE n IS NOT NULL"
         )
-        query = f"SELECT count(*), total(squares) FROM standings WHERE {_CANDIDATES} {_LEFT_OUT} AND n = :n"  # noqa: S608
-        degrees, sums = 0, list[float]()
+        of_size, within = "standings", "n > 1"
         with reading(self._database) as db:
-            for (n,) in db.execute(sizes, values).fetchall():
-                within = values | {"n": n}
-                if limit is None:
-                    commits, squares = db.execute(query, within).fetchone()
-                else:
-                    commits, squares = db.execute(f"{query} AND squares <= :limit", within | {"limit": limit(n - 1)}).fetchone()
-                degrees += commits * (n - 1)
-                sums.append(squares)
-        return degrees, math.fsum(sums)
+            if limit is not None:
+                values |= {"limits": json.dumps({n: limit(n - 1) for (n,) in db.execute(sizes, values)})}
+                of_size, within = "json_each(:limits) CROSS JOIN standings", "n = CAST(key AS INTEGER) AND squares <= json_each.value"
+            rows = db.execute(
+                f"SELECT count(*) * (n - 1), total(squares) FROM {of_size} WHERE {_CANDIDATES} {_LEFT_OUT} AND {within} GROUP BY n",  # noqa: S608
+                values,
+            ).fetchall()
+        return sum(degrees for degrees, _ in rows), math.fsum(squares for _, squares in rows)
 
     def newest_conditions(self, device: str) -> str:
         """Return the conditions under which a replicate was measured last on this kind of device; empty where none was."""

@@ -89,12 +89,13 @@ class Starts:
             Seconds from start to end; None where fewer than three have finished.
         """
         with self._database.read() as db:
-            rows = db.execute(
-                "SELECT e.finished_at - e.started_at FROM starts s CROSS JOIN ended e ON e.id = s.experiment WHERE s.settings = ? "
-                "AND e.device = ? AND e.state = 'finished' AND e.finished_at > e.started_at ORDER BY s.seq DESC LIMIT ?",
+            count, seconds = db.execute(
+                "SELECT count(*), avg(seconds) FROM (SELECT e.finished_at - e.started_at AS seconds FROM starts s "
+                "CROSS JOIN ended e ON e.id = s.experiment WHERE s.settings = ? "
+                "AND e.device = ? AND e.state = 'finished' AND e.finished_at > e.started_at ORDER BY s.seq DESC LIMIT ?)",
                 (settings_hash(launch.model_dump_json()), device, LIKE_IT),
-            ).fetchall()
-        return math.fsum(row[0] for row in rows) / len(rows) if len(rows) >= FEWEST_LIKE_IT else None
+            ).fetchone()
+        return seconds if count >= FEWEST_LIKE_IT else None
 
     def champion_replicates(self, commit: str, launch: LaunchSettings) -> list[str]:
         """Return the experiments that the lab started as replicates of the champion, in that order, but those that were cancelled.

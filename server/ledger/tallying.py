@@ -16,6 +16,7 @@ from autoresearch_mcp.server.ledger.database import Database
 
 THE_LAB = "the lab"
 TRAINED = "started AND NOT by_lab AND reproduces = ''"  # of ended rows: what somebody's idea took
+_TALLIED_TO, _NEWEST = "SELECT value FROM totals WHERE name = 'tallied_to'", "SELECT coalesce(max(rowid), 0) FROM ended"
 _SUMS = ("ended_states", "ended_of_agents", "newest_conditions", "since_promotion", "standings")
 _FACTS = (
     "SELECT e.\"commit\", e.id, e.conditions, e.val_bpb, e.reported_bpb, v.test_bpb, coalesce(v.sandbox, '') != 'unsandboxed', v.weights, "
@@ -36,7 +37,7 @@ def reading(database: Database) -> Iterator[sqlite3.Connection]:
         A connection, within a transaction.
     """
     with database.read() as db:
-        if _tallied_to(db) == _newest(db):
+        if db.execute(f"SELECT ({_TALLIED_TO}) = ({_NEWEST})").fetchone()[0]:
             yield db
             return
     with database.write() as db:
@@ -102,11 +103,11 @@ def last_promotion(db: sqlite3.Connection) -> float:
 
 
 def _tallied_to(db: sqlite3.Connection) -> int:
-    return int(db.execute("SELECT value FROM totals WHERE name = 'tallied_to'").fetchone()[0])
+    return int(db.execute(_TALLIED_TO).fetchone()[0])
 
 
 def _newest(db: sqlite3.Connection) -> int:
-    return int(db.execute("SELECT coalesce(max(rowid), 0) FROM ended").fetchone()[0])
+    return int(db.execute(_NEWEST).fetchone()[0])
 
 
 def _count_since_promotion(db: sqlite3.Connection, done: int) -> None:
