@@ -75,17 +75,28 @@ class LabTools:
             known = self._status
             is_fresh = known is not None and (known[1] >= asked_at or (known[0] == stamp is not None and now <= known[1] + STATUS_S))
             if known is None or not is_fresh:
-                known = self._status = stamp, now, await self.bridge.call(self.lab.status, False), {}
+                known = self._status = stamp, now, *await self.bridge.call(self._read_status, caller)
         whole, briefs = known[2:]
         if caller not in briefs:
-            steps, share = await self.bridge.call(lambda: (self.lab.next_steps(caller), self.lab.share_left(caller)))
-            own = whole.model_copy(update={"next": [*whole.next, *steps], "share": share})
-            briefs[caller] = own, brief(own)
+            briefs[caller] = await self.bridge.call(self._of_caller, whole, caller)
         own, short = briefs[caller]
         if since is None:
             return short
         # This may read the lake, so others don't wait for it.
         return brief(own.model_copy(update={"news": await self.bridge.call(self.lab.since, since, caller)}))
+
+    def _read_status(self, caller: str) -> tuple[a.StatusAnswer, dict[str, tuple[a.StatusAnswer, a.StatusAnswer]]]:
+        """Return the status for all who ask, and with it the caller's own, both of one state of the ledger."""
+        with self.lab.snapshot():
+            whole = self.lab.status(False)
+            return whole, {caller: self._of_caller(whole, caller)}
+
+    def _of_caller(self, whole: a.StatusAnswer, caller: str) -> tuple[a.StatusAnswer, a.StatusAnswer]:
+        """Return the status with what the caller may do next, whole and shortened."""
+        with self.lab.snapshot():
+            steps, share = self.lab.next_steps(caller), self.lab.share_left(caller)
+        own = whole.model_copy(update={"next": [*whole.next, *steps], "share": share})
+        return own, brief(own)
 
     async def read_file(
         self,
