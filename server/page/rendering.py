@@ -12,6 +12,8 @@ from autoresearch_mcp.server.untrusted import clean, cut, one_line, visible
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+_SHORT = 300  # characters of a text that is kept as it is shown
+
 
 def render(template: str, context: Mapping[str, Any]) -> str:
     """Return a page as HTML."""
@@ -50,7 +52,15 @@ def _environment(markdown: bool = False) -> "Environment":
 
 def _shown(value: Any) -> Any:
     """Return a value as it is put into a page: a text without invisible characters, and not endless."""
-    return visible(clean(cut(value, 60_000))) if type(value) is str else value
+    if type(value) is not str:
+        return value
+    return _cleaned(value) if len(value) <= _SHORT else visible(clean(cut(value, 60_000)))
+
+
+@functools.lru_cache(maxsize=10_000)
+def _cleaned(text: str) -> str:
+    """Return a short text as it is shown. Names, commits and hypotheses are in most rows of most views."""
+    return visible(clean(text))
 
 
 class Indented(str):
