@@ -173,8 +173,8 @@ class Results:
 
     def recent_of(self, author: str, limit: int) -> list[dict[str, Any]]:
         """Return the rows of the experiments of an author that ended last, the newest first. Older ones than the lab's last 2,000 don't count."""
-        lately = "id IN (SELECT id FROM ended ORDER BY finished_at DESC LIMIT 2000)"
-        return self._rows(f"WHERE {lately} AND author = ? AND NOT by_lab ORDER BY finished_at DESC LIMIT ?", [author, limit])
+        lately = "(SELECT * FROM ended ORDER BY finished_at DESC LIMIT 2000)"
+        return self._rows("WHERE author = ? AND NOT by_lab ORDER BY finished_at DESC LIMIT ?", [author, limit], lately)
 
     def conditions_of(self, commit: str, device: str) -> str:
         """Return the conditions under which a commit was measured last on a kind of device; where it never was, those of what ended last.
@@ -291,9 +291,9 @@ class Results:
                 ).fetchall()
             )
 
-    def _rows(self, clause: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+    def _rows(self, clause: str, values: Sequence[Any], among: str = "ended") -> list[dict[str, Any]]:
         with self._database.read() as db:
-            cursor = db.execute(f"SELECT * FROM ended {clause}", tuple(values))  # noqa: S608
+            cursor = db.execute(f"SELECT * FROM {among} {clause}", tuple(values))  # noqa: S608
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row)) for row in cursor]
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-PATIENCE_S = 0.03  # for which the others wait
+PATIENCE_S = 0.08  # for which the others wait
 
 
 class Turns:

@@ -1,5 +1,6 @@
 """The numbers behind the page's charts: few enough for a browser, however long the campaign."""
 
+import functools
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from operator import itemgetter
@@ -49,7 +50,8 @@ def progress_data(overview: Overview, filters: dict[str, str], start: int = 0, e
         "another device": edge(progress.screened),
     }
     points = {kind: thin(of_kind) for kind, of_kind in kinds.items() if of_kind}
-    numbers = sorted({n for of_kind in points.values() for n, _ in of_kind})
+    ended = {n: overview.ended[n - 1] for n in sorted({n for of_kind in points.values() for n, _ in of_kind})}
+    title_of = functools.cache(lambda commit, hypothesis: _title(overview.proposal(commit), hypothesis))
     return {
         "title": headline(progress),
         "metric": f"{progress.reported or progress.measured}, {WORDS[progress.goal]}",
@@ -57,8 +59,10 @@ def progress_data(overview: Overview, filters: dict[str, str], start: int = 0, e
         "total": progress.total,
         "range": [first, last],
         "points": {kind: [[n for n, _ in of_kind], [y for _, y in of_kind]] for kind, of_kind in points.items()},
-        "labels": {n: _label(overview, n) for n in numbers} if len(numbers) <= MOST else {},
-        "ids": {n: overview.ended[n - 1].id for n in numbers},
+        "labels": {n: f"{title_of(e.commit, e.hypothesis)} · {'the lab' if e.by_lab else e.author}" for n, e in ended.items()}
+        if len(ended) <= MOST
+        else {},
+        "ids": {n: e.id for n, e in ended.items()},
         "champions": [
             {
                 "start": c.start,
@@ -114,11 +118,6 @@ def _filter(overview: Overview, filters: dict[str, str]) -> Callable[[int], bool
         )
 
     return keeps
-
-
-def _label(overview: Overview, number: int) -> str:
-    e = overview.ended[number - 1]
-    return f"{_title(overview.proposal(e.commit), e.hypothesis)} · {'the lab' if e.by_lab else e.author}"
 
 
 def _title(proposal: Proposal | None, hypothesis: str) -> str:

@@ -47,7 +47,7 @@ _MARK = secrets.token_hex(16)  # where a rendered view holds the visitor's own m
 _KEPT = 64  # charts
 _PATIENCE_S = 0.4  # for which a browser waits for the campaign, before it gets an outline to look at meanwhile
 _MAX_FORM = 64 * 1024
-_THREADS = 2  # more would only take the interpreter from each other
+_AT_ONCE = 2  # views that wait for their turns among the tools: an outline goes past one that takes long
 
 
 class PageDoor:
@@ -69,7 +69,7 @@ class PageDoor:
         self._sessions = Sessions(guests)
         self._security = TransportSecurityMiddleware(security)
         self._pulse = Pulse(lab.changes, lab.is_training)
-        self._limiter = anyio.CapacityLimiter(_THREADS)
+        self._limiter = anyio.CapacityLimiter(_AT_ONCE)
         self._turns = turns or Turns()
         self._shelf = Shelf(lab, lambda: self._pulse.beat, self._rendered)
         self._charted: Overview | None = None

@@ -205,4 +205,4 @@ def _best(dataset: Dataset, words: Sequence[str], where: Sequence[Condition], li
         ranked = sorted(fitting, key=lambda position: (-scores[position], -created[position]))[:limit]
         if len(hits) < asked or (len(ranked) == limit and hits[-1][2] < scores[ranked[-1]]):
             return [(position, scores[position]) for position in ranked]
-        asked *= 4
+        asked *= 16
