@@ -58,7 +58,7 @@ class Announcer:
 
     async def _read(self) -> int:
         counter = self._bridge.lab.changes()
-        self._known = counter, await self._bridge.call(self._bridge.lab.newest_news)
+        self._known = counter, await self._bridge.glance(self._bridge.lab.newest_news)
         return self._known[1]
 
 

@@ -96,6 +96,14 @@ class Bridge:
         async with self._turns.taken():
             return await self._run(self._limiter, partial(use_case, *args, **kwargs))
 
+    async def glance(self, use_case: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a use case that takes a few statements of the ledger: it waits for no turn.
+
+        Raises:
+            LabError: as from `call`.
+        """
+        return await self._run(self._limiter, partial(use_case, *args, **kwargs))
+
     async def work(self, use_case: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a use case that computes for long. A swarm that asks for many of them waits in line, and those who read don't wait behind it.
 

@@ -74,7 +74,7 @@ class Doors:
         subject = ", ".join(subject) if isinstance(subject, list | dict) else str(subject)
         way = "stdio" if ctx.request is None else "http"
         fields = (one_line(who, 64), str(identity.role or ""), way, one_line(origin, 200), tool, one_line(subject, 400))
-        await self._bridge.call(self._bridge.lab.record_change, *fields)
+        await self._bridge.glance(self._bridge.lab.record_change, *fields)
         if (launched := _launched(answer)) and (context := tracing.current()):
             await self._bridge.call(self._bridge.lab.keep_trace, launched, context)
 

@@ -120,7 +120,7 @@ class Pushing:
         """Return the states of resources as they are now."""
         uris, counter = list(uris), self._bridge.lab.changes()
         ids = {uri: match[1] for uri in uris if (match := _EXPERIMENT.fullmatch(uri))}
-        states = await self._bridge.call(self._bridge.lab.states_now, list(ids.values())) if ids else {}
+        states = await self._bridge.glance(self._bridge.lab.states_now, list(ids.values())) if ids else {}
         return {uri: states.get(ids.get(uri, "")) or await self._look(uri, counter) for uri in uris}
 
     async def _look(self, uri: str, counter: int) -> object:
@@ -128,7 +128,7 @@ class Pushing:
         if uri == STATUS:
             return counter
         if uri == CHAMPION:
-            return await self._bridge.call(self._bridge.lab.champion)
+            return await self._bridge.glance(self._bridge.lab.champion)
         if match := _EXPERIMENT.fullmatch(uri):
             with contextlib.suppress(LabError):
                 return (await self._bridge.call(self._bridge.lab.states, [match[1]]))[0].state

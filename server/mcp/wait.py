@@ -70,7 +70,7 @@ async def named(bridge: Bridge, names: Sequence[str]) -> list[str]:
     Raises:
         LabError: those of a look-up.
     """
-    found = [await bridge.call(bridge.lab.open_named, name) for name in names]
+    found = [await bridge.glance(bridge.lab.open_named, name) for name in names]
     return list(dict.fromkeys(id for each in found for id in each))
 
 
@@ -143,7 +143,7 @@ class Watch:
             await anyio.sleep(min(max(POLL_S, self.bridge.waiters / LOOKS), left))
             counter = self.bridge.lab.changes()
             if counter != self._counter:
-                if await self.bridge.call(self._has_moved):
+                if await self.bridge.glance(self._has_moved):
                     return
                 self._counter = counter
 
@@ -187,7 +187,7 @@ class Watch:
 
     async def answer(self, more: str = "") -> a.WaitAnswer:
         """Return the tool's answer, with more in its note."""
-        lines = [brief_wait(each) for each in await self.bridge.call(self.bridge.lab.marked, self.lines)]
+        lines = [brief_wait(each) for each in await self.bridge.glance(self.bridge.lab.marked, self.lines)]
         return a.WaitAnswer(done=self.done, experiments=lines, changed=self.changed, note=f"{self.note()}{more}")
 
     def summary(self) -> str:
