@@ -107,7 +107,7 @@ def news(root: Path, is_wanted: Callable[[], bool], look_s: float = _LOOK_S, pau
             time.sleep(look_s)
             if lab.changes() == seen or time.monotonic() < told_at + pause_s:
                 continue
-            # Before what happened is read: what happens meanwhile is told the next time, never missed
+            # Before what happened is read: what happens meanwhile is told again, never missed
             seen, now, awaited, at = lab.changes(), lab.cursor(), lab.awaited(""), lab.paused_at()
             lines = [*lab.told_to_all(cursor), *awaited.since(spent)]
             if at != paused:

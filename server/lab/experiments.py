@@ -152,13 +152,11 @@ class Experiments:
         return [*sorted(launches), *own] or [row["id"] for row in self._core.ledger.recent_of(author, LAST)]
 
     def open_named(self, name: str) -> list[str]:
-        """Return the ids that a name stands for: itself, or of a commit all that goes on, else its newest experiment.
+        """Return the ids of all that goes on of the commit that a name stands for, else of its newest experiment.
 
         Raises:
             LabError: those of `find`.
         """
-        if name.startswith(("e-", "c-", "s-")):
-            return [name]
         sha = self._core.commit(name)
         launches = [each.id for each in self._core.ledger.open_candidacies() if each.commit == sha]
         open_ = [e.id for e in self._core.ledger.open_experiments() if e.commit == sha and e.candidacy not in launches]

@@ -132,13 +132,17 @@ class SimilarProposals:
                     self._withdrawn.add(remark.commit)
                 case "restored":
                     self._withdrawn.discard(remark.commit)
+        anew = False
         for place, known in enumerate(self._proposals):
             if known.commit in corrected and (now := self._ledger.proposal(known.commit)) is not None:
                 self._holders.subtract(self._words[place])
                 self._put([now], place)
+                anew = True
         if fresh := self._ledger.proposals_after(self._read_to, MOST):
             self._read_to = fresh[-1][0]
             self._put([proposal for _, proposal in fresh], len(self._proposals))
+        if anew or fresh:
+            self._weigh(anew)
 
     def _put(self, proposals: list[Proposal], place: int) -> None:
         """Put proposals at a place: over the one that is there, or at the end."""
@@ -147,17 +151,19 @@ class SimilarProposals:
         self._proposals[place:until] = proposals
         self._words[place:until] = words
         self._holders.update(word for each in words for word in each)
-        size = len(self._words)
-        if place < len(self._totals) or size > _GROWN * self._weighed:
-            self._weighed, self._weights = size, {word: math.log(1 + (size + 1) / (n + 1)) for word, n in self._holders.items()}
-            self._totals = [self._weight(each) for each in self._words]
-        else:
-            self._totals += [self._weight(each) for each in words]
         if self._embedder is not None:
             try:
                 self._vectors[place:until] = self._embedder.embed([proposal.hypothesis for proposal in proposals])
             except EmbeddingsUnavailable:
                 self._embedder = None  # a local model that can't be read won't mend itself
+
+    def _weigh(self, anew: bool) -> None:
+        """Weigh the proposals that came, and with `anew` or after many of them all words and all proposals."""
+        size = len(self._words)
+        if anew or size > _GROWN * self._weighed:
+            self._weighed, self._weights = size, {word: math.log(1 + (size + 1) / (n + 1)) for word, n in self._holders.items()}
+            self._totals = []
+        self._totals += [self._weight(each) for each in self._words[len(self._totals) :]]
 
     def of_change(self, proposal: Proposal) -> Iterator[str]:
         """Yield what is known of a proposal's change from others: the same hunks on another base, and other values of its constants."""

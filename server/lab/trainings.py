@@ -58,12 +58,6 @@ class Trainings:
                 `over_share`, `key_reused`, and `not_set_up` or
                 `missing_package` where nothing can be trained.
         """
-        with self._core.ledger.snapshot():
-            return self._launch(commit, author, replicates, device, idempotency_key, tags, confirm)
-
-    def _launch(
-        self, commit: str, author: str, replicates: int, device: str | None, key: str | None, tags: list[str] | None, confirm: bool
-    ) -> a.LaunchAnswer:
         core = self._core
         sha = core.commit(commit)
         proposal = core.ledger.proposal(sha)
@@ -96,14 +90,15 @@ class Trainings:
             for i in range(replicates)
         ]
         request = hashlib.sha256(json.dumps([sha, replicates, device, without_mark(author), clean_tags(tags)]).encode()).hexdigest()
-        if not confirm and (key is None or core.ledger.answer(key, request) is None):
-            self.brakes.check(wanted, settings)
-        queued = self._enqueue(settings, wanted, key, request)
-        if queued is None:
-            ids = core.ledger.answer(key or "", request) or []
-            return self._answer(sha, ids, _seeds(self._experiments.states(ids)), 0.0, True)
-        answer = self._answer(sha, [e.id for e in queued], [e.seed for e in queued], sum(e.held_s for e in queued), False)
-        return answer.model_copy(update={"note": " ".join([answer.note, *renew_claims(core.ledger, sha, author)])})
+        with core.ledger.snapshot():
+            if not confirm and (idempotency_key is None or core.ledger.answer(idempotency_key, request) is None):
+                self.brakes.check(wanted, settings)
+            queued = self._enqueue(settings, wanted, idempotency_key, request)
+            if queued is None:
+                ids = core.ledger.answer(idempotency_key or "", request) or []
+                return self._answer(sha, ids, _seeds(self._experiments.states(ids)), 0.0, True)
+            answer = self._answer(sha, [e.id for e in queued], [e.seed for e in queued], sum(e.held_s for e in queued), False)
+            return answer.model_copy(update={"note": " ".join([answer.note, *renew_claims(core.ledger, sha, author)])})
 
     def reproduce(self, id: str, author: str) -> str:
         """Queue an experiment again: the same commit, seed and kind of device. The new one counts nowhere.

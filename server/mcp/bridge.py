@@ -83,7 +83,7 @@ class Bridge:
         self._identity = identity
         self._agent = identity.name or os.environ.get("AUTORESEARCH_AGENT")
         self._sessions = Sessions()
-        self._limiter = anyio.CapacityLimiter(THREADS)
+        self._callers, self._threads, self._glancing = (anyio.CapacityLimiter(THREADS) for _ in range(3))
         self._workers = anyio.CapacityLimiter(WORKERS)
         self.waiters = 0
 
@@ -93,8 +93,8 @@ class Bridge:
         Raises:
             LabError: the use case's own, without paths of this machine unless it quotes the caller's patch.
         """
-        async with self._turns.taken():
-            return await self._run(self._limiter, partial(use_case, *args, **kwargs))
+        async with self._callers, self._turns.taken():  # in this order: a turn is never spent waiting for a thread
+            return await self._run(self._threads, partial(use_case, *args, **kwargs))
 
     async def glance(self, use_case: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a use case that takes a few statements of the ledger: it waits for no turn.
@@ -102,7 +102,7 @@ class Bridge:
         Raises:
             LabError: as from `call`.
         """
-        return await self._run(self._limiter, partial(use_case, *args, **kwargs))
+        return await self._run(self._glancing, partial(use_case, *args, **kwargs))
 
     async def work(self, use_case: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a use case that computes for long. A swarm that asks for many of them waits in line, and those who read don't wait behind it.

@@ -113,7 +113,10 @@ class Pushing:
     async def _first_look(self, uris: Iterable[str]) -> dict[str, object]:
         """Return what is known before the client hears that these are followed; nothing where the ledger is busy."""
         with contextlib.suppress(LabError):
-            return await self._looked(uris)
+            seen = await self._looked(uris)
+            if waits := [match[1] for uri in seen if (match := _EXPERIMENT.fullmatch(uri)) and seen[uri] and not _is_over(seen[uri])]:
+                await self._bridge.call(self._bridge.lab.states, waits)  # starts a runner, if none is alive
+            return seen
         return {}
 
     async def _looked(self, uris: Iterable[str]) -> dict[str, object]:

@@ -86,7 +86,7 @@ class LabTools:
         return brief(own.model_copy(update={"news": await self.bridge.call(self.lab.since, since, caller)}))
 
     def _read_status(self, caller: str) -> tuple[a.StatusAnswer, dict[str, tuple[a.StatusAnswer, a.StatusAnswer]]]:
-        """Return the status for all who ask, and with it the caller's own, both of one state of the ledger."""
+        """Return the status for all who ask, and with it the caller's own."""
         with self.lab.snapshot():
             whole = self.lab.status(False)
             return whole, {caller: self._of_caller(whole, caller)}

@@ -70,7 +70,7 @@ async def named(bridge: Bridge, names: Sequence[str]) -> list[str]:
     Raises:
         LabError: those of a look-up.
     """
-    found = [await bridge.glance(bridge.lab.open_named, name) for name in names]
+    found = [[name] if name.startswith(("e-", "c-", "s-")) else await bridge.call(bridge.lab.open_named, name) for name in names]
     return list(dict.fromkeys(id for each in found for id in each))
 
 

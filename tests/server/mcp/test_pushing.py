@@ -125,3 +125,18 @@ async def test_what_changed_after_the_first_look_is_pushed_however_late_the_seco
             await pushed.wait()
         tasks.cancel_scope.cancel()
     other.close()
+
+
+async def test_who_follows_what_waits_has_a_runner_started(lab: FakeRunnerLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Lab(lab.root)
+    (id,) = other.launch_training("champion", "ada", 1).experiments
+    woken = list[bool]()
+    monkeypatch.setattr(other._core, "wake", lambda *_: bool(woken.append(True)))
+    pushing = Pushing(Bridge(other))
+    await pushing._first_look([f"experiment://{id}"])
+    assert woken
+    woken.clear()
+    lab.finish(id, 1.5, "c")
+    await pushing._first_look([f"experiment://{id}"])
+    assert not woken
+    other.close()
