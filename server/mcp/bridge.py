@@ -83,7 +83,7 @@ class Bridge:
         self._identity = identity
         self._agent = identity.name or os.environ.get("AUTORESEARCH_AGENT")
         self._sessions = Sessions()
-        self._callers, self._threads, self._glancing = (anyio.CapacityLimiter(THREADS) for _ in range(3))
+        self._callers, self._glancing = anyio.CapacityLimiter(THREADS), anyio.CapacityLimiter(THREADS)
         self._workers = anyio.CapacityLimiter(WORKERS)
         self.waiters = 0
 
@@ -93,8 +93,8 @@ class Bridge:
         Raises:
             LabError: the use case's own, without paths of this machine unless it quotes the caller's patch.
         """
-        async with self._callers, self._turns.taken():  # in this order: a turn is never spent waiting for a thread
-            return await self._run(self._threads, partial(use_case, *args, **kwargs))
+        with self._masked():
+            return await self._turns.run(partial(use_case, *args, **kwargs), self._callers)
 
     async def glance(self, use_case: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a use case that takes a few statements of the ledger: it waits for no turn.
@@ -102,7 +102,8 @@ class Bridge:
         Raises:
             LabError: as from `call`.
         """
-        return await self._run(self._glancing, partial(use_case, *args, **kwargs))
+        with self._masked():
+            return await anyio.to_thread.run_sync(partial(use_case, *args, **kwargs), limiter=self._glancing)
 
     async def work(self, use_case: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a use case that computes for long. A swarm that asks for many of them waits in line, and those who read don't wait behind it.
@@ -110,11 +111,14 @@ class Bridge:
         Raises:
             LabError: as from `call`.
         """
-        return await self._run(self._workers, partial(use_case, *args, **kwargs))
+        with self._masked():
+            return await anyio.to_thread.run_sync(partial(use_case, *args, **kwargs), limiter=self._workers)
 
-    async def _run(self, limiter: anyio.CapacityLimiter, use_case: Callable[[], R]) -> R:
+    @contextlib.contextmanager
+    def _masked(self) -> Iterator[None]:
+        """Take the paths of this machine out of what a use case is refused for."""
         try:
-            return await anyio.to_thread.run_sync(use_case, limiter=limiter)
+            yield
         except LabError as error:
             if error.code in ("does_not_apply", "conflict"):
                 raise

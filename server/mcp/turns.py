@@ -1,13 +1,20 @@
 """Turns: one use case computes at a time, so that many who ask at once are answered one after the other and not all late.
 
 Python gives the interpreter away with every row that SQLite is asked for. Two threads that read side by side take it from each other for
-each of them, and both need many times as long. So one waits for the other, unless that one takes long: then it waits for a disk itself.
+each of them, and both need many times as long. So one waits for the other, unless that one takes long: mostly it waits for a disk itself then.
 """
 
 import asyncio
+import math
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+R = TypeVar("R")
 
 PATIENCE_S = 0.08  # for which the others wait
 
@@ -24,6 +31,19 @@ class Turns:
         self._line = deque[asyncio.Future[None]]()
         self._whose: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._threads = anyio.CapacityLimiter(
+            math.inf
+        )  # a turn is never spent waiting for a thread: who may wait for one is limited before
+
+    async def run(self, use_case: Callable[[], R], limiter: anyio.CapacityLimiter) -> R:
+        """Run a use case in a thread when its turn comes, and return its answer.
+
+        Args:
+            use_case: it blocks.
+            limiter: of those who wait for a turn or have one.
+        """
+        async with limiter, self.taken():
+            return await anyio.to_thread.run_sync(use_case, limiter=self._threads)
 
     @asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:

@@ -122,8 +122,7 @@ class PageDoor:
         return path in self._paths or (path.count("/") > 1 and f"/{path.split('/')[1]}" in self._paths and not path.startswith("//"))
 
     async def _in_thread(self, use_case: Callable[..., Any], *args: Any, **more: Any) -> Any:
-        async with self._limiter, self._turns.taken():
-            return await anyio.to_thread.run_sync(partial(use_case, *args, **more))
+        return await self._turns.run(partial(use_case, *args, **more), self._limiter)
 
     async def _rendered(self, view: str, asked: Asked) -> bytes:
         """Return a view. What reads the lab and what writes the page are two turns: others need not wait for both."""

@@ -14,13 +14,8 @@ from autoresearch_mcp.server.installation import import_environment
 from autoresearch_mcp.server.proposals.examining import LENGTH_BYTES, Findings, Question, written
 
 _NICENESS = 5  # who asks for the status waits less than who proposes
-_ENVIRONMENT = (
-    "PATH",
-    "HOME",
-    "PYTHONPATH",
-    "LD_LIBRARY_PATH",
-    "DYLD_LIBRARY_PATH",
-)  # what some installations of Python need to start; no secrets
+# What some installations of Python need to start; no secrets
+_ENVIRONMENT = ("PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
 class Examiners:

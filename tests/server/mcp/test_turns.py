@@ -5,6 +5,8 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from autoresearch_mcp.server.mcp.bridge import ANYBODY, Bridge
@@ -168,9 +170,6 @@ def test_tools_and_the_page_share_their_turns(measured: MeasuredLab) -> None:
         with lock:
             inside -= 1
 
-    async def nowhere(scope: Any, receive: Any, send: Any) -> None:
-        raise AssertionError("no request comes")
-
     async def play() -> None:
         turns = Turns(LONG_S)
         bridge = Bridge(measured.lab, ANYBODY, turns)
@@ -179,3 +178,19 @@ def test_tools_and_the_page_share_their_turns(measured: MeasuredLab) -> None:
 
     played(play)
     assert len(most) == 24 and max(most) == 1
+
+
+def test_a_turn_is_not_spent_waiting_for_threads_that_others_use(measured: MeasuredLab) -> None:
+    async def play() -> None:
+        turns, others = Turns(LONG_S), anyio.to_thread.current_default_thread_limiter()
+        door = PageDoor(measured.lab, Guests(measured.lab, ""), security_of(LOOPBACK), nowhere, turns)
+        others.total_tokens = 1
+        async with others:
+            assert await door._in_thread(measured.lab.champion) == measured.lab.champion()
+            assert await Bridge(measured.lab, ANYBODY, turns).call(measured.lab.champion) == measured.lab.champion()
+
+    played(play)
+
+
+async def nowhere(scope: Any, receive: Any, send: Any) -> None:
+    raise AssertionError("no request comes")
