@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_mcp.server.lab import similar
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.titles import beginning
 from tests.server.measured import MeasuredLab, refusal, without_runner
@@ -104,7 +105,11 @@ def test_a_title_is_the_first_words_of_a_hypothesis(hypothesis: str, title: str)
     assert beginning(hypothesis) == title and len(title) <= 60
 
 
-def test_others_that_set_the_same_constant_are_told_with_what_it_gave(bench: MeasuredLab) -> None:
+@pytest.mark.parametrize("first_look", [similar._FIRST_LOOK, 1])
+def test_others_that_set_the_same_constant_are_told_with_what_it_gave(
+    bench: MeasuredLab, monkeypatch: pytest.MonkeyPatch, first_look: int
+) -> None:
+    monkeypatch.setattr(similar, "_FIRST_LOOK", first_look)  # the newest of them is never trained
     lab = bench.lab
     bench.measure(lab.champion(), [1.60, 1.60])
     small = bench.propose("BATCH_TOKENS = 1024", "BATCH_TOKENS = 512")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_mcp.server.lab import similar
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.ledger import Ledger
 from tests.server.measured import without_runner
@@ -44,6 +45,16 @@ def test_hypotheses_with_the_same_words_are_similar_without_a_model_and_paraphra
     search = lab.status().search
     repeats = 2 if model == "auto" else 1
     assert search is not None and search.novelty is not None and 1 - (repeats + 1) / 5 < search.novelty <= 1 - repeats / 5 + 0.005
+
+
+@pytest.mark.parametrize("grown", [1.0, 1e9])
+def test_what_came_since_words_were_weighed_is_found_too(lab: Lab, model: str, monkeypatch: pytest.MonkeyPatch, grown: float) -> None:
+    monkeypatch.setattr(similar, "_GROWN", grown)
+    propose(lab, "Dropout of a tenth in every block", 1)
+    warmup, _, _ = propose(lab, SAME_WORDS[0], 2)
+    propose(lab, "Rotary positions over half of the width", 3)
+    assert propose(lab, SAME_WORDS[1], 4)[1] == [warmup]
+    assert warmup in {each.commit for each in lab.search_memory(SAME_WORDS[0]).proposed}
 
 
 def test_a_search_names_proposals_and_what_became_of_them(lab: Lab, model: str) -> None:
