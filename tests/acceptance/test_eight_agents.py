@@ -63,6 +63,21 @@ class Swarm:
             worker = Worker(client)
             await worker.work(await worker.wake())
 
+    async def close(self, name: str) -> None:
+        """Be the last agent: try what the dead held and never trained, and promote the change that gains, where its agent died before that."""
+        async with connected(name, *self.door(AGENTS, name)) as client:
+            worker = Worker(client)
+            await worker.work(await worker.wake())
+            if not self.harness.ledger.promotions():
+                (commit,) = [commits[-1] for idea, commits in self.harness.ledger.commits_of_ideas().items() if self.ideas[idea] == GAINING]
+                passes = f"{commit[:12]} passes the gate: promote_commit(commit='{commit[:12]}')."
+                decided = passes in "\n".join((await worker.wake())["next"])
+                print(f"{name} {'' if decided else 'has decided and '}promotes {commit[:12]}: its agent died before that")
+                if not decided:
+                    await worker.decide(commit, f"{name} decides")
+                    assert passes in "\n".join((await worker.wake())["next"])
+                await worker.promote(commit)
+
     async def die_and_be_replaced(self, seat: int, name: str, heir: str, dice: random.Random) -> None:
         """Run an agent as a process, kill it at a random call, and have another go on that knows nothing but its last cursor."""
         calls = dice.randrange(3, 22)
@@ -158,7 +173,7 @@ async def test_eight_agents_work_through_sixty_ideas_though_two_die(swarm: Swarm
                     tasks.start_soon(swarm.work, seat, name)
         while swarm.harness.ledger.claims():  # of the dead; they end by the clock, which is no event  # noqa: ASYNC110
             await anyio.sleep(0.2)
-        await swarm.work(AGENTS, "the last")  # what the dead held and never trained
+        await swarm.close("the last")
     check_ideas(swarm)
     rows = list(swarm.harness.ledger.ended([start.experiment for start in swarm.harness.ledger.starts(10**6)]).values())
     busy, stall, most = slots(rows)

@@ -108,12 +108,21 @@ class Worker:
         launched = await self.call("launch_training", commit=commit, idempotency_key=f"once-{id}", confirm=True)
         (line,) = await self.ended(launched["experiments"])
         if number == GAINING:
-            decided = await self.call("launch_training", commit=commit, until="decided", idempotency_key=f"decide-{id}", confirm=True)
-            await self.ended([decided["until_decided"]])
-            await self.call("promote_commit", commit=commit)
+            await self.decide(commit, f"decide-{id}")
+            await self.promote(commit)
         text = f"Idea {number} gave {line['val_bpb']:.3f} in one run."
         await self.call("write_memory", kind="finding", text=text, experiments=[line["id"]])
         await self.call("claim_idea", id=id, release=True)
+
+    async def decide(self, commit: str, key: str) -> None:
+        """Have the change that gains decided."""
+        decided = await self.call("launch_training", commit=commit, until="decided", idempotency_key=key, confirm=True)
+        await self.ended([decided["until_decided"]])
+
+    async def promote(self, commit: str) -> None:
+        """Promote what the gate can't have missed."""
+        answer = await self.call("promote_commit", commit=commit)
+        assert answer["promoted"], answer
 
     async def ended(self, ids: list[str]) -> list[dict[str, Any]]:
         while not (answer := await self.call("wait_for_experiments", ids=ids, timeout_s=30))["done"]:
