@@ -27,6 +27,7 @@ _SERVES = re.compile(rb"\b(?:Flask|FastAPI)\(|^import (?:streamlit|gradio)\b", r
 _SERVING = 15  # taken off what answers by what was trained
 TEMPLATE = "{{"  # in the path of what cookiecutter and copier fill in
 _DOES_NOTHING = 70  # taken off what is only imported from
+_PACKAGE = "__init__"
 _DECLARED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.AnnAssign, ast.Pass)
 
 
@@ -113,7 +114,7 @@ class _Repository:
         score += (10 if _TRAINS.search(code) else 0) - (_SERVING if _SERVES.search(code) else 0) - path.count("/")
         command = next((command for command in self._installed if command.path == path), None)
         typed = arguments_of(command.name, self._paths, self._read) if command else None
-        acts = _acts(code)
+        acts = _acts(code) and not _is_package(path)
         if command and not acts:  # nothing but the command calls it
             module, given, bare = command.target, typed, typed == ""
         else:
@@ -151,14 +152,14 @@ def command_of(name: str, paths: Sequence[str], read: Callable[[str], bytes]) ->
     if command is None:
         return None
     module = command.target.partition(":")[0]
-    runs = command.target if not _acts(read(command.path)) else module
+    runs = command.target if _is_package(command.path) or not _acts(read(command.path)) else module
     return Candidate(command.path, runs, "", 0, start_of(module, command.path))
 
 
 def start_of(module: str, path: str) -> str:
     """Return where a module has to start so that Python finds its file; empty for the top, from which `src` is found too."""
     below = module.replace(".", "/")
-    root = path.removesuffix(".py").removesuffix("/__main__").removesuffix(below).rstrip("/")
+    root = path.removesuffix(".py").removesuffix("/__main__").removesuffix(f"/{_PACKAGE}").removesuffix(below).rstrip("/")
     return "" if root == "src" else root
 
 
@@ -172,6 +173,11 @@ def _by_name(path: str) -> int:
     if stem == "trainer" or _PARTS.fullmatch(stem):
         return 0
     return 73 if stem == "train" else 70 if _TRAINING.fullmatch(stem) else 65 if _OF_SOMETHING.fullmatch(stem) else _BY_STEM.get(stem, 0)
+
+
+def _is_package(path: str) -> bool:
+    """Return whether a file is a package's own, which is imported and never run."""
+    return path.rpartition("/")[2] == f"{_PACKAGE}.py"
 
 
 def _passed_over(path: str) -> bool:
@@ -211,7 +217,8 @@ def _installed(paths: Sequence[str], read: Callable[[str], bytes]) -> Iterator[_
     for source in sorted(sources, key=lambda path: (path.count("/"), path)):
         text, part = read(source).decode("utf-8", "replace"), [path for path in paths if path.startswith(folder_of(source))]
         for name, target in _scripts(text) if source.endswith(".toml") else _ENTRY_POINT.findall(text):
-            if path := place_of(target.partition(":")[0], part):
+            module = target.partition(":")[0]
+            if path := place_of(module, part) or place_of(f"{module}.{_PACKAGE}", part):
                 yield _Command(source, name, target, path)
 
 

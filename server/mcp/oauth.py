@@ -91,17 +91,23 @@ class Issuer:
 
     def _key(self, name: str) -> "PyJWK | None":
         # One asks the issuer. Meanwhile a known key serves the others, so that an issuer that is away holds up nobody else.
-        if self._is_due(name) and self._turn.acquire(blocking=name not in self._keys):
+        if self._is_due(name) and self._turn.acquire(blocking=self._known(name) is None):
             try:
                 if self._is_due(name):
                     self._refresh()
             finally:
                 self._turn.release()
-        return self._keys.get(name)
+        return self._known(name)
+
+    def _known(self, name: str) -> "PyJWK | None":
+        keys = self._keys
+        if not name and len(keys) == 1:  # a token needn't name the only key that there is
+            return next(iter(keys.values()))
+        return keys.get(name)
 
     def _is_due(self, name: str) -> bool:
         now = time.monotonic()
-        return (name not in self._keys or now - self._fetched_at > _FRESH_S) and now - self._asked_at > _PAUSE_S
+        return (self._known(name) is None or now - self._fetched_at > _FRESH_S) and now - self._asked_at > _PAUSE_S
 
     def _refresh(self) -> None:
         try:

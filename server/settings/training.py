@@ -180,8 +180,9 @@ class Training(Section):
         """Return where the code that is run may be: one path for a file, several for a module."""
         if not self.module:
             return [shlex.split(self.entry)[0]]
-        path = shlex.split(self.module)[0].partition(":")[0].replace(".", "/")
-        places = [f"{folder}{path}{end}" for folder in ("", "src/") for end in (".py", "/__main__.py")]
+        name, function, _ = shlex.split(self.module)[0].partition(":")
+        ends = (".py", "/__init__.py" if function else "/__main__.py")
+        places = [f"{folder}{name.replace('.', '/')}{end}" for folder in ("", "src/") for end in ends]
         return places + ([f"{self.cwd}/{place}" for place in places] if self.cwd else [])
 
     @property

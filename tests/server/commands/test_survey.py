@@ -61,6 +61,16 @@ def lab_of(tmp_path: Path, files: dict[str, str], asked: Asked = Asked()) -> tup
             "-m own.fitting",
             ["src/**", "pyproject.toml"],
         ),
+        (
+            {"own/__init__.py": "from own.fitting import main\n", "own/fitting.py": TRAINS, "pyproject.toml": '[project.scripts]\ngo = "own:main"\n'},
+            "-m own:main",
+            ["pyproject.toml", "own/**"],
+        ),
+        (
+            {"src/own/__init__.py": f"def main():\n    {TRAINS}", "setup.cfg": "[options.entry_points]\nconsole_scripts =\n    go = own:main\n"},
+            "-m own:main",
+            ["src/**"],
+        ),
         ({"mnist/run_it.py": TRAINS, "README.md": "```\npython ./mnist/run_it.py --epochs 1\n```\n"}, "mnist/run_it.py", ["mnist/**"]),
         (
             {"net/model.py": "x = 1\n", "projects/adder/adder.py": f"import net.model\nif __name__ == '__main__':\n    pass\n{TRAINS}"},

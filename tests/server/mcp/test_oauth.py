@@ -82,6 +82,18 @@ def test_the_issuers_tokens_say_who_calls_and_what_they_may_do(issuer: LocalIssu
     assert groups.identify(issuer.token(email="bo@a.example", groups="worker")) is None
 
 
+def test_a_token_need_not_name_the_only_key() -> None:
+    made = LocalIssuer()
+    with served(made.answer) as made.url:
+        del made.keys[1:]
+        for key in ({**made.keys[0]}, {name: value for name, value in made.keys[0].items() if name != "kid"}):
+            made.keys[:] = [key]
+            door = Issuer(made.auth())
+            assert door.identify(made.token(kid=None)) == Identity("ada", Role.WORKER)
+            assert [door.identify(made.token(OTHER, kid=name)) for name in (None, "x")] == [None, None]
+            assert [door.identify(made.token(kid=name)) for name in ("x", "e")] == [None, None]
+
+
 WRONG: dict[str, Callable[[LocalIssuer], str]] = {
     "another issuer": lambda i: i.token(iss="https://id.example"),
     "another service": lambda i: i.token(aud="https://other.example"),
