@@ -27,7 +27,7 @@ from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.logs import log_to_stderr
 from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.server.mcp.bridge import ANYBODY, Identity
-from autoresearch_mcp.server.mcp.collecting import short_collections
+from autoresearch_mcp.server.mcp.collecting import share_heaps, short_collections
 from autoresearch_mcp.server.mcp.front import TOKEN, ComparableHeaders, Guests, ReadableMessages, TokenMiddleware
 from autoresearch_mcp.server.mcp.git_door import GitDoor
 from autoresearch_mcp.server.mcp.limits import BodyTimeout, RateLimit, TimelyProtocol
@@ -75,6 +75,7 @@ def serve_http(
     log_to_stderr(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(is_news)
     sys.setswitchinterval(TURN_S)
+    share_heaps()
     host, port = _parsed(address)
     origins = [each.strip().rstrip("/").lower() for each in origins]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn passes on the signal that ended it

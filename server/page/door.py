@@ -70,7 +70,7 @@ class PageDoor:
         self._security = TransportSecurityMiddleware(security)
         self._pulse = Pulse(lab.changes, lab.is_training)
         self._limiter = anyio.CapacityLimiter(_AT_ONCE)
-        self._turns = turns or Turns()
+        self._turns, self._own_turns = turns or Turns(), Turns()
         self._shelf = Shelf(lab, lambda: self._pulse.beat, self._rendered)
         self._charted: Overview | None = None
         self._charts: dict[Any, tuple[str, bytes]] = {}
@@ -122,7 +122,9 @@ class PageDoor:
         return path in self._paths or (path.count("/") > 1 and f"/{path.split('/')[1]}" in self._paths and not path.startswith("//"))
 
     async def _in_thread(self, use_case: Callable[..., Any], *args: Any, **more: Any) -> Any:
-        return await self._turns.run(partial(use_case, *args, **more), self._limiter)
+        """Run it when the page's turn comes. In the line that tools stand in too, the page stands once: agents wait for one view at most."""
+        async with self._own_turns.taken():
+            return await self._turns.run(partial(use_case, *args, **more), self._limiter)
 
     async def _rendered(self, view: str, asked: Asked) -> bytes:
         """Return a view. What reads the lab and what writes the page are two turns: others need not wait for both."""

@@ -1,7 +1,12 @@
-"""What outlives a long garbage collection isn't looked through again, and nothing of that is left when the server ends."""
+"""What outlives a long garbage collection isn't looked through again, and nothing of that is left when the server ends; threads share their heaps."""
 
+import ctypes
 import gc
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +43,40 @@ def test_a_collection_of_the_young_keeps_nothing_apart(monkeypatch: pytest.Monke
         before, kept = gc.get_freeze_count(), [[n] for n in range(1_000)]
         gc.collect(1)
         assert gc.get_freeze_count() <= before and kept
+
+
+HEAPS = """
+import ctypes, sys, threading
+from autoresearch_mcp.server.mcp.collecting import share_heaps
+
+if sys.argv[1] == "shared":
+    share_heaps()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.fopen.restype = ctypes.c_void_p, ctypes.c_void_p
+all_there = threading.Barrier(8)
+
+
+def allocate():
+    all_there.wait()
+    assert libc.malloc(ctypes.c_size_t(50_000))
+    all_there.wait()
+
+
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+for each in threads:
+    each.start()
+for each in threads:
+    each.join()
+told = libc.fopen(sys.argv[2].encode(), b"w")
+libc.malloc_info(0, ctypes.c_void_p(told))
+libc.fclose(ctypes.c_void_p(told))
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="the C library isn't glibc")
+@pytest.mark.parametrize(("how", "heaps"), [("shared", range(1, 3)), ("as it is", range(3, 17))])
+def test_threads_share_two_heaps(tmp_path: Path, how: str, heaps: range) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    told = tmp_path / "heaps.xml"
+    subprocess.run([sys.executable, "-c", HEAPS, how, str(told)], check=True, env=environment)
+    assert told.read_text(encoding="utf-8").count("<heap nr=") in heaps
