@@ -85,7 +85,14 @@ STORES = [
     ),
 ]
 SELECTIONS = [
-    Attack("select: crash in training", "fails where it has bad luck", cheat("luck", LUCK="-0.3"), replicates=8, chance=True),
+    Attack(
+        "select: crash in training",
+        "fails where it has bad luck",
+        cheat("luck", LUCK="-0.3"),
+        replicates=8,
+        short=False,
+        chance=True,
+    ),
     Attack(
         "select: crash in scoring",
         "fails where its own score is bad",
