@@ -106,13 +106,13 @@ class Database:
             finally:
                 self._here.db = None
                 if db.in_transaction:
-                    db.execute("COMMIT")
+                    db.execute("ROLLBACK")  # it only read
 
     def _look(self) -> None:
         """Begin the snapshot anew."""
         assert self._here.db is not None
         if self._here.db.in_transaction:
-            self._here.db.execute("COMMIT")
+            self._here.db.execute("ROLLBACK")
         self._here.changes = self._committed()  # before the rows: what is committed in between is read again, never missed
         self._here.db.execute("BEGIN DEFERRED")
 

@@ -27,7 +27,7 @@ class Turns:
     """
 
     def __init__(self, patience_s: float = PATIENCE_S) -> None:
-        self._patience_s = patience_s
+        self.patience_s = patience_s
         self._line = deque[asyncio.Future[None]]()
         self._whose: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -71,4 +71,4 @@ class Turns:
             first = self._line.popleft()
             if not first.cancelled():
                 first.set_result(None)
-                self._whose, self._timer = first, first.get_loop().call_later(self._patience_s, self._end, first)
+                self._whose, self._timer = first, first.get_loop().call_later(self.patience_s, self._end, first)

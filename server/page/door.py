@@ -70,7 +70,8 @@ class PageDoor:
         self._security = TransportSecurityMiddleware(security)
         self._pulse = Pulse(lab.changes, lab.is_training)
         self._limiter = anyio.CapacityLimiter(_AT_ONCE)
-        self._turns, self._own_turns = turns or Turns(), Turns()
+        self._turns = turns or Turns()
+        self._own_turns = Turns(self._turns.patience_s)
         self._shelf = Shelf(lab, lambda: self._pulse.beat, self._rendered)
         self._charted: Overview | None = None
         self._charts: dict[Any, tuple[str, bytes]] = {}

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from autoresearch_mcp.server.compute.line.there import interpreter_of
+
 _LEFT_S = 86_400  # after which a folder that came in part is removed
 
 
@@ -75,6 +77,5 @@ def lay_out(root: Path, spec: dict[str, Any], names: dict[str, str]) -> str:
     if "text" in folders:
         spec["own_text"]["text"] = folders["text"]
     if spec["python"]:
-        python = Path(spec["python"]).expanduser()
-        spec["python"] = str(python / "bin" / "python" if python.is_dir() else python)
+        spec["python"] = interpreter_of(spec["python"])
     return ""

@@ -59,13 +59,15 @@ async def examine(settings: Settings) -> list[Finding]:
     compute, packages = settings.compute, needed(settings)
     if not compute.hosts:
         return [("lab.toml names no machine", 'Name them as [compute] hosts, such as ["box"].')]
-    names = [named.partition(":")[0] for named in compute.hosts]
-    looks = await asyncio.gather(*(look(name, compute.ssh.get(name, HostSection()).python, packages=packages) for name in names))
+    names = dict.fromkeys(named.partition(":")[0] for named in compute.hosts)
+    training = settings.training.python if settings.is_script else ""
+    pythons = {name: compute.ssh.get(name, HostSection()).python for name in names}
+    looks = await asyncio.gather(*(look(name, python, packages=packages, training=training) for name, python in pythons.items()))
     return [finding for findings in looks for finding in findings]
 
 
 async def look(
-    host: str, python: str = "", command: str = "ssh", packages: Sequence[str] = MODELS, *, trains: bool = True
+    host: str, python: str = "", command: str = "ssh", packages: Sequence[str] = MODELS, *, trains: bool = True, training: str = ""
 ) -> list[Finding]:
     """Check one host: the line, our program, the packages of trainings, and whether they are confined.
 
@@ -75,10 +77,11 @@ async def look(
         command: The program ssh.
         packages: What trainings and their scorer need there.
         trains: Whether trainings run there: else packages and confinement are those of other machines.
+        training: The interpreter that lab.toml names for the code of its owner, as it is named; empty for ours.
     """
     works = f"`ssh {host} true` has to work without a question."
     try:
-        seen = await Ssh(host, python, command).ask({"check": list(packages), "fixed": prepare.fixed_hash()})
+        seen = await Ssh(host, python, command).ask({"check": list(packages), "training": training, "fixed": prepare.fixed_hash()})
     except HostAway as error:
         return [(f"{host} is away: {one_line(str(error), 300)}", works)]
     except HostRefused as error:
@@ -90,7 +93,17 @@ async def look(
     if seen["missing"]:
         hint = f"Run `autoresearch-mcp setup ssh {host}`, or name another Python as `python` in [compute.ssh.{host}]."
         return [(f"{what}, which lacks {', '.join(seen['missing'])}", hint)]
+    if seen["unfit"]:
+        return [unfit(f"{what}, but there", seen["unfit"])]
     if seen["sandbox"] == "unsandboxed":
         hint = 'They count at the gate only with [promotion] unsandboxed = "allow".'
         return [(f"{what}; Linux {seen['kernel']} there doesn't confine trainings", hint)]
     return [(f"{what}, and Linux {seen['kernel']} there confines trainings ({seen['sandbox']})", "")]
+
+
+def unfit(where: str, reason: str) -> Finding:
+    """Return that the interpreter of [training] python can't run on a machine, in words that this machine gave."""
+    return (
+        f"{where} {one_line(reason.partition('. Correct')[0], 300)}",
+        "Make it there, or correct [training] python in lab.toml: it is a path of that machine.",
+    )

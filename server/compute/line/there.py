@@ -26,7 +26,7 @@ _OLDEST = (3, 11)
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Tell what this machine has for trainings, and which of the wanted packages it lacks; or why it can do nothing for the lab."""
-    return refusal(request) or _check(request["check"])
+    return refusal(request) or check(request["check"], request.get("training", ""))
 
 
 def refusal(request: dict[str, Any]) -> dict[str, Any]:
@@ -49,10 +49,29 @@ def folder_of(request: dict[str, Any]) -> Path:
     return root
 
 
-def _check(wanted: list[str]) -> dict[str, Any]:
+def check(wanted: Sequence[str], training: str) -> dict[str, Any]:
+    """Tell how trainings are confined here, which of the packages are missing, and why `training`, an interpreter of lab.toml, can't run."""
     from autoresearch_mcp.trainer import sandbox
 
-    return {"sandbox": sandbox.level(), "missing": lacking(wanted), "python": sys.executable, "kernel": platform.release()}
+    seen = {"sandbox": sandbox.level(), "missing": lacking(wanted), "python": sys.executable, "kernel": platform.release()}
+    return {**seen, "unfit": unfit(training) if training else ""}
+
+
+def unfit(python: str) -> str:
+    """Return why the interpreter that lab.toml names for trainings can't run here; empty where it can."""
+    from autoresearch_mcp.trainer import failures, script
+
+    try:
+        script.interpreter(interpreter_of(python))
+    except failures.Ended as ended:
+        return ended.failure.message if ended.failure else "no answer"
+    return ""
+
+
+def interpreter_of(python: str) -> str:
+    """Return the path of an interpreter on this machine, which may be named by its virtual environment."""
+    path = Path(python).expanduser()
+    return str(path / "bin" / "python" if path.is_dir() else path)
 
 
 def lacking(wanted: Sequence[str]) -> list[str]:

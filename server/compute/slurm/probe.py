@@ -2,15 +2,18 @@
 
 import asyncio
 import contextlib
+import inspect
 import json
 import secrets
+import shlex
 import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
-from autoresearch_mcp.server.compute.line.setup import look, needed
+from autoresearch_mcp.server.compute.line import there
+from autoresearch_mcp.server.compute.line.setup import look, needed, unfit
 from autoresearch_mcp.server.compute.line.transport import Ssh
 from autoresearch_mcp.server.compute.slurm.client import QueueLine, Slurm, SlurmAway, SlurmRefused
 from autoresearch_mcp.server.compute.slurm.folder import NotWritten
@@ -23,10 +26,9 @@ from autoresearch_mcp.server.untrusted import one_line
 
 PATIENCE_S = 60.0  # for the job
 _ON_THE_NODE = """
-import importlib.util, json, platform, sys
-from autoresearch_mcp.trainer import sandbox
-missing = [name for name in sys.argv[1:] if importlib.util.find_spec(name) is None]
-print(json.dumps({"kernel": platform.release(), "sandbox": sandbox.level(), "missing": missing, "python": platform.python_version()}))
+import json, platform, sys
+import there
+print(json.dumps({**there.check(sys.argv[2:], sys.argv[1]), "python": platform.python_version()}))
 """
 
 Finding = tuple[str, str]
@@ -99,8 +101,10 @@ async def examine(settings: Settings, state: Path) -> list[Finding]:
         if not nodes:
             hint = "Correct [compute.slurm] partition in lab.toml; `sinfo` lists them."
             return [*findings, (f"there is no partition {section.partition!r}", hint)]
+        named = settings.training.python if name else settings.training.interpreter
+        training = named if settings.is_script else ""
         findings.append((f"the nodes of the {section.partition or 'cluster'} are {nodes}", ""))
-        return [*findings, await _ask_a_node(slurm, section, place, needed(settings))]
+        return [*findings, await _ask_a_node(slurm, section, place, [training, *needed(settings)])]
     except SlurmRefused as error:
         return [*findings, (f"Slurm refuses a job: {one_line(str(error), 300)}", "Correct [compute.slurm] in lab.toml.")]
     except SlurmAway as error:
@@ -109,14 +113,14 @@ async def examine(settings: Settings, state: Path) -> list[Finding]:
         return [*findings, (f"no run can be put on {one_line(str(error), 300)}", "Name another [compute.slurm] folder in lab.toml.")]
 
 
-async def _ask_a_node(slurm: Slurm, section: SlurmSection, place: _Shared | _Far, packages: Sequence[str]) -> Finding:
+async def _ask_a_node(slurm: Slurm, section: SlurmSection, place: _Shared | _Far, wanted: Sequence[str]) -> Finding:
     python = section.python or await place.python()
     own = import_environment() if isinstance(place, _Shared) else {}
     exports = [f"export {key}='{value}'" for key, value in own.items()]
-    ask = f'\'{python}\' "$here/look.py" {" ".join(packages)} > "$here/seen.part" 2> "$here/error" && mv "$here/seen.part" "$here/seen"'
+    ask = f'\'{python}\' "$here/look.py" {shlex.join(wanted)} > "$here/seen.part" 2> "$here/error" && mv "$here/seen.part" "$here/seen"'
     text = "\n".join(["#!/bin/bash", 'here="$PWD"', *section.before, *exports, ask, ""])
     try:
-        here = await place.put({"look.py": _ON_THE_NODE, "job.sh": text})
+        here = await place.put({"look.py": _ON_THE_NODE, "there.py": inspect.getsource(there), "job.sh": text})
         given = [f"--job-name={here.name}", f"--chdir={here}", f"--output={here}/output", "--export=NIL", "--time=2", "--ntasks=1"]
         id = await slurm.submit(here / "job.sh", [*given, *asked_for(section), *section.options])
         line: QueueLine | None = None
@@ -149,6 +153,8 @@ def _finding(text: str, error: str, line: QueueLine | None) -> Finding:
     where = f"a node with Linux {seen['kernel']} and Python {seen['python']} sees the folder of runs"
     if seen["missing"]:
         return f"{where}, but lacks {', '.join(seen['missing'])}", "Install autoresearch-mcp[local] for the nodes' Python."
+    if seen["unfit"]:
+        return unfit(f"{where}, but there", seen["unfit"])
     if seen["sandbox"] == "unsandboxed":
         return f"{where}; trainings are not confined there", 'They count at the gate only with [promotion] unsandboxed = "allow".'
     return f"{where}, and confines trainings ({seen['sandbox']})", ""

@@ -180,6 +180,24 @@ def test_tools_and_the_page_share_their_turns(measured: MeasuredLab) -> None:
     assert len(most) == 24 and max(most) == 1
 
 
+def test_a_tool_waits_for_one_view_of_the_page_at_most(measured: MeasuredLab) -> None:
+    async def play() -> None:
+        turns, over, order = Turns(LONG_S), threading.Event(), list[str]()
+        bridge = Bridge(measured.lab, ANYBODY, turns)
+        door = PageDoor(measured.lab, Guests(measured.lab, ""), security_of(LOOPBACK), nowhere, turns)
+        tasks = [asyncio.create_task(bridge.call(over.wait))]
+        await settle()
+        tasks += [asyncio.create_task(door._in_thread(order.append, f"view {number}")) for number in range(3)]
+        await settle()
+        tasks += [asyncio.create_task(bridge.call(order.append, "tool"))]
+        await settle()
+        over.set()
+        await asyncio.gather(*tasks)
+        assert order == ["view 0", "tool", "view 1", "view 2"]
+
+    played(play)
+
+
 def test_a_turn_is_not_spent_waiting_for_threads_that_others_use(measured: MeasuredLab) -> None:
     async def play() -> None:
         turns, others = Turns(LONG_S), anyio.to_thread.current_default_thread_limiter()

@@ -34,6 +34,16 @@ def test_a_node_without_torch_will_do_where_the_code_keeps_no_contract(make_slur
     assert not found(root)[-1].bad
 
 
+def test_an_interpreter_of_trainings_that_is_not_on_the_nodes_is_named(make_slurm_lab: Callable[..., Path]) -> None:
+    root = make_slurm_lab(python=f'"{sys.executable}"')
+    text = (root / "lab.toml").read_text(encoding="utf-8") + '\n[metric]\nname = "loss"\n'
+    for python, fits in (("/no/such 'python", False), (sys.executable, True)):
+        (root / "lab.toml").write_text(text.replace("[training]\n", f'[training]\npython = "{python}"\n', 1), encoding="utf-8")
+        finding = found(root)[-1]
+        assert finding.bad is not fits, finding
+        assert fits or (f"{python}, can't be run" in finding.text and "[training] python" in finding.hint), finding
+
+
 @pytest.mark.parametrize(("keys", "words"), [({"partition": '"nowhere"'}, "nowhere"), ({"gres": '"gpu:1"'}, "gres")])
 def test_what_the_cluster_lacks_is_named(make_slurm_lab: Callable[..., Path], keys: dict[str, str], words: str) -> None:
     lab = make_slurm_lab(**keys)

@@ -89,6 +89,14 @@ async def test_a_host_without_torch_is_not_used_and_what_mends_it_is_said(
     assert text.endswith(", which lacks torch") and "setup ssh box" in hint
 
 
+async def test_an_interpreter_of_trainings_that_is_not_there_is_said(ssh_hosts: Hosts, tmp_path: Path) -> None:
+    ((text, hint),) = await look("box", sys.executable, ssh_hosts.ssh, ["numpy"], training="/no/such/python")
+    assert "but there [training] python, /no/such/python, can't be run: No such file or directory" in text and "[training] python" in hint
+    for fits in (sys.executable, str(Path(sys.prefix))):
+        ((text, hint),) = await look("box", sys.executable, ssh_hosts.ssh, ["numpy"], training=fits)
+        assert not hint or "unsandboxed" in hint, text
+
+
 async def test_a_clock_ten_minutes_off_changes_no_second_of_a_run_and_hours_are_the_hosts(
     opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
