@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import anyio
 import pytest
 from mcp import Client
 
@@ -76,9 +77,14 @@ async def test_a_path_may_begin_with_a_dot(client: Client) -> None:
 async def test_ids_joined_by_commas_are_taken_apart(client: Client) -> None:
     ids = await launch(client, 116, replicates=3)
     joined = [", ".join(ids), [",".join(ids[:2]), None, "", f" {ids[2]} "], "\n".join(ids), str(ids), f"[{', '.join(ids)}]"]
-    for each in joined:
+
+    async def wait(each: object) -> None:
         waited = await answer(client, "wait_for_experiments", ids=each, timeout_s="1")
         assert [line["id"] for line in waited["experiments"]] == ids, each
+
+    async with anyio.create_task_group() as waits:
+        for each in joined:
+            waits.start_soon(wait, each)
     written = await answer(
         client, "write_memory", kind="idea", text="Evidence in one text.", experiments=",".join(ids), tags="joined, tags"
     )
