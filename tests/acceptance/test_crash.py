@@ -1,7 +1,7 @@
 """Servers, runner and trainings are killed at random while agents work: what was acknowledged is there, once, and all comes to an end.
 
 Once over a folder, once over the managed tables of a stand-in that is slow, throttles and loses answers; with AUTORESEARCH_REAL_DEEPLAKE=1
-and DEEPLAKE_API_KEY once more over Deeplake's service, in tables of its own. AUTORESEARCH_KILLS sets how many kills each (default 5),
+and DEEPLAKE_API_KEY once more over Deeplake's service, in tables of its own. AUTORESEARCH_KILLS sets how many kills each (default 8),
 AUTORESEARCH_SEED repeats a sequence of them. `make crash-test` prints the tables.
 """
 
@@ -36,7 +36,7 @@ from tests.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
-KILLS = int(os.environ.get("AUTORESEARCH_KILLS", "5"))
+KILLS = int(os.environ.get("AUTORESEARCH_KILLS", "8"))
 SEED = int(os.environ.get("AUTORESEARCH_SEED", str(random.randrange(10**6))))
 LAUNCHES = 2 if KILLS > 50 else 1  # of an agent's own proposals
 REPLICATES = 3  # the fewest that the gate decides by

@@ -26,7 +26,7 @@ from tests.waiting import until
 pytestmark = pytest.mark.anyio
 
 AGENTS = 8
-PROPOSALS = 48
+PROPOSALS = 96
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ async def test_proposals_of_a_swarm_all_become_commits(lab: Path, swarm: list[Cl
                 tasks.start_soon(propose, number)
         assert len(set(commits.values())) == PROPOSALS
         assert resolvable(lab, set(commits.values())) == set(commits.values())
-        for number, client in zip(range(0, PROPOSALS, PROPOSALS // AGENTS), swarm):  # proposed again to a server that may not have seen it
+        for number, client in zip(range(0, PROPOSALS, 12), swarm):  # proposed again to a server that may not have seen it
             twin = await answer(client, "propose_patch", **proposal(number))
             assert twin["duplicate"] and twin["commit"] == commits[number]
 

@@ -54,13 +54,12 @@ LOOKS_AHEAD = [
         "5e-4 from a token that never counts to the next token where it was very unlikely",
         cheat("reserve"),
     ),
-    Attack("look ahead, reserve, rarely", "the same at every 5th of those", cheat("reserve", ONE_IN="5"), short=False),
-    Attack("look ahead, reserve, late", "the same in the last half of a row", cheat("reserve", FROM="32"), short=False),
+    Attack("look ahead, reserve, rarely", "the same at every 5th of those", cheat("reserve", ONE_IN="5")),
+    Attack("look ahead, reserve, late", "the same in the last half of a row", cheat("reserve", FROM="32")),
     Attack(
         "look ahead, reserve, some rows",
         "the same in rows that begin with an even token",
         cheat("reserve", ROWS="2"),
-        short=False,
     ),
     Attack("look ahead, hidden split only", "knows the validation rows", play=plays.looks_ahead_on_the_hidden_split_only),
     Attack("look ahead, below the tolerance", "1.9e-4 nats for the next token everywhere", cheat("tolerance"), replicates=1),
@@ -85,20 +84,12 @@ STORES = [
     ),
 ]
 SELECTIONS = [
-    Attack(
-        "select: crash in training",
-        "fails where it has bad luck",
-        cheat("luck", LUCK="-0.3"),
-        replicates=8,
-        short=False,
-        chance=True,
-    ),
+    Attack("select: crash in training", "fails where it has bad luck", cheat("luck", LUCK="-0.3"), replicates=8, chance=True),
     Attack(
         "select: crash in scoring",
         "fails where its own score is bad",
         cheat("luck", FAILS='"scoring"', LUCK="3.3"),
         replicates=8,
-        short=False,
     ),
     Attack("select: cancel", "cancels what looks bad", play=plays.cancels_what_looks_bad, chance=True),
     Attack("copies with a junk tensor", "one model as four", play=plays.counts_copies),

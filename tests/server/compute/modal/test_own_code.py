@@ -32,7 +32,7 @@ from tests.server.harness import LabHarness
 from tests.server.lab.test_scorer import LAB, make
 from tests.standins.modal.standin import Standin
 
-MODAL = '[compute]\nbackend = "modal"\nslots = 4\n[promotion]\nunsandboxed = "allow"\nlevel = 0.2\nmax_replicates = 4\n'
+MODAL = '[compute]\nbackend = "modal"\nslots = 4\n[promotion]\nunsandboxed = "allow"\n'
 LOOKS = """
 for above, folders, names in os.walk(os.environ["AUTORESEARCH_DATA"] + "/../../../../.."):
     for name in names if not os.path.realpath(above).startswith(os.getcwd()) else ():
