@@ -218,8 +218,27 @@ def _installed(paths: Sequence[str], read: Callable[[str], bytes]) -> Iterator[_
         text, part = read(source).decode("utf-8", "replace"), [path for path in paths if path.startswith(folder_of(source))]
         for name, target in _scripts(text) if source.endswith(".toml") else _ENTRY_POINT.findall(text):
             module = target.partition(":")[0]
-            if path := place_of(module, part) or place_of(f"{module}.{_PACKAGE}", part):
+            if path := place_of(module, part):
                 yield _Command(source, name, target, path)
+            elif path := place_of(f"{module}.{_PACKAGE}", part):
+                yield _Command(source, name, *_home(target, path, part, read))
+
+
+def _home(target: str, path: str, paths: Sequence[str], read: Callable[[str], bytes]) -> tuple[str, str]:
+    """Return a function of a package as that of the module which its `__init__.py` imports it from, and the file; as it is, where it imports none."""
+    package, _, function = target.partition(":")
+    try:
+        top = ast.parse(read(path)).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return target, path
+    for statement in top:
+        for alias in statement.names if isinstance(statement, ast.ImportFrom) else ():
+            if function == (alias.asname or alias.name):
+                above = package.split(".")[: 1 - statement.level or None] if statement.level else []
+                module = ".".join([*above, *filter(None, [statement.module])])
+                if place := place_of(module, paths):
+                    return f"{module}:{alias.name}", place
+    return target, path
 
 
 def _scripts(pyproject: str) -> list[tuple[str, str]]:

@@ -31,9 +31,8 @@ class Turns:
         self._line = deque[asyncio.Future[None]]()
         self._whose: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._threads = anyio.CapacityLimiter(
-            math.inf
-        )  # a turn is never spent waiting for a thread: who may wait for one is limited before
+        # A turn is never spent waiting for a thread: who may wait for one is limited before
+        self._threads = anyio.CapacityLimiter(math.inf)
 
     async def run(self, use_case: Callable[[], R], limiter: anyio.CapacityLimiter) -> R:
         """Run a use case in a thread when its turn comes, and return its answer.

@@ -123,7 +123,7 @@ class PageDoor:
         return path in self._paths or (path.count("/") > 1 and f"/{path.split('/')[1]}" in self._paths and not path.startswith("//"))
 
     async def _in_thread(self, use_case: Callable[..., Any], *args: Any, **more: Any) -> Any:
-        """Run it when the page's turn comes. In the line that tools stand in too, the page stands once: agents wait for one view at most."""
+        """Run it when the page's turn comes. In the line that tools stand in too, the page stands once, unless a view takes long."""
         async with self._own_turns.taken():
             return await self._turns.run(partial(use_case, *args, **more), self._limiter)
 

@@ -63,8 +63,17 @@ def lab_of(tmp_path: Path, files: dict[str, str], asked: Asked = Asked()) -> tup
         ),
         (
             {"own/__init__.py": "from own.fitting import main\n", "own/fitting.py": TRAINS, "pyproject.toml": '[project.scripts]\ngo = "own:main"\n'},
-            "-m own:main",
+            "-m own.fitting",
             ["pyproject.toml", "own/**"],
+        ),
+        (
+            {
+                "src/own/__init__.py": "import os\nfrom .a import fit as main\n",
+                "src/own/a.py": "def fit():\n    x.fit()\n    print(f'val_loss: {x}')\n",
+                "setup.cfg": "[options.entry_points]\nconsole_scripts =\n    go = own:main\n",
+            },
+            "-m own.a:fit",
+            ["src/**"],
         ),
         (
             {"src/own/__init__.py": f"def main():\n    {TRAINS}", "setup.cfg": "[options.entry_points]\nconsole_scripts =\n    go = own:main\n"},
