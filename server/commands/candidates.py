@@ -231,8 +231,8 @@ def _home(target: str, path: str, paths: Sequence[str], read: Callable[[str], by
         top = ast.parse(read(path)).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return target, path
-    for statement in top:
-        for alias in statement.names if isinstance(statement, ast.ImportFrom) else ():
+    for statement in (each for each in top if isinstance(each, ast.ImportFrom)):
+        for alias in statement.names:
             if function == (alias.asname or alias.name):
                 above = package.split(".")[: 1 - statement.level or None] if statement.level else []
                 module = ".".join([*above, *filter(None, [statement.module])])
