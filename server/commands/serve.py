@@ -66,10 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
         serve_stdio(lab, identity)
     else:
         from autoresearch_mcp.server.mcp.http import serve_http
-        from autoresearch_mcp.server.page.door import PageDoor
+        from autoresearch_mcp.server.page.door import page_of_a_swarm
 
         certificate = _certificate(arguments.certfile, arguments.keyfile)
-        serve_http(lab, arguments.http, identity, arguments.allow_host, arguments.allow_origin, certificate, PageDoor)
+        serve_http(lab, arguments.http, identity, arguments.allow_host, arguments.allow_origin, certificate, page_of_a_swarm)
     return 0
 
 

@@ -14,7 +14,7 @@ from autoresearch_mcp.server.lake.view import MergedView
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Experiment
 from autoresearch_mcp.server.paths import LabPaths, StatePaths
-from autoresearch_mcp.server.proposals.examining import Examine, Findings, Question, examined
+from autoresearch_mcp.server.proposals.orders import CarryOut
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.lock import runner_alive
 from autoresearch_mcp.server.runner.start import ensure_runner
@@ -32,8 +32,8 @@ class LabCore:
         LabError: `not_a_lab`, `newer_lab`, `bad_settings`, `read_only`, and the ledger's and the repository's own.
     """
 
-    def __init__(self, root: Path, examine: Examine = examined) -> None:
-        self._examine_files = examine
+    def __init__(self, root: Path, carry_out: CarryOut | None = None) -> None:
+        self._carry_out = carry_out
         self.root = root.resolve()
         self.settings_file = lab_settings.SettingsFile(self.root)
         paths = LabPaths(self.root)
@@ -42,7 +42,7 @@ class LabCore:
         self.ledger = Ledger(paths.ledger)
         self._opened = settings = self.settings
         self.gate = Gate(self.ledger, lambda: self.settings)
-        self._repo = Repo(self.root, settings.training.editable, examine=self._examine)
+        self._repo = self._opened_repo()
         self.embedder = open_embedder(settings.embeddings)
         self.view = MergedView(open_lake(settings, self.state, self.embedder), self.ledger.pending, self.embedder)
 
@@ -54,14 +54,14 @@ class LabCore:
     @property
     def repo(self) -> Repo:
         """The lab's repository, with the paths that may be edited now."""
-        editable = self.settings.training.editable
-        if self._repo.editable.patterns != tuple(editable):
-            self._repo = Repo(self.root, editable, examine=self._examine)
+        if self._repo.editable.patterns != tuple(self.settings.training.editable):
+            self._repo = self._opened_repo()
         return self._repo
 
-    def _examine(self, question: Question) -> Findings:
-        """Examine the files of a proposal. Imports of packages that lie elsewhere can't be judged."""
-        return self._examine_files(question if self.settings.has_packages else question._replace(modules=None))
+    def _opened_repo(self) -> Repo:
+        # Imports of packages that lie elsewhere can't be judged
+        editable, judges_imports = self.settings.training.editable, lambda: self.settings.has_packages
+        return Repo(self.root, editable, judges_imports=judges_imports, carry_out=self._carry_out)
 
     def settings_warnings(self) -> list[str]:
         """Return what to know of the last edit of `lab.toml`: that it is not valid, or that this process uses it only once it starts again."""

@@ -4,9 +4,12 @@ Every method is synchronous, thread-safe and short (it waits for disks, never fo
 them in a worker thread. What a method acknowledged is durable before it returns.
 """
 
+import contextlib
+from functools import partial
 from pathlib import Path
 
 from autoresearch_mcp.server import answers as a
+from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.gate.promotion import Promoter
 from autoresearch_mcp.server.lab.alerting import Alerting
 from autoresearch_mcp.server.lab.amending import Amending
@@ -36,7 +39,7 @@ from autoresearch_mcp.server.lab.trainings import Trainings
 from autoresearch_mcp.server.lab.trying import Trying
 from autoresearch_mcp.server.lab.verdicts import Verdicts
 from autoresearch_mcp.server.models import Promotion
-from autoresearch_mcp.server.proposals.examining import Examine, examined
+from autoresearch_mcp.server.proposals.orders import CarryOut
 from autoresearch_mcp.server.settings import Settings
 from autoresearch_mcp.server.settings.live import Stamp
 
@@ -46,19 +49,19 @@ class Lab:
 
     Args:
         root: the lab's folder.
-        examine: examines the files of proposals; by default here and now.
+        carry_out: drafts proposals in place of this process.
 
     Raises:
         LabError: `not_a_lab`, `newer_lab`, `bad_settings`, `read_only`, and the ledger's and the repository's own.
     """
 
-    def __init__(self, root: Path, examine: Examine = examined) -> None:
-        core = self._core = LabCore(root, examine)
+    def __init__(self, root: Path, carry_out: CarryOut | None = None) -> None:
+        core = self._core = LabCore(root, carry_out)
         self.root = core.root
         self._promoter().recover()
         self._status = LabStatus(core.settings_file, core.state, core.ledger, core.repo)
         self._directions = Directions(core, self._status)
-        similar = SimilarProposals(core.ledger, core.embedder, self._status)
+        similar = self._similar = SimilarProposals(core.ledger, core.embedder, self._status)
 
         experiments = Experiments(core, self._status)
         self.changes = experiments.changes
@@ -173,6 +176,12 @@ class Lab:
         """Return what differs once the ledger or lab.toml changed, or None where that can't be told. Costs microseconds."""
         settings = self._core.settings_file.stamp()
         return None if settings is None else (self._core.ledger.changes(), settings)
+
+    def warm_up(self) -> None:
+        """Read what agents read first, so that none of them waits for libraries. What can't be read now is told to who asks for it."""
+        for read in (self.read_file, self.status, partial(self.search_memory, ""), partial(self._similar.likeness, "an idea", ["another"])):
+            with contextlib.suppress(LabError):
+                read()
 
     def close(self) -> None:
         """Close the lab's stores."""

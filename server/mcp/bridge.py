@@ -18,6 +18,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.mcp.callers import Asked, Sessions, client, printable
+from autoresearch_mcp.server.mcp.lookout import Lookout
 from autoresearch_mcp.server.mcp.turns import Turns
 from autoresearch_mcp.server.roles import Role
 
@@ -71,21 +72,20 @@ class Bridge:
     Args:
         lab: what is called.
         identity: for whom.
-        turns: in which all who share its interpreter call it.
 
     Attributes:
-        waiters: calls that wait for something in the lab to change.
+        lookout: tells calls that wait when something in the lab may have changed.
     """
 
-    def __init__(self, lab: Lab, identity: Identity = ANYBODY, turns: Turns | None = None) -> None:
+    def __init__(self, lab: Lab, identity: Identity = ANYBODY) -> None:
         self.lab = lab
-        self._turns = turns or Turns()
+        self._turns = Turns()
         self._identity = identity
         self._agent = identity.name or os.environ.get("AUTORESEARCH_AGENT")
         self._sessions = Sessions()
         self._callers, self._glancing = anyio.CapacityLimiter(THREADS), anyio.CapacityLimiter(THREADS)
         self._workers = anyio.CapacityLimiter(WORKERS)
-        self.waiters = 0
+        self.lookout = Lookout(lab.changes, lambda ids: self.glance(lab.states_now, ids))
 
     async def call(self, use_case: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a use case in a worker thread, when its turn comes.
@@ -123,15 +123,6 @@ class Bridge:
             if error.code in ("does_not_apply", "conflict"):
                 raise
             raise LabError(mask_paths(str(error), self.lab.root), error.code) from error
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count one more call that waits."""
-        self.waiters += 1
-        try:
-            yield
-        finally:
-            self.waiters -= 1
 
     def identity(self, request: Any) -> Identity:
         """Return who sent a request over HTTP, by its token; else for whom the server works."""

@@ -8,12 +8,13 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 LONG_S = 0.015  # of computing, for which all other threads stand still
+THRESHOLDS = (10_000, 20, 20)  # of new objects, and of collections of the younger ones: Python's own are for smaller programs
 _ARENA_MAX, _HEAPS = -8, 2  # of glibc's malloc.h
 
 
 @contextmanager
 def short_collections() -> Iterator[None]:
-    """Keep collections short until the block ends: what there is now, and what outlived a long one, isn't looked through again.
+    """Keep collections short and few until the block ends: what there is now, and what outlived a long one, isn't looked through again.
 
     Libraries and caches come with the first calls. Where they are replaced, they are freed as ever: only what refers to itself stays,
     and little of what is alive at such a moment ever does.
@@ -27,12 +28,15 @@ def short_collections() -> Iterator[None]:
         elif info["generation"] == 2 and time.thread_time() - began > LONG_S:
             gc.freeze()
 
+    before = gc.get_threshold()
     gc.freeze()
+    gc.set_threshold(*THRESHOLDS)
     gc.callbacks.append(watch)
     try:
         yield
     finally:
         gc.callbacks.remove(watch)
+        gc.set_threshold(*before)
         gc.unfreeze()
 
 

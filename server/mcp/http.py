@@ -34,8 +34,8 @@ from autoresearch_mcp.server.mcp.limits import BodyTimeout, RateLimit, TimelyPro
 from autoresearch_mcp.server.mcp.metrics import MetricsDoor
 from autoresearch_mcp.server.mcp.timing import CallTimes
 from autoresearch_mcp.server.mcp.try_door import TryDoor
-from autoresearch_mcp.server.mcp.turns import Turns
-from autoresearch_mcp.server.proposals.examiners import Examiners
+from autoresearch_mcp.server.mcp.warming import warmed_up
+from autoresearch_mcp.server.proposals.drafters import Drafters
 from autoresearch_mcp.server.tracing import exporting
 
 MAX_BODY = 4 * 1024 * 1024
@@ -43,7 +43,7 @@ TURN_S = 0.0002  # for which a thread computes before another one's turn: the ev
 IDLE_S = 75  # for which an idle connection stays: clients let go of theirs first, so none asks on one that ends
 PATIENCE_S = 1  # for calls in flight, after a signal; what the lab has begun is finished, waits are cut
 
-FrontDoor = Callable[[Lab, Guests, TransportSecuritySettings, ASGIApp, Turns], ASGIApp]
+FrontDoor = Callable[[Lab, Guests, TransportSecuritySettings, ASGIApp], ASGIApp]
 
 LOOPBACK = "127.0.0.1"
 _LOOPBACK = (LOOPBACK, "localhost", "::1")
@@ -81,8 +81,8 @@ def serve_http(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn passes on the signal that ended it
     with (
         contextlib.suppress(KeyboardInterrupt),
-        Examiners() as examiners,
-        contextlib.closing(Lab(lab_root, examiners.examine)) as lab,
+        Drafters() as drafters,
+        contextlib.closing(Lab(lab_root, drafters.carry_out)) as lab,
         listen(host, port) as listening,
         exporting("autoresearch"),
     ):
@@ -90,8 +90,8 @@ def serve_http(
         logging.getLogger("mcp").setLevel(logging.WARNING)  # the SDK logs a line for every request otherwise
         security = security_of(host, hosts, origins)
         lab.alerting.start()
-        times, turns = CallTimes(TOOLS), Turns()
-        server = build_server(lab, identity, times=times, turns=turns)
+        times = CallTimes(TOOLS)
+        server = build_server(lab, identity, times=times)
         app: ASGIApp = server.streamable_http_app(stateless_http=True, transport_security=security)
         app = MetricsDoor(lab, security, TryDoor(lab, security, ReadableMessages(app)), times)
         app = GitDoor(lab, security, BodyTimeout(RequestBodyLimitMiddleware(app, MAX_BODY)))
@@ -99,7 +99,7 @@ def serve_http(
         guests = Guests(lab, token, identity)
         app = TokenMiddleware(guests, app)
         if front_door is not None:
-            app = front_door(lab, guests, security, app, turns)
+            app = front_door(lab, guests, security, app)
         if origins:
             # GET and DELETE are answered 405, which a page can read only where it may ask.
             methods, exposed = ["GET", "POST", "DELETE"], ["WWW-Authenticate", "Retry-After"]
@@ -123,7 +123,7 @@ def serve_http(
                 raise LabError(f"{certificate[0]} and its key can't be used: {error.strerror or error}.", "bad_certificate") from None
         shown = f"[{host}]" if ":" in host else host
         print(f"Serving {lab.root} at http{'s' if certificate else ''}://{shown}:{listening.getsockname()[1]}/mcp", flush=True)  # noqa: T201
-        with short_collections():
+        with short_collections(), warmed_up(lab):
             anyio.run(uvicorn.Server(config).serve, [listening])
 
 

@@ -1,4 +1,4 @@
-"""`wait_for_experiments`: the one tool that waits. It polls a cheap change counter, so a hundred waiting agents cost little."""
+"""`wait_for_experiments`: the one tool that waits."""
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,8 +17,6 @@ from autoresearch_mcp.server.mcp.brief import brief_wait
 from autoresearch_mcp.server.mcp.callers import CALLERS
 from autoresearch_mcp.server.models import TERMINAL_STATES, Candidacy
 
-POLL_S = 0.1  # between readings of the ledger's change counter
-LOOKS = 200  # in a second, of all who wait together: where many do, each looks less often
 REFRESH_S = 1.0  # between readings of progress, which changes without the ledger, and between progress notifications
 REST_S = 5.0  # likewise where nobody asked for progress or for a line of a log
 MOST_S = 45  # of one call: clients cut calls at about a minute
@@ -93,7 +91,8 @@ class Watch:
         self.candidacies: list[Candidacy] = []  # launches until decided, among what is waited for
         self.sweeps: list[a.SweepLine] = []  # likewise
         self.changed: list[str] = []
-        self._counter: int | None = None
+        self.counter: int | None = None
+        self.watched: dict[str, str] | None = None
         self._words = line
         self._read: dict[str, int] = {}  # of each log, in bytes
         self._printed = ""  # the line that was waited for
@@ -130,22 +129,11 @@ class Watch:
         """
         started, refresh_s = anyio.current_time(), REFRESH_S if report is not None or self._words else REST_S
         await self.refresh()
-        with self.bridge.waiting():
-            while not (self.done or self._concerns) and anyio.current_time() < until:
-                if report is not None:
-                    await report(anyio.current_time() - started)
-                await self.news(min(until, anyio.current_time() + refresh_s))
-                await self.refresh()
-
-    async def news(self, until: float) -> None:
-        """Sleep until what is waited for has changed, or until a time."""
-        while (left := until - anyio.current_time()) > 0:
-            await anyio.sleep(min(max(POLL_S, self.bridge.waiters / LOOKS), left))
-            counter = self.bridge.lab.changes()
-            if counter != self._counter:
-                if await self.bridge.glance(self._has_moved):
-                    return
-                self._counter = counter
+        while not (self.done or self._concerns) and anyio.current_time() < until:
+            if report is not None:
+                await report(anyio.current_time() - started)
+            await self.bridge.lookout.moved(self, min(until, anyio.current_time() + refresh_s))
+            await self.refresh()
 
     async def refresh(self) -> None:
         """Read the states, and keep what changed."""
@@ -164,7 +152,7 @@ class Watch:
     def _read_states(self) -> None:
         lab = self.bridge.lab
         # The counter is read before the states: a change in between is seen again, never missed.
-        self._counter = lab.changes()
+        self.counter = lab.changes()
         self.candidacies = lab.candidacies([id for id in self.ids if id.startswith("c-")])
         self.sweeps = lab.sweeps([id for id in self.ids if id.startswith("s-")])
         self.lines = lab.states(self.ids)
@@ -172,13 +160,8 @@ class Watch:
             now = lab.awaited(self._listener)
             self._first = self._first or replace(now, news=False)
             self._concerns = now.since(self._first)
-
-    def _has_moved(self) -> bool:
-        """Return whether anything that is waited for may have changed: in a busy lab most changes are others'."""
-        if self._listener is not None or self.candidacies or self.sweeps:
-            return True
-        known = {line.id: line.state for line in self.lines}
-        return any(known[id] != state for id, state in self.bridge.lab.states_now([*known]).items())
+        is_about_more = self._listener is not None or self.candidacies or self.sweeps
+        self.watched = None if is_about_more else {line.id: line.state for line in self.lines}
 
     def _undecided(self) -> list[str]:
         """Return the launches until decided and the sweeps that go on."""

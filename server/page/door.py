@@ -1,16 +1,17 @@
 """The page's door: answers a browser's requests, and passes everything else on to the MCP server behind it."""
 
+import contextlib
 import functools
 import hashlib
-import json
 import secrets
 from collections.abc import Callable
 from functools import partial
 from importlib.resources import files
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
+import anyio.to_thread
 from mcp.server.transport_security import RequestBodyLimitMiddleware, TransportSecurityMiddleware, TransportSecuritySettings
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
@@ -18,7 +19,6 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.lab.campaigns import Overview
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.mcp.bridge import CALLER, Identity
@@ -26,13 +26,16 @@ from autoresearch_mcp.server.mcp.front import ComparableHeaders, Guests
 from autoresearch_mcp.server.mcp.limits import BodyTimeout, RateLimit
 from autoresearch_mcp.server.mcp.turns import Turns
 from autoresearch_mcp.server.models import OWNER
-from autoresearch_mcp.server.page.charts import curve_data, progress_data
+from autoresearch_mcp.server.page.beside import Beside
+from autoresearch_mcp.server.page.drawing import INTERNAL, MARK, InThreads, Studio
 from autoresearch_mcp.server.page.events import Pulse
 from autoresearch_mcp.server.page.rendering import render
 from autoresearch_mcp.server.page.session import Sessions, cookie, fields, may_cancel, rules
 from autoresearch_mcp.server.page.shelf import Shelf
-from autoresearch_mcp.server.page.views import ADDRESSES, FILTERS, VIEWS, Asked, common
+from autoresearch_mcp.server.page.views import ADDRESSES, FILTERS, Asked, common
 from autoresearch_mcp.server.untrusted import one_line
+
+R = TypeVar("R")
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -44,10 +47,9 @@ _HEADERS = {
 }
 _STATIC = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _MARK = secrets.token_hex(16)  # where a rendered view holds the visitor's own mark
-_KEPT = 64  # charts
 _PATIENCE_S = 0.4  # for which a browser waits for the campaign, before it gets an outline to look at meanwhile
 _MAX_FORM = 64 * 1024
-_AT_ONCE = 2  # views that wait for their turns among the tools: an outline goes past one that takes long
+_AT_ONCE = 8  # outlines, errors and changes that a form asks for
 
 
 class PageDoor:
@@ -61,20 +63,18 @@ class PageDoor:
         guests: know a visitor by a token.
         security: which Host and Origin headers are accepted.
         app: comes next.
-        turns: those of others who call the lab from the same process.
+        studio: draws the views; by default threads of this process.
     """
 
-    def __init__(self, lab: Lab, guests: Guests, security: TransportSecuritySettings, app: ASGIApp, turns: Turns | None = None) -> None:
+    def __init__(self, lab: Lab, guests: Guests, security: TransportSecuritySettings, app: ASGIApp, studio: Studio | None = None) -> None:
         self._lab = lab
         self._sessions = Sessions(guests)
         self._security = TransportSecurityMiddleware(security)
         self._pulse = Pulse(lab.changes, lab.is_training)
         self._limiter = anyio.CapacityLimiter(_AT_ONCE)
-        self._turns = turns or Turns()
-        self._own_turns = Turns(self._turns.patience_s)
-        self._shelf = Shelf(lab, lambda: self._pulse.beat, self._rendered)
-        self._charted: Overview | None = None
-        self._charts: dict[Any, tuple[str, bytes]] = {}
+        self._studio = studio or InThreads(lab)
+        self._turns = Turns()
+        self._shelf = Shelf(lab, lambda: self._pulse.beat)
         self.routes = [
             *(Route(path, partial(self._view, view)) for view, path in ADDRESSES.items()),
             Route("/experiment/{name}", partial(self._view, "experiment")),
@@ -97,6 +97,10 @@ class PageDoor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass on."""
+        if scope["type"] == "lifespan":
+            with contextlib.closing(self._studio):
+                await self._app(scope, receive, send)
+            return
         if scope["type"] != "http" or not self._is_own(scope["path"]):
             await self._app(scope, receive, send)
             return
@@ -122,45 +126,33 @@ class PageDoor:
     def _is_own(self, path: str) -> bool:
         return path in self._paths or (path.count("/") > 1 and f"/{path.split('/')[1]}" in self._paths and not path.startswith("//"))
 
-    async def _in_thread(self, use_case: Callable[..., Any], *args: Any, **more: Any) -> Any:
-        """Run it when the page's turn comes. In the line that tools stand in too, the page stands once, unless a view takes long."""
-        async with self._own_turns.taken():
-            return await self._turns.run(partial(use_case, *args, **more), self._limiter)
+    async def _in_thread(self, use_case: Callable[..., R], *args: Any, **more: Any) -> R:
+        return await anyio.to_thread.run_sync(partial(use_case, *args, **more), limiter=self._limiter)
 
-    async def _rendered(self, view: str, asked: Asked) -> bytes:
-        """Return a view. What reads the lab and what writes the page are two turns: others need not wait for both."""
-        shown = await self._in_thread(self._read, view, asked)
-        html: bytes = await self._in_thread(self._render, view, shown)
-        return html
+    async def _drawn(self, what: str, given: dict[str, Any]) -> bytes:
+        """Have something drawn when its turn comes."""
+        async with self._turns.taken():
+            return await self._studio.draw(what, given)
 
     async def _view(self, view: str, request: Request) -> Response:
         visitor = _visitor(request)
         if visitor is None:
             return RedirectResponse("/login", 303)
         asked = Asked(self._lab, visitor, dict(request.query_params), request.path_params.get("name", ""))
+        given = {"view": view, "visitor": visitor, "query": asked.query, "name": asked.name, MARK: _MARK}
         patience_s = None if view != "campaign" or _waits(request) else _PATIENCE_S
         try:
-            html = await self._shelf.view(view, asked, patience_s)
-            if html is None:  # a long log is still being read: the page draws its frame, and asks again for what is in it
-                outline = {**common(asked), "view": view, "mark": _MARK}
-                return self._html(request, (await self._in_thread(render, "outline", outline)).encode(), 200)
+            which = (view, visitor, tuple(sorted(asked.query.items())), asked.name)
+            return self._html(request, await self._shelf.get(which, partial(self._drawn, "view", given), patience_s))
+        except TimeoutError:  # a long log is still being read: the page draws its frame, and asks again for what is in it
+            outline = {**common(asked), "view": view, MARK: _MARK}
+            return self._html(request, (await self._in_thread(render, "outline", outline)).encode())
         except LabError as error:
-            status = 404 if error.code.startswith(("unknown_", "bad_")) else 409
+            status = 404 if error.code.startswith(("unknown_", "bad_")) else 500 if error.code == INTERNAL else 409
             text = mask_paths(str(error), self._lab.root)
             heading = "Not found" if status == 404 else "Not now"
             told = {**common(asked), "view": "", "heading": heading, "text": text, "mark": _MARK}
-            html = await self._in_thread(render, "error", told)
-            return self._html(request, html.encode(), status)
-        return self._html(request, html)
-
-    @staticmethod
-    def _read(view: str, asked: Asked) -> dict[str, Any]:
-        with asked.lab.snapshot():
-            return {**common(asked), **VIEWS[view](asked), "view": view, "mark": _MARK}
-
-    @staticmethod
-    def _render(view: str, shown: dict[str, Any]) -> bytes:
-        return render(view, shown).encode()
+            return self._html(request, (await self._in_thread(render, "error", told)).encode(), status)
 
     def _html(self, request: Request, html: bytes, status: int = 200) -> Response:
         tag = f'"{hashlib.sha256(html).hexdigest()[:24]}"'
@@ -175,33 +167,22 @@ class PageDoor:
         query = request.query_params
         start, end = (int(text) if (text := query.get(name, "")).isdecimal() and len(text) < 10 else 0 for name in ("from", "to"))
         filters = {name: query.get(name, "") for name in FILTERS}
-        tag, body = await self._in_thread(self._chart, filters, start, end)
+        which = ("chart", *filters.values(), start, end)
+        given = {"filters": filters, "start": start, "end": end}
+        body = await self._shelf.get(which, partial(self._drawn, "chart", given))
+        tag = f'"{hashlib.sha256(body).hexdigest()[:24]}"'
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag})
         return Response(body, 200, {"ETag": tag, "Cache-Control": "private, no-cache"}, "application/json")
-
-    def _chart(self, filters: dict[str, str], start: int, end: int) -> tuple[str, bytes]:
-        """Return a chart's numbers and their tag. All pages share them until the campaign goes on."""
-        overview = self._lab.overview()
-        if overview is not self._charted:
-            self._charted, self._charts = overview, {}
-        key = (*filters.values(), start, end)
-        if (known := self._charts.get(key)) is None:
-            body = json.dumps(progress_data(overview, filters, start, end), ensure_ascii=False).encode()
-            known = f'"{hashlib.sha256(body).hexdigest()[:24]}"', body
-            if len(self._charts) < _KEPT:
-                self._charts[key] = known
-        return known
 
     async def _curve(self, request: Request) -> Response:
         if _visitor(request) is None:
             return Response(status_code=401)
         try:
-            answer = await self._in_thread(self._lab.get_experiment, request.path_params["name"])
-            (champion,) = await self._in_thread(self._lab.curves)
+            body = await self._drawn("curve", {"name": request.path_params["name"]})
         except LabError as error:
             return JSONResponse({"error": mask_paths(str(error), self._lab.root)}, 404)
-        return JSONResponse(curve_data(answer.curve, champion))
+        return Response(body, media_type="application/json")
 
     async def _events(self, request: Request) -> Response:
         if _visitor(request) is None:
@@ -275,6 +256,11 @@ class PageDoor:
         if kind is None or str(path) not in known:
             return Response("Not Found", 404)
         return Response(known[str(path)], 200, {"Cache-Control": "max-age=300"}, kind)
+
+
+def page_of_a_swarm(lab: Lab, guests: Guests, security: TransportSecuritySettings, app: ASGIApp) -> PageDoor:
+    """Return a door whose views are drawn by a process beside this one, which answers many agents."""
+    return PageDoor(lab, guests, security, app, Beside(lab.root))
 
 
 def _visitor(request: Request) -> Identity | None:

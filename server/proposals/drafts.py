@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.proposals import patch, source
-from autoresearch_mcp.server.proposals.examining import Examine, Question, examined
+from autoresearch_mcp.server.proposals.examining import Question, examined
 from autoresearch_mcp.server.proposals.git import Git
 from autoresearch_mcp.server.proposals.objects import Entry, Objects, check_place, keep, without
 
@@ -38,6 +38,7 @@ class Draft:
     stat: str
     added: int  # bytes of new information beyond the lab's first source: see `growth`
     notes: tuple[str, ...] = ()  # what of the patch was forgiven, in sentences
+    sound: tuple[str, ...] = ()  # of the changed paths, those that could run whatever their base was
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,13 @@ class Drafts:
         objects: its object store.
         editable: the paths that may change.
         first: names the commit with the lab's first source, beyond which growth counts; None if nothing does.
-        examine: tells what files are worth.
+        judges_imports: returns whether a module that nobody can find is a fault.
     """
 
     def __init__(
-        self, git: Git, objects: Objects, editable: Editable, first: Callable[[], str | None], examine: Examine = examined
+        self, git: Git, objects: Objects, editable: Editable, first: Callable[[], str | None], judges_imports: Callable[[], bool]
     ) -> None:
-        self._examine = examine
+        self._judges_imports = judges_imports
         self._first = first
         self._git = git
         self._objects = objects
@@ -157,20 +158,18 @@ class Drafts:
             )
         if not changes:
             raise LabError(f"The change leaves every file as it is at {base[:12]}. Nothing was kept.", "no_change")
-        modules = _modules(entries.keys() - gone) | _modules(changed)
+        modules = _modules(entries.keys() - gone) | _modules(changed) if self._judges_imports() else None
         for path, data in changed.items():
             if old.get(path) and not data.strip() and self._editable.names(path) and not path.endswith("__init__.py"):
                 raise LabError(f"{path} would be left without text. Nothing was kept; send the text that it should hold.", "empty_file")
         after = {path: data for path, data in {**old, **changed}.items() if path not in gone}
         first = self._first()
         origin = old if first in (None, base) else self.editable_files(self._objects.entries(first))
-        found = self._examine(Question(origin, old, after, list(changed), modules))
+        found = examined(Question(origin, old, after, list(changed), modules))
         tree = self._objects.write_tree(without(entries, gone) if gone else entries, self._objects.store(changed, entries))
         commit = self._objects.commit(tree, [base], message, author)
-        for path in found.sound:
-            keep(self._sound, f"{commit}:{path}", None, _SOUND)
         stat = self.stat(base, commit)
-        return Draft(
+        draft = Draft(
             commit=commit,
             base=base,
             fingerprint=found.fingerprint,
@@ -180,7 +179,15 @@ class Drafts:
             deletions=stat.deletions,
             stat=stat.text,
             added=found.added,
+            sound=tuple(found.sound),
         )
+        self.know(draft)
+        return draft
+
+    def know(self, draft: Draft) -> None:
+        """Note which files of a draft need no other check."""
+        for path in draft.sound:
+            keep(self._sound, f"{draft.commit}:{path}", None, _SOUND)
 
 
 def _modules(paths: Iterable[str]) -> set[str]:

@@ -1,20 +1,11 @@
-"""Examines the files of a proposal: whether they can run, what they add, and which others do the same.
+"""Examines the files of a proposal: whether they can run, what they add, and which others do the same."""
 
-This computes for a tenth of a second, most of it in the interpreter. A server of many agents has it done by processes beside it (see `examiners`):
-run as a script, this answers questions on stdin until that ends. A message is a length and that many bytes of JSON.
-"""
-
-import base64
-import json
-import sys
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.proposals import growth, source
 from autoresearch_mcp.server.proposals.fingerprint import canonical
-
-LENGTH_BYTES = 8  # before each message
 
 
 class Question(NamedTuple):
@@ -51,9 +42,6 @@ class Findings(NamedTuple):
     sound: list[str]
 
 
-Examine = Callable[[Question], Findings]
-
-
 def examined(question: Question) -> Findings:
     """Examine files in this process.
 
@@ -73,43 +61,3 @@ def _is_sound(path: str, data: bytes, modules: Collection[str] | None) -> bool:
     except LabError:
         return False
     return True
-
-
-def written(question: Question) -> bytes:
-    """Return a question as a message. Files that are the same are in it once."""
-    contents = {
-        data: str(number) for number, data in enumerate({*question.first.values(), *question.base.values(), *question.after.values()})
-    }
-    return json.dumps(
-        {
-            "contents": {name: base64.b64encode(data).decode("ascii") for data, name in contents.items()},
-            "files": [{path: contents[data] for path, data in files.items()} for files in question[:3]],
-            "changed": list(question.changed),
-            "modules": None if question.modules is None else list(question.modules),
-        }
-    ).encode()
-
-
-def _read(message: bytes) -> Question:
-    given = json.loads(message)
-    contents = {name: base64.b64decode(text) for name, text in given["contents"].items()}
-    first, base, after = ({path: contents[name] for path, name in files.items()} for files in given["files"])
-    return Question(first, base, after, given["changed"], given["modules"])
-
-
-def _answer(message: bytes) -> dict[str, Any]:
-    try:
-        return examined(_read(message))._asdict()
-    except LabError as error:
-        return {"refused": str(error), "code": error.code}
-
-
-def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
-    while length := questions.read(LENGTH_BYTES):
-        answer = json.dumps(_answer(questions.read(int.from_bytes(length, "big")))).encode()
-        answers.write(len(answer).to_bytes(LENGTH_BYTES, "big") + answer)
-        answers.flush()
-
-
-if __name__ == "__main__":
-    _serve(sys.stdin.buffer, sys.stdout.buffer)

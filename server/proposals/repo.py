@@ -7,20 +7,22 @@ first call.
 """
 
 import difflib
+import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.proposals import checkouts, fingerprint, source
 from autoresearch_mcp.server.proposals.branches import Branches
 from autoresearch_mcp.server.proposals.drafts import Conflict, DiffStat, Draft, Drafts
-from autoresearch_mcp.server.proposals.examining import Examine, examined
 from autoresearch_mcp.server.proposals.git import Git
 from autoresearch_mcp.server.proposals.message import identity
 from autoresearch_mcp.server.proposals.objects import Objects, is_blocked, sync_folder
+from autoresearch_mcp.server.proposals.orders import CarryOut, Order
 from autoresearch_mcp.server.proposals.owners import Owners
 from autoresearch_mcp.server.proposals.patch import Change
 
@@ -28,6 +30,8 @@ __all__ = ["Conflict", "DiffStat", "Draft", "LogEntry", "Repo"]
 
 PROPOSALS = "refs/autoresearch/proposals"
 FIRST = "refs/autoresearch/first"  # the lab's first source, beyond which growth counts
+_TELLING = 12  # characters of an id by which a commit is known for good, as answers give it; fewer may name another one too, later
+_KNOWN = 4096  # ids
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class Repo:
         root: the lab's directory, with `.git` in it.
         editable: the paths that proposals may touch: exact ones, or `dir/**`.
         branch: the branch that points to the champion.
-        examine: examines the files of proposals.
+        judges_imports: returns whether a module that nobody can find is a fault of a proposal.
+        carry_out: drafts proposals in place of this process.
 
     Attributes:
         branches: those of agents that work in files.
@@ -57,17 +62,27 @@ class Repo:
         LabError: from every method, those of `Git.output`.
     """
 
-    def __init__(self, root: Path, editable: Sequence[str] = ("train.py",), branch: str = "research", examine: Examine = examined) -> None:
+    def __init__(
+        self,
+        root: Path,
+        editable: Sequence[str] = ("train.py",),
+        branch: str = "research",
+        judges_imports: Callable[[], bool] = lambda: True,
+        carry_out: CarryOut | None = None,
+    ) -> None:
         self.root = root.absolute()
         self.editable = Editable(editable)
         self.branch = f"refs/heads/{branch}"
         self._git = Git(self.root)
         self._objects = Objects(self._git)
-        self._drafts = Drafts(self._git, self._objects, self.editable, self.first, examine)
+        self._drafts = Drafts(self._git, self._objects, self.editable, self.first, judges_imports)
+        self._judges_imports = judges_imports
+        self._carry_out = carry_out
         self.owners = Owners(self._git, self.branch)
         self.branches = Branches(self._git, self._objects, self.editable)
         self._fingerprints: dict[str, str] = {}  # of the few commits that proposals start from
         self._canonicals: dict[str, str] = {}
+        self._known = functools.lru_cache(_KNOWN)(self._found)  # git takes two processes to tell
 
     def first(self) -> str | None:
         """Return the commit with the lab's first source, or None where nobody has named it yet."""
@@ -105,6 +120,9 @@ class Repo:
             raise LabError(
                 f"{text[:80]!r} is not a commit. Give 'champion', a commit's full id, or at least 7 characters of it.", "unknown_commit"
             )
+        return self._known(text) if len(text) >= _TELLING else self._found(text)
+
+    def _found(self, text: str) -> str:
         ids = [text] if len(text) >= 40 else self._git.output("rev-parse", f"--disambiguate={text}").decode().split()
         checked = self._git.output("cat-file", "--batch-check", stdin="".join(f"{id}\n" for id in ids).encode()).decode().splitlines()
         commits = [line.split()[0] for line in checked if line.split()[1] == "commit"]
@@ -237,7 +255,12 @@ class Repo:
         Raises:
             LabError: those of `patch.apply`, `source.check`, `source.encode` and `growth.check`, and `no_change`.
         """
-        return self._drafts.build(base, message, author, Change(diff, edits, files))
+        if self._carry_out is None:
+            return self._drafts.build(base, message, author, Change(diff, edits, files))
+        change = {"diff": diff, "edits": edits and [{**each} for each in edits], "files": files and {**files}}
+        draft = self._elsewhere(self._carry_out, "build", base=base, message=message, author=author, **change)
+        assert isinstance(draft, Draft)
+        return draft
 
     def rebase(self, commit: str, onto: str, message: str, author: str, fork: str | None = None) -> Draft | Conflict:
         """Commit on `onto` what `commit` changed since `fork`, merged file by file.
@@ -252,7 +275,16 @@ class Repo:
         Raises:
             LabError: `no_change` where `onto` has it already; `unrelated`; those of `source.check` and `growth.check`.
         """
-        return self._drafts.rebase(commit, fork or self.merge_base(commit, onto), onto, message, author)
+        fork = fork or self.merge_base(commit, onto)
+        if self._carry_out is None:
+            return self._drafts.rebase(commit, fork, onto, message, author)
+        return self._elsewhere(self._carry_out, "rebase", commit=commit, onto=onto, message=message, author=author, fork=fork)
+
+    def _elsewhere(self, carry_out: CarryOut, method: Literal["build", "rebase"], **given: Any) -> Draft | Conflict:
+        drafted = carry_out(Order(str(self.root), tuple(self.editable.patterns), self._judges_imports(), method, given))
+        if isinstance(drafted, Draft):
+            self._drafts.know(drafted)
+        return drafted
 
     def transplant(self, commit: str, onto: str, message: str, author: str) -> str:
         """Commit the editable files of `commit` on `onto`, whatever `onto` has there, and return the new commit's full id."""

@@ -16,9 +16,9 @@ from autoresearch_mcp.server.mcp.collecting import short_collections
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    callbacks = list(gc.callbacks)
+    callbacks, thresholds = list(gc.callbacks), gc.get_threshold()
     yield
-    assert gc.callbacks == callbacks and gc.get_freeze_count() == 0
+    assert gc.callbacks == callbacks and gc.get_threshold() == thresholds and gc.get_freeze_count() == 0
 
 
 def test_what_outlives_a_long_collection_is_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,6 +35,19 @@ def test_after_a_short_one_all_is_looked_through_as_ever(monkeypatch: pytest.Mon
         before, kept = gc.get_freeze_count(), [[n] for n in range(1_000)]
         gc.collect()
         assert gc.get_freeze_count() <= before and kept
+
+
+def test_the_young_are_collected_less_often_meanwhile() -> None:
+    def collections() -> int:
+        before = gc.get_stats()[0]["collections"]
+        kept = [[n] for n in range(9_000)]
+        return gc.get_stats()[0]["collections"] - before + 0 * len(kept)
+
+    gc.collect()
+    often = collections()
+    with short_collections():
+        gc.collect()
+        assert collections() < often
 
 
 def test_a_collection_of_the_young_keeps_nothing_apart(monkeypatch: pytest.MonkeyPatch) -> None:

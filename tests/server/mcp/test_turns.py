@@ -3,17 +3,13 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
 
-from autoresearch_mcp.server.mcp.bridge import ANYBODY, Bridge
-from autoresearch_mcp.server.mcp.front import Guests
-from autoresearch_mcp.server.mcp.http import LOOPBACK, security_of
+from autoresearch_mcp.server.mcp.bridge import Bridge
 from autoresearch_mcp.server.mcp.turns import Turns
-from autoresearch_mcp.server.page.door import PageDoor
 from tests.server.measured import MeasuredLab
 
 LONG_S = 60.0  # patience that no test uses up
@@ -158,7 +154,7 @@ def test_an_error_ends_a_turn() -> None:
     played(play)
 
 
-def test_tools_and_the_page_share_their_turns(measured: MeasuredLab) -> None:
+def test_tools_take_turns(measured: MeasuredLab) -> None:
     inside, most, lock = 0, list[int](), threading.Lock()
 
     def count() -> None:
@@ -171,44 +167,18 @@ def test_tools_and_the_page_share_their_turns(measured: MeasuredLab) -> None:
             inside -= 1
 
     async def play() -> None:
-        turns = Turns(LONG_S)
-        bridge = Bridge(measured.lab, ANYBODY, turns)
-        door = PageDoor(measured.lab, Guests(measured.lab, ""), security_of(LOOPBACK), nowhere, turns)
-        await asyncio.gather(*(call(count) for call in (bridge.call, door._in_thread) for _ in range(12)))
+        bridge = Bridge(measured.lab)
+        await asyncio.gather(*(bridge.call(count) for _ in range(24)))
 
     played(play)
     assert len(most) == 24 and max(most) == 1
 
 
-def test_a_tool_waits_for_one_view_of_the_page_at_most(measured: MeasuredLab) -> None:
-    async def play() -> None:
-        turns, over, order = Turns(LONG_S), threading.Event(), list[str]()
-        bridge = Bridge(measured.lab, ANYBODY, turns)
-        door = PageDoor(measured.lab, Guests(measured.lab, ""), security_of(LOOPBACK), nowhere, turns)
-        tasks = [asyncio.create_task(bridge.call(over.wait))]
-        await settle()
-        tasks += [asyncio.create_task(door._in_thread(order.append, f"view {number}")) for number in range(3)]
-        await settle()
-        tasks += [asyncio.create_task(bridge.call(order.append, "tool"))]
-        await settle()
-        over.set()
-        await asyncio.gather(*tasks)
-        assert order == ["view 0", "tool", "view 1", "view 2"]
-
-    played(play)
-
-
 def test_a_turn_is_not_spent_waiting_for_threads_that_others_use(measured: MeasuredLab) -> None:
     async def play() -> None:
-        turns, others = Turns(LONG_S), anyio.to_thread.current_default_thread_limiter()
-        door = PageDoor(measured.lab, Guests(measured.lab, ""), security_of(LOOPBACK), nowhere, turns)
+        others = anyio.to_thread.current_default_thread_limiter()
         others.total_tokens = 1
         async with others:
-            assert await door._in_thread(measured.lab.champion) == measured.lab.champion()
-            assert await Bridge(measured.lab, ANYBODY, turns).call(measured.lab.champion) == measured.lab.champion()
+            assert await Bridge(measured.lab).call(measured.lab.champion) == measured.lab.champion()
 
     played(play)
-
-
-async def nowhere(scope: Any, receive: Any, send: Any) -> None:
-    raise AssertionError("no request comes")

@@ -1,4 +1,4 @@
-"""Processes that examine proposals for a server of many agents, so that those who read don't wait for the interpreter meanwhile."""
+"""Processes that draft proposals for a server of many agents, so that those who read don't wait for the interpreter meanwhile."""
 
 import contextlib
 import json
@@ -6,27 +6,29 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.installation import import_environment
-from autoresearch_mcp.server.proposals.examining import LENGTH_BYTES, Findings, Question, written
+from autoresearch_mcp.server.proposals.drafts import Conflict, Draft
+from autoresearch_mcp.server.proposals.orders import LENGTH_BYTES, Order
 
 _NICENESS = 5  # who asks for the status waits less than who proposes
 # What some installations of Python need to start; no secrets
 _ENVIRONMENT = ("PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
-class Examiners:
-    """Thread-safe. As many processes as there are questions at once, each from its first question on, until they are closed."""
+class Drafters:
+    """Thread-safe. As many processes as there are orders at once, each from its first order on, until they are closed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._idle: list[_Process] = []
         self._is_closed = False
 
-    def __enter__(self) -> "Examiners":
+    def __enter__(self) -> "Drafters":
         """Start nothing yet."""
         return self
 
@@ -39,17 +41,17 @@ class Examiners:
 
     @property
     def pids(self) -> list[int]:
-        """Return the processes that wait for a question."""
+        """Return the processes that wait for an order."""
         with self._lock:
             return [process.pid for process in self._idle]
 
-    def examine(self, question: Question) -> Findings:
-        """Examine files, as `examined` does.
+    def carry_out(self, order: Order) -> Draft | Conflict:
+        """Draft, as the method of `Repo` does.
 
         Raises:
-            LabError: as from `examined`; and `not_examined`, where no process could do it.
+            LabError: the method's own; and `not_drafted`, where no process could do it.
         """
-        message = written(question)
+        message = json.dumps(asdict(order)).encode()
         for _ in range(2):  # one that was killed by others is replaced
             with self._lock:
                 process = self._idle.pop() if self._idle else None
@@ -66,17 +68,19 @@ class Examiners:
                 process.close()
             if "refused" in answer:
                 raise LabError(answer["refused"], answer["code"])
-            return Findings(**answer)
+            if "conflict" in answer:
+                return Conflict(**answer["conflict"])
+            return Draft(**{**answer["draft"], **{name: tuple(answer["draft"][name]) for name in ("notes", "sound")}})
         raise LabError(
             "The change was not examined: the process that does it ended twice. Nothing was kept; write it more simply, or propose again.",
-            "not_examined",
+            "not_drafted",
         )
 
 
 class _Process:
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "autoresearch_mcp.server.proposals.examining"],
+            [sys.executable, "-P", "-m", "autoresearch_mcp.server.proposals.drafter"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -91,7 +95,7 @@ class _Process:
         return self._process.pid
 
     def ask(self, message: bytes) -> dict[str, Any]:
-        """Return the answer to a question.
+        """Return the answer to an order.
 
         Raises:
             OSError, EOFError: the process ended.

@@ -1,0 +1,104 @@
+"""Draws what the page shows: views as HTML, charts and curves as numbers."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import anyio
+import anyio.to_thread
+
+from autoresearch_mcp.server.lab.campaigns import Overview
+from autoresearch_mcp.server.lab.lab import Lab
+from autoresearch_mcp.server.mcp.bridge import Identity
+from autoresearch_mcp.server.page.charts import curve_data, progress_data
+from autoresearch_mcp.server.page.rendering import render
+from autoresearch_mcp.server.page.views import VIEWS, Asked, common
+
+_KEPT = 64  # charts
+INTERNAL = "internal"  # the code of a refusal that is nobody's doing but ours
+MARK = "mark"  # the field of a question for a view: a text that stands where the visitor's own mark will
+
+
+class Drawing:
+    """Draws in this process. Every method blocks for a moment. Thread-safe.
+
+    Args:
+        lab: what is shown.
+    """
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._charted: Overview | None = None
+        self._charts: dict[Any, bytes] = {}
+
+    def draw(self, what: str, given: Mapping[str, Any]) -> bytes:
+        """Draw a `view`, a `chart` or a `curve`, with the arguments of the method of that name.
+
+        Raises:
+            LabError: the view's own.
+        """
+        draws: dict[str, Callable[..., bytes]] = {"view": self.view, "chart": self.chart, "curve": self.curve}
+        return draws[what](**given)
+
+    def view(self, view: str, visitor: Identity, query: Mapping[str, str], name: str, mark: str) -> bytes:
+        """Return a view as HTML.
+
+        Args:
+            view: its name.
+            visitor: who looks.
+            query: the part of the address after `?`.
+            name: the part of the path that names an experiment or a commit.
+            mark: what its forms hold in place of the visitor's own mark.
+        """
+        asked = Asked(self._lab, visitor, query, name)
+        with self._lab.snapshot():
+            shown = {**common(asked), **VIEWS[view](asked), "view": view, MARK: mark}
+        return render(view, shown).encode()
+
+    def chart(self, filters: dict[str, str], start: int, end: int) -> bytes:
+        """Return the numbers of the campaign's chart as JSON, for those filters and experiments. All pages share them until the campaign goes on."""
+        overview = self._lab.overview()
+        if overview is not self._charted:
+            self._charted, self._charts = overview, {}
+        key = (*filters.values(), start, end)
+        if (known := self._charts.get(key)) is None:
+            known = json.dumps(progress_data(overview, filters, start, end), ensure_ascii=False).encode()
+            if len(self._charts) < _KEPT:
+                self._charts[key] = known
+        return known
+
+    def curve(self, name: str) -> bytes:
+        """Return an experiment's loss, and the champion's, as JSON."""
+        answer = self._lab.get_experiment(name)
+        (champion,) = self._lab.curves()
+        return json.dumps(curve_data(answer.curve, champion), ensure_ascii=False).encode()
+
+
+class Studio(Protocol):
+    """Where views are drawn."""
+
+    async def draw(self, what: str, given: Mapping[str, Any]) -> bytes:
+        """Draw, as `Drawing.draw` does."""
+        ...
+
+    def close(self) -> None:
+        """Draw no more."""
+        ...
+
+
+class InThreads:
+    """A studio in threads of this process, where no agent waits for the interpreter.
+
+    Args:
+        lab: what is shown.
+    """
+
+    def __init__(self, lab: Lab) -> None:
+        self._drawing = Drawing(lab)
+
+    async def draw(self, what: str, given: Mapping[str, Any]) -> bytes:
+        """Draw, as `Drawing.draw` does."""
+        return await anyio.to_thread.run_sync(self._drawing.draw, what, given)
+
+    def close(self) -> None:
+        """Do nothing: threads end by themselves."""
