@@ -23,7 +23,7 @@ from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.paths import LabPaths
 from tests.bench.http_calls import META
-from tests.bench.servers import bare_over_http
+from tests.bench.servers import bare_over_http, mirror_over_http
 from tests.ports import free_port
 
 HERE = Path(__file__).parents[1]
@@ -44,8 +44,10 @@ class Heard:
     reads: list[float] = field(default_factory=list)  # seconds
     soon: list[float] = field(default_factory=list)  # of those that began in the first seconds of a server's life
     warm_at: float = 0.0  # the latest server, when its first seconds are over
-    bare: list[float] = field(default_factory=list)  # of a bare server that has the machine for itself
-    beside: list[float] = field(default_factory=list)  # of one while the lab is under its load: what the machine itself makes of it
+    answers: dict[str, object] = field(default_factory=dict)  # the latest, by tool and path
+    mirrored: list[float] = field(default_factory=list)  # reads of a bare server that answers the same, with the same clients of all kinds
+    bare: list[float] = field(default_factory=list)  # a bare server's bare tool, with as many clients
+    beside: list[float] = field(default_factory=list)  # of one that is asked together with a warm lab: what the machine makes of it
     commits: set[str] = field(default_factory=set)
     proposed: deque[str] = field(default_factory=lambda: deque(maxlen=64))  # the latest of them
     memories: set[str] = field(default_factory=set)
@@ -136,14 +138,20 @@ class Served:
         await asyncio.to_thread(self.start)
 
     def rss_mb(self) -> float:
-        """Return the memory that it holds."""
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii").split()[1])
+        """Return the memory that it and the processes beside it hold."""
+        pages = sum(int(stat[21]) for stat in self._stats())
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     def cpu_s(self) -> float:
-        """Return the seconds of a core that it used."""
-        user, system = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        """Return the seconds of a core that they used."""
+        return sum(int(ticks) for stat in self._stats() for ticks in stat[11:15]) / os.sysconf("SC_CLK_TCK")  # with those that ended
+
+    def _stats(self) -> Iterator[list[str]]:
+        """Yield what the kernel says of it and its children, from the state on."""
+        listed = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        for pid in (self.process.pid, *(int(pid) for each in listed for pid in each.read_text(encoding="ascii").split())):
+            with contextlib.suppress(OSError):  # it has ended
+                yield Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
 
     def stop(self) -> None:
         """End it."""
@@ -194,6 +202,7 @@ class Client:
             self._heard.errors.append(f"{tool}: {status} {text[:300].decode('utf-8', 'replace')}")
             return {}
         structured = result.get("structuredContent")
+        self._heard.answers[tool] = structured if isinstance(structured, dict) else answer["result"]["content"][0]["text"]
         return structured if isinstance(structured, dict) else {}
 
     async def _until_answered(self, path: str, body: bytes = b"", headers: str = "") -> tuple[int, bytes, float | None]:
@@ -243,6 +252,7 @@ class Client:
         for path in self._random.choice((["/", "/progress.json"], ["/proposals"], ["/agents"], ["/health"])):
             status, text, _ = await self._until_answered(path, headers="Prefer: wait\r\n")
             self._heard.calls[path] += 1
+            self._heard.answers[path] = text.decode()
             if status != 200 or not (text.rstrip().endswith((b"</html>", b"}"))):
                 self._heard.errors.append(f"{path}: {status} {text[:300].decode('utf-8', 'replace')}")
 
@@ -255,10 +265,11 @@ class Client:
                 await Line(self._port).events("/events", heard)
             await asyncio.sleep(0.3)
 
-    async def nothing(self, took: list[float]) -> None:
-        """Call the bare server's tool at the pace of a reader."""
+    async def nothing(self, took: list[float], lab: Heard | None = None) -> None:
+        """Call the bare server's tool at the pace of a reader; what it takes while a lab loads its libraries doesn't count, as for readers."""
         while not self._stop.is_set():
-            await self.call("nothing", took)
+            is_cold = lab is not None and time.monotonic() < lab.warm_at
+            await self.call("nothing", None if is_cold else took)
             await self._think("reads")
         self._line.close()
 
@@ -270,8 +281,8 @@ class Soaked:
     heard: Heard
     kills: int
     lost: list[str]
-    memory_mb: list[float]  # of the last server, every second once all had called it
-    cpu: float  # shares of a core that it used meanwhile
+    memory_mb: list[float]  # of the last server and what is beside it, every second once all had called it
+    cpu: float  # shares of a core that they used meanwhile
 
     def rows(self) -> list[tuple[str, str]]:
         """Return it as a table."""
@@ -292,15 +303,19 @@ class Soaked:
             ("a read of a warm server", _ms(reads)),
             *(
                 (
-                    f"  a bare tool {where}",
+                    f"  {where}",
                     f"{_ms(bare)}: a read's p99 is {p99(reads) / p99(bare):.1f} of it",
                 )
-                for where, bare in (("of as many clients", heard.bare), ("beside all that", heard.beside))
+                for where, bare in (
+                    ("a bare server at this load", heard.mirrored),
+                    ("a bare tool, as many clients", heard.bare),
+                    ("a bare tool beside all that", heard.beside),
+                )
             ),
             *cold,
-            ("the last server's CPU", f"{100 * self.cpu:.0f} % of a core"),
+            ("the last server's CPU, in all", f"{100 * self.cpu:.0f} % of a core"),
             (
-                "memory of the last server",
+                "its memory, in all",
                 f"{', '.join(f'{each:.0f}' for each in quarters)} MB in the quarters of its last {len(self.memory_mb)} s",
             ),
         ]
@@ -323,7 +338,7 @@ def soak(root: Path, clients: int, seconds: float, kills: int, bare_s: float, th
         clients: how many, a quarter of each kind.
         seconds: for how long.
         kills: of the server.
-        bare_s: for how long the bare server is asked at the same load.
+        bare_s: for how long the bare server's tool is asked; the one at the same load is for twice as long.
         think: how many times as long as scripts the clients think.
     """
     create_lab(root, profile="tiny", budget_s=1.0)
@@ -344,6 +359,10 @@ def soak(root: Path, clients: int, seconds: float, kills: int, bare_s: float, th
                 last = asyncio.run(_load(served, port, clients, seconds, kills, think, heard))
             finally:
                 served.stop()
+    answers = root.parent / "answers.json"
+    answers.write_text(json.dumps(heard.answers), encoding="utf-8")
+    with mirror_over_http(answers) as port:
+        asyncio.run(_mirrored(port, clients, 2 * bare_s, think, heard))
     return Soaked(heard, served.kills, _lost(root, heard), *last)
 
 
@@ -355,7 +374,9 @@ async def _load(
     heard.warm_at = began + cold_s
     living = [asyncio.create_task(Client(n, served.port, heard, stop, think).live(kinds[n % 4])) for n in range(clients)]
     aside = Heard()
-    living += [asyncio.create_task(Client(n, bare, aside, stop, think).nothing(heard.beside)) for n in range(max(1, clients // BESIDE))]
+    living += [
+        asyncio.create_task(Client(n, bare, aside, stop, think).nothing(heard.beside, heard)) for n in range(max(1, clients // BESIDE))
+    ]
     moments = sorted(random.Random(seconds).uniform(0.1, KILLED_UNTIL) * seconds for _ in range(kills))
     for moment in moments:
         await asyncio.sleep(max(0.0, began + moment - time.monotonic()))
@@ -375,7 +396,7 @@ async def _load(
 
 
 async def _bare(port: int, clients: int, seconds: float, think: float, heard: Heard) -> None:
-    """Ask a bare server's bare tool at the load of the real one: as many clients, at the pace of readers."""
+    """Ask a bare server's bare tool: as many clients, at the pace of readers."""
     stop, aside = asyncio.Event(), Heard()
     asking = [asyncio.create_task(Client(n, port, aside, stop, think).nothing(aside.bare)) for n in range(clients)]
     await asyncio.sleep(think * max(PAUSES_S["reads"]) + 1)  # until all have connected
@@ -384,6 +405,19 @@ async def _bare(port: int, clients: int, seconds: float, think: float, heard: He
     stop.set()
     await asyncio.gather(*asking)
     heard.bare += aside.bare
+    heard.errors += aside.errors
+
+
+async def _mirrored(port: int, clients: int, seconds: float, think: float, heard: Heard) -> None:
+    """Put the load of the lab on a bare server that answers what the lab answered last: the same clients, of the same kinds."""
+    stop, aside, kinds = asyncio.Event(), Heard(), [*PAUSES_S]
+    living = [asyncio.create_task(Client(n, port, aside, stop, think).live(kinds[n % 4])) for n in range(clients)]
+    await asyncio.sleep(think * max(PAUSES_S["reads"]) + 1)  # until all have connected
+    del aside.reads[:]
+    await asyncio.sleep(seconds)
+    stop.set()
+    await asyncio.gather(*living)
+    heard.mirrored += aside.reads
     heard.errors += aside.errors
 
 

@@ -43,3 +43,11 @@ def bare_over_http() -> Iterator[int]:
     port = free_port()
     with listening([sys.executable, _BARE, str(port)], port):
         yield port
+
+
+@contextlib.contextmanager
+def mirror_over_http(answers: Path) -> Iterator[int]:
+    """Run the bare server that answers what is in a file, and yield its port."""
+    port = free_port()
+    with listening([sys.executable, str(Path(__file__).with_name("mirror_server.py")), str(port), str(answers)], port):
+        yield port
