@@ -1,8 +1,9 @@
 """An opened lab's stores, and the look-ups that every use case needs."""
 
+import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from autoresearch_mcp.server import settings as lab_settings
@@ -57,6 +58,12 @@ class LabCore:
         if self._repo.editable.patterns != tuple(self.settings.training.editable):
             self._repo = self._opened_repo()
         return self._repo
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Have this thread read one state of the ledger and one champion while a block runs. It is for what only reads."""
+        with self.ledger.snapshot(), self.repo.steady():
+            yield
 
     def _opened_repo(self) -> Repo:
         # Imports of packages that lie elsewhere can't be judged

@@ -65,7 +65,7 @@ class Lab:
 
         experiments = Experiments(core, self._status)
         self.changes = experiments.changes
-        self.snapshot = core.ledger.snapshot
+        self.snapshot = core.snapshot
         self.states = experiments.states
         self.states_now = experiments.states_now
         self.marked = experiments.marked

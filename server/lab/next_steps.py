@@ -54,7 +54,7 @@ class NextSteps:
         Raises:
             LabError: the ledger's.
         """
-        with self._core.ledger.snapshot():
+        with self._core.snapshot():
             now = self._status.snapshot()
             ahead = self._status.forecast(now.open)
             return list(islice(self._steps(caller, now, ahead), MOST))

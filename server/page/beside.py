@@ -71,11 +71,14 @@ class Beside:
         for _ in range(2):  # one that ended meanwhile is replaced
             if self._is_closed:
                 break
-            artist = await self._at_work()
+            artist = None
             try:
+                artist = await self._at_work()
                 return await artist.ask(what, given)
-            except (OSError, EOFError):
-                artist.close()
+            except (OSError, EOFError) as error:
+                logger.warning("the page's process did not answer: %s", error or "it ended")
+                if artist is not None:
+                    artist.close()
         raise LabError("The page was not drawn: the process that does it ended twice. The server's log says why; look again.", "not_drawn")
 
     async def _at_work(self) -> "_Artist":
@@ -114,7 +117,11 @@ class _Artist:
             with its:
                 return subprocess.Popen(command, stdin=its.fileno(), stdout=subprocess.DEVNULL, env=environment)
 
-        process = await asyncio.to_thread(start)
+        try:
+            process = await asyncio.to_thread(start)
+        except OSError:
+            ours.close()
+            raise
         with contextlib.suppress(OSError):  # it ended already
             os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
         return cls(process, *await asyncio.open_connection(sock=ours))

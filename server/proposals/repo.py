@@ -6,10 +6,12 @@ index and HEAD stay as they are, but where the champion's branch is checked out:
 first call.
 """
 
+import contextlib
 import difflib
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -82,6 +84,7 @@ class Repo:
         self.branches = Branches(self._git, self._objects, self.editable)
         self._fingerprints: dict[str, str] = {}  # of the few commits that proposals start from
         self._canonicals: dict[str, str] = {}
+        self._here = threading.local()
         self._known = functools.lru_cache(_KNOWN)(self._found)  # git takes two processes to tell
 
     def first(self) -> str | None:
@@ -98,11 +101,28 @@ class Repo:
         Raises:
             LabError: `no_champion`, `not_a_lab`.
         """
+        seen: str | None = getattr(self._here, "champion", None)
+        if seen:
+            return seen
         commit = self._git.ref(self.branch)
         if not commit:
             name = self.branch.removeprefix("refs/heads/")
             raise LabError(f"The branch {name} of {self.root} is missing. Restore it: `git branch {name} COMMIT`.", "no_champion")
+        if seen is not None:
+            self._here.champion = commit
         return commit
+
+    @contextlib.contextmanager
+    def steady(self) -> Iterator[None]:
+        """Have this thread see one champion while a block runs: an answer asks for it a dozen times."""
+        if getattr(self._here, "champion", None) is not None:
+            yield
+            return
+        self._here.champion = ""  # it is not read yet
+        try:
+            yield
+        finally:
+            self._here.champion = None
 
     def resolve(self, text: str) -> str:
         """Return the full id of the commit that a text names.

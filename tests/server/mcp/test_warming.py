@@ -26,7 +26,7 @@ class Broken:
 
 def test_a_fault_is_logged_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
     with warmed_up(cast(Lab, Broken())):
-        pass
+        until(lambda: caplog.text, 20)
     assert "not warmed up" in caplog.text and "no such library" in caplog.text
 
 

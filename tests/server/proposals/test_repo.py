@@ -6,11 +6,12 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.proposals.git import _CONFIG
+from autoresearch_mcp.server.proposals.git import _CONFIG, Git
 from autoresearch_mcp.server.proposals.repo import Repo
 from tests.server.proposals.helpers import TRAIN, change, commit_all, git, refused
 
@@ -46,6 +47,42 @@ def test_files_below_an_editable_folder_may_be_deleted_and_renamed(repo: Repo) -
     git(repo.root, "fsck", "--strict")
     assert "names it by itself" in refused(repo, "not_editable", files={"train.py": None, "model/train.py": "lr = 1\n"})
     assert "deletes model/none.py" in refused(repo, "does_not_apply", files={"model/none.py": None})
+
+
+def test_one_champion_is_seen_while_an_answer_is_read_by_the_thread_that_reads_it(repo: Repo) -> None:
+    before, after = repo.champion(), change(repo, "depth = 2", "depth = 3").commit
+
+    def in_another_thread() -> str:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(repo.champion).result()
+
+    with repo.steady():
+        assert repo.champion() == before
+        git(repo.root, "update-ref", repo.branch, after)
+        with repo.steady():
+            assert (repo.champion(), repo.resolve("champion"), in_another_thread()) == (before, before, after)
+        assert repo.champion() == before
+    assert repo.champion() == after
+    with repo.steady():
+        assert repo.champion() == after
+
+
+def test_git_is_asked_once_what_an_id_of_an_answer_names_and_each_time_what_a_shorter_one_does(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, asked, output = change(repo, "0.1", "0.2").commit, list[str](), Git.output
+
+    def counted(self: Git, *args: str, **more: Any) -> bytes:
+        asked.append(args[0])
+        return output(self, *args, **more)
+
+    monkeypatch.setattr(Git, "output", counted)
+    for text, more in ((commit[:12], 2), (commit[:12], 0), (commit, 1), (commit, 0), (commit[:11], 2), (commit[:11], 2)):
+        before = len(asked)
+        assert repo.resolve(text) == commit and len(asked) - before == more, text
+    for _ in range(2):
+        with pytest.raises(LabError):
+            repo.resolve("0" * 12)  # it may come to be
 
 
 def test_a_kept_proposal_survives_garbage_collection(repo: Repo) -> None:
