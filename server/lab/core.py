@@ -33,8 +33,9 @@ class LabCore:
         LabError: `not_a_lab`, `newer_lab`, `bad_settings`, `read_only`, and the ledger's and the repository's own.
     """
 
-    def __init__(self, root: Path, carry_out: CarryOut | None = None) -> None:
+    def __init__(self, root: Path, carry_out: CarryOut | None = None, starts_runner: bool = True) -> None:
         self._carry_out = carry_out
+        self._starts_runner = starts_runner
         self.root = root.resolve()
         self.settings_file = lab_settings.SettingsFile(self.root)
         paths = LabPaths(self.root)
@@ -102,7 +103,7 @@ class LabCore:
         self.ledger.close()
 
     def wake(self, has_work: bool | None = None) -> bool:
-        """Start the runner if there is work for it and none is alive.
+        """Start the runner if there is work for it and none is alive, where this process may.
 
         Args:
             has_work: what the ledger says now, for a caller that has just read it; None reads it.
@@ -110,6 +111,8 @@ class LabCore:
         Returns:
             Whether a runner is alive.
         """
+        if not self._starts_runner:
+            return runner_alive(self.state)
         if has_work is None:
             has_work = bool(self.ledger.open_experiments(limit=1) or self.ledger.unflushed())
         has_work = has_work or bool(self.ledger.open_candidacies() or self.ledger.open_sweeps(limit=1))

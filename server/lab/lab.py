@@ -50,13 +50,15 @@ class Lab:
     Args:
         root: the lab's folder.
         carry_out: drafts proposals in place of this process.
+        starts_runner: whether it starts the runner where there is work: a runner, and each training, is as nice as who started it.
 
     Raises:
         LabError: `not_a_lab`, `newer_lab`, `bad_settings`, `read_only`, and the ledger's and the repository's own.
     """
 
-    def __init__(self, root: Path, carry_out: CarryOut | None = None) -> None:
-        core = self._core = LabCore(root, carry_out)
+    def __init__(self, root: Path, carry_out: CarryOut | None = None, starts_runner: bool = True) -> None:
+        core = self._core = LabCore(root, carry_out, starts_runner)
+        self.wake = core.wake
         self.root = core.root
         self._promoter().recover()
         self._status = LabStatus(core.settings_file, core.state, core.ledger, core.repo)
@@ -178,8 +180,12 @@ class Lab:
         return None if settings is None else (self._core.ledger.changes(), settings)
 
     def warm_up(self) -> None:
-        """Read what agents read first, so that none of them waits for libraries. What can't be read now is told to who asks for it."""
-        for read in (self.read_file, self.status, partial(self.search_memory, ""), partial(self._similar.likeness, "an idea", ["another"])):
+        """Read what agents read first, so that none of them waits for libraries. What can't be read now is told to who asks for it.
+
+        It starts no runner, and asks no service for an embedding.
+        """
+        status = partial(self._status.status, lambda has_work: False)
+        for read in (self.read_file, status, partial(self.search_memory, ""), partial(self._similar.likeness, "an idea", ["another"])):
             with contextlib.suppress(LabError):
                 read()
 

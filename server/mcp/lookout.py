@@ -1,14 +1,16 @@
 """One look at the ledger for all who wait for experiments, ten times a second at most: a hundred of them cost little more than one."""
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import anyio
 
-from autoresearch_mcp.server.errors import LabError
-
 POLL_S = 0.1  # between readings of the ledger's change counter
+LOOKS = (
+    200  # in a second, of all together whom any change may concern: each of them reads again then. Where many wait, each does less often
+)
 
 
 class Waiting(Protocol):
@@ -35,6 +37,7 @@ class Lookout:
         self._changes = changes
         self._states = states
         self._waiting: dict[anyio.Event, Waiting] = {}
+        self._since: dict[anyio.Event, float] = {}
         self._looking: asyncio.Task[None] | None = None
 
     @property
@@ -50,14 +53,14 @@ class Lookout:
     async def moved(self, waiting: Waiting, until: float) -> None:
         """Sleep until what is waited for may have changed, or until a time of the event loop's clock."""
         moved = anyio.Event()
-        self._waiting[moved] = waiting
+        self._waiting[moved], self._since[moved] = waiting, anyio.current_time()
         if not self.is_looking:
-            self._looking = asyncio.create_task(self._look())
+            self._looking = asyncio.create_task(self._look(), context=contextvars.Context())  # it is no part of the first one's call
         try:
             with anyio.CancelScope(deadline=until):
                 await moved.wait()
         finally:
-            del self._waiting[moved]
+            del self._waiting[moved], self._since[moved]
 
     async def _look(self) -> None:
         """Look as long as anybody waits. In a busy lab most changes are others'."""
@@ -68,12 +71,16 @@ class Lookout:
                 behind = {moved: each for moved, each in self._waiting.items() if each.counter != counter}
                 ids = {id for each in behind.values() for id in each.watched or ()}
                 states = await self._states([*ids]) if ids else {}
-            except LabError:  # who reads again is told
+            except Exception:  # who reads again is told
                 for moved in self._waiting:
                     moved.set()
                 continue
+            rested = anyio.current_time() - sum(each.watched is None for each in behind.values()) / LOOKS
             for moved, each in behind.items():
-                if each.watched is None or any(each.watched.get(id) != state for id, state in states.items() if id in each.watched):
+                if each.watched is None:
+                    if self._since.get(moved, rested) <= rested:
+                        moved.set()
+                elif any(states.get(id, state) != state for id, state in each.watched.items()):
                     moved.set()
-                elif moved in self._waiting:
+                else:
                     each.counter = counter

@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE = 2  # views: a quick one goes past one that reads a long campaign
 IDLE_S = 600.0  # after which it ends
+DRAW_S = 120.0  # after which one that draws still is ended: a year is drawn in 5
 _NICENESS = 5  # who calls a tool waits less than who looks
 _LENGTH, _ANSWER = struct.Struct(">Q"), struct.Struct(">Q?Q")
 
@@ -75,7 +76,7 @@ class Beside:
             try:
                 artist = await self._at_work()
                 return await artist.ask(what, given)
-            except (OSError, EOFError) as error:
+            except (OSError, EOFError) as error:  # TimeoutError is an OSError
                 logger.warning("the page's process did not answer: %s", error or "it ended")
                 if artist is not None:
                     artist.close()
@@ -84,7 +85,11 @@ class Beside:
     async def _at_work(self) -> "_Artist":
         async with self._starting:
             if self._artist is None or not self._artist.is_there:
-                self._artist = await _Artist.started(self._root, self._idle_s)
+                artist = await _Artist.started(self._root, self._idle_s)
+                if self._is_closed:
+                    artist.close()
+                    raise EOFError
+                self._artist = artist
             return self._artist
 
     def close(self) -> None:
@@ -119,8 +124,8 @@ class _Artist:
 
         try:
             process = await asyncio.to_thread(start)
-        except OSError:
-            ours.close()
+        except BaseException:
+            ours.close()  # at which one that starts yet ends
             raise
         with contextlib.suppress(OSError):  # it ended already
             os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
@@ -143,9 +148,10 @@ class _Artist:
         number, answer = self._number, asyncio.get_running_loop().create_future()
         self._asked[number] = answer
         message = json.dumps({"number": number, "what": what, "given": given}, default=asdict).encode()
-        self._writer.write(_LENGTH.pack(len(message)) + message)
-        await self._writer.drain()
-        drawn: bytes = await answer
+        async with asyncio.timeout(DRAW_S):
+            self._writer.write(_LENGTH.pack(len(message)) + message)
+            await self._writer.drain()
+            drawn: bytes = await answer
         return drawn
 
     async def _listen(self) -> None:
@@ -184,22 +190,20 @@ class _Answering:
         self._root = root
         self._line = line
         self._opening, self._writing = threading.Lock(), threading.Lock()
-        self._lab: Lab | None = None
         self._drawing: Drawing | None = None
 
     def go_on(self, idle_s: float) -> None:
         """Answer until the line ends, or nobody asked for so many seconds."""
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            drawing = set[Future[None]]()
-            while True:
-                drawing = {each for each in drawing if not each.done()}
-                ready, _, _ = select.select([self._line], [], [], idle_s)
-                if not ready and all(each.done() for each in drawing):
+        pool, drawing = ThreadPoolExecutor(AT_ONCE), set[Future[None]]()
+        while True:
+            drawing = {each for each in drawing if not each.done()}
+            ready, _, _ = select.select([self._line], [], [], idle_s)
+            if not ready and all(each.done() for each in drawing):
+                return
+            if ready:
+                if (message := self._message()) is None:
                     return
-                if ready:
-                    if (message := self._message()) is None:
-                        return
-                    drawing.add(pool.submit(self._answer, message))
+                drawing.add(pool.submit(self._answer, message))
 
     def _message(self) -> bytes | None:
         """Return a question, or None where the line has ended."""
@@ -225,16 +229,10 @@ class _Answering:
     def _drawn(self, what: str, given: dict[str, Any]) -> bytes:
         with self._opening:
             if self._drawing is None:
-                self._lab = Lab(self._root)
-                self._drawing = Drawing(self._lab)
+                self._drawing = Drawing(Lab(self._root, starts_runner=False))
         if (visitor := given.get("visitor")) is not None:
             given["visitor"] = Identity(visitor["name"], None if visitor["role"] is None else Role(visitor["role"]))
         return self._drawing.draw(what, given)
-
-    def close(self) -> None:
-        """Close the lab."""
-        if self._lab is not None:
-            self._lab.close()
 
 
 def _refusal(message: str, code: str) -> bytes:
@@ -246,12 +244,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the server too, which ends the line
     log_to_stderr(logging.WARNING)
     share_heaps()
-    with (
-        socket.socket(fileno=os.dup(0)) as line,
-        contextlib.closing(_Answering(Path(sys.argv[1]), line)) as answering,
-        short_collections(),
-    ):
-        answering.go_on(float(sys.argv[2]))
+    with socket.socket(fileno=os.dup(0)) as line, short_collections():
+        _Answering(Path(sys.argv[1]), line).go_on(float(sys.argv[2]))
+    os._exit(0)  # whatever is still drawn, nobody looks at it: it only reads
 
 
 if __name__ == "__main__":

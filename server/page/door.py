@@ -26,7 +26,7 @@ from autoresearch_mcp.server.mcp.front import ComparableHeaders, Guests
 from autoresearch_mcp.server.mcp.limits import BodyTimeout, RateLimit
 from autoresearch_mcp.server.mcp.turns import Turns
 from autoresearch_mcp.server.models import OWNER
-from autoresearch_mcp.server.page.beside import Beside
+from autoresearch_mcp.server.page.beside import AT_ONCE, Beside
 from autoresearch_mcp.server.page.drawing import INTERNAL, MARK, InThreads, Studio
 from autoresearch_mcp.server.page.events import Pulse
 from autoresearch_mcp.server.page.rendering import render
@@ -73,7 +73,7 @@ class PageDoor:
         self._pulse = Pulse(lab.changes, lab.is_training)
         self._limiter = anyio.CapacityLimiter(_AT_ONCE)
         self._studio = studio or InThreads(lab)
-        self._turns = Turns()
+        self._turns, self._drawing = Turns(), anyio.CapacityLimiter(AT_ONCE)
         self._shelf = Shelf(lab, lambda: self._pulse.beat)
         self.routes = [
             *(Route(path, partial(self._view, view)) for view, path in ADDRESSES.items()),
@@ -129,9 +129,13 @@ class PageDoor:
     async def _in_thread(self, use_case: Callable[..., R], *args: Any, **more: Any) -> R:
         return await anyio.to_thread.run_sync(partial(use_case, *args, **more), limiter=self._limiter)
 
+    async def _viewed(self, given: dict[str, Any]) -> bytes:
+        await self._in_thread(self._lab.wake)  # who looks starts the runner where there is work, as any call does
+        return await self._drawn("view", given)
+
     async def _drawn(self, what: str, given: dict[str, Any]) -> bytes:
         """Have something drawn when its turn comes."""
-        async with self._turns.taken():
+        async with self._drawing, self._turns.taken():
             return await self._studio.draw(what, given)
 
     async def _view(self, view: str, request: Request) -> Response:
@@ -143,12 +147,12 @@ class PageDoor:
         patience_s = None if view != "campaign" or _waits(request) else _PATIENCE_S
         try:
             which = (view, visitor, tuple(sorted(asked.query.items())), asked.name)
-            return self._html(request, await self._shelf.get(which, partial(self._drawn, "view", given), patience_s))
+            return self._html(request, await self._shelf.get(which, partial(self._viewed, given), patience_s))
         except TimeoutError:  # a long log is still being read: the page draws its frame, and asks again for what is in it
             outline = {**common(asked), "view": view, MARK: _MARK}
             return self._html(request, (await self._in_thread(render, "outline", outline)).encode())
         except LabError as error:
-            status = 404 if error.code.startswith(("unknown_", "bad_")) else 500 if error.code == INTERNAL else 409
+            status = _status(error)
             text = mask_paths(str(error), self._lab.root)
             heading = "Not found" if status == 404 else "Not now"
             told = {**common(asked), "view": "", "heading": heading, "text": text, "mark": _MARK}
@@ -169,7 +173,10 @@ class PageDoor:
         filters = {name: query.get(name, "") for name in FILTERS}
         which = ("chart", *filters.values(), start, end)
         given = {"filters": filters, "start": start, "end": end}
-        body = await self._shelf.get(which, partial(self._drawn, "chart", given))
+        try:
+            body = await self._shelf.get(which, partial(self._drawn, "chart", given))
+        except LabError as error:
+            return self._refused(error)
         tag = f'"{hashlib.sha256(body).hexdigest()[:24]}"'
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag})
@@ -181,8 +188,11 @@ class PageDoor:
         try:
             body = await self._drawn("curve", {"name": request.path_params["name"]})
         except LabError as error:
-            return JSONResponse({"error": mask_paths(str(error), self._lab.root)}, 404)
+            return self._refused(error)
         return Response(body, media_type="application/json")
+
+    def _refused(self, error: LabError) -> Response:
+        return JSONResponse({"error": mask_paths(str(error), self._lab.root)}, _status(error))
 
     async def _events(self, request: Request) -> Response:
         if _visitor(request) is None:
@@ -256,6 +266,13 @@ class PageDoor:
         if kind is None or str(path) not in known:
             return Response("Not Found", 404)
         return Response(known[str(path)], 200, {"Cache-Control": "max-age=300"}, kind)
+
+
+def _status(error: LabError) -> int:
+    """Return the HTTP status of a refusal."""
+    if error.code == INTERNAL:
+        return 500
+    return 404 if error.code.startswith(("unknown_", "bad_")) else 409
 
 
 def page_of_a_swarm(lab: Lab, guests: Guests, security: TransportSecuritySettings, app: ASGIApp) -> PageDoor:

@@ -1,6 +1,7 @@
 """Draws what the page shows: views as HTML, charts and curves as numbers."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -28,8 +29,7 @@ class Drawing:
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
-        self._charted: Overview | None = None
-        self._charts: dict[Any, bytes] = {}
+        self._charts: tuple[Overview | None, dict[Any, bytes]] = None, {}  # of a campaign
 
     def draw(self, what: str, given: Mapping[str, Any]) -> bytes:
         """Draw a `view`, a `chart` or a `curve`, with the arguments of the method of that name.
@@ -58,13 +58,14 @@ class Drawing:
     def chart(self, filters: dict[str, str], start: int, end: int) -> bytes:
         """Return the numbers of the campaign's chart as JSON, for those filters and experiments. All pages share them until the campaign goes on."""
         overview = self._lab.overview()
-        if overview is not self._charted:
-            self._charted, self._charts = overview, {}
+        of, charts = self._charts
+        if overview is not of:
+            self._charts = overview, (charts := {})
         key = (*filters.values(), start, end)
-        if (known := self._charts.get(key)) is None:
+        if (known := charts.get(key)) is None:
             known = json.dumps(progress_data(overview, filters, start, end), ensure_ascii=False).encode()
-            if len(self._charts) < _KEPT:
-                self._charts[key] = known
+            if len(charts) < _KEPT:
+                charts[key] = known
         return known
 
     def curve(self, name: str) -> bytes:
@@ -95,10 +96,12 @@ class InThreads:
 
     def __init__(self, lab: Lab) -> None:
         self._drawing = Drawing(lab)
+        # A turn is never spent waiting for a thread: who may have one is limited before
+        self._threads = anyio.CapacityLimiter(math.inf)
 
     async def draw(self, what: str, given: Mapping[str, Any]) -> bytes:
         """Draw, as `Drawing.draw` does."""
-        return await anyio.to_thread.run_sync(self._drawing.draw, what, given)
+        return await anyio.to_thread.run_sync(self._drawing.draw, what, given, limiter=self._threads)
 
     def close(self) -> None:
         """Do nothing: threads end by themselves."""

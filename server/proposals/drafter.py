@@ -6,6 +6,7 @@ A message is a length and that many bytes of JSON.
 import functools
 import json
 import sys
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +29,8 @@ def _carried_out(order: Order) -> dict[str, Any]:
         drafted = repo.build(**order.given) if order.method == "build" else repo.rebase(**order.given)
     except LabError as error:
         return {"refused": str(error), "code": error.code}
+    except Exception:
+        return {"fault": traceback.format_exc()}
     return {"conflict" if isinstance(drafted, Conflict) else "draft": asdict(drafted)}
 
 

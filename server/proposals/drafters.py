@@ -24,7 +24,7 @@ _ENVIRONMENT = (
 
 
 class Drafters:
-    """Thread-safe. As many processes as there are orders at once, each from its first order on, until they are closed."""
+    """Thread-safe. As many processes as there are orders at once, of which a server takes two, each from its first one on, until they are closed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -53,6 +53,7 @@ class Drafters:
 
         Raises:
             LabError: the method's own; and `not_drafted`, where no process could do it.
+            RuntimeError: whatever else the method raised, with its traceback.
         """
         message = json.dumps(asdict(order)).encode()
         for _ in range(2):  # one that was killed by others is replaced
@@ -69,6 +70,8 @@ class Drafters:
                 self._idle += [process] if is_kept else []
             if not is_kept:
                 process.close()
+            if "fault" in answer:
+                raise RuntimeError(answer["fault"])  # which is logged as any fault of ours
             if "refused" in answer:
                 raise LabError(answer["refused"], answer["code"])
             if "conflict" in answer:

@@ -21,13 +21,14 @@ class Call:
 
 class Ledger:
     def __init__(self) -> None:
-        self.counter, self.now, self.asked, self.is_broken = 0, dict[str, str](), list[list[str]](), False
+        self.counter, self.now, self.asked = 0, dict[str, str](), list[list[str]]()
+        self.fault: Exception | None = None
         self.lookout = Lookout(lambda: self.counter, self.states)
 
     async def states(self, ids: Sequence[str]) -> dict[str, str]:
         self.asked.append([*ids])
-        if self.is_broken:
-            raise LabError("The disk is full.", "disk_full")
+        if self.fault is not None:
+            raise self.fault
         return {id: self.now[id] for id in ids}
 
     def move(self, **states: str) -> None:
@@ -92,6 +93,23 @@ async def test_whom_any_change_may_concern_wakes_without_a_reading() -> None:
     assert ledger.asked == []
 
 
+async def test_where_any_change_may_concern_many_each_reads_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookout, "LOOKS", 100)
+    ledger, began, rested = Ledger(), anyio.current_time(), list[float]()
+
+    async def wait() -> None:
+        await ledger.moved(Call(None))
+        rested.append(anyio.current_time() - began)
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            ledger.move(e1="queued")
+    assert min(rested) >= 0.2, "20 of them, each once in a fifth of a second"
+
+
 async def test_a_wait_ends_in_time_and_the_look_with_the_last_of_them() -> None:
     ledger = Ledger()
     began = anyio.current_time()
@@ -100,10 +118,11 @@ async def test_a_wait_ends_in_time_and_the_look_with_the_last_of_them() -> None:
     await come(lambda: not ledger.lookout.is_looking)
 
 
-async def test_who_waits_is_woken_where_the_ledger_cannot_be_read() -> None:
+@pytest.mark.parametrize("fault", [LabError("The disk is full.", "disk_full"), RuntimeError("a fault of ours")])
+async def test_who_waits_is_woken_where_the_ledger_cannot_be_read(fault: Exception) -> None:
     ledger = Ledger()
     ledger.move(e1="queued")
-    ledger.is_broken = True
+    ledger.fault = fault
     with anyio.fail_after(20):
         await ledger.moved(Call({"e1": "queued"}))
     assert ledger.asked

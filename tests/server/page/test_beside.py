@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.mcp.bridge import Identity
@@ -18,7 +19,9 @@ from autoresearch_mcp.server.mcp.front import TOKEN
 from autoresearch_mcp.server.page.beside import Beside
 from autoresearch_mcp.server.page.drawing import INTERNAL, Drawing
 from autoresearch_mcp.server.page.views import VIEWS
+from autoresearch_mcp.server.paths import LabPaths, StatePaths
 from autoresearch_mcp.server.roles import Role
+from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.mcp.conftest import FakeRunnerLab
 from tests.server.mcp.listening import served_over_http
 from tests.server.page.conftest import TOKEN as SECRET
@@ -62,6 +65,17 @@ async def test_it_draws_what_the_server_itself_would(beside: Beside, page_lab: N
         assert await beside.draw("chart", CHART) == here.chart(**CHART)  # type: ignore[arg-type]
         curve = {"name": page_lab[1]["finished"]}
         assert await beside.draw("curve", curve) == here.curve(**curve) and json.loads(here.curve(**curve))
+
+
+async def test_it_starts_no_runner_which_would_be_as_nice_as_it_is(tmp_path: Path) -> None:
+    root = tmp_path / "lab"
+    create_lab(root, profile="tiny")
+    state = LabPaths(root).state
+    with contextlib.closing(Lab(root)) as lab, contextlib.closing(Beside(root)) as beside:
+        with runner_lock(state):  # so that none starts
+            queued = lab.launch_training("champion", "ada", 2).experiments
+        assert queued[0].encode() in await beside.draw("view", view("campaign"))
+        assert not StatePaths(state).runner_starts.exists()  # which is written before one starts
 
 
 async def test_refusals_reach_who_looks_and_a_fault_of_ours_ends_nothing(

@@ -12,6 +12,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.proposals import source
 from autoresearch_mcp.server.proposals.drafters import Drafters
 from autoresearch_mcp.server.proposals.examining import Question, examined
+from autoresearch_mcp.server.proposals.orders import Order
 from autoresearch_mcp.server.proposals.repo import Conflict, Draft, Repo
 
 EDIT = {"path": "train.py", "search": "depth = 2", "replace": "depth = 3  # é"}
@@ -78,7 +79,7 @@ def test_imports_are_judged_where_they_can_be(repo: Repo, drafters: Drafters) ->
     judges = True
     beside = Repo(repo.root, repo.editable.patterns, judges_imports=lambda: judges, carry_out=drafters.carry_out)
     change = {"files": {"train.py": "import nowhere_to_be_found\n"}}
-    assert built(beside, **change)[1] != repo.matching(repo.champion(), repo.editable) and isinstance(built(beside, **change)[0], str)
+    assert built(beside, **change) == built(repo, **change) and "nowhere_to_be_found" in str(built(beside, **change)[0])
     judges = False
     assert isinstance(built(beside, **change)[0], Draft)
 
@@ -88,6 +89,14 @@ def test_what_was_lacking_before_may_stay_and_is_not_taken_for_sound() -> None:
         base = {"train.py": text}
         after = {**base, "train.py": text + b"RATE = 0.2\n"}
         assert examined(Question(base, base, after, ["train.py"], {"train"})).sound == sound
+
+
+def test_a_fault_of_ours_is_told_with_its_traceback_and_ends_no_process(beside: Repo, drafters: Drafters) -> None:
+    assert isinstance(built(beside, edits=[EDIT])[0], Draft)
+    before = drafters.pids
+    with pytest.raises(RuntimeError, match=r"(?s)Traceback.*unexpected keyword argument 'colour'"):
+        drafters.carry_out(Order(str(beside.root), ("train.py",), True, "build", {"colour": "red"}))
+    assert drafters.pids == before or not drafters.pids
 
 
 def test_a_process_that_was_killed_is_replaced_and_none_is_left(beside: Repo, drafters: Drafters, repo: Repo) -> None:
