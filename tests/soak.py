@@ -15,9 +15,10 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.lab.lab import Lab
@@ -398,27 +399,30 @@ async def _load(
 async def _bare(port: int, clients: int, seconds: float, think: float, heard: Heard) -> None:
     """Ask a bare server's bare tool: as many clients, at the pace of readers."""
     stop, aside = asyncio.Event(), Heard()
-    asking = [asyncio.create_task(Client(n, port, aside, stop, think).nothing(aside.bare)) for n in range(clients)]
-    await asyncio.sleep(think * max(PAUSES_S["reads"]) + 1)  # until all have connected
-    del aside.bare[:]
-    await asyncio.sleep(seconds)
-    stop.set()
-    await asyncio.gather(*asking)
-    heard.bare += aside.bare
+    asking = [Client(n, port, aside, stop, think).nothing(aside.bare) for n in range(clients)]
+    heard.bare += await _measured(asking, stop, aside.bare, seconds, think)
     heard.errors += aside.errors
 
 
 async def _mirrored(port: int, clients: int, seconds: float, think: float, heard: Heard) -> None:
     """Put the load of the lab on a bare server that answers what the lab answered last: the same clients, of the same kinds."""
     stop, aside, kinds = asyncio.Event(), Heard(), [*PAUSES_S]
-    living = [asyncio.create_task(Client(n, port, aside, stop, think).live(kinds[n % 4])) for n in range(clients)]
-    await asyncio.sleep(think * max(PAUSES_S["reads"]) + 1)  # until all have connected
-    del aside.reads[:]
+    living = [Client(n, port, aside, stop, think).live(kinds[n % 4]) for n in range(clients)]
+    heard.mirrored += await _measured(living, stop, aside.reads, seconds, think)
+    heard.errors += aside.errors
+
+
+async def _measured(
+    clients: Sequence[Coroutine[Any, Any, None]], stop: asyncio.Event, took: list[float], seconds: float, think: float
+) -> list[float]:
+    """Have clients work for a time, and return what their calls took once all have connected."""
+    working = [asyncio.create_task(each) for each in clients]
+    await asyncio.sleep(think * max(PAUSES_S["reads"]) + 1)
+    del took[:]
     await asyncio.sleep(seconds)
     stop.set()
-    await asyncio.gather(*living)
-    heard.mirrored += aside.reads
-    heard.errors += aside.errors
+    await asyncio.gather(*working)
+    return took
 
 
 @contextlib.contextmanager

@@ -231,13 +231,12 @@ def _home(target: str, path: str, paths: Sequence[str], read: Callable[[str], by
         top = ast.parse(read(path)).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return target, path
-    for statement in (each for each in top if isinstance(each, ast.ImportFrom)):
-        for alias in statement.names:
-            if function == (alias.asname or alias.name):
-                above = package.split(".")[: 1 - statement.level or None] if statement.level else []
-                module = ".".join([*above, *filter(None, [statement.module])])
-                if place := place_of(module, paths):
-                    return f"{module}:{alias.name}", place
+    imports = ((each, alias) for each in top if isinstance(each, ast.ImportFrom) for alias in each.names)
+    for statement, alias in imports:
+        above = package.split(".")[: 1 - statement.level or None] if statement.level else []
+        module = ".".join([*above, *filter(None, [statement.module])])
+        if function == (alias.asname or alias.name) and (place := place_of(module, paths)):
+            return f"{module}:{alias.name}", place
     return target, path
 
 

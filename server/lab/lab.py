@@ -58,7 +58,6 @@ class Lab:
 
     def __init__(self, root: Path, carry_out: CarryOut | None = None, starts_runner: bool = True) -> None:
         core = self._core = LabCore(root, carry_out, starts_runner)
-        self.wake = core.wake
         self.root = core.root
         self._promoter().recover()
         self._status = LabStatus(core.settings_file, core.state, core.ledger, core.repo)
@@ -146,6 +145,7 @@ class Lab:
         self.gate = core.gate
         self.expected_false_promotions = core.gate.expected_false_promotions
 
+        self.wake = core.wake
         self.tokens = core.ledger.tokens
         self.keep_trace = core.ledger.keep_trace
         self.record_change = core.ledger.record_change

@@ -8,9 +8,7 @@ from typing import Protocol
 import anyio
 
 POLL_S = 0.1  # between readings of the ledger's change counter
-LOOKS = (
-    200  # in a second, of all together whom any change may concern: each of them reads again then. Where many wait, each does less often
-)
+LOOKS = 200  # in a second, of all together whom any change may concern: each reads again then, where many wait less often
 
 
 class Waiting(Protocol):
@@ -36,14 +34,8 @@ class Lookout:
     def __init__(self, changes: Callable[[], int], states: Callable[[Sequence[str]], Awaitable[dict[str, str]]]) -> None:
         self._changes = changes
         self._states = states
-        self._waiting: dict[anyio.Event, Waiting] = {}
-        self._since: dict[anyio.Event, float] = {}
+        self._waiting: dict[anyio.Event, tuple[Waiting, float]] = {}  # and since when
         self._looking: asyncio.Task[None] | None = None
-
-    @property
-    def waits(self) -> int:
-        """Return how many calls wait."""
-        return len(self._waiting)
 
     @property
     def is_looking(self) -> bool:
@@ -53,14 +45,14 @@ class Lookout:
     async def moved(self, waiting: Waiting, until: float) -> None:
         """Sleep until what is waited for may have changed, or until a time of the event loop's clock."""
         moved = anyio.Event()
-        self._waiting[moved], self._since[moved] = waiting, anyio.current_time()
+        self._waiting[moved] = waiting, anyio.current_time()
         if not self.is_looking:
             self._looking = asyncio.create_task(self._look(), context=contextvars.Context())  # it is no part of the first one's call
         try:
             with anyio.CancelScope(deadline=until):
                 await moved.wait()
         finally:
-            del self._waiting[moved], self._since[moved]
+            del self._waiting[moved]
 
     async def _look(self) -> None:
         """Look as long as anybody waits. In a busy lab most changes are others'."""
@@ -68,17 +60,17 @@ class Lookout:
             await asyncio.sleep(POLL_S)
             try:
                 counter = self._changes()
-                behind = {moved: each for moved, each in self._waiting.items() if each.counter != counter}
-                ids = {id for each in behind.values() for id in each.watched or ()}
+                behind = [(moved, each, since) for moved, (each, since) in self._waiting.items() if each.counter != counter]
+                ids = {id for _, each, _ in behind for id in each.watched or ()}
                 states = await self._states([*ids]) if ids else {}
             except Exception:  # who reads again is told
                 for moved in self._waiting:
                     moved.set()
                 continue
-            rested = anyio.current_time() - sum(each.watched is None for each in behind.values()) / LOOKS
-            for moved, each in behind.items():
+            rested = anyio.current_time() - sum(each.watched is None for _, each, _ in behind) / LOOKS
+            for moved, each, since in behind:
                 if each.watched is None:
-                    if self._since.get(moved, rested) <= rested:
+                    if since <= rested:
                         moved.set()
                 elif any(states.get(id, state) != state for id, state in each.watched.items()):
                     moved.set()

@@ -155,7 +155,7 @@ class PageDoor:
             status = _status(error)
             text = mask_paths(str(error), self._lab.root)
             heading = "Not found" if status == 404 else "Not now"
-            told = {**common(asked), "view": "", "heading": heading, "text": text, "mark": _MARK}
+            told = {**common(asked), "view": "", "heading": heading, "text": text, MARK: _MARK}
             return self._html(request, (await self._in_thread(render, "error", told)).encode(), status)
 
     def _html(self, request: Request, html: bytes, status: int = 200) -> Response:

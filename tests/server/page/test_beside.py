@@ -100,6 +100,19 @@ async def test_one_that_was_killed_is_replaced(beside: Beside) -> None:
     assert await beside.draw("chart", CHART) and beside.pid not in (None, before)
 
 
+async def test_one_that_hangs_is_ended(beside: Beside, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = await beside.draw("chart", CHART)
+    hanging = beside.pid
+    assert hanging is not None
+    os.kill(hanging, signal.SIGSTOP)
+    with monkeypatch.context() as patched:
+        patched.setattr("autoresearch_mcp.server.page.beside.DRAW_S", 0.05)  # too little for a new one too
+        with pytest.raises(LabError) as refused:
+            await beside.draw("chart", CHART)
+    assert refused.value.code == "not_drawn" and not is_there(hanging)
+    assert await beside.draw("chart", CHART) == first
+
+
 async def test_it_ends_when_nobody_looks_and_starts_again_when_somebody_does(page_lab: Named) -> None:
     with contextlib.closing(Beside(page_lab[0].root, idle_s=0.2)) as beside:
         first = await beside.draw("chart", CHART)
