@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 import sys
 import threading
-import time
 
 import anyio
 import pytest
@@ -80,16 +79,23 @@ async def test_a_pause_ends_when_it_is_woken_and_when_it_is_cancelled() -> None:
     assert tries == 3
 
 
-def test_a_call_with_a_deadline_raises_its_own_error_when_no_time_is_left_for_another_try() -> None:
-    tries: list[float] = []
+def test_a_call_with_a_deadline_raises_its_own_error_when_no_time_is_left_for_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, tries = 100.0, list[float]()
+    monkeypatch.setattr("time.monotonic", lambda: now)
+
+    class Pause(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            nonlocal now
+            now += timeout or 0.0
+            return False
 
     def call() -> None:
-        tries.append(time.monotonic())
+        tries.append(now)
         raise Away(len(tries))
 
     with pytest.raises(Away) as raised:
-        retry_within(call, is_away, PAUSES, 0.2, threading.Event())
-    assert len(tries) > 1 and raised.value.args == (len(tries),) and tries[-1] - tries[0] < 0.2
+        retry_within(call, is_away, PAUSES, 0.2, Pause())
+    assert len(tries) > 1 and raised.value.args == (len(tries),) and 0 < tries[-1] - tries[0] < 0.2
 
 
 def test_pauses_of_a_call_with_a_deadline_are_drawn_up_to_twice_their_length(monkeypatch: pytest.MonkeyPatch) -> None:
