@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 from autoresearch_mcp.server import cli, settings
 from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.lab.lab import Lab
-from autoresearch_mcp.server.mcp import build_server
+from autoresearch_mcp.server.mcp.app import build_server
 from tests import plugin
 
 DOCS = Path(__file__).parents[1] / "docs"

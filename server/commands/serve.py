@@ -11,7 +11,7 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.roles import Role
 
 if TYPE_CHECKING:
-    from autoresearch_mcp.server.mcp.bridge import Identity
+    from autoresearch_mcp.server.roles import Identity
 
 EXAMPLES = (
     "autoresearch-mcp serve my-lab",
@@ -94,7 +94,7 @@ def _identity(name: str | None, role: str | None) -> "Identity":
         LabError: `bad_author`, for a name that no agent can have, or a role over others without one.
     """
     from autoresearch_mcp.server.mcp.arguments import AUTHOR, FORMS
-    from autoresearch_mcp.server.mcp.bridge import Identity
+    from autoresearch_mcp.server.roles import Identity
 
     wanted = None if role is None else Role(role)
     if name is None and wanted is not None and wanted.covers(Role.ORCHESTRATOR):

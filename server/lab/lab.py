@@ -179,13 +179,18 @@ class Lab:
         settings = self._core.settings_file.stamp()
         return None if settings is None else (self._core.ledger.changes(), settings)
 
-    def warm_up(self) -> None:
+    def warm_up_reading(self) -> None:
         """Read what agents read first, so that none of them waits for libraries. What can't be read now is told to who asks for it.
 
         It starts no runner, and asks no service for an embedding.
         """
-        status = partial(self._status.status, lambda has_work: False)
-        for read in (self.read_file, status, partial(self.search_memory, ""), partial(self._similar.likeness, "an idea", ["another"])):
+        for read in (self.read_file, partial(self._status.status, lambda has_work: False), partial(self.search_memory, "")):
+            with contextlib.suppress(LabError):
+                read()
+
+    def warm_up_writing(self) -> None:
+        """Load what the first launches and proposals need, likewise."""
+        for read in (self._status.snapshot, partial(self._similar.likeness, "an idea", ["another"])):
             with contextlib.suppress(LabError):
                 read()
 

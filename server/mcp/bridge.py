@@ -6,21 +6,22 @@ A call that has begun is finished even when its client goes away, so nothing tha
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, ParamSpec, Protocol, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 import anyio
 import anyio.to_thread
 from mcp.server.mcpserver import Context
 
+from autoresearch_mcp.server.beside.asking import Helper, InThreads
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.mcp.callers import Asked, Sessions, client, printable
 from autoresearch_mcp.server.mcp.lookout import Lookout
+from autoresearch_mcp.server.mcp.reading import Reads
 from autoresearch_mcp.server.mcp.turns import Turns
-from autoresearch_mcp.server.roles import Role
+from autoresearch_mcp.server.roles import ANYBODY, Identity
 
 Ctx = Context[Any, Any]
 P = ParamSpec("P")
@@ -43,25 +44,6 @@ class Noted(Protocol):
 Answer = TypeVar("Answer", bound=Noted)
 
 
-@dataclass(frozen=True)
-class Identity:
-    """Whom a server works for, or who sent a request.
-
-    Attributes:
-        name: the one agent that it signs as. Empty: each call names its author, and the lab believes it.
-        role: what it may do. None: all but to cancel what others launched.
-    """
-
-    name: str = ""
-    role: Role | None = None
-
-    @property
-    def rules_others(self) -> bool:
-        """Return whether it may cancel what others launched. Without a name anyone could say so."""
-        return self.role is not None and bool(self.name) and self.role.covers(Role.ORCHESTRATOR)
-
-
-ANYBODY = Identity()
 CALLER = "autoresearch.caller"  # the key of a request's identity in its ASGI scope
 GUEST = "autoresearch.guest"  # the key of the user's name that came with the token there
 
@@ -72,14 +54,17 @@ class Bridge:
     Args:
         lab: what is called.
         identity: for whom.
+        helper: answers what only reads; by default threads of this process.
 
     Attributes:
         lookout: tells calls that wait when something in the lab may have changed.
     """
 
-    def __init__(self, lab: Lab, identity: Identity = ANYBODY) -> None:
+    def __init__(self, lab: Lab, identity: Identity = ANYBODY, helper: Helper[Reads] | None = None) -> None:
         self.lab = lab
         self._turns = Turns()
+        self._helper: Helper[Reads] = helper or InThreads(Reads(lab))
+        self._readers, self._reading = anyio.CapacityLimiter(THREADS), Turns() if helper else self._turns
         self._identity = identity
         self._agent = identity.name or os.environ.get("AUTORESEARCH_AGENT")
         self._sessions = Sessions()
@@ -95,6 +80,16 @@ class Bridge:
         """
         with self._masked():
             return await self._turns.run(partial(use_case, *args, **kwargs), self._callers)
+
+    async def read(self, question: Callable[Concatenate[Reads, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Answer what changes nothing, when its turn comes: where a process beside the server answers, nobody waits for those who change something.
+
+        Raises:
+            LabError: as from `call`.
+        """
+        with self._masked():
+            async with self._readers, self._reading.taken():
+                return await self._helper.ask(question, *args, **kwargs)
 
     async def glance(self, use_case: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a use case that takes a few statements of the ledger: it waits for no turn.

@@ -8,8 +8,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from autoresearch_mcp.server.lab.lab import Lab
-from autoresearch_mcp.server.mcp.bridge import ANYBODY, CALLER, Identity
-from autoresearch_mcp.server.roles import Role
+from autoresearch_mcp.server.mcp.bridge import CALLER
+from autoresearch_mcp.server.roles import ANYBODY, Identity, Role
 
 
 class Door(ABC):

@@ -9,8 +9,8 @@ from mcp.shared.exceptions import MCPError
 from mcp.types import INVALID_PARAMS, CallToolResult, TextContent
 
 from autoresearch_mcp.server import tracing
-from autoresearch_mcp.server.mcp.bridge import Bridge, Identity
-from autoresearch_mcp.server.roles import Role
+from autoresearch_mcp.server.mcp.bridge import Bridge
+from autoresearch_mcp.server.roles import Identity, Role
 from autoresearch_mcp.server.untrusted import one_line
 
 PROMPTS = {"orchestrator": Role.ORCHESTRATOR, "worker": Role.WORKER}

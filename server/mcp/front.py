@@ -14,14 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.ledger.access import Token, digest
-from autoresearch_mcp.server.mcp.bridge import ANYBODY, CALLER, GUEST, Identity
+from autoresearch_mcp.server.mcp.bridge import CALLER, GUEST
 from autoresearch_mcp.server.mcp.messages import Refusal, refused, whole
 from autoresearch_mcp.server.mcp.oauth import Issuer
 from autoresearch_mcp.server.mcp.sharing import Shared
-from autoresearch_mcp.server.roles import Role
+from autoresearch_mcp.server.roles import ANYBODY, TOKEN, Identity, Role
 from autoresearch_mcp.server.settings.auth import AuthSection
 
-TOKEN = "AUTORESEARCH_TOKEN"  # noqa: S105 the variable's name
 METADATA = "/.well-known/oauth-protected-resource"
 _ENDPOINT = "/mcp"
 

@@ -5,6 +5,7 @@ Origin of a browser's page. Beyond them a token is required; it says who calls, 
 unless a certificate is given or a TLS proxy stands in front of it. A client of the older era is not named to its calls here, so it should pass `author`.
 """
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -22,20 +23,22 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from autoresearch_mcp.contracts import TOOLS
+from autoresearch_mcp.server.beside.collecting import share_heaps, short_collections
+from autoresearch_mcp.server.beside.process import Beside
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.logs import log_to_stderr
 from autoresearch_mcp.server.mcp.app import build_server
-from autoresearch_mcp.server.mcp.bridge import ANYBODY, Identity
-from autoresearch_mcp.server.mcp.collecting import share_heaps, short_collections
-from autoresearch_mcp.server.mcp.front import TOKEN, ComparableHeaders, Guests, ReadableMessages, TokenMiddleware
+from autoresearch_mcp.server.mcp.front import ComparableHeaders, Guests, ReadableMessages, TokenMiddleware
 from autoresearch_mcp.server.mcp.git_door import GitDoor
 from autoresearch_mcp.server.mcp.limits import BodyTimeout, RateLimit, TimelyProtocol
 from autoresearch_mcp.server.mcp.metrics import MetricsDoor
+from autoresearch_mcp.server.mcp.reading import Reads
 from autoresearch_mcp.server.mcp.timing import CallTimes
 from autoresearch_mcp.server.mcp.try_door import TryDoor
 from autoresearch_mcp.server.mcp.warming import warmed_up
 from autoresearch_mcp.server.proposals.drafters import Drafters
+from autoresearch_mcp.server.roles import ANYBODY, TOKEN, Identity
 from autoresearch_mcp.server.tracing import exporting
 
 MAX_BODY = 4 * 1024 * 1024
@@ -91,7 +94,8 @@ def serve_http(
         security = security_of(host, hosts, origins)
         lab.alerting.start()
         times = CallTimes(TOOLS)
-        server = build_server(lab, identity, times=times)
+        readers = Beside(Reads, lab.root)
+        server = build_server(lab, identity, times=times, helper=readers)
         app: ASGIApp = server.streamable_http_app(stateless_http=True, transport_security=security)
         app = MetricsDoor(lab, security, TryDoor(lab, security, ReadableMessages(app)), times)
         app = GitDoor(lab, security, BodyTimeout(RequestBodyLimitMiddleware(app, MAX_BODY)))
@@ -124,7 +128,15 @@ def serve_http(
         shown = f"[{host}]" if ":" in host else host
         print(f"Serving {lab.root} at http{'s' if certificate else ''}://{shown}:{listening.getsockname()[1]}/mcp", flush=True)  # noqa: T201
         with short_collections(), warmed_up(lab):
-            anyio.run(uvicorn.Server(config).serve, [listening])
+            anyio.run(_serve, uvicorn.Server(config), listening, readers)
+
+
+async def _serve(server: uvicorn.Server, listening: socket.socket, readers: Beside[Reads]) -> None:
+    """Serve until a signal, with a process beside the server that answers what only reads."""
+    with contextlib.closing(readers):
+        warming = asyncio.create_task(readers.ask(Reads.warm_up))
+        warming.add_done_callback(lambda done: done.cancelled() or done.exception())  # a call that needs the same says it in its answer
+        await server.serve([listening])
 
 
 def is_news(record: logging.LogRecord) -> bool:

@@ -9,7 +9,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from autoresearch_mcp.server.mcp.bridge import CALLER, Identity
+from autoresearch_mcp.server.mcp.bridge import CALLER
+from autoresearch_mcp.server.roles import Identity
 
 HEAD_S = 10.0  # for a request's line and headers
 BODY_S = 30.0  # for its body; git's requests have their own

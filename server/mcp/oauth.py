@@ -12,8 +12,7 @@ from urllib.request import Request
 
 from autoresearch_mcp.server.addresses import encrypted_or_here, opener
 from autoresearch_mcp.server.mcp.arguments import AUTHOR
-from autoresearch_mcp.server.mcp.bridge import Identity
-from autoresearch_mcp.server.roles import Role
+from autoresearch_mcp.server.roles import Identity, Role
 from autoresearch_mcp.server.settings.auth import AuthSection
 
 if TYPE_CHECKING:

@@ -33,8 +33,8 @@ from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.logs import log_to_stderr
 from autoresearch_mcp.server.mcp.app import build_server
-from autoresearch_mcp.server.mcp.bridge import ANYBODY, Identity
 from autoresearch_mcp.server.mcp.messages import refused, whole
+from autoresearch_mcp.server.roles import ANYBODY, Identity
 from autoresearch_mcp.server.tracing import exporting
 
 PATIENCE_S = 3.0  # after a signal; then the process ends even if a disk or a client that doesn't read holds it

@@ -1,4 +1,4 @@
-"""Libraries that the first calls of a server need: a second of them, loaded while it already listens, before anybody asks."""
+"""Libraries that the first calls of a server need, loaded while it already listens, before anybody asks."""
 
 import logging
 import threading
@@ -18,7 +18,7 @@ def warmed_up(lab: Lab) -> Iterator[None]:
 
     def warm() -> None:
         try:
-            lab.warm_up()
+            lab.warm_up_writing()
         except Exception:  # a call that needs the same says it in its answer
             if not is_ending.is_set():
                 logger.warning("the lab was not warmed up", exc_info=True)

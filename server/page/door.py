@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.resources import files
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -18,23 +18,27 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from autoresearch_mcp.server.beside.asking import Helper, InThreads
+from autoresearch_mcp.server.beside.process import Beside
+from autoresearch_mcp.server.beside.work import INTERNAL
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.masking import mask_paths
-from autoresearch_mcp.server.mcp.bridge import CALLER, Identity
+from autoresearch_mcp.server.mcp.bridge import CALLER
 from autoresearch_mcp.server.mcp.front import ComparableHeaders, Guests
 from autoresearch_mcp.server.mcp.limits import BodyTimeout, RateLimit
 from autoresearch_mcp.server.mcp.turns import Turns
 from autoresearch_mcp.server.models import OWNER
-from autoresearch_mcp.server.page.beside import AT_ONCE, Beside
-from autoresearch_mcp.server.page.drawing import INTERNAL, MARK, InThreads, Studio
+from autoresearch_mcp.server.page.drawing import MARK, Drawing
 from autoresearch_mcp.server.page.events import Pulse
 from autoresearch_mcp.server.page.rendering import render
-from autoresearch_mcp.server.page.session import Sessions, cookie, fields, may_cancel, rules
+from autoresearch_mcp.server.page.session import Sessions, cookie, fields
 from autoresearch_mcp.server.page.shelf import Shelf
-from autoresearch_mcp.server.page.views import ADDRESSES, FILTERS, Asked, common
+from autoresearch_mcp.server.page.views import ADDRESSES, FILTERS, Asked, common, may_cancel, rules
+from autoresearch_mcp.server.roles import Identity
 from autoresearch_mcp.server.untrusted import one_line
 
+P = ParamSpec("P")
 R = TypeVar("R")
 
 _HEADERS = {
@@ -49,6 +53,8 @@ _STATIC = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"
 _MARK = secrets.token_hex(16)  # where a rendered view holds the visitor's own mark
 _PATIENCE_S = 0.4  # for which a browser waits for the campaign, before it gets an outline to look at meanwhile
 _MAX_FORM = 64 * 1024
+_VIEWS = 2  # at once: a quick one goes past one that reads a long campaign
+_NICENESS = 5  # of a process that draws: who calls a tool waits less than who looks
 _AT_ONCE = 8  # outlines, errors and changes that a form asks for
 
 
@@ -66,14 +72,16 @@ class PageDoor:
         studio: draws the views; by default threads of this process.
     """
 
-    def __init__(self, lab: Lab, guests: Guests, security: TransportSecuritySettings, app: ASGIApp, studio: Studio | None = None) -> None:
+    def __init__(
+        self, lab: Lab, guests: Guests, security: TransportSecuritySettings, app: ASGIApp, studio: Helper[Drawing] | None = None
+    ) -> None:
         self._lab = lab
         self._sessions = Sessions(guests)
         self._security = TransportSecurityMiddleware(security)
         self._pulse = Pulse(lab.changes, lab.is_training)
         self._limiter = anyio.CapacityLimiter(_AT_ONCE)
-        self._studio = studio or InThreads(lab)
-        self._turns, self._drawing = Turns(), anyio.CapacityLimiter(AT_ONCE)
+        self._studio: Helper[Drawing] = studio or InThreads(Drawing(lab))
+        self._turns, self._drawing = Turns(), anyio.CapacityLimiter(_VIEWS)
         self._shelf = Shelf(lab, lambda: self._pulse.beat)
         self.routes = [
             *(Route(path, partial(self._view, view)) for view, path in ADDRESSES.items()),
@@ -131,12 +139,12 @@ class PageDoor:
 
     async def _viewed(self, given: dict[str, Any]) -> bytes:
         await self._in_thread(self._lab.wake)  # who looks starts the runner where there is work, as any call does
-        return await self._drawn("view", given)
+        return await self._drawn(Drawing.view, **given)
 
-    async def _drawn(self, what: str, given: dict[str, Any]) -> bytes:
+    async def _drawn(self, what: Callable[Concatenate[Drawing, P], bytes], *args: P.args, **kwargs: P.kwargs) -> bytes:
         """Have something drawn when its turn comes."""
         async with self._drawing, self._turns.taken():
-            return await self._studio.draw(what, given)
+            return await self._studio.ask(what, *args, **kwargs)
 
     async def _view(self, view: str, request: Request) -> Response:
         visitor = _visitor(request)
@@ -172,9 +180,8 @@ class PageDoor:
         start, end = (int(text) if (text := query.get(name, "")).isdecimal() and len(text) < 10 else 0 for name in ("from", "to"))
         filters = {name: query.get(name, "") for name in FILTERS}
         which = ("chart", *filters.values(), start, end)
-        given = {"filters": filters, "start": start, "end": end}
         try:
-            body = await self._shelf.get(which, partial(self._drawn, "chart", given))
+            body = await self._shelf.get(which, partial(self._drawn, Drawing.chart, filters, start, end))
         except LabError as error:
             return self._refused(error)
         tag = f'"{hashlib.sha256(body).hexdigest()[:24]}"'
@@ -186,7 +193,7 @@ class PageDoor:
         if _visitor(request) is None:
             return Response(status_code=401)
         try:
-            body = await self._drawn("curve", {"name": request.path_params["name"]})
+            body = await self._drawn(Drawing.curve, request.path_params["name"])
         except LabError as error:
             return self._refused(error)
         return Response(body, media_type="application/json")
@@ -277,7 +284,7 @@ def _status(error: LabError) -> int:
 
 def page_of_a_swarm(lab: Lab, guests: Guests, security: TransportSecuritySettings, app: ASGIApp) -> PageDoor:
     """Return a door whose views are drawn by a process beside this one, which answers many agents."""
-    return PageDoor(lab, guests, security, app, Beside(lab.root))
+    return PageDoor(lab, guests, security, app, Beside(Drawing, lab.root, _NICENESS))
 
 
 def _visitor(request: Request) -> Identity | None:

@@ -1,22 +1,17 @@
 """Draws what the page shows: views as HTML, charts and curves as numbers."""
 
 import json
-import math
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
-
-import anyio
-import anyio.to_thread
+from collections.abc import Mapping
+from typing import Any
 
 from autoresearch_mcp.server.lab.campaigns import Overview
 from autoresearch_mcp.server.lab.lab import Lab
-from autoresearch_mcp.server.mcp.bridge import Identity
 from autoresearch_mcp.server.page.charts import curve_data, progress_data
 from autoresearch_mcp.server.page.rendering import render
 from autoresearch_mcp.server.page.views import VIEWS, Asked, common
+from autoresearch_mcp.server.roles import Identity
 
 _KEPT = 64  # charts
-INTERNAL = "internal"  # the code of a refusal that is nobody's doing but ours
 MARK = "mark"  # the field of a question for a view: a text that stands where the visitor's own mark will
 
 
@@ -30,15 +25,6 @@ class Drawing:
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
         self._charts: tuple[Overview | None, dict[Any, bytes]] = None, {}  # of a campaign
-
-    def draw(self, what: str, given: Mapping[str, Any]) -> bytes:
-        """Draw a `view`, a `chart` or a `curve`, with the arguments of the method of that name.
-
-        Raises:
-            LabError: the view's own.
-        """
-        draws: dict[str, Callable[..., bytes]] = {"view": self.view, "chart": self.chart, "curve": self.curve}
-        return draws[what](**given)
 
     def view(self, view: str, visitor: Identity, query: Mapping[str, str], name: str, mark: str) -> bytes:
         """Return a view as HTML.
@@ -73,35 +59,3 @@ class Drawing:
         answer = self._lab.get_experiment(name)
         (champion,) = self._lab.curves()
         return json.dumps(curve_data(answer.curve, champion), ensure_ascii=False).encode()
-
-
-class Studio(Protocol):
-    """Where views are drawn."""
-
-    async def draw(self, what: str, given: Mapping[str, Any]) -> bytes:
-        """Draw, as `Drawing.draw` does."""
-        ...
-
-    def close(self) -> None:
-        """Draw no more."""
-        ...
-
-
-class InThreads:
-    """A studio in threads of this process, where no agent waits for the interpreter.
-
-    Args:
-        lab: what is shown.
-    """
-
-    def __init__(self, lab: Lab) -> None:
-        self._drawing = Drawing(lab)
-        # A turn is never spent waiting for a thread: who may have one is limited before
-        self._threads = anyio.CapacityLimiter(math.inf)
-
-    async def draw(self, what: str, given: Mapping[str, Any]) -> bytes:
-        """Draw, as `Drawing.draw` does."""
-        return await anyio.to_thread.run_sync(self._drawing.draw, what, given, limiter=self._threads)
-
-    def close(self) -> None:
-        """Do nothing: threads end by themselves."""

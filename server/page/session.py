@@ -9,9 +9,8 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
-from autoresearch_mcp.server.mcp.bridge import ANYBODY, Identity
 from autoresearch_mcp.server.mcp.front import Guests
-from autoresearch_mcp.server.roles import Role
+from autoresearch_mcp.server.roles import ANYBODY, Identity
 
 _KEPT_S = 30 * 86_400
 _LONGEST = 4_000  # characters of a token that is looked at: an issuer's is long, and a browser keeps no longer cookie
@@ -61,16 +60,6 @@ def same_origin(headers: Headers) -> bool:
     """Return whether a request comes from a page of this server, as far as the browser tells."""
     origin = headers.get("origin")
     return origin is None or origin.partition("://")[2] == headers.get("host")
-
-
-def rules(visitor: Identity) -> bool:
-    """Return whether the visitor may approve and refuse: the owner, who proved it with a token."""
-    return visitor.role is Role.OWNER
-
-
-def may_cancel(visitor: Identity) -> bool:
-    """Return whether the visitor may cancel what anybody launched."""
-    return visitor.role is not None and visitor.role.covers(Role.ORCHESTRATOR)
 
 
 async def fields(request: Request) -> dict[str, str]:

@@ -10,10 +10,9 @@ from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.query import ExperimentQuery
 from autoresearch_mcp.server.lab.titles import beginning, title
 from autoresearch_mcp.server.ledger.ideas import DIRECTION
-from autoresearch_mcp.server.mcp.bridge import Identity
 from autoresearch_mcp.server.models import ACTIVE_STATES, MemoryKind, Proposal, Verdict
 from autoresearch_mcp.server.page.diffs import diff_lines, plain
-from autoresearch_mcp.server.page.session import may_cancel, rules
+from autoresearch_mcp.server.roles import Identity, Role
 
 Context = dict[str, Any]
 FILTERS = ("author", "tag", "device")
@@ -236,3 +235,13 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from _flat(f"{name}.{key}", item)
     else:
         yield name, value
+
+
+def rules(visitor: Identity) -> bool:
+    """Return whether the visitor may approve and refuse: the owner, who proved it with a token."""
+    return visitor.role is Role.OWNER
+
+
+def may_cancel(visitor: Identity) -> bool:
+    """Return whether the visitor may cancel what anybody launched."""
+    return visitor.role is not None and visitor.role.covers(Role.ORCHESTRATOR)

@@ -18,7 +18,7 @@ import pytest
 from mcp import Client
 
 from autoresearch_mcp.server.lab import core
-from autoresearch_mcp.server.mcp import build_server
+from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.server.mcp.tasks import Handle
 from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.acceptance.deciding_runner import process

@@ -111,7 +111,7 @@ def test_the_wheel_installs_one_import_name_with_types_licences_and_all_of_the_s
 def test_a_server_that_has_started_has_imported_nothing_heavy(lab_root: Path) -> None:
     look = (
         "import sys, anyio\nfrom pathlib import Path\nfrom mcp.client import Client\nfrom autoresearch_mcp.server.lab.lab import Lab\n"
-        "from autoresearch_mcp.server.mcp import build_server\n"
+        "from autoresearch_mcp.server.mcp.app import build_server\n"
         "async def main():\n    async with Client(build_server(Lab(Path(sys.argv[1])))) as client:\n        await client.list_tools()\n"
         "        await client.call_tool('get_status', {})\nanyio.run(main)\n"
         f"print(sorted({set(HEAVY) | {'git', 'numpy'}!r} & set(sys.modules)))"

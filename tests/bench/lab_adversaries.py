@@ -29,7 +29,7 @@ from autoresearch_mcp.server.compute.local.backend import LocalCompute
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lake.embedded.store import EmbeddedLake
 from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.mcp import build_server
+from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner.lock import runner_lock

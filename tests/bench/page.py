@@ -18,13 +18,13 @@ from autoresearch_mcp.server.commands.init import create_lab
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.ledger.database import Database
-from autoresearch_mcp.server.mcp.bridge import ANYBODY
 from autoresearch_mcp.server.models import Experiment, Proposal, new_id
 from autoresearch_mcp.server.page.charts import progress_data
 from autoresearch_mcp.server.page.serving import served_page
 from autoresearch_mcp.server.page.views import VIEWS, Asked
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.roles import ANYBODY
 from autoresearch_mcp.server.runner.lock import runner_lock
 
 if TYPE_CHECKING:

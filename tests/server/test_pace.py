@@ -9,7 +9,7 @@ import pytest
 from mcp import Client
 from mcp.types import CallToolResult
 
-from autoresearch_mcp.server.mcp import build_server
+from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.server.models import Experiment, new_id
 from autoresearch_mcp.server.pace import FEWEST_LIKE_IT, Paces, default_chance, settings_of, whole_windows, windows_of
 from autoresearch_mcp.server.runs import LiveCurve

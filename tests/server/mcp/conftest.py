@@ -13,7 +13,7 @@ from mcp.types import Implementation
 from autoresearch_mcp.server import settings
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.ledger import Ledger
-from autoresearch_mcp.server.mcp import build_server
+from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.server.models import ExperimentState
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.proposals.making import NewRepo

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-SERVE = "import sys; from pathlib import Path; from autoresearch_mcp.server.mcp import serve_stdio; serve_stdio(Path(sys.argv[1]))"
+SERVE = "import sys; from pathlib import Path; from autoresearch_mcp.server.mcp.stdio import serve_stdio; serve_stdio(Path(sys.argv[1]))"
 ENVELOPE = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
     "io.modelcontextprotocol/clientInfo": {"name": "raw", "version": "1"},

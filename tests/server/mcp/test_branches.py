@@ -11,7 +11,7 @@ from mcp import Client, StdioServerParameters
 
 from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.lab.lab import Lab
-from autoresearch_mcp.server.mcp import build_server
+from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.server.paths import LabPaths
 from tests.server.mcp import rhythm
 from tests.server.mcp.calls import answer, refusal

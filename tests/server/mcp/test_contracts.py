@@ -10,7 +10,7 @@ from mcp import Client
 
 from autoresearch_mcp.contracts import contract
 from autoresearch_mcp.server.lab.lab import Lab
-from autoresearch_mcp.server.mcp import build_server
+from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.server.models import Verdict
 from autoresearch_mcp.server.search_answers import SearchStateName
 from autoresearch_mcp.trainer.failures import ADVICE

@@ -13,7 +13,7 @@ import pytest
 from mcp import Client
 
 from autoresearch_mcp.server import cli
-from autoresearch_mcp.server.mcp import build_server
+from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.server.harness import LabHarness
 

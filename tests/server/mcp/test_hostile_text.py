@@ -16,7 +16,7 @@ from mcp.types import CallToolResult, ImageContent, ResourceTemplateReference, T
 from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
-from autoresearch_mcp.server.mcp import build_server
+from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.server.models import Experiment, Failure, Memory, Promotion, Proposal, new_id
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.proposals.making import NewRepo

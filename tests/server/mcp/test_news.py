@@ -14,7 +14,7 @@ from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.news import NewsCases
 from autoresearch_mcp.server.ledger.news import Piece
-from autoresearch_mcp.server.mcp import build_server
+from autoresearch_mcp.server.mcp.app import build_server
 from tests.server.mcp.calls import answer, call, text
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.winning import propose, win

@@ -16,10 +16,9 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.mcp.bridge import Identity
 from autoresearch_mcp.server.mcp.oauth import Issuer
 from autoresearch_mcp.server.paths import LabPaths
-from autoresearch_mcp.server.roles import Role
+from autoresearch_mcp.server.roles import Identity, Role
 from autoresearch_mcp.server.settings.auth import AuthSection
 from autoresearch_mcp.server.settings.live import SettingsFile
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab

@@ -12,7 +12,7 @@ from mcp.client.extension import advertise
 from mcp.types import TextResourceContents
 
 from autoresearch_mcp.server.lab.lab import Lab
-from autoresearch_mcp.server.mcp import build_server
+from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.server.mcp.progress_app import URI
 from tests.server.mcp.conftest import make_runner_lab
 

@@ -16,7 +16,7 @@ from mcp.types import ElicitRequestParams, ElicitResult, Implementation
 
 from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.lab.lab import Lab
-from autoresearch_mcp.server.mcp import build_server
+from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.server.paths import LabPaths
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.listening import served_over_http

@@ -11,7 +11,7 @@ import pytest
 from mcp import Client
 
 from autoresearch_mcp.server.lab.lab import Lab
-from autoresearch_mcp.server.mcp import build_server
+from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.server.proposals.repo import Repo
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.waiting import until

@@ -21,9 +21,8 @@ from mcp.shared._httpx_utils import create_mcp_http_client
 from autoresearch_mcp.contracts import TOOLS
 from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.lab.lab import Lab
-from autoresearch_mcp.server.mcp import build_server
-from autoresearch_mcp.server.mcp.bridge import Identity
-from autoresearch_mcp.server.roles import Role
+from autoresearch_mcp.server.mcp.app import build_server
+from autoresearch_mcp.server.roles import Identity, Role
 from tests.server.mcp.calls import answer, refusal
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.listening import served_over_http

@@ -19,15 +19,16 @@ from starlette.types import Message, Receive, Scope, Send
 from autoresearch_mcp.contracts import TOOLS
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.ledger.access import digest
-from autoresearch_mcp.server.mcp import build_server, front
-from autoresearch_mcp.server.mcp.bridge import CALLER, Identity
+from autoresearch_mcp.server.mcp import front
+from autoresearch_mcp.server.mcp.app import build_server
+from autoresearch_mcp.server.mcp.bridge import CALLER
 from autoresearch_mcp.server.mcp.door import Door
 from autoresearch_mcp.server.mcp.front import Guests
 from autoresearch_mcp.server.mcp.git_door import GitDoor
 from autoresearch_mcp.server.mcp.limits import BodyTimeout, RateLimit
 from autoresearch_mcp.server.mcp.metrics import MetricsDoor, exposition
 from autoresearch_mcp.server.mcp.try_door import TryDoor
-from autoresearch_mcp.server.roles import Role
+from autoresearch_mcp.server.roles import Identity, Role
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.listening import served_over_http
 from tests.server.mcp.test_http import LIST, TOKEN, ask

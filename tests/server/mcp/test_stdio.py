@@ -51,7 +51,7 @@ def test_an_agents_text_reaches_the_owners_terminal_without_escapes(runner_lab: 
             "import sys",
             "from pathlib import Path",
             "from autoresearch_mcp.server.lab.memories import Memories",
-            "from autoresearch_mcp.server.mcp import serve_stdio",
+            "from autoresearch_mcp.server.mcp.stdio import serve_stdio",
             "def fail(self, query, *given):",
             "    raise RuntimeError(query)",
             "Memories.search_memory = fail",

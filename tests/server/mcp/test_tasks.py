@@ -14,10 +14,9 @@ from mcp.types import CallToolResult, Request, RequestParams, Result
 from pydantic import Field
 
 from autoresearch_mcp.server.lab.lab import Lab
-from autoresearch_mcp.server.mcp import build_server
-from autoresearch_mcp.server.mcp.bridge import Identity
+from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.server.mcp.tasks import EXTENSION, Handle
-from autoresearch_mcp.server.roles import Role
+from autoresearch_mcp.server.roles import Identity, Role
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.listening import served_over_http
 

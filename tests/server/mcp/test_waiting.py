@@ -11,7 +11,7 @@ from mcp import Client
 from mcp.types import TextContent
 
 from autoresearch_mcp.server.lab.lab import Lab
-from autoresearch_mcp.server.mcp import build_server
+from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.trainer import protocol
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 

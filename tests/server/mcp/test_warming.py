@@ -20,7 +20,7 @@ def test_a_server_that_nobody_called_yet_has_what_the_first_calls_need(runner_la
 
 
 class Broken:
-    def warm_up(self) -> None:
+    def warm_up_writing(self) -> None:
         raise RuntimeError("no such library")
 
 
@@ -39,6 +39,6 @@ def test_what_cannot_be_read_keeps_the_rest_from_nothing(runner_lab: FakeRunnerL
 
     monkeypatch.setattr(lab, "read_file", refuse)
     monkeypatch.setattr(lab, "search_memory", lambda query: read.append(f"memories of {query!r}"))
-    lab.warm_up()
+    lab.warm_up_reading()
     lab.close()
     assert read == ["file", "memories of ''"]

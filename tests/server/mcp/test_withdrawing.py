@@ -9,7 +9,7 @@ from mcp import Client
 
 from autoresearch_mcp.server import cli
 from autoresearch_mcp.server.lab.lab import Lab
-from autoresearch_mcp.server.mcp import build_server
+from autoresearch_mcp.server.mcp.app import build_server
 from tests.server.mcp.calls import answer, refusal
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.winning import propose, win

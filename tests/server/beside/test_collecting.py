@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_mcp.server.mcp import collecting
-from autoresearch_mcp.server.mcp.collecting import short_collections
+from autoresearch_mcp.server.beside import collecting
+from autoresearch_mcp.server.beside.collecting import short_collections
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def test_a_collection_of_the_young_keeps_nothing_apart(monkeypatch: pytest.Monke
 
 HEAPS = """
 import ctypes, sys, threading
-from autoresearch_mcp.server.mcp.collecting import share_heaps
+from autoresearch_mcp.server.beside.collecting import share_heaps
 
 if sys.argv[1] == "shared":
     share_heaps()
