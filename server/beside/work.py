@@ -63,11 +63,12 @@ class _Answering:
 
     def _message(self) -> bytes | None:
         """Return a question, or None where the line has ended."""
-        if len(head := self._line.recv(LENGTH.size, socket.MSG_WAITALL)) < LENGTH.size:
-            return None
-        (length,) = LENGTH.unpack(head)
-        message = self._line.recv(length, socket.MSG_WAITALL)
-        return message if len(message) == length else None
+        with contextlib.suppress(OSError):  # the server was killed before it read an answer
+            if len(head := self._line.recv(LENGTH.size, socket.MSG_WAITALL)) == LENGTH.size:
+                (length,) = LENGTH.unpack(head)
+                message = self._line.recv(length, socket.MSG_WAITALL)
+                return message if len(message) == length else None
+        return None
 
     def _answer(self, message: bytes) -> None:
         number, method, args, kwargs = pickle.loads(message)  # noqa: S301 - the server's own

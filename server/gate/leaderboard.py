@@ -11,7 +11,7 @@ It informs, and promotes nothing. Its intervals are of the posterior's standard 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from autoresearch_mcp.server.gate.boundary import NU_MIN
 from autoresearch_mcp.server.gate.noise import Others, listed, pool, sums_of_squares
@@ -47,8 +47,7 @@ class Shrunk:
     better: float
 
 
-@dataclass(frozen=True)
-class Leader:
+class Leader(NamedTuple):
     """A commit's place.
 
     Attributes:

@@ -149,7 +149,7 @@ class Experiments:
         launches |= {each.id for each in self._core.ledger.open_sweeps() if each.author == author}
         open_ = self._core.ledger.open_experiments()
         own = [e.id for e in open_ if e.author == author and launches.isdisjoint([e.candidacy, *e.tags]) and not e.by_lab]
-        return [*sorted(launches), *own] or [row["id"] for row in self._core.ledger.recent_of(author, LAST)]
+        return [*sorted(launches), *own] or [id for id, _ in self._core.ledger.recent_of(author, LAST)]
 
     def open_named(self, name: str) -> list[str]:
         """Return the ids of all that goes on of the commit that a name stands for, else of its newest experiment.

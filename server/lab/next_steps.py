@@ -12,6 +12,7 @@ from autoresearch_mcp.server.lab.lineage import Lineage
 from autoresearch_mcp.server.lab.memories import Memories
 from autoresearch_mcp.server.lab.status import LabStatus, Snapshot
 from autoresearch_mcp.server.lab.titles import shorten
+from autoresearch_mcp.server.ledger.standings import Standing
 from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment
 
 MOST = 6  # steps that are told
@@ -98,19 +99,20 @@ class NextSteps:
     def _candidates(self, caller: str, now: Snapshot, affordable: bool) -> Iterator[str]:
         """Yield what the gate's verdicts ask for: of the caller's commits first."""
         shared = self._of_all(now)
-        mine = list(dict.fromkeys(row["commit"] for row in self._core.ledger.recent_of(caller, _RECENT))) if caller else []
+        mine = list(dict.fromkeys(commit for _, commit in self._core.ledger.recent_of(caller, _RECENT))) if caller else []
         passing = sorted(shared.passing, key=lambda each: each not in mine)
         needs_yes = self._core.settings.promotion.approval == "human"
         for commit in passing if not needs_yes else ():
             yield f"{'Your' if commit in mine else 'Candidate'} {commit[:12]} passes the gate: promote_commit(commit='{commit[:12]}')."
         futile, verdicts = "", self._core.ledger.decisions(shared.champion, shared.conditions, mine)
+        standings = self._status.standings(shared.conditions, mine) if mine else {}
         for commit in mine:
             if commit in shared.apart or commit in shared.at_work or commit in shared.passing or shared.lineage.holds(commit):
                 continue
             verdict = verdicts.get(commit)
             if verdict is not None and (verdict.final or verdict.code == "futile"):
                 futile = futile or f"Your {commit[:12]} is decided ({verdict.code}): write down why with write_memory, and go on."
-            elif affordable and (step := self._open(commit, shared, now)):
+            elif affordable and (standing := standings.get(commit)) and (step := self._open(standing, shared, now)):
                 yield step
         if needs_yes and passing:
             named = ", ".join(commit[:12] for commit in passing[:_NAMED])
@@ -154,16 +156,13 @@ class NextSteps:
             )
         return self._shared
 
-    def _open(self, commit: str, shared: _Shared, now: Snapshot) -> str:
+    def _open(self, standing: Standing, shared: _Shared, now: Snapshot) -> str:
         """Return what an undecided commit of the caller's needs; empty where it shows no gain."""
-        proposal, stale, standing = (
-            self._core.ledger.proposal(commit),
-            shared.lineage.is_stale(commit),
-            self._status.standings(shared.conditions, [commit]).get(commit),
-        )
-        if standing is None or proposal is None:
+        commit, proposal = standing.commit, self._core.ledger.proposal(standing.commit)
+        if proposal is None:
             return ""
-        level = self._status.summary(proposal.base, self._status.conditions()) if stale else now.champion
+        stale = shared.lineage.is_stale(commit)
+        level = self._status.summary(proposal.base, shared.conditions) if stale else now.champion
         if level.mean is None or (gain := self._status.gain(standing.mean, level.mean)) <= 0:
             return ""
         what = f"Your {commit[:12]} ({gain:+.4f}{' on its base' if stale else ''}, n={standing.n}) is open"

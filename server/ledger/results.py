@@ -171,10 +171,15 @@ class Results:
         """Return the rows of the experiments that ended last, the newest first."""
         return self._rows("ORDER BY finished_at DESC LIMIT ?", [limit])
 
-    def recent_of(self, author: str, limit: int) -> list[dict[str, Any]]:
-        """Return the rows of the experiments of an author that ended last, the newest first. Older ones than the lab's last 2,000 don't count."""
-        lately = "(SELECT * FROM ended ORDER BY finished_at DESC LIMIT 2000)"
-        return self._rows("WHERE author = ? AND NOT by_lab ORDER BY finished_at DESC LIMIT ?", [author, limit], lately)
+    def recent_of(self, author: str, limit: int) -> list[tuple[str, str]]:
+        """Return the ids and commits of the experiments of an author that ended last, the newest first.
+
+        Older ones than the lab's last 2,000 don't count.
+        """
+        lately = 'SELECT id, "commit", author, by_lab, finished_at FROM ended ORDER BY finished_at DESC LIMIT 2000'
+        theirs = f'SELECT id, "commit" FROM ({lately}) WHERE author = ? AND NOT by_lab ORDER BY finished_at DESC LIMIT ?'  # noqa: S608
+        with self._database.read() as db:
+            return db.execute(theirs, (author, limit)).fetchall()
 
     def conditions_of(self, commit: str, device: str) -> str:
         """Return the conditions under which a commit was measured last on a kind of device; where it never was, those of what ended last.
@@ -291,9 +296,9 @@ class Results:
                 ).fetchall()
             )
 
-    def _rows(self, clause: str, values: Sequence[Any], among: str = "ended") -> list[dict[str, Any]]:
+    def _rows(self, clause: str, values: Sequence[Any]) -> list[dict[str, Any]]:
         with self._database.read() as db:
-            cursor = db.execute(f"SELECT * FROM {among} {clause}", tuple(values))  # noqa: S608
+            cursor = db.execute(f"SELECT * FROM ended {clause}", tuple(values))  # noqa: S608
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row)) for row in cursor]
 

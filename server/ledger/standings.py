@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from autoresearch_mcp.server.goal import Goal
 from autoresearch_mcp.server.ledger.counting import Counting
@@ -15,8 +15,7 @@ _CANDIDATES = 'conditions = :conditions AND rules & :rules AND "commit" NOT IN (
 _LEFT_OUT = 'AND "commit" NOT IN (SELECT value FROM json_each(:without))'
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """A commit's replicates that count, under one set of conditions.
 
     Attributes:

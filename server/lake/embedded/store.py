@@ -18,6 +18,7 @@ from autoresearch_mcp.server.search.text import rank, terms
 
 T = TypeVar("T")
 _MOST_WORDS = 64
+_ALL = 500  # rows that the index is asked for at once, and not twice where many rank the same
 _FEW = 2_000  # rows whose terms are read and ranked here, or whose cells are read at a time
 _FEW_LONG = 500  # of rows with long text
 
@@ -188,8 +189,8 @@ def _best(dataset: Dataset, words: Sequence[str], where: Sequence[Condition], li
     them, and for more until the last hit ranks below all that are wanted.
     """
     catalog = dataset.catalog
-    created = catalog.column("created_at")
-    asked = max(64, 4 * limit)
+    created, versions, newest = catalog.column("created_at"), catalog.column("version"), catalog.newest
+    asked = catalog.rows + 1 if catalog.rows <= _ALL else max(64, 4 * limit)
     fits: set[int] | None = None
     if where:
         fits = set(catalog.passing(where))
@@ -200,7 +201,7 @@ def _best(dataset: Dataset, words: Sequence[str], where: Sequence[Condition], li
         asked = max(asked, 2 * limit * catalog.rows // len(fits))
     while True:
         hits = dataset.matches(words, asked)
-        scores = {catalog.newest[id]: score for id, version, score in hits if catalog.version(id) == version}
+        scores = {row: score for id, version, score in hits if (row := newest.get(id)) is not None and versions[row] == version}
         fitting = scores if fits is None else fits.intersection(scores)
         ranked = sorted(fitting, key=lambda position: (-scores[position], -created[position]))[:limit]
         if len(hits) < asked or (len(ranked) == limit and hits[-1][2] < scores[ranked[-1]]):
