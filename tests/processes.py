@@ -15,6 +15,10 @@ def is_there(pid: int) -> bool:
 def helpers(server: int, answering: type) -> list[int]:
     """Return the processes beside a server that answer for a class."""
     what = f"{answering.__module__}:{answering.__qualname__}".encode()
-    listed = Path(f"/proc/{server}/task").glob("*/children")
-    children = [int(pid) for each in listed for pid in each.read_text(encoding="ascii").split()]
-    return [pid for pid in children if what in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            parent = int((each / "stat").read_text(encoding="ascii").rpartition(")")[2].split()[1])
+            if parent == server and what in (each / "cmdline").read_bytes():
+                found.append(int(each.name))
+    return found

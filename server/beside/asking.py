@@ -9,7 +9,7 @@ from typing import Concatenate, Generic, ParamSpec, TypeVar
 import anyio
 import anyio.to_thread
 
-S = TypeVar("S")  # a class whose methods are the questions: each blocks for a moment, and changes nothing
+S = TypeVar("S")  # a class whose methods are the questions: each blocks for a moment, and may be asked twice
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -4,14 +4,10 @@ import argparse
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from autoresearch_mcp.server.commands.arguments import HOME, add_lab, find_lab, is_lab, nearest_lab
 from autoresearch_mcp.server.errors import LabError
-from autoresearch_mcp.server.roles import Role
-
-if TYPE_CHECKING:
-    from autoresearch_mcp.server.roles import Identity
+from autoresearch_mcp.server.roles import Identity, Role
 
 EXAMPLES = (
     "autoresearch-mcp serve my-lab",
@@ -87,14 +83,13 @@ def _serve_far(arguments: argparse.Namespace) -> int:
     return relay(arguments.ssh, [word for option, value in given.items() if value for word in (option, str(value))])
 
 
-def _identity(name: str | None, role: str | None) -> "Identity":
+def _identity(name: str | None, role: str | None) -> Identity:
     """Return for whom to serve.
 
     Raises:
         LabError: `bad_author`, for a name that no agent can have, or a role over others without one.
     """
     from autoresearch_mcp.server.mcp.arguments import AUTHOR, FORMS
-    from autoresearch_mcp.server.roles import Identity
 
     wanted = None if role is None else Role(role)
     if name is None and wanted is not None and wanted.covers(Role.ORCHESTRATOR):

@@ -1,6 +1,7 @@
 """An opened lab's stores, and the look-ups that every use case needs."""
 
 import contextlib
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -89,6 +90,13 @@ class LabCore:
                 f"{names} changed in lab.toml after this server opened the log. Restart the server to use the log that it names now."
             )
         return warnings
+
+    @property
+    def opened_log(self) -> str:
+        """A hash of the settings that the log was opened by."""
+        opened = self._opened
+        name = opened.lab.name if is_managed(opened) and not opened.lake.tables else ""  # it names the shared tables
+        return hashlib.sha256(repr((opened.lake, opened.embeddings, name)).encode()).hexdigest()[:16]
 
     def stalled(self) -> bool:
         """Return whether nothing that is queued starts before lab.toml is corrected.

@@ -38,6 +38,7 @@ from autoresearch_mcp.server.lab.sweeps import SweepCases
 from autoresearch_mcp.server.lab.trainings import Trainings
 from autoresearch_mcp.server.lab.trying import Trying
 from autoresearch_mcp.server.lab.verdicts import Verdicts
+from autoresearch_mcp.server.lake.base import Query
 from autoresearch_mcp.server.models import Promotion
 from autoresearch_mcp.server.proposals.orders import CarryOut
 from autoresearch_mcp.server.settings import Settings
@@ -166,6 +167,11 @@ class Lab:
         self.next_steps = NextSteps(core, self._status, memories).steps
 
     @property
+    def opened_log(self) -> str:
+        """A hash of what this process opened the log by: it looks at these settings once, when it starts."""
+        return self._core.opened_log
+
+    @property
     def settings(self) -> Settings:
         """The settings of now."""
         return self._core.settings
@@ -189,8 +195,9 @@ class Lab:
                 read()
 
     def warm_up_writing(self) -> None:
-        """Load what the first launches and proposals need, likewise."""
-        for read in (self._status.snapshot, partial(self._similar.likeness, "an idea", ["another"])):
+        """Load what the first launches, proposals and memories need, likewise."""
+        look_up = partial(self._core.view.select, "memories", Query(limit=1))
+        for read in (self._status.snapshot, partial(self._similar.likeness, "an idea", ["another"]), look_up):
             with contextlib.suppress(LabError):
                 read()
 

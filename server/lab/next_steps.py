@@ -27,7 +27,7 @@ _NAMED = 3  # candidates that wait for a person
 class _Shared:
     """What the steps of all callers are made of, until the ledger or the champion changes."""
 
-    key: tuple[int, str]
+    key: tuple[int, str, str]
     champion: str
     passing: Sequence[str]
     conditions: str
@@ -140,7 +140,7 @@ class NextSteps:
 
     def _of_all(self, now: Snapshot) -> _Shared:
         ledger, conditions, champion = self._core.ledger, self._status.conditions(), self._core.repo.champion()
-        key = (ledger.changes(), champion)
+        key = (ledger.changes(), champion, conditions)
         if self._shared is None or self._shared.key != key:
             lineage = Lineage(ledger, champion)
             apart = ledger.measurements() | ledger.withdrawn() | lineage.taken_back

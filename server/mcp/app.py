@@ -20,7 +20,7 @@ from autoresearch_mcp.server.mcp.messages import refuse_what_the_sdk_misreads
 from autoresearch_mcp.server.mcp.progress_app import ProgressApp
 from autoresearch_mcp.server.mcp.prompts import add_prompts
 from autoresearch_mcp.server.mcp.pushing import Pushing
-from autoresearch_mcp.server.mcp.reading import Reads
+from autoresearch_mcp.server.mcp.reads import Reads
 from autoresearch_mcp.server.mcp.resources import add_resources
 from autoresearch_mcp.server.mcp.tasks import Tasks
 from autoresearch_mcp.server.mcp.timing import CallTimes

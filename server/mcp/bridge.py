@@ -19,7 +19,7 @@ from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.lab.masking import mask_paths
 from autoresearch_mcp.server.mcp.callers import Asked, Sessions, client, printable
 from autoresearch_mcp.server.mcp.lookout import Lookout
-from autoresearch_mcp.server.mcp.reading import Reads
+from autoresearch_mcp.server.mcp.reads import Reads
 from autoresearch_mcp.server.mcp.turns import Turns
 from autoresearch_mcp.server.roles import ANYBODY, Identity
 
@@ -64,7 +64,7 @@ class Bridge:
         self.lab = lab
         self._turns = Turns()
         self._helper: Helper[Reads] = helper or InThreads(Reads(lab))
-        self._readers, self._reading = anyio.CapacityLimiter(THREADS), Turns() if helper else self._turns
+        self._asking, self._asking_turns = anyio.CapacityLimiter(THREADS), Turns() if helper else self._turns
         self._identity = identity
         self._agent = identity.name or os.environ.get("AUTORESEARCH_AGENT")
         self._sessions = Sessions()
@@ -88,7 +88,7 @@ class Bridge:
             LabError: as from `call`.
         """
         with self._masked():
-            async with self._readers, self._reading.taken():
+            async with self._asking, self._asking_turns.taken():
                 return await self._helper.ask(question, *args, **kwargs)
 
     async def glance(self, use_case: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

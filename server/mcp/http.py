@@ -23,7 +23,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from autoresearch_mcp.contracts import TOOLS
-from autoresearch_mcp.server.beside.collecting import share_heaps, short_collections
+from autoresearch_mcp.server.beside.interpreter import TURN_S, share_heaps, short_collections
 from autoresearch_mcp.server.beside.process import Beside
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
@@ -33,7 +33,7 @@ from autoresearch_mcp.server.mcp.front import ComparableHeaders, Guests, Readabl
 from autoresearch_mcp.server.mcp.git_door import GitDoor
 from autoresearch_mcp.server.mcp.limits import BodyTimeout, RateLimit, TimelyProtocol
 from autoresearch_mcp.server.mcp.metrics import MetricsDoor
-from autoresearch_mcp.server.mcp.reading import Reads
+from autoresearch_mcp.server.mcp.reads import Reads
 from autoresearch_mcp.server.mcp.timing import CallTimes
 from autoresearch_mcp.server.mcp.try_door import TryDoor
 from autoresearch_mcp.server.mcp.warming import warmed_up
@@ -42,7 +42,6 @@ from autoresearch_mcp.server.roles import ANYBODY, TOKEN, Identity
 from autoresearch_mcp.server.tracing import exporting
 
 MAX_BODY = 4 * 1024 * 1024
-TURN_S = 0.0002  # for which a thread computes before another one's turn: the event loop needs many, and each is short
 IDLE_S = 75  # for which an idle connection stays: clients let go of theirs first, so none asks on one that ends
 PATIENCE_S = 1  # for calls in flight, after a signal; what the lab has begun is finished, waits are cut
 
@@ -94,8 +93,8 @@ def serve_http(
         security = security_of(host, hosts, origins)
         lab.alerting.start()
         times = CallTimes(TOOLS)
-        readers = Beside(Reads, lab.root)
-        server = build_server(lab, identity, times=times, helper=readers)
+        reads = Beside(Reads, lab)
+        server = build_server(lab, identity, times=times, helper=reads)
         app: ASGIApp = server.streamable_http_app(stateless_http=True, transport_security=security)
         app = MetricsDoor(lab, security, TryDoor(lab, security, ReadableMessages(app)), times)
         app = GitDoor(lab, security, BodyTimeout(RequestBodyLimitMiddleware(app, MAX_BODY)))
@@ -128,13 +127,13 @@ def serve_http(
         shown = f"[{host}]" if ":" in host else host
         print(f"Serving {lab.root} at http{'s' if certificate else ''}://{shown}:{listening.getsockname()[1]}/mcp", flush=True)  # noqa: T201
         with short_collections(), warmed_up(lab):
-            anyio.run(_serve, uvicorn.Server(config), listening, readers)
+            anyio.run(_serve, uvicorn.Server(config), listening, reads)
 
 
-async def _serve(server: uvicorn.Server, listening: socket.socket, readers: Beside[Reads]) -> None:
+async def _serve(server: uvicorn.Server, listening: socket.socket, reads: Beside[Reads]) -> None:
     """Serve until a signal, with a process beside the server that answers what only reads."""
-    with contextlib.closing(readers):
-        warming = asyncio.create_task(readers.ask(Reads.warm_up))
+    with contextlib.closing(reads):
+        warming = asyncio.create_task(reads.ask(Reads.warm_up))
         warming.add_done_callback(lambda done: done.cancelled() or done.exception())  # a call that needs the same says it in its answer
         await server.serve([listening])
 

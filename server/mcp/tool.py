@@ -18,6 +18,7 @@ from mcp.types import CallToolResult, InputRequiredResult, TextContent, ToolAnno
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails, to_json
 
+from autoresearch_mcp.server.beside.work import INTERNAL
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.mcp.arguments import FORMS
 from autoresearch_mcp.server.mcp.bridge import Ctx
@@ -29,6 +30,7 @@ from autoresearch_mcp.server.untrusted import clean, cut, safe
 F = TypeVar("F", bound=Callable[..., Any])
 logger = logging.getLogger(__name__)
 
+_KEPT = " What was acknowledged before is kept; call get_status, then try again."
 MAX_ERROR = 8_000  # characters; Claude Code cuts the text of an error near 11,000
 
 
@@ -45,14 +47,13 @@ class LabTool(Tool):
             return await super().run(arguments, context, convert_result)
         except ToolError as error:
             cause = error.__cause__
+            if isinstance(cause, LabError) and cause.code == INTERNAL:  # of a process beside the server, which logged it
+                raise ToolError(str(cause).replace("Internal error", f"Internal error in {self.name}", 1) + _KEPT) from cause
             if isinstance(cause, LabError | ToolError):
                 raise ToolError(cut(clean(str(cause)), MAX_ERROR)) from cause
             incident = uuid.uuid4().hex[:8]
             logger.error("internal error %s in %s", incident, self.name, exc_info=cause)
-            raise ToolError(
-                f"Internal error in {self.name} (logged as {incident} on the server's stderr). "
-                "What was acknowledged before is kept; call get_status, then try again."
-            ) from cause
+            raise ToolError(f"Internal error in {self.name} (logged as {incident} on the server's stderr).{_KEPT}") from cause
 
 
 class Signature(FuncMetadata):

@@ -4,6 +4,7 @@ A method's docstring is the description that agents read. Trainings take minutes
 minute, so every tool answers at once; only `wait_for_experiments` waits, at most 45 s.
 """
 
+import time
 from typing import Annotated, Any, Literal
 
 import anyio
@@ -19,13 +20,13 @@ from autoresearch_mcp.server.lab.query import ExperimentQuery
 from autoresearch_mcp.server.lab.sweeps import MOST_PARALLEL, MOST_TRIALS
 from autoresearch_mcp.server.mcp.arguments import Against, Author, Commit, ExperimentId, ExperimentName, MemoryId, Path, Tag, Tags
 from autoresearch_mcp.server.mcp.bridge import Bridge, Ctx
-from autoresearch_mcp.server.mcp.brief import Part
+from autoresearch_mcp.server.mcp.brief import Part, brief
 from autoresearch_mcp.server.mcp.promotion import promotion
 from autoresearch_mcp.server.mcp.proposing import Readings, proposing
-from autoresearch_mcp.server.mcp.reading import Reads
+from autoresearch_mcp.server.mcp.reads import Reads
 from autoresearch_mcp.server.mcp.tool import lab_tool, takes
 from autoresearch_mcp.server.mcp.wait import waiting
-from autoresearch_mcp.server.models import MemoryKind, Sampler
+from autoresearch_mcp.server.models import ACTIVE_STATES, MemoryKind, Sampler
 from autoresearch_mcp.server.untrusted import fence_whole, one_line
 
 
@@ -58,16 +59,22 @@ class LabTools:
         self.bridge = bridge
         self.lab = bridge.lab
         self.readings = Readings()
+        self._reading = anyio.Lock()
 
     async def get_status(
         self, context: Ctx, since: Annotated[str | None, Field(max_length=64, description="a status' cursor")] = None
     ) -> a.StatusAnswer:
         """Show champion, noise, leaderboard, budget, what to do next, and news since; call it first."""
-        caller = self.bridge.reader(context.request_context)
-        status = await self.bridge.read(Reads.status, caller, since, anyio.current_time())
-        if status.runner or not await self.bridge.glance(self.lab.wake):  # who reads may not be who starts it
+        caller, asked_at = self.bridge.reader(context.request_context), time.monotonic()
+        if since is None:
+            async with self._reading:  # whoever waits here keeps no place in the line of all who read
+                status = await self.bridge.read(Reads.status, caller, asked_at)
+        else:
+            whole = await self.bridge.read(Reads.status, caller, asked_at, whole=True)
+            status = brief(whole.model_copy(update={"news": await self.bridge.call(self.lab.since, since, caller)}))
+        if status.runner or not _has_work(status):
             return status
-        return status.model_copy(update={"runner": True})
+        return status.model_copy(update={"runner": await self.bridge.glance(self.lab.wake, True)})  # who read it may start none
 
     async def read_file(
         self,
@@ -271,3 +278,9 @@ class LabTools:
         """Draw all experiments and promotions, or the loss curves of commits. Returns facts as text, then a PNG."""
         picture = await self.bridge.work(self.lab.plot_progress, commits or ())
         return [picture.text, Image(data=picture.png, format="png")]
+
+
+def _has_work(status: a.StatusAnswer) -> bool:
+    """Return whether there is something for a runner to do."""
+    is_open = any(status.counts.get(state) for state in ("queued", *ACTIVE_STATES))
+    return bool(is_open or status.unflushed or status.open or status.sweeps)

@@ -81,7 +81,7 @@ class PageDoor:
         self._pulse = Pulse(lab.changes, lab.is_training)
         self._limiter = anyio.CapacityLimiter(_AT_ONCE)
         self._studio: Helper[Drawing] = studio or InThreads(Drawing(lab))
-        self._turns, self._drawing = Turns(), anyio.CapacityLimiter(_VIEWS)
+        self._turns, self._views = Turns(), anyio.CapacityLimiter(_VIEWS)
         self._shelf = Shelf(lab, lambda: self._pulse.beat)
         self.routes = [
             *(Route(path, partial(self._view, view)) for view, path in ADDRESSES.items()),
@@ -143,7 +143,7 @@ class PageDoor:
 
     async def _drawn(self, what: Callable[Concatenate[Drawing, P], bytes], *args: P.args, **kwargs: P.kwargs) -> bytes:
         """Have something drawn when its turn comes."""
-        async with self._drawing, self._turns.taken():
+        async with self._views, self._turns.taken():
             return await self._studio.ask(what, *args, **kwargs)
 
     async def _view(self, view: str, request: Request) -> Response:
@@ -284,7 +284,7 @@ def _status(error: LabError) -> int:
 
 def page_of_a_swarm(lab: Lab, guests: Guests, security: TransportSecuritySettings, app: ASGIApp) -> PageDoor:
     """Return a door whose views are drawn by a process beside this one, which answers many agents."""
-    return PageDoor(lab, guests, security, app, Beside(Drawing, lab.root, _NICENESS))
+    return PageDoor(lab, guests, security, app, Beside(Drawing, lab, _NICENESS))
 
 
 def _visitor(request: Request) -> Identity | None:

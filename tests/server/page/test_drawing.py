@@ -36,7 +36,7 @@ def view(name: str, which: str = "", visitor: Identity = Identity("ann", Role.OW
 
 async def test_it_draws_what_the_server_itself_would(page_lab: Named) -> None:
     named = {"experiment": "finished", "commit": "winner"}
-    with contextlib.closing(Beside(Drawing, page_lab[0].root)) as beside, contextlib.closing(Lab(page_lab[0].root)) as lab:
+    with contextlib.closing(Lab(page_lab[0].root)) as lab, contextlib.closing(Beside(Drawing, lab)) as beside:
         here = Drawing(lab)
         for name in VIEWS:
             for visitor in (Identity("ann", Role.OWNER), Identity("vic", Role.VIEWER), Identity()):
@@ -58,7 +58,7 @@ async def test_it_starts_no_runner_which_would_be_as_nice_as_it_is(tmp_path: Pat
     root = tmp_path / "lab"
     create_lab(root, profile="tiny")
     state = LabPaths(root).state
-    with contextlib.closing(Lab(root)) as lab, contextlib.closing(Beside(Drawing, root)) as beside:
+    with contextlib.closing(Lab(root)) as lab, contextlib.closing(Beside(Drawing, lab)) as beside:
         with runner_lock(state):  # so that none starts
             queued = lab.launch_training("champion", "ada", 2).experiments
         assert queued[0].encode() in await beside.ask(Drawing.view, **view("campaign"))

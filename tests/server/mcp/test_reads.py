@@ -14,7 +14,7 @@ from mcp import Client
 from autoresearch_mcp.server.beside.process import Beside
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.mcp.app import build_server
-from autoresearch_mcp.server.mcp.reading import STATUS_S, Reads
+from autoresearch_mcp.server.mcp.reads import STATUS_S, Reads
 from autoresearch_mcp.server.paths import LabPaths
 from autoresearch_mcp.server.runner.lock import runner_lock
 from tests.processes import helpers
@@ -37,6 +37,7 @@ def lab(runner_lab: FakeRunnerLab) -> Iterator[Lab]:
 
 
 async def test_all_that_is_read_is_as_it_would_be_in_the_server_itself(runner_lab: FakeRunnerLab, lab: Lab) -> None:
+    cursor = lab.cursor()
     ids = lab.launch_training("champion", "ada", 2).experiments
     runner_lab.finish(ids[0], 1.5, "k")
     proposal = lab.propose_patch(
@@ -45,6 +46,7 @@ async def test_all_that_is_read_is_as_it_would_be_in_the_server_itself(runner_la
     lab.write_memory("finding", "Wider models learn more.", "ada", experiments=[ids[0]])
     reads: list[tuple[str, dict[str, object]]] = [
         ("get_status", {}),
+        ("get_status", {"since": cursor}),
         ("get_status", {"since": "0"}),
         ("read_file", {}),
         ("read_file", {"commit": proposal.commit, "diff": "base"}),
@@ -61,7 +63,7 @@ async def test_all_that_is_read_is_as_it_would_be_in_the_server_itself(runner_la
         ("search_memory", {"free": True}),
         ("search_memory", {"experiment": ids[0], "since": "1h"}),
     ]
-    with contextlib.closing(Beside(Reads, runner_lab.root)) as readers:
+    with contextlib.closing(Beside(Reads, lab)) as readers:
         async with Client(build_server(lab)) as here, Client(build_server(lab, helper=readers)) as beside:
             for tool, arguments in reads:
                 one, other = [await call(client, tool, **arguments) for client in (here, beside)]
@@ -93,22 +95,34 @@ async def test_who_looks_at_the_status_starts_the_runner_where_there_is_work_tho
     make_lab: Callable[..., Path],
 ) -> None:
     root = make_lab()
-    with contextlib.closing(Lab(root)) as lab, contextlib.closing(Beside(Reads, root)) as readers:
+    with contextlib.closing(Lab(root)) as lab, contextlib.closing(Beside(Reads, lab)) as readers:
         async with Client(build_server(lab, helper=readers)) as client:
             assert not (await answer(client, "get_status"))["runner"]
             with runner_lock(LabPaths(root).state):  # so that none starts
                 lab.pause()  # nor a training
                 await answer(client, "launch_training", commit="champion", author="ada")
-            assert not (await readers.ask(Reads.status, "ada", None, time.monotonic())).runner
+            assert not (await readers.ask(Reads.status, "ada", time.monotonic())).runner
             assert (await answer(client, "get_status"))["runner"]
 
 
-async def test_refusals_hold_no_path_of_this_machine(runner_lab: FakeRunnerLab, lab: Lab) -> None:
-    with contextlib.closing(Beside(Reads, runner_lab.root)) as readers:
-        async with Client(build_server(lab, helper=readers)) as client:
+async def test_an_edit_of_lab_toml_that_is_not_valid_keeps_nobody_from_reading(runner_lab: FakeRunnerLab, lab: Lab) -> None:
+    with contextlib.closing(Beside(Reads, lab)) as reads:
+        async with Client(build_server(lab, helper=reads)) as client:
+            await answer(client, "get_status")
             LabPaths(runner_lab.root).settings.write_text("[lab", encoding="utf-8")
-            why = await refusal(client, "read_file", path="lab.toml")
-    assert "not valid" in why and str(runner_lab.root) not in why
+            assert reads.pid is not None
+            os.kill(reads.pid, signal.SIGKILL)  # the next can't open the lab
+            warnings = str((await answer(client, "get_status"))["warnings"])
+    assert "not valid" in warnings and str(runner_lab.root) not in warnings and reads.pid is None
+
+
+async def test_a_fault_of_ours_says_where_it_is_logged_and_what_to_do(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.closing(Beside(Reads, lab)) as reads:
+        async with Client(build_server(lab, helper=reads)) as client:
+            with monkeypatch.context() as patched:
+                patched.setattr("autoresearch_mcp.server.mcp.reads.Reads.file", Reads.warm_up)  # which takes no path
+                why = await refusal(client, "read_file")
+    assert why.startswith("Internal error in read_file (logged as ") and "call get_status" in why
 
 
 def test_a_status_is_given_to_all_who_asked_before_it_was_read_and_again_while_nothing_changed(
@@ -119,13 +133,13 @@ def test_a_status_is_given_to_all_who_asked_before_it_was_read_and_again_while_n
     monkeypatch.setattr("time.monotonic", lambda: now)
     monkeypatch.setattr(lab, "status", lambda steps: read.append(steps) or status(steps))
     reads = Reads(lab)
-    reads.status("ada", None, 99.0)
+    reads.status("ada", 99.0)
     lab.launch_training("champion", "ada", 1)
-    assert not reads.status("bob", None, 99.5).counts.get("queued") and len(read) == 1  # asked before the first was read
+    assert not reads.status("bob", 99.5).counts.get("queued") and len(read) == 1  # asked before the first was read
     now += STATUS_S / 2
-    assert reads.status("bob", None, now).counts["queued"] == 1 and len(read) == 2
+    assert reads.status("bob", now).counts["queued"] == 1 and len(read) == 2
     now += STATUS_S / 2
-    assert reads.status("ada", None, now).counts["queued"] == 1 and len(read) == 2
+    assert reads.status("ada", now).counts["queued"] == 1 and len(read) == 2
     now += STATUS_S
-    reads.status("ada", None, now)
+    reads.status("ada", now)
     assert len(read) == 3

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_mcp.server.beside import collecting
-from autoresearch_mcp.server.beside.collecting import short_collections
+from autoresearch_mcp.server.beside import interpreter
+from autoresearch_mcp.server.beside.interpreter import short_collections
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def _as_before() -> Iterator[None]:
 
 
 def test_what_outlives_a_long_collection_is_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collecting, "LONG_S", 0.0)
+    monkeypatch.setattr(interpreter, "LONG_S", 0.0)
     with short_collections():
         before, kept = gc.get_freeze_count(), [[n] for n in range(1_000)]
         gc.collect()
@@ -30,7 +30,7 @@ def test_what_outlives_a_long_collection_is_kept_apart(monkeypatch: pytest.Monke
 
 
 def test_after_a_short_one_all_is_looked_through_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collecting, "LONG_S", 1e9)
+    monkeypatch.setattr(interpreter, "LONG_S", 1e9)
     with short_collections():
         before, kept = gc.get_freeze_count(), [[n] for n in range(1_000)]
         gc.collect()
@@ -53,7 +53,7 @@ def test_the_young_are_collected_less_often_meanwhile() -> None:
 
 
 def test_a_collection_of_the_young_keeps_nothing_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collecting, "LONG_S", 0.0)
+    monkeypatch.setattr(interpreter, "LONG_S", 0.0)
     with short_collections():
         before, kept = gc.get_freeze_count(), [[n] for n in range(1_000)]
         gc.collect(1)
@@ -62,7 +62,7 @@ def test_a_collection_of_the_young_keeps_nothing_apart(monkeypatch: pytest.Monke
 
 HEAPS = """
 import ctypes, sys, threading
-from autoresearch_mcp.server.beside.collecting import share_heaps
+from autoresearch_mcp.server.beside.interpreter import share_heaps
 
 if sys.argv[1] == "shared":
     share_heaps()

@@ -1,4 +1,7 @@
-"""What agents read, as they are answered: by threads of the server, or by a process beside it."""
+"""What agents read, as they are answered: by threads of the server, or by a process beside it.
+
+A question may be asked twice, where the process ended before it answered. So none of them does anything that may not be done twice.
+"""
 
 import threading
 import time
@@ -17,7 +20,7 @@ STATUS_S = 0.2  # for which an answer of get_status is given again: progress and
 
 
 class Reads:
-    """The questions of agents that change nothing. Every method blocks for a moment. Thread-safe.
+    """The questions of agents. Every method blocks for a moment. Thread-safe.
 
     Args:
         lab: what they are about.
@@ -33,18 +36,18 @@ class Reads:
         """Load what the first questions need."""
         self._lab.warm_up_reading()
 
-    def status(self, caller: str, since: str | None, asked_at: float) -> a.StatusAnswer:
+    def status(self, caller: str, asked_at: float, whole: bool = False) -> a.StatusAnswer:
         """Return the lab at a glance, for a caller.
 
         A swarm asks all the time: an answer is given to all who asked before it was read, and again for a moment if nothing changed.
 
         Args:
             caller: whose work comes first in what to do next.
-            since: a status' cursor, for what happened since; None for no news.
             asked_at: when, by this machine's monotonic clock.
+            whole: whether not to shorten it.
 
         Raises:
-            LabError: `bad_cursor`, and the ledger's.
+            LabError: the ledger's.
         """
         with self._reading:
             stamp, now = self._lab.stamp(), time.monotonic()
@@ -56,10 +59,7 @@ class Reads:
                         known = self._status = stamp, now, self._lab.status(False), {}
                     known[3][caller] = self._of_caller(known[2], caller)
             own, short = known[3][caller]
-        if since is None:
-            return short
-        # This may read the lake, so others don't wait for it.
-        return brief(own.model_copy(update={"news": self._lab.since(since, caller)}))
+            return own if whole else short
 
     def _of_caller(self, whole: a.StatusAnswer, caller: str) -> tuple[a.StatusAnswer, a.StatusAnswer]:
         """Return the status with what the caller may do next, whole and shortened."""
@@ -67,11 +67,15 @@ class Reads:
         own = whole.model_copy(update={"next": [*whole.next, *steps], "share": share})
         return own, brief(own)
 
+    def status_of_all(self) -> a.StatusAnswer:
+        """Return the lab at a glance, whole, for nobody in particular."""
+        return self._lab.status()
+
     def file(self, path: str | None, commit: str | None, first_line: int, max_lines: int) -> a.FileAnswer:
         """Return lines of a file at a commit. See `Reading.read_file`."""
         return self._lab.read_file(path, commit, first_line, max_lines)
 
-    def diff(self, commit: str, against: str) -> str:
+    def diff(self, commit: str, against: str = "base") -> str:
         """Return a commit's diff, fenced. See `Reading.diff`."""
         return self._lab.diff(commit, against)
 
@@ -87,7 +91,11 @@ class Reads:
         diff = self._lab.diff(whole.experiment.commit, limit=SHOWN_DIFF) if "diff" in parts else ""
         return brief_experiment(whole, parts).model_copy(update={"diff": diff})
 
-    def log(self, name: str, mode: Mode, lines: int, pattern: str | None, first_line: int | None) -> str:
+    def whole_experiment(self, id: str) -> a.ExperimentAnswer:
+        """Return all that is known of an experiment."""
+        return self._lab.get_experiment(id)
+
+    def log(self, name: str, mode: Mode = "tail", lines: int = 60, pattern: str | None = None, first_line: int | None = None) -> str:
         """Return lines of an experiment's log, fenced. See `Experiments.read_log`."""
         return self._lab.read_log(self._lab.find(name), mode, lines, pattern, first_line)
 
