@@ -1,6 +1,7 @@
 """Many clients of one lab over HTTP for minutes, while its server is killed again and again: errors, latency, memory, and what was lost.
 
-A quarter each waits, reads, proposes and looks at the page. `make soak` prints a table (MINUTES=10 CLIENTS=256 SOAK_KILLS=10 THINK=10); the same for
+A quarter each waits, reads, proposes and looks at the page. In between, while they rest, a bare server has the same load: what the machine does to
+one in ten minutes it does to both. `make soak` prints a table (MINUTES=10 CLIENTS=256 SOAK_KILLS=10 THINK=10); the same for
 seconds is a test. A call that a dying server didn't answer is made again, as agents do: that is no error. Anything else that isn't a good answer is.
 """
 
@@ -32,6 +33,8 @@ PAUSES_S = {"waits": (0.5, 1.5), "reads": (0.5, 1.5), "proposes": (1.5, 4.5), "l
 KILLED_UNTIL = 0.65  # share of the time; memory is compared within the last life
 BESIDE = 16  # clients of the lab for each of a bare server that is asked meanwhile
 SOON_S = 3.0  # after a kill, while libraries are loaded, but a 20th of it all at most; as often as it is killed, more than 1 of 100 reads begin then
+BREAKS = 5  # in which the bare server at the same load is asked
+REST_S = 3.0  # at the most, until the calls under way have ended
 READS = ("get_status", "query_experiments", "read_file", "search_memory")
 
 
@@ -45,6 +48,7 @@ class Heard:
     reads: list[float] = field(default_factory=list)  # seconds
     soon: list[float] = field(default_factory=list)  # of those that began in the first seconds of a server's life
     warm_at: float = 0.0  # the latest server, when its first seconds are over
+    busy_at: float = 0.0  # when all clients are at work again, after a break
     answers: dict[str, object] = field(default_factory=dict)  # the latest, by tool and path
     mirrored: list[float] = field(default_factory=list)  # reads of a bare server that answers the same, with the same clients of all kinds
     bare: list[float] = field(default_factory=list)  # a bare server's bare tool, with as many clients
@@ -54,6 +58,10 @@ class Heard:
     memories: set[str] = field(default_factory=set)
     experiments: set[str] = field(default_factory=set)
     events: int = 0
+
+    def save_answers(self, path: Path) -> None:
+        """Write the latest answers for the bare server that gives the same."""
+        path.write_text(json.dumps(self.answers), encoding="utf-8")
 
 
 class Line:
@@ -163,8 +171,11 @@ class Served:
 class Client:
     """An agent or a page, which goes on until it is told to stop."""
 
-    def __init__(self, number: int, port: int, heard: Heard, stop: asyncio.Event, think: float) -> None:
+    def __init__(
+        self, number: int, port: int, heard: Heard, stop: asyncio.Event, think: float, at_work: asyncio.Event | None = None
+    ) -> None:
         self.name, self._heard, self._stop, self._think_times = f"agent-{number}", heard, stop, think
+        self._at_work = at_work  # cleared in a break
         self._line, self._port = Line(port), port
         self._random, self._made = random.Random(number), 0
 
@@ -181,8 +192,12 @@ class Client:
         self._line.close()
 
     async def _think(self, kind: str) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), self._think_times * self._random.uniform(*PAUSES_S[kind]))
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), self._think_times * self._random.uniform(*PAUSES_S[kind]))
+            if self._at_work is None or self._at_work.is_set() or self._stop.is_set():
+                return
+            await self._at_work.wait()  # and think again: after a break they don't come all at once
 
     async def call(self, tool: str, took: list[float] | None = None, **arguments: object) -> dict[str, object]:
         """Call a tool until it is answered. A call that was cut is made again, and its time doesn't count."""
@@ -234,7 +249,8 @@ class Client:
         arguments = {"search_memory": {"query": "what was learned of widths"}, "query_experiments": {"limit": 20}}.get(tool, {})
         began, took = time.monotonic(), list[float]()
         await self.call(tool, took, **arguments)
-        (self._heard.soon if began < self._heard.warm_at else self._heard.reads).extend(took)
+        if began >= self._heard.busy_at:
+            (self._heard.soon if began < self._heard.warm_at else self._heard.reads).extend(took)
 
     async def _propose(self) -> None:
         self._made += 1
@@ -269,7 +285,7 @@ class Client:
     async def nothing(self, took: list[float], lab: Heard | None = None) -> None:
         """Call the bare server's tool at the pace of a reader; what it takes while a lab loads its libraries doesn't count, as for readers."""
         while not self._stop.is_set():
-            is_cold = lab is not None and time.monotonic() < lab.warm_at
+            is_cold = lab is not None and time.monotonic() < max(lab.warm_at, lab.busy_at)
             await self.call("nothing", None if is_cold else took)
             await self._think("reads")
         self._line.close()
@@ -331,7 +347,7 @@ def p99(seconds: list[float]) -> float:
     return sorted(seconds)[int(0.99 * (len(seconds) - 1))]
 
 
-def soak(root: Path, clients: int, seconds: float, kills: int, bare_s: float, think: float = 1.0) -> Soaked:
+def soak(root: Path, clients: int, seconds: float, kills: int, bare_s: float, think: float = 1.0, breaks: int = BREAKS) -> Soaked:
     """Soak a new lab in `root`.
 
     Args:
@@ -339,8 +355,9 @@ def soak(root: Path, clients: int, seconds: float, kills: int, bare_s: float, th
         clients: how many, a quarter of each kind.
         seconds: for how long.
         kills: of the server.
-        bare_s: for how long the bare server's tool is asked; the one at the same load is for twice as long.
+        bare_s: for how long the bare server's tool is asked; the one at the same load is for twice as long, in breaks of the lab's.
         think: how many times as long as scripts the clients think.
+        breaks: in which the bare server at the same load is asked.
     """
     create_lab(root, profile="tiny", budget_s=1.0)
     path = LabPaths(root).settings
@@ -357,32 +374,40 @@ def soak(root: Path, clients: int, seconds: float, kills: int, bare_s: float, th
         with _runner(root):
             served = Served(root)
             try:
-                last = asyncio.run(_load(served, port, clients, seconds, kills, think, heard))
+                last = asyncio.run(_load(served, port, clients, seconds, kills, 2 * bare_s / breaks, breaks, think, heard))
             finally:
                 served.stop()
-    answers = root.parent / "answers.json"
-    answers.write_text(json.dumps(heard.answers), encoding="utf-8")
-    with mirror_over_http(answers) as port:
-        asyncio.run(_mirrored(port, clients, 2 * bare_s, think, heard))
     return Soaked(heard, served.kills, _lost(root, heard), *last)
 
 
 async def _load(
-    served: Served, bare: int, clients: int, seconds: float, kills: int, think: float, heard: Heard
+    served: Served, bare: int, clients: int, seconds: float, kills: int, break_s: float, breaks: int, think: float, heard: Heard
 ) -> tuple[list[float], float]:
-    stop, began, kinds = asyncio.Event(), time.monotonic(), [*PAUSES_S]
+    stop, at_work, began, kinds = asyncio.Event(), asyncio.Event(), time.monotonic(), [*PAUSES_S]
+    at_work.set()
     cold_s = min(SOON_S, seconds / 20)
     heard.warm_at = began + cold_s
-    living = [asyncio.create_task(Client(n, served.port, heard, stop, think).live(kinds[n % 4])) for n in range(clients)]
+    living = [asyncio.create_task(Client(n, served.port, heard, stop, think, at_work).live(kinds[n % 4])) for n in range(clients)]
     aside = Heard()
     living += [
-        asyncio.create_task(Client(n, bare, aside, stop, think).nothing(heard.beside, heard)) for n in range(max(1, clients // BESIDE))
+        asyncio.create_task(Client(n, bare, aside, stop, think, at_work).nothing(heard.beside, heard))
+        for n in range(max(1, clients // BESIDE))
     ]
-    moments = sorted(random.Random(seconds).uniform(0.1, KILLED_UNTIL) * seconds for _ in range(kills))
-    for moment in moments:
+    moments = [(random.Random(seconds + n).uniform(0.1, KILLED_UNTIL) * seconds, "kill") for n in range(kills)]
+    moments += [((n + 1) / (breaks + 1) * KILLED_UNTIL * seconds, "break") for n in range(breaks)]
+    for moment, what in sorted(moments):  # in seconds at work
         await asyncio.sleep(max(0.0, began + moment - time.monotonic()))
-        await served.kill()
-        heard.warm_at = time.monotonic() + cold_s
+        if what == "kill":
+            await served.kill()
+            heard.warm_at = time.monotonic() + cold_s
+        else:
+            rested = time.monotonic()
+            at_work.clear()
+            await asyncio.sleep(min(REST_S, seconds / 20))
+            await _mirrored(served.root.parent / "answers.json", clients, break_s, think, heard)
+            heard.busy_at = time.monotonic() + think * max(PAUSES_S["reads"])
+            at_work.set()
+            began += time.monotonic() - rested
     await asyncio.sleep(max(0.1 * seconds, began + (KILLED_UNTIL + 0.1) * seconds - time.monotonic()))
     warm_at, cpu_s, memory_mb = time.monotonic(), served.cpu_s(), [served.rss_mb()]
     ends = max(began + seconds, warm_at + 0.1 * seconds)
@@ -404,11 +429,13 @@ async def _bare(port: int, clients: int, seconds: float, think: float, heard: He
     heard.errors += aside.errors
 
 
-async def _mirrored(port: int, clients: int, seconds: float, think: float, heard: Heard) -> None:
+async def _mirrored(answers: Path, clients: int, seconds: float, think: float, heard: Heard) -> None:
     """Put the load of the lab on a bare server that answers what the lab answered last: the same clients, of the same kinds."""
+    heard.save_answers(answers)
     stop, aside, kinds = asyncio.Event(), Heard(), [*PAUSES_S]
-    living = [Client(n, port, aside, stop, think).live(kinds[n % 4]) for n in range(clients)]
-    heard.mirrored += await _measured(living, stop, aside.reads, seconds, think)
+    with mirror_over_http(answers) as port:
+        living = [Client(n, port, aside, stop, think).live(kinds[n % 4]) for n in range(clients)]
+        heard.mirrored += await _measured(living, stop, aside.reads, seconds, think)
     heard.errors += aside.errors
 
 

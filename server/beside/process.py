@@ -37,20 +37,23 @@ class Beside(Helper[S]):
     server answers by itself, as it would without a process.
 
     Args:
-        answering: makes the object whose methods are called, from the lab. It can be imported.
+        answering: makes the object whose methods are called, from the lab. It can be imported. Where it has a method `warm_up`, the
+            process calls that before it answers anybody.
         lab: the server's own.
         niceness: of the process.
+        is_quick: whether the server answers by itself too while the process starts, which takes a second or two.
         idle_s: after which the process ends when nobody asks.
     """
 
-    def __init__(self, answering: Callable[[Lab], S], lab: Lab, niceness: int = 0, idle_s: float = IDLE_S) -> None:
+    def __init__(self, answering: Callable[[Lab], S], lab: Lab, niceness: int = 0, is_quick: bool = False, idle_s: float = IDLE_S) -> None:
         what = f"{answering.__module__}:{answering.__qualname__}"
         module = "autoresearch_mcp.server.beside.work"
         self._command = [sys.executable, "-P", "-m", module, what, str(lab.root), __version__, lab.opened_log, str(idle_s)]
         self._niceness = niceness
         self._answering, self._lab = answering, lab
         self._in_threads: InThreads[S] | None = None
-        self._starting = asyncio.Lock()
+        self._is_quick = is_quick
+        self._starting: asyncio.Task[_Process | None] | None = None
         self._again_at = 0.0
         self._process: _Process | None = None
         self._is_closed = False
@@ -71,9 +74,10 @@ class Beside(Helper[S]):
         message = pickle.dumps((question.__name__, args, kwargs), pickle.HIGHEST_PROTOCOL)
         with anyio.CancelScope(shield=True):
             for _ in range(2):  # one that ended meanwhile is replaced
+                process = await self._at_work()
                 if self._is_closed:
                     break
-                if (process := await self._at_work()) is None:
+                if process is None:
                     self._in_threads = self._in_threads or InThreads(self._answering(self._lab))
                     return await self._in_threads.ask(question, *args, **kwargs)
                 try:
@@ -90,23 +94,37 @@ class Beside(Helper[S]):
             "no_answer",
         )
 
+    async def start(self) -> None:
+        """Start the process where there is none, and wait until it answers or can't be had."""
+        await self._started()
+
     async def _at_work(self) -> "_Process | None":
-        """Return the process, started where there is none; None while none can be had."""
-        async with self._starting:
-            if self._process is not None and self._process.is_there:
-                return self._process
-            if time.monotonic() < self._again_at:
-                return None
-            try:
-                process = await _Process.started(self._command, self._niceness)
-            except (LabError, OSError, EOFError) as error:
-                self._again_at = time.monotonic() + AGAIN_S
-                logger.warning("the server answers by itself, as no process beside it can: %s", error or "it ended at once")
-                return None
-            if self._is_closed:
-                process.close()
-            self._process = process
-            return process
+        """Return the process; None while none can be had, or none is waited for."""
+        if self._process is not None and self._process.is_there:
+            return self._process
+        starting = self._started()
+        return None if self._is_quick else await asyncio.shield(starting)
+
+    def _started(self) -> "asyncio.Task[_Process | None]":
+        if self._starting is None or self._starting.done():
+            self._starting = asyncio.create_task(self._start())
+        return self._starting
+
+    async def _start(self) -> "_Process | None":
+        if self._process is not None and self._process.is_there:
+            return self._process
+        if self._is_closed or time.monotonic() < self._again_at:
+            return None
+        try:
+            process = await _Process.started(self._command, self._niceness)
+        except (LabError, OSError, EOFError) as error:
+            self._again_at = time.monotonic() + AGAIN_S
+            logger.warning("the server answers by itself, as no process beside it can: %s", error or "it ended at once")
+            return None
+        if self._is_closed:
+            process.close()
+        self._process = process
+        return process
 
     def close(self) -> None:
         """End the process, and start none again."""

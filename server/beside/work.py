@@ -106,6 +106,13 @@ def _opened(root: Path, version: str, log: str) -> Lab:
     return lab
 
 
+def _warm_up(subject: object) -> None:
+    try:
+        getattr(subject, "warm_up", lambda: None)()
+    except Exception:  # a question that needs the same says it in its answer
+        logger.warning("a process beside the server was not warmed up", exc_info=True)
+
+
 def main() -> None:
     """Answer until the server ends or nobody asks."""
     what, root, version, log, idle_s = sys.argv[1:]
@@ -119,6 +126,7 @@ def main() -> None:
         answering: Callable[[Lab], object] = getattr(importlib.import_module(module), name)
         try:
             subject = answering(_opened(Path(root), version, log))
+            _warm_up(subject)
         except LabError as error:
             line.sendall(refusal(0, error))
         else:

@@ -93,7 +93,7 @@ def serve_http(
         security = security_of(host, hosts, origins)
         lab.alerting.start()
         times = CallTimes(TOOLS)
-        reads = Beside(Reads, lab)
+        reads = Beside(Reads, lab, is_quick=True)
         server = build_server(lab, identity, times=times, helper=reads)
         app: ASGIApp = server.streamable_http_app(stateless_http=True, transport_security=security)
         app = MetricsDoor(lab, security, TryDoor(lab, security, ReadableMessages(app)), times)
@@ -133,9 +133,9 @@ def serve_http(
 async def _serve(server: uvicorn.Server, listening: socket.socket, reads: Beside[Reads]) -> None:
     """Serve until a signal, with a process beside the server that answers what only reads."""
     with contextlib.closing(reads):
-        warming = asyncio.create_task(reads.ask(Reads.warm_up))
-        warming.add_done_callback(lambda done: done.cancelled() or done.exception())  # a call that needs the same says it in its answer
+        starting = asyncio.create_task(reads.start())
         await server.serve([listening])
+        starting.cancel()
 
 
 def is_news(record: logging.LogRecord) -> bool:

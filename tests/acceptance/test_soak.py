@@ -6,7 +6,7 @@ from tests.soak import READS, soak
 
 
 def test_clients_of_every_kind_go_on_over_kills_of_their_server_without_error_or_loss(tmp_path: Path) -> None:
-    soaked = soak(tmp_path / "lab", clients=16, seconds=8, kills=2, bare_s=1)
+    soaked = soak(tmp_path / "lab", clients=16, seconds=8, kills=2, bare_s=1, breaks=1)
     heard = soaked.heard
     assert (heard.errors, soaked.lost, soaked.kills) == ([], [], 2)
     assert heard.commits and heard.experiments and heard.reads and heard.bare and heard.mirrored and heard.beside

@@ -26,10 +26,16 @@ class Answers:
     """Questions about a lab, some of which go wrong."""
 
     def __init__(self, lab: Lab) -> None:
-        self._lab = lab
+        self._lab, self._warm = lab, False
 
     def champion(self) -> str:
         return self._lab.champion()
+
+    def warm_up(self) -> None:
+        self._warm = True
+
+    def is_warm(self) -> bool:
+        return self._warm
 
     def process(self) -> int:
         return os.getpid()
@@ -153,6 +159,26 @@ async def test_who_is_cancelled_leaves_when_the_answer_is_there(beside: Beside[A
         tasks.cancel_scope.cancel()
         go_on.touch()
     assert answered == [beside.pid], "what it computes still would stand in others' way"
+
+
+async def test_one_that_is_quick_answers_by_the_server_until_the_process_is_there(lab: Lab, tmp_path: Path) -> None:
+    with contextlib.closing(Beside(Answers, lab, is_quick=True)) as beside:
+        assert await beside.ask(Answers.process) == os.getpid() and beside.pid is None
+        await beside.start()
+        first = beside.pid
+        assert first is not None and await beside.ask(Answers.process) == first
+        asked = asyncio.create_task(beside.ask(Answers.wait_for, str(tmp_path / "go on")))
+        await beside.ask(Answers.champion)
+        os.kill(first, signal.SIGKILL)
+        (tmp_path / "go on").touch()
+        assert await asked == os.getpid()
+        await beside.start()
+        assert await beside.ask(Answers.process) == beside.pid != first
+
+
+async def test_it_is_warm_before_it_answers(lab: Lab) -> None:
+    with contextlib.closing(Beside(Answers, lab)) as beside:
+        assert await beside.ask(Answers.is_warm)
 
 
 async def test_a_question_that_cannot_be_sent_ends_nothing(beside: Beside[Answers]) -> None:

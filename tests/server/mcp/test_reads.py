@@ -21,6 +21,7 @@ from tests.processes import helpers
 from tests.server.mcp.calls import answer, call, refusal, text
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
 from tests.server.mcp.listening import served_over_http
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -87,8 +88,9 @@ async def test_who_reads_is_told_what_was_just_acknowledged_also_after_the_proce
                 assert id in [row["id"] for row in (await answer(client, "query_experiments"))["rows"]]
                 assert (await answer(client, "search_memory"))["memories"][0]["id"] == memory["id"]
                 assert (await answer(client, "get_status"))["counts"]["queued"] == n + 1
-                (reader,) = helpers(server.process.pid, Reads)
-                os.kill(reader, signal.SIGKILL)
+                until(lambda: n > 0 or helpers(server.process.pid, Reads), 20)  # noqa: B023 it is called at once
+                for reader in helpers(server.process.pid, Reads):  # none for a while where one was killed before it answered
+                    os.kill(reader, signal.SIGKILL)
 
 
 async def test_who_looks_at_the_status_starts_the_runner_where_there_is_work_though_the_process_starts_none(
