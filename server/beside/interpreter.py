@@ -1,4 +1,4 @@
-"""The interpreter of a process that answers many: short turns, collections of garbage that keep no call waiting, and heaps that threads share."""
+"""The interpreter of a process that answers many: collections of garbage that keep no call waiting, and heaps that threads share."""
 
 import ctypes
 import gc
@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-TURN_S = 0.0002  # for which a thread computes before another one's turn: an event loop needs many, and each is short
 LONG_S = 0.015  # of computing, for which all other threads stand still
 THRESHOLDS = (10_000, 20, 20)  # of new objects, and of collections of the younger ones: Python's own are for smaller programs
 _ARENA_MAX, _HEAPS = -8, 2  # of glibc's malloc.h

@@ -22,7 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from autoresearch_mcp.server import __version__
-from autoresearch_mcp.server.beside.interpreter import TURN_S, share_heaps, short_collections
+from autoresearch_mcp.server.beside.interpreter import share_heaps, short_collections
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.logs import log_to_stderr
@@ -79,8 +79,13 @@ class _Answering:
             incident = uuid.uuid4().hex[:8]
             logger.exception("internal error %s in a process beside the server", incident)
             answer = refusal(number, LabError(f"Internal error (logged as {incident} on the server's stderr).", INTERNAL))
-        with self._writing, contextlib.suppress(OSError):  # the server went away
-            self._line.sendall(answer)
+        with self._writing:
+            _say(self._line, answer)
+
+
+def _say(line: socket.socket, message: bytes) -> None:
+    with contextlib.suppress(OSError):  # the server went away
+        line.sendall(message)
 
 
 def packed(number: int, value: object, is_refused: bool = False) -> bytes:
@@ -118,7 +123,6 @@ def main() -> None:
     what, root, version, log, idle_s = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the server too, which ends the line
     log_to_stderr(logging.WARNING)
-    sys.setswitchinterval(TURN_S)
     share_heaps()
     with socket.socket(fileno=os.dup(0)) as line, Path(os.devnull).open("rb") as nothing, short_collections():
         os.dup2(nothing.fileno(), 0)  # what is started here inherits no line to the server
@@ -126,11 +130,11 @@ def main() -> None:
         answering: Callable[[Lab], object] = getattr(importlib.import_module(module), name)
         try:
             subject = answering(_opened(Path(root), version, log))
-            _warm_up(subject)
         except LabError as error:
-            line.sendall(refusal(0, error))
+            _say(line, refusal(0, error))
         else:
-            line.sendall(packed(0, None))
+            _warm_up(subject)
+            _say(line, packed(0, None))
             _Answering(subject, line).go_on(float(idle_s))
     os._exit(0)  # whatever is still computed, nobody waits for it
 

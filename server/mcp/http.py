@@ -23,7 +23,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from autoresearch_mcp.contracts import TOOLS
-from autoresearch_mcp.server.beside.interpreter import TURN_S, share_heaps, short_collections
+from autoresearch_mcp.server.beside.interpreter import share_heaps, short_collections
 from autoresearch_mcp.server.beside.process import Beside
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
@@ -42,6 +42,7 @@ from autoresearch_mcp.server.roles import ANYBODY, TOKEN, Identity
 from autoresearch_mcp.server.tracing import exporting
 
 MAX_BODY = 4 * 1024 * 1024
+TURN_S = 0.0002  # for which a thread computes before another one's turn: the event loop needs many, and each is short
 IDLE_S = 75  # for which an idle connection stays: clients let go of theirs first, so none asks on one that ends
 PATIENCE_S = 1  # for calls in flight, after a signal; what the lab has begun is finished, waits are cut
 
