@@ -13,6 +13,7 @@ import anyio
 import anyio.to_thread
 from mcp.server.mcpserver import Context
 
+from autoresearch_mcp.server.answers import StatusAnswer
 from autoresearch_mcp.server.beside.asking import Helper, InThreads
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.lab.lab import Lab
@@ -21,6 +22,7 @@ from autoresearch_mcp.server.mcp.callers import Asked, Sessions, client, printab
 from autoresearch_mcp.server.mcp.lookout import Lookout
 from autoresearch_mcp.server.mcp.reads import Reads
 from autoresearch_mcp.server.mcp.turns import Turns
+from autoresearch_mcp.server.models import ACTIVE_STATES
 from autoresearch_mcp.server.roles import ANYBODY, Identity
 
 Ctx = Context[Any, Any]
@@ -90,6 +92,13 @@ class Bridge:
         with self._masked():
             async with self._asking, self._asking_turns.taken():
                 return await self._helper.ask(question, *args, **kwargs)
+
+    async def awake(self, status: StatusAnswer) -> StatusAnswer:
+        """Start the runner where there is work for it and none is alive, and return the status with that: who read it may start none."""
+        is_open = any(status.counts.get(state) for state in ("queued", *ACTIVE_STATES))
+        if status.runner or not (is_open or status.unflushed or status.open or status.sweeps):
+            return status
+        return status.model_copy(update={"runner": await self.glance(self.lab.wake, True)})
 
     async def glance(self, use_case: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a use case that takes a few statements of the ledger: it waits for no turn.

@@ -32,7 +32,7 @@ def add_resources(server: MCPServer[object], bridge: Bridge) -> None:
 
     @server.resource("lab://status", title="Lab status", description="The lab at a glance.", mime_type="application/json")
     async def status() -> str:
-        return _json(await read(Reads.status_of_all))
+        return _json(await bridge.awake(await read(Reads.status_of_all)))
 
     @server.resource("lab://champion", title="Champion", description="The commit to beat, and its metric.", mime_type="application/json")
     async def champion() -> str:

@@ -26,7 +26,7 @@ from autoresearch_mcp.server.mcp.proposing import Readings, proposing
 from autoresearch_mcp.server.mcp.reads import Reads
 from autoresearch_mcp.server.mcp.tool import lab_tool, takes
 from autoresearch_mcp.server.mcp.wait import waiting
-from autoresearch_mcp.server.models import ACTIVE_STATES, MemoryKind, Sampler
+from autoresearch_mcp.server.models import MemoryKind, Sampler
 from autoresearch_mcp.server.untrusted import fence_whole, one_line
 
 
@@ -72,9 +72,7 @@ class LabTools:
         else:
             whole = await self.bridge.read(Reads.status, caller, asked_at, whole=True)
             status = brief(whole.model_copy(update={"news": await self.bridge.call(self.lab.since, since, caller)}))
-        if status.runner or not _has_work(status):
-            return status
-        return status.model_copy(update={"runner": await self.bridge.glance(self.lab.wake, True)})  # who read it may start none
+        return await self.bridge.awake(status)
 
     async def read_file(
         self,
@@ -278,9 +276,3 @@ class LabTools:
         """Draw all experiments and promotions, or the loss curves of commits. Returns facts as text, then a PNG."""
         picture = await self.bridge.work(self.lab.plot_progress, commits or ())
         return [picture.text, Image(data=picture.png, format="png")]
-
-
-def _has_work(status: a.StatusAnswer) -> bool:
-    """Return whether there is something for a runner to do."""
-    is_open = any(status.counts.get(state) for state in ("queued", *ACTIVE_STATES))
-    return bool(is_open or status.unflushed or status.open or status.sweeps)

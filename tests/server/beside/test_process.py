@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from autoresearch_mcp.server.beside.process import Beside
@@ -189,7 +190,15 @@ async def test_a_question_that_cannot_be_sent_ends_nothing(beside: Beside[Answer
     assert await beside.ask(Answers.process) == pid
 
 
-@pytest.mark.parametrize("change", ["invalid", "another log", "another version", "none can start"])
+WHY = {
+    "invalid": "not valid TOML",
+    "another log": "where lab.toml keeps the log",
+    "another version": "this program",
+    "none can start": "No such file",
+}
+
+
+@pytest.mark.parametrize("change", WHY)
 async def test_while_no_process_can_open_the_same_lab_the_server_answers_by_itself(
     root: Path, lab: Lab, change: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -200,16 +209,24 @@ async def test_while_no_process_can_open_the_same_lab_the_server_answers_by_itse
     elif change == "none can start":
         monkeypatch.setattr("sys.executable", str(root / "none"))
     else:
-        settings.write_text("[lab" if change == "invalid" else text + '\n[embeddings]\nmodel = "none"\n', encoding="utf-8")
+        settings.write_text(
+            "[lab" if change == "invalid" else re.sub(r"(?m)^\[lake\]$", '[lake]\ntables = "others"', text), encoding="utf-8"
+        )
     with contextlib.closing(Beside(Answers, lab)) as beside:
         for _ in range(2):
             assert await beside.ask(Answers.process) == os.getpid() and beside.pid is None
-        assert caplog.text.count("answers by itself") == 1, "it is not tried again at once"
+        assert caplog.text.count("answers by itself") == 1 and WHY[change] in caplog.text, "it is not tried again at once"
+
+
+async def test_a_process_is_had_again_once_it_can_open_the_lab(root: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoresearch_mcp.server.beside.process.AGAIN_S", 0.0)
+    settings = LabPaths(root).settings
+    text = settings.read_text("utf-8")
+    settings.write_text("[lab", encoding="utf-8")
+    with contextlib.closing(Beside(Answers, lab)) as beside:
+        assert await beside.ask(Answers.process) == os.getpid()
         settings.write_text(text, encoding="utf-8")
-        if change in ("invalid", "another log"):
-            monkeypatch.setattr("autoresearch_mcp.server.beside.process.AGAIN_S", 0.0)
-            beside._again_at = 0.0
-            assert await beside.ask(Answers.process) == beside.pid
+        assert await beside.ask(Answers.process) == beside.pid != os.getpid()
 
 
 async def test_it_ends_when_nobody_asks_and_starts_again_when_somebody_does(lab: Lab) -> None:
@@ -240,7 +257,7 @@ async def test_it_is_as_nice_as_it_is_told_to_be(lab: Lab) -> None:
 
 async def test_one_that_is_closed_while_it_starts_is_not_left(beside: Beside[Answers], root: Path) -> None:
     asked = asyncio.create_task(beside.ask(Answers.champion))
-    await asyncio.sleep(0)
+    await anyio.to_thread.run_sync(until, lambda: helpers(os.getpid(), Answers), 20)
     beside.close()
     with pytest.raises(LabError) as refused:
         await asked

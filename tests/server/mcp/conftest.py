@@ -66,6 +66,12 @@ def make_runner_lab(root: Path, changed: dict[str, str] | None = None) -> Iterat
     shutil.rmtree(root)
 
 
+@pytest.fixture
+def lab(runner_lab: FakeRunnerLab) -> Iterator[Lab]:
+    with contextlib.closing(Lab(runner_lab.root)) as lab:
+        yield lab
+
+
 @pytest.fixture(scope="module", params=["memory-auto", "memory-legacy", "stdio-auto", "stdio-legacy", "http-auto", "http-legacy"])
 def connection(request: pytest.FixtureRequest) -> str:
     return str(request.param)

@@ -1,6 +1,5 @@
 """Launches that are seldom meant need a second word, and the refusal says why and how."""
 
-import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -19,12 +18,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def runner_lab(tmp_path: Path) -> Iterator[FakeRunnerLab]:
     yield from make_runner_lab(tmp_path / "lab", {"slots = 0": "slots = 2"})
-
-
-@pytest.fixture
-def lab(runner_lab: FakeRunnerLab) -> Iterator[Lab]:
-    with contextlib.closing(Lab(runner_lab.root)) as lab:
-        yield lab
 
 
 @pytest.fixture

@@ -27,12 +27,6 @@ def runner_lab(tmp_path: Path) -> Iterator[FakeRunnerLab]:
     yield from make_runner_lab(tmp_path / "lab")
 
 
-@pytest.fixture
-def lab(runner_lab: FakeRunnerLab) -> Iterator[Lab]:
-    with contextlib.closing(Lab(runner_lab.root)) as lab:
-        yield lab
-
-
 async def test_whoever_has_not_heard_is_told_once_that_the_champion_moved(runner_lab: FakeRunnerLab, lab: Lab) -> None:
     winner, old, first = propose(lab, 1), propose(lab, 4, "bob"), lab.champion()
     (queued,) = lab.launch_training(old, "bob").experiments

@@ -32,12 +32,6 @@ def runner_lab(tmp_path: Path) -> Iterator[FakeRunnerLab]:
 
 
 @pytest.fixture
-def lab(runner_lab: FakeRunnerLab) -> Iterator[Lab]:
-    with contextlib.closing(Lab(runner_lab.root)) as lab:
-        yield lab
-
-
-@pytest.fixture
 def winner(runner_lab: FakeRunnerLab, lab: Lab) -> str:
     """A proposal that beat the champion, with three replicates against eight that the lab trained."""
     edits = [{"path": "train.py", "search": "DEPTH = 2", "replace": "DEPTH = 1"}]

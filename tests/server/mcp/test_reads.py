@@ -1,6 +1,7 @@
 """What agents read is answered by a process beside a server of many: the same answers, as new as what was acknowledged."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from mcp import Client
+from mcp.types import TextResourceContents
 
 from autoresearch_mcp.server.beside.process import Beside
 from autoresearch_mcp.server.lab.lab import Lab
@@ -29,12 +31,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def runner_lab(tmp_path: Path) -> Iterator[FakeRunnerLab]:
     yield from make_runner_lab(tmp_path / "lab")
-
-
-@pytest.fixture
-def lab(runner_lab: FakeRunnerLab) -> Iterator[Lab]:
-    with contextlib.closing(Lab(runner_lab.root)) as lab:
-        yield lab
 
 
 async def test_all_that_is_read_is_as_it_would_be_in_the_server_itself(runner_lab: FakeRunnerLab, lab: Lab) -> None:
@@ -93,18 +89,26 @@ async def test_who_reads_is_told_what_was_just_acknowledged_also_after_the_proce
                     os.kill(reader, signal.SIGKILL)
 
 
+@pytest.mark.parametrize("way", ["tool", "resource"])
 async def test_who_looks_at_the_status_starts_the_runner_where_there_is_work_though_the_process_starts_none(
-    make_lab: Callable[..., Path],
+    make_lab: Callable[..., Path], way: str
 ) -> None:
+    async def has_runner(client: Client) -> bool:
+        if way == "tool":
+            return bool((await answer(client, "get_status"))["runner"])
+        (content,) = (await client.read_resource("lab://status")).contents
+        assert isinstance(content, TextResourceContents)
+        return bool(json.loads(content.text)["runner"])
+
     root = make_lab()
-    with contextlib.closing(Lab(root)) as lab, contextlib.closing(Beside(Reads, lab)) as readers:
-        async with Client(build_server(lab, helper=readers)) as client:
-            assert not (await answer(client, "get_status"))["runner"]
+    with contextlib.closing(Lab(root)) as lab, contextlib.closing(Beside(Reads, lab)) as reads:
+        async with Client(build_server(lab, helper=reads)) as client:
+            assert not await has_runner(client)
             with runner_lock(LabPaths(root).state):  # so that none starts
                 lab.pause()  # nor a training
                 await answer(client, "launch_training", commit="champion", author="ada")
-            assert not (await readers.ask(Reads.status, "ada", time.monotonic())).runner
-            assert (await answer(client, "get_status"))["runner"]
+            assert not (await reads.ask(Reads.status, "ada", time.monotonic())).runner
+            assert await has_runner(client)
 
 
 async def test_an_edit_of_lab_toml_that_is_not_valid_keeps_nobody_from_reading(runner_lab: FakeRunnerLab, lab: Lab) -> None:

@@ -1,6 +1,5 @@
 """A proposal that its author regrets: its text corrected, or the whole withdrawn. The record keeps everything."""
 
-import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -21,12 +20,6 @@ EDITS = [{"path": "train.py", "search": "DEPTH = 2", "replace": "DEPTH = 7"}]
 @pytest.fixture
 def runner_lab(tmp_path: Path) -> Iterator[FakeRunnerLab]:
     yield from make_runner_lab(tmp_path / "lab")
-
-
-@pytest.fixture
-def lab(runner_lab: FakeRunnerLab) -> Iterator[Lab]:
-    with contextlib.closing(Lab(runner_lab.root)) as lab:
-        yield lab
 
 
 @pytest.fixture
