@@ -5,6 +5,7 @@ them in a worker thread. What a method acknowledged is durable before it returns
 """
 
 import contextlib
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -190,7 +191,15 @@ class Lab:
 
         It starts no runner, and asks no service for an embedding.
         """
-        for read in (self.read_file, partial(self._status.status, lambda has_work: False), partial(self.search_memory, "")):
+        embedder = self._core.embedder
+        reads: list[Callable[[], object]] = [
+            self.read_file,
+            partial(self._status.status, lambda has_work: False),
+            partial(self.next_steps, ""),
+            self.query_experiments,
+            partial(self.search_memory, "words" if embedder is None or embedder.local else ""),
+        ]
+        for read in reads:
             with contextlib.suppress(LabError):
                 read()
 

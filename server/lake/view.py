@@ -9,6 +9,7 @@ says so in `warning`.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import chain, islice
 from typing import Any, Generic, TypeVar
 
@@ -272,6 +273,12 @@ def _sorted(hits: Iterable[tuple[Record, float]]) -> Hits:
     return sorted(hits, key=lambda hit: (-hit[1], -hit[0].created_at))
 
 
-def _terms(record: Record) -> list[str]:
+def _terms(record: Record) -> Sequence[str]:
     assert isinstance(record, Memory)
-    return terms(record.text)
+    return _terms_of(record.text)
+
+
+@lru_cache(1_000)
+def _terms_of(text: str) -> Sequence[str]:
+    """Cut the text of a memory into terms; each unflushed one is looked at by every search, and for hours where the log is away."""
+    return tuple(terms(text))
