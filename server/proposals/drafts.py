@@ -126,7 +126,7 @@ class Drafts:
             return
         entries = self._objects.entries(commit)
         if path in self._editable and path in entries and entries[path].is_file:
-            source.check(path, self._objects.read(entries[path]), _modules(entries))
+            source.check(path, self._objects.read(entries[path]), _modules(entries), is_new=False)
             keep(self._sound, name, None, _SOUND)
 
     def stat(self, base: str, commit: str) -> DiffStat:

@@ -66,7 +66,7 @@ def test_a_process_beside_moves_a_change_onto_another_commit(repo: Repo, beside:
 def test_what_was_found_sound_beside_is_not_looked_at_again(beside: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
     draft = beside.build(beside.champion(), "Deeper.", "ada", edits=[EDIT])
 
-    def looked_at(*given: object) -> None:
+    def looked_at(*given: object, **more: object) -> None:
         raise LabError("It is looked at again.", "again")
 
     monkeypatch.setattr(source, "check", looked_at)

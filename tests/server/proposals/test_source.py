@@ -99,3 +99,15 @@ def test_what_was_there_already_is_no_fault_of_a_change(tmp_path: Path) -> None:
     refused(repo, "unknown_import", files={"pkg/more.py": "import another_that_is_nowhere\n"})
     gone = repo.build(repo.champion(), "without it", "ada", files={"pkg/old.py": None})
     assert "pkg/old.py" not in repo.paths(gone.commit)
+
+
+def test_a_change_is_nested_no_deeper_than_it_can_be_told_from_others() -> None:
+    deep = b"x = a" + b".b" * 2_000 + b"\n"
+    with pytest.raises(LabError, match="write it more simply"):
+        source.check("train.py", deep)
+    source.check("train.py", deep, is_new=False)  # it runs
+
+
+def test_what_is_launched_may_import_only_what_is_there_as_what_is_new() -> None:
+    with pytest.raises(LabError, match="imports nowhere at line 1"):
+        source.check("train.py", b"import nowhere\n", is_new=False)
