@@ -14,6 +14,7 @@ import tokenize
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.installation import is_installed
@@ -28,7 +29,7 @@ COUNTED_ON = (
     "kernels",
 )  # packages that are there when a GPU trains, if not here
 _VERSION = f" {sys.version_info.major}.{sys.version_info.minor}"
-_READ = 4  # files that are known: one is checked first, which a launch does alone, and told from others a moment later
+_READ = 4  # files that are known: one is checked first, and told from others a moment later
 _QUIET = threading.Lock()  # warnings.catch_warnings is not thread-safe
 
 
@@ -96,9 +97,7 @@ def check(
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
         if encoding not in ("utf-8", "utf-8-sig") and encoding != _declared(before.get(path, b"")):
             raise LabError(f"{path} declares the encoding {encoding}; only UTF-8 is accepted. Remove the coding comment.", "bad_encoding")
-        needed = _needed(data)
-        if is_new:
-            _dump(data)
+        needed = _read(data).needed if is_new else tuple(needed_imports(parsed(data)))
         missing = [(name, line) for name, line in needed if modules is not None and name not in modules and not importable(name)]
     except SyntaxError as error:
         if modules is None and not _parses(before.get(path, b"")):
@@ -165,26 +164,23 @@ def fingerprint(files: Mapping[str, bytes]) -> str:
 def _normal_form(path: str, data: bytes) -> bytes:
     if path.endswith(".py"):
         try:
-            return b"ast:" + _dump(data)
+            return b"ast:" + _read(data).dump
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             pass
     return b"raw:" + data
 
 
-@functools.lru_cache(maxsize=_READ)
-def _dump(data: bytes) -> bytes:
-    return ast.dump(_tree(data)).encode("utf-8", "backslashreplace")
+class _Code(NamedTuple):
+    """What is known of a Python file: its tree as text, and what it needs to be imported, each with its line."""
+
+    dump: bytes
+    needed: tuple[tuple[str, int], ...]
 
 
 @functools.lru_cache(maxsize=_READ)
-def _needed(data: bytes) -> tuple[tuple[str, int], ...]:
-    """Return what a file needs to be imported, each with its line."""
-    return tuple(needed_imports(_tree(data)))
-
-
-@functools.lru_cache(maxsize=1)
-def _tree(data: bytes) -> ast.Module:
-    return parsed(data)
+def _read(data: bytes) -> _Code:
+    tree = parsed(data)
+    return _Code(ast.dump(tree).encode("utf-8", "backslashreplace"), tuple(needed_imports(tree)))
 
 
 def parsed(data: bytes) -> ast.Module:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -67,20 +68,15 @@ def test_no_first_question_waits_for_a_library(runner_lab: FakeRunnerLab) -> Non
 
 
 @pytest.mark.parametrize("local", [True, False])
-def test_no_service_is_asked_for_an_embedding(runner_lab: FakeRunnerLab, monkeypatch: pytest.MonkeyPatch, local: bool) -> None:
+def test_a_local_model_alone_is_asked_for_an_embedding(runner_lab: FakeRunnerLab, monkeypatch: pytest.MonkeyPatch, local: bool) -> None:
     asked = list[str]()
 
-    class Model:
-        name, floor = "a model", 0.0
+    def embed(texts: list[str]) -> object:
+        asked.extend(texts)
+        raise EmbeddingsUnavailable("not now")
 
-        def __init__(self) -> None:
-            self.local = local
-
-        def embed(self, texts: list[str]) -> object:
-            asked.extend(texts)
-            raise EmbeddingsUnavailable("not now")
-
-    monkeypatch.setattr("autoresearch_mcp.server.lab.core.open_embedder", lambda section: Model())
+    model = SimpleNamespace(name="a model", floor=0.0, local=local, embed=embed)
+    monkeypatch.setattr("autoresearch_mcp.server.lab.core.open_embedder", lambda section: model)
     with contextlib.closing(Lab(runner_lab.root)) as lab:
         lab.warm_up_reading()
     assert bool(asked) is local
@@ -94,7 +90,7 @@ def test_what_cannot_be_read_keeps_the_rest_from_nothing(runner_lab: FakeRunnerL
         raise LabError("There is no such file.", "unknown_path")
 
     monkeypatch.setattr(lab, "read_file", refuse)
-    monkeypatch.setattr(lab, "search_memory", lambda query: read.append("memories"))
+    monkeypatch.setattr(lab, "search_memory", lambda query: read.append(f"memories of {query!r}"))
     lab.warm_up_reading()
     lab.close()
-    assert read == ["file", "memories"]
+    assert read == ["file", "memories of 'words'"]
