@@ -18,7 +18,7 @@ from autoresearch_mcp.server.lab.lab import Lab
 from autoresearch_mcp.server.mcp.app import build_server
 from autoresearch_mcp.server.mcp.reads import STATUS_S, Reads
 from autoresearch_mcp.server.paths import LabPaths
-from autoresearch_mcp.server.runner.lock import runner_lock
+from autoresearch_mcp.server.runner.lock import runner_alive, runner_lock
 from tests.processes import helpers
 from tests.server.mcp.calls import answer, call, refusal, text
 from tests.server.mcp.conftest import FakeRunnerLab, make_runner_lab
@@ -109,6 +109,7 @@ async def test_who_looks_at_the_status_starts_the_runner_where_there_is_work_tho
                 await answer(client, "launch_training", commit="champion", author="ada")
             assert not (await reads.ask(Reads.status, "ada", time.monotonic())).runner
             assert await has_runner(client)
+    until(lambda: runner_alive(LabPaths(root).state), 60)  # and one that only starts yet can't be stopped after the test
 
 
 async def test_an_edit_of_lab_toml_that_is_not_valid_keeps_nobody_from_reading(runner_lab: FakeRunnerLab, lab: Lab) -> None:
