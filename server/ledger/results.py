@@ -176,8 +176,8 @@ class Results:
 
         Older ones than the lab's last 2,000 don't count.
         """
-        lately = 'SELECT id, "commit", author, by_lab, finished_at FROM ended ORDER BY finished_at DESC LIMIT 2000'
-        theirs = f'SELECT id, "commit" FROM ({lately}) WHERE author = ? AND NOT by_lab ORDER BY finished_at DESC LIMIT ?'  # noqa: S608
+        lately = "coalesce((SELECT finished_at FROM ended ORDER BY finished_at DESC LIMIT 1 OFFSET 1999), 0)"
+        theirs = f'SELECT id, "commit" FROM ended WHERE finished_at >= {lately} AND author = ? AND NOT by_lab ORDER BY finished_at DESC LIMIT ?'  # noqa: S608
         with self._database.read() as db:
             return db.execute(theirs, (author, limit)).fetchall()
 

@@ -23,6 +23,7 @@ from autoresearch_mcp.server.proposals.trees import nodes
 
 _MOST_NODES = 30_000  # of a tree; a larger one counts by its syntax
 _NOTHING = {ast.Global, ast.Nonlocal, ast.Pass}  # has no text of its own
+_OPERATORS = 3  # times as many nodes as `nodes` finds has a tree at the most
 _MOST_KEPT = 64 << 10  # bytes of a file whose form is remembered
 _ROUNDS = 12  # of hashing definitions that use each other
 _LEFT_OUT = {"ctx", "annotation", "returns", "type_comment", "type_params", "kind", "lineno"}
@@ -53,7 +54,7 @@ def _form(path: str, data: bytes, alone: bool) -> bytes:
 def _form_of_code(data: bytes, alone: bool) -> bytes:
     try:
         tree = parsed(data)
-        if sum(1 for _ in ast.walk(tree)) > _MOST_NODES:
+        if _OPERATORS * len(nodes(tree)) > _MOST_NODES and sum(1 for _ in ast.walk(tree)) > _MOST_NODES:
             return b"ast:" + ast.dump(tree).encode("utf-8", "backslashreplace")
         entry = alone and any(isinstance(node, ast.FunctionDef) and node.name == CONTRACT for node in tree.body)
         return b"form:" + "\n".join(_lines(simplified(tree, keep_globals=not entry), keep_globals=not entry)).encode(
@@ -108,10 +109,11 @@ def _lines(tree: ast.Module, keep_globals: bool) -> list[str]:
 
 def _fix(tree: ast.Module, names: Resolution, keep_globals: bool) -> None:
     """Mark the variables whose names matter."""
-    used, reflects = mentioned(tree), reads_names(tree)
+    every = nodes(tree)
+    used, reflects = mentioned(every), reads_names(every)
     for variable in names.variables():
         variable.fixed |= reflects or variable.name.startswith("__") or (variable.is_global and (keep_globals or variable.name == CONTRACT))
-    for node in nodes(tree):
+    for node in every:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             for argument in parameters(node.args):
                 parameter = names.variable(argument, argument.arg)

@@ -131,8 +131,8 @@ class _Fold(Transformer):
         self.generic_visit(node)
         if isinstance(node.test, ast.Constant):
             return node.body if node.test.value else node.orelse
-        if isinstance(node.test, ast.UnaryOp) and isinstance(node.test.op, ast.Not):
-            return ast.IfExp(node.test.operand, node.orelse, node.body)
+        while isinstance(node.test, ast.UnaryOp) and isinstance(node.test.op, ast.Not):
+            node = ast.IfExp(node.test.operand, node.orelse, node.body)
         return node
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
@@ -154,7 +154,7 @@ class _Fold(Transformer):
             return None if is_quiet(node.test) else ast.Expr(node.test)
         if not body:
             node.test, body, orelse = ast.UnaryOp(ast.Not(), node.test), orelse, []
-        if orelse and isinstance(node.test, ast.UnaryOp) and isinstance(node.test.op, ast.Not):
+        while orelse and isinstance(node.test, ast.UnaryOp) and isinstance(node.test.op, ast.Not):
             node.test, body, orelse = node.test.operand, orelse, body
         node.body, node.orelse = body, orelse
         if orelse and isinstance(body[-1], _TERMINAL):

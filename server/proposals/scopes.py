@@ -5,10 +5,10 @@ Follows Python's rules of scope. Names in a class's body are attributes and stay
 
 import ast
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from autoresearch_mcp.server.proposals.trees import FIELDS, nodes
+from autoresearch_mcp.server.proposals.trees import FIELDS
 
 # The most frequent nodes that neither bind nor use a name themselves
 _PLAIN = {
@@ -213,10 +213,10 @@ def parameters(arguments: ast.arguments) -> list[ast.arg]:
     return [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, *rest]
 
 
-def mentioned(tree: ast.AST) -> Counter[str]:
-    """Count the names that a tree passes arguments by, and its strings: names that must stay as they are."""
+def mentioned(every: Iterable[ast.AST]) -> Counter[str]:
+    """Count the names that nodes pass arguments by, and their strings: names that must stay as they are."""
     counts: Counter[str] = Counter()
-    for node in nodes(tree):
+    for node in every:
         if isinstance(node, ast.keyword) and node.arg:
             counts[node.arg] += 1
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) <= 100:

@@ -6,15 +6,17 @@ Constants are folded, and one that is assigned once stands in its uses. Nothing 
 import ast
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, cast
 
 from autoresearch_mcp.server.proposals.folding import MOST_TEXT, folded
 from autoresearch_mcp.server.proposals.quiet import is_quiet, is_quiet_definition
 from autoresearch_mcp.server.proposals.scopes import Resolution, Variable, parameters
-from autoresearch_mcp.server.proposals.trees import Transformer, nodes, shape
+from autoresearch_mcp.server.proposals.trees import Transformer, nodes
 
 CONTRACT = "build_model"  # the scorer calls it by this name, and nothing else of the file
 _ROUNDS = 6  # a constant that uses a constant that uses a constant ...
+_BINDING = {ast.Assign, ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef}
 _REFLECTION = {"globals", "locals", "vars", "dir", "exec", "eval"}  # code that uses these may read the names of variables
 
 
@@ -25,20 +27,18 @@ def simplified(tree: ast.Module, keep_globals: bool) -> ast.Module:
         tree: the module. It is changed in place.
         keep_globals: whether other code may use the module's variables, so that they stay even if this module doesn't.
     """
-    reflects = reads_names(tree)
+    reflects = reads_names(nodes(tree))
     tree = cast(ast.Module, _Plain().visit(tree))
-    before: list[Any] = []
     for _ in range(_ROUNDS):
         tree = folded(tree)
-        if reflects or before == (before := shape(tree)):
+        if reflects or not _drop_constants(tree, keep_globals):
             break
-        tree = _without_constants(tree, keep_globals)
     return tree
 
 
-def reads_names(tree: ast.AST) -> bool:
-    """Return whether code may read the names of its own variables."""
-    return any(isinstance(node, ast.Name) and node.id in _REFLECTION for node in nodes(tree))
+def reads_names(every: Iterable[ast.AST]) -> bool:
+    """Return whether code may read the names of its own variables, by its nodes."""
+    return any(type(node) is ast.Name and node.id in _REFLECTION for node in every)
 
 
 class _Plain(Transformer):
@@ -95,19 +95,23 @@ class _Plain(Transformer):
         return [ast.Assign([target], value) for target, value in pairs]
 
 
-def _without_constants(tree: ast.Module, keep_globals: bool) -> ast.Module:
-    """Put constants that are assigned once into their uses, and drop what is then assigned or defined for nothing."""
-    names = Resolution(tree)
+def _drop_constants(tree: ast.Module, keep_globals: bool) -> bool:
+    """Put constants that are assigned once into their uses, and drop what is then assigned or defined for nothing.
+
+    Returns:
+        Whether there were any.
+    """
+    names, every = Resolution(tree), nodes(tree)
     values: dict[Variable, ast.expr] = {}
     quiet: Counter[Variable] = Counter()  # bindings that would not be missed
     arguments = {
         names.variable(argument, argument.arg)
-        for node in nodes(tree)
+        for node in every
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for argument in parameters(node.args)
     }
-    for node in nodes(tree):
-        for variable, value in _quiet_bindings(names, node):
+    for node in every:
+        for variable, value in _quiet_bindings(names, node) if type(node) in _BINDING else ():
             quiet[variable] += 1
             if variable.bindings == 1 and value is not None and _is_small_constant(value):
                 values[variable] = value
@@ -125,7 +129,9 @@ def _without_constants(tree: ast.Module, keep_globals: bool) -> ast.Module:
         for variable, count in quiet.items()
         if variable not in kept and count == variable.bindings and (variable in values or not variable.reads)
     }
-    return cast(ast.Module, _Replace(names, values, unused).visit(tree))
+    replacing = _Replace(names, values, unused)
+    replacing.visit(tree)
+    return replacing.found_any
 
 
 def _quiet_bindings(names: Resolution, node: ast.AST) -> list[tuple[Variable, ast.expr | None]]:
@@ -154,31 +160,39 @@ def _is_small_constant(node: ast.expr) -> bool:
 
 
 class _Replace(Transformer):
+    """Puts values into the uses of their variables, and drops what binds unused ones.
+
+    Attributes:
+        found_any: whether that changed the tree.
+    """
+
     def __init__(self, names: Resolution, values: dict[Variable, ast.expr], unused: set[Variable]) -> None:
         super().__init__()
         self._names = names
         self._values = values
         self._unused = unused
+        self.found_any = False
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
         variable = self._names.variable(node, node.id)
-        return self._values.get(variable, node) if variable and isinstance(node.ctx, ast.Load) else node
+        if variable is None or variable not in self._values or not isinstance(node.ctx, ast.Load):
+            return node
+        self.found_any = True
+        return self._values[variable]
 
     def visit_Assign(self, node: ast.Assign) -> Any:
         match node.targets:
-            case [ast.Name() as target] if self._names.variable(target, target.id) in self._unused and is_quiet(node.value):
+            case [ast.Name() as target] if self._is_unused(target, target.id) and is_quiet(node.value):
+                self.found_any = True
                 return None
         return self.generic_visit(node)
 
     def visit_Import(self, node: ast.Import) -> Any:
-        node.names = [
-            alias for alias in node.names if self._names.variable(alias, alias.asname or alias.name.partition(".")[0]) not in self._unused
-        ]
-        return node if node.names else None
+        return self._import(node, [each for each in node.names if not self._is_unused(each, each.asname or each.name.partition(".")[0])])
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> Any:
-        node.names = [alias for alias in node.names if self._names.variable(alias, alias.asname or alias.name) not in self._unused]
-        return node if node.names and node.module != "__future__" else None
+        is_real = node.module != "__future__"
+        return self._import(node, [each for each in node.names if is_real and not self._is_unused(each, each.asname or each.name)])
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
         return self._definition(node)
@@ -189,5 +203,16 @@ class _Replace(Transformer):
     def visit_ClassDef(self, node: ast.ClassDef) -> Any:
         return self._definition(node)
 
+    def _import(self, node: ast.Import | ast.ImportFrom, kept: list[ast.alias]) -> Any:
+        self.found_any |= len(kept) < len(node.names)
+        node.names = kept
+        return node if kept else None
+
     def _definition(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> Any:
-        return None if self._names.variable(node, node.name) in self._unused else self.generic_visit(node)
+        if self._is_unused(node, node.name):
+            self.found_any = True
+            return None
+        return self.generic_visit(node)
+
+    def _is_unused(self, node: ast.AST, name: str) -> bool:
+        return self._names.variable(node, name) in self._unused

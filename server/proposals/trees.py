@@ -46,23 +46,6 @@ def nodes(tree: ast.AST) -> list[ast.AST]:
     return out
 
 
-def shape(tree: ast.AST) -> list[Any]:
-    """Return a list that equals another tree's where `ast.dump` would: kinds, texts and values, without places in the source."""
-    out: list[Any] = []
-    for node in nodes(tree):
-        out.append(type(node))
-        for name in node._fields:
-            value = getattr(node, name, None)
-            if type(value) is list:
-                out.append(len(value))
-                out += [type(each) if isinstance(each, ast.AST) else each for each in value]
-            elif isinstance(value, ast.AST):
-                out.append(type(value))
-            else:
-                out += (type(value), value)
-    return out
-
-
 class Transformer(ast.NodeTransformer):
     """An `ast.NodeTransformer` that looks up a kind's method once, and leaves operators and contexts alone."""
 
@@ -79,6 +62,10 @@ class Transformer(ast.NodeTransformer):
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
         """Return a constant as it is."""
+        return node
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        """Return a name as it is."""
         return node
 
     def generic_visit(self, node: ast.AST) -> ast.AST:

@@ -28,6 +28,7 @@ from autoresearch_mcp.server.lake.schema import RECORD, SCHEMA_VERSION, TABLES, 
 from autoresearch_mcp.server.models import Memory, Record, Table
 from autoresearch_mcp.server.search import vectors
 from autoresearch_mcp.server.search.embedding import Embedder
+from autoresearch_mcp.server.search.text import TermIndex
 
 MOST_COMMITS = 48
 RETIRED_S = 60.0
@@ -54,6 +55,7 @@ class Dataset:
         """Let go of what is open; the next `refresh` opens and checks everything again."""
         self.catalog = Catalog(self._table, self._read)
         self._index = vectors.VectorIndex(self._embedder.name, self._vector_cells) if self._embedder else None
+        self._words = TermIndex(lambda first, last: [text or "" for text in self._read("terms", first, last)])
         self._head = Head(SCHEMA_VERSION)
         self._stamp: tuple[int, ...] | None = None
         self._reader: Any = None
@@ -111,6 +113,15 @@ class Dataset:
             query = f"SELECT id, version, BM25_SIMILARITY(terms, ?) AS score ORDER BY BM25_SIMILARITY(terms, ?) DESC LIMIT {limit:d}"
             (view,) = self._reader.prepare_query(query).run_batch([[text, text]])
             return list(zip(view["id"][:], map(int, view["version"][:]), map(float, view["score"][:]))) if len(view) else []
+
+    def ranked(self, words: Sequence[str]) -> dict[int, float]:
+        """Return the positions and BM25 scores of the memories whose terms hold any of the words, from an index in memory.
+
+        Raises:
+            LakeUnavailable: Deeplake can't read the terms of what is new.
+        """
+        self._words.extend(self._head.rows)
+        return self._words.rank(words)
 
     def nearest(self, vector: Any, allowed: Sequence[int] | None, limit: int) -> list[tuple[int, float]]:
         """Return positions and cosines of the rows whose vectors are nearest, best first.

@@ -1,10 +1,11 @@
 """The lake as a folder of Deeplake datasets: the default, for one lab on one machine.
 
-The typed columns in memory (`catalog`) answer filters, orders and counts. Deeplake's BM25 index answers full text, the stored
-vectors answer meaning, and records come from Deeplake by position. The first read of a table that has rows imports Deeplake.
+The typed columns in memory (`catalog`) answer filters, orders and counts. Full text is answered by an index in memory, or by Deeplake's
+where there are many memories; the stored vectors answer meaning, and records come from Deeplake by position. The first read of a
+table that has rows imports Deeplake.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -18,7 +19,7 @@ from autoresearch_mcp.server.search.text import rank, terms
 
 T = TypeVar("T")
 _MOST_WORDS = 64
-_ALL = 500  # rows that the index is asked for at once, and not twice where many rank the same
+_KNOWN = 5_000  # rows whose terms are kept in memory: Deeplake's index takes 10 ms of a core, and of all cores at once, however few there are
 _FEW = 2_000  # rows whose terms are read and ranked here, or whose cells are read at a time
 _FEW_LONG = 500  # of rows with long text
 
@@ -185,12 +186,11 @@ def _records(table: Table, dataset: Dataset, positions: Sequence[int]) -> list[R
 def _best(dataset: Dataset, words: Sequence[str], where: Sequence[Condition], limit: int) -> list[tuple[int, float]]:
     """Return the positions and scores of the best hits that meet the conditions.
 
-    Where few rows meet them, those are ranked among themselves. Else the index is asked for as many as should hold enough of
-    them, and for more until the last hit ranks below all that are wanted.
+    Where few rows meet them, those are ranked among themselves; where there are few in all, the index in memory ranks them. Else Deeplake's is
+    asked for as many as should hold enough of them, and for more until the last hit ranks below all that are wanted.
     """
     catalog = dataset.catalog
     created, versions, newest = catalog.column("created_at"), catalog.column("version"), catalog.newest
-    asked = catalog.rows + 1 if catalog.rows <= _ALL else max(64, 4 * limit)
     fits: set[int] | None = None
     if where:
         fits = set(catalog.passing(where))
@@ -198,12 +198,18 @@ def _best(dataset: Dataset, words: Sequence[str], where: Sequence[Condition], li
             few = list(fits)
             ranks = zip(few, rank(words, [text.split() for text in dataset.terms(few)]))
             return sorted((hit for hit in ranks if hit[1] > 0), key=lambda hit: (-hit[1], -created[hit[0]]))[:limit]
-        asked = max(asked, 2 * limit * catalog.rows // len(fits))
+
+    def best(scores: Mapping[int, float], among: Collection[int]) -> list[int]:
+        return sorted((each for each in among if each in scores), key=lambda position: (-scores[position], -created[position]))[:limit]
+
+    if catalog.rows <= _KNOWN:
+        scores = dataset.ranked(words)
+        return [(position, scores[position]) for position in best(scores, newest.values() if fits is None else fits)]
+    asked = max(64, 4 * limit, 2 * limit * catalog.rows // len(fits) if fits else 0)
     while True:
         hits = dataset.matches(words, asked)
         scores = {row: score for id, version, score in hits if (row := newest.get(id)) is not None and versions[row] == version}
-        fitting = scores if fits is None else fits.intersection(scores)
-        ranked = sorted(fitting, key=lambda position: (-scores[position], -created[position]))[:limit]
+        ranked = best(scores, scores if fits is None else fits)
         if len(hits) < asked or (len(ranked) == limit and hits[-1][2] < scores[ranked[-1]]):
             return [(position, scores[position]) for position in ranked]
         asked *= 16

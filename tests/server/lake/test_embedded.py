@@ -46,6 +46,21 @@ def test_an_empty_lake_answers_and_makes_nothing(lake: EmbeddedLake, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("known", [0, 5_000], ids=["by Deeplake", "in memory"])
+def test_words_find_the_newest_text_of_a_note_wherever_their_index_is(
+    lake: EmbeddedLake, known: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoresearch_mcp.server.lake.embedded.store._KNOWN", known)
+    lake.append("memories", [memory(n, f"a filler note about warmup, number {n}") for n in range(40)])
+    lake.append("memories", [memory(40, "muon and a longer warmup"), memory(41, "a muon alone, which says muon twice")])
+    assert ids([hit for hit, _ in lake.search("muon")]) == ["m-000041", "m-000040"]
+    lake.append("memories", [memory(41, "it is about rope now").model_copy(update={"version": 2}), memory(42, "muon")])
+    assert ids([hit for hit, _ in lake.search("muon")]) == ["m-000042", "m-000040"]
+    assert {*ids([hit for hit, _ in lake.search("rope of muons")])} == {"m-000041", "m-000042", "m-000040"}
+    assert ids([hit for hit, _ in lake.search("warmup", (Condition("id", "=", "m-000040"),))]) == ["m-000040"]
+    assert len(lake.search("warmup", limit=50)) == 41 and lake.search("absent") == []
+
+
 def test_history_is_reset_before_it_slows_the_table_down(lake: EmbeddedLake, tmp_path: Path, few_commits: int) -> None:
     folder = tmp_path / "lake"
     reader = EmbeddedLake(folder)
