@@ -129,6 +129,7 @@ class Lab:
         self.import_records = history.import_records
         self.publish = Publishing(core).publish
         campaigns = Campaigns(core, self._status)
+        self.budget = self._status.budget
         self.overview = campaigns.overview
         self.agents = campaigns.agents
         self.leaderboard = campaigns.leaderboard

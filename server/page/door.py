@@ -54,7 +54,7 @@ _MARK = secrets.token_hex(16)  # where a rendered view holds the visitor's own m
 _PATIENCE_S = 0.4  # for which a browser waits for the campaign, before it gets an outline to look at meanwhile
 _MAX_FORM = 64 * 1024
 _VIEWS = 2  # at once: a quick one goes past one that reads a long campaign
-_NICENESS = 5  # of a process that draws: who calls a tool waits less than who looks
+_NICENESS = 10  # of a process that draws: who calls a tool waits less than who looks
 _AT_ONCE = 8  # outlines, errors and changes that a form asks for
 
 

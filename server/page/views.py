@@ -39,7 +39,7 @@ class Asked:
 
 def campaign(asked: Asked) -> Context:
     """Show the campaign: its chart, what runs, what waits, and the leaderboard."""
-    status = asked.lab.status()
+    status = asked.lab.status(steps=False)
     overview = asked.lab.overview()  # afterwards, so that it knows every commit in the status
     return {
         "status": status,
@@ -146,7 +146,7 @@ def agents(asked: Asked) -> Context:
     days = sorted({day for share in shares.values() for day in share.by_day})[-14:]
     per_day = [(day, sum(share.by_day.get(day, 0.0) for share in shares.values())) for day in days]
     return {
-        "status": asked.lab.status(),
+        "budget": asked.lab.budget(),
         "agents": list(shares.items())[:_SHOWN],
         "days": per_day,
         "most": max([seconds for _, seconds in per_day], default=0.0),

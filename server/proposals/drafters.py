@@ -15,7 +15,7 @@ from autoresearch_mcp.server.installation import import_environment
 from autoresearch_mcp.server.proposals.drafts import Conflict, Draft
 from autoresearch_mcp.server.proposals.orders import LENGTH_BYTES, Order
 
-_NICENESS = 5  # who asks for the status waits less than who proposes
+_NICENESS = 10  # who asks for the status waits less than who proposes
 # What some installations of Python and git need to start; no secrets
 _ENVIRONMENT = (
     *("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LC_CTYPE", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),

@@ -19,7 +19,7 @@ from autoresearch_mcp.server.search.text import rank, terms
 
 T = TypeVar("T")
 _MOST_WORDS = 64
-_KNOWN = 5_000  # rows whose terms are kept in memory: Deeplake's index takes 10 ms of a core, and of all cores at once, however few there are
+_KNOWN = 5_000  # rows whose terms are kept in memory: however few there are, Deeplake's index takes 10 ms of a core, in many threads
 _FEW = 2_000  # rows whose terms are read and ranked here, or whose cells are read at a time
 _FEW_LONG = 500  # of rows with long text
 
