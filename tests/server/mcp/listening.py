@@ -29,4 +29,4 @@ def served_over_http(root: Path, address: str = "127.0.0.1:0", options: Sequence
         yield server
     finally:
         server.process.kill()
-        server.process.communicate()
+        sys.stderr.write(server.process.communicate()[1])  # pytest shows it with a test that fails
