@@ -129,7 +129,6 @@ class Lab:
         self.import_records = history.import_records
         self.publish = Publishing(core).publish
         campaigns = Campaigns(core, self._status)
-        self.budget = self._status.budget
         self.overview = campaigns.overview
         self.agents = campaigns.agents
         self.leaderboard = campaigns.leaderboard
@@ -144,6 +143,7 @@ class Lab:
         self.plot_progress = pictures.plot_progress
         self.curves = pictures.curves
 
+        self.budget = self._status.budget
         self.audit = Auditing(core, self._status).audit
         self.gate = core.gate
         self.expected_false_promotions = core.gate.expected_false_promotions

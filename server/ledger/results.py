@@ -30,6 +30,7 @@ _THIN = (
     "by_lab",
     "candidacy",
 )
+_LATELY = 2_000  # of the lab's trainings: older ones are nobody's of now
 _KEPT = 64  # commits whose replicates stay in memory
 _FACTS = (  # of replicates, for the gate: see `_score`
     'SELECT e.rowid, e."commit", e.id, e.conditions, e.device, e.state, e.val_bpb, e.reported_bpb, e.seed, e.author, e.started, '

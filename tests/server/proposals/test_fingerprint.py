@@ -109,6 +109,7 @@ COSMETIC = {
     "a negated test": lambda: edited(
         "scaled(hidden, 3.0) if self.training else norm(hidden)", "norm(hidden) if not self.training else scaled(hidden, 3.0)"
     ),
+    "a test negated twice": lambda: edited("if self.training else", "if not not self.training else"),
     "pass": lambda: edited("rate = rate / 2", "pass\n            rate = rate / 2"),
 }
 
@@ -130,6 +131,11 @@ def test_an_edit_that_changes_no_work_keeps_the_hash(edit: str) -> None:
     code = COSMETIC[edit]()
     assert code != SMALL
     assert of(code) == of(SMALL)
+
+
+def test_the_branches_of_an_if_that_is_negated_twice_are_where_they_were() -> None:
+    once, twice, plain = (of(f"if {negated}ready():\n    begin()\nelse:\n    wait()\n") for negated in ("not ", "not not ", ""))
+    assert once != twice == plain
 
 
 REAL = {
