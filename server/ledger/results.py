@@ -177,10 +177,10 @@ class Results:
 
         Older ones than the lab's last 2,000 don't count.
         """
-        lately = "coalesce((SELECT finished_at FROM ended ORDER BY finished_at DESC LIMIT 1 OFFSET 1999), 0)"
-        theirs = f"WHERE author = ? AND NOT by_lab AND finished_at >= {lately} ORDER BY finished_at DESC LIMIT ?"
+        lately = "coalesce((SELECT finished_at FROM ended ORDER BY finished_at DESC LIMIT 1 OFFSET ?2 - 1), 0)"
+        theirs = f"WHERE author = ?1 AND NOT by_lab AND finished_at >= {lately} ORDER BY finished_at DESC LIMIT ?3"
         with self._database.read() as db:
-            return db.execute(f'SELECT id, "commit" FROM ended {theirs}', (author, limit)).fetchall()  # noqa: S608
+            return db.execute(f'SELECT id, "commit" FROM ended {theirs}', (author, _LATELY, limit)).fetchall()  # noqa: S608
 
     def conditions_of(self, commit: str, device: str) -> str:
         """Return the conditions under which a commit was measured last on a kind of device; where it never was, those of what ended last.
