@@ -11,11 +11,12 @@ It informs, and promotes nothing. Its intervals are of the posterior's standard 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Literal, NamedTuple
 
 from autoresearch_mcp.server.gate.boundary import NU_MIN
-from autoresearch_mcp.server.gate.noise import Others, listed, pool, sums_of_squares
-from autoresearch_mcp.server.gate.rule import M_FIRST, Rules
+from autoresearch_mcp.server.gate.noise import Others, pool, sums_of_squares
+from autoresearch_mcp.server.gate.rule import M_FIRST, Noise, Rules
 from autoresearch_mcp.server.gate.spread import mean
 from autoresearch_mcp.server.ledger.standings import Standing
 from autoresearch_mcp.server.models import Verdict
@@ -61,6 +62,18 @@ class Leader(NamedTuple):
     mark: Mark
 
 
+class Ranking(NamedTuple):
+    """How commits stand beside each other.
+
+    Attributes:
+        leaders: the best first: by their likely gain where the noise is known, else by their mean.
+        likely: the likely gain of every commit but the champion, the best first; none before the noise is known.
+    """
+
+    leaders: list[Leader]
+    likely: dict[str, Shrunk]
+
+
 def shrink(gains: Sequence[float], counts: Sequence[int], m: int, sd: float) -> list[Shrunk]:
     """Shrink measured gains towards what the crowd shows.
 
@@ -75,42 +88,53 @@ def shrink(gains: Sequence[float], counts: Sequence[int], m: int, sd: float) -> 
 
     if not gains:
         return []
-    measured, errors = np.asarray(gains, float)[:, None] / sd, 1 / np.sqrt(np.asarray(counts, float))[:, None]
+    measured, errors = np.asarray(gains, float) / sd, 1 / np.sqrt(np.asarray(counts, float))
     widths = list(_WIDTHS)
     while widths[-1] < min(
         np.abs(measured).max() + _LUCK[1], _WIDEST
     ):  # else the likelihood of a gain beyond all of them would be 0 everywhere
         widths.append(2 * widths[-1])
-    wide = np.array([widths])
-    low, high = np.concatenate([-wide, 0 * wide], 1), np.concatenate([0 * wide, wide], 1)
-    head = np.array([_HEAD] + [0.0] * low.shape[1])
-    fits = list[tuple[float, object, object, object]]()
-    for luck in np.linspace(*_LUCK[:2], int(_LUCK[2])):
-        d = measured + luck / math.sqrt(m)
-        a, b = (low - d) / errors, (high - d) / errors
-        upper = a > 0  # there the mass is differenced from above, for its digits
-        mass = np.maximum(np.where(upper, special.ndtr(-a) - special.ndtr(-b), special.ndtr(b) - special.ndtr(a)), 1e-300)
-        at_a, at_b = (np.exp(-each * each / 2) / math.sqrt(2 * math.pi) for each in (a, b))
-        centre = np.clip(d + errors * (at_a - at_b) / mass, low, high)
-        variance = np.clip(errors**2 * (1 + (a * at_a - b * at_b) / mass - ((at_a - at_b) / mass) ** 2), 0, (high - low) ** 2 / 4)
-        point = np.exp(-((d / errors) ** 2) / 2) / math.sqrt(2 * math.pi) / errors
-        likely = np.concatenate([point, mass / (high - low)], 1) + 1e-300
-        weight = np.array([0.5] + [0.5 / low.shape[1]] * low.shape[1])
-        share = likely
-        for _ in range(_ROUNDS):
-            share = likely * weight / (likely * weight).sum(1, keepdims=True)
-            weight = (share.sum(0) + head + 0.01) / (len(measured) + head.sum() + 0.01 * len(head))
-        fit = float(np.log((likely * weight).sum(1)).sum() + _HEAD * math.log(weight[0]) - luck**2 / 2)
-        squares = (share[:, 1:] * (centre**2 + variance)).sum(1)
-        fits.append((fit, (share[:, 1:] * centre).sum(1), squares, share[:, 1 + len(widths) :].sum(1)))
-    best = max(fit[0] for fit in fits)
-    trust = np.exp([fit[0] - best for fit in fits])
-    first, second, better = (np.average([fit[column] for fit in fits], axis=0, weights=trust) for column in (1, 2, 3))
+    wide = np.array(widths)[:, None]
+    low, high = np.concatenate([-wide, 0 * wide]), np.concatenate([0 * wide, wide])
+    head = np.array([_HEAD] + [0.0] * len(low))
+    # Of all arrays the first axis is the champion's luck, the second what the true gain is drawn from, the last the commit.
+    luck = np.linspace(*_LUCK[:2], int(_LUCK[2]))[:, None, None]
+    d = measured + luck / math.sqrt(m)
+    a, b = (low - d) / errors, (high - d) / errors
+    upper = a > 0  # there the mass is differenced from above, for its digits
+    mass = np.maximum(special.ndtr(np.where(upper, -a, b)) - special.ndtr(np.where(upper, -b, a)), 1e-300)
+    at_a, at_b = (np.exp(-each * each / 2) / math.sqrt(2 * math.pi) for each in (a, b))
+    slope = (at_a - at_b) / mass
+    centre = np.clip(d + errors * slope, low, high)
+    variance = np.clip(errors**2 * (1 + (a * at_a - b * at_b) / mass - slope**2), 0, (high - low) ** 2 / 4)
+    point = np.exp(-((d / errors) ** 2) / 2) / math.sqrt(2 * math.pi) / errors
+    likely = np.concatenate([point, mass / (high - low)], 1) + 1e-300
+    weight = np.broadcast_to(np.array([0.5] + [0.5 / len(low)] * len(low)), likely.shape[:2])
+    for _ in range(_ROUNDS):
+        before = weight
+        evidence = np.einsum("lkn,lk->ln", likely, before)
+        weight = (before * np.einsum("lkn,ln->lk", likely, 1 / evidence) + head + 0.01) / (len(measured) + head.sum() + 0.01 * len(head))
+    share = likely * before[:, :, None] / evidence[:, None]
+    fit = np.log(np.einsum("lkn,lk->ln", likely, weight)).sum(1) + _HEAD * np.log(weight[:, 0]) - luck[:, 0, 0] ** 2 / 2
+    trust = np.exp(fit - fit.max())
+    moments = share[:, 1:] * centre, share[:, 1:] * (centre**2 + variance), share[:, 1 + len(widths) :]
+    first, second, better = (np.average(each.sum(1), axis=0, weights=trust) for each in moments)
     half = _TWO_SIDED * np.sqrt(np.maximum(second - first**2, 0))
     return [
         Shrunk(float(gain) * sd, float(gain - each) * sd, float(gain + each) * sd, float(chance))
         for gain, each, chance in zip(first, half, better)
     ]
+
+
+def known_noise(fresh: Sequence[float], others: Others) -> Noise | None:
+    """Return the noise by which gains are shrunk; None where too little is known of it, or of the champion.
+
+    Args:
+        fresh: metrics of the champion's fresh replicates.
+        others: spreads of the other commits.
+    """
+    noise = pool(sums_of_squares(fresh), others) if len(fresh) >= M_FIRST else None
+    return noise if noise is not None and noise.nu >= NU_MIN and noise.sd > 0 else None
 
 
 def leaders(
@@ -120,37 +144,35 @@ def leaders(
     verdicts: Mapping[str, Verdict],
     limit: int,
     rules: Rules,
+    noise: Noise | None,
     charges: Mapping[str, float] | None = None,
-    spreads: Others | None = None,
-) -> list[Leader]:
-    """Return the commits that are likely to be best.
+) -> Ranking:
+    """Rank the commits by how good they are likely to be.
 
     Args:
-        standings: the commits under the conditions to compare under; of a large lab those that tell how all of them stand.
+        standings: the commits under the conditions to compare under; of a large lab those that tell how all of them stand. Without
+            noise nobody has to know more of them than the best.
         champion: its commit.
         fresh: metrics of its fresh replicates: what won it the crown says too much.
         verdicts: what the gate said last, by commit.
-        limit: how many to return.
+        limit: how many leaders to return.
         rules: of the lab; they say what is better.
+        noise: as `known_noise` tells it.
         charges: what the gate takes off the gain of each commit for what its source holds, where it takes anything.
-        spreads: of all commits but the champion, where `standings` are not all.
-
-    Returns:
-        The best first: by their likely gain where the noise is known, else by their mean.
     """
     others = [each for each in standings if each.commit != champion]
-    noise = pool(sums_of_squares(fresh), spreads or listed([each.squares for each in others]))
-    shrunk: dict[str, Shrunk] = {}
-    if noise is not None and noise.nu >= NU_MIN and noise.sd > 0 and len(fresh) >= M_FIRST:
+    likely: dict[str, Shrunk] = {}
+    if noise is not None:
         gains = [rules.gain(each.mean, mean(fresh)) - (charges or {}).get(each.commit, 0.0) for each in others]
-        shrunk = dict(zip((each.commit for each in others), shrink(gains, [each.n for each in others], len(fresh), noise.sd)))
+        shrunk = shrink(gains, [each.n for each in others], len(fresh), noise.sd)
+        likely = {each.commit: gain for gain, each in sorted(zip(shrunk, others), key=lambda pair: -pair[0].gain)}
 
     def order(standing: Standing) -> tuple[float, float]:
-        likely = shrunk.get(standing.commit)
-        return (-likely.gain if likely else 0.0), -rules.gain(standing.mean, 0.0)
+        gain = likely.get(standing.commit)
+        return (-gain.gain if gain else 0.0), -rules.gain(standing.mean, 0.0)
 
-    ranked = sorted([*others, *(each for each in standings if each.commit == champion)], key=order)
-    return [Leader(each, shrunk.get(each.commit), _mark(each.commit, champion, verdicts)) for each in ranked[:limit]]
+    ranked = sorted(standings, key=order) if likely else sorted(standings, key=attrgetter("mean"), reverse=rules.goal == "max")
+    return Ranking([Leader(each, likely.get(each.commit), _mark(each.commit, champion, verdicts)) for each in ranked[:limit]], likely)
 
 
 def _mark(commit: str, champion: str, verdicts: Mapping[str, Verdict]) -> Mark:

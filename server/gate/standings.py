@@ -38,6 +38,10 @@ class Standings:
         """Return the commits to look at: all, or in a large lab the best ones, those with replicates, and an even sample of the others."""
         return self._ledger.crowd(conditions, self._counting, goal, without, BEST, BEST, CROWD)
 
+    def best(self, conditions: str, goal: Goal, without: Collection[str]) -> list[Standing]:
+        """Return the best of the crowd, the best first."""
+        return self._ledger.best(conditions, self._counting, goal, without, BEST)
+
     def noise(self, conditions: str) -> float | None:
         """Return the standard deviation between replicates of one commit, pooled over all commits under these conditions.
 

@@ -16,7 +16,6 @@ from typing import Any
 
 from autoresearch_mcp.server import answers as a
 from autoresearch_mcp.server.lab.core import LabCore
-from autoresearch_mcp.server.lab.lineage import Lineage
 from autoresearch_mcp.server.lab.progress import Campaign, Course, Progress
 from autoresearch_mcp.server.lab.status import LabStatus, leader_line
 from autoresearch_mcp.server.lab.titles import title
@@ -243,9 +242,8 @@ class Campaigns:
     def leaderboard(self, most: int) -> list[a.Leader]:
         """Return the commits in the order of their likely gains, as the status shows the first of them."""
         now = self._status.snapshot()
-        lineage = Lineage(self._core.ledger, now.champion.commit)
         decisions = self.decisions([each.standing.commit for each in now.ranked[:most]])
-        return [leader_line(each, decisions.get(each.standing.commit), lineage) for each in now.ranked[:most]]
+        return [leader_line(each, decisions.get(each.standing.commit), now.lineage) for each in now.ranked[:most]]
 
     def tags(self) -> list[str]:
         """Return the tags of all proposals, in order."""
@@ -279,7 +277,7 @@ class Campaigns:
         if self._core.settings.promotion.approval != "human":
             return {}
         ledger, champion = self._core.ledger, self._core.repo.champion()
-        gone = ledger.withdrawn() | Lineage(ledger, champion).taken_back
+        gone = ledger.withdrawn() | self._status.lineage().taken_back
         return {commit: verdict for commit, verdict in ledger.passing(champion, self._status.conditions()).items() if commit not in gone}
 
     def _catch_up(self) -> None:

@@ -34,18 +34,21 @@ class Defences:
     def __init__(self) -> None:
         self._known: tuple[object, Sequence[Score], Defence] | None = None
 
-    def of(self, replicates: Sequence[Score], rules: PromotionSection, conditions: str, newest: str) -> Defence:
+    def of(self, champion: str, scores: Sequence[Score], reference: str, rules: PromotionSection, conditions: str, newest: str) -> Defence:
         """Return what a champion's replicates say.
 
         Args:
-            replicates: all of them on the reference kind of device.
+            champion: its commit.
+            scores: all its replicates.
+            reference: the kind of device whose results are compared.
             rules: of the lab.
             conditions: under which metrics are compared now.
             newest: under which a candidate that is trained now is measured.
         """
-        known, key = self._known, (rules, conditions, newest)
-        if known is not None and known[0] == key and len(known[1]) == len(replicates) and all(map(operator.is_, known[1], replicates)):
+        known, key = self._known, (champion, reference, rules, conditions, newest)
+        if known is not None and known[0] == key and same(known[1], scores):
             return known[2]
+        replicates = [score for score in scores if score.device == reference]
         own = in_order_of_launch(score for score in replicates if score.by_lab)
         fresh = counted(own, for_display(rules), conditions)
         defence = Defence(
@@ -54,5 +57,10 @@ class Defences:
             needs=M_MIN - len(counted(own, rules, newest)),
             uncounted=uncounted(replicates, for_display(rules), newest),
         )
-        self._known = key, replicates, defence
+        self._known = key, scores, defence
         return defence
+
+
+def same(one: Sequence[Score], other: Sequence[Score]) -> bool:
+    """Return whether these are the very same replicates, as the ledger keeps them in memory."""
+    return len(one) == len(other) and all(map(operator.is_, one, other))

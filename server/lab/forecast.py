@@ -98,6 +98,14 @@ class Forecaster:
         self._last = _Made(open_, queued, basis, now, Forecast(positions, seconds, each, settings.slots))
         return self._last.forecast
 
+    def typical_s(self, settings: Settings) -> float | None:
+        """Return the seconds that a training takes; None until three have finished.
+
+        Raises:
+            LabError: the ledger's.
+        """
+        return self._basis(settings, self._champion())[0]
+
     def _basis(self, settings: Settings, champion: str) -> tuple[float | None, int]:
         """Return what a training takes, and how many replicates of the champion were started."""
         key, launch = (self._ledger.changes(), champion, settings), settings.launch()

@@ -150,6 +150,7 @@ class Lab:
 
         self.wake = core.wake
         self.tokens = core.ledger.tokens
+        self.tokens_version = core.ledger.tokens_version
         self.keep_trace = core.ledger.keep_trace
         self.record_change = core.ledger.record_change
         self.recorded_changes = core.ledger.recorded_changes

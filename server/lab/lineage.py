@@ -17,6 +17,7 @@ class Lineage:
 
     def __init__(self, ledger: Ledger, champion: str) -> None:
         self._ledger = ledger
+        self._stale: dict[str, bool] = {}  # by commit: what one was built on never changes
         self._champion = {champion, ledger.proposal_of(champion)}  # the proposal is another commit where the change was rebased
         self.held = self._champion.union(*map(ledger.bases, self._champion))  # the champion and all that it was built on
 
@@ -34,7 +35,9 @@ class Lineage:
 
     def is_stale(self, commit: str) -> bool:
         """Return whether a commit was built on an earlier champion."""
-        return self._champion.isdisjoint({commit, *self._ledger.bases(commit)})
+        if (known := self._stale.get(commit)) is None:
+            known = self._stale[commit] = self._champion.isdisjoint({commit, *self._ledger.bases(commit)})
+        return known
 
     @cached_property
     def taken_back(self) -> set[str]:

@@ -21,7 +21,7 @@ class NewsCases:
         self._core = core
 
     def newest_news(self) -> int:
-        """Return the number of the newest piece of news; 0 where there is none."""
+        """Return the number of the newest piece of news; 0 where there is none. It costs microseconds."""
         return self._core.ledger.newest_news()
 
     def unheard(self, caller: str) -> list[str]:

@@ -139,10 +139,10 @@ class NextSteps:
             yield f"You hold {claim.idea} {shorten(claim.text, _TITLE)!r} until {until}; {what}."
 
     def _of_all(self, now: Snapshot) -> _Shared:
-        ledger, conditions, champion = self._core.ledger, self._status.conditions(), self._core.repo.champion()
+        ledger, conditions, champion = self._core.ledger, now.conditions, now.champion.commit
         key = (ledger.changes(), champion, conditions)
         if self._shared is None or self._shared.key != key:
-            lineage = Lineage(ledger, champion)
+            lineage = now.lineage
             apart = ledger.measurements() | ledger.withdrawn() | lineage.taken_back
             passing = [commit for commit in ledger.passing(champion, conditions) if commit not in apart]
             self._shared = _Shared(
@@ -158,11 +158,11 @@ class NextSteps:
 
     def _open(self, standing: Standing, shared: _Shared, now: Snapshot) -> str:
         """Return what an undecided commit of the caller's needs; empty where it shows no gain."""
-        commit, proposal = standing.commit, self._core.ledger.proposal(standing.commit)
-        if proposal is None:
-            return ""
-        stale = shared.lineage.is_stale(commit)
-        level = self._status.summary(proposal.base, shared.conditions) if stale else now.champion
+        commit, level = standing.commit, now.champion
+        if stale := shared.lineage.is_stale(commit):
+            if (proposal := self._core.ledger.proposal(commit)) is None:
+                return ""
+            level = self._status.summary(proposal.base, shared.conditions)
         if level.mean is None or (gain := self._status.gain(standing.mean, level.mean)) <= 0:
             return ""
         what = f"Your {commit[:12]} ({gain:+.4f}{' on its base' if stale else ''}, n={standing.n}) is open"

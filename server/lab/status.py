@@ -1,5 +1,6 @@
 """The lab at a glance: champion, noise, leaderboard, budget, and advice. It reads the ledger only, so it is fast at any size."""
 
+import contextlib
 import itertools
 import math
 import threading
@@ -16,12 +17,12 @@ from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.gate.drift import Drift
 from autoresearch_mcp.server.gate.evidence import Uncounted, counted, for_display, metrics
 from autoresearch_mcp.server.gate.judge import rules_of
-from autoresearch_mcp.server.gate.leaderboard import Leader, leaders
+from autoresearch_mcp.server.gate.leaderboard import Leader, Ranking, known_noise, leaders
 from autoresearch_mcp.server.gate.noise import pool, sums_of_squares
 from autoresearch_mcp.server.gate.rule import Noise
 from autoresearch_mcp.server.gate.spread import mean, sd
-from autoresearch_mcp.server.gate.standings import Standings
-from autoresearch_mcp.server.lab.defence import Defences
+from autoresearch_mcp.server.gate.standings import BEST, Standings
+from autoresearch_mcp.server.lab.defence import Defences, same
 from autoresearch_mcp.server.lab.forecast import Forecast, Forecaster
 from autoresearch_mcp.server.lab.limits import limits_in_words
 from autoresearch_mcp.server.lab.lineage import Lineage, standing_in_words
@@ -30,6 +31,7 @@ from autoresearch_mcp.server.lab.open_launches import open_launches
 from autoresearch_mcp.server.lab.preflight import confined, preflight_error
 from autoresearch_mcp.server.lab.search_state import search_state
 from autoresearch_mcp.server.ledger import Ledger
+from autoresearch_mcp.server.ledger.counting import Counting
 from autoresearch_mcp.server.ledger.standings import Standing
 from autoresearch_mcp.server.models import ACTIVE_STATES, Experiment, Metric, Score, Verdict
 from autoresearch_mcp.server.pace import Paces
@@ -38,8 +40,8 @@ from autoresearch_mcp.server.proposals.repo import Repo
 from autoresearch_mcp.server.runner import health, start
 from autoresearch_mcp.server.settings import LaunchSettings, PromotionSection, Settings, SettingsFile
 
-LEADERS, MOST_LEADERS = 5, 100  # of the leaderboard: in a status, and for who wants to see more
-_RANKED = 2_000  # commits whose likely gain is known
+LEADERS = 5  # of the leaderboard in a status
+_KEPT = 64  # commits whose metric is known
 QUEUED = 20  # that are listed, the oldest
 AGENTS = 20  # whose spending is listed, the largest first
 _UNCONFINED = {
@@ -68,6 +70,8 @@ class Snapshot:
     key: tuple[Any, ...]
     leaders: list[a.Leader]
     ranked: list[Leader]  # the same and more
+    lineage: Lineage
+    conditions: str  # under which metrics are compared
     likely: dict[str, tuple[float, float]]  # gain on the champion, and the chance that there is one, by commit: the best first
     noise: float | None
     noise_nu: int
@@ -108,7 +112,10 @@ class LabStatus:
         self._paces = Paces(state, ledger, repo.champion)
         self._standings = Standings(ledger, lambda: for_display(self._settings.promotion))
         self._defences = Defences()
+        self._summaries: dict[tuple[object, ...], tuple[Sequence[Score], a.Summary]] = {}  # and which replicates each is of
         self._forecaster = Forecaster(ledger, repo.champion)
+        self._conditions: tuple[object, str] = (None, "")  # what they depend on, and they
+        self._lineage: tuple[object, Lineage] | None = None  # likewise
         self._snapshot: Snapshot | None = None
         self._reading = threading.Lock()
 
@@ -170,18 +177,20 @@ class LabStatus:
 
     def _read(self, settings: Settings, key: tuple[int, str, str, PromotionSection]) -> "Snapshot":
         _, champion, reference, rules = key
-        conditions = self.conditions()
-        replicates = [score for score in self._ledger.scores(champion) if score.device == reference]
+        lineage, scores, conditions = self.lineage(), self._ledger.scores(champion), self.conditions()
         newest = self._standings.newest(reference) or conditions  # what a candidate that is trained now is measured under
-        defence = self._defences.of(replicates, rules, conditions, newest)
-        ranked, best, likely, decided = self._leaders(champion, defence.fresh, conditions, settings)
+        defence = self._defences.of(champion, scores, reference, rules, conditions, newest)
+        ranking, decided = self._ranking(champion, defence.fresh, conditions, settings)
+        likely = {commit: (shrunk.gain, shrunk.better) for commit, shrunk in ranking.likely.items()}
         noise_nu, squares = self._standings.spreads(conditions, ())(None)
         noise = math.sqrt(squares / noise_nu) if noise_nu else None
         return Snapshot(
             key=key,
             search=search_state(self._ledger, likely, decided, noise),
-            leaders=best,
-            ranked=ranked,
+            leaders=[leader_line(each, decided.get(each.standing.commit), lineage) for each in ranking.leaders[:LEADERS]],
+            ranked=ranking.leaders,
+            lineage=lineage,
+            conditions=conditions,
             likely=likely,
             noise=noise,
             noise_nu=noise_nu,
@@ -196,33 +205,35 @@ class LabStatus:
             recent=[ended_line(row, self._state.parent) for row in self._ledger.recent(5)],
             spending=self._ledger.spending(),
             seconds_by_author=self._ledger.seconds_by_author(AGENTS),
-            typical_s=self._ledger.typical_s(settings.launch(), reference),
+            typical_s=self._forecaster.typical_s(settings),
             promotions=self._ledger.promotion_count(),
             unflushed=self._ledger.unflushed(),
             waiting_since=self._ledger.waiting_since(),
             launches=self._ledger.open_launches(),
         )
 
-    def _leaders(
-        self, champion: str, fresh: list[float], conditions: str, settings: Settings
-    ) -> tuple[list[Leader], list[a.Leader], dict[str, tuple[float, float]], dict[str, Verdict]]:
+    def _ranking(self, champion: str, fresh: list[float], conditions: str, settings: Settings) -> tuple[Ranking, dict[str, Verdict]]:
+        """Return how the commits stand, and what the gate said last of them."""
         charges = dict[str, float]()
         if not settings.is_script:
             added = self._ledger.larger_than(growth.FREE)
             theirs = added.get(self._ledger.proposal_of(champion), 0)
             charges = {commit: growth.charge(ours, theirs, settings.training.limits.base) for commit, ours in added.items()}
         rules, withdrawn = rules_of(settings.promotion), self._ledger.withdrawn()
-        crowd = [
-            *self._standings.crowd(conditions, rules.goal, withdrawn | {champion}),
-            *(own for own in self._standings.of(conditions, [champion]).values() if champion not in withdrawn),
-        ]
-        spreads = self._standings.spreads(conditions, withdrawn | {champion})
+        apart = withdrawn | {champion}
+        noise = known_noise(fresh, self._standings.spreads(conditions, apart))
+        beside = (self._standings.best if noise is None else self._standings.crowd)(conditions, rules.goal, apart)
+        own = self._standings.of(conditions, [champion]).values() if champion not in withdrawn else ()
+        crowd = [*beside, *own]
         verdicts = self._ledger.decisions(champion, conditions, [each.commit for each in crowd])
-        ranked = leaders(crowd, champion, fresh, verdicts, _RANKED, rules, charges, spreads)
-        lineage = Lineage(self._ledger, champion)
-        likely = {each.standing.commit: (each.shrunk.gain, each.shrunk.better) for each in ranked if each.shrunk}
-        lines = [leader_line(each, verdicts.get(each.standing.commit), lineage) for each in ranked[:LEADERS]]
-        return ranked[:MOST_LEADERS], lines, likely, verdicts
+        return leaders(crowd, champion, fresh, verdicts, BEST, rules, noise, charges), verdicts
+
+    def lineage(self) -> Lineage:
+        """Return what the champion was built on, and what is built on it: kept until the champion moves."""
+        key = champion, _ = self._repo.champion(), self._ledger.champion_moves()
+        if self._lineage is None or self._lineage[0] != key:
+            self._lineage = key, Lineage(self._ledger, champion)
+        return self._lineage[1]
 
     def likely_gains(self) -> dict[str, float]:
         """Return the likely gain of each measured commit on the champion, the best first; none before the noise is known."""
@@ -319,7 +330,13 @@ class LabStatus:
 
         Results under others can't be compared with it.
         """
-        return self._ledger.conditions_of(self._repo.champion(), self._settings.reference)
+        key = _, champion, reference = self._ledger.changes(), self._repo.champion(), self._settings.reference
+        known, conditions = self._conditions
+        if known != key:
+            measured = [each.conditions for each in self._ledger.scores(champion) if each.state == "finished" and each.device == reference]
+            conditions = measured[-1] if measured else self._ledger.conditions_of(champion, reference)
+            self._conditions = key, conditions
+        return conditions
 
     def gain(self, metric: float, base: float) -> float:
         """Return by how much one metric is better than another; negative where it is worse."""
@@ -327,14 +344,26 @@ class LabStatus:
 
     def summary(self, commit: str, conditions: str) -> a.Summary:
         """Return the metric of a commit over those of its replicates that count under these conditions."""
-        scores = self.counting(commit, conditions)
-        values = metrics(scores)
-        reported = any(score.val_bpb is None for score in scores)
-        return a.Summary(commit=commit, n=len(values), mean=mean(values) if values else None, sd=sd(values), reported=reported or None)
+        scores = self._ledger.scores(commit)
+        key = commit, conditions, commit == self._repo.champion(), Counting.of(for_display(self._settings.promotion))
+        known = self._summaries.pop(key, None)
+        if known is None or not same(known[0], scores):
+            values = metrics(counts := self._counting(commit, scores, conditions))
+            reported = any(score.val_bpb is None for score in counts)
+            average = mean(values) if values else None
+            known = scores, a.Summary(commit=commit, n=len(values), mean=average, sd=sd(values), reported=reported or None)
+        self._summaries[key] = known  # at the end: the oldest are forgotten first
+        while len(self._summaries) > _KEPT:
+            with contextlib.suppress(StopIteration, KeyError, RuntimeError):  # another thread was faster
+                del self._summaries[next(iter(self._summaries))]
+        return known[1]
 
     def counting(self, commit: str, conditions: str) -> list[Score]:
         """Return the replicates of a commit that count; of the champion, as at the gate, those that the lab launched, once there are any."""
-        scores = counted(self._ledger.scores(commit), for_display(self._settings.promotion), conditions)
+        return self._counting(commit, self._ledger.scores(commit), conditions)
+
+    def _counting(self, commit: str, replicates: Sequence[Score], conditions: str) -> list[Score]:
+        scores = counted(replicates, for_display(self._settings.promotion), conditions)
         fresh = [score for score in scores if score.by_lab] if commit == self._repo.champion() else []
         return fresh or scores
 

@@ -12,6 +12,7 @@ order are defined here, once, over the cells of `schema.cells`.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from autoresearch_mcp.server.models import Record, Table
@@ -83,14 +84,13 @@ class Query:
             rows: in any order; all of them pass the conditions.
             key: gives a row's order value and its id.
         """
-        known: list[T] = []
-        null: list[T] = []
-        for row in rows:
-            if self.after is None or self._follows(key(row), self.after):
-                (null if key(row)[0] is None else known).append(row)
-        known.sort(key=key, reverse=self.descending)
-        null.sort(key=lambda row: key(row)[1], reverse=self.descending)
-        return (known + null)[: self.limit]
+        keyed = [(key(row), row) for row in rows]
+        if self.after is not None:
+            keyed = [each for each in keyed if self._follows(each[0], self.after)]
+        known, null = [each for each in keyed if each[0][0] is not None], [each for each in keyed if each[0][0] is None]
+        known.sort(key=itemgetter(0), reverse=self.descending)
+        null.sort(key=lambda each: each[0][1], reverse=self.descending)
+        return [row for _, row in [*known, *null][: self.limit]]
 
     def _follows(self, row: tuple[Any, str], last: tuple[Any, str]) -> bool:
         if (row[0] is None) != (last[0] is None):

@@ -142,6 +142,7 @@ class Ledger:
 
         standings = CommitStandings(database)
         self.standings = standings.standings
+        self.best = standings.best
         self.crowd = standings.crowd
         self.spread = standings.spread
         self.newest_conditions = standings.newest_conditions
@@ -209,6 +210,7 @@ class Ledger:
         self.drop_promotion = promotions.drop_promotion
         self.promotions = promotions.promotions
         self.promotion_count = promotions.promotion_count
+        self.champion_moves = promotions.champion_moves
 
         remarks = Remarks(database)
         self.remarks = remarks.remarks
@@ -232,6 +234,7 @@ class Ledger:
         self.add_token = access.add_token
         self.revoke_token = access.revoke_token
         self.tokens = access.tokens
+        self.tokens_version = access.tokens_version
         self.record_change = access.record_change
         self.recorded_changes = access.recorded_changes
 

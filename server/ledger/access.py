@@ -100,6 +100,11 @@ class Access:
             rows = db.execute("SELECT hash, name, role, created_at, expires_at, revoked_at FROM tokens ORDER BY created_at").fetchall()
         return {hash: Token(name, Role(role), *times) for hash, name, role, *times in rows}
 
+    def tokens_version(self) -> tuple[int, int]:
+        """Return what differs from the last answer when a token was added or revoked since. It costs microseconds."""
+        count, revoked = self._database.glimpse("SELECT count(*), count(revoked_at) FROM tokens")
+        return count, revoked
+
     def record_change(self, who: str, role: str, way: str, origin: str, action: str, subject: str) -> None:
         """Write down a change before it is acknowledged."""
         with self._database.write() as db:

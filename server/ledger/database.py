@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.ledger import schema
@@ -49,8 +50,13 @@ class Database:
         return self._committed() if self._here.db is None else self._here.changes
 
     def _committed(self) -> int:
+        return int(self.glimpse("PRAGMA data_version")[0])
+
+    def glimpse(self, query: str) -> tuple[Any, ...]:
+        """Return the row of a query that reads little, as it is on disk now. It costs about what `changes` does, so an event loop may ask."""
         with self._watch_lock, self._errors():
-            return int(self._watch.execute("PRAGMA data_version").fetchone()[0])
+            row: tuple[Any, ...] = self._watch.execute(query).fetchone()
+            return row
 
     def fault(self) -> str:
         """Read the whole file.

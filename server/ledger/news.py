@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from autoresearch_mcp.server.ledger.database import Database
 
+_NEWEST = "SELECT coalesce(max(seq), 0) FROM news"
 _CONCERNS = "(recipient = :caller OR (recipient = '' AND author != :caller))"
 
 
@@ -43,9 +44,8 @@ class News:
         self._database = database
 
     def newest_news(self) -> int:
-        """Return the number of the newest piece; 0 where there is none."""
-        with self._database.read() as db:
-            return _newest(db)
+        """Return the number of the newest piece; 0 where there is none. It costs microseconds."""
+        return int(self._database.glimpse(_NEWEST)[0])
 
     def news_after(self, seq: int, caller: str, limit: int = 100) -> list[Piece]:
         """List the news that concerns a caller, the oldest first.
@@ -100,7 +100,7 @@ def addressed_after(db: sqlite3.Connection, seq: int, caller: str, limit: int) -
 
 
 def _newest(db: sqlite3.Connection) -> int:
-    return int(db.execute("SELECT coalesce(max(seq), 0) FROM news").fetchone()[0])
+    return int(db.execute(_NEWEST).fetchone()[0])
 
 
 def _heard(db: sqlite3.Connection, caller: str) -> int | None:

@@ -42,6 +42,11 @@ class Promotions:
             rows = db.execute("SELECT record FROM promotions WHERE done = ? ORDER BY seq", (done,)).fetchall()
         return [Promotion.model_validate_json(row[0]) for row in rows]
 
+    def champion_moves(self) -> int:
+        """Count the confirmed moves of the champion, of every kind."""
+        with self._database.read() as db:
+            return int(db.execute("SELECT count(*) FROM promotions WHERE done = 1").fetchone()[0])
+
     def promotion_count(self) -> int:
         """Count the confirmed promotions, also those that were taken back; not what the owner made the champion."""
         with self._database.read() as db:

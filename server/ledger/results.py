@@ -30,7 +30,6 @@ _THIN = (
     "by_lab",
     "candidacy",
 )
-_LATELY = 2_000  # of the lab's trainings: older ones are nobody's of now
 _KEPT = 64  # commits whose replicates stay in memory
 _FACTS = (  # of replicates, for the gate: see `_score`
     'SELECT e.rowid, e."commit", e.id, e.conditions, e.device, e.state, e.val_bpb, e.reported_bpb, e.seed, e.author, e.started, '
@@ -127,6 +126,10 @@ class Endings(Sequence[Ended]):
         places = range(self._count)[place]
         return Ended._make(self._rows[places]) if isinstance(places, int) else [Ended._make(self._rows[each]) for each in places]
 
+    def row(self, place: int) -> Row:
+        """Return one row without names."""
+        return self._rows[place]
+
     def __iter__(self) -> Iterator[Ended]:
         """Yield all."""
         return map(Ended._make, self.rows())
@@ -173,14 +176,10 @@ class Results:
         return self._rows("ORDER BY finished_at DESC LIMIT ?", [limit])
 
     def recent_of(self, author: str, limit: int) -> list[tuple[str, str]]:
-        """Return the ids and commits of the experiments of an author that ended last, the newest first.
-
-        Older ones than the lab's last 2,000 don't count.
-        """
-        lately = "coalesce((SELECT finished_at FROM ended ORDER BY finished_at DESC LIMIT 1 OFFSET ?2 - 1), 0)"
-        theirs = f"WHERE author = ?1 AND NOT by_lab AND finished_at >= {lately} ORDER BY finished_at DESC LIMIT ?3"
+        """Return the ids and commits of the experiments of an author that ended last, the newest first."""
+        query = 'SELECT id, "commit" FROM ended WHERE author = ? AND by_lab = 0 ORDER BY finished_at DESC LIMIT ?'
         with self._database.read() as db:
-            return db.execute(f'SELECT id, "commit" FROM ended {theirs}', (author, _LATELY, limit)).fetchall()  # noqa: S608
+            return db.execute(query, (author, limit)).fetchall()
 
     def conditions_of(self, commit: str, device: str) -> str:
         """Return the conditions under which a commit was measured last on a kind of device; where it never was, those of what ended last.

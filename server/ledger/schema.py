@@ -4,7 +4,7 @@ import sqlite3
 
 from autoresearch_mcp.server.errors import LabError
 
-SCHEMA_VERSION = 23
+SCHEMA_VERSION = 24
 
 _SCHEMA = """
 CREATE TABLE proposals (
@@ -218,6 +218,9 @@ INSERT INTO totals VALUES ('tallied_to', 0), ('corrections', 0)
     23: """
 ALTER TABLE combinations ADD COLUMN idea TEXT /* the suggestion; NULL for one of before */;
 CREATE INDEX combinations_by_idea ON combinations (idea)
+""",
+    24: """
+CREATE INDEX ended_by_author ON ended (author, by_lab, finished_at, id, "commit")
 """,
 }
 

@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Collection
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, NamedTuple
 
 from autoresearch_mcp.server.goal import Goal
 from autoresearch_mcp.server.ledger.counting import Counting
@@ -63,7 +63,14 @@ class CommitStandings:
         values = {"conditions": conditions, "rules": counting.bit, "commits": json.dumps(list(commits or ()))}
         with reading(self._database) as db:
             rows = db.execute(f"SELECT {_COLUMNS} FROM standings WHERE {_CANDIDATES} {named}", values).fetchall()  # noqa: S608
-        return {row[0]: Standing(row[0], bool(row[1]), *row[2:]) for row in rows}
+        return {each.commit: each for each in _standings(rows)}
+
+    def best(self, conditions: str, counting: Counting, goal: Goal, without: Collection[str], limit: int) -> list[Standing]:
+        """Return the best commits, the best first. See `crowd` for the arguments."""
+        values = {"conditions": conditions, "rules": counting.bit, "without": json.dumps(list(without)), "limit": limit}
+        query = f"SELECT {_COLUMNS} FROM standings WHERE {_CANDIDATES} {_LEFT_OUT} {_best_first(goal)} LIMIT :limit"  # noqa: S608
+        with reading(self._database) as db:
+            return _standings(db.execute(query, values))
 
     def crowd(
         self, conditions: str, counting: Counting, goal: Goal, without: Collection[str], best: int, replicated: int, others: int
@@ -81,12 +88,11 @@ class CommitStandings:
         """
         values = {"conditions": conditions, "rules": counting.bit, "without": json.dumps(list(without))}
         among = f"FROM standings WHERE {_CANDIDATES} {_LEFT_OUT}"
-        order = "ORDER BY " + ", ".join(f"{name} {'DESC' if goal == 'max' else 'ASC'}" for name in ("mean", "rules", "n", '"commit"'))
+        order = _best_first(goal)
         with reading(self._database) as db:
-            count = db.execute(f"SELECT count(*) {among}", values).fetchone()[0]
-            if count <= others:
-                rows = db.execute(f"SELECT {_COLUMNS} {among} {order}", values).fetchall()
-            else:
+            rows = db.execute(f"SELECT {_COLUMNS} {among} {order} LIMIT :others + 1", values | {"others": others}).fetchall()
+            if len(rows) > others:
+                count = db.execute(f"SELECT count(*) {among}", values).fetchone()[0]
                 step = {"step": -(-count // others), "best": best, "replicated": replicated}
                 rows = db.execute(
                     f"WITH best AS (SELECT rowid AS id {among} {order} LIMIT :best), "  # noqa: S608
@@ -96,7 +102,7 @@ class CommitStandings:
                     f"SELECT {_COLUMNS} FROM standings WHERE rowid IN (SELECT id FROM chosen) {order}",
                     values | step,
                 ).fetchall()
-        return [Standing(row[0], bool(row[1]), *row[2:]) for row in rows]
+        return _standings(rows)
 
     def spread(
         self, conditions: str, counting: Counting, without: Collection[str], limit: Callable[[int], float] | None = None
@@ -139,3 +145,12 @@ class CommitStandings:
             start_again(db)
             catch_up(db)
             return sums(db) != before
+
+
+def _best_first(goal: Goal) -> str:
+    """Return the order in which the best commits come first, as an index has them."""
+    return "ORDER BY " + ", ".join(f"{name} {'DESC' if goal == 'max' else 'ASC'}" for name in ("mean", "rules", "n", '"commit"'))
+
+
+def _standings(rows: Iterable[tuple[Any, ...]]) -> list[Standing]:
+    return [Standing(commit, reported == 1, n, mean, squares, steps) for commit, reported, n, mean, squares, steps in rows]

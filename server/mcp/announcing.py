@@ -10,7 +10,6 @@ from pydantic_core import to_json
 from autoresearch_mcp.server.errors import LabError
 from autoresearch_mcp.server.mcp.bridge import Bridge
 from autoresearch_mcp.server.mcp.callers import CALLERS
-from autoresearch_mcp.server.mcp.sharing import Shared
 from autoresearch_mcp.server.untrusted import one_line
 
 _MOST = 600  # characters of a piece
@@ -23,8 +22,6 @@ class Announcer:
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
         self._told = OrderedDict[str, int]()  # the newest piece of news when a caller had heard all
-        self._known: tuple[int, int] | None = None  # the ledger's counter, and the newest piece then
-        self._reading = Shared(self._read)
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """Pass the call on, and add the news to its answer."""
@@ -37,7 +34,7 @@ class Announcer:
     async def _news(self, caller: str) -> list[str]:
         lab = self._bridge.lab
         try:
-            newest = await self._newest()
+            newest = lab.newest_news()
             if self._told.get(caller) == newest:
                 return []
             news = await self._bridge.call(lab.unheard, caller)
@@ -49,17 +46,6 @@ class Announcer:
         if len(self._told) > CALLERS:
             self._told.popitem(last=False)
         return [one_line(each, _MOST) for each in news]
-
-    async def _newest(self) -> int:
-        """Return the number of the newest piece of news, which is read once for all after a change of the ledger."""
-        if self._known is not None and self._known[0] == self._bridge.lab.changes():
-            return self._known[1]
-        return await self._reading.get()
-
-    async def _read(self) -> int:
-        counter = self._bridge.lab.changes()
-        self._known = counter, await self._bridge.glance(self._bridge.lab.newest_news)
-        return self._known[1]
 
 
 def _with_news(result: dict[str, Any], news: list[str]) -> dict[str, Any]:

@@ -32,14 +32,16 @@ def brief(status: a.StatusAnswer) -> a.StatusAnswer:
         "cost_by_author": dict(list(status.cost_by_author.items())[:_AUTHORS]),
     }
     shorter = status.model_copy(update=lines | texts)
+    size = _size(shorter)
     for most, floor in ((USUAL, _FLOOR), (MOST, dict.fromkeys(_FLOOR, 0))):
-        while _size(shorter) > most:
+        while size > most:
             spare = {name: len(lines[name]) - floor[name] for name in lines if len(lines[name]) > floor[name]}
             if not spare:
                 break
             longest = max(spare, key=lambda name: (spare[name], name != "leaderboard"))
             lines[longest] = lines[longest][:-1]
             shorter = shorter.model_copy(update={longest: lines[longest]})
+            size = _size(shorter)
     return shorter
 
 

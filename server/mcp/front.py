@@ -40,7 +40,7 @@ class Guests:
         self._lab = lab
         self.anybody = anybody
         self._owner = digest(owner) if owner else None
-        self._known: tuple[int, dict[str, Token]] | None = None  # the ledger's change counter, and the tokens then
+        self._known: tuple[tuple[int, int], dict[str, Token]] | None = None  # what tells whether there are others, and the tokens
         self._reading = Shared(self._read)
         self._issuer = Issuer(self.auth)
         self._asking = anyio.CapacityLimiter(4)  # an issuer that is slow takes no threads from the lab
@@ -70,13 +70,13 @@ class Guests:
         return None if is_taken else caller  # two who sign with one name could change each other's work
 
     async def _tokens(self) -> dict[str, Token]:
-        if self._known is not None and self._known[0] == self._lab.changes():
+        if self._known is not None and self._known[0] == self._lab.tokens_version():
             return self._known[1]
         return await self._reading.get()
 
     async def _read(self) -> dict[str, Token]:
-        counter = self._lab.changes()
-        self._known = counter, await anyio.to_thread.run_sync(self._lab.tokens)
+        version = self._lab.tokens_version()
+        self._known = version, await anyio.to_thread.run_sync(self._lab.tokens)
         return self._known[1]
 
 

@@ -11,6 +11,7 @@ from autoresearch_mcp.server.lab.campaigns import Overview
 from autoresearch_mcp.server.lab.curve_plot import CommitCurves
 from autoresearch_mcp.server.lab.progress import headline
 from autoresearch_mcp.server.lab.titles import beginning
+from autoresearch_mcp.server.ledger.tallying import THE_LAB
 from autoresearch_mcp.server.models import Proposal
 from autoresearch_mcp.server.pace import WINDOWS, windows_of
 
@@ -50,7 +51,7 @@ def progress_data(overview: Overview, filters: dict[str, str], start: int = 0, e
         "another device": edge(progress.screened),
     }
     points = {kind: thin(of_kind) for kind, of_kind in kinds.items() if of_kind}
-    ended = {n: overview.ended[n - 1] for n in sorted({n for of_kind in points.values() for n, _ in of_kind})}
+    ended = {n: overview.ended.row(n - 1) for n in sorted({n for of_kind in points.values() for n, _ in of_kind})}
     title_of = functools.cache(lambda commit, hypothesis: _title(overview.proposal(commit), hypothesis))
     return {
         "title": headline(progress),
@@ -59,10 +60,10 @@ def progress_data(overview: Overview, filters: dict[str, str], start: int = 0, e
         "total": progress.total,
         "range": [first, last],
         "points": {kind: [[n for n, _ in of_kind], [y for _, y in of_kind]] for kind, of_kind in points.items()},
-        "labels": {n: f"{title_of(e.commit, e.hypothesis)} · {'the lab' if e.by_lab else e.author}" for n, e in ended.items()}
+        "labels": {n: f"{title_of(row[2], row[9])} · {THE_LAB if row[10] else row[8]}" for n, row in ended.items()}
         if len(ended) <= MOST
         else {},
-        "ids": {n: e.id for n, e in ended.items()},
+        "ids": {n: row[1] for n, row in ended.items()},
         "champions": [
             {
                 "start": c.start,
@@ -110,11 +111,11 @@ def _filter(overview: Overview, filters: dict[str, str]) -> Callable[[int], bool
     tagged = overview.all_of(overview.proposals.tagged(tag)) if tag else set()
 
     def keeps(number: int) -> bool:
-        e = overview.ended[number - 1]
+        row = overview.ended.row(number - 1)
         return (
-            (not author or author == ("the lab" if e.by_lab else e.author))
-            and (not device or device == e.device)
-            and (not tag or e.commit in tagged)
+            (not author or author == (THE_LAB if row[10] else row[8]))
+            and (not device or device == row[4])
+            and (not tag or row[2] in tagged)
         )
 
     return keeps

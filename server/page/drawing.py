@@ -1,8 +1,9 @@
 """Draws what the page shows: views as HTML, charts and curves as numbers."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
+
+from pydantic_core import to_json
 
 from autoresearch_mcp.server.lab.campaigns import Overview
 from autoresearch_mcp.server.lab.lab import Lab
@@ -49,7 +50,7 @@ class Drawing:
             self._charts = overview, (charts := {})
         key = (*filters.values(), start, end)
         if (known := charts.get(key)) is None:
-            known = json.dumps(progress_data(overview, filters, start, end), ensure_ascii=False).encode()
+            known = to_json(progress_data(overview, filters, start, end))
             if len(charts) < _KEPT:
                 charts[key] = known
         return known
@@ -58,4 +59,4 @@ class Drawing:
         """Return an experiment's loss, and the champion's, as JSON."""
         answer = self._lab.get_experiment(name)
         (champion,) = self._lab.curves()
-        return json.dumps(curve_data(answer.curve, champion), ensure_ascii=False).encode()
+        return to_json(curve_data(answer.curve, champion))

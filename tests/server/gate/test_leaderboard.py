@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from autoresearch_mcp.server.gate.leaderboard import leaders, shrink
-from autoresearch_mcp.server.gate.noise import sums_of_squares
+from autoresearch_mcp.server.gate.leaderboard import known_noise, leaders, shrink
+from autoresearch_mcp.server.gate.noise import listed, sums_of_squares
 from autoresearch_mcp.server.gate.rule import Rules
 from autoresearch_mcp.server.gate.spread import mean
 from autoresearch_mcp.server.ledger.standings import Standing
@@ -65,20 +65,24 @@ def test_one_lucky_run_does_not_lead_over_a_gain_that_was_repeated() -> None:
     lucky, steady = standing("lucky", [1.472]), standing("steady", [1.474 + k / 1000 for k in range(-3, 4)])
     champion = [float(x) for x in rng.normal(1.5, 0.01, 16)]
     verdicts = {"steady": Verdict(promote=False, code="continue", reason=""), "null 1": Verdict(promote=False, code="futile", reason="")}
-    order = leaders([*crowd, lucky, steady, standing("champion", champion)], "champion", champion, verdicts, 100, Rules())
+    noise = known_noise(champion, listed([each.squares for each in [*crowd, lucky, steady]]))
+    everyone = [*crowd, lucky, steady, standing("champion", champion)]
+    order, likely = leaders(everyone, "champion", champion, verdicts, 100, Rules(), noise)
+    assert [each.shrunk for each in order if each.shrunk] == [*likely.values()] and len(likely) == 62
     names = [each.standing.commit for each in order]
     assert names[0] == "steady" and order[0].mark == "open" and lucky.mean < steady.mean
     marks = {each.standing.commit: each.mark for each in order}
     assert marks["champion"] == "champion" and marks["null 1"] == "futile"
     first, second = order[0].shrunk, order[names.index("lucky")].shrunk
     assert first is not None and second is not None and first.gain < 0.026 and second.better < first.better
-    everyone = [*crowd, lucky, steady, standing("champion", champion)]
-    dear = leaders(everyone, "champion", champion, verdicts, 100, Rules(), {"steady": 0.05})
+    dear, _ = leaders(everyone, "champion", champion, verdicts, 100, Rules(), noise, {"steady": 0.05})
     assert dear[-1].standing.commit == "steady" and dear[-1].shrunk is not None and dear[-1].shrunk.gain < 0, "as the gate charges it"
 
 
 def test_without_known_noise_the_mean_ranks() -> None:
-    order = leaders([standing("a", [1.5]), standing("b", [1.4]), standing("c", [1.6])], "a", [1.5], {}, 2, Rules())
+    assert known_noise([1.5], listed([])) is None
+    order, likely = leaders([standing("a", [1.5]), standing("b", [1.4]), standing("c", [1.6])], "a", [1.5], {}, 2, Rules(), None)
+    assert not likely
     assert [(each.standing.commit, each.shrunk) for each in order] == [("b", None), ("a", None)]
 
 
