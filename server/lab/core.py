@@ -17,7 +17,7 @@ from autoresearch_mcp.server.ledger import Ledger
 from autoresearch_mcp.server.models import Experiment
 from autoresearch_mcp.server.paths import LabPaths, StatePaths
 from autoresearch_mcp.server.proposals.orders import CarryOut
-from autoresearch_mcp.server.proposals.repo import Repo
+from autoresearch_mcp.server.proposals.repo import TELLING, Repo
 from autoresearch_mcp.server.runner.lock import runner_alive
 from autoresearch_mcp.server.runner.start import ensure_runner
 from autoresearch_mcp.server.search.embedding import open_embedder
@@ -134,8 +134,13 @@ class LabCore:
         Raises:
             LabError: the repository's own, for a name that is unknown or ambiguous.
         """
+        if text is None:
+            return self.repo.champion()
+        name = text.strip().lower()
+        if len(name) >= TELLING and len(named := self.ledger.named(name)) == 1:
+            return named[0]  # git takes two processes to tell
         try:
-            return self.repo.champion() if text is None else self.repo.resolve(text)
+            return self.repo.resolve(text)
         except LabError as error:
             proposals = [proposal.commit[:12] for _, proposal in reversed(self.ledger.proposals_after(0, 3))]
             if error.code != "unknown_commit" or not proposals:

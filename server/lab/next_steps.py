@@ -8,7 +8,6 @@ from itertools import islice
 from autoresearch_mcp.server.gate.evidence import BY_SETTING
 from autoresearch_mcp.server.lab.core import LabCore
 from autoresearch_mcp.server.lab.forecast import Forecast
-from autoresearch_mcp.server.lab.lineage import Lineage
 from autoresearch_mcp.server.lab.memories import Memories
 from autoresearch_mcp.server.lab.status import LabStatus, Snapshot
 from autoresearch_mcp.server.lab.titles import shorten
@@ -25,13 +24,10 @@ _NAMED = 3  # candidates that wait for a person
 
 @dataclass(frozen=True)
 class _Shared:
-    """What the steps of all callers are made of, until the ledger or the champion changes."""
+    """What the steps of all callers are made of besides a snapshot, until the ledger or the champion changes."""
 
     key: tuple[int, str, str]
-    champion: str
     passing: Sequence[str]
-    conditions: str
-    lineage: Lineage
     apart: Collection[str]  # never to be decided or promoted now
     at_work: Collection[str]  # something of it is queued, runs, or goes on until it is decided
 
@@ -89,7 +85,7 @@ class NextSteps:
         free = f"{idle} of {slots} slots idle: " if idle > 0 and now.open else ""
         if now.champion.n == 0 and not now.open:
             yield "Nothing is measured yet. Launch a first idea with until='decided': the lab trains the champion beside it."
-        ideas = self._core.ledger.free_ideas(caller, self._of_all(now).lineage.held)
+        ideas = self._core.ledger.free_ideas(caller, now.lineage.held)
         count = "1 idea is" if ideas == 1 else f"{ideas} ideas are"
         there = f" {count} untried and free: claim_idea one of search_memory(kind='idea', free=true)." if ideas else ""
         yield f"{free}Search memory, read train.py, then propose_patch with one idea and launch it.{there}"
@@ -104,15 +100,15 @@ class NextSteps:
         needs_yes = self._core.settings.promotion.approval == "human"
         for commit in passing if not needs_yes else ():
             yield f"{'Your' if commit in mine else 'Candidate'} {commit[:12]} passes the gate: promote_commit(commit='{commit[:12]}')."
-        futile, verdicts = "", self._core.ledger.decisions(shared.champion, shared.conditions, mine)
-        standings = self._status.standings(shared.conditions, mine) if mine else {}
+        futile, verdicts = "", self._core.ledger.decisions(now.champion.commit, now.conditions, mine)
+        standings = self._status.standings(now.conditions, mine) if mine else {}
         for commit in mine:
-            if commit in shared.apart or commit in shared.at_work or commit in shared.passing or shared.lineage.holds(commit):
+            if commit in shared.apart or commit in shared.at_work or commit in shared.passing or now.lineage.holds(commit):
                 continue
             verdict = verdicts.get(commit)
             if verdict is not None and (verdict.final or verdict.code == "futile"):
                 futile = futile or f"Your {commit[:12]} is decided ({verdict.code}): write down why with write_memory, and go on."
-            elif affordable and (standing := standings.get(commit)) and (step := self._open(standing, shared, now)):
+            elif affordable and (standing := standings.get(commit)) and (step := self._open(standing, now)):
                 yield step
         if needs_yes and passing:
             named = ", ".join(commit[:12] for commit in passing[:_NAMED])
@@ -142,27 +138,23 @@ class NextSteps:
         ledger, conditions, champion = self._core.ledger, now.conditions, now.champion.commit
         key = (ledger.changes(), champion, conditions)
         if self._shared is None or self._shared.key != key:
-            lineage = now.lineage
-            apart = ledger.measurements() | ledger.withdrawn() | lineage.taken_back
+            apart = ledger.measurements() | ledger.withdrawn() | now.lineage.taken_back
             passing = [commit for commit in ledger.passing(champion, conditions) if commit not in apart]
             self._shared = _Shared(
                 key=key,
-                champion=champion,
-                passing=[commit for commit in passing if not lineage.holds(commit)],
-                conditions=conditions,
-                lineage=lineage,
+                passing=[commit for commit in passing if not now.lineage.holds(commit)],
                 apart=apart,
                 at_work={e.commit for e in now.open} | {each.commit for each in ledger.open_candidacies()},
             )
         return self._shared
 
-    def _open(self, standing: Standing, shared: _Shared, now: Snapshot) -> str:
+    def _open(self, standing: Standing, now: Snapshot) -> str:
         """Return what an undecided commit of the caller's needs; empty where it shows no gain."""
         commit, level = standing.commit, now.champion
-        if stale := shared.lineage.is_stale(commit):
+        if stale := now.lineage.is_stale(commit):
             if (proposal := self._core.ledger.proposal(commit)) is None:
                 return ""
-            level = self._status.summary(proposal.base, shared.conditions)
+            level = self._status.summary(proposal.base, now.conditions)
         if level.mean is None or (gain := self._status.gain(standing.mean, level.mean)) <= 0:
             return ""
         what = f"Your {commit[:12]} ({gain:+.4f}{' on its base' if stale else ''}, n={standing.n}) is open"

@@ -134,7 +134,7 @@ class Proposing:
                     *self._notes(draft, copies, champion, kind, similar),
                     *self._similar.of_change(proposal),
                 ]
-                answer = self._answer(twin, draft.stat, False, notes, similar)
+                answer = self._answer(twin, draft.stat, change, False, notes, similar)
                 return answer if died else self._launched(answer, author, tags, launch)
         if twin.author != author:
             core.ledger.count_repetition()
@@ -146,7 +146,8 @@ class Proposing:
             core.ledger.restore(twin.commit, author)
             notes.append("It was withdrawn; now it is in the lists again.")
         notes += map(in_words, core.ledger.remarks(twin.commit))
-        answer = self._answer(twin, core.repo.stat(twin.base, twin.commit).text, True, notes)
+        stat, change = core.repo.stat(twin.base, twin.commit).text, core.repo.diff(twin.base, twin.commit)
+        answer = self._answer(twin, stat, change, True, notes)
         return self._launched(answer, author, tags, launch)
 
     def _of_idea(self, idea: str | None, commit: str, author: str) -> Iterator[str]:
@@ -268,7 +269,7 @@ class Proposing:
         return answer.model_copy(update={"launched": lines, "note": f"{answer.note} {launched.note}".strip()})
 
     def _answer(
-        self, proposal: Proposal, stat: str, duplicate: bool, notes: list[str], similar: Sequence[a.SimilarProposal] = ()
+        self, proposal: Proposal, stat: str, diff: str, duplicate: bool, notes: list[str], similar: Sequence[a.SimilarProposal] = ()
     ) -> a.ProposalAnswer:
         lines = [ended_line(row, self._core.root) for row in self._core.ledger.ended_of(proposal.commit)] if duplicate else []
         results = [a.Outcome(**line.model_dump(include=set(a.Outcome.model_fields))) for line in lines]
@@ -278,7 +279,7 @@ class Proposing:
             base=proposal.base,
             duplicate=duplicate,
             diff_stat=stat,
-            diff=fence_whole(_beginning(self._core.repo.diff(proposal.base, proposal.commit)), f"diff by {proposal.author}"),
+            diff=fence_whole(_beginning(diff), f"diff by {proposal.author}"),
             hypothesis=proposal.hypothesis,
             author=proposal.author,
             results=results,

@@ -6,6 +6,7 @@ their meaning where a local model is installed. An endpoint is not asked: every 
 """
 
 import functools
+import heapq
 import itertools
 import math
 import threading
@@ -61,16 +62,16 @@ class SimilarProposals:
             idea: a hypothesis or a search text.
             holds: whether a proposal that holds the words of the idea is like it, whatever else it says.
         """
-        return self._likest(self._ranked(idea, holds))
+        return self._likest(self._ranked(idea, MOST_SIMILAR, holds))
 
     def before(self, idea: str) -> tuple[list[a.SimilarProposal], float]:
         """Return what `find` does, and how new an idea is that is not proposed yet: 0 says the same as another, 1 resembles nothing."""
-        ranked = self._ranked(idea)
+        ranked = self._ranked(idea, MOST_SIMILAR)
         return self._likest(ranked), round(1 - min(1.0, ranked[0][0]), 3) if ranked else 1.0
 
     def relatives(self, idea: str, limit: int) -> list[tuple[str, float]]:
         """Return the commits of proposals around an idea, with how like it they are: 1 says the same."""
-        return [(self._proposals[n].commit, min(near, 1.0)) for near, _, n in self._ranked(idea)[:limit] if near >= RELATED]
+        return [(self._proposals[n].commit, min(near, 1.0)) for near, _, n in self._ranked(idea, limit) if near >= RELATED]
 
     def likeness(self, idea: str, texts: Sequence[str]) -> list[float]:
         """Return how like an idea each text is: from 1 on, it says the same."""
@@ -104,12 +105,12 @@ class SimilarProposals:
         return next((each.commit for each in ports if below[each.ported_from] in (each.base, *self._ledger.bases(each.base))), "")
 
     def _likest(self, ranked: list[tuple[float, float, int]]) -> list[a.SimilarProposal]:
-        best = [each for each in ranked[:MOST_SIMILAR] if each[0] >= 1]
+        best = [each for each in ranked if each[0] >= 1]
         conditions = self._status.conditions() if best else ""
         return [self._described(self._proposals[n], min(like, 1.0), conditions) for _, like, n in best]
 
-    def _ranked(self, idea: str, holds: bool = False) -> list[tuple[float, float, int]]:
-        """Return how like an idea each proposal is, the most first: against what says the same, by itself, and which it is."""
+    def _ranked(self, idea: str, most: int, holds: bool = False) -> list[tuple[float, float, int]]:
+        """Return how like an idea the likest proposals are, the most first: against what says the same, by itself, and which each is."""
         words = frozenset(terms(idea))
         with self._lock:
             self._extend()
@@ -119,7 +120,7 @@ class SimilarProposals:
             by_meaning = self._cosines(idea)
             withdrawn = frozenset(self._withdrawn)
         likeness = ((max(w / NEAR_WORDS, m / NEAR_MEANING), max(w, m), n) for n, (w, m) in enumerate(zip(by_words, by_meaning)))
-        return sorted((each for each in likeness if self._proposals[each[2]].commit not in withdrawn), reverse=True)
+        return heapq.nlargest(most, (each for each in likeness if self._proposals[each[2]].commit not in withdrawn))
 
     def _extend(self) -> None:
         corrected = set[str]()

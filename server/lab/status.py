@@ -1,6 +1,5 @@
 """The lab at a glance: champion, noise, leaderboard, budget, and advice. It reads the ledger only, so it is fast at any size."""
 
-import contextlib
 import itertools
 import math
 import threading
@@ -22,6 +21,7 @@ from autoresearch_mcp.server.gate.noise import pool, sums_of_squares
 from autoresearch_mcp.server.gate.rule import Noise
 from autoresearch_mcp.server.gate.spread import mean, sd
 from autoresearch_mcp.server.gate.standings import BEST, Standings
+from autoresearch_mcp.server.keeping import keep
 from autoresearch_mcp.server.lab.defence import Defences, same
 from autoresearch_mcp.server.lab.forecast import Forecast, Forecaster
 from autoresearch_mcp.server.lab.limits import limits_in_words
@@ -346,16 +346,13 @@ class LabStatus:
         """Return the metric of a commit over those of its replicates that count under these conditions."""
         scores = self._ledger.scores(commit)
         key = commit, conditions, commit == self._repo.champion(), Counting.of(for_display(self._settings.promotion))
-        known = self._summaries.pop(key, None)
+        known = self._summaries.get(key)
         if known is None or not same(known[0], scores):
             values = metrics(counts := self._counting(commit, scores, conditions))
             reported = any(score.val_bpb is None for score in counts)
             average = mean(values) if values else None
             known = scores, a.Summary(commit=commit, n=len(values), mean=average, sd=sd(values), reported=reported or None)
-        self._summaries[key] = known  # at the end: the oldest are forgotten first
-        while len(self._summaries) > _KEPT:
-            with contextlib.suppress(StopIteration, KeyError, RuntimeError):  # another thread was faster
-                del self._summaries[next(iter(self._summaries))]
+        keep(self._summaries, key, known, _KEPT)
         return known[1]
 
     def counting(self, commit: str, conditions: str) -> list[Score]:

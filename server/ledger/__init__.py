@@ -63,6 +63,7 @@ class Ledger:
 
         proposals = Proposals(database)
         self.proposal = proposals.proposal
+        self.named = proposals.named
         self.proposals_after = proposals.proposals_after
         self.proposal_records_after = proposals.proposal_records_after
         self.proposals_by_author = proposals.proposals_by_author

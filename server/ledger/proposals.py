@@ -17,6 +17,14 @@ class Proposals:
             row = db.execute('SELECT record FROM proposals WHERE "commit" = ?', (commit,)).fetchone()
         return Proposal.model_validate_json(row[0]) if row else None
 
+    def named(self, beginning: str) -> list[str]:
+        """Return the commits of proposals whose ids begin with these digits, two at most."""
+        with self._database.read() as db:
+            rows = db.execute(
+                'SELECT "commit" FROM proposals WHERE "commit" >= ?1 AND "commit" < ?1 || \'g\' LIMIT 2', (beginning,)
+            ).fetchall()
+        return [row[0] for row in rows]
+
     def proposals_after(self, row: int, limit: int) -> list[tuple[int, Proposal]]:
         """List the newest proposals that were recorded after a known one.
 

@@ -1,6 +1,5 @@
 """Experiments that have ended: a thin row each, for good, that gate, budget and status read without the lake."""
 
-import contextlib
 import itertools
 import json
 import math
@@ -10,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
 
+from autoresearch_mcp.server.keeping import keep
 from autoresearch_mcp.server.ledger.database import Database
 from autoresearch_mcp.server.ledger.tallying import THE_LAB, TRAINED, catch_up, reading
 from autoresearch_mcp.server.models import Circumstances, Experiment, ExperimentState, Score
@@ -206,7 +206,7 @@ class Results:
             alias = db.execute('SELECT proposal FROM aliases WHERE "commit" = ?', (commit,)).fetchone()
             corrections = db.execute("SELECT value FROM totals WHERE name = 'corrections'").fetchone()[0]
             key = (commit, alias[0] if alias else commit, corrections)
-            known = self._scores.pop(key, (0, ()))
+            known = self._scores.get(key, (0, ()))
             rows = db.execute(
                 f"{_FACTS} WHERE e.\"commit\" IN (?, ?) AND e.rowid > ? AND e.reproduces = '' ORDER BY e.rowid",
                 (*key[:2], known[0]),
@@ -214,10 +214,7 @@ class Results:
         if rows:
             scores = [*known[1], *(_score(commit, *facts) for _, _, *facts in rows)]
             known = rows[-1][0], tuple(sorted(scores, key=lambda score: score.finished_at))
-        self._scores[key] = known  # at the end: the oldest are forgotten first
-        while len(self._scores) > _KEPT:
-            with contextlib.suppress(StopIteration, KeyError, RuntimeError):  # another thread was faster
-                del self._scores[next(iter(self._scores))]
+        keep(self._scores, key, known, _KEPT)
         return list(known[1])
 
     def finished_after(self, row: int, limit: int = -1) -> list[tuple[int, Score]]:

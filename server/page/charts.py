@@ -16,6 +16,7 @@ from autoresearch_mcp.server.models import Proposal
 from autoresearch_mcp.server.pace import WINDOWS, windows_of
 
 MOST = 2_000  # points of one kind, about
+Point = tuple[Any, ...]  # an experiment's number and its value, which of a kind all have or none, then whatever
 
 
 def progress_data(overview: Overview, filters: dict[str, str], start: int = 0, end: int = 0) -> dict[str, Any]:
@@ -41,9 +42,9 @@ def progress_data(overview: Overview, filters: dict[str, str], start: int = 0, e
 
     promoted = overview.all_of(overview.was_champion)
     compared = shown(progress.compared)
-    kinds: dict[str, Sequence[tuple[int, float | None]]] = {
-        "tried": [(n, y) for n, y, commit in compared if commit not in promoted],
-        "promoted": [(n, y) for n, y, commit in compared if commit in promoted],
+    kinds: dict[str, Sequence[Point]] = {
+        "tried": [point for point in compared if point[2] not in promoted] if promoted else compared,
+        "promoted": [point for point in compared if point[2] in promoted] if promoted else [],
         "not verified": [] if progress.reported else shown(progress.unverified),
         "other conditions": shown(progress.elsewhere),
         "failed": edge(progress.failed),
@@ -51,7 +52,7 @@ def progress_data(overview: Overview, filters: dict[str, str], start: int = 0, e
         "another device": edge(progress.screened),
     }
     points = {kind: thin(of_kind) for kind, of_kind in kinds.items() if of_kind}
-    ended = {n: overview.ended.row(n - 1) for n in sorted({n for of_kind in points.values() for n, _ in of_kind})}
+    ended = {n: overview.ended.row(n - 1) for n in sorted({n for of_kind in points.values() for n, *_ in of_kind})}
     title_of = functools.cache(lambda commit, hypothesis: _title(overview.proposal(commit), hypothesis))
     return {
         "title": headline(progress),
@@ -59,7 +60,7 @@ def progress_data(overview: Overview, filters: dict[str, str], start: int = 0, e
         "goal": progress.goal,
         "total": progress.total,
         "range": [first, last],
-        "points": {kind: [[n for n, _ in of_kind], [y for _, y in of_kind]] for kind, of_kind in points.items()},
+        "points": {kind: [[n for n, *_ in of_kind], [y for _, y, *_ in of_kind]] for kind, of_kind in points.items()},
         "labels": {n: f"{title_of(row[2], row[9])} · {THE_LAB if row[10] else row[8]}" for n, row in ended.items()}
         if len(ended) <= MOST
         else {},
@@ -78,7 +79,7 @@ def progress_data(overview: Overview, filters: dict[str, str], start: int = 0, e
     }
 
 
-def thin(points: Sequence[tuple[int, float | None]], most: int = MOST) -> list[tuple[int, float | None]]:
+def thin(points: Sequence[Point], most: int = MOST) -> list[Point]:
     """Return the points, which all have a value or none has; of a long row only the lowest and the highest of each piece, so that its outline stays."""
     if len(points) <= most:
         return list(points)
@@ -86,7 +87,7 @@ def thin(points: Sequence[tuple[int, float | None]], most: int = MOST) -> list[t
     parts = (points[piece * len(points) // pieces : (piece + 1) * len(points) // pieces] for piece in range(pieces))
     if points[0][1] is None:  # what has no value lies at the edge
         return [part[0] for part in parts]
-    kept: list[tuple[int, float | None]] = []
+    kept: list[Point] = []
     for part in parts:
         kept += sorted({min(part, key=value), max(part, key=value)})
     return kept

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.keeping import keep
 from autoresearch_mcp.server.proposals import patch, source
 from autoresearch_mcp.server.proposals.examining import Question, examined
 from autoresearch_mcp.server.proposals.git import Git
-from autoresearch_mcp.server.proposals.objects import Entry, Objects, check_place, keep, without
+from autoresearch_mcp.server.proposals.objects import Entry, Objects, check_place, without
 
 _MOST_CONFLICT_CHARS = 4_000
 _SOUND = 4_096  # files of commits that are known to run as far as a check tells

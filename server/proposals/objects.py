@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from autoresearch_mcp.server.editable import Editable
 from autoresearch_mcp.server.errors import LabError
+from autoresearch_mcp.server.keeping import keep
 from autoresearch_mcp.server.proposals.git import Git, failure
 from autoresearch_mcp.server.proposals.message import commit_message, identity
 from autoresearch_mcp.trainer import files
@@ -234,11 +235,3 @@ def sync_folder(folder: Path) -> None:
     """Write a folder's names to the disk, as git does for files only. A folder may be gone: packed."""
     with contextlib.suppress(FileNotFoundError):
         files.sync(folder)
-
-
-def keep(kept: dict[str, T], key: str, value: T, most: int) -> None:
-    """Keep a value, and let go of the oldest beyond so many. Several threads may do so at once."""
-    kept[key] = value
-    while len(kept) > most:
-        with contextlib.suppress(StopIteration, KeyError, RuntimeError):  # another thread was faster
-            del kept[next(iter(kept))]

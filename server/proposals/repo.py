@@ -32,7 +32,7 @@ __all__ = ["Conflict", "DiffStat", "Draft", "LogEntry", "Repo"]
 
 PROPOSALS = "refs/autoresearch/proposals"
 FIRST = "refs/autoresearch/first"  # the lab's first source, beyond which growth counts
-_TELLING = 12  # characters of an id by which a commit is known for good, as answers give it; fewer may name another one too, later
+TELLING = 12  # characters of an id by which a commit is known for good, as answers give it; fewer may name another one too, later
 _KNOWN = 4096  # ids
 
 
@@ -140,7 +140,7 @@ class Repo:
             raise LabError(
                 f"{text[:80]!r} is not a commit. Give 'champion', a commit's full id, or at least 7 characters of it.", "unknown_commit"
             )
-        return self._known(text) if len(text) >= _TELLING else self._found(text)
+        return self._known(text) if len(text) >= TELLING else self._found(text)
 
     def _found(self, text: str) -> str:
         ids = [text] if len(text) >= 40 else self._git.output("rev-parse", f"--disambiguate={text}").decode().split()

@@ -61,6 +61,16 @@ def proposal(fingerprint: str, commit: str = "c" * 40) -> Proposal:
     )
 
 
+def test_a_proposal_is_named_by_the_beginning_of_its_id(ledger: Ledger) -> None:
+    for name in ("ab", "ac", "b0"):
+        ledger.add_proposal(proposal(name, commit=name + "f" * 38))
+    assert ledger.named("ab") == ["ab" + "f" * 38] and ledger.named("b" + "0" + "f" * 10) == ["b0" + "f" * 38]
+    assert (
+        len(ledger.named("a")) == 2
+        and ledger.named("c") == ledger.named("ab0") == ledger.named("ab%") == ledger.named("b0" + "f" * 39) == []
+    )
+
+
 def promotion(commit: str) -> Promotion:
     return Promotion(id=new_id("p"), commit=commit, previous="b" * 40, author="ada", approved_by="policy", verdict={}, created_at=1.0)
 

@@ -147,6 +147,7 @@ def test_in_a_large_lab_the_best_those_with_replicates_and_some_of_the_others_ar
         crowd = ledger.crowd(conditions, counting, goal, ["c4998"], 100, 100, 1000)  # type: ignore[arg-type]
         ranked = sorted((each for each in everyone.values() if each.commit not in ("c4998", "c4999")), key=lambda each: sign * each.mean)
         assert [each.commit for each in crowd[:100]] == [each.commit for each in ranked[:100]]
+        assert ledger.best(conditions, counting, goal, ["c4998"], 100) == crowd[:100]  # type: ignore[arg-type]
         assert {each.commit for each in ranked if each.n >= 3} <= {each.commit for each in crowd}
         assert 900 < len(crowd) < 1300 and len({each.commit for each in crowd}) == len(crowd)
         assert [each.mean for each in crowd] == sorted((each.mean for each in crowd), reverse=goal == "max")

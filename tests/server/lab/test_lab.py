@@ -37,6 +37,12 @@ def test_the_three_forms_of_a_change_make_the_same_proposal(lab: Lab) -> None:
     assert "+DEPTH = 3" in lab.diff(commit)
 
 
+def test_a_proposal_is_launched_by_its_short_id_without_git(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = deeper(lab)
+    monkeypatch.setattr("autoresearch_mcp.server.proposals.git.Git.run", None)  # a process more for each of a swarm's launches
+    assert lab.launch_training(f" {commit[:12].upper()}", "ada").experiments and lab.launch_training(commit, "ada").experiments
+
+
 def test_comments_and_layout_do_not_make_a_new_proposal(lab: Lab, ledger: Ledger) -> None:
     commit = deeper(lab)
     lab.launch_training(commit, "ada")
