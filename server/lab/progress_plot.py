@@ -175,8 +175,7 @@ def _champion_line(axes: "Axes", progress: Progress) -> None:
     for comparable, colour, label in ((False, _APART, f"earlier champion ({metric})"), (True, LINE, f"champion ({metric})")):
         xs, ys = list[float](), list[float]()
         for champion in progress.champions:
-            points = [(float(champion.start), champion.level)] if not champion.band or champion.band[0].number > champion.start else []
-            points += [(max(float(at.number), champion.start), at.mean) for at in champion.band]
+            points = _steps(champion)
             xs += [x for x, _ in points]
             ys += [y if champion.comparable is comparable else math.nan for _, y in points]
         if not all(map(math.isnan, ys)):
@@ -188,6 +187,12 @@ def _champion_line(axes: "Axes", progress: Progress) -> None:
             low, high = ([*edge, edge[-1]] for edge in zip(*((at.low, at.high) for at in champion.band)))
             axes.fill_between(xs, low, high, step="post", color=LINE, alpha=0.15, linewidth=0, zorder=1.5, label=label)
             label = "_"  # named once
+
+
+def _steps(champion: Champion) -> list[tuple[float, float]]:
+    """Return from which experiment on the champion's line is how high; there is a first one."""
+    begins = [(float(champion.start), champion.level)] if not champion.band or champion.band[0].number > champion.start else []
+    return begins + [(max(float(at.number), champion.start), at.mean) for at in champion.band]
 
 
 def _shown(progress: Progress) -> list[Interval]:
@@ -236,7 +241,8 @@ def _labels(canvas: Any, axes: "Axes", progress: Progress) -> None:
         text = axes.text(0, 0, label, fontsize=9, fontfamily=FONT, parse_math=False)
         size = text.get_window_extent(canvas.get_renderer())
         text.remove()
-        at = axes.transData.transform((champion.start, champion.level))
+        begins = _steps(champion)[0]
+        at = axes.transData.transform(begins)
         boxes: list[tuple[int, int, Bbox, tuple[int, int, str]]] = []
         for dx, down, ha in _PLACES:
             dy = down if progress.goal == "min" else -down  # into the side that the line leaves empty
@@ -250,7 +256,7 @@ def _labels(canvas: Any, axes: "Axes", progress: Progress) -> None:
             faults, _, box, (dx, dy, ha) = min(boxes, key=lambda place: place[:2])
             if faults <= _MOST_COVERED:
                 taken.append(box)
-                _annotate(axes, champion, label, dx, dy, ha)
+                _annotate(axes, begins, label, dx, dy, ha)
 
 
 def _obstacles(axes: "Axes", progress: Progress) -> tuple["Numbers", "Numbers"]:
@@ -261,8 +267,10 @@ def _obstacles(axes: "Axes", progress: Progress) -> tuple["Numbers", "Numbers"]:
     line: list[tuple[float, float]] = []
     ends = [champion.start for champion in progress.champions[1:]] + [progress.total]
     for champion, end in zip(progress.champions, ends):
-        pieces = 1 + 120 * (end - champion.start) // progress.total
-        line += [(champion.start + (end - champion.start) * piece / pieces, champion.level) for piece in range(pieces + 1)]
+        steps = _steps(champion)
+        for (x, y), until in zip(steps, [*(x for x, _ in steps[1:]), float(end)]):
+            pieces = 1 + int(120 * (until - x) / progress.total)
+            line += [(x + (until - x) * piece / pieces, y) for piece in range(pieces + 1)]
     if not (points or line):
         return np.empty(0), np.empty(0)
     places = axes.transData.transform([*points, *line])
@@ -277,10 +285,10 @@ _PLACES = [(dx, dy, ha) for dy in (-14, -27, -40, -56, -74) for dx, ha in ((-6, 
 _PIXELS = 100 / 72  # of a point
 
 
-def _annotate(axes: "Axes", champion: Champion, label: str, dx: float, dy: float, ha: str) -> None:
+def _annotate(axes: "Axes", at: tuple[float, float], label: str, dx: float, dy: float, ha: str) -> None:
     axes.annotate(
         label,
-        (champion.start, champion.level),
+        at,
         xytext=(dx, dy),
         textcoords="offset points",
         ha=ha,

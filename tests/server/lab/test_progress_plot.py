@@ -139,6 +139,14 @@ def test_the_champions_interval_narrows_with_its_fresh_replicates_and_what_won_i
     assert len(pixels(picture.png, BAND)) > 1000 > len(pixels(draw(experiments, promotions, "x").png, BAND))
 
 
+def test_a_label_points_to_where_the_champions_line_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = dict[str, tuple[float, float]]()
+    monkeypatch.setattr(progress_plot, "_annotate", lambda axes, at, label, *place: named.update({label: at}))
+    draw(*campaign(), noise=0.01)
+    assert named["baseline"] == (1, 1.5), "what the first replicate says, not the mean of all, by which the gate knew it"
+    assert named["Muon with a longer warm-up"] == (6, 1.4), "the gate's mean, until there are fresh replicates"
+
+
 def test_undecided_candidates_are_drawn_with_their_intervals() -> None:
     experiments, promotions = campaign()
     undecided = [experiment(10 + i, 1.41, commit="d" * 40) for i in range(2)]
