@@ -11,7 +11,6 @@ It informs, and promotes nothing. Its intervals are of the posterior's standard 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Literal, NamedTuple
 
 from autoresearch_mcp.server.gate.boundary import NU_MIN
@@ -171,8 +170,8 @@ def leaders(
         gain = likely.get(standing.commit)
         return (-gain.gain if gain else 0.0), -rules.gain(standing.mean, 0.0)
 
-    ranked = sorted(standings, key=order) if likely else sorted(standings, key=attrgetter("mean"), reverse=rules.goal == "max")
-    return Ranking([Leader(each, likely.get(each.commit), _mark(each.commit, champion, verdicts)) for each in ranked[:limit]], likely)
+    first = sorted(standings, key=order)[:limit]
+    return Ranking([Leader(each, likely.get(each.commit), _mark(each.commit, champion, verdicts)) for each in first], likely)
 
 
 def _mark(commit: str, champion: str, verdicts: Mapping[str, Verdict]) -> Mark:

@@ -126,10 +126,6 @@ class Endings(Sequence[Ended]):
         places = range(self._count)[place]
         return Ended._make(self._rows[places]) if isinstance(places, int) else [Ended._make(self._rows[each]) for each in places]
 
-    def row(self, place: int) -> Row:
-        """Return one row without names."""
-        return self._rows[place]
-
     def __iter__(self) -> Iterator[Ended]:
         """Yield all."""
         return map(Ended._make, self.rows())

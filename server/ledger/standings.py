@@ -90,9 +90,10 @@ class CommitStandings:
         among = f"FROM standings WHERE {_CANDIDATES} {_LEFT_OUT}"
         order = _best_first(goal)
         with reading(self._database) as db:
-            rows = db.execute(f"SELECT {_COLUMNS} {among} {order} LIMIT :others + 1", values | {"others": others}).fetchall()
-            if len(rows) > others:
-                count = db.execute(f"SELECT count(*) {among}", values).fetchone()[0]
+            count = db.execute(f"SELECT count(*) {among}", values).fetchone()[0]
+            if count <= others:
+                rows = db.execute(f"SELECT {_COLUMNS} {among} {order}", values).fetchall()
+            else:
                 step = {"step": -(-count // others), "best": best, "replicated": replicated}
                 rows = db.execute(
                     f"WITH best AS (SELECT rowid AS id {among} {order} LIMIT :best), "  # noqa: S608

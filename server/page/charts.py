@@ -16,7 +16,7 @@ from autoresearch_mcp.server.models import Proposal
 from autoresearch_mcp.server.pace import WINDOWS, windows_of
 
 MOST = 2_000  # points of one kind, about
-Point = tuple[Any, ...]  # an experiment's number and its value, which of a kind all have or none, then whatever
+Point = tuple[Any, ...]  # an experiment's number, its value, and where it is compared its commit
 
 
 def progress_data(overview: Overview, filters: dict[str, str], start: int = 0, end: int = 0) -> dict[str, Any]:
@@ -43,8 +43,8 @@ def progress_data(overview: Overview, filters: dict[str, str], start: int = 0, e
     promoted = overview.all_of(overview.was_champion)
     compared = shown(progress.compared)
     kinds: dict[str, Sequence[Point]] = {
-        "tried": [point for point in compared if point[2] not in promoted] if promoted else compared,
-        "promoted": [point for point in compared if point[2] in promoted] if promoted else [],
+        "tried": [point for point in compared if point[2] not in promoted],
+        "promoted": [point for point in compared if point[2] in promoted],
         "not verified": [] if progress.reported else shown(progress.unverified),
         "other conditions": shown(progress.elsewhere),
         "failed": edge(progress.failed),
@@ -52,7 +52,7 @@ def progress_data(overview: Overview, filters: dict[str, str], start: int = 0, e
         "another device": edge(progress.screened),
     }
     points = {kind: thin(of_kind) for kind, of_kind in kinds.items() if of_kind}
-    ended = {n: overview.ended.row(n - 1) for n in sorted({n for of_kind in points.values() for n, *_ in of_kind})}
+    ended = {n: overview.ended[n - 1] for n in sorted({n for of_kind in points.values() for n, *_ in of_kind})}
     title_of = functools.cache(lambda commit, hypothesis: _title(overview.proposal(commit), hypothesis))
     return {
         "title": headline(progress),
@@ -61,10 +61,10 @@ def progress_data(overview: Overview, filters: dict[str, str], start: int = 0, e
         "total": progress.total,
         "range": [first, last],
         "points": {kind: [[n for n, *_ in of_kind], [y for _, y, *_ in of_kind]] for kind, of_kind in points.items()},
-        "labels": {n: f"{title_of(row[2], row[9])} · {THE_LAB if row[10] else row[8]}" for n, row in ended.items()}
+        "labels": {n: f"{title_of(e.commit, e.hypothesis)} · {THE_LAB if e.by_lab else e.author}" for n, e in ended.items()}
         if len(ended) <= MOST
         else {},
-        "ids": {n: row[1] for n, row in ended.items()},
+        "ids": {n: e.id for n, e in ended.items()},
         "champions": [
             {
                 "start": c.start,
@@ -112,11 +112,11 @@ def _filter(overview: Overview, filters: dict[str, str]) -> Callable[[int], bool
     tagged = overview.all_of(overview.proposals.tagged(tag)) if tag else set()
 
     def keeps(number: int) -> bool:
-        row = overview.ended.row(number - 1)
+        e = overview.ended[number - 1]
         return (
-            (not author or author == (THE_LAB if row[10] else row[8]))
-            and (not device or device == row[4])
-            and (not tag or row[2] in tagged)
+            (not author or author == (THE_LAB if e.by_lab else e.author))
+            and (not device or device == e.device)
+            and (not tag or e.commit in tagged)
         )
 
     return keeps
