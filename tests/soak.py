@@ -415,6 +415,7 @@ async def _load(
         await asyncio.sleep(1.0)
         memory_mb.append(served.rss_mb())
     cpu = (served.cpu_s() - cpu_s) / (time.monotonic() - warm_at)
+    await _at_least(0.0, lambda: heard.reads and heard.beside)
     stop.set()
     await asyncio.gather(*living)
     heard.errors += aside.errors
@@ -446,10 +447,19 @@ async def _measured(
     working = [asyncio.create_task(each) for each in clients]
     await asyncio.sleep(think * max(PAUSES_S["reads"]) + 1)
     del took[:]
-    await asyncio.sleep(seconds)
+    await _at_least(seconds, lambda: took)
     stop.set()
     await asyncio.gather(*working)
     return took
+
+
+async def _at_least(seconds: float, heard: Callable[[], object]) -> None:
+    """Wait for a time, and where the machine is so slow that nothing was heard in it, for a minute more at most."""
+    await asyncio.sleep(seconds)
+    for _ in range(600):
+        if heard():
+            return
+        await asyncio.sleep(0.1)
 
 
 @contextlib.contextmanager

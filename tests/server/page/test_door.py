@@ -90,7 +90,8 @@ async def test_a_stream_ends_where_the_ledger_cannot_be_read_so_that_the_browser
 async def test_who_need_not_wait_gets_an_outline_and_the_view_is_made_once_for_all_who_ask(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, go_on, campaign = [], threading.Event(), views.VIEWS["campaign"]
+    made, go_on, campaign, now = [], threading.Event(), views.VIEWS["campaign"], time.time()
+    monkeypatch.setattr("time.time", lambda: now)  # a view of another minute would be made anew, for its times
 
     def slow(asked: views.Asked) -> views.Context:
         made.append(asked)
