@@ -4,27 +4,30 @@ import importlib.util
 import os
 import site
 import sys
-import threading
+from importlib.machinery import FileFinder
 from pathlib import Path
 
 _PACKAGE = Path(__file__).absolute().parents[1]
 _present: set[str] = set()  # modules that were there; looking again takes milliseconds, and many calls ask
-_LOOKING = threading.Lock()
 
 
 def is_installed(module: str) -> bool:
     """Return whether a top-level module can be imported. Sees what was installed a moment ago. Thread-safe."""
-    if module in _present:
-        return True
-    with _LOOKING:  # invalidate_caches is not thread-safe
-        importlib.invalidate_caches()
-        try:
-            there = importlib.util.find_spec(module) is not None
-        except (ImportError, ValueError):
-            there = False
-    if there:
+    if module not in _present and (_is_found(module) or _is_found(module, anew=True)):
         _present.add(module)
-    return there
+    return module in _present
+
+
+def _is_found(module: str, anew: bool = False) -> bool:
+    """Return whether Python finds a module; `anew` has it list the folders again where it imports from."""
+    if anew:  # not with importlib.invalidate_caches: that fails where another thread imports something meanwhile
+        for folder in [*sys.path]:
+            if isinstance(finder := sys.path_importer_cache.get(folder), FileFinder):
+                finder.invalidate_caches()
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def import_environment() -> dict[str, str]:
