@@ -1,31 +1,36 @@
 """What outlives a long garbage collection isn't looked through again, and nothing of that is left when the server ends; threads share their heaps."""
 
+import ast
 import ctypes
 import gc
+import inspect
 import os
 import subprocess
 import sys
+import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from autoresearch_mcp.server.beside import interpreter
-from autoresearch_mcp.server.beside.interpreter import short_collections
+from autoresearch_mcp.server.beside.interpreter import collect, short_collections
 
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    callbacks, thresholds = list(gc.callbacks), gc.get_threshold()
+    callbacks, thresholds, threads = list(gc.callbacks), gc.get_threshold(), threading.active_count()
     yield
     assert gc.callbacks == callbacks and gc.get_threshold() == thresholds and gc.get_freeze_count() == 0
+    assert threading.active_count() == threads
 
 
 def test_what_outlives_a_long_collection_is_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interpreter, "LONG_S", 0.0)
     with short_collections():
         before, kept = gc.get_freeze_count(), [[n] for n in range(1_000)]
-        gc.collect()
+        collect()
         assert gc.get_freeze_count() >= before + len(kept)
 
 
@@ -33,8 +38,44 @@ def test_after_a_short_one_all_is_looked_through_as_ever(monkeypatch: pytest.Mon
     monkeypatch.setattr(interpreter, "LONG_S", 1e9)
     with short_collections():
         before, kept = gc.get_freeze_count(), [[n] for n in range(1_000)]
-        gc.collect()
+        collect()
         assert gc.get_freeze_count() <= before and kept
+
+
+def test_all_is_looked_through_once_there_was_enough_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpreter, "LOOK_S", 0.001)
+    collected, garbage = threading.Event(), list[object]()
+    garbage.append(garbage)
+    weakref.finalize(owner := type("Owner", (), {"of": garbage})(), collected.set)
+    garbage.append(owner)
+    gc.collect()  # it is old now
+    with short_collections():
+        gc.unfreeze()
+        del garbage, owner
+        for _ in range(interpreter.YOUNGER):
+            assert not collected.is_set()
+            gc.collect(1)
+        assert collected.wait(20)
+
+
+def test_code_is_parsed_while_other_threads_parse_some() -> None:
+    code, is_done = "\n".join(f"f(a, {n})[b, c] = {{d: [e]}}" for n in range(2_000)), threading.Event()
+
+    def parse_deeper_in_the_stack(calls: int) -> None:
+        if calls:
+            return parse_deeper_in_the_stack(calls - 1)
+        while not is_done.is_set():
+            inspect.signature(sorted)  # as libraries do when they are imported; it parses a line
+
+    with short_collections():
+        beside = threading.Thread(target=parse_deeper_in_the_stack, args=(40,))
+        beside.start()
+        try:
+            for _ in range(6):
+                assert len(ast.parse(code).body) == 2_000
+        finally:
+            is_done.set()
+            beside.join()
 
 
 def test_the_young_are_collected_less_often_meanwhile() -> None:
@@ -50,14 +91,6 @@ def test_the_young_are_collected_less_often_meanwhile() -> None:
     with short_collections():
         gc.collect()
         assert collections() < often
-
-
-def test_a_collection_of_the_young_keeps_nothing_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interpreter, "LONG_S", 0.0)
-    with short_collections():
-        before, kept = gc.get_freeze_count(), [[n] for n in range(1_000)]
-        gc.collect(1)
-        assert gc.get_freeze_count() <= before and kept
 
 
 HEAPS = """
