@@ -1,6 +1,7 @@
 """`autoresearch-mcp ui`: the page of a lab whose agents speak over stdio."""
 
 import io
+import signal
 import subprocess
 import sys
 import threading
@@ -18,10 +19,21 @@ from tests.server.mcp.conftest import FakeRunnerLab
 
 
 def test_the_printed_address_opens_the_page_as_its_owner_and_no_other_does(page_lab: tuple[FakeRunnerLab, dict[str, str]]) -> None:
-    command = [sys.executable, "-W", "error", "-m", "autoresearch_mcp.server.cli", "ui", "--no-browser", str(page_lab[0].root)]
+    command = [
+        sys.executable,
+        "-X",
+        "faulthandler",
+        "-W",
+        "error",
+        "-m",
+        "autoresearch_mcp.server.cli",
+        "ui",
+        "--no-browser",
+        str(page_lab[0].root),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as serving, ExitStack() as stack:
         assert serving.stdout is not None
-        stack.callback(serving.kill)  # whatever fails
+        stack.callback(serving.send_signal, signal.SIGABRT)  # whatever fails; if it still runs, it says where
         address = serving.stdout.readline().split()[-1]
         browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
         assert b"You are the lab's owner here" in browser.open(address, timeout=20).read()
@@ -32,7 +44,7 @@ def test_the_printed_address_opens_the_page_as_its_owner_and_no_other_does(page_
         with browser.open(address.partition("/login")[0] + "/events", timeout=20) as events:  # an open tab holds nothing up
             assert events.readline().startswith(b"retry")
             serving.terminate()
-            assert serving.wait(10) == 0
+            assert serving.wait(30) == 0
 
 
 def test_a_demos_page_is_served_while_it_goes_on_and_by_no_process_of_its_own(page_lab: tuple[FakeRunnerLab, dict[str, str]]) -> None:
