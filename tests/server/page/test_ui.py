@@ -44,7 +44,7 @@ def test_the_printed_address_opens_the_page_as_its_owner_and_no_other_does(page_
         with browser.open(address.partition("/login")[0] + "/events", timeout=20) as events:  # an open tab holds nothing up
             assert events.readline().startswith(b"retry")
             serving.terminate()
-            assert serving.wait(30) == 0
+            assert serving.wait(10) == 0
 
 
 def test_a_demos_page_is_served_while_it_goes_on_and_by_no_process_of_its_own(page_lab: tuple[FakeRunnerLab, dict[str, str]]) -> None:
