@@ -5,8 +5,9 @@ import contextlib
 import logging
 import signal
 import sys
-import threading
 import webbrowser
+
+import anyio
 
 from autoresearch_mcp.server.commands.arguments import add_lab, existing_lab, say
 from autoresearch_mcp.server.logs import log_to_stderr
@@ -35,5 +36,12 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
         if not arguments.no_browser:
             webbrowser.open(address)
-        threading.Event().wait()
+        anyio.run(_signal)
     return 0
+
+
+async def _signal() -> None:
+    """Wait for Ctrl-C or a signal, whichever thread the system gives it to: only an event loop is woken then."""
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            return
