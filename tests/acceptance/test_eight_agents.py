@@ -172,7 +172,7 @@ async def test_eight_agents_work_through_sixty_ideas_though_two_die(swarm: Swarm
                 else:
                     tasks.start_soon(swarm.work, seat, name)
         while swarm.harness.ledger.claims():  # of the dead; they end by the clock, which is no event  # noqa: ASYNC110
-            await anyio.sleep(0.2)
+            await anyio.sleep(0.2)  # between two looks
         await swarm.close("the last")
     check_ideas(swarm)
     rows = list(swarm.harness.ledger.ended([start.experiment for start in swarm.harness.ledger.starts(10**6)]).values())

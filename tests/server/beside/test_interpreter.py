@@ -93,6 +93,14 @@ def test_the_young_are_collected_less_often_meanwhile() -> None:
         assert collections() < often
 
 
+def test_a_collection_of_the_young_keeps_nothing_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpreter, "LONG_S", 0.0)
+    with short_collections():
+        before, kept = gc.get_freeze_count(), [[n] for n in range(1_000)]
+        gc.collect(1)
+        assert gc.get_freeze_count() <= before and kept
+
+
 HEAPS = """
 import ctypes, sys, threading
 from autoresearch_mcp.server.beside.interpreter import share_heaps
